@@ -1,0 +1,5 @@
+//! A rules engine for etcd.
+
+mod value;
+
+pub use value::Value;
