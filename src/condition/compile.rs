@@ -1,0 +1,141 @@
+//! From the description to what is evaluated: patterns parsed and numbered, all mistakes collected.
+
+use super::expr::{Condition, Expr};
+use super::leaf::{Leaf, Test};
+use crate::pattern::{Pattern, PatternError};
+use smallvec::SmallVec;
+use std::collections::HashMap;
+use thiserror::Error;
+
+/// The number of a distinct key pattern of a condition, from 0, in order of first appearance.
+pub(crate) type Slot = u8;
+
+/// How many distinct patterns a condition may have: as many operations as etcd allows a transaction.
+pub(crate) const MAX_SLOTS: usize = 128;
+
+/// A mistake in a condition.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConditionError {
+    /// A key pattern is malformed.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A regular expression, a JSON pointer or a bound is malformed.
+    #[error("key {key:?}: {reason}")]
+    Test {
+        /// The pattern of the key that is tested.
+        key: String,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// Fewer than two different keys are to be equal, which says nothing.
+    #[error(
+        "`all_equal` or `same_as` of {patterns:?}: a key always equals itself; name two different keys at least"
+    )]
+    TooFewKeys {
+        /// The patterns given.
+        patterns: Vec<String>,
+    },
+    /// More keys than one transaction can check.
+    #[error(
+        "the condition has {count} different key patterns, but a transaction of etcd allows 128 operations by \
+         default; divide it among several rules"
+    )]
+    TooManyKeys {
+        /// The number of different patterns.
+        count: usize,
+    },
+}
+
+/// A condition ready for evaluation.
+#[derive(Clone)]
+pub(crate) struct Compiled {
+    /// The distinct key patterns; their places are the slots.
+    pub(crate) slots: Vec<Pattern>,
+    /// The leaves, in the order of the text.
+    pub(crate) leaves: Vec<Leaf>,
+    pub(super) root: Node,
+}
+
+/// The expression over leaves, which are named by their index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Node {
+    Leaf(usize),
+    All(Vec<Node>),
+    Any(Vec<Node>),
+    Not(Box<Node>),
+}
+
+impl Condition {
+    /// Checks and numbers everything; the errors are all there are, each once.
+    pub(crate) fn compile(&self) -> Result<Compiled, Vec<ConditionError>> {
+        let mut compiler = Compiler::default();
+        let root = compiler.node(self);
+        let Compiler { slots, leaves, mut errors, .. } = compiler;
+        if slots.len() > MAX_SLOTS {
+            errors.push(ConditionError::TooManyKeys { count: slots.len() });
+        }
+        if errors.is_empty() { Ok(Compiled { slots, leaves, root }) } else { Err(errors) }
+    }
+}
+
+#[derive(Default)]
+struct Compiler {
+    slots: Vec<Pattern>,
+    slot_of: HashMap<Pattern, usize>,
+    leaves: Vec<Leaf>,
+    errors: Vec<ConditionError>,
+}
+
+impl Compiler {
+    fn node(&mut self, condition: &Condition) -> Node {
+        match &condition.0 {
+            Expr::All(children) => Node::All(children.iter().map(|child| self.node(child)).collect()),
+            Expr::Any(children) => Node::Any(children.iter().map(|child| self.node(child)).collect()),
+            Expr::Not(child) => Node::Not(Box::new(self.node(child))),
+            Expr::Leaf { patterns, test } => {
+                let mut slots = SmallVec::new();
+                for pattern in patterns {
+                    // Slots past the limit are an error in the end, whatever stands here.
+                    let slot = self.slot(pattern).map(|slot| Slot::try_from(slot).unwrap_or(Slot::MAX));
+                    if let Some(slot) = slot.filter(|slot| !slots.contains(slot)) {
+                        slots.push(slot);
+                    }
+                }
+                match test {
+                    Err(malformed) => {
+                        let (key, reason) = (patterns.join(", "), malformed.reason.clone());
+                        self.error(ConditionError::Test { key, reason });
+                    }
+                    Ok(test) => {
+                        let distinct = patterns.iter().skip(1).any(|pattern| *pattern != patterns[0]);
+                        if matches!(test, Test::AllEqual) && !distinct {
+                            self.error(ConditionError::TooFewKeys { patterns: patterns.clone() });
+                        }
+                        self.leaves.push(Leaf { slots, test: test.clone() });
+                    }
+                }
+                Node::Leaf(self.leaves.len().saturating_sub(1))
+            }
+        }
+    }
+
+    fn slot(&mut self, text: &str) -> Option<usize> {
+        match Pattern::parse(text) {
+            Ok(pattern) => Some(*self.slot_of.entry(pattern).or_insert_with_key(|pattern| {
+                self.slots.push(pattern.clone());
+                self.slots.len() - 1
+            })),
+            Err(error) => {
+                self.error(error.into());
+                None
+            }
+        }
+    }
+
+    fn error(&mut self, error: ConditionError) {
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Evaluation: the truth of a condition, and the witness that proves it.
+
+use super::compile::{Compiled, Node, Slot};
+use super::leaf::{Leaf, Test};
+use crate::value::Value;
+use smallvec::{SmallVec, smallvec};
+
+/// A value up to this many bytes is compared in a transaction as it is; a longer one by its revision.
+pub(crate) const MAX_VALUE_IN_CHECK: usize = 256;
+
+/// A key that exists, as it was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) value: Value,
+    pub(crate) mod_revision: i64,
+}
+
+/// Something that a transaction can compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// The key does not exist.
+    Absent(Slot),
+    /// The key exists.
+    Exists(Slot),
+    /// The key exists with the value that was seen.
+    ValueIs(Slot),
+    /// The key exists with another value than this one.
+    ValueIsNot(Slot, Value),
+    /// The key has the modification revision that was seen.
+    Unchanged(Slot),
+}
+
+/// Checks that together prove the truth of a condition: whenever all of them hold, it has this truth. There is
+/// at most one check for a slot, so a witness always fits a transaction. Empty if nothing needs proof.
+pub(crate) type Witness = SmallVec<[Check; 4]>;
+
+/// The truth of a condition and the proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) truth: bool,
+    pub(crate) witness: Witness,
+}
+
+/// What was seen of a slot; `None` if the key is absent. A slot past the end is absent.
+pub(super) fn seen_at(seen: &[Option<Seen>], slot: Slot) -> Option<&Seen> {
+    seen.get(usize::from(slot)).and_then(Option::as_ref)
+}
+
+/// `seen` is indexed by slot. Closures of the user run here and may panic: that is not caught, the caller does.
+impl Compiled {
+    /// The truth alone. Allocates nothing, but for tests of JSON fields.
+    pub(crate) fn truth(&self, seen: &[Option<Seen>]) -> bool {
+        self.truth_by(&mut |leaf| self.leaf_truth(leaf, seen))
+    }
+
+    /// The truth, given the truth of each leaf, which is asked for only if it matters.
+    pub(crate) fn truth_by(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
+        self.root.truth(leaf_truth)
+    }
+
+    /// The truth of one leaf, by its index in `leaves`.
+    pub(crate) fn leaf_truth(&self, leaf: usize, seen: &[Option<Seen>]) -> bool {
+        self.leaves[leaf].holds(seen)
+    }
+
+    /// The truth with a witness of few checks. May run leaves that [`Compiled::truth`] passes over.
+    pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Verdict {
+        self.root.verdict(&self.leaves, seen)
+    }
+}
+
+impl Node {
+    fn truth(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
+        match self {
+            Self::Leaf(leaf) => leaf_truth(*leaf),
+            Self::All(children) => children.iter().all(|child| child.truth(leaf_truth)),
+            Self::Any(children) => children.iter().any(|child| child.truth(leaf_truth)),
+            Self::Not(child) => !child.truth(leaf_truth),
+        }
+    }
+
+    fn verdict(&self, leaves: &[Leaf], seen: &[Option<Seen>]) -> Verdict {
+        match self {
+            Self::Leaf(leaf) => leaves[*leaf].verdict(seen),
+            Self::All(children) => Self::join(children, true, leaves, seen),
+            Self::Any(children) => Self::join(children, false, leaves, seen),
+            Self::Not(child) => {
+                let verdict = child.verdict(leaves, seen);
+                Verdict { truth: !verdict.truth, ..verdict }
+            }
+        }
+    }
+
+    /// A true `and`, and a false `or`, need every child: the witness is the union. In the opposite case one
+    /// child decides: the first of those with the fewest checks.
+    fn join(children: &[Self], unanimous: bool, leaves: &[Leaf], seen: &[Option<Seen>]) -> Verdict {
+        let mut union = Witness::new();
+        let mut deciding: Option<Witness> = None;
+        for child in children {
+            let Verdict { truth, witness } = child.verdict(leaves, seen);
+            if truth != unanimous {
+                let fewest = deciding.as_ref().map_or(usize::MAX, SmallVec::len);
+                if witness.len() < fewest {
+                    let enough = witness.len() <= 1;
+                    deciding = Some(witness);
+                    if enough {
+                        break;
+                    }
+                }
+            } else if deciding.is_none() {
+                witness.into_iter().for_each(|check| add(&mut union, check, seen));
+            }
+        }
+        match deciding {
+            Some(witness) => Verdict { truth: !unanimous, witness },
+            None => Verdict { truth: unanimous, witness: union },
+        }
+    }
+}
+
+impl Leaf {
+    fn verdict(&self, seen: &[Option<Seen>]) -> Verdict {
+        let truth = self.holds(seen);
+        let value = |slot: Slot| seen_at(seen, slot).map(|seen| &seen.value);
+        let witness = match (&self.test, &self.slots[..]) {
+            // Two keys that differ are proof enough.
+            (Test::AllEqual, &[first, ref others @ ..]) if !truth => {
+                let other = others.iter().copied().find(|other| value(*other) != value(first));
+                let either_absent =
+                    value(first).is_none() || other.is_some_and(|other| value(other).is_none());
+                let check = |slot| if either_absent { presence(slot, seen) } else { pin(slot, seen) };
+                [first].into_iter().chain(other).map(check).collect()
+            }
+            (Test::Absent | Test::Exists, &[slot]) => smallvec![presence(slot, seen)],
+            (Test::Equals(literal), &[slot])
+                if !truth && literal.len() <= MAX_VALUE_IN_CHECK && value(slot).is_some() =>
+            {
+                smallvec![Check::ValueIsNot(slot, literal.clone())]
+            }
+            (_, slots) => slots.iter().map(|slot| pin(*slot, seen)).collect(),
+        };
+        Verdict { truth, witness }
+    }
+}
+
+/// The check that a key is there, or is not, as it was seen.
+fn presence(slot: Slot, seen: &[Option<Seen>]) -> Check {
+    if seen_at(seen, slot).is_some() { Check::Exists(slot) } else { Check::Absent(slot) }
+}
+
+/// The check that fixes everything that was seen of a key.
+fn pin(slot: Slot, seen: &[Option<Seen>]) -> Check {
+    match seen_at(seen, slot) {
+        None => Check::Absent(slot),
+        Some(seen) if seen.value.len() <= MAX_VALUE_IN_CHECK => Check::ValueIs(slot),
+        Some(_) => Check::Unchanged(slot),
+    }
+}
+
+/// Adds a check that holds to a witness that holds, one for each slot: the stronger of two stays, and two
+/// values that a key does not have become the value that it has.
+fn add(witness: &mut Witness, check: Check, seen: &[Option<Seen>]) {
+    let slot = check.slot();
+    match witness.iter_mut().find(|known| known.slot() == slot) {
+        None => witness.push(check),
+        Some(known) if *known == check || matches!(check, Check::Exists(_)) => {}
+        Some(known) if matches!(known, Check::Exists(_)) => *known = check,
+        Some(known) => *known = pin(slot, seen),
+    }
+}
+
+impl Check {
+    /// The key it is about.
+    pub(crate) fn slot(&self) -> Slot {
+        match self {
+            Self::Absent(slot)
+            | Self::Exists(slot)
+            | Self::ValueIs(slot)
+            | Self::ValueIsNot(slot, _)
+            | Self::Unchanged(slot) => *slot,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The leaves of a condition: tests on the values of keys, what they find, and their text.
+
+use super::compile::Slot;
+use super::evaluate::{Seen, seen_at};
+use super::number::Number;
+use crate::value::Value;
+use regex::bytes::Regex;
+use smallvec::SmallVec;
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// A test and the slots of the keys it reads; they are distinct.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    pub(crate) slots: SmallVec<[Slot; 2]>,
+    pub(crate) test: Test,
+}
+
+/// What is asked of the keys of a leaf. All but [`Test::AllEqual`] read one key.
+#[derive(Clone)]
+pub(crate) enum Test {
+    Absent,
+    Exists,
+    Equals(Value),
+    OneOf(Arc<[Value]>),
+    StartsWith(Value),
+    Matches(Regex),
+    Compare { order: Order, bound: Number },
+    JsonField { pointer: Arc<str>, expected: Arc<serde_json::Value> },
+    Function { description: Arc<str>, function: Function },
+    AllEqual,
+}
+
+/// A closure over the value of a key, `None` if the key is absent.
+pub(crate) type Function = Arc<dyn Fn(Option<&[u8]>) -> bool + Send + Sync>;
+
+/// How a number stands to a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Greater,
+    AtLeast,
+    Less,
+    AtMost,
+}
+
+/// A test that can't be made: how it shows in the text of the condition, and why.
+#[derive(Clone)]
+pub(crate) struct Malformed {
+    pub(super) predicate: String,
+    pub(super) reason: String,
+}
+
+impl Leaf {
+    /// The truth of the leaf. A closure may panic; that is not caught here.
+    pub(super) fn holds(&self, seen: &[Option<Seen>]) -> bool {
+        let value = |slot: &Slot| seen_at(seen, *slot).map(|seen| seen.value.as_bytes());
+        match self.slots.split_first() {
+            Some((first, others)) if matches!(self.test, Test::AllEqual) => {
+                others.iter().all(|slot| value(slot) == value(first))
+            }
+            first => self.test.holds(first.and_then(|(slot, _)| value(slot))),
+        }
+    }
+}
+
+impl Test {
+    pub(super) fn matches(regex: &str) -> Result<Self, Malformed> {
+        Regex::new(regex).map(Self::Matches).map_err(|error| {
+            // The error of a syntax draws the place on several lines; the last one says what is wrong.
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            let what = last.strip_prefix("error: ").unwrap_or(last);
+            Malformed {
+                predicate: matches_text(regex),
+                reason: format!("{regex:?} is not a regular expression ({what}); correct or escape it"),
+            }
+        })
+    }
+
+    pub(super) fn compare(order: Order, bound: Number) -> Result<Self, Malformed> {
+        let test = Self::Compare { order, bound };
+        if bound.is_comparable() {
+            return Ok(test);
+        }
+        let reason = "nothing compares with \"not a number\"; give a number".to_owned();
+        Err(Malformed { predicate: test.predicate(), reason })
+    }
+
+    pub(super) fn json_field(pointer: &str, expected: serde_json::Value) -> Result<Self, Malformed> {
+        let test = Self::JsonField { pointer: pointer.into(), expected: expected.into() };
+        let rooted = pointer.is_empty() || pointer.starts_with('/');
+        let escaped = pointer.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
+        if rooted && escaped {
+            return Ok(test);
+        }
+        let reason = format!(
+            "{pointer:?} is not a JSON pointer; write it like `/field/0`, with `~0` for `~` and `~1` for `/`, \
+             or leave it empty for the whole value"
+        );
+        Err(Malformed { predicate: test.predicate(), reason })
+    }
+
+    /// The truth for one key; [`Test::AllEqual`] of one key is true.
+    fn holds(&self, value: Option<&[u8]>) -> bool {
+        match (self, value) {
+            (Self::Function { function, .. }, _) => function(value),
+            (Self::AllEqual, _) => true,
+            (Self::Absent, _) => value.is_none(),
+            (_, None) => false,
+            (Self::Exists, _) => true,
+            (Self::Equals(expected), Some(value)) => expected.as_bytes() == value,
+            (Self::OneOf(expected), Some(value)) => expected.iter().any(|one| one.as_bytes() == value),
+            (Self::StartsWith(prefix), Some(value)) => value.starts_with(prefix.as_bytes()),
+            (Self::Matches(regex), Some(value)) => regex.is_match(value),
+            (Self::Compare { order, bound }, Some(value)) => Number::read(value)
+                .and_then(|number| number.compare(*bound))
+                .is_some_and(|is| order.allows(is)),
+            (Self::JsonField { pointer, expected }, Some(value)) => {
+                serde_json::from_slice::<serde_json::Value>(value)
+                    .is_ok_and(|json| json.pointer(pointer) == Some(&**expected))
+            }
+        }
+    }
+
+    /// The text of a leaf, or of its negation, with these names for its keys.
+    pub(super) fn render(&self, names: &[String], negated: bool) -> String {
+        match self {
+            Self::AllEqual => match names {
+                [a, b] if negated => format!("{a} != {b}"),
+                _ => format!("{}{}", prefix(negated), names.join(" = ")),
+            },
+            Self::Equals(value) if negated => format!("{} != {value:?}", names[0]),
+            _ => render(names, &self.predicate(), negated),
+        }
+    }
+
+    fn predicate(&self) -> String {
+        match self {
+            Self::Absent => "is absent".to_owned(),
+            Self::Exists => "exists".to_owned(),
+            Self::Equals(value) => format!("= {value:?}"),
+            Self::OneOf(values) => format!("in {values:?}"),
+            Self::StartsWith(prefix) => format!("starts with {prefix:?}"),
+            Self::Matches(regex) => matches_text(regex.as_str()),
+            Self::Compare { order, bound } => format!("{} {bound}", order.sign()),
+            Self::JsonField { pointer, expected } => format!("has {pointer:?} = {expected}"),
+            Self::Function { description, .. } => description.to_string(),
+            Self::AllEqual => "equals itself".to_owned(),
+        }
+    }
+}
+
+impl Malformed {
+    pub(super) fn render(&self, names: &[String], negated: bool) -> String {
+        render(names, &self.predicate, negated)
+    }
+}
+
+impl Order {
+    fn allows(self, is: Ordering) -> bool {
+        match self {
+            Self::Greater => is.is_gt(),
+            Self::AtLeast => is.is_ge(),
+            Self::Less => is.is_lt(),
+            Self::AtMost => is.is_le(),
+        }
+    }
+
+    fn sign(self) -> &'static str {
+        match self {
+            Self::Greater => ">",
+            Self::AtLeast => ">=",
+            Self::Less => "<",
+            Self::AtMost => "<=",
+        }
+    }
+}
+
+fn render(names: &[String], predicate: &str, negated: bool) -> String {
+    format!("{}{} {predicate}", prefix(negated), names.join(", "))
+}
+
+fn prefix(negated: bool) -> &'static str {
+    if negated { "not " } else { "" }
+}
+
+fn matches_text(regex: &str) -> String {
+    format!("matches {regex:?}")
+}

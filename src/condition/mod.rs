@@ -1,0 +1,39 @@
+//! Conditions: boolean expressions whose leaves test the values of keys.
+//!
+//! [`key`] and [`all_equal`] make leaves; `&`, `|` and `!` combine them. A condition is only a description: it
+//! accepts any text as a pattern. Compiling it reports all mistakes together and gives the form that is
+//! evaluated, in which the distinct patterns are numbered *slots* and the values are read from a slice indexed
+//! by slot. Besides the truth, evaluation gives a *witness*: a few checks that prove it and that an etcd
+//! transaction can make.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `expr` | what users build, and its text |
+//! | `leaf` | the tests on values, and their text |
+//! | `number` | comparison of numbers, exact across integers and floats |
+//! | `compile` | slots, leaves, mistakes |
+//! | `evaluate` | truth and witness |
+//! | `explain` | why: the truth of each part with what was seen |
+//!
+//! Nothing here does I/O or knows a revision beyond copying it.
+
+#![cfg_attr(not(test), expect(dead_code, unused_imports))]
+
+mod compile;
+mod evaluate;
+mod explain;
+mod expr;
+mod leaf;
+mod number;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use compile::ConditionError;
+pub(crate) use compile::{Compiled, MAX_SLOTS, Slot};
+pub(crate) use evaluate::{Check, MAX_VALUE_IN_CHECK, Seen, Verdict, Witness};
+pub use explain::{EvaluateError, Explanation, SeenKey};
+pub use expr::{Condition, Key, all_equal, key};
+pub(crate) use leaf::{Leaf, Test};
+pub use number::Number;
