@@ -58,9 +58,8 @@ fn integer_with_float(integer: i128, float: f64) -> Option<Ordering> {
     } else if float < -BEYOND {
         Some(Ordering::Greater)
     } else {
-        let fraction = 0.0_f64.partial_cmp(&float.fract());
-        Some(integer.cmp(&(float.trunc() as i128)))
-            .map(|whole| whole.then(fraction.unwrap_or(Ordering::Equal)))
+        let whole = integer.cmp(&(float.trunc() as i128));
+        0.0.partial_cmp(&float.fract()).map(|fraction| whole.then(fraction))
     }
 }
 
@@ -126,6 +125,8 @@ mod tests {
             ("negative integers", "-5", (-7).into(), Some(Greater)),
             ("an integer and an equal float", "5", 5.0.into(), Some(Equal)),
             ("an integer below a fraction", "5", 5.5.into(), Some(Less)),
+            ("an integer above a fraction", "5", 4.5.into(), Some(Greater)),
+            ("a long integer and a long float", "123456789012345678901234567890", 1e29.into(), Some(Greater)),
             ("a negative integer above a fraction", "-5", (-5.5).into(), Some(Greater)),
             ("a fraction above an integer", "5.5", 5.into(), Some(Greater)),
             ("what a float would round away", "9007199254740993", 9007199254740992.0.into(), Some(Greater)),

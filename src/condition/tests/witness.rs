@@ -54,6 +54,13 @@ fn witnesses_are_few_checks_that_prove_the_truth() {
             true,
             &[Exists(0)],
         ),
+        (
+            "a true or: the first of equals with several checks",
+            a.same_as("/b") | c.same_as("/a"),
+            &[Some("1"), Some("1"), Some("1")],
+            true,
+            &[ValueIs(0), ValueIs(1)],
+        ),
         ("a false or: all children", a.exists() | b.exists(), &[None, None], false, &[Absent(0), Absent(1)]),
         (
             "a false and: the child with the fewest checks",
