@@ -1,0 +1,58 @@
+//! What must be gone after a shutdown: threads, keys, leases.
+
+use std::time::Duration;
+
+use super::{Etcd, eventually};
+
+/// Linux keeps this many bytes of a thread's name.
+const SHOWN_NAME: usize = 15;
+
+/// The number of threads of this process whose name begins with `prefix`, of which 15 bytes count.
+///
+/// Tests of one file share a process: give every engine of such a test a name of its own.
+#[cfg(target_os = "linux")]
+pub fn threads_named(prefix: &str) -> usize {
+    let prefix = &prefix.as_bytes()[..prefix.len().min(SHOWN_NAME)];
+    let tasks = std::fs::read_dir("/proc/self/task").expect("/proc lists the threads of this process");
+    tasks
+        .filter_map(Result::ok)
+        // A thread that ended since the listing has no name any more.
+        .filter_map(|task| std::fs::read(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with(prefix))
+        .count()
+}
+
+/// Waits until no thread of this process has a name that begins with `prefix`; panics if one stays.
+#[cfg(target_os = "linux")]
+pub async fn assert_threads_gone(prefix: &str, limit: Duration) {
+    let what = format!("no thread named {prefix}…");
+    eventually(limit, &what, async || threads_named(prefix) == 0).await;
+}
+
+/// Elsewhere the threads cannot be counted: a test that needs it fails, rather than passing untested.
+#[cfg(not(target_os = "linux"))]
+pub fn threads_named(_prefix: &str) -> usize {
+    panic!("threads can be counted on Linux only")
+}
+
+/// See [`threads_named`].
+#[cfg(not(target_os = "linux"))]
+pub async fn assert_threads_gone(_prefix: &str, _limit: Duration) {
+    panic!("threads can be counted on Linux only")
+}
+
+/// Waits until etcd holds no key under `prefix` and no lease at all; panics with what stays.
+pub async fn assert_nothing_left(etcd: &Etcd, prefix: &str, limit: Duration) {
+    let deadline = tokio::time::Instant::now() + limit;
+    loop {
+        let (keys, leases) = (etcd.keys(prefix).await, etcd.leases().await);
+        if keys.is_empty() && leases.is_empty() {
+            return;
+        }
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "left in etcd after {limit:?}: keys {keys:?}, leases {leases:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

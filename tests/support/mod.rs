@@ -1,0 +1,22 @@
+//! The harness of the black-box tests: a real etcd, a proxy that breaks connections, waiting, leftovers.
+//!
+//! Every file in `tests/` takes it with `mod support;`.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "every test file is a crate of its own and takes a part"
+)]
+
+pub mod etcd;
+mod leftovers;
+mod proxy;
+mod server;
+mod wait;
+
+pub use etcd::Saved;
+pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
+pub use proxy::Proxy;
+pub use server::{Etcd, EtcdBuilder};
+pub use wait::{Seen, eventually};

@@ -1,0 +1,203 @@
+//! A private etcd for one test: the launched process, and short ways to read and change its keys.
+//!
+//! Every failure panics with its reason: without a server a test fails, it is never skipped.
+
+use std::path::PathBuf;
+
+use etcd_client::{
+    Client, CompactionOptions, ConnectOptions, DeleteOptions, GetOptions, PutOptions, ResponseHeader,
+};
+
+use super::etcd::{EtcdProcess, LaunchError, LaunchOptions, Saved};
+
+/// A private etcd server with a client. Killed on drop, even when paused.
+pub struct Etcd {
+    process: EtcdProcess,
+    client: Client,
+}
+
+/// Options of a server to start; made by [`Etcd::builder`].
+#[derive(Debug, Clone)]
+pub struct EtcdBuilder(LaunchOptions);
+
+impl EtcdBuilder {
+    /// One more command-line flag, such as `--quota-backend-bytes=16777216`.
+    pub fn flag(self, flag: impl Into<String>) -> Self {
+        Self(self.0.flag(flag))
+    }
+
+    /// Another program instead of `etcd`: a name on the PATH, or a path.
+    pub fn program(self, program: impl Into<String>) -> Self {
+        Self(self.0.program(program))
+    }
+
+    /// Starts the server and waits until it answers.
+    pub async fn start(self) -> Etcd {
+        let process = launched(self.0.launch().await);
+        let client = connect(&process, None).await;
+        Etcd { process, client }
+    }
+}
+
+impl Etcd {
+    /// Starts a server with default flags and waits until it answers.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// A server with other flags.
+    pub fn builder() -> EtcdBuilder {
+        EtcdBuilder(EtcdProcess::options())
+    }
+
+    /// `127.0.0.1:PORT`, the same after every restart.
+    pub fn endpoint(&self) -> String {
+        self.process.endpoint()
+    }
+
+    /// The file with everything the server logged.
+    pub fn log_path(&self) -> PathBuf {
+        self.process.log_path()
+    }
+
+    /// A client with a connection of its own.
+    pub async fn client(&self) -> Client {
+        connect(&self.process, None).await
+    }
+
+    /// A client with options, such as a user and a password.
+    pub async fn client_with(&self, options: ConnectOptions) -> Client {
+        connect(&self.process, Some(options)).await
+    }
+
+    /// Ends the server at once, as a crash would (SIGKILL).
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Ends the server in order (SIGTERM).
+    pub async fn stop(&mut self) {
+        self.process.stop().await;
+    }
+
+    /// Starts the server on the same ports and data; one that still runs is stopped in order first.
+    pub async fn restart(&mut self) {
+        launched(self.process.restart().await);
+        self.reconnect().await;
+    }
+
+    /// Starts an empty server on the same ports: another cluster id, revision 1.
+    pub async fn restart_empty(&mut self) {
+        launched(self.process.restart_empty().await);
+        self.reconnect().await;
+    }
+
+    /// Copies the data, of a running server (it stands still meanwhile) or of a stopped one.
+    pub fn save(&mut self) -> Saved {
+        launched(self.process.save())
+    }
+
+    /// Kills the server and starts it on older data: the same cluster id, a lower revision.
+    pub async fn restore(&mut self, saved: &Saved) {
+        launched(self.process.restore(saved).await);
+        self.reconnect().await;
+    }
+
+    /// Freezes the server (SIGSTOP): connections stay open and nothing answers.
+    pub fn pause(&mut self) {
+        self.process.pause();
+    }
+
+    /// Ends a [`pause`](Self::pause).
+    pub fn resume(&mut self) {
+        self.process.resume();
+    }
+
+    /// Puts a key; returns the revision that this made.
+    pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
+        let done = self.client.kv_client().put(key, value, None).await.expect("put");
+        revision_of(done.header())
+    }
+
+    /// Puts a key under a lease; returns the revision that this made.
+    pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, lease: i64) -> i64 {
+        let options = PutOptions::new().with_lease(lease);
+        let done = self.client.kv_client().put(key, value, Some(options)).await.expect("put with a lease");
+        revision_of(done.header())
+    }
+
+    /// Grants a lease; returns its id.
+    pub async fn grant(&self, ttl_seconds: i64) -> i64 {
+        self.client.lease_client().grant(ttl_seconds, None).await.expect("lease grant").id()
+    }
+
+    /// The value of a key as text, or `None` if it is absent.
+    pub async fn get(&self, key: &str) -> Option<String> {
+        let found = self.client.kv_client().get(key, None).await.expect("get");
+        found.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
+    }
+
+    /// Deletes a key; returns the revision after it.
+    pub async fn delete(&self, key: &str) -> i64 {
+        let done = self.client.kv_client().delete(key, None).await.expect("delete");
+        revision_of(done.header())
+    }
+
+    /// Deletes every key under a prefix, in one revision; returns the revision after it.
+    pub async fn delete_prefix(&self, prefix: &str) -> i64 {
+        let options = DeleteOptions::new().with_prefix();
+        let done = self.client.kv_client().delete(prefix, Some(options)).await.expect("delete a prefix");
+        revision_of(done.header())
+    }
+
+    /// The keys under a prefix, in order.
+    pub async fn keys(&self, prefix: &str) -> Vec<String> {
+        let options = GetOptions::new().with_prefix().with_keys_only();
+        let found = self.client.kv_client().get(prefix, Some(options)).await.expect("get a prefix");
+        found.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned()).collect()
+    }
+
+    /// The ids of all leases that live.
+    pub async fn leases(&self) -> Vec<i64> {
+        let found = self.client.lease_client().leases().await.expect("list of leases");
+        found.leases().iter().map(|lease| lease.id()).collect()
+    }
+
+    /// The server's current revision, by a linearizable read.
+    pub async fn revision(&self) -> i64 {
+        revision_of(self.header().await.as_ref())
+    }
+
+    /// The id of the cluster, which [`restart_empty`](Self::restart_empty) changes.
+    pub async fn cluster_id(&self) -> u64 {
+        self.header().await.expect("a response has a header").cluster_id()
+    }
+
+    /// Compacts the history before `revision`; returns when it is really gone.
+    pub async fn compact(&self, revision: i64) {
+        let options = CompactionOptions::new().with_physical();
+        self.client.kv_client().compact(revision, Some(options)).await.expect("compaction");
+    }
+
+    async fn header(&self) -> Option<ResponseHeader> {
+        let options = GetOptions::new().with_count_only();
+        self.client.kv_client().get("\0", Some(options)).await.expect("get").header().cloned()
+    }
+
+    /// A new connection, so that no request meets the remains of the old one.
+    async fn reconnect(&mut self) {
+        self.client = connect(&self.process, None).await;
+    }
+}
+
+async fn connect(process: &EtcdProcess, options: Option<ConnectOptions>) -> Client {
+    Client::connect([process.endpoint()], options).await.expect("connection to the private etcd")
+}
+
+fn launched<T>(result: Result<T, LaunchError>) -> T {
+    result.unwrap_or_else(|error| panic!("this test needs a private etcd: {error}"))
+}
+
+fn revision_of(header: Option<&ResponseHeader>) -> i64 {
+    header.expect("a response has a header").revision()
+}
