@@ -1,5 +1,6 @@
 //! A rules engine for etcd.
 
+mod crawl;
 mod value;
 
 pub use value::Value;
