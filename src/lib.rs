@@ -4,6 +4,8 @@ mod condition;
 mod pattern;
 #[cfg(test)]
 mod properties;
+mod crawl;
+mod lock;
 mod value;
 
 pub use condition::{

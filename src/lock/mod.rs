@@ -1,0 +1,3 @@
+//! Locks, and the transactions that take, use and release them.
+
+pub(crate) mod batch;
