@@ -17,8 +17,6 @@
 //!
 //! Nothing here does I/O or knows a revision beyond copying it.
 
-#![cfg_attr(not(test), expect(dead_code, unused_imports))]
-
 mod compile;
 mod evaluate;
 mod explain;
@@ -31,9 +29,8 @@ mod properties;
 mod tests;
 
 pub use compile::ConditionError;
-pub(crate) use compile::{Compiled, MAX_SLOTS, Slot};
-pub(crate) use evaluate::{Check, MAX_VALUE_IN_CHECK, Seen, Verdict, Witness};
+pub(crate) use compile::{Compiled, Slot};
+pub(crate) use evaluate::{Check, Seen, Verdict, Witness};
 pub use explain::{EvaluateError, Explanation, SeenKey};
 pub use expr::{Condition, Key, all_equal, key};
-pub(crate) use leaf::{Leaf, Test};
 pub use number::Number;

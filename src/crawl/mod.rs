@@ -1,3 +1,8 @@
-//! Reading a whole prefix again and repairing what the watch may have missed.
+//! The crawl: everything is read again from time to time, compared and repaired.
+//!
+//! [`ranges`] decides how a prefix is cut into sub-ranges, without I/O; [`reader`] reads it that way,
+//! for snapshots too; [`actor`] does it at intervals.
 
+pub(crate) mod actor;
 pub(crate) mod ranges;
+pub(crate) mod reader;

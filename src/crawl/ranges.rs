@@ -11,7 +11,6 @@
 //! plan climbs towards the front of the last key, and at each byte fans out over the values above it, until
 //! the ranges should hold all that is left. A bad guess costs requests and walks, never keys: a range that
 //! overflows is split again, and every page makes progress.
-#![cfg_attr(not(test), expect(dead_code, reason = "the crawler comes next"))]
 
 use std::collections::BTreeMap;
 

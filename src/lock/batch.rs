@@ -10,7 +10,6 @@
 //! - An entry passed over because of a conflict goes before all others when the next batch is put together.
 //! - Separate requests that are out at once may be in conflict: each is a transaction of its own.
 //! - While puts are held, entries with puts wait where they are, and block nobody.
-#![cfg_attr(not(test), expect(dead_code, reason = "the lock actor comes next"))]
 
 use foldhash::quality::FixedState;
 use smallvec::SmallVec;
@@ -107,6 +106,15 @@ impl<E> Batch<E> {
     /// The entries, to be answered.
     pub(crate) fn into_entries(self) -> impl ExactSizeIterator<Item = E> {
         self.entries.into_iter().map(|queued| queued.entry)
+    }
+
+    /// Takes out entries that are not to be sent any more.
+    pub(crate) fn take_out(&mut self, unwanted: impl Fn(&E) -> bool) -> Vec<E> {
+        let (out, kept) =
+            std::mem::take(&mut self.entries).into_iter().partition(|queued| unwanted(&queued.entry));
+        self.entries = kept;
+        let out: Vec<Queued<E>> = out;
+        out.into_iter().map(|queued| queued.entry).collect()
     }
 
     /// True if the entries go as nested transactions, false if the only one goes as it is.

@@ -1,3 +1,17 @@
-//! Locks, and the transactions that take, use and release them.
+//! Locks and leases: how a firing is kept to itself across engines, and how its end takes effect.
+//!
+//! | file | subject | I/O |
+//! |---|---|---|
+//! | [`txn`] | the transactions of a firing and their answers | no |
+//! | [`batch`] | which transactions travel in one request | no |
+//! | [`lease`] | how long a lease can be relied on, which keys share one | no |
+//! | [`requests`] | the actor that sends transactions | yes |
+//! | [`keeper`] | the actor that grants and renews leases | yes |
+//! | [`releases`] | the actor that watches for locks becoming free | yes |
 
 pub(crate) mod batch;
+pub(crate) mod keeper;
+pub(crate) mod lease;
+pub(crate) mod releases;
+pub(crate) mod requests;
+pub(crate) mod txn;

@@ -1,0 +1,137 @@
+//! The crawler actor: from time to time reads everything at one revision, has the index compare it,
+//! has every instance decided again, and looks for locks that nobody works under.
+
+use super::reader::{self, Splits};
+use crate::dispatch::actor::{Dispatcher, LocksSeen};
+use crate::engine::part::{AbortOnDrop, Faults, Part, spawn_guarded};
+use crate::etcd::{Failure, Link};
+use crate::index::Purpose;
+use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
+use crate::metrics;
+use actix::prelude::*;
+use rand::RngExt;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long events that explain a difference may take to arrive, after the last key was read.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// How long the index may take to compare, behind live changes.
+const COMPARE: Duration = Duration::from_secs(60);
+
+/// What a crawler is made of.
+pub(crate) struct Settings {
+    pub(crate) engine: Arc<str>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) prefixes: Vec<(String, Splits)>,
+    pub(crate) index: Addr<IndexActor>,
+    pub(crate) dispatcher: Addr<Dispatcher>,
+    pub(crate) namespace: String,
+    /// Between the end of a crawl and the start of the next, ± 10 %.
+    pub(crate) interval: Duration,
+    pub(crate) rng: StdRng,
+    pub(crate) faults: Faults,
+}
+
+pub(crate) struct Crawler {
+    settings: Option<Settings>,
+    faults: Faults,
+}
+
+impl Crawler {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { faults: settings.faults.clone(), settings: Some(settings) }
+    }
+}
+
+impl Actor for Crawler {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some(settings) = self.settings.take() {
+            let task = spawn_guarded(&self.faults, Self::NAME, run(settings));
+            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
+        }
+    }
+}
+
+impl Part for Crawler {
+    const NAME: &'static str = "crawler";
+
+    fn faults(&self) -> &Faults {
+        &self.faults
+    }
+}
+
+async fn run(mut settings: Settings) {
+    loop {
+        let wait = settings.interval.mul_f64(settings.rng.random_range(0.9..=1.1));
+        sleep(wait).await;
+        let started = Instant::now();
+        let engine = &*settings.engine;
+        match crawl(&settings).await {
+            Ok(Some((keys, drift))) => {
+                let took = started.elapsed();
+                metrics::crawl(engine, took, keys, drift);
+                if drift > 0 {
+                    tracing::warn!(
+                        engine,
+                        keys,
+                        drift,
+                        ?took,
+                        "the crawl repaired differences no event explains"
+                    );
+                } else {
+                    tracing::debug!(engine, keys, ?took, "crawled");
+                }
+            }
+            Ok(None) => tracing::debug!(engine, "crawl abandoned: a resync is under way"),
+            Err(failure) => {
+                metrics::crawl_failed(engine);
+                tracing::info!(engine, %failure, "crawl failed; the next one will do");
+            }
+        }
+    }
+}
+
+/// One crawl; `None` if a resync took its place.
+async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
+    let Settings { link, index, dispatcher, .. } = settings;
+    // One revision for all prefixes.
+    let revision = link.header(&settings.namespace).await?.revision;
+    let mut views = Vec::new();
+    let mut keys = 0;
+    for (watcher, (prefix, splits)) in settings.prefixes.iter().enumerate() {
+        let open = OpenView { watcher: watcher as u16, revision, purpose: Purpose::Crawl };
+        let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
+        views.push(view);
+        let page = async |found: Vec<_>| {
+            keys += found.len();
+            index.send(ViewPage(view, found)).await.unwrap_or(false)
+        };
+        let read = reader::read(link, prefix, revision, splits, page).await;
+        if !matches!(read, Ok(true)) {
+            for view in views {
+                // Closed: the engine is restarting, and the index with it.
+                let _ = index.send(CancelView(view)).await;
+            }
+            return read.map(|_| None);
+        }
+    }
+    sleep(SETTLE).await;
+    let mut drift = 0;
+    for view in views {
+        let (done, closed) = oneshot::channel();
+        let sent = index.send(CloseView(view, done)).await;
+        match timeout(COMPARE, closed).await {
+            Ok(Ok(closed)) if sent.is_ok() => drift += closed.drift,
+            _ => return Ok(None),
+        }
+    }
+    let locks = link.locks(&format!("{}lock/", settings.namespace)).await?;
+    let told = index.send(DecideAll).await.is_ok() && dispatcher.send(LocksSeen(locks)).await.is_ok();
+    Ok(told.then_some((keys, drift)))
+}

@@ -1,0 +1,65 @@
+//! Reads a whole prefix at one revision, in sub-ranges, some of them at the same time.
+
+use super::ranges::{RangePlan, RangeRequest};
+use crate::etcd::{Failure, Link, Page};
+use crate::index::{Found, Revision};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::sync::{Arc, Mutex};
+
+/// Keys asked for at once.
+const PAGE: usize = 4096;
+
+/// Requests under way at once.
+const PARALLEL: usize = 4;
+
+/// Where to split a prefix, learned by reading it: shared by a watcher's snapshots and the crawler.
+#[derive(Clone, Default)]
+pub(crate) struct Splits(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Splits {
+    fn get(&self) -> Vec<Vec<u8>> {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn set(&self, splits: Vec<Vec<u8>>) {
+        *self.0.lock().unwrap_or_else(|e| e.into_inner()) = splits;
+    }
+}
+
+/// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order. Returns false
+/// as soon as `page` does.
+pub(crate) async fn read(
+    link: &Link,
+    prefix: &str,
+    revision: Revision,
+    splits: &Splits,
+    mut page: impl AsyncFnMut(Vec<Found>) -> bool,
+) -> Result<bool, Failure> {
+    let mut plan = RangePlan::new(prefix.as_bytes(), PAGE, &splits.get());
+    let mut out = FuturesUnordered::new();
+    loop {
+        while out.len() < PARALLEL
+            && let Some(request) = plan.next()
+        {
+            out.push(fetch(link, request, revision));
+        }
+        let Some((request, answer)) = out.next().await else { break };
+        let Page { keys, count, .. } = answer?;
+        plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
+        if !page(keys).await {
+            return Ok(false);
+        }
+    }
+    splits.set(plan.splits());
+    Ok(true)
+}
+
+async fn fetch(
+    link: &Link,
+    request: RangeRequest,
+    revision: Revision,
+) -> (RangeRequest, Result<Page, Failure>) {
+    let answer = link.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
+    (request, answer)
+}

@@ -1,0 +1,212 @@
+//! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
+
+use super::pending::Hold;
+use crate::condition::Slot;
+use crate::engine::env::{Env, Retry};
+use crate::etcd::{Failure, FailureKind};
+use crate::firing::{Effect, Effects, Fence};
+use crate::index::{Binding, Change, Deletion, Revision};
+use crate::lock::batch::Class;
+use crate::lock::keeper::{Keeper, KeyLease, LockLease, Purpose};
+use crate::lock::lease::Ticket;
+use crate::lock::requests::{Requests, submit};
+use crate::lock::txn::{Ended, Ending, Mark, Marking};
+use crate::rule::CompiledRule;
+use actix::Addr;
+use smallvec::SmallVec;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+/// How long the end of an optimistic firing, which has no lease, is tried.
+const UNLOCKED_LIMIT: Duration = Duration::from_secs(30);
+
+pub(super) struct EndStep {
+    pub(super) engine: Arc<str>,
+    pub(super) env: Env,
+    pub(super) rules: Arc<[CompiledRule]>,
+    pub(super) rule: u32,
+    pub(super) binding: Binding,
+    pub(super) namespace: Arc<str>,
+    pub(super) fence: Option<Fence>,
+    pub(super) lease: Option<LockLease>,
+    pub(super) effects: Effects,
+    pub(super) hold: Option<Hold>,
+    pub(super) overrule: Option<Revision>,
+    pub(super) requests: Addr<Requests>,
+    pub(super) keeper: Addr<Keeper>,
+    pub(super) retry: Retry,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum EndEnd {
+    /// `changes`: what it did, for the index.
+    Closed {
+        revision: Revision,
+        slots: SmallVec<[Slot; 4]>,
+        marked: bool,
+        changes: Vec<Change>,
+    },
+    FenceLost,
+    Unexpected {
+        changes: Vec<Change>,
+        mark_gone: bool,
+    },
+    Marked {
+        key: String,
+        revision: Revision,
+        attempt: u32,
+        gave_up: bool,
+        at: Revision,
+    },
+    /// The transaction itself is at fault.
+    Refused(String),
+    /// Unknown, or known not to have happened; the lock is lost or left to its lease.
+    Failed(String),
+}
+
+impl EndStep {
+    pub(super) async fn run(mut self) -> EndEnd {
+        if self.fence.is_none()
+            && self.effects.changes.is_empty()
+            && self.hold.is_none()
+            && self.overrule.is_none()
+        {
+            // An optimistic rule that changes nothing has nothing to tell etcd.
+            return self.closed(0);
+        }
+        let give_up_at = Instant::now() + UNLOCKED_LIMIT;
+        let mut ambiguous = false;
+        loop {
+            let failure = match self.send(&mut ambiguous).await {
+                Ok(end) => return end,
+                Err(failure) => failure,
+            };
+            ambiguous |= failure.is_ambiguous();
+            match failure.kind {
+                FailureKind::Rejected | FailureKind::Permission => {
+                    return EndEnd::Refused(failure.to_string());
+                }
+                // A lease of a key ended meanwhile: take another. The lock's own is checked below.
+                FailureKind::LeaseGone => {}
+                _ => self.retry.wait().await,
+            }
+            let over = match &self.lease {
+                Some(lease) => lease.lost.is_cancelled(),
+                None => Instant::now() >= give_up_at,
+            };
+            if over {
+                return EndEnd::Failed(failure.to_string());
+            }
+        }
+    }
+
+    async fn send(&mut self, ambiguous: &mut bool) -> Result<EndEnd, Failure> {
+        let rule = &self.rules[self.rule as usize];
+        let mark_key = rule.backoff_key(&self.namespace, &self.binding);
+        let mut leases = Vec::new();
+        let mut send_before: Option<Instant> = None;
+        for effect in &self.effects.changes {
+            leases.push(match effect {
+                Effect::Put { ttl: Some(ttl), .. } => {
+                    let ticket = self.key_lease(Purpose::Data, *ttl).await?;
+                    send_before = Some(send_before.map_or(ticket.send_before, |t| t.min(ticket.send_before)));
+                    Some(ticket.lease)
+                }
+                Effect::Put { ttl: None, .. } | Effect::Delete { .. } => None,
+            });
+        }
+        let mark = match &self.hold {
+            None => None,
+            Some(hold) => Some((self.mark(hold), self.mark_lease(hold).await?)),
+        };
+        let ending = Ending {
+            fence: self.fence.as_ref(),
+            effects: &self.effects,
+            leases: &leases,
+            mark_key: &mark_key,
+            overrule: self.overrule,
+            marking: mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease }),
+        };
+        let answer = submit(&self.requests, self.rule, Class::Ending, ending.request(), send_before).await;
+        let Some(answer) = answer else { return Ok(EndEnd::Failed("the engine is stopping".into())) };
+        Ok(match ending.read(answer?) {
+            Ended::Committed { revision } => self.closed(revision),
+            // Sent twice, and the lock is gone while its lease lived: the first one took effect.
+            // Its revision is not known, so that its own events count as somebody else's.
+            Ended::FenceLost if *ambiguous && self.lease.as_ref().is_some_and(|l| !l.lost.is_cancelled()) => {
+                EndEnd::Closed { revision: 0, slots: SmallVec::new(), marked: false, changes: Vec::new() }
+            }
+            Ended::FenceLost => EndEnd::FenceLost,
+            Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
+            Ended::Marked { revision, mark, at } => EndEnd::Marked {
+                key: mark_key,
+                revision,
+                attempt: mark.as_ref().map_or(0, |mark| mark.attempt),
+                gave_up: mark.is_some_and(|mark| mark.gave_up),
+                at,
+            },
+        })
+    }
+
+    fn closed(&self, revision: Revision) -> EndEnd {
+        let rule = &self.rules[self.rule as usize];
+        let keys: Vec<String> =
+            (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.binding)).collect();
+        let written = |key: &String| self.effects.changes.iter().any(|effect| effect.key() == key);
+        let slots = keys.iter().enumerate().filter(|(_, key)| written(key)).map(|(slot, _)| slot as Slot);
+        let changes = self.effects.changes.iter().map(|effect| match effect.clone() {
+            Effect::Put { key, value, .. } => Change::Put { key: key.into_bytes(), value, revision },
+            Effect::Delete { key } => {
+                Change::Delete { key: key.into_bytes(), revision, how: Deletion::Committed }
+            }
+        });
+        EndEnd::Closed {
+            revision,
+            slots: slots.collect(),
+            marked: self.hold.is_some(),
+            changes: changes.collect(),
+        }
+    }
+
+    fn mark(&self, hold: &Hold) -> Mark {
+        /// An error is shown to people who read the key; its start will do.
+        const ERROR: usize = 512;
+        let now = self.env.unix_millis();
+        Mark {
+            engine: self.engine.to_string(),
+            attempt: hold.attempt,
+            until: hold.delay.map_or(u64::MAX, |delay| now + delay.as_millis() as u64),
+            gave_up: hold.delay.is_none(),
+            error: hold.error.chars().take(ERROR).collect(),
+        }
+    }
+
+    /// A mark outlives the delay, since this engine removes it when it tries again; if it can't any
+    /// more, the mark's lease lets the others go on. What was given up stays while the engine lives.
+    async fn mark_lease(&self, hold: &Hold) -> Result<i64, Failure> {
+        match (hold.delay, &self.lease) {
+            (None, Some(lease)) => Ok(lease.id),
+            (delay, _) => {
+                // Powers of two, so that marks of like delays share leases.
+                let delay = delay.unwrap_or(Duration::from_secs(3600));
+                let seconds = (delay + Duration::from_secs(2)).as_secs().next_power_of_two();
+                Ok(self.key_lease(Purpose::Mark, Duration::from_secs(seconds)).await?.lease)
+            }
+        }
+    }
+
+    async fn key_lease(&self, purpose: Purpose, ttl: Duration) -> Result<Ticket, Failure> {
+        let (reply, ticket) = oneshot::channel();
+        let stopping = || Failure {
+            kind: FailureKind::Unreachable,
+            request: "lease_grant",
+            message: "the engine is stopping".into(),
+        };
+        self.keeper.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
+        let limit = Instant::now() + UNLOCKED_LIMIT;
+        timeout_at(limit, ticket).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(stopping()))
+    }
+}

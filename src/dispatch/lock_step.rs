@@ -1,0 +1,159 @@
+//! Takes the lock of one instance, sending the transaction until its outcome is known.
+
+use crate::condition::Witness;
+use crate::engine::env::Retry;
+use crate::firing::Fence;
+use crate::index::{Binding, Change, Revision, Snapshot};
+use crate::lock::batch::Class;
+use crate::lock::keeper::LockLease;
+use crate::lock::requests::{Requests, submit};
+use crate::lock::txn::{Holder, Locked, Locking, free_attempt};
+use crate::rule::CompiledRule;
+use actix::Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// How long a firing waits for a lease before it gives its slot to others.
+const LEASE_WAIT: Duration = Duration::from_secs(5);
+
+/// Times the transaction is sent while its outcome is unknown.
+const SENDS: u32 = 5;
+
+pub(super) struct LockStep {
+    pub(super) rules: Arc<[CompiledRule]>,
+    pub(super) rule: u32,
+    pub(super) binding: Binding,
+    pub(super) namespace: Arc<str>,
+    pub(super) snapshot: Snapshot,
+    pub(super) witness: Witness,
+    pub(super) overrule: Option<Revision>,
+    pub(super) holder: Holder,
+    pub(super) lease: watch::Receiver<Option<LockLease>>,
+    pub(super) requests: Addr<Requests>,
+    pub(super) retry: Retry,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum LockEnd {
+    Won {
+        fence: Fence,
+        lease: LockLease,
+    },
+    /// Somebody has the lock; `ours`: under this engine's lease, with the attempt's number.
+    Held {
+        key: String,
+        create_revision: Revision,
+        ours: Option<u64>,
+        at: Revision,
+    },
+    Marked {
+        key: String,
+        revision: Revision,
+        attempt: u32,
+        gave_up: bool,
+        at: Revision,
+    },
+    Untrue {
+        changes: Vec<Change>,
+        mark_gone: bool,
+    },
+    Failed(String),
+}
+
+impl LockStep {
+    /// Returns the snapshot with the outcome: it is what the callback is given.
+    pub(super) async fn run(mut self) -> (LockEnd, Snapshot) {
+        let end = self.attempt().await;
+        (end, self.snapshot)
+    }
+
+    async fn attempt(&mut self) -> LockEnd {
+        let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
+        let lease = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
+            Ok(Ok(lease)) => lease.clone(),
+            Ok(Err(_)) => None,
+            Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
+        };
+        let Some(lease) = lease else { return LockEnd::Failed("the engine is stopping".into()) };
+        let rule = &self.rules[self.rule as usize];
+        let lock = rule.lock_key(&self.namespace, &self.binding);
+        let mark = rule.backoff_key(&self.namespace, &self.binding);
+        let keys: Vec<String> =
+            (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.binding)).collect();
+        let locking = Locking {
+            lock: &lock,
+            holder: &self.holder,
+            lease: lease.id,
+            mark: &mark,
+            overrule: self.overrule,
+            witness: &self.witness,
+            snapshot: &self.snapshot,
+            keys: &keys,
+        };
+        for sent in 1.. {
+            let answer = submit(&self.requests, self.rule, Class::Lock, locking.request(), None).await;
+            match answer {
+                None => return LockEnd::Failed("the engine is stopping".into()),
+                Some(Ok(reply)) => return outcome(locking.read(reply), lock, mark, lease),
+                Some(Err(failure)) if failure.is_ambiguous() => {
+                    if sent >= SENDS || lease.lost.is_cancelled() {
+                        let freeing = free(
+                            self.requests.clone(),
+                            self.rule,
+                            lock,
+                            self.holder.clone(),
+                            lease,
+                            self.retry.fork(),
+                        );
+                        actix::spawn(freeing);
+                        return LockEnd::Failed(failure.to_string());
+                    }
+                    self.retry.wait().await;
+                }
+                Some(Err(failure)) => return LockEnd::Failed(failure.to_string()),
+            }
+        }
+        LockEnd::Failed("not sent".into())
+    }
+}
+
+fn outcome(locked: Locked, lock: String, mark_key: String, lease: LockLease) -> LockEnd {
+    match locked {
+        Locked::Won(fence) => LockEnd::Won { fence, lease },
+        Locked::Held { create_revision, lease: holder, nonce, at } => {
+            let ours = nonce.filter(|_| holder == lease.id);
+            LockEnd::Held { key: lock, create_revision, ours, at }
+        }
+        Locked::Marked { revision, mark, at } => LockEnd::Marked {
+            key: mark_key,
+            revision,
+            attempt: mark.as_ref().map_or(0, |mark| mark.attempt),
+            gave_up: mark.is_some_and(|mark| mark.gave_up),
+            at,
+        },
+        Locked::Untrue { changes, mark_gone } => LockEnd::Untrue { changes, mark_gone },
+    }
+}
+
+/// The lock may have been taken without our knowing: frees it, as soon as etcd answers again. Ends
+/// with the lease, for the lock ends with it too.
+async fn free(
+    requests: Addr<Requests>,
+    rule: u32,
+    lock: String,
+    holder: Holder,
+    lease: LockLease,
+    mut retry: Retry,
+) {
+    while !lease.lost.is_cancelled() {
+        retry.wait().await;
+        match submit(&requests, rule, Class::Ending, free_attempt(&lock, &holder), None).await {
+            Some(Err(failure)) if failure.is_ambiguous() => {}
+            Some(Err(failure)) => return tracing::debug!(%failure, lock, "a lock was left to its lease"),
+            Some(Ok(_)) | None => return,
+        }
+    }
+}

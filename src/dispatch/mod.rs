@@ -1,0 +1,21 @@
+//! The dispatcher: decides when an instance fires, takes its lock, runs its callback, ends it.
+//!
+//! | file | subject | I/O |
+//! |---|---|---|
+//! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
+//! | [`queue`] | slots, turns, classes | no |
+//! | [`pending`] | all instances together: from what happened to what is to be done | no |
+//! | [`actor`] | carries messages between `pending` and the world | yes |
+//! | [`lock_step`], [`end_step`] | the transactions of one firing, sent until their outcome is known | yes |
+//! | [`run`] | one callback on the application's runtime | yes |
+
+pub(crate) mod actor;
+pub(crate) mod end_step;
+pub(crate) mod lock_step;
+pub(crate) mod pending;
+mod queue;
+pub(crate) mod record;
+mod run;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,623 @@
+//! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
+//! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
+
+use super::queue::{Queue, Ticket};
+use super::record::{Class, End, KnownMark, Next, Own, Record, State, Wait};
+use crate::condition::{Slot, Witness};
+use crate::firing::Then;
+use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::rule::CompiledRule;
+use foldhash::fast::FixedState;
+use rand::rngs::StdRng;
+use smallvec::SmallVec;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What an evaluator found.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) instance: InstanceId,
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+    pub(crate) verdict: Verdict,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) touches: SmallVec<[Touch; 2]>,
+    pub(crate) reason: Reason,
+    pub(crate) orphaned: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    True(Witness),
+    False,
+    /// A comparison of the user's panicked: not true, not false.
+    Failed(String),
+}
+
+/// What must be done.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Have the instance decided again; the number comes back with the answer.
+    Ask(InstanceId, u64),
+    /// Take its lock, verifying the witness.
+    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, overrule: Option<Revision> },
+    /// Run the callback of an optimistic rule, without a lock.
+    Run { instance: InstanceId, snapshot: Snapshot, overrule: Option<Revision> },
+    /// Close a firing in another way than was tried.
+    Close(InstanceId, Closing),
+    /// The index may forget the instance if no key implies it.
+    Release(InstanceId),
+    /// Remove the backoff key that this engine wrote.
+    ClearMark { rule: u32, binding: Binding, revision: Revision },
+}
+
+/// How an attempt to take the lock ended.
+#[derive(Debug)]
+pub(crate) enum LockOutcome {
+    Won,
+    /// Another engine holds `key`, as of the store's revision `at`.
+    Held {
+        key: String,
+        at: Revision,
+    },
+    /// A backoff key holds the instance back.
+    Marked {
+        key: String,
+        revision: Revision,
+        attempt: u32,
+        gave_up: bool,
+        at: Revision,
+    },
+    /// It does not hold as it was seen; the index has been told what the keys hold.
+    Untrue {
+        mark_gone: bool,
+    },
+    Failed(String),
+}
+
+/// How the callback ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finish {
+    Returned(Then),
+    Failed(String),
+    Panicked(String),
+    TimedOut,
+    /// Told to end: its lock may be lost, or the engine stops.
+    Cancelled,
+}
+
+/// The transaction with which a firing ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Effects and unlock; with a mark that holds all engines back.
+    Commit(Option<Hold>),
+    /// Unlock, with a mark if the callback failed.
+    Unlock(Option<Hold>),
+    /// Nothing: the lock is lost.
+    Nothing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub(crate) attempt: u32,
+    /// `None`: given up.
+    pub(crate) delay: Option<Duration>,
+    pub(crate) error: String,
+}
+
+/// How that transaction went.
+#[derive(Debug)]
+pub(crate) enum ClosingOutcome {
+    /// It took effect at `revision`, changing these slots of the instance. The index has been told.
+    Closed { revision: Revision, slots: SmallVec<[Slot; 4]>, marked: bool },
+    /// Nothing took effect, because the lock or what was expected is gone: decide again.
+    Lost { mark_gone: bool },
+    /// Another engine holds the instance (of an optimistic rule) back.
+    Marked { key: String, revision: Revision, attempt: u32, gave_up: bool, at: Revision },
+    /// It could not be sent, or its outcome is unknown.
+    Failed(String),
+}
+
+/// Numbers for metrics, health and inspection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) queued: usize,
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) held: usize,
+    pub(crate) given_up: usize,
+    pub(crate) idle: usize,
+}
+
+/// How long after a release another engine's effects may take to arrive by the watch.
+const RELEASE_GRACE: Duration = Duration::from_millis(5);
+
+/// Times in a row that a lock may be refused because the condition does not hold as it was seen,
+/// before the instance waits a little: keys that change all the time must not keep a slot.
+const RECHECKS: u8 = 8;
+
+/// Releases remembered, so that one which overtook the losing answer wakes the loser at once.
+const RELEASES: usize = 4096;
+
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+pub(crate) struct Pending {
+    rules: Arc<[CompiledRule]>,
+    records: Map<InstanceId, Record>,
+    tickets: Map<InstanceId, u64>,
+    queue: Queue,
+    timers: BTreeSet<(Instant, InstanceId)>,
+    /// Locks that several instances of this engine may want: who has each, and who waits.
+    locks: Map<String, (InstanceId, VecDeque<InstanceId>)>,
+    /// Keys in etcd whose deletion instances wait for.
+    held: Map<String, Vec<InstanceId>>,
+    releases: Map<String, Revision>,
+    release_order: VecDeque<String>,
+    asked: u64,
+    stopping: bool,
+    rng: StdRng,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        rules: Arc<[CompiledRule]>,
+        limit: usize,
+        ageing: Duration,
+        rng: StdRng,
+        hasher: FixedState,
+    ) -> Self {
+        let queue = Queue::new(limit, rules.iter().map(CompiledRule::concurrency), ageing);
+        Self {
+            rules,
+            records: HashMap::with_hasher(hasher.clone()),
+            tickets: HashMap::with_hasher(hasher.clone()),
+            queue,
+            timers: BTreeSet::new(),
+            locks: HashMap::with_hasher(hasher.clone()),
+            held: HashMap::with_hasher(hasher.clone()),
+            releases: HashMap::with_hasher(hasher),
+            release_order: VecDeque::new(),
+            asked: 0,
+            stopping: false,
+            rng,
+        }
+    }
+
+    pub(crate) fn record(&self, id: InstanceId) -> Option<&Record> {
+        self.records.get(&id)
+    }
+
+    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
+        self.records.iter().map(|(id, record)| (*id, record))
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.queue.running()
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for record in self.records.values() {
+            let count = match record.state {
+                State::Queued(_) | State::Parked => &mut tally.queued,
+                State::Checking(_) | State::Locking | State::Running | State::Ending => &mut tally.running,
+                State::Waiting(..) => &mut tally.waiting,
+                State::Held => &mut tally.held,
+                State::GivenUp => &mut tally.given_up,
+                State::Idle | State::Settling(_) => &mut tally.idle,
+            };
+            *count += 1;
+        }
+        tally
+    }
+
+    /// No instance gets a slot from now on.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// When [`Pending::tick`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// An instance was decided.
+    pub(crate) fn decided(&mut self, decided: Decided, now: Instant, out: &mut Vec<Action>) {
+        let id = decided.instance;
+        let base = self.base(decided.rule);
+        let truth = matches!(decided.verdict, Verdict::True(_));
+        let Some(record) = self.records.get_mut(&id) else {
+            return self.found(decided, now, out);
+        };
+        record.orphaned = decided.orphaned;
+        if let Verdict::Failed(reason) = &decided.verdict {
+            record.last_error = Some(reason.clone());
+        }
+        match (record.state, decided.reason) {
+            (State::Checking(asked), Reason::Ask(number)) if asked == number => match decided.verdict {
+                Verdict::True(witness) => self.checked(id, decided.snapshot, witness, out),
+                Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
+            },
+            (State::Settling(asked), Reason::Ask(number)) if asked == number => {
+                self.step(id, now, out, |record, now| record.settled(truth, &decided.touches, base, now));
+            }
+            (_, reason) => {
+                let crawl = reason == Reason::Crawl;
+                let touches = &decided.touches;
+                self.step(id, now, out, |record, now| record.decided(truth, touches, crawl, base, now));
+            }
+        }
+    }
+
+    /// An instance without a record was decided.
+    fn found(&mut self, decided: Decided, now: Instant, out: &mut Vec<Action>) {
+        let Decided { instance, rule, binding, verdict, snapshot, reason, orphaned, .. } = decided;
+        let Verdict::True(witness) = verdict else {
+            if orphaned {
+                out.push(Action::Release(instance));
+            }
+            return;
+        };
+        let class = if reason == Reason::Crawl { Class::Crawl } else { Class::Live };
+        let record = Record::new(rule, binding, class, orphaned, now);
+        // What was just decided needs no second look if it can go on at once.
+        let at_once = !self.stopping && self.queue.is_empty(rule) && self.queue.has_slot(rule);
+        self.records.insert(instance, record);
+        if at_once && self.reserve(instance) {
+            self.queue.occupy(rule);
+            self.checked(instance, snapshot, witness, out);
+        } else if !at_once {
+            self.tickets.insert(instance, self.queue.push(rule, class, instance, now));
+        }
+    }
+
+    /// True, with a slot: on to the lock.
+    fn checked(&mut self, id: InstanceId, snapshot: Snapshot, witness: Witness, out: &mut Vec<Action>) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        record.give(&snapshot);
+        let overrule = record.mark.map(|mark| mark.revision);
+        if self.rules[record.rule as usize].options().optimistic {
+            record.state = State::Running;
+            out.push(Action::Run { instance: id, snapshot, overrule });
+        } else {
+            record.state = State::Locking;
+            out.push(Action::Lock { instance: id, snapshot, witness, overrule });
+        }
+    }
+
+    /// Gives free slots to what is queued.
+    pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<Action>) {
+        while !self.stopping {
+            let tickets = &self.tickets;
+            let valid = |ticket: &Ticket| tickets.get(&ticket.instance) == Some(&ticket.number);
+            let Some((rule, ticket)) = self.queue.take(now, valid) else { return };
+            let id = ticket.instance;
+            self.tickets.remove(&id);
+            if !self.reserve(id) {
+                self.queue.vacate(rule);
+                continue;
+            }
+            self.check(id, out);
+        }
+    }
+
+    fn check(&mut self, id: InstanceId, out: &mut Vec<Action>) {
+        self.asked += 1;
+        if let Some(record) = self.records.get_mut(&id) {
+            record.state = State::Checking(self.asked);
+            out.push(Action::Ask(id, self.asked));
+        }
+    }
+
+    /// Reserves the lock within this engine; parks the instance if another one has it.
+    fn reserve(&mut self, id: InstanceId) -> bool {
+        let Some(key) = self.shared_lock(id) else { return true };
+        let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, VecDeque::new()));
+        if *holder == id {
+            return true;
+        }
+        waiting.push_back(id);
+        if let Some(record) = self.records.get_mut(&id) {
+            record.state = State::Parked;
+        }
+        false
+    }
+
+    /// The lock, if instances other than this one may want the same.
+    fn shared_lock(&self, id: InstanceId) -> Option<String> {
+        let record = self.records.get(&id)?;
+        let rule = &self.rules[record.rule as usize];
+        (rule.has_lock_pattern() && !rule.options().optimistic).then(|| rule.lock_key("", &record.binding))
+    }
+
+    /// Hands the lock within this engine to the one that has waited longest: one wake a release.
+    fn unreserve(&mut self, id: InstanceId, now: Instant) {
+        let Some(key) = self.shared_lock(id) else { return };
+        let Some((holder, waiting)) = self.locks.get_mut(&key) else { return };
+        if *holder != id {
+            return;
+        }
+        while let Some(next) = waiting.pop_front() {
+            if let Some(record) = self.records.get_mut(&next)
+                && record.state == State::Parked
+            {
+                *holder = next;
+                record.state = State::Queued(Class::Live);
+                self.tickets.insert(next, self.queue.push_front(record.rule, next, now));
+                return;
+            }
+        }
+        self.locks.remove(&key);
+    }
+
+    /// The attempt to take the lock has ended.
+    pub(crate) fn locked(
+        &mut self,
+        id: InstanceId,
+        outcome: LockOutcome,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if record.state != State::Locking {
+            return;
+        }
+        let base = self.rules[record.rule as usize].options().backoff.base();
+        match outcome {
+            LockOutcome::Won => {
+                record.state = State::Running;
+                record.mark = None;
+                record.troubles = 0;
+                record.rechecks = 0;
+            }
+            LockOutcome::Untrue { mark_gone } => {
+                record.rechecks += 1;
+                record.mark.take_if(|_| mark_gone);
+                if record.rechecks < RECHECKS {
+                    self.check(id, out);
+                } else {
+                    record.rechecks = 0;
+                    self.step(id, now, out, |record, now| record.trouble(base, now));
+                }
+            }
+            LockOutcome::Held { key, at } => self.hold(id, key, at, now, out),
+            LockOutcome::Marked { key, revision, attempt, gave_up, at } => {
+                self.hold_marked(id, key, (revision, attempt, gave_up), at, now, out);
+            }
+            LockOutcome::Failed(error) => {
+                record.last_error = Some(error);
+                self.step(id, now, out, |record, now| record.trouble(base, now));
+            }
+        }
+    }
+
+    /// Waits until the key is deleted.
+    fn hold(&mut self, id: InstanceId, key: String, at: Revision, now: Instant, out: &mut Vec<Action>) {
+        let gone_already = self.releases.get(&key).is_some_and(|&deleted| deleted > at);
+        if !gone_already {
+            self.held.entry(key).or_default().push(id);
+        }
+        self.step(id, now, out, |record, now| {
+            record.state = State::Held;
+            if gone_already { record.released(Duration::ZERO, now) } else { Next::Stay }
+        });
+    }
+
+    fn hold_marked(
+        &mut self,
+        id: InstanceId,
+        key: String,
+        (revision, attempt, gave_up): (Revision, u32, bool),
+        at: Revision,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        record.failures = record.failures.max(attempt);
+        record.mark = gave_up.then_some(KnownMark { revision, mine: false });
+        self.hold(id, key, at, now, out);
+        if gave_up
+            && let Some(record) = self.records.get_mut(&id)
+            && record.state == State::Held
+        {
+            record.state = State::GivenUp;
+        }
+    }
+
+    /// The callback has ended: how its firing is to be closed.
+    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish) -> Closing {
+        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
+        record.state = State::Ending;
+        let fail = |record: &mut Record, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
+            record.failures = record.failures.saturating_add(1);
+            let delay = rules[record.rule as usize].options().backoff.delay(record.failures, rng);
+            record.last_error = Some(error.clone());
+            record.end = Some(End::Failed(delay));
+            Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
+        };
+        match finish {
+            Finish::Returned(Then::Done) => {
+                record.end = Some(End::Done);
+                Closing::Commit(None)
+            }
+            Finish::Returned(Then::RetryAfter(delay)) => {
+                record.end = Some(End::RetryAfter(*delay));
+                let (attempt, error) = (record.failures, String::new());
+                Closing::Commit(Some(Hold { attempt, delay: Some(*delay), error }))
+            }
+            Finish::Returned(Then::GiveUp(reason)) => {
+                record.end = Some(End::GaveUp);
+                record.last_error = Some(reason.clone());
+                Closing::Commit(Some(Hold { attempt: record.failures, delay: None, error: reason.clone() }))
+            }
+            Finish::Failed(error) => fail(record, error.clone(), &mut self.rng, &self.rules),
+            Finish::Panicked(text) => fail(record, format!("panicked: {text}"), &mut self.rng, &self.rules),
+            Finish::TimedOut => fail(record, "the time limit was over".into(), &mut self.rng, &self.rules),
+            Finish::Cancelled => {
+                record.end = Some(End::Interrupted);
+                Closing::Unlock(None)
+            }
+        }
+    }
+
+    /// The commit was refused for a reason of its own: the firing failed after all.
+    pub(crate) fn refused(&mut self, id: InstanceId, error: String) -> Closing {
+        self.finished(id, &Finish::Failed(error))
+    }
+
+    /// The transaction that closes a firing has ended.
+    pub(crate) fn closed(
+        &mut self,
+        id: InstanceId,
+        outcome: ClosingOutcome,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if record.state != State::Ending {
+            return;
+        }
+        match outcome {
+            ClosingOutcome::Closed { revision, slots, marked } => {
+                record.mark = marked.then_some(KnownMark { revision, mine: true });
+                record.committed(Own { revision, slots });
+                if matches!(record.end, Some(End::Done | End::RetryAfter(_))) {
+                    record.failures = 0;
+                    record.troubles = 0;
+                }
+            }
+            ClosingOutcome::Lost { mark_gone } => {
+                record.mark.take_if(|_| mark_gone);
+                record.unfinished();
+                record.end = Some(End::Interrupted);
+            }
+            ClosingOutcome::Failed(error) => {
+                record.last_error = Some(error);
+                record.unfinished();
+                record.end = Some(End::Interrupted);
+            }
+            ClosingOutcome::Marked { key, revision, attempt, gave_up, at } => {
+                return self.hold_marked(id, key, (revision, attempt, gave_up), at, now, out);
+            }
+        }
+        self.asked += 1;
+        let asked = self.asked;
+        self.step(id, now, out, |record, _| {
+            record.state = State::Settling(asked);
+            Next::Stay
+        });
+        out.push(Action::Ask(id, asked));
+    }
+
+    /// A lock or backoff key of the namespace was deleted.
+    pub(crate) fn released(&mut self, key: &str, revision: Revision, now: Instant, out: &mut Vec<Action>) {
+        if self.releases.insert(key.to_owned(), revision).is_none() {
+            self.release_order.push_back(key.to_owned());
+            if self.release_order.len() > RELEASES
+                && let Some(oldest) = self.release_order.pop_front()
+            {
+                self.releases.remove(&oldest);
+            }
+        }
+        for id in self.held.remove(key).unwrap_or_default() {
+            self.wake_held(id, now, out);
+        }
+    }
+
+    /// Deletions may have been missed: everything held looks again.
+    pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let held = std::mem::take(&mut self.held);
+        for id in held.into_values().flatten() {
+            self.wake_held(id, now, out);
+        }
+    }
+
+    fn wake_held(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if record.state == State::GivenUp {
+            // The engine that gave up is gone: its restart is a reason to try again.
+            record.mark = None;
+            record.state = State::Held;
+        }
+        self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
+    }
+
+    /// Waiting times are over.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        while let Some(&(at, id)) = self.timers.first()
+            && at <= now
+        {
+            self.timers.pop_first();
+            self.step(id, now, out, |record, now| record.due(now));
+        }
+    }
+
+    /// Tries what was given up or waits, now.
+    pub(crate) fn retry_now(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
+        let waits =
+            |record: &Record| matches!(record.state, State::GivenUp | State::Waiting(..) | State::Idle);
+        let found = self.records.get(&id).is_some_and(waits);
+        if found {
+            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+        }
+        found
+    }
+
+    fn base(&self, rule: u32) -> Duration {
+        self.rules[rule as usize].options().backoff.base()
+    }
+
+    /// Changes a record and does what follows from it: slots, locks, queues, timers.
+    fn step(
+        &mut self,
+        id: InstanceId,
+        now: Instant,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut Record, Instant) -> Next,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        let held_slot = record.holds_slot();
+        let rule = record.rule;
+        let next = change(record, now);
+        let dropped = next == Next::Drop;
+        let vacates = held_slot && (dropped || !record.holds_slot());
+        if vacates {
+            self.queue.vacate(rule);
+        }
+        if vacates || dropped {
+            self.unreserve(id, now);
+        }
+        match next {
+            Next::Stay => {}
+            Next::Enqueue(class) => {
+                let number = self.queue.push(rule, class, id, now);
+                self.tickets.insert(id, number);
+            }
+            Next::WakeAt(at) => {
+                self.timers.insert((at, id));
+            }
+            Next::Drop => self.forget(id, out),
+        }
+    }
+
+    fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
+        self.tickets.remove(&id);
+        let Some(record) = self.records.remove(&id) else { return };
+        if let State::Waiting(until, _) = record.state {
+            self.timers.remove(&(until, id));
+        }
+        if record.orphaned {
+            out.push(Action::Release(id));
+        }
+        if let Some(KnownMark { revision, mine: true }) = record.mark {
+            out.push(Action::ClearMark { rule: record.rule, binding: record.binding, revision });
+        }
+    }
+
+    /// Why an instance can't be run now although it has a slot: waits a little.
+    pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
+        self.step(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
+    }
+}

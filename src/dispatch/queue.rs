@@ -1,0 +1,215 @@
+//! Who gets the next slot: rules in turn, live work before crawl work, and crawl work that has
+//! waited long as if it were live.
+
+use super::record::Class;
+use crate::index::InstanceId;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// An entry of the queue. It counts only while its number is the last one given to its instance:
+/// leaving the queue early needs no search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) instance: InstanceId,
+    pub(crate) number: u64,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Lane {
+    live: VecDeque<Ticket>,
+    crawl: VecDeque<Ticket>,
+    running: usize,
+    limit: usize,
+}
+
+/// Queues and slots of all rules.
+pub(crate) struct Queue {
+    lanes: Vec<Lane>,
+    limit: usize,
+    running: usize,
+    ageing: Duration,
+    /// The rule that is asked first for each class.
+    turn: [usize; 2],
+    numbers: u64,
+}
+
+impl Queue {
+    /// `limit`: slots of all rules together; `limits`: of each rule. `ageing`: after how long crawl
+    /// work counts as live.
+    pub(crate) fn new(limit: usize, limits: impl IntoIterator<Item = usize>, ageing: Duration) -> Self {
+        let lanes = limits.into_iter().map(|limit| Lane { limit, ..Lane::default() }).collect();
+        Self { lanes, limit, running: 0, ageing, turn: [0; 2], numbers: 0 }
+    }
+
+    /// Adds an instance; returns the number that keeps its place valid.
+    pub(crate) fn push(&mut self, rule: u32, class: Class, instance: InstanceId, now: Instant) -> u64 {
+        self.numbers += 1;
+        let ticket = Ticket { instance, number: self.numbers, since: now };
+        let lane = &mut self.lanes[rule as usize];
+        match class {
+            Class::Live => lane.live.push_back(ticket),
+            Class::Crawl => lane.crawl.push_back(ticket),
+        }
+        self.numbers
+    }
+
+    /// Puts an instance before all others of its rule.
+    pub(crate) fn push_front(&mut self, rule: u32, instance: InstanceId, now: Instant) -> u64 {
+        self.numbers += 1;
+        let ticket = Ticket { instance, number: self.numbers, since: now };
+        self.lanes[rule as usize].live.push_front(ticket);
+        self.numbers
+    }
+
+    pub(crate) fn has_slot(&self, rule: u32) -> bool {
+        let lane = &self.lanes[rule as usize];
+        self.running < self.limit && lane.running < lane.limit
+    }
+
+    /// Nothing of this rule is queued before a newcomer.
+    pub(crate) fn is_empty(&self, rule: u32) -> bool {
+        let lane = &self.lanes[rule as usize];
+        lane.live.is_empty() && lane.crawl.is_empty()
+    }
+
+    pub(crate) fn occupy(&mut self, rule: u32) {
+        self.running += 1;
+        self.lanes[rule as usize].running += 1;
+    }
+
+    pub(crate) fn vacate(&mut self, rule: u32) {
+        self.running -= 1;
+        self.lanes[rule as usize].running -= 1;
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Entries, stale ones included.
+    pub(crate) fn len(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.live.len() + lane.crawl.len()).sum()
+    }
+
+    /// Takes the next valid entry that may run now and occupies a slot for it.
+    pub(crate) fn take(&mut self, now: Instant, valid: impl Fn(&Ticket) -> bool) -> Option<(u32, Ticket)> {
+        if self.running >= self.limit {
+            return None;
+        }
+        let (rule, ticket) =
+            self.pick(Class::Live, now, &valid).or_else(|| self.pick(Class::Crawl, now, &valid))?;
+        self.occupy(rule);
+        Some((rule, ticket))
+    }
+
+    fn pick(
+        &mut self,
+        class: Class,
+        now: Instant,
+        valid: &impl Fn(&Ticket) -> bool,
+    ) -> Option<(u32, Ticket)> {
+        let count = self.lanes.len();
+        let first = self.turn[class as usize];
+        for rule in (first..count).chain(0..first) {
+            let lane = &mut self.lanes[rule];
+            for queue in [&mut lane.live, &mut lane.crawl] {
+                while queue.front().is_some_and(|ticket| !valid(ticket)) {
+                    queue.pop_front();
+                }
+            }
+            if lane.running >= lane.limit {
+                continue;
+            }
+            let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= self.ageing;
+            let ticket = match class {
+                Class::Live => match (lane.live.front(), lane.crawl.front()) {
+                    // Crawl work that has aged goes by its age among the live.
+                    (Some(live), Some(crawl)) if aged(crawl) && crawl.since < live.since => {
+                        lane.crawl.pop_front()
+                    }
+                    (None, Some(crawl)) if aged(crawl) => lane.crawl.pop_front(),
+                    _ => lane.live.pop_front(),
+                },
+                Class::Crawl => lane.crawl.pop_front(),
+            };
+            if let Some(ticket) = ticket {
+                self.turn[class as usize] = (rule + 1) % count;
+                return Some((rule as u32, ticket));
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(index: u32) -> InstanceId {
+        InstanceId { index, generation: 0 }
+    }
+
+    fn order(queue: &mut Queue, now: Instant) -> Vec<u32> {
+        std::iter::from_fn(|| queue.take(now, |_| true)).map(|(_, ticket)| ticket.instance.index).collect()
+    }
+
+    #[test]
+    fn rules_take_turns() {
+        let now = Instant::now();
+        let mut queue = Queue::new(10, [10, 10], Duration::from_secs(10));
+        for index in 0..3 {
+            queue.push(0, Class::Live, instance(index), now);
+        }
+        queue.push(1, Class::Live, instance(10), now);
+        assert_eq!(order(&mut queue, now), [0, 10, 1, 2]);
+    }
+
+    #[test]
+    fn one_rule_cannot_take_all_slots() {
+        let now = Instant::now();
+        let mut queue = Queue::new(4, [2, 4], Duration::from_secs(10));
+        for index in 0..5 {
+            queue.push(0, Class::Live, instance(index), now);
+        }
+        assert_eq!(order(&mut queue, now), [0, 1]);
+        queue.push(1, Class::Live, instance(9), now);
+        assert_eq!(order(&mut queue, now), [9]);
+        queue.vacate(0);
+        assert_eq!(order(&mut queue, now), [2]);
+    }
+
+    #[test]
+    fn the_overall_limit_holds() {
+        let now = Instant::now();
+        let mut queue = Queue::new(3, [3, 3], Duration::from_secs(10));
+        for index in 0..4 {
+            queue.push(index % 2, Class::Live, instance(index), now);
+        }
+        assert_eq!(order(&mut queue, now).len(), 3);
+    }
+
+    #[test]
+    fn crawl_work_yields_to_live_work_until_it_has_aged() {
+        let now = Instant::now();
+        let mut queue = Queue::new(1, [1, 1], Duration::from_secs(10));
+        queue.push(0, Class::Crawl, instance(0), now);
+        queue.push(1, Class::Live, instance(1), now + Duration::from_secs(1));
+        assert_eq!(order(&mut queue, now + Duration::from_secs(2)), [1]);
+        queue.vacate(1);
+        queue.push(0, Class::Live, instance(2), now + Duration::from_secs(3));
+        assert_eq!(order(&mut queue, now + Duration::from_secs(11)), [0], "it is older than the live one");
+    }
+
+    #[test]
+    fn entries_that_are_not_valid_any_more_are_skipped() {
+        let now = Instant::now();
+        let mut queue = Queue::new(4, [4], Duration::from_secs(10));
+        let stale = queue.push(0, Class::Live, instance(0), now);
+        let fresh = queue.push(0, Class::Live, instance(0), now);
+        let taken = queue.take(now, |ticket| ticket.number != stale).map(|(_, ticket)| ticket.number);
+        assert_eq!(taken, Some(fresh));
+        assert_eq!((queue.len(), queue.running()), (0, 1));
+    }
+}

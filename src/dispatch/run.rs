@@ -1,0 +1,94 @@
+//! Runs one callback on the application's runtime, within its time limit, until it has really ended.
+
+use super::pending::Finish;
+use crate::engine::live::Registered;
+use crate::engine::part::panic_text;
+use crate::firing::{Effects, Firing, Outcome};
+use crate::metrics;
+use crate::rule::{BoxError, Callback};
+use futures_util::FutureExt;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Everything a run needs.
+pub(crate) struct Run {
+    pub(crate) callback: Callback,
+    pub(crate) firing: Firing,
+    pub(crate) limit: Duration,
+    /// Told to the callback when its lock may be lost, its time is over, or the engine stops.
+    pub(crate) cancelled: CancellationToken,
+    /// How long it may go on after being told.
+    pub(crate) grace: Duration,
+    /// Ends with the callback, wherever that is then.
+    pub(crate) registered: Registered,
+}
+
+/// Runs it to its end. A callback that blocks its thread can't be dropped: it is waited for, and
+/// counted as stuck.
+pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) -> (Finish, Option<Effects>) {
+    let Run { callback, firing, limit, cancelled, grace, registered } = run;
+    let told = cancelled.clone();
+    let mut task = runtime.spawn(async move {
+        let _registered = registered;
+        // The closure itself may panic too, before it has made a future.
+        let mut callback =
+            std::pin::pin!(AssertUnwindSafe(async move { callback(firing).await }).catch_unwind());
+        tokio::select! {
+            biased;
+            ended = &mut callback => return ended.map_or_else(Ran::panicked, Ran::returned),
+            () = cancelled.cancelled() => {}
+            () = tokio::time::sleep(limit) => {
+                cancelled.cancel();
+                return Ran(Finish::TimedOut, None);
+            }
+        }
+        // Told: a callback that ends by itself now may have done its work.
+        let ended = timeout(grace, callback).await;
+        ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
+    });
+    let overdue = async {
+        tokio::select! {
+            () = told.cancelled() => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+        tokio::time::sleep(grace + STUCK).await;
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = &mut task => ended,
+        () = overdue => {
+            tracing::warn!(engine, rule, "a callback does not end although it was told to; it keeps its slot");
+            metrics::stuck(engine, rule, 1.0);
+            let ended = task.await;
+            metrics::stuck(engine, rule, -1.0);
+            ended
+        }
+    };
+    // An error here: the application's runtime is shutting down.
+    let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
+    (finish, effects)
+}
+
+/// How long after its time, and the grace for it, a callback counts as stuck.
+const STUCK: Duration = Duration::from_secs(1);
+
+/// How a callback ended, and what it wants to commit.
+struct Ran(Finish, Option<Effects>);
+
+impl Ran {
+    fn returned(result: Result<Outcome, BoxError>) -> Self {
+        match result {
+            Ok(Outcome { effects: Ok(effects), then }) => Self(Finish::Returned(then), Some(effects)),
+            Ok(Outcome { effects: Err(error), .. }) => Self(Finish::Failed(error.to_string()), None),
+            Err(error) => Self(Finish::Failed(error.to_string()), None),
+        }
+    }
+
+    fn panicked(panic: Box<dyn Any + Send>) -> Self {
+        Self(Finish::Panicked(panic_text(&*panic).to_owned()), None)
+    }
+}

@@ -1,0 +1,80 @@
+//! Every option of an engine with its default.
+
+use super::env::Env;
+use crate::etcd::{Target, Timeouts};
+use crate::rule::CompiledRule;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// Options that have a default.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) concurrency: usize,
+    pub(crate) evaluators: usize,
+    pub(crate) lock_ttl: Duration,
+    pub(crate) crawl_interval: Duration,
+    pub(crate) ageing: Duration,
+    pub(crate) start_timeout: Option<Duration>,
+    pub(crate) shutdown_deadline: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) request_timeout: Duration,
+    pub(crate) watch_silence: Duration,
+    pub(crate) max_txn_ops: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            concurrency: 128,
+            evaluators: 1,
+            lock_ttl: Duration::from_secs(10),
+            crawl_interval: Duration::from_secs(5 * 60),
+            ageing: Duration::from_secs(10),
+            start_timeout: None,
+            shutdown_deadline: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(5),
+            watch_silence: Duration::from_secs(10),
+            max_txn_ops: 128,
+        }
+    }
+}
+
+/// A configuration without mistakes.
+#[derive(Clone)]
+pub(crate) struct Config {
+    /// The engine's name in metrics and logs.
+    pub(crate) engine: Arc<str>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) target: Target,
+    pub(crate) rules: Arc<[CompiledRule]>,
+    /// What the watches cover.
+    pub(crate) prefixes: Vec<String>,
+    pub(crate) options: Options,
+    pub(crate) runtime: Option<Handle>,
+    pub(crate) env: Env,
+}
+
+impl Config {
+    /// Namespaces of engines: their keys match no pattern, and no commit may change them.
+    pub(crate) fn reserved(&self) -> Vec<String> {
+        let mut reserved = vec![super::builder::NAMESPACES.to_owned()];
+        if !self.namespace.starts_with(super::builder::NAMESPACES) {
+            reserved.push(self.namespace.to_string());
+        }
+        reserved
+    }
+
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        let Options { connect_timeout, request_timeout, .. } = self.options;
+        Timeouts {
+            connect: connect_timeout,
+            request: request_timeout,
+            keep_alive: (KEEP_ALIVE, request_timeout),
+        }
+    }
+}
+
+/// Interval of HTTP/2 pings, which find connections that are cut without a word.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);

@@ -1,0 +1,239 @@
+//! All actors of one start, wired together, on their stages.
+
+use super::config::Config;
+use super::env::Retry;
+use super::live::Live;
+use super::part::{Fault, Faults};
+use super::stage::Stage;
+use super::status::Status;
+use crate::crawl::actor as crawler;
+use crate::crawl::reader::Splits;
+use crate::dispatch::actor::{Attach, Dispatcher, Drain, GetTally, Settings as DispatcherSettings};
+use crate::etcd::Link;
+use crate::evaluate::Evaluator;
+use crate::index::actor::{Figures, IndexActor, LookUp};
+use crate::index::{Binding, Index, Snapshot};
+use crate::lock::batch::BatchLimits;
+use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
+use crate::lock::releases::{Releases, Settings as ReleasesSettings};
+use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::watch::actor::{Settings as WatcherSettings, Watcher};
+use actix::prelude::*;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+/// Messages of decisions that wait for an evaluator at most.
+const EVALUATOR_MAILBOX: usize = 16;
+
+/// How long etcd may take to free what the engine held.
+const REVOKE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Generation {
+    pub(crate) faults: mpsc::Receiver<Fault>,
+    index: Addr<IndexActor>,
+    dispatcher: Addr<Dispatcher>,
+    keeper: Addr<Keeper>,
+    live: Live,
+    /// Watchers, releases and crawler: the first to end.
+    watch: Stage,
+    /// Everything else.
+    stages: Vec<Stage>,
+    /// Ends with the last stage: actors of these stages keep it full of their addresses.
+    _watchers: Vec<Addr<Watcher>>,
+    _releases: Addr<Releases>,
+    _crawler: Addr<crawler::Crawler>,
+}
+
+impl Generation {
+    /// Starts all actors. An error is one of the machine: no threads.
+    pub(crate) async fn start(
+        config: &Config,
+        runtime: &Handle,
+        status: &Status,
+        live: &Live,
+        number: u64,
+    ) -> std::io::Result<Self> {
+        let ended = || std::io::Error::other("a thread of the engine ended at once");
+        let placement = config.env.placement;
+        let mut env = config.env.clone();
+        env.seed = env.seed.wrapping_add(number);
+        let (faults, fault_receiver) = Faults::new();
+        let engine = config.engine.clone();
+        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone()));
+        let (watch_link, lease_link, request_link) = (link(), link(), link());
+
+        let io = Stage::start("etcd-rules-io", placement)?;
+        let requests = Requests::new(RequestsSettings {
+            engine: engine.clone(),
+            link: request_link.clone(),
+            status: status.clone(),
+            limits: BatchLimits { operations: config.options.max_txn_ops, ..BatchLimits::default() },
+            faults: faults.clone(),
+        });
+        let keeper = KeeperSettings {
+            engine: engine.clone(),
+            link: lease_link,
+            status: status.clone(),
+            rng: env.rng(2),
+            faults: faults.clone(),
+        };
+        let (keeper, leases) = Keeper::new(keeper, config.rules.iter().map(|rule| rule.lock_ttl()));
+        let (requests, keeper) =
+            io.run(move || (requests.start(), keeper.start())).await.ok_or_else(ended)?;
+
+        let core = Stage::start("etcd-rules-core", placement)?;
+        let dispatcher = Dispatcher::new(DispatcherSettings {
+            engine: engine.clone(),
+            env: env.clone(),
+            rules: config.rules.clone(),
+            namespace: config.namespace.clone(),
+            reserved: config.reserved().into(),
+            max_txn_ops: config.options.max_txn_ops,
+            limit: config.options.concurrency,
+            ageing: config.options.ageing,
+            link: request_link,
+            requests,
+            keeper: keeper.clone(),
+            leases,
+            runtime: runtime.clone(),
+            live: live.clone(),
+            faults: faults.clone(),
+        });
+        let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
+
+        let mut stages = vec![];
+        let mut evaluators = Vec::new();
+        for evaluator in 0..config.options.evaluators {
+            let stage = Stage::start(&format!("etcd-rules-ev{evaluator}"), placement)?;
+            let actor = Evaluator::new(
+                engine.clone(),
+                config.rules.clone(),
+                dispatcher.clone(),
+                EVALUATOR_MAILBOX,
+                faults.clone(),
+            );
+            evaluators.push(stage.run(move || actor.start()).await.ok_or_else(ended)?);
+            stages.push(stage);
+        }
+        let index =
+            Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
+        let index = IndexActor::new(engine.clone(), index, evaluators, status.clone(), faults.clone());
+        let index = core.run(move || index.start()).await.ok_or_else(ended)?;
+        dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
+        stages.extend([core, io]);
+
+        let watch = Stage::start("etcd-rules-watch", placement)?;
+        let splits: Vec<(String, Splits)> =
+            config.prefixes.iter().map(|prefix| (prefix.clone(), Splits::default())).collect();
+        let mut watchers = Vec::new();
+        for (number, (prefix, splits)) in splits.iter().enumerate() {
+            let watcher = WatcherSettings {
+                engine: engine.clone(),
+                number: number as u16,
+                prefix: prefix.clone(),
+                link: watch_link.clone(),
+                index: index.clone(),
+                status: status.clone(),
+                splits: splits.clone(),
+                silence: config.options.watch_silence,
+                faults: faults.clone(),
+            };
+            let watcher = Watcher::new(watcher, Retry::new(env.rng(100 + number as u64)));
+            watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
+        }
+        let releases = ReleasesSettings {
+            engine: engine.clone(),
+            link: watch_link.clone(),
+            namespace: config.namespace.to_string(),
+            dispatcher: dispatcher.clone(),
+            status: status.clone(),
+            silence: config.options.watch_silence,
+            faults: faults.clone(),
+        };
+        let releases = Releases::new(releases, Retry::new(env.rng(3)));
+        let crawler = crawler::Crawler::new(crawler::Settings {
+            engine,
+            link: watch_link,
+            prefixes: splits,
+            index: index.clone(),
+            dispatcher: dispatcher.clone(),
+            namespace: config.namespace.to_string(),
+            interval: config.options.crawl_interval,
+            rng: env.rng(4),
+            faults,
+        });
+        let started = watch.run(move || (releases.start(), crawler.start())).await;
+        let (releases, crawler) = started.ok_or_else(ended)?;
+        Ok(Self {
+            faults: fault_receiver,
+            index,
+            dispatcher,
+            keeper,
+            live: live.clone(),
+            watch,
+            stages,
+            _watchers: watchers,
+            _releases: releases,
+            _crawler: crawler,
+        })
+    }
+
+    pub(crate) async fn stats(&self) -> Option<super::Stats> {
+        let index = self.index.send(Figures).await.ok()?;
+        let tally = self.dispatcher.send(GetTally).await.ok()?;
+        Some(super::Stats {
+            keys: index.keys,
+            instances: index.instances,
+            tombstones: index.tombstones,
+            decisions: index.decided,
+            drift: index.drift,
+            queued: tally.queued,
+            running: tally.running,
+            waiting: tally.waiting,
+            held: tally.held,
+            given_up: tally.given_up,
+            idle: tally.idle,
+        })
+    }
+
+    pub(crate) async fn look_up(&self, rule: u32, binding: Binding) -> Option<Option<Snapshot>> {
+        self.index.send(LookUp { rule, binding }).await.ok()
+    }
+
+    /// Ends in order; returns the number of firings that did not end.
+    pub(crate) async fn shutdown(self, deadline: Duration) -> usize {
+        self.watch.stop();
+        let deadline = Instant::now() + deadline;
+        let left = self.dispatcher.send(Drain { deadline }).await.unwrap_or(0);
+        self.end(REVOKE, left).await;
+        left
+    }
+
+    /// Ends without waiting for callbacks to finish their work, within `limit` and a little.
+    pub(crate) async fn abandon(self, limit: Duration) {
+        self.watch.stop();
+        self.live.cancel_all();
+        let started = Instant::now();
+        // Those that listen end now; the others are dropped by their runtime, or end some day.
+        while self.live.len() > 0 && started.elapsed() < limit / 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let left = self.live.len();
+        self.end(limit / 2, left).await;
+    }
+
+    async fn end(self, revoke: Duration, left: usize) {
+        // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
+        if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
+            tracing::debug!("leases could not be revoked; they end by themselves");
+        }
+        for stage in std::iter::once(self.watch).chain(self.stages) {
+            if !stage.end().await {
+                tracing::warn!("a thread of the engine is blocked and was left behind");
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The engine: configuration, start, health, shutdown.
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`builder`], [`config`] | options, defaults, mistakes |
+//! | [`coverage`] | which prefixes are watched |
+//! | [`handle`] | what the application holds while it runs |
+//! | [`supervisor`] | starts, restarts and ends the actors |
+//! | [`generation`] | all actors of one start, wired together |
+//! | [`stage`], [`part`] | where actors run, and what they share |
+//! | [`status`], [`live`] | health, and the firings that run now |
+//! | [`env`] | clock, randomness, hashers, placement: injected |
+
+pub(crate) mod builder;
+pub(crate) mod config;
+mod coverage;
+pub(crate) mod env;
+mod generation;
+mod handle;
+pub(crate) mod live;
+pub(crate) mod part;
+mod stage;
+pub(crate) mod status;
+mod supervisor;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::EngineBuilder;
+pub use handle::{EngineHandle, Stats};
+pub use status::Health;
+
+use crate::error::Error;
+use config::Config;
+use etcd_client::Channel;
+use std::future::Future;
+use tokio::runtime::Handle;
+
+/// A rules engine, configured and not yet running.
+///
+/// ```no_run
+/// use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
+///
+/// async fn greet(firing: Firing) -> Result<Outcome, Error> {
+///     Ok(firing.commit().put("/greetings/:name", "hello").into())
+/// }
+///
+/// # async fn example() -> Result<(), Error> {
+/// Engine::builder("greeter", ["127.0.0.1:2379"])
+///     .rule(Rule::new("greet").when(key("/people/:name").exists() & key("/greetings/:name").absent()).run(greet))
+///     .build()?
+///     .run_until(tokio::signal::ctrl_c())
+///     .await
+/// # }
+/// ```
+pub struct Engine {
+    pub(crate) config: Config,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Config { engine, namespace, prefixes, options, .. } = &self.config;
+        f.debug_struct("Engine")
+            .field("name", engine)
+            .field("namespace", namespace)
+            .field("watched", prefixes)
+            .field("options", options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Begins an engine of an application, with the endpoints of an etcd cluster. The name keeps the
+    /// locks of different applications apart; engines of the same application share the work.
+    pub fn builder<E: Into<String>>(
+        application: impl Into<String>,
+        endpoints: impl IntoIterator<Item = E>,
+    ) -> EngineBuilder {
+        EngineBuilder::new(application.into(), endpoints.into_iter().map(Into::into).collect(), None)
+    }
+
+    /// Begins an engine on a channel that the application made, for special transports.
+    ///
+    /// Then the channel's own runtime does its work: if that is blocked, leases are not renewed. Keep-alive
+    /// and time-outs of the connection are the channel's.
+    pub fn builder_with_channel(application: impl Into<String>, channel: Channel) -> EngineBuilder {
+        EngineBuilder::new(application.into(), Vec::new(), Some(channel))
+    }
+
+    /// What the engine will watch: the smallest set of prefixes that covers all patterns (of at most 32;
+    /// with more, what they have in common).
+    pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
+        self.config.prefixes.iter().map(String::as_str)
+    }
+
+    /// Starts the engine. Callbacks run on the tokio runtime from which this is called, or on the one
+    /// [given](EngineBuilder::runtime); everything else on threads of the engine's own.
+    ///
+    /// Returns at once, unless a [`start_timeout`](EngineBuilder::start_timeout) is set: then when the
+    /// engine is ready. Dropping the future, or the handle, ends the engine.
+    ///
+    /// # Errors
+    /// [`Error::Start`] outside of a tokio runtime, or if threads can't be made; [`Error::NotReady`] when
+    /// the start time-out is over.
+    pub async fn start(self) -> Result<EngineHandle, Error> {
+        let mut config = self.config;
+        let runtime = match config.runtime.take() {
+            Some(runtime) => runtime,
+            None => Handle::try_current().map_err(|_| {
+                Error::Start("call `start` within a tokio runtime, or give one to the builder".into())
+            })?,
+        };
+        let start_timeout = config.options.start_timeout;
+        let handle = EngineHandle::start(config, runtime)?;
+        if let Some(within) = start_timeout
+            && tokio::time::timeout(within, handle.ready()).await.is_err()
+        {
+            let reason = handle.health().to_string();
+            return Err(Error::NotReady { within, reason });
+        }
+        Ok(handle)
+    }
+
+    /// Starts the engine and runs it until the future completes; then shuts it down in order, with the
+    /// [`shutdown_deadline`](EngineBuilder::shutdown_deadline).
+    ///
+    /// # Errors
+    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine gave up;
+    /// [`Error::Unfinished`] if callbacks did not end in time.
+    pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
+        let deadline = self.config.options.shutdown_deadline;
+        let handle = self.start().await?;
+        tokio::select! {
+            _ = stop => handle.shutdown(deadline).await,
+            reason = handle.failed() => Err(Error::Stopped(reason)),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What all actors share: a panic in one ends it in order and is reported, so that the engine can
+//! restart from a resync; and a full mailbox downstream makes an actor wait.
+
+use actix::dev::ToEnvelope;
+use actix::prelude::*;
+use futures_util::FutureExt;
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::Poll;
+use tokio::sync::mpsc;
+
+/// Why the actors can't go on as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A part panicked.
+    Panicked { part: &'static str, text: String },
+    /// The store is another one than it was, or an older state of it: all that is known is void.
+    Rewound(String),
+}
+
+/// Where faults are reported. One is enough for a restart: more than fit are dropped.
+#[derive(Clone)]
+pub(crate) struct Faults(mpsc::Sender<Fault>);
+
+impl Faults {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Fault>) {
+        let (sender, receiver) = mpsc::channel(16);
+        (Self(sender), receiver)
+    }
+
+    pub(crate) fn report(&self, fault: Fault) {
+        // Full or closed: a restart is under way already.
+        let _ = self.0.try_send(fault);
+    }
+
+    fn panicked(&self, part: &'static str, panic: &(dyn Any + Send)) {
+        self.report(Fault::Panicked { part, text: panic_text(panic).to_owned() });
+    }
+}
+
+/// An actor of the engine.
+pub(crate) trait Part: Actor<Context = Context<Self>> {
+    const NAME: &'static str;
+
+    fn faults(&self) -> &Faults;
+}
+
+/// Runs the body of a handler. If it panics, the actor stops and the fault is reported: actix itself
+/// would end the actor quietly, and might poll it again while unwinding.
+pub(crate) fn guarded<A: Part>(
+    part: &mut A,
+    ctx: &mut Context<A>,
+    body: impl FnOnce(&mut A, &mut Context<A>),
+) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(part, ctx))) {
+        part.faults().panicked(A::NAME, &*panic);
+        ctx.terminate();
+    }
+}
+
+/// Spawns a future on this thread; if it panics, the fault is reported as the part's.
+pub(crate) fn spawn_guarded(
+    faults: &Faults,
+    part: &'static str,
+    future: impl Future<Output = ()> + 'static,
+) -> tokio::task::JoinHandle<()> {
+    let faults = faults.clone();
+    actix::spawn(async move {
+        if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+            faults.panicked(part, &*panic);
+        }
+    })
+}
+
+/// A task that ends with its actor.
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Future for AbortOnDrop {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(drop)
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Hands a message on, down the path of a change. If the receiver's mailbox is full, this actor takes
+/// no further message until there is room. Never use it up the path: that could wait in a circle.
+pub(crate) fn forward<A, B, M>(ctx: &mut Context<A>, to: &Addr<B>, message: M)
+where
+    A: Part,
+    B: Actor<Context = Context<B>> + Handler<M>,
+    B::Context: ToEnvelope<B, M>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    if let Err(SendError::Full(message)) = to.try_send(message) {
+        // A closed mailbox means that the receiver has ended: the engine is restarting or stopping.
+        ctx.wait(actix::fut::wrap_future::<_, A>(to.send(message)).map(|_, _, _| ()));
+    }
+}
+
+/// The text of a panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a text")
+}

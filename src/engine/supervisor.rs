@@ -1,0 +1,178 @@
+//! Starts the actors, restarts them from a resync after a panic or a restored backup, ends them.
+
+use super::config::Config;
+use super::generation::Generation;
+use super::handle::Stats;
+use super::live::Live;
+use super::part::Fault;
+use super::status::{Health, Status};
+use crate::condition::Explanation;
+use crate::error::Error;
+use crate::metrics;
+use crate::pattern::Attributes;
+use std::collections::VecDeque;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+
+/// What the handle wants.
+pub(crate) enum Command {
+    Stats {
+        reply: oneshot::Sender<Stats>,
+    },
+    Explain {
+        rule: String,
+        attributes: Attributes,
+        reply: oneshot::Sender<Result<Explanation, Error>>,
+    },
+    /// Answered with the number of firings that did not end.
+    Shutdown {
+        deadline: Duration,
+        reply: oneshot::Sender<usize>,
+    },
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Command::Stats { .. } => "Stats",
+            Command::Explain { .. } => "Explain",
+            Command::Shutdown { .. } => "Shutdown",
+        })
+    }
+}
+
+/// Panics after which the engine starts again, within [`PATIENCE`]; with one more it gives up.
+const RESTARTS: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the end may take when the handle was dropped: with it the threads end within a second.
+const ABANDON: Duration = Duration::from_millis(600);
+
+/// How long callbacks have to end before a restart.
+const RESTART: Duration = Duration::from_secs(4);
+
+enum Turn {
+    Again,
+    End,
+}
+
+pub(crate) async fn supervise(
+    config: Config,
+    runtime: Handle,
+    status: Status,
+    mut commands: mpsc::Receiver<Command>,
+) {
+    let live = Live::new(config.env.hasher());
+    let mut panics: VecDeque<Instant> = VecDeque::new();
+    for number in 0.. {
+        let generation = match Generation::start(&config, &runtime, &status, &live, number).await {
+            Ok(generation) => generation,
+            Err(error) => return status.end(Health::Failed { reason: format!("could not start: {error}") }),
+        };
+        if let Turn::End = oversee(&config, &status, generation, &mut commands, &mut panics).await {
+            return;
+        }
+    }
+}
+
+/// Until the actors must start again, or the engine ends.
+async fn oversee(
+    config: &Config,
+    status: &Status,
+    mut generation: Generation,
+    commands: &mut mpsc::Receiver<Command>,
+    panics: &mut VecDeque<Instant>,
+) -> Turn {
+    loop {
+        tokio::select! {
+            biased;
+            fault = generation.faults.recv() => {
+                let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
+                metrics::restart(&config.engine);
+                status.restarting();
+                generation.abandon(RESTART).await;
+                return recover(config, status, fault, panics).await;
+            }
+            command = commands.recv() => match command {
+                Some(Command::Shutdown { deadline, reply }) => {
+                    status.end(Health::Stopping);
+                    let left = generation.shutdown(deadline).await;
+                    status.end(Health::Stopped);
+                    // The one who asked may have given up.
+                    let _ = reply.send(left);
+                    return Turn::End;
+                }
+                None => {
+                    status.end(Health::Stopping);
+                    generation.abandon(ABANDON).await;
+                    status.end(Health::Stopped);
+                    return Turn::End;
+                }
+                Some(Command::Stats { reply }) => {
+                    if let Some(stats) = generation.stats().await {
+                        // The one who asked may have given up.
+                        let _ = reply.send(stats);
+                    }
+                }
+                Some(Command::Explain { rule, attributes, reply }) => {
+                    // The one who asked may have given up.
+                    let _ = reply.send(explain(config, &generation, &rule, &attributes).await);
+                }
+            }
+        }
+    }
+}
+
+async fn recover(config: &Config, status: &Status, fault: Fault, panics: &mut VecDeque<Instant>) -> Turn {
+    let engine = &*config.engine;
+    match fault {
+        Fault::Rewound(reason) => {
+            tracing::warn!(
+                engine,
+                reason,
+                "etcd has other or older data than before: starting again from what it has"
+            );
+        }
+        Fault::Panicked { part, text } => {
+            tracing::error!(
+                engine,
+                part,
+                panic = text,
+                "a part of the engine panicked: starting again from a resync"
+            );
+            let now = Instant::now();
+            panics.push_back(now);
+            while panics.front().is_some_and(|at| now.duration_since(*at) > PATIENCE) {
+                panics.pop_front();
+            }
+            if panics.len() > RESTARTS {
+                status.end(Health::Failed { reason: format!("the {part} panicked again and again: {text}") });
+                return Turn::End;
+            }
+            sleep(Duration::from_millis(100) * (1 << panics.len())).await;
+        }
+    }
+    Turn::Again
+}
+
+async fn explain(
+    config: &Config,
+    generation: &Generation,
+    rule: &str,
+    attributes: &Attributes,
+) -> Result<Explanation, Error> {
+    let number = config.rules.iter().position(|compiled| **compiled.id() == *rule);
+    let Some(number) = number else { return Err(Error::UnknownRule(rule.to_owned())) };
+    let compiled = &config.rules[number];
+    let missing = compiled.attributes().iter().find(|name| attributes.get(name).is_none());
+    if let Some(name) = missing {
+        return Err(Error::UnknownAttribute(name.to_string()));
+    }
+    let stopped = || Error::Stopped("the engine is starting again".into());
+    let binding = compiled.binding_of(attributes).ok_or_else(stopped)?;
+    let snapshot = generation.look_up(number as u32, binding.clone()).await.ok_or_else(stopped)?;
+    let snapshot = snapshot.unwrap_or_else(|| vec![None; compiled.slots().len()].into());
+    Ok(compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding)))
+}

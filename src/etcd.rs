@@ -1,0 +1,490 @@
+//! The one place that calls etcd: connections, requests, and what their failures mean.
+
+use crate::index::{Change, Deletion, Found, Revision};
+use crate::metrics;
+use crate::value::Value;
+use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse};
+use etcd_client::{
+    Channel, Client, ConnectOptions, GetOptions, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, Txn,
+    WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream,
+};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::time::{Instant, timeout};
+use tonic::Code;
+
+/// Why a request failed, by what can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum FailureKind {
+    /// No answer: refused, cut, timed out, or the member is going away.
+    Unreachable,
+    /// The member has no leader, or the leader changed during the request.
+    NoLeader,
+    /// The database's space quota is exceeded: puts and leases are refused, deletes are not.
+    NoSpace,
+    /// Credentials are missing, wrong or outdated.
+    Authentication,
+    /// The user may not do this.
+    Permission,
+    /// The lease does not exist any more.
+    LeaseGone,
+    /// The revision has been compacted away.
+    Compacted,
+    /// The server is overloaded.
+    Overloaded,
+    /// The request itself is at fault.
+    Rejected,
+}
+
+/// A failed request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("etcd {request}: {message}")]
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) request: &'static str,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    /// The request may have taken effect all the same.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        matches!(self.kind, FailureKind::Unreachable | FailureKind::NoLeader)
+    }
+
+    fn new(request: &'static str, error: etcd_client::Error) -> Self {
+        let kind = match &error {
+            etcd_client::Error::GRpcStatus(status) => classify(status.code(), status.message()),
+            etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => FailureKind::Rejected,
+            etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
+                FailureKind::LeaseGone
+            }
+            _ => FailureKind::Unreachable,
+        };
+        let message = match &error {
+            etcd_client::Error::GRpcStatus(status) => format!("{}: {}", status.code(), status.message()),
+            other => other.to_string(),
+        };
+        Self { kind, request, message }
+    }
+
+    fn timed_out(request: &'static str, limit: Duration) -> Self {
+        Self { kind: FailureKind::Unreachable, request, message: format!("no answer within {limit:?}") }
+    }
+}
+
+/// Codes and messages as in etcd's `api/v3rpc/rpctypes/error.go`.
+fn classify(code: Code, message: &str) -> FailureKind {
+    match code {
+        _ if message.contains("auth store is old") || message.contains("user name is empty") => {
+            FailureKind::Authentication
+        }
+        _ if message.contains("database space exceeded") => FailureKind::NoSpace,
+        _ if message.contains("lease not found") => FailureKind::LeaseGone,
+        _ if message.contains("no leader") || message.contains("leader changed") => FailureKind::NoLeader,
+        _ if message.contains("has been compacted") => FailureKind::Compacted,
+        Code::Unauthenticated => FailureKind::Authentication,
+        Code::PermissionDenied => FailureKind::Permission,
+        Code::ResourceExhausted if message.contains("too many requests") => FailureKind::Overloaded,
+        // The rest of this code is tonic's or gRPC's: a message larger than a limit.
+        Code::ResourceExhausted
+        | Code::InvalidArgument
+        | Code::OutOfRange
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Unimplemented => FailureKind::Rejected,
+        _ => FailureKind::Unreachable,
+    }
+}
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// Connections of the engine's own.
+    Endpoints(Vec<String>, Option<ConnectOptions>),
+    /// A channel that the application made.
+    Channel(Channel, Option<ConnectOptions>),
+}
+
+/// Bounds on connections and requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) request: Duration,
+    /// HTTP/2 pings: the interval, and how long an answer may take.
+    pub(crate) keep_alive: (Duration, Duration),
+}
+
+/// Largest response accepted, watch responses included. tonic's own default of 4 MiB would end a
+/// watch for ever at the first larger one.
+const MAX_RESPONSE: usize = 512 * 1024 * 1024;
+
+/// A connection that can be made anew. Cheap to share; requests may go out at the same time.
+pub(crate) struct Link {
+    target: Target,
+    timeouts: Timeouts,
+    engine: Arc<str>,
+    client: RwLock<Option<Client>>,
+}
+
+/// A page of a range, as of `revision`.
+pub(crate) struct Page {
+    pub(crate) keys: Vec<Found>,
+    pub(crate) count: i64,
+    pub(crate) header: Header,
+}
+
+/// Who answered, and where its store stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) cluster: u64,
+    pub(crate) revision: Revision,
+}
+
+/// A lock in etcd.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LockKey {
+    pub(crate) key: String,
+    pub(crate) value: Value,
+    pub(crate) lease: i64,
+    pub(crate) create_revision: Revision,
+}
+
+/// The answer to a transaction.
+pub(crate) struct Answer {
+    pub(crate) revision: Revision,
+    pub(crate) succeeded: bool,
+    pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
+}
+
+/// A lease that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) id: i64,
+    pub(crate) ttl: Duration,
+    /// When the request was sent: the lease lives at least from then on.
+    pub(crate) sent: Instant,
+}
+
+impl Link {
+    pub(crate) fn new(target: Target, timeouts: Timeouts, engine: Arc<str>) -> Self {
+        Self { target, timeouts, engine, client: RwLock::new(None) }
+    }
+
+    /// The client, connecting if there is none. With credentials this authenticates.
+    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        let existing = self.client.read().unwrap_or_else(|e| e.into_inner()).clone();
+        match existing {
+            Some(client) => Ok(client),
+            None => self.connect().await,
+        }
+    }
+
+    async fn connect(&self) -> Result<Client, Failure> {
+        let options = match &self.target {
+            Target::Endpoints(_, options) | Target::Channel(_, options) => {
+                options.clone().unwrap_or_default()
+            }
+        };
+        let (interval, limit) = self.timeouts.keep_alive;
+        let options = options
+            .with_require_leader(true)
+            .with_keep_alive(interval, limit)
+            .with_keep_alive_while_idle(true)
+            .with_connect_timeout(self.timeouts.connect);
+        let connecting = async {
+            match &self.target {
+                Target::Endpoints(endpoints, _) => Client::connect(endpoints, Some(options)).await,
+                Target::Channel(channel, _) => Client::from_channel(channel.clone(), Some(options)).await,
+            }
+        };
+        let client = self.bounded("connect", connecting).await?;
+        *self.client.write().unwrap_or_else(|e| e.into_inner()) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Forgets the connection, so that the next request makes (and authenticates) a new one.
+    pub(crate) fn reset(&self) {
+        *self.client.write().unwrap_or_else(|e| e.into_inner()) = None;
+    }
+
+    async fn bounded<T>(
+        &self,
+        request: &'static str,
+        running: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Failure> {
+        let start = Instant::now();
+        let result = match timeout(self.timeouts.request, running).await {
+            Ok(result) => result.map_err(|error| Failure::new(request, error)),
+            Err(_) => Err(Failure::timed_out(request, self.timeouts.request)),
+        };
+        metrics::etcd_request(&self.engine, request, result.as_ref().err().map(|f| f.kind), start.elapsed());
+        if let Err(failure) = &result
+            && failure.kind == FailureKind::Authentication
+        {
+            self.reset();
+        }
+        result
+    }
+
+    /// Keys in `[start, end)`; `revision` 0 reads the newest state, linearizably.
+    pub(crate) async fn range(
+        &self,
+        start: Vec<u8>,
+        end: Vec<u8>,
+        limit: i64,
+        revision: Revision,
+    ) -> Result<Page, Failure> {
+        let client = self.client().await?;
+        let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
+        let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision);
+        let response = self.bounded("range", kv.get(start, Some(options))).await?.0;
+        let header = response.header.as_ref().map(|h| Header { cluster: h.cluster_id, revision: h.revision });
+        let keys = response.kvs.into_iter().map(|kv| Found {
+            key: kv.key,
+            value: Value::from(kv.value),
+            revision: kv.mod_revision,
+        });
+        Ok(Page {
+            keys: keys.collect(),
+            count: response.count,
+            header: header.unwrap_or(Header { cluster: 0, revision: 0 }),
+        })
+    }
+
+    /// The newest state of one key, read linearizably.
+    pub(crate) async fn get(&self, key: &str) -> Result<Option<(Value, Revision)>, Failure> {
+        let client = self.client().await?;
+        let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
+        let response = self.bounded("get", kv.get(key, None)).await?.0;
+        Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), kv.mod_revision)))
+    }
+
+    /// Where the cluster stands, by a linearizable read of one key that need not exist.
+    pub(crate) async fn header(&self, key: &str) -> Result<Header, Failure> {
+        let client = self.client().await?;
+        let options = GetOptions::new().with_count_only();
+        let response = self.bounded("get", client.kv_client().get(key, Some(options))).await?.0;
+        let header = response.header.unwrap_or_default();
+        Ok(Header { cluster: header.cluster_id, revision: header.revision })
+    }
+
+    /// All locks below a prefix.
+    pub(crate) async fn locks(&self, prefix: &str) -> Result<Vec<LockKey>, Failure> {
+        let client = self.client().await?;
+        let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
+        let options = GetOptions::new().with_prefix();
+        let response = self.bounded("range", kv.get(prefix, Some(options))).await?.0;
+        let lock = |kv: PbKeyValue| LockKey {
+            key: String::from_utf8_lossy(&kv.key).into_owned(),
+            value: kv.value.into(),
+            lease: kv.lease,
+            create_revision: kv.create_revision,
+        };
+        Ok(response.kvs.into_iter().map(lock).collect())
+    }
+
+    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Failure> {
+        let client = self.client().await?;
+        let mut kv = client
+            .kv_client()
+            .max_decoding_message_size(MAX_RESPONSE)
+            .max_encoding_message_size(MAX_RESPONSE);
+        let response = self.bounded("txn", kv.txn(txn)).await?.0;
+        Ok(Answer {
+            revision: response.header.map_or(0, |header| header.revision),
+            succeeded: response.succeeded,
+            responses: response.responses.into_iter().map(|r| r.response).collect(),
+        })
+    }
+
+    /// Grants a lease under an id of the caller's, so that a request sent again is not a second lease.
+    pub(crate) async fn grant(&self, id: i64, ttl: Duration) -> Result<Grant, Failure> {
+        let sent = Instant::now();
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        let client = self.client().await?;
+        let options = LeaseGrantOptions::new().with_id(id);
+        let grant =
+            client.lease_client().grant(seconds as i64, Some(options)).await_in(self, "lease_grant").await?;
+        Ok(Grant { id: grant.id(), ttl: Duration::from_secs(grant.ttl().max(0) as u64), sent })
+    }
+
+    /// Opens a stream over which a lease is renewed, and renews it once.
+    pub(crate) async fn renewals(&self, id: i64) -> Result<Renewals, Failure> {
+        let client = self.client().await?;
+        let (keeper, stream) = client.lease_client().keep_alive(id).await_in(self, "lease_renew").await?;
+        Ok(Renewals { keeper, stream })
+    }
+
+    /// Renews a lease once over its stream; the new life counts from the moment this is called.
+    pub(crate) async fn renew(&self, renewals: &mut Renewals) -> Result<Duration, Failure> {
+        let Renewals { keeper, stream } = renewals;
+        let renewing = async {
+            keeper.keep_alive().await?;
+            let ended = || etcd_client::Error::WatchError("the stream ended".into());
+            Ok(stream.message().await?.ok_or_else(ended)?.ttl())
+        };
+        match self.bounded("lease_renew", renewing).await? {
+            ttl if ttl > 0 => Ok(Duration::from_secs(ttl as u64)),
+            _ => Err(Failure {
+                kind: FailureKind::LeaseGone,
+                request: "lease_renew",
+                message: "the lease does not exist any more".into(),
+            }),
+        }
+    }
+
+    pub(crate) async fn revoke(&self, id: i64) -> Result<(), Failure> {
+        let client = self.client().await?;
+        let result = client.lease_client().revoke(id).await_in(self, "lease_revoke").await;
+        match result {
+            Err(failure) if failure.kind == FailureKind::LeaseGone => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+
+    /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
+    pub(crate) async fn watch(
+        &self,
+        prefix: &str,
+        from: Revision,
+        deletions_only: bool,
+    ) -> Result<Watch, Failure> {
+        let client = self.client().await?;
+        let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
+        if deletions_only {
+            options = options.with_filters([WatchFilterType::NoPut]);
+        }
+        let mut watcher = client.watch_client().max_decoding_message_size(MAX_RESPONSE);
+        let stream = self.bounded("watch", watcher.watch(watch_start(prefix), Some(options))).await?;
+        let (requests, responses) = stream.split();
+        Ok(Watch { requests, responses, id: None })
+    }
+}
+
+/// Runs a client future within a link's bounds, in method position.
+trait AwaitIn<T> {
+    async fn await_in(self, link: &Link, request: &'static str) -> Result<T, Failure>;
+}
+
+impl<T, F: Future<Output = Result<T, etcd_client::Error>>> AwaitIn<T> for F {
+    async fn await_in(self, link: &Link, request: &'static str) -> Result<T, Failure> {
+        link.bounded(request, self).await
+    }
+}
+
+fn watch_start(prefix: &str) -> Vec<u8> {
+    if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() }
+}
+
+fn prefix_options(prefix: &str) -> WatchOptions {
+    let options = WatchOptions::new();
+    if prefix.is_empty() { options.with_from_key() } else { options.with_prefix() }
+}
+
+/// An open stream of renewals of one lease.
+pub(crate) struct Renewals {
+    keeper: LeaseKeeper,
+    stream: LeaseKeepAliveStream,
+}
+
+/// An open watch stream.
+pub(crate) struct Watch {
+    requests: WatchRequestSender,
+    responses: WatchResponseStream,
+    /// The id of the watch itself, known from its first answer; others are heartbeats.
+    id: Option<i64>,
+}
+
+/// What a watch stream said.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// The watch is registered; `header` is where the server stands.
+    Created(Header),
+    /// Changes in order of revision, whole revisions only.
+    Changes(Header, Vec<Change>),
+    /// No changes; the stream is alive. `complete`: everything up to the header's revision was sent.
+    Alive(Header, bool),
+    /// The server ended the watch. `compacted` > 0: the oldest revision it still has.
+    Cancelled { compacted: Revision, reason: String },
+}
+
+impl Watch {
+    /// The next message; an error also when the stream ended.
+    pub(crate) async fn next(&mut self) -> Result<Heard, Failure> {
+        let ended = || etcd_client::Error::WatchError("the stream ended".into());
+        let message = self.responses.message().await.and_then(|message| message.ok_or_else(ended));
+        let response = message.map_err(|error| Failure::new("watch", error))?.0;
+        let header = response.header.unwrap_or_default();
+        let header = Header { cluster: header.cluster_id, revision: header.revision };
+        let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
+        if !ours && response.watch_id != PROGRESS_OF_ALL {
+            // The answer to a heartbeat. Ending that watch needs no answer.
+            if response.created && !response.canceled {
+                let _ = self.requests.cancel(response.watch_id).await;
+            }
+            return Ok(Heard::Alive(header, false));
+        }
+        if response.canceled {
+            let compacted = response.compact_revision;
+            return Ok(Heard::Cancelled { compacted, reason: response.cancel_reason });
+        }
+        if response.created {
+            return Ok(Heard::Created(header));
+        }
+        if response.events.is_empty() {
+            // Only the periodic notification of the watch itself is safe on every version:
+            // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
+            return Ok(Heard::Alive(header, response.watch_id != PROGRESS_OF_ALL));
+        }
+        Ok(Heard::Changes(header, response.events.into_iter().filter_map(change).collect()))
+    }
+
+    /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
+    /// another watch on the same stream, on a key within the range of the first.
+    pub(crate) async fn heartbeat(&mut self, key: &str) -> Result<(), Failure> {
+        self.requests.watch(key, None).await.map_err(|error| Failure::new("watch", error))
+    }
+}
+
+/// The watch id of answers to progress requests, which concern the whole stream.
+const PROGRESS_OF_ALL: i64 = -1;
+
+fn change(event: PbEvent) -> Option<Change> {
+    const DELETE: i32 = 1;
+    let kv = event.kv?;
+    Some(if event.r#type == DELETE {
+        Change::Delete { key: kv.key, revision: kv.mod_revision, how: Deletion::Delivered }
+    } else {
+        Change::Put { key: kv.key, value: kv.value.into(), revision: kv.mod_revision }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_apart_by_etcds_codes_and_messages() {
+        use FailureKind::*;
+        for (code, message, kind) in [
+            (Code::Unavailable, "etcdserver: no leader", NoLeader),
+            (Code::Unavailable, "etcdserver: leader changed", NoLeader),
+            (Code::Unavailable, "etcdserver: request timed out", Unreachable),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", NoSpace),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Overloaded),
+            (Code::ResourceExhausted, "grpc: received message larger than max", Rejected),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Authentication),
+            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Authentication),
+            (Code::InvalidArgument, "etcdserver: user name is empty", Authentication),
+            (Code::PermissionDenied, "etcdserver: permission denied", Permission),
+            (Code::NotFound, "etcdserver: requested lease not found", LeaseGone),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),
+            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request", Rejected),
+            (Code::InvalidArgument, "etcdserver: request is too large", Rejected),
+            (Code::Unknown, "h2 protocol error", Unreachable),
+        ] {
+            assert_eq!(classify(code, message), kind, "{message}");
+        }
+    }
+}

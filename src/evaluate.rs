@@ -1,0 +1,121 @@
+//! The evaluator actors: decide instances on the values that the index took for them. Comparisons of
+//! the user's run here, and nowhere else but in the group cache of the index; what they do wrong
+//! stays here.
+
+use crate::condition::Verdict as Evaluated;
+use crate::dispatch::actor::Dispatcher;
+use crate::dispatch::pending::{Decided, Verdict};
+use crate::engine::part::{Faults, Part, forward, guarded};
+use crate::index::{Binding, Decide, InstanceId, Reason};
+use crate::metrics;
+use crate::rule::CompiledRule;
+use actix::prelude::*;
+use smallvec::SmallVec;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Something for an evaluator to decide.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Decide(Decide),
+    /// The instance that was asked for does not exist any more.
+    Gone(InstanceId, u64),
+}
+
+impl Order {
+    pub(crate) fn instance(&self) -> InstanceId {
+        match self {
+            Order::Decide(decide) => decide.instance,
+            Order::Gone(instance, _) => *instance,
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Orders(pub(crate) Vec<Order>);
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Decisions(pub(crate) Vec<Decided>);
+
+pub(crate) struct Evaluator {
+    engine: Arc<str>,
+    rules: Arc<[CompiledRule]>,
+    dispatcher: Addr<Dispatcher>,
+    mailbox: usize,
+    faults: Faults,
+}
+
+impl Evaluator {
+    pub(crate) fn new(
+        engine: Arc<str>,
+        rules: Arc<[CompiledRule]>,
+        dispatcher: Addr<Dispatcher>,
+        mailbox: usize,
+        faults: Faults,
+    ) -> Self {
+        Self { engine, rules, dispatcher, mailbox, faults }
+    }
+}
+
+impl Actor for Evaluator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(self.mailbox);
+    }
+}
+
+impl Part for Evaluator {
+    const NAME: &'static str = "evaluator";
+
+    fn faults(&self) -> &Faults {
+        &self.faults
+    }
+}
+
+impl Handler<Orders> for Evaluator {
+    type Result = ();
+
+    fn handle(&mut self, Orders(orders): Orders, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            let decisions: Vec<Decided> =
+                orders.into_iter().map(|order| decide(&this.rules, order)).collect();
+            metrics::evaluations(&this.engine, &this.rules, &decisions);
+            // Waits for room: the dispatcher never waits for an evaluator.
+            forward(ctx, &this.dispatcher, Decisions(decisions));
+        });
+    }
+}
+
+/// Decides one instance. A comparison that panics makes it neither true nor false.
+pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
+    let decide = match order {
+        Order::Decide(decide) => decide,
+        Order::Gone(instance, number) => {
+            return Decided {
+                instance,
+                rule: 0,
+                binding: Binding::new([].into_iter()),
+                verdict: Verdict::False,
+                snapshot: Box::default(),
+                touches: SmallVec::new(),
+                reason: Reason::Ask(number),
+                orphaned: false,
+            };
+        }
+    };
+    let Decide { instance, rule, binding, snapshot, touches, reason, orphaned } = decide;
+    let compiled = &rules[rule as usize];
+    let verdict = match catch_unwind(AssertUnwindSafe(|| compiled.condition().evaluate(&snapshot))) {
+        Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
+        Ok(_) => Verdict::False,
+        Err(panic) => {
+            let text = crate::engine::part::panic_text(&*panic);
+            tracing::error!(rule = %compiled.id(), panic = text, "a comparison panicked; its instance is left alone");
+            Verdict::Failed(format!("a comparison panicked: {text}"))
+        }
+    };
+    Decided { instance, rule, binding, verdict, snapshot, touches, reason, orphaned }
+}

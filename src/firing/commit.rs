@@ -1,0 +1,181 @@
+//! The effects with which a firing ends, collected by the callback.
+
+use super::{Firing, Outcome, Then};
+use crate::error::Error;
+use crate::index::Revision;
+use crate::value::Value;
+use std::time::Duration;
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Effect {
+    Put { key: String, value: Value, ttl: Option<Duration> },
+    Delete { key: String },
+}
+
+impl Effect {
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Effect::Put { key, .. } | Effect::Delete { key } => key,
+        }
+    }
+}
+
+/// A key that must be as it was shown; revision 0 means absent.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Expectation {
+    pub(crate) key: String,
+    pub(crate) revision: Revision,
+}
+
+/// What a commit does, and under which further conditions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Effects {
+    pub(crate) changes: Vec<Effect>,
+    pub(crate) expectations: Vec<Expectation>,
+}
+
+/// The transaction that ends a firing: made by [`Firing::commit`], returned by the callback.
+///
+/// All patterns may use the instance's attributes. Mistakes (a malformed pattern, one key twice) make
+/// the firing fail with the first of them.
+///
+/// ```
+/// use etcd_rules::{Error, Firing, Outcome};
+/// use std::time::Duration;
+///
+/// async fn poll(firing: Firing) -> Result<Outcome, Error> {
+///     Ok(firing
+///         .commit()
+///         .expect_unchanged("/servers/:id/state")
+///         .put("/servers/:id/status", "ok")
+///         .put_ttl("/servers/internal/:id/poll_delay", "", Duration::from_secs(5))
+///         .delete("/servers/:id/alarm")
+///         .into())
+/// }
+/// ```
+#[derive(Debug)]
+#[must_use = "a commit does nothing unless the callback returns it"]
+pub struct Commit {
+    firing: Firing,
+    effects: Effects,
+    error: Option<Error>,
+}
+
+impl Commit {
+    pub(super) fn new(firing: Firing) -> Self {
+        Self { firing, effects: Effects::default(), error: None }
+    }
+
+    /// Puts a key.
+    pub fn put(mut self, pattern: &str, value: impl Into<Value>) -> Self {
+        let put = |key| Ok(Effect::Put { key, value: value.into(), ttl: None });
+        self.change(pattern, put);
+        self
+    }
+
+    /// Puts a key that etcd deletes some time after `ttl`: never before it, and later by the window
+    /// in which keys share a lease (a fifth of the TTL, at least one second), the rounding to whole
+    /// seconds, and whatever etcd itself takes.
+    pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
+        self.change(pattern, |key| match ttl.is_zero() {
+            true => Err(Error::ZeroTtl(key)),
+            false => Ok(Effect::Put { key, value: value.into(), ttl: Some(ttl) }),
+        });
+        self
+    }
+
+    /// Deletes a key; it need not exist.
+    pub fn delete(mut self, pattern: &str) -> Self {
+        self.change(pattern, |key| Ok(Effect::Delete { key }));
+        self
+    }
+
+    /// The commit takes effect only if this key of the condition is still as it was shown to the
+    /// callback. If it is not, nothing takes effect and the instance is decided again.
+    pub fn expect_unchanged(mut self, pattern: &str) -> Self {
+        match self.firing.slot(pattern) {
+            None => self.fail(Error::NotShown(pattern.to_owned())),
+            Some(slot) => {
+                let key = self.firing.compiled().key(slot as u8, &self.firing.0.binding);
+                let revision = self.firing.0.snapshot[slot].as_ref().map_or(0, |seen| seen.mod_revision);
+                self.effects.expectations.push(Expectation { key, revision });
+            }
+        }
+        self
+    }
+
+    /// After the commit, the callback is to run again in `delay` if the condition still holds then.
+    pub fn retry_after(self, delay: Duration) -> Outcome {
+        self.finish(Then::RetryAfter(delay))
+    }
+
+    /// After the commit, the instance is left alone until somebody changes a key that it reads.
+    pub fn give_up(self, reason: impl Into<String>) -> Outcome {
+        self.finish(Then::GiveUp(reason.into()))
+    }
+
+    fn change(&mut self, pattern: &str, effect: impl FnOnce(String) -> Result<Effect, Error>) {
+        match self.firing.format(pattern).and_then(effect) {
+            Ok(effect) => self.effects.changes.push(effect),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.error.get_or_insert(error);
+    }
+
+    fn finish(mut self, then: Then) -> Outcome {
+        let error = self.error.take().map_or_else(|| self.check(), Err);
+        Outcome { effects: error.map(|()| self.effects), then }
+    }
+
+    fn check(&mut self) -> Result<(), Error> {
+        let inner = self.firing.0.clone();
+        if inner.rules[inner.rule].options().optimistic && !self.effects.changes.is_empty() {
+            self.effects.expectations = self.everything_shown();
+            let changes = &self.effects.changes;
+            let changed = |e: &Expectation| changes.iter().any(|effect| effect.key() == e.key);
+            if !self.effects.expectations.iter().any(changed) {
+                return Err(Error::NothingShownChanges);
+            }
+        }
+        let Effects { changes, expectations } = &self.effects;
+        for (at, effect) in changes.iter().enumerate() {
+            let key = effect.key();
+            if changes[..at].iter().any(|other| other.key() == key) {
+                return Err(Error::DuplicateEffect(key.to_owned()));
+            }
+            if inner.reserved.iter().any(|namespace| key.starts_with(namespace.as_str())) {
+                return Err(Error::ReservedKey(key.to_owned()));
+            }
+        }
+        // Beside them stand the lock, its deletion and a read.
+        let allowed = inner.max_txn_ops.saturating_sub(2);
+        let effects = changes.len().max(expectations.len());
+        if effects > allowed {
+            return Err(Error::TooManyEffects { effects, allowed });
+        }
+        Ok(())
+    }
+
+    /// An optimistic commit depends on every key shown.
+    fn everything_shown(&self) -> Vec<Expectation> {
+        let rule = self.firing.compiled();
+        let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.firing.0.binding));
+        let shown = self.firing.0.snapshot.iter();
+        keys.zip(shown)
+            .map(|(key, seen)| Expectation {
+                key,
+                revision: seen.as_ref().map_or(0, |seen| seen.mod_revision),
+            })
+            .collect()
+    }
+}
+
+impl From<Commit> for Outcome {
+    fn from(commit: Commit) -> Self {
+        commit.finish(Then::Done)
+    }
+}

@@ -1,0 +1,204 @@
+//! A firing: one run of a callback for one instance, and the handle the callback gets.
+
+mod commit;
+mod outcome;
+
+pub use commit::Commit;
+pub(crate) use commit::{Effect, Effects, Expectation};
+pub use outcome::Outcome;
+pub(crate) use outcome::Then;
+
+use crate::error::Error;
+use crate::etcd::Link;
+use crate::index::{Binding, Revision, Snapshot};
+use crate::pattern::{Attributes, Pattern};
+use crate::rule::CompiledRule;
+use crate::value::Value;
+use std::fmt;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// One run of a callback for one instance, under its lock. Cheap to clone.
+///
+/// The lock can't stop a process that was paused for longer than the lock's TTL. Effects on etcd are
+/// safe all the same if they go through [`commit`](Firing::commit): they take effect only while the
+/// lock is still this firing's. Effects outside etcd should be made conditional on the
+/// [fencing token](Firing::fencing_token) where they happen.
+#[derive(Clone)]
+pub struct Firing(Arc<Inner>);
+
+struct Inner {
+    rules: Arc<[CompiledRule]>,
+    rule: usize,
+    attributes: Attributes,
+    binding: Binding,
+    snapshot: Snapshot,
+    attempt: u32,
+    fence: Option<Fence>,
+    cancelled: CancellationToken,
+    link: Arc<Link>,
+    reserved: Arc<[String]>,
+    max_txn_ops: usize,
+}
+
+/// The lock of a firing: a transaction conditional on its create revision takes effect only while
+/// the lock is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) key: String,
+    pub(crate) create_revision: Revision,
+}
+
+/// What a firing is made of.
+pub(crate) struct Parts {
+    pub(crate) rules: Arc<[CompiledRule]>,
+    pub(crate) rule: usize,
+    pub(crate) binding: Binding,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) attempt: u32,
+    pub(crate) fence: Option<Fence>,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) link: Arc<Link>,
+    pub(crate) reserved: Arc<[String]>,
+    pub(crate) max_txn_ops: usize,
+}
+
+impl Firing {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { rules, rule, binding, snapshot, attempt, fence, cancelled, link, reserved, max_txn_ops } =
+            parts;
+        let attributes = rules[rule].attributes_of(&binding);
+        Self(Arc::new(Inner {
+            rules,
+            rule,
+            attributes,
+            binding,
+            snapshot,
+            attempt,
+            fence,
+            cancelled,
+            link,
+            reserved,
+            max_txn_ops,
+        }))
+    }
+
+    fn compiled(&self) -> &CompiledRule {
+        &self.0.rules[self.0.rule]
+    }
+
+    /// The rule's id.
+    pub fn rule(&self) -> &str {
+        self.compiled().id()
+    }
+
+    /// The instance's attributes and their values.
+    pub fn attributes(&self) -> &Attributes {
+        &self.0.attributes
+    }
+
+    /// The value of one attribute.
+    ///
+    /// # Errors
+    /// [`Error::UnknownAttribute`] if no pattern of the rule's condition has it.
+    pub fn attribute(&self, name: &str) -> Result<&str, Error> {
+        self.0.attributes.get(name).ok_or_else(|| Error::UnknownAttribute(name.to_owned()))
+    }
+
+    /// 1 for a first attempt, one more for every failure in a row before it.
+    pub fn attempt(&self) -> u32 {
+        self.0.attempt
+    }
+
+    /// The value of a key of the condition, as it was when the condition was found true: all come
+    /// from one view, not older than the engine's own last commit for this instance. `None` if the
+    /// key was absent, or if the pattern is not one of the condition's.
+    ///
+    /// The value may have changed since. A commit that depends on it says so with
+    /// [`expect_unchanged`](Commit::expect_unchanged); [`get`](Firing::get) reads the newest.
+    pub fn value(&self, pattern: &str) -> Option<&Value> {
+        let slot = self.slot(pattern)?;
+        self.0.snapshot[slot].as_ref().map(|seen| &seen.value)
+    }
+
+    fn slot(&self, pattern: &str) -> Option<usize> {
+        self.compiled().slots().iter().position(|slot| slot.as_str() == pattern)
+    }
+
+    /// The key that a pattern means for this instance.
+    ///
+    /// # Errors
+    /// If the pattern is malformed, or has an attribute that the rule does not bind.
+    pub fn format(&self, pattern: &str) -> Result<String, Error> {
+        Ok(Pattern::parse(pattern)?.format(&self.0.attributes)?)
+    }
+
+    /// Reads a key from etcd, linearizably. The pattern may use the instance's attributes.
+    ///
+    /// Dropping the future abandons the read.
+    ///
+    /// # Errors
+    /// [`Error::Absent`] if the key does not exist (see [`get_opt`](Firing::get_opt)), [`Error::Etcd`]
+    /// if etcd does not answer within the engine's request time-out.
+    pub async fn get(&self, pattern: &str) -> Result<Value, Error> {
+        let key = self.format(pattern)?;
+        self.read(&key).await?.ok_or(Error::Absent { key })
+    }
+
+    /// Like [`get`](Firing::get), with `None` for a key that does not exist.
+    ///
+    /// # Errors
+    /// As [`get`](Firing::get), but for the absence.
+    pub async fn get_opt(&self, pattern: &str) -> Result<Option<Value>, Error> {
+        let key = self.format(pattern)?;
+        self.read(&key).await
+    }
+
+    async fn read(&self, key: &str) -> Result<Option<Value>, Error> {
+        let found = self.0.link.get(key).await.map_err(|failure| Error::Etcd(failure.to_string()))?;
+        Ok(found.map(|(value, _)| value))
+    }
+
+    /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
+    /// written with it is not fenced; prefer [`commit`](Firing::commit).
+    ///
+    /// # Errors
+    /// [`Error::Etcd`] if there is no connection and none can be made.
+    pub async fn client(&self) -> Result<etcd_client::Client, Error> {
+        self.0.link.client().await.map_err(|failure| Error::Etcd(failure.to_string()))
+    }
+
+    /// A number that is larger for every later holder of this lock (the create revision of the lock's
+    /// key), for effects outside etcd to check. 0 for an [optimistic](crate::Rule::optimistic) rule.
+    pub fn fencing_token(&self) -> i64 {
+        self.0.fence.as_ref().map_or(0, |fence| fence.create_revision)
+    }
+
+    /// True once the lock is lost or may be, the time limit is over, or the engine is stopping.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.is_cancelled()
+    }
+
+    /// Completes when [`is_cancelled`](Firing::is_cancelled) becomes true. Shortly after, the
+    /// callback's future is dropped.
+    pub async fn cancelled(&self) {
+        self.0.cancelled.cancelled().await;
+    }
+
+    /// Begins the transaction that ends this firing: its effects and the release of the lock take
+    /// effect together, and only while the lock is still this firing's. The callback returns it.
+    pub fn commit(&self) -> Commit {
+        Commit::new(self.clone())
+    }
+}
+
+impl fmt::Debug for Firing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Firing")
+            .field("rule", &self.rule())
+            .field("attributes", &self.0.attributes)
+            .field("attempt", &self.0.attempt)
+            .field("fence", &self.0.fence)
+            .finish_non_exhaustive()
+    }
+}

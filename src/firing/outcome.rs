@@ -1,0 +1,46 @@
+//! How a callback ended, when it did not fail.
+
+use super::Effects;
+use crate::error::Error;
+use std::time::Duration;
+
+/// What a callback returns when it did not fail: effects to commit, and what is to happen next.
+///
+/// `()` and a [`Commit`](crate::Commit) convert into it.
+#[derive(Debug)]
+pub struct Outcome {
+    pub(crate) effects: Result<Effects, Error>,
+    pub(crate) then: Then,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Nothing until a key of the instance changes, or the next crawl.
+    Done,
+    RetryAfter(Duration),
+    GiveUp(String),
+}
+
+impl Outcome {
+    /// Done, without effects. The callback runs again when the condition still holds and somebody
+    /// changed a key that it reads, or at the next crawl.
+    pub fn done() -> Self {
+        Self { effects: Ok(Effects::default()), then: Then::Done }
+    }
+
+    /// Not done, but no failure: run again in `delay` if the condition still holds then.
+    pub fn retry_after(delay: Duration) -> Self {
+        Self { effects: Ok(Effects::default()), then: Then::RetryAfter(delay) }
+    }
+
+    /// Leave the instance alone until somebody changes a key that it reads, or the engine restarts.
+    pub fn give_up(reason: impl Into<String>) -> Self {
+        Self { effects: Ok(Effects::default()), then: Then::GiveUp(reason.into()) }
+    }
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::done()
+    }
+}

@@ -1,0 +1,302 @@
+//! The index actor: carries changes into the [`Index`] and orders for decisions out of it.
+
+use super::views::{Closed, Found, Purpose, ViewId};
+use super::{Binding, Change, Index, InstanceId, Reason, Revision, Snapshot};
+use crate::engine::part::{Faults, Part, forward, guarded};
+use crate::engine::status::Status;
+use crate::evaluate::{Evaluator, Order, Orders};
+use crate::metrics;
+use actix::prelude::*;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// Units of backlog done before live changes get their turn.
+const CHUNK: usize = 1024;
+
+/// Messages that wait for the index at most; then watchers and the crawler wait.
+const MAILBOX: usize = 64;
+
+pub(crate) struct IndexActor {
+    engine: Arc<str>,
+    index: Index,
+    evaluators: Vec<Addr<Evaluator>>,
+    status: Status,
+    faults: Faults,
+    working: bool,
+    closing: HashMap<ViewId, oneshot::Sender<Closed>>,
+}
+
+impl IndexActor {
+    pub(crate) fn new(
+        engine: Arc<str>,
+        index: Index,
+        evaluators: Vec<Addr<Evaluator>>,
+        status: Status,
+        faults: Faults,
+    ) -> Self {
+        Self { engine, index, evaluators, status, faults, working: false, closing: HashMap::new() }
+    }
+
+    /// Sends what must be decided to the evaluators, each instance always to the same one.
+    fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<Order>) {
+        let mut decide = Vec::new();
+        self.index.drain(&mut decide);
+        orders.extend(decide.into_iter().map(Order::Decide));
+        if !orders.is_empty() {
+            let shards = self.evaluators.len();
+            if shards == 1 {
+                forward(ctx, &self.evaluators[0], Orders(orders));
+            } else {
+                let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
+                for order in orders {
+                    shares[order.instance().index as usize % shards].push(order);
+                }
+                for (evaluator, share) in self.evaluators.iter().zip(shares) {
+                    if !share.is_empty() {
+                        forward(ctx, evaluator, Orders(share));
+                    }
+                }
+            }
+        }
+        for closed in self.index.take_closed() {
+            if let Some(waiting) = self.closing.remove(&closed.id) {
+                // The one who asked may be gone.
+                let _ = waiting.send(closed);
+            }
+        }
+        if self.index.is_ready() {
+            self.status.index_ready();
+        }
+        metrics::index(&self.engine, &self.index);
+        if self.index.has_backlog() && !self.working {
+            self.working = true;
+            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
+            ctx.spawn(turn.map(|(), this, ctx| {
+                this.working = false;
+                guarded(this, ctx, |this, ctx| {
+                    this.index.work(CHUNK);
+                    this.flush(ctx, Vec::new());
+                });
+            }));
+        }
+    }
+}
+
+impl Actor for IndexActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+    }
+}
+
+impl Part for IndexActor {
+    const NAME: &'static str = "index";
+
+    fn faults(&self) -> &Faults {
+        &self.faults
+    }
+}
+
+/// What a watcher received, in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Batch {
+    pub(crate) watcher: u16,
+    pub(crate) changes: Vec<Change>,
+    /// Everything up to here has been delivered.
+    pub(crate) position: Revision,
+}
+
+impl Handler<Batch> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, batch: Batch, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            for change in batch.changes {
+                this.index.apply(change);
+            }
+            this.index.advance(batch.watcher, batch.position);
+            this.flush(ctx, Vec::new());
+        });
+    }
+}
+
+/// What the dispatcher learned and wants; see [`crate::dispatch::actor`].
+#[derive(Default, Message)]
+#[rtype(result = "()")]
+pub(crate) struct Feedback {
+    /// Own commits, and values that a lock transaction returned.
+    pub(crate) changes: Vec<Change>,
+    pub(crate) asks: Vec<(InstanceId, u64)>,
+    pub(crate) releases: Vec<InstanceId>,
+}
+
+impl Feedback {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.asks.is_empty() && self.releases.is_empty()
+    }
+}
+
+impl Handler<Feedback> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, feedback: Feedback, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            for change in feedback.changes {
+                this.index.apply(change);
+            }
+            for instance in feedback.releases {
+                this.index.release(instance);
+            }
+            // Changes first, so that an answer never overtakes what it must contain.
+            let mut decide = Vec::new();
+            this.index.drain(&mut decide);
+            let mut orders: Vec<Order> = decide.into_iter().map(Order::Decide).collect();
+            for (instance, number) in feedback.asks {
+                orders.push(match this.index.ask(instance, Reason::Ask(number)) {
+                    Some(decide) => Order::Decide(decide),
+                    None => Order::Gone(instance, number),
+                });
+            }
+            this.flush(ctx, orders);
+        });
+    }
+}
+
+/// Begins a comparison; see [`Index::open_view`].
+#[derive(Message)]
+#[rtype(result = "Option<ViewId>")]
+pub(crate) struct OpenView {
+    pub(crate) watcher: u16,
+    pub(crate) revision: Revision,
+    pub(crate) purpose: Purpose,
+}
+
+impl Handler<OpenView> for IndexActor {
+    type Result = Option<ViewId>;
+
+    fn handle(&mut self, view: OpenView, ctx: &mut Self::Context) -> Self::Result {
+        let mut opened = None;
+        guarded(self, ctx, |this, _| {
+            opened = this.index.open_view(view.watcher, view.revision, view.purpose);
+        });
+        opened
+    }
+}
+
+/// Keys that a view contains. False if the view was ended meanwhile.
+#[derive(Message)]
+#[rtype(result = "bool")]
+pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<Found>);
+
+impl Handler<ViewPage> for IndexActor {
+    type Result = bool;
+
+    fn handle(&mut self, ViewPage(view, page): ViewPage, ctx: &mut Self::Context) -> Self::Result {
+        let mut goes_on = false;
+        guarded(self, ctx, |this, ctx| {
+            goes_on = this.index.view_page(view, page);
+            this.flush(ctx, Vec::new());
+        });
+        goes_on
+    }
+}
+
+/// Ends a view: compared to its end when the receiver answers; never answered if it was ended meanwhile.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) oneshot::Sender<Closed>);
+
+impl Handler<CloseView> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, CloseView(view, done): CloseView, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            if this.index.close_view(view) {
+                this.closing.retain(|_, waiting| !waiting.is_closed());
+                this.closing.insert(view, done);
+            }
+            this.flush(ctx, Vec::new());
+        });
+    }
+}
+
+/// Forgets a view that can't be completed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct CancelView(pub(crate) ViewId);
+
+impl Handler<CancelView> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, CancelView(view): CancelView, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, _| this.index.cancel_view(view));
+    }
+}
+
+/// Has every instance decided again, behind live changes.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct DecideAll;
+
+impl Handler<DecideAll> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, _: DecideAll, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            this.index.decide_all(Reason::Crawl);
+            this.flush(ctx, Vec::new());
+        });
+    }
+}
+
+/// Looks up an instance for inspection.
+#[derive(Message)]
+#[rtype(result = "Option<Snapshot>")]
+pub(crate) struct LookUp {
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+}
+
+impl Handler<LookUp> for IndexActor {
+    type Result = MessageResult<LookUp>;
+
+    fn handle(&mut self, LookUp { rule, binding }: LookUp, ctx: &mut Self::Context) -> Self::Result {
+        let mut found = None;
+        guarded(self, ctx, |this, _| {
+            found = this.index.look_up(rule, &binding).map(|(_, snapshot)| snapshot);
+        });
+        MessageResult(found)
+    }
+}
+
+/// Where the index stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexFigures {
+    pub(crate) keys: usize,
+    pub(crate) instances: usize,
+    pub(crate) tombstones: usize,
+    pub(crate) decided: u64,
+    pub(crate) drift: u64,
+}
+
+#[derive(Message)]
+#[rtype(result = "IndexFigures")]
+pub(crate) struct Figures;
+
+impl Handler<Figures> for IndexActor {
+    type Result = MessageResult<Figures>;
+
+    fn handle(&mut self, _: Figures, _: &mut Self::Context) -> Self::Result {
+        let counters = self.index.counters();
+        MessageResult(IndexFigures {
+            keys: self.index.keys(),
+            instances: self.index.instances(),
+            tombstones: self.index.tombstones(),
+            decided: counters.decided,
+            drift: counters.drift,
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! The values of a rule's attributes for one instance, packed into one allocation.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Values in the order of their rule's attributes. Clones share the memory.
+///
+/// Layout: the end offset of every value but the last, as `u32`, then the text of all values.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Binding(Arc<[u8]>);
+
+impl Binding {
+    pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
+        let count = values.len();
+        let text: usize = values.clone().map(str::len).sum();
+        let mut packed = Vec::with_capacity(count.saturating_sub(1) * 4 + text);
+        let mut end = 0u32;
+        for value in values.clone().take(count.saturating_sub(1)) {
+            end += value.len() as u32;
+            packed.extend_from_slice(&end.to_le_bytes());
+        }
+        for value in values {
+            packed.extend_from_slice(value.as_bytes());
+        }
+        Self(packed.into())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Value number `index` of `count`.
+    pub(crate) fn get(&self, index: usize, count: usize) -> &str {
+        let text = (count.max(1) - 1) * 4;
+        let offset = |i: usize| {
+            let at = i * 4;
+            u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes")) as usize
+        };
+        let start = if index == 0 { 0 } else { offset(index - 1) };
+        let end = if index + 1 == count { self.0.len() - text } else { offset(index) };
+        std::str::from_utf8(&self.0[text + start..text + end]).expect("packed from text")
+    }
+}
+
+impl fmt::Debug for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Binding({})", self.0.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_comes_back() {
+        for values in
+            [vec![], vec!["a"], vec!["", "b"], vec!["eu", "server-7", "ü/x"], vec!["a", "", "c", ""]]
+        {
+            let binding = Binding::new(values.iter().copied());
+            let back: Vec<&str> = (0..values.len()).map(|i| binding.get(i, values.len())).collect();
+            assert_eq!(back, values);
+        }
+    }
+
+    #[test]
+    fn values_that_join_to_the_same_text_differ() {
+        assert_ne!(Binding::new(["ab", "c"].into_iter()), Binding::new(["a", "bc"].into_iter()));
+    }
+}

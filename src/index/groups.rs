@@ -1,0 +1,197 @@
+//! Groups: the instances of a rule that share a key which binds only some of its attributes, such
+//! as `/config/enabled` in a rule over `/servers/:id/…`.
+//!
+//! What such a key contributes is cached once, here. Only when that changes are the members decided
+//! again, and then by a walk in chunks, so that a million members cost neither a list per key nor
+//! a stall.
+
+use super::binding::Binding;
+use super::mirror::{EntryId, Mirror, NO_ENTRY};
+use super::{Snapshot, Touch};
+use crate::condition::{Seen, Slot};
+use crate::rule::CompiledRule;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Members still to be decided after a change: those at places below `next`.
+#[derive(Clone, Debug)]
+pub(crate) struct Walk {
+    pub(crate) next: usize,
+    pub(crate) touches: SmallVec<[Touch; 2]>,
+}
+
+pub(crate) struct Group {
+    rule: u32,
+    kind: u8,
+    binding: Binding,
+    /// By slot of the kind.
+    entries: SmallVec<[EntryId; 2]>,
+    /// Instances, in no order: the one list of a group, whatever the number of its keys.
+    members: Vec<u32>,
+    /// By leaf of the kind; `None` if the leaf's comparison panicked.
+    truths: SmallVec<[Option<bool>; 2]>,
+    walk: Option<Walk>,
+}
+
+impl Group {
+    pub(crate) fn entries(&self) -> &[EntryId] {
+        &self.entries
+    }
+
+    /// Adds a member and returns its place.
+    pub(crate) fn join(&mut self, instance: u32) -> u32 {
+        self.members.push(instance);
+        self.members.len() as u32 - 1
+    }
+
+    pub(crate) fn set_entry(&mut self, rules: &[CompiledRule], slot: Slot, id: EntryId) {
+        let slots = &rules[self.rule as usize].kinds()[self.kind as usize].slots;
+        if let Some(at) = slots.iter().position(|&other| other == slot) {
+            self.entries[at] = id;
+        }
+    }
+
+    /// Computes anew what the key in `slot` contributes; true if that changed.
+    pub(crate) fn refresh(&mut self, rules: &[CompiledRule], mirror: &Mirror, slot: Slot) -> bool {
+        let rule = &rules[self.rule as usize];
+        let kind = &rule.kinds()[self.kind as usize];
+        let mut changed = kind.operands.contains(&slot);
+        let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
+        for (&slot, &id) in kind.slots.iter().zip(&self.entries) {
+            snapshot[slot as usize] =
+                mirror.present(id).map(|(value, mod_revision)| Seen { value: value.clone(), mod_revision });
+        }
+        for (truth, &leaf) in self.truths.iter_mut().zip(&kind.leaves) {
+            let now = leaf_truth(rule, leaf, &snapshot);
+            changed |= now.is_none() || *truth != now;
+            *truth = now;
+        }
+        changed
+    }
+
+    /// Starts the walk over all members, or starts it over. True if it was not under way.
+    pub(crate) fn begin_walk(&mut self, touch: Touch) -> bool {
+        let next = self.members.len();
+        match &mut self.walk {
+            _ if next == 0 => false,
+            Some(walk) => {
+                walk.next = next;
+                walk.touches.retain(|(slot, _)| *slot != touch.0);
+                walk.touches.push(touch);
+                false
+            }
+            None => {
+                self.walk = Some(Walk { next, touches: smallvec::smallvec![touch] });
+                true
+            }
+        }
+    }
+}
+
+/// A comparison of the user's may panic; that must not take the index down.
+fn leaf_truth(rule: &CompiledRule, leaf: usize, snapshot: &Snapshot) -> Option<bool> {
+    catch_unwind(AssertUnwindSafe(|| rule.condition().leaf_truth(leaf, snapshot))).ok()
+}
+
+pub(crate) struct Groups {
+    table: Slab<Group>,
+    by_binding: HashTable<u32>,
+    hasher: FixedState,
+}
+
+impl Groups {
+    pub(crate) fn new(hasher: FixedState) -> Self {
+        Self { table: Slab::new(), by_binding: HashTable::new(), hasher }
+    }
+
+    pub(crate) fn get(&self, index: u32) -> &Group {
+        &self.table[index as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Group {
+        &mut self.table[index as usize]
+    }
+
+    pub(crate) fn get_or_insert(
+        &mut self,
+        rules: &[CompiledRule],
+        rule: u32,
+        kind: u8,
+        binding: &Binding,
+    ) -> u32 {
+        let hash = self.hasher.hash_one((rule, kind, binding.bytes()));
+        let table = &self.table;
+        let found = self.by_binding.find(hash, |&index| {
+            let group = &table[index as usize];
+            group.rule == rule && group.kind == kind && group.binding == *binding
+        });
+        if let Some(&index) = found {
+            return index;
+        }
+        let compiled = &rules[rule as usize];
+        let shape = &compiled.kinds()[kind as usize];
+        let empty: Snapshot = vec![None; compiled.slots().len()].into();
+        let truths = shape.leaves.iter().map(|&leaf| leaf_truth(compiled, leaf, &empty)).collect();
+        let index = self.table.insert(Group {
+            rule,
+            kind,
+            binding: binding.clone(),
+            entries: smallvec::smallvec![NO_ENTRY; shape.slots.len()],
+            members: Vec::new(),
+            truths,
+            walk: None,
+        }) as u32;
+        let (table, hasher) = (&self.table, &self.hasher);
+        self.by_binding.insert_unique(hash, index, |&index| {
+            let group = &table[index as usize];
+            hasher.hash_one((group.rule, group.kind, group.binding.bytes()))
+        });
+        index
+    }
+
+    /// Takes a member out; returns the member that now stands in its place, if one was moved.
+    pub(crate) fn leave(&mut self, index: u32, at: u32) -> Option<u32> {
+        let group = self.get_mut(index);
+        group.members.swap_remove(at as usize);
+        if let Some(walk) = &mut group.walk {
+            walk.next = walk.next.min(group.members.len());
+        }
+        // The member moved in may be decided a second time by a walk under way, never not at all:
+        // walks go from the end to the start.
+        group.members.get(at as usize).copied()
+    }
+
+    pub(crate) fn remove_if_unused(&mut self, index: u32) {
+        let group = self.get(index);
+        if !group.members.is_empty() || group.entries.iter().any(|&id| id != NO_ENTRY) {
+            return;
+        }
+        let group = self.table.remove(index as usize);
+        let hash = self.hasher.hash_one((group.rule, group.kind, group.binding.bytes()));
+        if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
+            found.remove();
+        }
+    }
+
+    pub(crate) fn walk(&self, index: u32) -> Option<Walk> {
+        self.table.get(index as usize)?.walk.clone()
+    }
+
+    pub(crate) fn member(&self, index: u32, at: usize) -> Option<u32> {
+        self.get(index).members.get(at).copied()
+    }
+
+    /// The walk has done everything from `next` on; at 0 it ends.
+    pub(crate) fn walked_to(&mut self, index: u32, next: usize) {
+        let group = self.get_mut(index);
+        if next == 0 {
+            group.walk = None;
+        } else if let Some(walk) = &mut group.walk {
+            walk.next = next;
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The table of rule instances: found by rule and binding, addressed by small numbers.
+
+use super::binding::Binding;
+use super::mirror::{EntryId, NO_ENTRY};
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::hash::BuildHasher;
+
+/// An instance, for as long as it exists: a number that is used again is another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct InstanceId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+const CLEAN: u32 = u32::MAX;
+
+pub(crate) struct Instance {
+    pub(crate) rule: u32,
+    generation: u32,
+    pub(crate) binding: Binding,
+    /// By slot; slots that belong to a group stay empty here.
+    pub(crate) entries: SmallVec<[EntryId; 4]>,
+    /// By group kind: the group, and this instance's place among its members.
+    pub(crate) groups: SmallVec<[(u32, u32); 1]>,
+    /// How many existing keys bind all attributes.
+    pub(crate) implied_by: u32,
+    dirty_at: u32,
+}
+
+impl Instance {
+    /// Its place in the list of dirty instances.
+    pub(crate) fn dirty_at(&self) -> Option<usize> {
+        (self.dirty_at != CLEAN).then_some(self.dirty_at as usize)
+    }
+
+    pub(crate) fn set_dirty_at(&mut self, at: Option<usize>) {
+        self.dirty_at = at.map_or(CLEAN, |at| at as u32);
+    }
+
+    /// No existing key implies it. A rule without attributes has one instance, always.
+    pub(crate) fn is_orphaned(&self, always: bool) -> bool {
+        self.implied_by == 0 && !always
+    }
+
+    /// It was moved to another place among a group's members.
+    pub(crate) fn moved_in(&mut self, group: u32, at: u32) {
+        for place in self.groups.iter_mut().filter(|place| place.0 == group) {
+            place.1 = at;
+        }
+    }
+}
+
+pub(crate) struct Instances {
+    table: Slab<Instance>,
+    by_binding: HashTable<u32>,
+    hasher: FixedState,
+    generation: u32,
+}
+
+impl Instances {
+    pub(crate) fn new(hasher: FixedState) -> Self {
+        Self { table: Slab::new(), by_binding: HashTable::new(), hasher, generation: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.table.capacity()
+    }
+
+    pub(crate) fn at(&self, index: usize) -> Option<u32> {
+        self.table.contains(index).then_some(index as u32)
+    }
+
+    pub(crate) fn get(&self, index: u32) -> &Instance {
+        &self.table[index as usize]
+    }
+
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Instance {
+        &mut self.table[index as usize]
+    }
+
+    pub(crate) fn id(&self, index: u32) -> InstanceId {
+        InstanceId { index, generation: self.get(index).generation }
+    }
+
+    /// The index behind an id, if that instance still exists.
+    pub(crate) fn resolve(&self, id: InstanceId) -> Option<u32> {
+        let instance = self.table.get(id.index as usize)?;
+        (instance.generation == id.generation).then_some(id.index)
+    }
+
+    pub(crate) fn find(&self, rule: u32, binding: &Binding) -> Option<u32> {
+        let hash = self.hasher.hash_one((rule, binding.bytes()));
+        self.by_binding
+            .find(hash, |&index| {
+                let instance = self.get(index);
+                instance.rule == rule && instance.binding == *binding
+            })
+            .copied()
+    }
+
+    /// Adds an instance that must not exist yet.
+    pub(crate) fn insert(&mut self, rule: u32, binding: Binding, slots: usize) -> u32 {
+        let hash = self.hasher.hash_one((rule, binding.bytes()));
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.table.insert(Instance {
+            rule,
+            generation: self.generation,
+            binding,
+            entries: smallvec::smallvec![NO_ENTRY; slots],
+            groups: SmallVec::new(),
+            implied_by: 0,
+            dirty_at: CLEAN,
+        }) as u32;
+        let (table, hasher) = (&self.table, &self.hasher);
+        self.by_binding.insert_unique(hash, index, |&index| {
+            let instance = &table[index as usize];
+            hasher.hash_one((instance.rule, instance.binding.bytes()))
+        });
+        index
+    }
+
+    pub(crate) fn remove(&mut self, index: u32) {
+        let instance = self.table.remove(index as usize);
+        let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
+        if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
+            found.remove();
+        }
+    }
+}

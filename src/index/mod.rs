@@ -1,0 +1,519 @@
+//! The index: which instances read which keys, and what must be decided again after a change.
+//!
+//! [`Index`] is synchronous and does no I/O. It merges everything known about keys into the
+//! [mirror](mirror), keeps the instances and groups that the keys imply, and hands out
+//! [`Decide`] orders: an instance with the values of its keys, taken from one view of the mirror.
+//! [`actor`] carries messages to and from it.
+
+pub(crate) mod actor;
+mod binding;
+mod groups;
+mod instances;
+mod mirror;
+pub(crate) mod patterns;
+pub(crate) mod views;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use binding::Binding;
+pub(crate) use instances::InstanceId;
+pub(crate) use mirror::{Deletion, Revision};
+pub(crate) use views::{Found, Purpose};
+
+use crate::condition::{Seen, Slot};
+use crate::rule::CompiledRule;
+use crate::value::Value;
+use foldhash::fast::FixedState;
+use groups::{Groups, Walk};
+use instances::Instances;
+use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Reader};
+use patterns::{Captures, Patterns, Use};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use views::Views;
+
+/// What a rule's keys hold, by slot.
+pub(crate) type Snapshot = Box<[Option<Seen>]>;
+
+/// A key that changed, as a slot of the rule, and the revision of the change.
+pub(crate) type Touch = (Slot, Revision);
+
+/// Why an instance is to be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// A key it reads changed, or it is new.
+    Change,
+    /// A crawl looks at every instance.
+    Crawl,
+    /// The dispatcher asked; the number comes back with the answer.
+    Ask(u64),
+}
+
+/// An instance to decide, with the values of its keys.
+#[derive(Debug)]
+pub(crate) struct Decide {
+    pub(crate) instance: InstanceId,
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) touches: SmallVec<[Touch; 2]>,
+    pub(crate) reason: Reason,
+    /// No key exists any more that implies the instance: once it is idle it can go.
+    pub(crate) orphaned: bool,
+}
+
+/// One key's news.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Change {
+    Put { key: Vec<u8>, value: Value, revision: Revision },
+    Delete { key: Vec<u8>, revision: Revision, how: Deletion },
+}
+
+impl Change {
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Change::Put { key, .. } | Change::Delete { key, .. } => key,
+        }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        match self {
+            Change::Put { revision, .. } | Change::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
+/// Counters of what was done, for metrics and tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Keys matched against the patterns.
+    pub(crate) matched: u64,
+    /// Decisions handed out.
+    pub(crate) decided: u64,
+    /// Differences that a crawl found and repaired.
+    pub(crate) drift: u64,
+    /// Keys ignored because they are not UTF-8.
+    pub(crate) not_text: u64,
+}
+
+pub(crate) struct Index {
+    rules: Arc<[CompiledRule]>,
+    prefixes: Vec<String>,
+    namespaces: Vec<String>,
+    patterns: Patterns,
+    mirror: Mirror,
+    instances: Instances,
+    groups: Groups,
+    views: Views,
+    /// Up to where each watcher is complete.
+    positions: Vec<Revision>,
+    /// Nothing is decided until every watcher's first snapshot is in.
+    ready: bool,
+    dirty: Vec<Dirty>,
+    walks: VecDeque<u32>,
+    full_walk: Option<FullWalk>,
+    counters: Counters,
+}
+
+struct Dirty {
+    instance: u32,
+    touches: SmallVec<[Touch; 2]>,
+    reason: Reason,
+}
+
+struct FullWalk {
+    next: usize,
+    reason: Reason,
+}
+
+impl Index {
+    /// `prefixes`: what each watcher covers; they must not overlap. `namespaces`: keys below these
+    /// belong to engines and match no pattern.
+    pub(crate) fn new(
+        rules: Arc<[CompiledRule]>,
+        prefixes: Vec<String>,
+        namespaces: Vec<String>,
+        hasher: FixedState,
+    ) -> Self {
+        let patterns =
+            Patterns::new(rules.iter().enumerate().flat_map(|(number, rule)| {
+                rule.uses(number as u32).map(|(pattern, usage)| (pattern, usage))
+            }));
+        let watchers = prefixes.len();
+        let mut this = Self {
+            patterns,
+            mirror: Mirror::new(hasher.clone()),
+            instances: Instances::new(hasher.clone()),
+            groups: Groups::new(hasher),
+            views: Views::default(),
+            positions: vec![0; watchers],
+            ready: false,
+            dirty: Vec::new(),
+            walks: VecDeque::new(),
+            full_walk: None,
+            counters: Counters::default(),
+            namespaces,
+            prefixes,
+            rules,
+        };
+        for number in 0..this.rules.len() as u32 {
+            if this.rules[number as usize].attributes().is_empty() {
+                this.instance(number, Binding::new([].into_iter()));
+            }
+        }
+        this
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    pub(crate) fn instances(&self) -> usize {
+        self.instances.len()
+    }
+
+    pub(crate) fn keys(&self) -> usize {
+        self.mirror.keys()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.mirror.bytes()
+    }
+
+    pub(crate) fn tombstones(&self) -> usize {
+        self.mirror.tombstones()
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(crate) fn position(&self, watcher: u16) -> Revision {
+        self.positions[watcher as usize]
+    }
+
+    /// The watcher has delivered everything up to `revision`.
+    pub(crate) fn advance(&mut self, watcher: u16, revision: Revision) {
+        let position = &mut self.positions[watcher as usize];
+        *position = revision.max(*position);
+    }
+
+    /// Merges one change; the instances it concerns become dirty.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put { key, value, revision } => {
+                let Some((key, watcher)) = self.wanted(&key) else { return };
+                if self.mirror.find(key).is_none() {
+                    self.counters.matched += 1;
+                    if self.uses(key).is_empty() {
+                        return;
+                    }
+                }
+                let merge = self.mirror.put(key, value, revision, watcher);
+                self.settle(merge, revision);
+            }
+            Change::Delete { key, revision, how } => {
+                let Some((key, watcher)) = self.wanted(&key) else { return };
+                let guard = self.views.any_older(watcher, revision)
+                    && self.mirror.find(key).is_none()
+                    && !self.uses(key).is_empty();
+                let merge = self.mirror.delete(key, revision, how, guard, watcher);
+                self.settle(merge, revision);
+                if how == Deletion::Delivered {
+                    self.bury();
+                }
+            }
+        }
+    }
+
+    /// The key as text and its watcher, if a pattern may want it.
+    fn wanted<'k>(&mut self, key: &'k [u8]) -> Option<(&'k str, u16)> {
+        let Ok(key) = std::str::from_utf8(key) else {
+            self.counters.not_text += 1;
+            return None;
+        };
+        if self.namespaces.iter().any(|namespace| key.starts_with(namespace.as_str())) {
+            return None;
+        }
+        let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
+        Some((key, watcher as u16))
+    }
+
+    fn settle(&mut self, merge: Merge, revision: Revision) {
+        match merge {
+            Merge::Appeared(id) => self.link(id, revision),
+            Merge::Changed(id) => self.touch(id, revision),
+            Merge::Vanished(id) => self.unlink(id, revision),
+            Merge::Stale(id) => self.touch_late(id, revision),
+            Merge::Known => {}
+        }
+    }
+
+    /// The key exists now: finds or makes the instances and groups that read it.
+    fn link(&mut self, id: EntryId, revision: Revision) {
+        let key = self.mirror.entry(id).key.clone();
+        let mut readers: SmallVec<[Reader; 1]> = SmallVec::new();
+        for (rule, slot, group, binding) in self.uses(&key) {
+            match group {
+                None => {
+                    let index = self.instance(rule, binding);
+                    let instance = self.instances.get_mut(index);
+                    instance.entries[slot as usize] = id;
+                    instance.implied_by += 1;
+                    readers.push(Reader::Instance(index, slot));
+                    self.soil(index, Some((slot, revision)), Reason::Change);
+                }
+                Some(kind) => {
+                    let index = self.groups.get_or_insert(&self.rules, rule, kind, &binding);
+                    self.groups.get_mut(index).set_entry(&self.rules, slot, id);
+                    readers.push(Reader::Group(index, slot));
+                    self.group_changed(index, slot, revision);
+                }
+            }
+        }
+        self.mirror.entry_mut(id).readers = readers;
+    }
+
+    /// Every use of a pattern that the key matches, with the values it binds.
+    fn uses(&self, key: &str) -> Vec<(u32, Slot, Option<u8>, Binding)> {
+        let mut uses = Vec::new();
+        self.patterns.matching(key, |usage: &Use, captures: &Captures<'_>| {
+            let values = usage.order.iter().map(|&at| captures[at as usize]);
+            uses.push((usage.rule, usage.slot, usage.group, Binding::new(values)));
+        });
+        uses
+    }
+
+    /// The key does not exist any more.
+    fn unlink(&mut self, id: EntryId, revision: Revision) {
+        for reader in std::mem::take(&mut self.mirror.entry_mut(id).readers) {
+            match reader {
+                Reader::Instance(index, slot) => {
+                    let instance = self.instances.get_mut(index);
+                    instance.entries[slot as usize] = NO_ENTRY;
+                    instance.implied_by -= 1;
+                    self.soil(index, Some((slot, revision)), Reason::Change);
+                }
+                Reader::Group(index, slot) => {
+                    self.groups.get_mut(index).set_entry(&self.rules, slot, NO_ENTRY);
+                    self.group_changed(index, slot, revision);
+                    self.groups.remove_if_unused(index);
+                }
+            }
+        }
+    }
+
+    /// The key has another value.
+    fn touch(&mut self, id: EntryId, revision: Revision) {
+        for at in 0..self.mirror.entry(id).readers.len() {
+            match self.mirror.entry(id).readers[at] {
+                Reader::Instance(index, slot) => self.soil(index, Some((slot, revision)), Reason::Change),
+                Reader::Group(index, slot) => self.group_changed(index, slot, revision),
+            }
+        }
+    }
+
+    /// A change that arrives after a newer one of the same key is known (an own commit overtook the
+    /// watch): values stay as they are, but somebody else did change the key.
+    fn touch_late(&mut self, id: EntryId, revision: Revision) {
+        if self.mirror.present(id).is_some() {
+            return self.touch(id, revision);
+        }
+        let key = self.mirror.entry(id).key.clone();
+        for (rule, slot, group, binding) in self.uses(&key) {
+            if group.is_none()
+                && let Some(index) = self.instances.find(rule, &binding)
+            {
+                self.soil(index, Some((slot, revision)), Reason::Change);
+            }
+        }
+    }
+
+    /// The instance of a rule for a binding, made if it is new.
+    fn instance(&mut self, rule: u32, binding: Binding) -> u32 {
+        if let Some(index) = self.instances.find(rule, &binding) {
+            return index;
+        }
+        let compiled = &self.rules[rule as usize];
+        let slots = compiled.slots().len();
+        let index = self.instances.insert(rule, binding.clone(), slots);
+        let attributes = compiled.attributes().len();
+        for kind in 0..compiled.kinds().len() {
+            let bound = &self.rules[rule as usize].kinds()[kind].attributes;
+            let values: SmallVec<[&str; 4]> =
+                bound.iter().map(|&at| binding.get(at as usize, attributes)).collect();
+            let sub = Binding::new(values.iter().copied());
+            let group = self.groups.get_or_insert(&self.rules, rule, kind as u8, &sub);
+            let at = self.groups.get_mut(group).join(index);
+            self.instances.get_mut(index).groups.push((group, at));
+        }
+        self.soil(index, None, Reason::Change);
+        index
+    }
+
+    /// Marks an instance to be decided.
+    fn soil(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
+        if !self.ready {
+            return;
+        }
+        let instance = self.instances.get_mut(index);
+        if let Some(at) = instance.dirty_at() {
+            let dirty = &mut self.dirty[at];
+            dirty.touches.extend(touch);
+            if dirty.reason == Reason::Change {
+                dirty.reason = reason;
+            }
+        } else {
+            instance.set_dirty_at(Some(self.dirty.len()));
+            self.dirty.push(Dirty { instance: index, touches: touch.into_iter().collect(), reason });
+        }
+    }
+
+    /// A key of a group changed: its members are decided only if what the key contributes changed.
+    fn group_changed(&mut self, index: u32, slot: Slot, revision: Revision) {
+        let Self { groups, mirror, rules, .. } = self;
+        if groups.get_mut(index).refresh(rules, mirror, slot)
+            && self.ready
+            && groups.get_mut(index).begin_walk((slot, revision))
+        {
+            self.walks.push_back(index);
+        }
+    }
+
+    /// Values of an instance's keys, by slot.
+    fn snapshot(&self, index: u32) -> Snapshot {
+        let instance = self.instances.get(index);
+        let rule = &self.rules[instance.rule as usize];
+        let seen = |id: EntryId| {
+            self.mirror.present(id).map(|(value, mod_revision)| Seen { value: value.clone(), mod_revision })
+        };
+        let mut snapshot: Snapshot = instance.entries.iter().map(|&id| seen(id)).collect();
+        for (kind, &(group, _)) in instance.groups.iter().enumerate() {
+            let group = self.groups.get(group);
+            for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
+                snapshot[slot as usize] = seen(id);
+            }
+        }
+        snapshot
+    }
+
+    /// Asks for a decision on an instance; `None` if it does not exist any more.
+    pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
+        let index = self.instances.resolve(id)?;
+        Some(self.decide(index, SmallVec::new(), reason))
+    }
+
+    fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: Reason) -> Decide {
+        self.counters.decided += 1;
+        let snapshot = self.snapshot(index);
+        let instance = self.instances.get(index);
+        Decide {
+            instance: self.instances.id(index),
+            rule: instance.rule,
+            binding: instance.binding.clone(),
+            snapshot,
+            touches,
+            reason,
+            orphaned: instance.is_orphaned(self.rules[instance.rule as usize].attributes().is_empty()),
+        }
+    }
+
+    /// Moves the decisions that are due into `out`.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Decide>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for Dirty { instance, touches, reason } in dirty.drain(..) {
+            self.instances.get_mut(instance).set_dirty_at(None);
+            let decide = self.decide(instance, touches, reason);
+            out.push(decide);
+        }
+        self.dirty = dirty;
+    }
+
+    /// Work is left that should be done in chunks behind live changes.
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.walks.is_empty() || self.full_walk.is_some() || self.views.sweeping()
+    }
+
+    /// Does up to `budget` units of the backlog. Finished sweeps end in [`Index::take_closed`].
+    pub(crate) fn work(&mut self, budget: usize) {
+        let budget = self.sweep(budget);
+        let budget = self.walk_groups(budget);
+        self.walk_all(budget);
+    }
+
+    fn walk_groups(&mut self, mut budget: usize) -> usize {
+        while budget > 0
+            && let Some(&index) = self.walks.front()
+        {
+            let Some(Walk { next, touches }) = self.groups.walk(index) else {
+                self.walks.pop_front();
+                continue;
+            };
+            let step = budget.min(next);
+            for at in (next - step..next).rev() {
+                let Some(member) = self.groups.member(index, at) else { continue };
+                self.soil(member, None, Reason::Change);
+                if let Some(at) = self.instances.get(member).dirty_at() {
+                    self.dirty[at].touches.extend(touches.iter().copied());
+                }
+            }
+            budget -= step;
+            self.groups.walked_to(index, next - step);
+            if next == step {
+                self.walks.pop_front();
+            }
+        }
+        budget
+    }
+
+    fn walk_all(&mut self, budget: usize) {
+        let Some(FullWalk { next, reason }) = self.full_walk.take() else { return };
+        let end = self.instances.capacity().min(next + budget);
+        for at in next..end {
+            if let Some(index) = self.instances.at(at) {
+                self.soil(index, None, reason);
+            }
+        }
+        if end < self.instances.capacity() {
+            self.full_walk = Some(FullWalk { next: end, reason });
+        }
+    }
+
+    /// Has every instance decided, in chunks (see [`Index::work`]).
+    pub(crate) fn decide_all(&mut self, reason: Reason) {
+        self.full_walk = Some(FullWalk { next: 0, reason });
+    }
+
+    /// Removes an instance that nothing implies any more. Returns false if it is in use again.
+    pub(crate) fn release(&mut self, id: InstanceId) -> bool {
+        let Some(index) = self.instances.resolve(id) else { return false };
+        let instance = self.instances.get(index);
+        let rule = instance.rule as usize;
+        if !instance.is_orphaned(self.rules[rule].attributes().is_empty()) || instance.dirty_at().is_some() {
+            return false;
+        }
+        for (group, at) in instance.groups.clone() {
+            if let Some(moved) = self.groups.leave(group, at) {
+                self.instances.get_mut(moved).moved_in(group, at);
+            }
+            self.groups.remove_if_unused(group);
+        }
+        self.instances.remove(index);
+        true
+    }
+
+    /// Instance and snapshot of a rule for a binding, for inspection.
+    pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Option<(InstanceId, Snapshot)> {
+        let index = self.instances.find(rule, binding)?;
+        Some((self.instances.id(index), self.snapshot(index)))
+    }
+
+    fn bury(&mut self) {
+        let Self { mirror, views, positions, .. } = self;
+        mirror.bury(|revision, confirmed, watcher| {
+            views.any_older(watcher, revision) || (!confirmed && positions[watcher as usize] < revision)
+        });
+    }
+}

@@ -1,0 +1,173 @@
+//! Which patterns a new key matches: a radix trie over the literal prefixes of all patterns, and
+//! below each prefix a tree over what follows, segment by segment. The cost depends on the length
+//! of the key, not on the number of rules.
+
+use crate::condition::Slot;
+use crate::pattern::{Pattern, Segment};
+use radix_trie::{Trie, TrieCommon};
+use smallvec::SmallVec;
+use std::collections::HashMap;
+
+/// One use of a key pattern: as a slot of a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Use {
+    pub(crate) rule: u32,
+    pub(crate) slot: Slot,
+    /// `None`: binds all attributes of the rule (a binder). `Some(kind)`: binds those of a group kind.
+    pub(crate) group: Option<u8>,
+    /// For each bound attribute, in the rule's order, the captured segment that holds its value.
+    pub(crate) order: SmallVec<[u8; 4]>,
+    /// Captured segments that must be equal (an attribute named twice).
+    pub(crate) equal: SmallVec<[(u8, u8); 1]>,
+}
+
+/// Segments of a key captured by attributes, left to right.
+pub(crate) type Captures<'k> = SmallVec<[&'k str; 8]>;
+
+#[derive(Default)]
+struct Node {
+    literal: HashMap<Box<str>, u32>,
+    any: Option<u32>,
+    ends: Vec<Use>,
+    rest: Vec<Use>,
+}
+
+struct Prefix {
+    text: Box<str>,
+    /// The longest other prefix that this one begins with.
+    shorter: Option<u32>,
+    root: u32,
+}
+
+pub(crate) struct Patterns {
+    trie: Trie<String, u32>,
+    prefixes: Vec<Prefix>,
+    nodes: Vec<Node>,
+}
+
+impl Patterns {
+    /// Builds the index of all uses; they can't change afterwards.
+    pub(crate) fn new<'a>(uses: impl IntoIterator<Item = (&'a Pattern, Use)>) -> Self {
+        let mut this = Self { trie: Trie::new(), prefixes: Vec::new(), nodes: Vec::new() };
+        for (pattern, usage) in uses {
+            this.insert(pattern, usage);
+        }
+        this.chain();
+        this
+    }
+
+    fn insert(&mut self, pattern: &Pattern, usage: Use) {
+        let text = pattern.literal_prefix();
+        let prefix = match self.trie.get(text) {
+            Some(&prefix) => prefix,
+            None => {
+                let prefix = self.prefixes.len() as u32;
+                let root = self.node();
+                self.prefixes.push(Prefix { text: text.into(), shorter: None, root });
+                self.trie.insert(text.to_owned(), prefix);
+                prefix
+            }
+        };
+        let mut at = self.prefixes[prefix as usize].root as usize;
+        let first = pattern.segments().iter().position(|s| !matches!(s, Segment::Literal(_)));
+        let tail = first.map_or(&[][..], |first| &pattern.segments()[first..]);
+        for segment in tail {
+            at = match segment {
+                Segment::Literal(text) => match self.nodes[at].literal.get(text) {
+                    Some(&next) => next as usize,
+                    None => {
+                        let next = self.node();
+                        self.nodes[at].literal.insert(text.clone(), next);
+                        next as usize
+                    }
+                },
+                Segment::Attribute(_) => match self.nodes[at].any {
+                    Some(next) => next as usize,
+                    None => {
+                        let next = self.node();
+                        self.nodes[at].any = Some(next);
+                        next as usize
+                    }
+                },
+                Segment::Rest(_) => return self.nodes[at].rest.push(usage),
+            };
+        }
+        self.nodes[at].ends.push(usage);
+    }
+
+    fn node(&mut self) -> u32 {
+        self.nodes.push(Node::default());
+        self.nodes.len() as u32 - 1
+    }
+
+    /// Links every prefix to the longest other one that it begins with.
+    fn chain(&mut self) {
+        for prefix in &mut self.prefixes {
+            let last = prefix.text.char_indices().next_back();
+            prefix.shorter = last.and_then(|(at, _)| lookup(&self.trie, &prefix.text[..at]));
+        }
+    }
+
+    /// Calls `found` for every use of a pattern that `key` matches.
+    pub(crate) fn matching<'k>(&self, key: &'k str, mut found: impl FnMut(&Use, &Captures<'k>)) {
+        let mut next = lookup(&self.trie, key);
+        let mut captures = Captures::new();
+        while let Some(prefix) = next {
+            let Prefix { text, shorter, root } = &self.prefixes[prefix as usize];
+            let tail = &key[text.len()..];
+            let root = &self.nodes[*root as usize];
+            if tail.is_empty() {
+                offer(&root.ends, &captures, &mut found);
+            } else {
+                self.descend(root, tail, &mut captures, &mut found);
+            }
+            next = *shorter;
+        }
+    }
+
+    fn descend<'k>(
+        &self,
+        node: &Node,
+        tail: &'k str,
+        captures: &mut Captures<'k>,
+        found: &mut impl FnMut(&Use, &Captures<'k>),
+    ) {
+        if !node.rest.is_empty() && !tail.is_empty() {
+            captures.push(tail);
+            offer(&node.rest, captures, found);
+            captures.pop();
+        }
+        let (segment, tail) = match tail.split_once('/') {
+            Some((segment, tail)) => (segment, Some(tail)),
+            None => (tail, None),
+        };
+        let mut step = |next: u32, captures: &mut Captures<'k>| {
+            let next = &self.nodes[next as usize];
+            match tail {
+                Some(tail) => self.descend(next, tail, captures, found),
+                None => offer(&next.ends, captures, found),
+            }
+        };
+        if let Some(&next) = node.literal.get(segment) {
+            step(next, captures);
+        }
+        if let (Some(next), false) = (node.any, segment.is_empty()) {
+            captures.push(segment);
+            step(next, captures);
+            captures.pop();
+        }
+    }
+}
+
+fn offer<'k>(uses: &[Use], captures: &Captures<'k>, found: &mut impl FnMut(&Use, &Captures<'k>)) {
+    for usage in uses {
+        if usage.equal.iter().all(|&(a, b)| captures[a as usize] == captures[b as usize]) {
+            found(usage, captures);
+        }
+    }
+}
+
+/// The longest prefix in the trie that `key` begins with.
+fn lookup(trie: &Trie<String, u32>, key: &str) -> Option<u32> {
+    trie.get_ancestor(key).and_then(|found| found.value().copied())
+}

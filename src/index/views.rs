@@ -1,0 +1,225 @@
+//! Views: a watcher's whole prefix as it was at one revision, compared with the mirror.
+//!
+//! A snapshot (first start, or after a compaction) makes every difference a change at once. A crawl
+//! runs beside a live watch: what differs may only be on its way, so differences are held until the
+//! crawl closes the view and only what is still unexplained then is drift. Keys that a view lacks
+//! were deleted; they are found by a sweep in chunks.
+
+use super::mirror::{Content, Deletion, Revision};
+use super::{Change, Index, Reason};
+use crate::value::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ViewId(u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The watch (re)starts from it: differences are changes.
+    Snapshot,
+    /// A check beside the live watch: differences are drift.
+    Crawl,
+}
+
+/// A key as a view found it.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Value,
+    pub(crate) revision: Revision,
+}
+
+/// A view that was compared to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed {
+    pub(crate) id: ViewId,
+    pub(crate) watcher: u16,
+    pub(crate) purpose: Purpose,
+    /// Differences that a crawl had to repair.
+    pub(crate) drift: u64,
+}
+
+struct View {
+    id: ViewId,
+    watcher: u16,
+    revision: Revision,
+    purpose: Purpose,
+    suspects: Vec<Found>,
+    /// Next entry to look at once all pages are in.
+    sweep: Option<usize>,
+    drift: u64,
+}
+
+/// Differences a crawl holds back at most; what exceeds them is repaired at once.
+const SUSPECTS: usize = 65_536;
+
+#[derive(Default)]
+pub(crate) struct Views {
+    open: Vec<View>,
+    last: u32,
+    closed: Vec<Closed>,
+    /// Watchers whose first snapshot is complete.
+    complete: Vec<u16>,
+}
+
+impl Views {
+    /// An open view of an older revision might still show a key deleted at `revision`.
+    pub(crate) fn any_older(&self, watcher: u16, revision: Revision) -> bool {
+        self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
+    }
+
+    pub(crate) fn sweeping(&self) -> bool {
+        self.open.iter().any(|view| view.sweep.is_some())
+    }
+}
+
+impl Index {
+    /// Begins to compare a watcher's prefix at `revision`. One view a watcher: a snapshot ends a
+    /// crawl's view, a crawl is refused (`None`) while a snapshot is under way.
+    pub(crate) fn open_view(&mut self, watcher: u16, revision: Revision, purpose: Purpose) -> Option<ViewId> {
+        let snapshot = |view: &View| view.watcher == watcher && view.purpose == Purpose::Snapshot;
+        if purpose == Purpose::Crawl
+            && (!self.views.complete.contains(&watcher) || self.views.open.iter().any(snapshot))
+        {
+            return None;
+        }
+        self.views.open.retain(|view| view.watcher != watcher);
+        self.views.last += 1;
+        let id = ViewId(self.views.last);
+        self.views.open.push(View {
+            id,
+            watcher,
+            revision,
+            purpose,
+            suspects: Vec::new(),
+            sweep: None,
+            drift: 0,
+        });
+        Some(id)
+    }
+
+    /// Compares keys that the view contains. False if the view was ended meanwhile.
+    pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<Found>) -> bool {
+        let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
+        let purpose = self.views.open[at].purpose;
+        for found in page {
+            let Ok(key) = std::str::from_utf8(&found.key) else {
+                self.counters.not_text += 1;
+                continue;
+            };
+            let known = self.mirror.find(key);
+            if let Some(entry) = known {
+                self.mirror.entry_mut(entry).stamp = id.0;
+                if self.revision_of(entry) >= found.revision {
+                    continue;
+                }
+            }
+            if purpose == Purpose::Snapshot {
+                self.repair(id, found);
+            } else if known.is_some() || !self.uses(key).is_empty() {
+                let view = &mut self.views.open[at];
+                if view.suspects.len() < SUSPECTS {
+                    view.suspects.push(found);
+                } else {
+                    view.drift += 1;
+                    self.repair(id, found);
+                }
+            }
+        }
+        true
+    }
+
+    fn revision_of(&self, entry: u32) -> Revision {
+        match self.mirror.entry(entry).content {
+            Content::Present { revision, .. } | Content::Gone { revision, .. } => revision,
+        }
+    }
+
+    fn repair(&mut self, id: ViewId, Found { key, value, revision }: Found) {
+        let text = String::from_utf8(key.clone());
+        self.apply(Change::Put { key, value, revision });
+        if let Ok(key) = text
+            && let Some(entry) = self.mirror.find(&key)
+        {
+            self.mirror.entry_mut(entry).stamp = id.0;
+        }
+    }
+
+    /// All keys of the view were told. What is left of the comparison is backlog; the view then
+    /// turns up in [`Index::take_closed`]. False if the view was ended meanwhile.
+    pub(crate) fn close_view(&mut self, id: ViewId) -> bool {
+        let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
+        let suspects = std::mem::take(&mut self.views.open[at].suspects);
+        for found in suspects {
+            let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
+            if known.is_none_or(|entry| self.revision_of(entry) < found.revision) {
+                self.views.open[at].drift += 1;
+                self.repair(id, found);
+            }
+        }
+        self.views.open[at].sweep = Some(0);
+        true
+    }
+
+    /// Forgets a view that will not be completed.
+    pub(crate) fn cancel_view(&mut self, id: ViewId) {
+        self.views.open.retain(|view| view.id != id);
+        self.bury();
+    }
+
+    /// Looks for keys that closed views lack; returns what is left of the budget.
+    pub(super) fn sweep(&mut self, mut budget: usize) -> usize {
+        while budget > 0
+            && let Some(at) = self.views.open.iter().position(|view| view.sweep.is_some())
+        {
+            let View { id, watcher, revision, sweep, .. } = self.views.open[at];
+            let start = sweep.unwrap_or(0);
+            let end = self.mirror.capacity().min(start + budget);
+            budget -= end - start;
+            let missing: Vec<Box<str>> = (start..end)
+                .filter_map(|index| self.mirror.at(index))
+                .filter(|(_, entry)| {
+                    entry.watcher == watcher
+                        && entry.stamp != id.0
+                        && matches!(entry.content, Content::Present { revision: known, .. } if known <= revision)
+                })
+                .map(|(_, entry)| entry.key.clone())
+                .collect();
+            self.views.open[at].drift += missing.len() as u64;
+            for key in missing {
+                let key = key.into_boxed_bytes().into_vec();
+                self.apply(Change::Delete { key, revision, how: Deletion::SeenAbsent });
+            }
+            if end < self.mirror.capacity() {
+                self.views.open[at].sweep = Some(end);
+            } else {
+                self.finish(at);
+            }
+        }
+        budget
+    }
+
+    fn finish(&mut self, at: usize) {
+        let View { id, watcher, revision, purpose, mut drift, .. } = self.views.open.remove(at);
+        match purpose {
+            Purpose::Snapshot => {
+                drift = 0;
+                self.advance(watcher, revision);
+                if !self.views.complete.contains(&watcher) {
+                    self.views.complete.push(watcher);
+                }
+                if !self.ready && self.views.complete.len() == self.positions.len() {
+                    self.ready = true;
+                    self.decide_all(Reason::Change);
+                }
+            }
+            Purpose::Crawl => self.counters.drift += drift,
+        }
+        self.bury();
+        self.views.closed.push(Closed { id, watcher, purpose, drift });
+    }
+
+    /// Views whose comparison has ended since the last call.
+    pub(crate) fn take_closed(&mut self) -> Vec<Closed> {
+        std::mem::take(&mut self.views.closed)
+    }
+}

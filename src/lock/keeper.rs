@@ -1,0 +1,306 @@
+//! The lease keeper actor: one lease for each lock TTL, renewed on a connection of its own, and
+//! shared leases for keys with a TTL. When a lease can't be relied on any more, the firings under it
+//! are told, and a new one takes its place.
+
+use super::lease::{Lifetime, SharedLeases, Ticket};
+use crate::engine::env::Retry;
+use crate::engine::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
+use crate::engine::status::Status;
+use crate::etcd::{Failure, FailureKind, Grant, Link};
+use crate::metrics;
+use actix::prelude::*;
+use futures_util::StreamExt as _;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// A lease for locks, while it can be relied on.
+#[derive(Clone, Debug)]
+pub(crate) struct LockLease {
+    pub(crate) id: i64,
+    /// Cancelled before the lease can have expired.
+    pub(crate) lost: CancellationToken,
+    /// How long a callback may go on once it is told.
+    pub(crate) grace: Duration,
+}
+
+/// Leases for locks by TTL, kept by the keeper and read by the dispatcher.
+pub(crate) type LockLeases = Arc<HashMap<Duration, watch::Receiver<Option<LockLease>>>>;
+
+/// What a keeper is made of.
+pub(crate) struct Settings {
+    pub(crate) engine: Arc<str>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) status: Status,
+    pub(crate) rng: StdRng,
+    pub(crate) faults: Faults,
+}
+
+pub(crate) struct Keeper {
+    settings: Settings,
+    leases: Vec<(Duration, watch::Sender<Option<LockLease>>)>,
+    readers: LockLeases,
+    shared: HashMap<Purpose, SharedLeases>,
+    /// Grants under way, with who waits for them.
+    granting: HashMap<(Purpose, Duration), Vec<oneshot::Sender<Result<Ticket, Failure>>>>,
+    /// Leases of marks: they go with the engine.
+    marks: Vec<i64>,
+}
+
+/// What a key with a TTL is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    /// The application's: it outlives the engine.
+    Data,
+    /// A backoff key of the engine.
+    Mark,
+}
+
+impl Keeper {
+    /// Keeps one lease for each of the TTLs.
+    pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
+        let mut leases = Vec::new();
+        let mut readers = HashMap::new();
+        for ttl in ttls {
+            readers.entry(ttl).or_insert_with(|| {
+                let (sender, receiver) = watch::channel(None);
+                leases.push((ttl, sender));
+                receiver
+            });
+        }
+        let readers: LockLeases = Arc::new(readers);
+        let this = Self {
+            settings,
+            leases,
+            readers: readers.clone(),
+            shared: HashMap::new(),
+            granting: HashMap::new(),
+            marks: Vec::new(),
+        };
+        (this, readers)
+    }
+}
+
+/// An id for a lease: any positive number that nobody else picks.
+fn lease_id(rng: &mut StdRng) -> i64 {
+    rng.random_range(1..i64::MAX)
+}
+
+impl Actor for Keeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+        for (ttl, published) in std::mem::take(&mut self.leases) {
+            let Settings { engine, link, status, rng, faults } = &mut self.settings;
+            let keep = Keep {
+                engine: engine.clone(),
+                link: link.clone(),
+                status: status.clone(),
+                retry: Retry::new(StdRng::from_rng(rng)),
+                rng: StdRng::from_rng(rng),
+                ttl,
+                published,
+            };
+            let task = spawn_guarded(faults, Self::NAME, keep.run());
+            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
+        }
+    }
+}
+
+impl Part for Keeper {
+    const NAME: &'static str = "lease keeper";
+
+    fn faults(&self) -> &Faults {
+        &self.settings.faults
+    }
+}
+
+/// One lease for locks, for ever: granted, renewed, replaced.
+struct Keep {
+    engine: Arc<str>,
+    link: Arc<Link>,
+    status: Status,
+    retry: Retry,
+    rng: StdRng,
+    ttl: Duration,
+    published: watch::Sender<Option<LockLease>>,
+}
+
+impl Keep {
+    async fn run(mut self) {
+        loop {
+            let grant = match self.link.grant(lease_id(&mut self.rng), self.ttl).await {
+                Ok(grant) => grant,
+                Err(failure) => {
+                    self.status.problem("lease", &failure);
+                    self.retry.wait().await;
+                    continue;
+                }
+            };
+            self.retry.reset();
+            self.status.fine("lease");
+            let life = Lifetime::new(grant.sent, grant.ttl);
+            let lost = CancellationToken::new();
+            // Also when this future is dropped: nothing is renewed then.
+            let _told = lost.clone().drop_guard();
+            let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
+            self.published.send_replace(Some(lease));
+            let failure = self.renew(grant.id, life).await;
+            self.published.send_replace(None);
+            lost.cancel();
+            metrics::lease_lost(&self.engine);
+            self.status.problem("lease", &failure);
+        }
+    }
+
+    /// Renews until the lease can't be relied on any more.
+    async fn renew(&mut self, id: i64, mut life: Lifetime) -> Failure {
+        let mut stream = None;
+        loop {
+            sleep_until(life.renew_at()).await;
+            let failure = loop {
+                let sent = Instant::now();
+                let renewing = async {
+                    if stream.is_none() {
+                        stream = Some(self.link.renewals(id).await?);
+                    }
+                    match &mut stream {
+                        Some(stream) => self.link.renew(stream).await,
+                        None => unreachable!("just opened"),
+                    }
+                };
+                let failure = tokio::select! {
+                    biased;
+                    renewed = renewing => match renewed {
+                        Ok(ttl) => {
+                            life = Lifetime::new(sent, ttl);
+                            metrics::lease_renewal(&self.engine, true);
+                            break None;
+                        }
+                        Err(failure) => failure,
+                    },
+                    () = sleep_until(life.tell_at()) => Failure {
+                        kind: FailureKind::Unreachable,
+                        request: "lease_renew",
+                        message: "no answer in time".into(),
+                    },
+                };
+                stream = None;
+                metrics::lease_renewal(&self.engine, false);
+                let retry_at = Instant::now() + life.retry_in();
+                if failure.kind == FailureKind::LeaseGone || retry_at >= life.tell_at() {
+                    break Some(failure);
+                }
+                sleep(life.retry_in()).await;
+            };
+            match failure {
+                Some(failure) if failure.kind == FailureKind::LeaseGone => return failure,
+                Some(failure) => {
+                    sleep_until(life.tell_at()).await;
+                    return failure;
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+/// A lease for a key that is to live for at least this long.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct KeyLease {
+    pub(crate) purpose: Purpose,
+    pub(crate) ttl: Duration,
+    pub(crate) reply: oneshot::Sender<Result<Ticket, Failure>>,
+}
+
+impl Handler<KeyLease> for Keeper {
+    type Result = ();
+
+    fn handle(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Self::Context) {
+        let now = Instant::now();
+        let shared = self.shared.entry(purpose).or_default();
+        shared.prune(now);
+        if let Some(ticket) = shared.join(ttl, now) {
+            // The firing that asked may have ended.
+            let _ = reply.send(Ok(ticket));
+            return;
+        }
+        let waiting = self.granting.entry((purpose, ttl)).or_default();
+        waiting.push(reply);
+        if waiting.len() > 1 {
+            return;
+        }
+        let link = self.settings.link.clone();
+        let id = lease_id(&mut self.settings.rng);
+        let granting = async move { link.grant(id, ttl + SharedLeases::window(ttl)).await };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
+            guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
+        }));
+    }
+}
+
+impl Keeper {
+    /// Gives the new lease to all who waited for it, as far as it reaches.
+    fn granted(&mut self, purpose: Purpose, ttl: Duration, grant: Result<Grant, Failure>) {
+        metrics::key_lease(&self.settings.engine);
+        if let (Purpose::Mark, Ok(grant)) = (purpose, &grant) {
+            self.marks.push(grant.id);
+            // Leases end by themselves; only the latest can still be alive.
+            let excess = self.marks.len().saturating_sub(MARKS);
+            self.marks.drain(..excess);
+        }
+        let failed = |message: &str| Failure {
+            kind: FailureKind::Unreachable,
+            request: "lease_grant",
+            message: message.to_owned(),
+        };
+        let shared = self.shared.entry(purpose).or_default();
+        let mut ticket = grant.and_then(|grant| {
+            shared.granted(ttl, grant).ok_or_else(|| failed("the server grants less than it is asked for"))
+        });
+        for reply in self.granting.remove(&(purpose, ttl)).unwrap_or_default() {
+            // The firing that asked may have ended.
+            let _ = reply.send(ticket.clone());
+            if ticket.is_ok() {
+                let joined = shared.join(ttl, Instant::now());
+                ticket = joined.ok_or_else(|| failed("the lease is full or came too late"));
+            }
+        }
+    }
+}
+
+/// Leases of marks that are remembered for the end.
+const MARKS: usize = 4096;
+
+/// Ends the leases of locks and marks. Answers when etcd has, or could not be reached.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Revoke;
+
+impl Handler<Revoke> for Keeper {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Revoke, _: &mut Self::Context) -> Self::Result {
+        let locks = self.readers.values().filter_map(|lease| lease.borrow().as_ref().map(|lease| lease.id));
+        let ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        let link = self.settings.link.clone();
+        Box::pin(async move {
+            let revoking = ids.into_iter().map(|id| {
+                let link = link.clone();
+                async move {
+                    if let Err(failure) = link.revoke(id).await {
+                        tracing::debug!(%failure, "a lease could not be revoked; it ends by itself");
+                    }
+                }
+            });
+            futures_util::stream::iter(revoking).buffer_unordered(16).collect::<()>().await;
+        })
+    }
+}

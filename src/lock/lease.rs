@@ -1,0 +1,149 @@
+//! How long a lease can be relied on, and which keys may share one. No I/O, no clock.
+
+use crate::etcd::Grant;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The life of a lease as this process may count on it: from the moment the last successful renewal
+/// was *sent*, for the TTL that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lifetime {
+    sent: Instant,
+    ttl: Duration,
+}
+
+impl Lifetime {
+    pub(crate) fn new(sent: Instant, ttl: Duration) -> Self {
+        Self { sent, ttl }
+    }
+
+    /// When to renew: twice before there is cause for worry.
+    pub(crate) fn renew_at(&self) -> Instant {
+        self.sent + self.ttl / 3
+    }
+
+    /// When a renewal that failed is tried again.
+    pub(crate) fn retry_in(&self) -> Duration {
+        (self.ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
+    }
+
+    /// When the firings under it are told to end.
+    pub(crate) fn tell_at(&self) -> Instant {
+        self.sent + self.ttl * 3 / 4
+    }
+
+    /// How long after being told a callback may go on before it is dropped. What is left then is for
+    /// clocks and threads that are not exact.
+    pub(crate) fn grace(&self) -> Duration {
+        self.ttl / 8
+    }
+}
+
+/// Leases shared by keys with a TTL.
+///
+/// A lease is granted for longer than asked, by a window; whoever wants the same TTL within the
+/// window joins it, so that its key lives at least as long as it asked for.
+#[derive(Debug, Default)]
+pub(crate) struct SharedLeases {
+    open: HashMap<Duration, Shared>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    grant: Grant,
+    keys: usize,
+}
+
+/// Keys on one lease at most: etcd deletes them all in one go when it ends.
+const KEYS: usize = 1000;
+
+/// A lease for a key, and until when the key must be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) lease: i64,
+    pub(crate) send_before: Instant,
+}
+
+impl SharedLeases {
+    /// The window in which keys of this TTL share a lease: a fifth of it, at least a second.
+    pub(crate) fn window(ttl: Duration) -> Duration {
+        (ttl / 5).max(Duration::from_secs(1))
+    }
+
+    /// A lease to join, if there is one that lives long enough.
+    pub(crate) fn join(&mut self, ttl: Duration, now: Instant) -> Option<Ticket> {
+        let shared = self.open.get_mut(&ttl)?;
+        let ticket = ticket(&shared.grant, ttl)?;
+        if now >= ticket.send_before || shared.keys >= KEYS {
+            self.open.remove(&ttl);
+            return None;
+        }
+        shared.keys += 1;
+        Some(ticket)
+    }
+
+    /// A lease was granted for this TTL plus its window.
+    pub(crate) fn granted(&mut self, ttl: Duration, grant: Grant) -> Option<Ticket> {
+        self.open.insert(ttl, Shared { grant, keys: 1 });
+        ticket(&grant, ttl)
+    }
+
+    /// Forgets leases that nobody can join any more.
+    pub(crate) fn prune(&mut self, now: Instant) {
+        self.open.retain(|ttl, shared| ticket(&shared.grant, *ttl).is_some_and(|t| now < t.send_before));
+    }
+}
+
+/// The key must be sent while the lease still has its whole TTL before it. `None` if the server
+/// granted less than that.
+fn ticket(grant: &Grant, ttl: Duration) -> Option<Ticket> {
+    let slack = grant.ttl.checked_sub(ttl)?;
+    Some(Ticket { lease: grant.id, send_before: grant.sent + slack })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn firings_are_told_and_dropped_before_the_lease_can_have_expired() {
+        let sent = Instant::now();
+        for seconds in [2, 5, 10, 60] {
+            let ttl = seconds * SECOND;
+            let life = Lifetime::new(sent, ttl);
+            assert!(life.renew_at() + ttl / 3 < life.tell_at(), "there is time for a second renewal");
+            assert!(life.tell_at() + life.grace() < sent + ttl, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn keys_join_a_lease_only_while_it_outlives_them() {
+        let now = Instant::now();
+        let mut leases = SharedLeases::default();
+        assert_eq!(leases.join(5 * SECOND, now), None);
+        let grant = Grant { id: 7, ttl: 6 * SECOND, sent: now };
+        assert_eq!(leases.granted(5 * SECOND, grant).map(|t| t.lease), Some(7));
+        assert_eq!(leases.join(5 * SECOND, now + SECOND / 2).map(|t| t.lease), Some(7));
+        assert_eq!(leases.join(4 * SECOND, now), None, "another TTL, another lease");
+        assert_eq!(leases.join(5 * SECOND, now + SECOND), None, "it would expire early");
+    }
+
+    #[test]
+    fn a_lease_has_a_limited_number_of_keys() {
+        let now = Instant::now();
+        let mut leases = SharedLeases::default();
+        leases.granted(5 * SECOND, Grant { id: 7, ttl: 6 * SECOND, sent: now });
+        let joined = std::iter::from_fn(|| leases.join(5 * SECOND, now)).count();
+        assert_eq!(joined, KEYS - 1);
+    }
+
+    #[test]
+    fn a_lease_granted_too_short_is_not_used() {
+        let now = Instant::now();
+        let mut leases = SharedLeases::default();
+        assert_eq!(leases.granted(5 * SECOND, Grant { id: 7, ttl: 4 * SECOND, sent: now }), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! The requests actor: sends transactions, those that may travel together in one request.
+
+use super::batch::{Batch, BatchLimits, Batcher, Class};
+use super::txn::{Reply, Request, is_at_fault};
+use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
+use crate::engine::status::Status;
+use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::metrics;
+use actix::prelude::*;
+use etcd_client::proto::PbTxnOpResponse;
+use etcd_client::{Txn, TxnOp};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// After NOSPACE, how long only deletions are sent before puts are tried again.
+const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a requests actor is made of.
+pub(crate) struct Settings {
+    pub(crate) engine: Arc<str>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) status: Status,
+    pub(crate) limits: BatchLimits,
+    pub(crate) faults: Faults,
+}
+
+pub(crate) struct Requests {
+    settings: Settings,
+    batcher: Batcher<Entry>,
+    /// Rules that were refused by permission: their transactions travel alone.
+    refused: HashSet<u32>,
+}
+
+struct Entry {
+    rule: u32,
+    txn: Txn,
+    send_before: Option<Instant>,
+    reply: oneshot::Sender<Result<Reply, Failure>>,
+}
+
+impl Requests {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let batcher = Batcher::new(settings.limits.clone());
+        Self { settings, batcher, refused: HashSet::new() }
+    }
+
+    /// Sends batches while there are any and a flight is free.
+    fn send(&mut self, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        while let Some(mut batch) = self.batcher.next() {
+            for entry in batch.take_out(|entry| entry.send_before.is_some_and(|limit| now >= limit)) {
+                let message = "a lease of its keys would end too early".to_owned();
+                let late = Failure { kind: FailureKind::LeaseGone, request: "txn", message };
+                // The one who asked may be gone.
+                let _ = entry.reply.send(Err(late));
+            }
+            if batch.entries().len() == 0 {
+                self.batcher.landed(batch.flight());
+                continue;
+            }
+            let txn = outer(&batch);
+            metrics::batch(&self.settings.engine, batch.entries().len());
+            let link = self.settings.link.clone();
+            let me = ctx.address();
+            spawn_guarded(&self.settings.faults, Self::NAME, async move {
+                let answer = link.txn(txn).await;
+                // Closed: the engine is stopping, and nobody waits for the answer.
+                let _ = me.send(Landed { batch, answer }).await;
+            });
+        }
+    }
+
+    fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {
+        match answer {
+            Ok(answer) => {
+                self.settings.status.fine("requests");
+                self.batcher.landed(batch.flight());
+                reply(batch, answer);
+            }
+            Err(failure) if failure.kind == FailureKind::NoSpace => {
+                self.settings.status.problem("requests", &failure);
+                self.batcher.hold_puts(true);
+                self.batcher.put_back(batch);
+                ctx.run_later(NO_SPACE_PAUSE, |this, ctx| {
+                    guarded(this, ctx, |this, ctx| {
+                        this.batcher.hold_puts(false);
+                        this.send(ctx);
+                    });
+                });
+            }
+            Err(failure) if is_at_fault(failure.kind) => {
+                if let Some(entry) = self.batcher.split(batch) {
+                    if failure.kind == FailureKind::Permission {
+                        self.refused.insert(entry.rule);
+                    }
+                    // The one who asked may be gone.
+                    let _ = entry.reply.send(Err(failure));
+                }
+            }
+            Err(failure) => {
+                self.settings.status.problem("requests", &failure);
+                self.batcher.landed(batch.flight());
+                for entry in batch.into_entries() {
+                    // The one who asked may be gone.
+                    let _ = entry.reply.send(Err(failure.clone()));
+                }
+            }
+        }
+        self.send(ctx);
+    }
+}
+
+/// One entry goes as it is, several as nested transactions: each decides for itself.
+fn outer(batch: &Batch<Entry>) -> Txn {
+    let mut txns = batch.entries().map(|entry| entry.txn.clone());
+    if batch.is_nested() {
+        Txn::new().and_then(txns.map(TxnOp::txn).collect::<Vec<_>>())
+    } else {
+        txns.next().unwrap_or_default()
+    }
+}
+
+fn reply(batch: Batch<Entry>, answer: Answer) {
+    let Answer { revision, succeeded, responses } = answer;
+    if !batch.is_nested() {
+        for entry in batch.into_entries().take(1) {
+            // The one who asked may be gone.
+            let _ = entry.reply.send(Ok(Reply { revision, succeeded, responses }));
+            return;
+        }
+        return;
+    }
+    for (entry, response) in batch.into_entries().zip(responses) {
+        let answer = match response {
+            // Headers of nested answers are empty: the outer one's revision counts for all.
+            Some(PbTxnOpResponse::ResponseTxn(txn)) => Ok(Reply {
+                revision,
+                succeeded: txn.succeeded,
+                responses: txn.responses.into_iter().map(|response| response.response).collect(),
+            }),
+            _ => Err(Failure {
+                kind: FailureKind::Unreachable,
+                request: "txn",
+                message: "the answer lacks a part".into(),
+            }),
+        };
+        // The one who asked may be gone.
+        let _ = entry.reply.send(answer);
+    }
+}
+
+impl Actor for Requests {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // Bounded by the firing slots, each with one transaction at a time.
+        ctx.set_mailbox_capacity(4096);
+    }
+}
+
+impl Part for Requests {
+    const NAME: &'static str = "requests";
+
+    fn faults(&self) -> &Faults {
+        &self.settings.faults
+    }
+}
+
+/// A transaction to send. The answer comes to `reply`; if the actor ends before, the sender is dropped.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit {
+    pub(crate) rule: u32,
+    pub(crate) class: Class,
+    pub(crate) request: Request,
+    pub(crate) reply: oneshot::Sender<Result<Reply, Failure>>,
+    /// Of no use later: a lease that its keys use would end too early.
+    pub(crate) send_before: Option<Instant>,
+}
+
+impl Handler<Submit> for Requests {
+    type Result = ();
+
+    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            let Submit { rule, class, request, reply, send_before } = submit;
+            let Request { txn, mut footprint } = request;
+            footprint.solo |= this.refused.contains(&rule);
+            this.batcher.push(class, footprint, Entry { rule, txn, send_before, reply });
+            this.send(ctx);
+        });
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Landed {
+    batch: Batch<Entry>,
+    answer: Result<Answer, Failure>,
+}
+
+impl Handler<Landed> for Requests {
+    type Result = ();
+
+    fn handle(&mut self, Landed { batch, answer }: Landed, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| this.landed(batch, answer, ctx));
+    }
+}
+
+/// Sends a transaction and waits for its answer. `None`: the engine is stopping or restarting.
+pub(crate) async fn submit(
+    requests: &Addr<Requests>,
+    rule: u32,
+    class: Class,
+    request: Request,
+    send_before: Option<Instant>,
+) -> Option<Result<Reply, Failure>> {
+    let (reply, answer) = oneshot::channel();
+    requests.send(Submit { rule, class, request, reply, send_before }).await.ok()?;
+    answer.await.ok()
+}

@@ -1,0 +1,69 @@
+//! Delays between attempts: exponential, bounded, with jitter.
+
+use rand::{Rng, RngExt};
+use std::time::Duration;
+
+/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, at most `max`,
+/// ± 20 % so that many instances which failed together don't return together.
+///
+/// A change of a key that the instance reads, by somebody else, cuts the wait to `base`.
+///
+/// ```
+/// use etcd_rules::Backoff;
+/// use std::time::Duration;
+/// let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+/// assert_ne!(quick, Backoff::default());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    base: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// The first delay, and the longest. `max` is raised to `base` if it is smaller, `base` to one
+    /// millisecond if it is zero.
+    pub fn new(base: Duration, max: Duration) -> Self {
+        let base = base.max(Duration::from_millis(1));
+        Self { base, max: max.max(base) }
+    }
+
+    pub(crate) fn base(&self) -> Duration {
+        self.base
+    }
+
+    /// The delay after failure number `attempt` (from 1).
+    pub(crate) fn delay(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
+        let doubled =
+            self.base.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
+        doubled.min(self.max).mul_f64(rng.random_range(0.8..=1.2))
+    }
+}
+
+/// 100 ms, doubled up to 5 minutes.
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new(Duration::from_millis(100), Duration::from_secs(5 * 60))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn delays_double_up_to_the_maximum_within_a_fifth() {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        let mut rng = StdRng::seed_from_u64(7);
+        for (attempt, expected) in
+            [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1000), (40, 1000), (u32::MAX, 1000)]
+        {
+            for _ in 0..100 {
+                let delay = backoff.delay(attempt, &mut rng).as_millis();
+                assert!((expected * 8 / 10..=expected * 12 / 10).contains(&delay), "{attempt}: {delay}");
+            }
+        }
+    }
+}

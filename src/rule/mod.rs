@@ -1,0 +1,185 @@
+//! A rule: when a condition over keys holds for a binding of its attributes, run a callback.
+
+mod backoff;
+mod compiled;
+
+pub use backoff::Backoff;
+pub use compiled::RuleError;
+pub(crate) use compiled::{CompiledRule, Limits};
+
+use crate::condition::Condition;
+use crate::firing::{Firing, Outcome};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Any error a callback may end with.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) type CallbackFuture = Pin<Box<dyn Future<Output = Result<Outcome, BoxError>> + Send>>;
+pub(crate) type Callback = Arc<dyn Fn(Firing) -> CallbackFuture + Send + Sync>;
+
+/// A rule: an id, a condition, a callback, and how the callback is to be run.
+///
+/// Every binding of the attributes in the condition's patterns is an *instance* of the rule; the
+/// callback runs for each instance that is true, under the instance's lock.
+///
+/// ```
+/// use etcd_rules::{Firing, Outcome, Rule, key};
+/// use std::time::Duration;
+///
+/// let rule = Rule::new("poll")
+///     .when(key("/servers/:id/state").equals("active") & key("/servers/internal/:id/poll_delay").absent())
+///     .lock("/:id/poll")
+///     .time_limit(Duration::from_secs(20))
+///     .run(|firing: Firing| async move {
+///         println!("polling {}", firing.attribute("id")?);
+///         Ok::<Outcome, etcd_rules::Error>(
+///             firing.commit().put_ttl("/servers/internal/:id/poll_delay", "", Duration::from_secs(5)).into(),
+///         )
+///     });
+/// assert_eq!(rule.id(), "poll");
+/// ```
+///
+/// Mistakes (a malformed pattern, no condition, an attribute that nothing binds) are all reported
+/// together by [`EngineBuilder::build`](crate::EngineBuilder::build).
+#[derive(Clone)]
+pub struct Rule {
+    id: String,
+    condition: Option<Condition>,
+    lock: Option<String>,
+    callback: Option<Callback>,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) time_limit: Duration,
+    pub(crate) lock_ttl: Option<Duration>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) backoff: Backoff,
+    pub(crate) optimistic: bool,
+}
+
+/// Default of [`Rule::time_limit`].
+pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            time_limit: TIME_LIMIT,
+            lock_ttl: None,
+            concurrency: None,
+            backoff: Backoff::default(),
+            optimistic: false,
+        }
+    }
+}
+
+impl Rule {
+    /// A rule with an id: unique in its engine, the name in metrics, logs and lock keys. Engines of
+    /// one application share locks and retries by it, so it should stay the same across versions.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), condition: None, lock: None, callback: None, options: Options::default() }
+    }
+
+    /// The rule's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The condition. Required; a second call replaces the first.
+    pub fn when(mut self, condition: Condition) -> Self {
+        self.condition = Some(condition);
+        self
+    }
+
+    /// The lock of an instance, as a pattern over attributes of the condition. Rules (and instances)
+    /// whose patterns give the same text exclude each other. Default: one lock for each instance.
+    pub fn lock(mut self, pattern: impl Into<String>) -> Self {
+        self.lock = Some(pattern.into());
+        self
+    }
+
+    /// How long a callback may run, from its own start. Default: 5 minutes. After it the firing is
+    /// cancelled, its future dropped, and the end counts as an error. Too short a limit makes work
+    /// fail that would have succeeded; a future that never yields can't be dropped and keeps its slot.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.options.time_limit = limit;
+        self
+    }
+
+    /// The TTL of the lease behind this rule's locks, in whole seconds (rounded up; etcd may grant
+    /// more). Default: the engine's. A short TTL lets other engines take over sooner after a crash,
+    /// and loses locks sooner when etcd does not answer.
+    pub fn lock_ttl(mut self, ttl: Duration) -> Self {
+        self.options.lock_ttl = Some(ttl);
+        self
+    }
+
+    /// How many callbacks of this rule may run at once in one engine. Default: half of the engine's
+    /// overall limit, so that one slow rule can't take all slots.
+    pub fn concurrency(mut self, limit: usize) -> Self {
+        self.options.concurrency = Some(limit);
+        self
+    }
+
+    /// How failed firings are retried. Default: [`Backoff::default`].
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.options.backoff = backoff;
+        self
+    }
+
+    /// Runs without a lock: for callbacks whose effects are all in their commit.
+    ///
+    /// The commit takes effect only if every key shown to the callback is unchanged, and it must
+    /// change at least one of those keys; so neither two engines nor a repeated request can apply it
+    /// twice. Callbacks of several engines may run at the same time, and only one commit wins: the
+    /// callback must do nothing outside of its commit.
+    pub fn optimistic(mut self) -> Self {
+        self.options.optimistic = true;
+        self
+    }
+
+    /// The callback: any async function of a [`Firing`]. Required; a second call replaces the first.
+    ///
+    /// It returns `Ok(())` or an [`Outcome`]; an error, a panic or running into the
+    /// [time limit](Rule::time_limit) is retried with [backoff](Rule::backoff). It runs on the
+    /// application's tokio runtime and must not block its thread for long.
+    pub fn run<F, Fut, O, E>(mut self, callback: F) -> Self
+    where
+        F: Fn(Firing) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome>,
+        E: Into<BoxError>,
+    {
+        self.callback = Some(Arc::new(move |firing| {
+            let running = callback(firing);
+            Box::pin(async move { running.await.map(Into::into).map_err(Into::into) })
+        }));
+        self
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rule")
+            .field("id", &self.id)
+            .field("condition", &self.condition)
+            .field("lock", &self.lock)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The id and the condition: `poll: /servers/:id/state = "active" and …`.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.condition {
+            Some(condition) => write!(f, "{}: {condition}", self.id),
+            None => write!(f, "{}: no condition", self.id),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The watcher actor: takes the snapshot, holds the stream, and hands batches to the index. It only
+//! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
+
+use super::resume::{Resume, Start, Step};
+use crate::crawl::reader::{self, Splits};
+use crate::engine::env::Retry;
+use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
+use crate::engine::status::Status;
+use crate::etcd::{Failure, FailureKind, Link, Watch};
+use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
+use crate::index::{Change, Purpose, Revision};
+use crate::metrics;
+use actix::prelude::*;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+/// Changes read ahead while the index is busy; then the stream waits, and etcd with it.
+const READ_AHEAD: usize = 65_536;
+
+/// What a watcher is made of.
+pub(crate) struct Settings {
+    pub(crate) engine: Arc<str>,
+    pub(crate) number: u16,
+    pub(crate) prefix: String,
+    pub(crate) link: Arc<Link>,
+    pub(crate) index: Addr<IndexActor>,
+    pub(crate) status: Status,
+    pub(crate) splits: Splits,
+    /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
+    pub(crate) silence: Duration,
+    pub(crate) faults: Faults,
+}
+
+/// One covering prefix.
+pub(crate) struct Watcher {
+    settings: Option<(Settings, Retry)>,
+    faults: Faults,
+}
+
+impl Watcher {
+    pub(crate) fn new(settings: Settings, retry: Retry) -> Self {
+        Self { faults: settings.faults.clone(), settings: Some((settings, retry)) }
+    }
+}
+
+impl Actor for Watcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Some((settings, retry)) = self.settings.take() {
+            // The context drops the future when the actor stops.
+            let task = spawn_guarded(&self.faults, Self::NAME, run(settings, retry));
+            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
+        }
+    }
+}
+
+impl Part for Watcher {
+    const NAME: &'static str = "watcher";
+
+    fn faults(&self) -> &Faults {
+        &self.faults
+    }
+}
+
+async fn run(settings: Settings, mut retry: Retry) {
+    let mut resume = Resume::default();
+    loop {
+        let result = follow(&settings, &mut resume, &mut retry).await;
+        let failure = match result {
+            Ok(Stop::Rewound(reason)) => return settings.faults.report(Fault::Rewound(reason)),
+            Ok(Stop::IndexGone) => return,
+            Ok(Stop::Again) => continue,
+            Err(failure) => failure,
+        };
+        if failure.kind == FailureKind::Compacted {
+            resume.compacted();
+        }
+        metrics::reconnect(&settings.engine);
+        settings.status.problem("watch", &failure);
+        retry.wait().await;
+    }
+}
+
+enum Stop {
+    Again,
+    Rewound(String),
+    IndexGone,
+}
+
+/// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
+async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> Result<Stop, Failure> {
+    let header = settings.link.header(&settings.prefix).await?;
+    let from = match resume.start(header) {
+        Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
+        Start::Watch(from) => from,
+        Start::Snapshot(revision) => {
+            if !snapshot(settings, revision).await? {
+                return Ok(Stop::IndexGone);
+            }
+            resume.snapshot(revision);
+            revision + 1
+        }
+    };
+    let stream = settings.link.watch(&settings.prefix, from, false).await?;
+    settings.status.fine("watch");
+    stream_to_end(settings, resume, retry, stream).await
+}
+
+/// Has the index compare the prefix at one revision. False if the index is gone.
+async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failure> {
+    let Settings { index, number, .. } = settings;
+    let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
+    let Ok(Some(view)) = index.send(open).await else { return Ok(false) };
+    let started = Instant::now();
+    let page = async |keys| index.send(ViewPage(view, keys)).await.unwrap_or(false);
+    if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, page).await? {
+        return Ok(false);
+    }
+    let (done, closed) = oneshot::channel();
+    let sent = index.send(CloseView(view, done)).await;
+    let complete = sent.is_ok() && closed.await.is_ok();
+    metrics::snapshot(&settings.engine, started.elapsed());
+    Ok(complete)
+}
+
+async fn stream_to_end(
+    settings: &Settings,
+    resume: &mut Resume,
+    retry: &mut Retry,
+    mut stream: Watch,
+) -> Result<Stop, Failure> {
+    let mut ahead = Ahead::default();
+    let mut heard_at = Instant::now();
+    let mut asked = false;
+    loop {
+        // What was read is handed on, one batch at a time, while the next is being read.
+        if ahead.delivering.is_none() && (!ahead.changes.is_empty() || ahead.moved) {
+            let changes = std::mem::take(&mut ahead.changes);
+            ahead.moved = false;
+            let position = resume.position().unwrap_or(0);
+            let batch = Batch { watcher: settings.number, changes, position };
+            ahead.delivering = Some(Box::pin(settings.index.send(batch)));
+        }
+        let delivered = async {
+            match &mut ahead.delivering {
+                Some(delivering) => delivering.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            delivered = delivered => {
+                ahead.delivering = None;
+                if delivered.is_err() {
+                    return Ok(Stop::IndexGone);
+                }
+            }
+            heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
+                heard_at = Instant::now();
+                asked = false;
+                match resume.heard(heard?) {
+                    Step::Alive => {}
+                    Step::Deliver(changes, position) => {
+                        retry.reset();
+                        metrics::watch_batch(&settings.engine, changes.len(), position);
+                        ahead.moved = true;
+                        if ahead.changes.is_empty() {
+                            ahead.changes = changes;
+                        } else {
+                            ahead.changes.extend(changes);
+                        }
+                    }
+                    Step::Resync => {
+                        tracing::info!(
+                            engine = &*settings.engine, prefix = settings.prefix,
+                            "the watch's history was compacted: comparing with a new snapshot"
+                        );
+                        metrics::resync(&settings.engine);
+                        return Ok(Stop::Again);
+                    }
+                    Step::Doubt => return Ok(Stop::Again),
+                    Step::Reopen(reason) => {
+                        return Err(Failure { kind: kind_of(&reason), request: "watch", message: reason });
+                    }
+                }
+            }
+            () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
+                if asked {
+                    let message = format!("silent for {:?}", 2 * settings.silence);
+                    return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
+                }
+                asked = true;
+                heard_at = Instant::now();
+                stream.heartbeat(&settings.prefix).await?;
+            }
+        }
+    }
+}
+
+/// What was read from the stream and is not yet with the index.
+#[derive(Default)]
+struct Ahead {
+    changes: Vec<Change>,
+    moved: bool,
+    delivering: Option<Pin<Box<actix::dev::Request<IndexActor, Batch>>>>,
+}
+
+fn kind_of(reason: &str) -> FailureKind {
+    if reason.contains("permission denied") { FailureKind::Permission } else { FailureKind::Unreachable }
+}

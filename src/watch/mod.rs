@@ -1,0 +1,7 @@
+//! The watch: one stream for each covering prefix, from a snapshot on, without a gap.
+//!
+//! [`resume`] decides, without I/O, from where a watch may go on and when everything known is void;
+//! [`actor`] holds the stream.
+
+pub(crate) mod actor;
+pub(crate) mod resume;
