@@ -61,7 +61,7 @@ impl Failure {
             _ => FailureKind::Unreachable,
         };
         let message = match &error {
-            etcd_client::Error::GRpcStatus(status) => format!("{}: {}", status.code(), status.message()),
+            etcd_client::Error::GRpcStatus(status) => format!("{} ({:?})", status.message(), status.code()),
             other => other.to_string(),
         };
         Self { kind, request, message }
@@ -214,10 +214,15 @@ impl Link {
         running: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Failure> {
         let start = Instant::now();
-        let result = match timeout(self.timeouts.request, running).await {
+        let mut result = match timeout(self.timeouts.request, running).await {
             Ok(result) => result.map_err(|error| Failure::new(request, error)),
             Err(_) => Err(Failure::timed_out(request, self.timeouts.request)),
         };
+        if let Err(Failure { kind: FailureKind::Unreachable, message, .. }) = &mut result
+            && let Target::Endpoints(endpoints, _) = &self.target
+        {
+            message.push_str(&format!("; the endpoints are {}", endpoints.join(", ")));
+        }
         metrics::etcd_request(&self.engine, request, result.as_ref().err().map(|f| f.kind), start.elapsed());
         if let Err(failure) = &result
             && failure.kind == FailureKind::Authentication

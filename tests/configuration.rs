@@ -1,0 +1,109 @@
+//! Bad input gets a clear error, all mistakes together.
+
+use etcd_rules::{Condition, Engine, Error, Firing, Key, Mistake, Outcome, Rule, RuleError, key};
+use std::time::Duration;
+
+async fn nothing(_: Firing) -> Result<Outcome, Error> {
+    Ok(Outcome::done())
+}
+
+fn mistakes(engine: etcd_rules::EngineBuilder) -> Vec<String> {
+    match engine.build() {
+        Err(Error::Build(error)) => error.mistakes().iter().map(ToString::to_string).collect(),
+        Ok(_) => Vec::new(),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn of_rule(rule: Rule) -> Vec<String> {
+    mistakes(Engine::builder("app", ["127.0.0.1:2379"]).rule(rule))
+}
+
+fn when(condition: Condition) -> Rule {
+    Rule::new("r").when(condition).run(nothing)
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let found = mistakes(
+        Engine::builder("", ["nonsense", "http://host:99999", "h:1/path"])
+            .concurrency(0)
+            .lock_ttl(Duration::ZERO)
+            .rule(Rule::new("twice").when(key("/a//b").exists()).run(nothing))
+            .rule(Rule::new("twice").when(key("/a/:").exists() & key("/*rest/b").exists()))
+            .rule(Rule::new("").lock("/:x/y").when(key("/a/:id").exists()).run(nothing)),
+    );
+    for expected in [
+        "application name is empty",
+        "endpoint `nonsense` is malformed: the port is missing",
+        "endpoint `http://host:99999` is malformed: the port is not a number",
+        "endpoint `h:1/path` is malformed",
+        "concurrency is 0",
+        "lock_ttl is 0ns",
+        "rule id `twice` is used more than once",
+        "\"/a//b\", byte 3",
+        "\"/a/:\"",
+        "\"/*rest/b\"",
+        "rule `twice`: there is no callback",
+        "rule ``: the id is empty",
+        "uses `:x`, which the condition does not bind; it binds :id",
+    ] {
+        assert!(found.iter().any(|mistake| mistake.contains(expected)), "{expected}: not in {found:#?}");
+    }
+}
+
+#[test]
+fn a_correct_engine_is_built() {
+    let rule = when(key("/a/:id").exists()).lock("/locks/:id");
+    assert_eq!(of_rule(rule), Vec::<String>::new());
+}
+
+#[test]
+fn malformed_patterns_name_the_pattern_and_the_place() {
+    for (pattern, part) in
+        [("", "empty"), ("/a//b", "3"), ("/a/:", "3"), ("/a/*", "3"), ("/*x/b", "1"), ("/a/", "3")]
+    {
+        let found = of_rule(when(key(pattern).exists()));
+        assert_eq!(found.len(), 1, "{pattern}: {found:?}");
+        assert!(
+            found[0].contains(&format!("\"{pattern}\"")) && found[0].contains(part),
+            "{pattern}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_rule_that_can_never_fire_is_a_mistake() {
+    let found = of_rule(when(key("/a/:x").exists() & key("/b/:y").exists()));
+    assert!(found[0].contains("no pattern binds all of its attributes (:x, :y)"), "{found:?}");
+    let found = of_rule(when(Condition::any([])));
+    assert!(found[0].contains("never fire"), "{found:?}");
+}
+
+#[test]
+fn more_keys_than_a_transaction_allows_is_a_mistake() {
+    let keys = |count: usize| when(Condition::all((0..count).map(|n| key(format!("/k/:id/{n}")).exists())));
+    assert_eq!(of_rule(keys(126)), Vec::<String>::new());
+    let found = of_rule(keys(127));
+    assert!(found[0].contains("127 keys") && found[0].contains("allows 126"), "{found:?}");
+    let small = Engine::builder("app", ["127.0.0.1:2379"]).max_txn_ops(16).rule(keys(20));
+    assert!(mistakes(small)[0].contains("allows 14"));
+}
+
+#[test]
+fn mistakes_are_data() {
+    let built = Engine::builder("app", ["127.0.0.1:2379"]).rule(Rule::new("r").run(nothing)).build();
+    let Err(Error::Build(error)) = built else { panic!("{built:?}") };
+    assert_eq!(error.mistakes(), [Mistake::Rule { rule: "r".into(), error: RuleError::NoCondition }]);
+}
+
+#[test]
+fn the_smallest_covering_set_is_watched() {
+    let watched = |keys: &[Key]| {
+        let condition = Condition::all(keys.iter().map(Key::exists));
+        let engine = Engine::builder("app", ["127.0.0.1:2379"]).rule(when(condition)).build().unwrap();
+        engine.watched_prefixes().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(watched(&[key("/servers/:id/state"), key("/servers/internal/:id/delay")]), ["/servers/"]);
+    assert_eq!(watched(&[key("/a/:id"), key("/config/enabled")]), ["/a/", "/config/enabled"]);
+}
