@@ -34,3 +34,9 @@ pub(crate) use evaluate::{Check, Seen, Verdict, Witness};
 pub use explain::{EvaluateError, Explanation, SeenKey};
 pub use expr::{Condition, Key, all_equal, key};
 pub use number::Number;
+#[cfg(test)]
+use {
+    compile::MAX_SLOTS,
+    evaluate::MAX_VALUE_IN_CHECK,
+    leaf::{Leaf, Test},
+};

@@ -2,6 +2,7 @@
 //! the wall clock, randomness, hashers, and where actors run. Monotonic time is tokio's, which can be
 //! paused.
 
+use super::part::Probe;
 use crate::rule::Backoff;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
@@ -24,6 +25,8 @@ pub(crate) enum Placement {
 pub(crate) struct Env {
     pub(crate) seed: u64,
     pub(crate) placement: Placement,
+    /// For tests: looks at, or fails, the handling of messages.
+    pub(crate) probe: Option<Probe>,
     wall_clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -31,12 +34,17 @@ impl Env {
     /// The real clock, a random seed, threads of the engine's own.
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
     pub(crate) fn real() -> Self {
-        Self { seed: rand::random(), placement: Placement::OwnThreads, wall_clock: Arc::new(SystemTime::now) }
+        Self {
+            seed: rand::random(),
+            placement: Placement::OwnThreads,
+            probe: None,
+            wall_clock: Arc::new(SystemTime::now),
+        }
     }
 
     /// Everything in one thread, repeating from a seed.
     pub(crate) fn local(seed: u64, wall_clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { seed, placement: Placement::Local, wall_clock: Arc::new(wall_clock) }
+        Self { seed, placement: Placement::Local, probe: None, wall_clock: Arc::new(wall_clock) }
     }
 
     /// Unix time in milliseconds: for people who read keys, never for decisions.

@@ -60,7 +60,7 @@ impl Generation {
         let placement = config.env.placement;
         let mut env = config.env.clone();
         env.seed = env.seed.wrapping_add(number);
-        let (faults, fault_receiver) = Faults::new();
+        let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
         let engine = config.engine.clone();
         let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone()));
         let (watch_link, lease_link, request_link) = (link(), link(), link());

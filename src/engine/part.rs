@@ -8,6 +8,7 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::mpsc;
 
@@ -22,17 +23,23 @@ pub(crate) enum Fault {
 
 /// Where faults are reported. One is enough for a restart: more than fit are dropped.
 #[derive(Clone)]
-pub(crate) struct Faults(mpsc::Sender<Fault>);
+pub(crate) struct Faults {
+    sender: mpsc::Sender<Fault>,
+    probe: Option<Probe>,
+}
+
+/// Called with the name of a part at every message that it handles. What it does happens to the part.
+pub(crate) type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 impl Faults {
-    pub(crate) fn new() -> (Self, mpsc::Receiver<Fault>) {
+    pub(crate) fn new(probe: Option<Probe>) -> (Self, mpsc::Receiver<Fault>) {
         let (sender, receiver) = mpsc::channel(16);
-        (Self(sender), receiver)
+        (Self { sender, probe }, receiver)
     }
 
     pub(crate) fn report(&self, fault: Fault) {
         // Full or closed: a restart is under way already.
-        let _ = self.0.try_send(fault);
+        let _ = self.sender.try_send(fault);
     }
 
     fn panicked(&self, part: &'static str, panic: &(dyn Any + Send)) {
@@ -54,7 +61,14 @@ pub(crate) fn guarded<A: Part>(
     ctx: &mut Context<A>,
     body: impl FnOnce(&mut A, &mut Context<A>),
 ) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| body(part, ctx))) {
+    let probe = part.faults().probe.clone();
+    let body = AssertUnwindSafe(|| {
+        if let Some(probe) = probe {
+            probe(A::NAME);
+        }
+        body(part, ctx);
+    });
+    if let Err(panic) = catch_unwind(body) {
         part.faults().panicked(A::NAME, &*panic);
         ctx.terminate();
     }

@@ -1,1 +1,130 @@
-//! Tests of this module.
+//! What only a look inside can show: parts that panic, and a whole engine in one thread.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use super::env::Env;
+use super::{Engine, EngineBuilder, Health};
+use crate::{Error, Firing, Outcome, Rule, key};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+use support::{Etcd, assert_nothing_left, eventually};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn engine(etcd: &Etcd) -> EngineBuilder {
+    let rule = Rule::new("acknowledge").when(key("/jobs/:id").exists() & key("/done/:id").absent()).run(
+        |firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().put("/done/:id", "").into()) },
+    );
+    Engine::builder("test", [etcd.endpoint()]).rule(rule).lock_ttl(3 * SECOND)
+}
+
+/// Fails the handling of messages by one part as often as `left` says, each time after a few others.
+fn poison(builder: &mut EngineBuilder, part: &'static str, left: usize) -> Arc<AtomicUsize> {
+    let left = Arc::new(AtomicUsize::new(left));
+    let (handled, counter) = (AtomicUsize::new(0), left.clone());
+    builder.env.probe = Some(Arc::new(move |name| {
+        if name == part
+            && handled.fetch_add(1, Ordering::SeqCst) % 4 == 3
+            && counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+        {
+            panic!("poison in the {name}");
+        }
+    }));
+    left
+}
+
+/// A poison message panics a part twice: the process lives, and the engine goes on where it was.
+async fn survives(part: &'static str) {
+    let etcd = Etcd::start().await;
+    let mut builder = engine(&etcd);
+    let left = poison(&mut builder, part, 2);
+    let running = builder.build().unwrap().start().await.unwrap();
+    let mut job = 0;
+    eventually(30 * SECOND, "it panicked twice", async || {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+        job += 1;
+        left.load(Ordering::SeqCst) == 0
+    })
+    .await;
+    etcd.put("/jobs/last", "").await;
+    eventually(20 * SECOND, "every job is done all the same", async || {
+        etcd.keys("/done/").await.len() == job + 1
+    })
+    .await;
+    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_the_index_is_survived() {
+    survives("index").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_an_evaluator_is_survived() {
+    survives("evaluator").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_the_dispatcher_is_survived() {
+    survives("dispatcher").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_the_requests_actor_is_survived() {
+    survives("requests").await;
+}
+
+/// What panics again and again ends the engine loudly: no zombie.
+#[tokio::test(flavor = "multi_thread")]
+async fn panics_without_end_end_the_engine_loudly() {
+    let etcd = Etcd::start().await;
+    let mut builder = engine(&etcd);
+    poison(&mut builder, "index", usize::MAX);
+    let built = builder.build().unwrap();
+    let result = tokio::time::timeout(60 * SECOND, built.run_until(std::future::pending::<()>())).await;
+    match result.expect("it gives up") {
+        Err(Error::Stopped(reason)) => assert!(reason.contains("poison in the index"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The whole engine in one thread: no thread of its own, the same behaviour.
+#[tokio::test(flavor = "current_thread")]
+async fn an_engine_runs_in_one_thread() {
+    let local = tokio::task::LocalSet::new();
+    local
+        .run_until(async {
+            let etcd = Etcd::start().await;
+            let mut builder = engine(&etcd);
+            builder.env = Env::local(7, || SystemTime::UNIX_EPOCH);
+            let running = builder.build().unwrap().start().await.unwrap();
+            etcd.put("/jobs/1", "").await;
+            eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
+            running.shutdown(5 * SECOND).await.unwrap();
+            assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explanation_shows_what_was_seen() {
+    let etcd = Etcd::start().await;
+    let revision = etcd.put("/jobs/1", "x").await;
+    let rule = Rule::new("never")
+        .when(key("/jobs/:id").equals("y") & key("/done/:id").absent())
+        .run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) });
+    let running =
+        Engine::builder("test", [etcd.endpoint()]).rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    let explained = running.explain("never", &[("id", "1")].into()).await.unwrap();
+    assert!(!explained.truth);
+    let seen = &explained.children[0].seen[0];
+    assert_eq!((seen.key.as_str(), seen.mod_revision), ("/jobs/1", Some(revision)));
+    assert!(matches!(running.explain("other", &[].into()).await, Err(Error::UnknownRule(_))));
+    assert!(matches!(running.explain("never", &[].into()).await, Err(Error::UnknownAttribute(_))));
+    running.shutdown(SECOND).await.unwrap();
+}
