@@ -1,0 +1,262 @@
+//! One at a time, across engines: locks, fences, leases, shared retries.
+
+mod support;
+
+use etcd_client::{PutOptions, Txn};
+use etcd_rules::{Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, Rule, key};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::{Etcd, assert_nothing_left, eventually};
+use tokio::time::{Instant, sleep};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn engine(etcd: &Etcd) -> EngineBuilder {
+    Engine::builder("app", [etcd.endpoint()]).lock_ttl(3 * SECOND)
+}
+
+async fn start(builder: EngineBuilder) -> EngineHandle {
+    let running = builder.build().unwrap().start().await.unwrap();
+    running.ready().await;
+    running
+}
+
+/// A callback that notes whether another one runs at the same time.
+#[derive(Clone, Default)]
+struct Alone {
+    running: Arc<AtomicUsize>,
+    runs: Arc<AtomicUsize>,
+    together: Arc<AtomicBool>,
+}
+
+impl Alone {
+    async fn work(&self) {
+        if self.running.fetch_add(1, Ordering::SeqCst) > 0 {
+            self.together.store(true, Ordering::SeqCst);
+        }
+        sleep(Duration::from_millis(50)).await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.runs.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn rule(&self, id: &str) -> Rule {
+        let (alone, prefix) = (self.clone(), format!("/{id}/:id"));
+        Rule::new(id).when(key(prefix.as_str()).exists()).lock("/the/only/one").run(move |firing: Firing| {
+            let (alone, prefix) = (alone.clone(), prefix.clone());
+            async move {
+                alone.work().await;
+                Ok::<Outcome, Error>(firing.commit().delete(&prefix).into())
+            }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_share_a_lock_exclude_each_other_within_and_across_engines() {
+    let etcd = Etcd::start().await;
+    let alone = Alone::default();
+    let two = || engine(&etcd).rules([alone.rule("left"), alone.rule("right")]);
+    let (one, other) = (start(two()).await, start(two()).await);
+    let begun = Instant::now();
+    for n in 0..10 {
+        etcd.put(&format!("/left/{n}"), "").await;
+        etcd.put(&format!("/right/{n}"), "").await;
+    }
+    eventually(30 * SECOND, "all are done", async || {
+        etcd.keys("/left/").await.is_empty() && etcd.keys("/right/").await.is_empty()
+    })
+    .await;
+    assert!(!alone.together.load(Ordering::SeqCst), "two callbacks ran under one lock");
+    assert_eq!(alone.runs.load(Ordering::SeqCst), 20);
+    // 20 × 50 ms of work; losers are woken by the release, not by a timer.
+    assert!(begun.elapsed() < 4 * SECOND, "{:?}", begun.elapsed());
+    one.shutdown(SECOND).await.unwrap();
+    other.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+fn delete_jobs() -> Rule {
+    Rule::new("job")
+        .when(key("/jobs/:id").exists())
+        .run(|firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into()) })
+}
+
+/// A lock under the engine's own lease, left by an attempt whose answer never came.
+async fn orphan(etcd: &Etcd, id: &str) {
+    let leases = etcd.leases().await;
+    assert_eq!(leases.len(), 1, "the lease of the engine's locks");
+    let holder = r#"{"engine":"app","nonce":1,"since":0}"#;
+    let options = PutOptions::new().with_lease(leases[0]);
+    let key = format!("/etcd-rules/app/lock/job/{id}");
+    etcd.client().await.put(key, holder, Some(options)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_lock_is_freed_by_the_next_attempt() {
+    let etcd = Etcd::start().await;
+    let running = start(engine(&etcd).rule(delete_jobs())).await;
+    eventually(5 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
+    orphan(&etcd, "1").await;
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "it fired all the same", async || etcd.get("/jobs/1").await.is_none()).await;
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphaned_lock_is_freed_by_a_crawl() {
+    let etcd = Etcd::start().await;
+    let running = start(engine(&etcd).rule(delete_jobs()).crawl_interval(SECOND)).await;
+    eventually(5 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
+    orphan(&etcd, "1").await;
+    eventually(10 * SECOND, "it was found", async || etcd.keys("/etcd-rules/app/lock/").await.is_empty())
+        .await;
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_lost_cancels_the_callback_and_its_commit_has_no_effect() {
+    let etcd = Etcd::start().await;
+    let (runs, told) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (counted, noted) = (runs.clone(), told.clone());
+    let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let (run, noted) = (counted.fetch_add(1, Ordering::SeqCst), noted.clone());
+        async move {
+            if run == 0 {
+                firing.cancelled().await;
+                noted.store(true, Ordering::SeqCst);
+                return Ok::<Outcome, Error>(firing.commit().put("/wrong", "").delete("/jobs/:id").into());
+            }
+            Ok(firing.commit().delete("/jobs/:id").into())
+        }
+    });
+    let running = start(engine(&etcd).rule(rule)).await;
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "it runs", async || runs.load(Ordering::SeqCst) == 1).await;
+    let lease = etcd.leases().await[0];
+    etcd.client().await.lease_revoke(lease).await.unwrap();
+    eventually(5 * SECOND, "it was told", async || told.load(Ordering::SeqCst)).await;
+    eventually(5 * SECOND, "the next run succeeded", async || etcd.get("/jobs/1").await.is_none()).await;
+    assert_eq!(etcd.get("/wrong").await, None, "a commit without the lock");
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", 5 * SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_takes_effect_only_while_the_lock_is_the_firings_own() {
+    let etcd = Etcd::start().await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let run = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if run == 0 {
+                // Somebody takes the lock away and gives it back: the same key, another fence.
+                let lock = "/etcd-rules/app/lock/job/1";
+                let mut client = firing.client().await?;
+                let held = client.get(lock, None).await.unwrap().take_kvs().remove(0);
+                assert_eq!(held.create_revision(), firing.fencing_token());
+                client.delete(lock, None).await.unwrap();
+                let options = PutOptions::new().with_lease(held.lease());
+                client.put(lock, held.value(), Some(options)).await.unwrap();
+                sleep(Duration::from_millis(200)).await;
+                client.txn(Txn::new()).await.unwrap();
+            }
+            Ok::<Outcome, Error>(firing.commit().put("/run", run.to_string()).delete("/jobs/:id").into())
+        }
+    });
+    let running = start(engine(&etcd).rule(rule)).await;
+    etcd.put("/jobs/1", "").await;
+    eventually(15 * SECOND, "it ended", async || etcd.get("/jobs/1").await.is_none()).await;
+    assert_eq!(etcd.get("/run").await, Some("1".into()), "the first commit had lost its fence");
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", 5 * SECOND).await;
+}
+
+fn failing(attempts: Arc<Mutex<Vec<Instant>>>, outcome: fn() -> Result<Outcome, Error>) -> Rule {
+    Rule::new("job")
+        .when(key("/jobs/:id").exists())
+        .backoff(Backoff::new(Duration::from_millis(500), Duration::from_millis(500)))
+        .run(move |_: Firing| {
+            attempts.lock().unwrap().push(Instant::now());
+            async move { outcome() }
+        })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_hold_all_engines_back() {
+    let etcd = Etcd::start().await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let rule = || failing(attempts.clone(), || Err(Error::Absent { key: "nothing".into() }));
+    let mut engines = Vec::new();
+    for _ in 0..3 {
+        engines.push(start(engine(&etcd).rule(rule())).await);
+    }
+    etcd.put("/jobs/1", "").await;
+    sleep(4 * SECOND).await;
+    let seen = attempts.lock().unwrap().clone();
+    assert!(seen.len() >= 5, "{}", seen.len());
+    for pair in seen.windows(2) {
+        assert!(pair[1] - pair[0] >= Duration::from_millis(380), "{:?}", pair[1] - pair[0]);
+    }
+    etcd.delete("/jobs/1").await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(etcd.keys("/etcd-rules/").await, Vec::<String>::new(), "falsity clears the mark");
+    for engine in engines {
+        engine.shutdown(SECOND).await.unwrap();
+    }
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_change_cuts_the_wait_to_the_base_delay() {
+    let etcd = Etcd::start().await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let rule = failing(attempts.clone(), || Err(Error::Absent { key: "nothing".into() }))
+        .backoff(Backoff::new(Duration::from_millis(200), 60 * SECOND));
+    let running = start(engine(&etcd).rule(rule)).await;
+    etcd.put("/jobs/1", "").await;
+    // 0.2 + 0.4 + 0.8 + 1.6 s: then it waits for about 3 s.
+    let count = || attempts.lock().unwrap().len();
+    eventually(10 * SECOND, "five attempts", async || count() == 5).await;
+    let changed = Instant::now();
+    etcd.put("/jobs/1", "again").await;
+    eventually(5 * SECOND, "the sixth", async || count() == 6).await;
+    assert!(changed.elapsed() < SECOND, "{:?}", changed.elapsed());
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_engine_gave_up_the_others_leave_alone_until_it_ends() {
+    let etcd = Etcd::start().await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let rule = || failing(attempts.clone(), || Ok(Outcome::give_up("no use")));
+    let one = start(engine(&etcd).rule(rule())).await;
+    etcd.put("/jobs/1", "").await;
+    let count = || attempts.lock().unwrap().len();
+    eventually(5 * SECOND, "it fired", async || count() == 1).await;
+    let other = start(engine(&etcd).rule(rule())).await;
+    sleep(2 * SECOND).await;
+    assert_eq!(count(), 1, "the other engine left it alone");
+    etcd.put("/jobs/1", "changed").await;
+    eventually(5 * SECOND, "a change is a reason", async || count() == 2).await;
+    sleep(SECOND).await;
+    assert_eq!(count(), 2, "for one of them");
+    one.shutdown(SECOND).await.unwrap();
+    other.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_fires_again_what_is_still_true() {
+    let etcd = Etcd::start().await;
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let rule = failing(attempts.clone(), || Ok(Outcome::done()));
+    let running = start(engine(&etcd).rule(rule).crawl_interval(SECOND)).await;
+    etcd.put("/jobs/1", "").await;
+    let count = || attempts.lock().unwrap().len();
+    eventually(15 * SECOND, "it fired three times", async || count() >= 3).await;
+    assert_eq!(running.stats().await.unwrap().drift, 0);
+    running.shutdown(SECOND).await.unwrap();
+}
