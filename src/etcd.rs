@@ -115,9 +115,15 @@ pub(crate) struct Timeouts {
     pub(crate) keep_alive: (Duration, Duration),
 }
 
-/// Largest response accepted, watch responses included. tonic's own default of 4 MiB would end a
-/// watch for ever at the first larger one.
-const MAX_RESPONSE: usize = 512 * 1024 * 1024;
+/// Largest response accepted, to transactions and reads of single keys. tonic's own default is 4 MiB.
+const MAX_RESPONSE: usize = 512 << 20;
+
+/// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB. A
+/// limit that is too low ends the watch for ever.
+const MAX_WATCH: usize = i32::MAX as usize;
+
+/// Largest page of a range accepted; larger ones are asked for in smaller parts.
+const MAX_PAGE: usize = 64 << 20;
 
 /// A connection that can be made anew. Cheap to share; requests may go out at the same time.
 pub(crate) struct Link {
@@ -127,11 +133,10 @@ pub(crate) struct Link {
     client: RwLock<Option<Client>>,
 }
 
-/// A page of a range, as of `revision`.
+/// A page of a range.
 pub(crate) struct Page {
     pub(crate) keys: Vec<Found>,
     pub(crate) count: i64,
-    pub(crate) header: Header,
 }
 
 /// Who answered, and where its store stands.
@@ -241,20 +246,15 @@ impl Link {
         revision: Revision,
     ) -> Result<Page, Failure> {
         let client = self.client().await?;
-        let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
+        let mut kv = client.kv_client().max_decoding_message_size(MAX_PAGE);
         let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision);
         let response = self.bounded("range", kv.get(start, Some(options))).await?.0;
-        let header = response.header.as_ref().map(|h| Header { cluster: h.cluster_id, revision: h.revision });
         let keys = response.kvs.into_iter().map(|kv| Found {
             key: kv.key,
             value: Value::from(kv.value),
             revision: kv.mod_revision,
         });
-        Ok(Page {
-            keys: keys.collect(),
-            count: response.count,
-            header: header.unwrap_or(Header { cluster: 0, revision: 0 }),
-        })
+        Ok(Page { keys: keys.collect(), count: response.count })
     }
 
     /// The newest state of one key, read linearizably.
@@ -265,11 +265,11 @@ impl Link {
         Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), kv.mod_revision)))
     }
 
-    /// Where the cluster stands, by a linearizable read of one key that need not exist.
-    pub(crate) async fn header(&self, key: &str) -> Result<Header, Failure> {
+    /// Where the cluster stands, by a linearizable read of the first key that a prefix may have.
+    pub(crate) async fn header(&self, prefix: &str) -> Result<Header, Failure> {
         let client = self.client().await?;
         let options = GetOptions::new().with_count_only();
-        let response = self.bounded("get", client.kv_client().get(key, Some(options))).await?.0;
+        let response = self.bounded("get", client.kv_client().get(first_key(prefix), Some(options))).await?.0;
         let header = response.header.unwrap_or_default();
         Ok(Header { cluster: header.cluster_id, revision: header.revision })
     }
@@ -360,8 +360,8 @@ impl Link {
         if deletions_only {
             options = options.with_filters([WatchFilterType::NoPut]);
         }
-        let mut watcher = client.watch_client().max_decoding_message_size(MAX_RESPONSE);
-        let stream = self.bounded("watch", watcher.watch(watch_start(prefix), Some(options))).await?;
+        let mut watcher = client.watch_client().max_decoding_message_size(MAX_WATCH);
+        let stream = self.bounded("watch", watcher.watch(first_key(prefix), Some(options))).await?;
         let (requests, responses) = stream.split();
         Ok(Watch { requests, responses, id: None })
     }
@@ -378,7 +378,7 @@ impl<T, F: Future<Output = Result<T, etcd_client::Error>>> AwaitIn<T> for F {
     }
 }
 
-fn watch_start(prefix: &str) -> Vec<u8> {
+fn first_key(prefix: &str) -> Vec<u8> {
     if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() }
 }
 
@@ -447,8 +447,8 @@ impl Watch {
 
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
     /// another watch on the same stream, on a key within the range of the first.
-    pub(crate) async fn heartbeat(&mut self, key: &str) -> Result<(), Failure> {
-        self.requests.watch(key, None).await.map_err(|error| Failure::new("watch", error))
+    pub(crate) async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
+        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::new("watch", error))
     }
 }
 

@@ -13,6 +13,7 @@ use actix::prelude::*;
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Something for an evaluator to decide.
 #[derive(Debug)]
@@ -33,11 +34,23 @@ impl Order {
 
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Orders(pub(crate) Vec<Order>);
+pub(crate) struct Orders {
+    pub(crate) orders: Vec<Order>,
+    /// When the change that caused them was received.
+    pub(crate) arrived: Instant,
+}
 
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Decisions(pub(crate) Vec<Decided>);
+pub(crate) struct Decisions {
+    pub(crate) decisions: Vec<Decided>,
+    pub(crate) arrived: Instant,
+}
+
+/// Answered when everything sent before has been decided.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reached;
 
 pub(crate) struct Evaluator {
     engine: Arc<str>,
@@ -78,15 +91,21 @@ impl Part for Evaluator {
 impl Handler<Orders> for Evaluator {
     type Result = ();
 
-    fn handle(&mut self, Orders(orders): Orders, ctx: &mut Self::Context) {
+    fn handle(&mut self, Orders { orders, arrived }: Orders, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let decisions: Vec<Decided> =
                 orders.into_iter().map(|order| decide(&this.rules, order)).collect();
             metrics::evaluations(&this.engine, &this.rules, &decisions);
             // Waits for room: the dispatcher never waits for an evaluator.
-            forward(ctx, &this.dispatcher, Decisions(decisions));
+            forward(ctx, &this.dispatcher, Decisions { decisions, arrived });
         });
     }
+}
+
+impl Handler<Reached> for Evaluator {
+    type Result = ();
+
+    fn handle(&mut self, _: Reached, _: &mut Self::Context) {}
 }
 
 /// Decides one instance. A comparison that panics makes it neither true nor false.

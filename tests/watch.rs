@@ -197,3 +197,34 @@ async fn large_and_odd_data_is_read_whole() {
     assert_eq!(running.health(), Health::Ready);
     running.shutdown(5 * SECOND).await.unwrap();
 }
+
+/// Patterns without a literal start watch everything but the engines' own keys; pages of large values
+/// are asked for in smaller parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_may_match_everything_and_values_may_fill_a_page() {
+    let etcd = Etcd::builder().flag("--quota-backend-bytes=4294967296").start().await;
+    let mut client = etcd.client().await;
+    for n in 0..80 {
+        client.put(format!("large/{n}"), vec![b'x'; 1 << 20], None).await.unwrap();
+    }
+    let fired = Arc::new(Mutex::new(BTreeSet::new()));
+    let log = fired.clone();
+    let rule = Rule::new("any").when(key("*key").exists()).run(move |firing: Firing| {
+        log.lock().unwrap().insert(firing.attribute("key").unwrap_or_default().to_owned());
+        async move { Ok::<Outcome, Error>(Outcome::done()) }
+    });
+    let running = engine(etcd.endpoint())
+        .request_timeout(5 * SECOND)
+        .rule(rule)
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    tokio::time::timeout(60 * SECOND, running.ready()).await.expect("ready");
+    etcd.put("/late/one", "").await;
+    eventually(20 * SECOND, "all fired", async || fired.lock().unwrap().len() == 81).await;
+    assert!(fired.lock().unwrap().contains("/late/one"));
+    assert_eq!(running.stats().await.unwrap().keys, 81, "the engine's own keys are not among them");
+    running.shutdown(5 * SECOND).await.unwrap();
+}

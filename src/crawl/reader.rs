@@ -1,7 +1,7 @@
 //! Reads a whole prefix at one revision, in sub-ranges, some of them at the same time.
 
 use super::ranges::{RangePlan, RangeRequest};
-use crate::etcd::{Failure, Link, Page};
+use crate::etcd::{Failure, FailureKind, Link, Page};
 use crate::index::{Found, Revision};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -45,7 +45,14 @@ pub(crate) async fn read(
             out.push(fetch(link, request, revision));
         }
         let Some((request, answer)) = out.next().await else { break };
-        let Page { keys, count, .. } = answer?;
+        let Page { keys, count } = match answer {
+            // Large values: less at a time.
+            Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {
+                plan.failed(RangeRequest { limit: (request.limit / 8).max(1), ..request });
+                continue;
+            }
+            answer => answer?,
+        };
         plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
         if !page(keys).await {
             return Ok(false);

@@ -273,6 +273,7 @@ impl Dispatcher {
             requests: requests.clone(),
             keeper: keeper.clone(),
             retry: Retry::new(StdRng::from_rng(&mut self.rng)),
+            used: Vec::new(),
         };
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
@@ -358,10 +359,15 @@ impl Handler<Attach> for Dispatcher {
 impl Handler<Decisions> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, Decisions(decisions): Decisions, ctx: &mut Self::Context) {
+    fn handle(&mut self, Decisions { decisions, arrived }: Decisions, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| {
             for decided in decisions {
+                let instance = decided.instance;
+                let new = this.pending.record(instance).is_none();
                 this.pending.decided(decided, now, out);
+                if new {
+                    this.pending.due_since(instance, arrived);
+                }
             }
         });
     }

@@ -7,7 +7,7 @@ use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
 use crate::index::{Binding, Change, Deletion, Revision};
 use crate::lock::batch::Class;
-use crate::lock::keeper::{Keeper, KeyLease, LockLease, Purpose};
+use crate::lock::keeper::{Forget, Keeper, KeyLease, LockLease, Purpose};
 use crate::lock::lease::Ticket;
 use crate::lock::requests::{Requests, submit};
 use crate::lock::txn::{Ended, Ending, Mark, Marking};
@@ -37,6 +37,8 @@ pub(super) struct EndStep {
     pub(super) requests: Addr<Requests>,
     pub(super) keeper: Addr<Keeper>,
     pub(super) retry: Retry,
+    /// Leases of keys in the last attempt.
+    pub(super) used: Vec<i64>,
 }
 
 /// How it ended.
@@ -90,9 +92,14 @@ impl EndStep {
                     return EndEnd::Refused(failure.to_string());
                 }
                 // A lease of a key ended meanwhile: take another. The lock's own is checked below.
-                FailureKind::LeaseGone => {}
-                _ => self.retry.wait().await,
+                FailureKind::LeaseGone => {
+                    let used = std::mem::take(&mut self.used);
+                    // Closed: the engine is stopping, which the next attempt finds too.
+                    let _ = self.keeper.send(Forget(used)).await;
+                }
+                _ => {}
             }
+            self.retry.wait().await;
             let over = match &self.lease {
                 Some(lease) => lease.lost.is_cancelled(),
                 None => Instant::now() >= give_up_at,
@@ -122,6 +129,7 @@ impl EndStep {
             None => None,
             Some(hold) => Some((self.mark(hold), self.mark_lease(hold).await?)),
         };
+        self.used = leases.iter().flatten().copied().chain(mark.iter().map(|(_, lease)| *lease)).collect();
         let ending = Ending {
             fence: self.fence.as_ref(),
             effects: &self.effects,

@@ -2,6 +2,7 @@
 
 use crate::condition::Witness;
 use crate::engine::env::Retry;
+use crate::etcd::FailureKind;
 use crate::firing::Fence;
 use crate::index::{Binding, Change, Revision, Snapshot};
 use crate::lock::batch::Class;
@@ -113,7 +114,12 @@ impl LockStep {
                     }
                     self.retry.wait().await;
                 }
-                Some(Err(failure)) => return LockEnd::Failed(failure.to_string()),
+                Some(Err(failure)) => {
+                    if failure.kind == FailureKind::LeaseGone {
+                        lease.lost.cancel();
+                    }
+                    return LockEnd::Failed(failure.to_string());
+                }
             }
         }
         LockEnd::Failed("not sent".into())

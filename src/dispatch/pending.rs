@@ -273,6 +273,13 @@ impl Pending {
         }
     }
 
+    /// A new instance is due since its change was received, not since it was decided.
+    pub(crate) fn due_since(&mut self, id: InstanceId, arrived: Instant) {
+        if let Some(record) = self.records.get_mut(&id) {
+            record.since = arrived;
+        }
+    }
+
     /// True, with a slot: on to the lock.
     fn checked(&mut self, id: InstanceId, snapshot: Snapshot, witness: Witness, out: &mut Vec<Action>) {
         let Some(record) = self.records.get_mut(&id) else { return };
@@ -397,7 +404,10 @@ impl Pending {
     fn hold(&mut self, id: InstanceId, key: String, at: Revision, now: Instant, out: &mut Vec<Action>) {
         let gone_already = self.releases.get(&key).is_some_and(|&deleted| deleted > at);
         if !gone_already {
-            self.held.entry(key).or_default().push(id);
+            let waiting = self.held.entry(key).or_default();
+            if !waiting.contains(&id) {
+                waiting.push(id);
+            }
         }
         self.step(id, now, out, |record, now| {
             record.state = State::Held;

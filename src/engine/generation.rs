@@ -28,6 +28,9 @@ use tokio::time::{Instant, timeout};
 /// Messages of decisions that wait for an evaluator at most.
 const EVALUATOR_MAILBOX: usize = 16;
 
+/// How long a look at the actors may take: a comparison of the user's that blocks holds them up.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// How long etcd may take to free what the engine held.
 const REVOKE: Duration = Duration::from_secs(5);
 
@@ -182,8 +185,8 @@ impl Generation {
     }
 
     pub(crate) async fn stats(&self) -> Option<super::Stats> {
-        let index = self.index.send(Figures).await.ok()?;
-        let tally = self.dispatcher.send(GetTally).await.ok()?;
+        let index = timeout(LOOK, self.index.send(Figures)).await.ok()?.ok()?;
+        let tally = timeout(LOOK, self.dispatcher.send(GetTally)).await.ok()?.ok()?;
         Some(super::Stats {
             keys: index.keys,
             instances: index.instances,
@@ -199,8 +202,8 @@ impl Generation {
         })
     }
 
-    pub(crate) async fn look_up(&self, rule: u32, binding: Binding) -> Option<Option<Snapshot>> {
-        self.index.send(LookUp { rule, binding }).await.ok()
+    pub(crate) async fn look_up(&self, rule: u32, binding: Binding) -> Option<Snapshot> {
+        timeout(LOOK, self.index.send(LookUp { rule, binding })).await.ok()?.ok()
     }
 
     /// Ends in order; returns the number of firings that did not end.

@@ -75,7 +75,7 @@ struct Shared {
 struct State {
     index_ready: bool,
     end: Option<Health>,
-    problems: BTreeMap<&'static str, (FailureKind, String)>,
+    problems: BTreeMap<String, (FailureKind, String)>,
 }
 
 impl Status {
@@ -135,7 +135,7 @@ impl Status {
     }
 
     /// A part of the engine can't do its work.
-    pub(crate) fn problem(&self, part: &'static str, failure: &Failure) {
+    pub(crate) fn problem(&self, part: &str, failure: &Failure) {
         let new = {
             let state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
             state.problems.get(part).is_none_or(|(kind, _)| *kind != failure.kind)
@@ -143,13 +143,13 @@ impl Status {
         if new {
             tracing::warn!(engine = &*self.0.engine, part, %failure, "trouble with etcd; trying again");
             self.change(|state| {
-                state.problems.insert(part, (failure.kind, failure.to_string()));
+                state.problems.insert(part.to_owned(), (failure.kind, failure.to_string()));
             });
         }
     }
 
     /// The part works (again).
-    pub(crate) fn fine(&self, part: &'static str) {
+    pub(crate) fn fine(&self, part: &str) {
         let known = self.0.state.lock().unwrap_or_else(|e| e.into_inner()).problems.contains_key(part);
         if known {
             self.change(|state| {

@@ -170,9 +170,8 @@ async fn explain(
     if let Some(name) = missing {
         return Err(Error::UnknownAttribute(name.to_string()));
     }
-    let stopped = || Error::Stopped("the engine is starting again".into());
+    let stopped = || Error::Stopped("the engine does not answer".into());
     let binding = compiled.binding_of(attributes).ok_or_else(stopped)?;
     let snapshot = generation.look_up(number as u32, binding.clone()).await.ok_or_else(stopped)?;
-    let snapshot = snapshot.unwrap_or_else(|| vec![None; compiled.slots().len()].into());
     Ok(compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding)))
 }

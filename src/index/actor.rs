@@ -4,15 +4,16 @@ use super::views::{Closed, Found, Purpose, ViewId};
 use super::{Binding, Change, Index, InstanceId, Reason, Revision, Snapshot};
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::engine::status::Status;
-use crate::evaluate::{Evaluator, Order, Orders};
+use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::metrics;
 use actix::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Units of backlog done before live changes get their turn.
-const CHUNK: usize = 1024;
+const CHUNK: usize = 512;
 
 /// Messages that wait for the index at most; then watchers and the crawler wait.
 const MAILBOX: usize = 64;
@@ -39,14 +40,14 @@ impl IndexActor {
     }
 
     /// Sends what must be decided to the evaluators, each instance always to the same one.
-    fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<Order>) {
+    fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<Order>, arrived: Instant) {
         let mut decide = Vec::new();
         self.index.drain(&mut decide);
         orders.extend(decide.into_iter().map(Order::Decide));
         if !orders.is_empty() {
             let shards = self.evaluators.len();
             if shards == 1 {
-                forward(ctx, &self.evaluators[0], Orders(orders));
+                forward(ctx, &self.evaluators[0], Orders { orders, arrived });
             } else {
                 let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
                 for order in orders {
@@ -54,7 +55,7 @@ impl IndexActor {
                 }
                 for (evaluator, share) in self.evaluators.iter().zip(shares) {
                     if !share.is_empty() {
-                        forward(ctx, evaluator, Orders(share));
+                        forward(ctx, evaluator, Orders { orders: share, arrived });
                     }
                 }
             }
@@ -71,12 +72,20 @@ impl IndexActor {
         metrics::index(&self.engine, &self.index);
         if self.index.has_backlog() && !self.working {
             self.working = true;
-            let turn = actix::fut::wrap_future::<_, Self>(tokio::task::yield_now());
-            ctx.spawn(turn.map(|(), this, ctx| {
+            // The next chunk only when the last one has been decided: what is queued before a live
+            // change is one chunk at most.
+            let decided: Vec<_> = self.evaluators.iter().map(|evaluator| evaluator.send(Reached)).collect();
+            let turn = async move {
+                for decided in decided {
+                    // Closed: the engine is restarting, and this actor with it.
+                    let _ = decided.await;
+                }
+            };
+            ctx.spawn(actix::fut::wrap_future::<_, Self>(turn).map(|(), this, ctx| {
                 this.working = false;
                 guarded(this, ctx, |this, ctx| {
                     this.index.work(CHUNK);
-                    this.flush(ctx, Vec::new());
+                    this.flush(ctx, Vec::new(), Instant::now());
                 });
             }));
         }
@@ -107,6 +116,8 @@ pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     /// Everything up to here has been delivered.
     pub(crate) position: Revision,
+    /// When the first of the changes was received.
+    pub(crate) arrived: Instant,
 }
 
 impl Handler<Batch> for IndexActor {
@@ -118,7 +129,7 @@ impl Handler<Batch> for IndexActor {
                 this.index.apply(change);
             }
             this.index.advance(batch.watcher, batch.position);
-            this.flush(ctx, Vec::new());
+            this.flush(ctx, Vec::new(), batch.arrived);
         });
     }
 }
@@ -160,7 +171,7 @@ impl Handler<Feedback> for IndexActor {
                     None => Order::Gone(instance, number),
                 });
             }
-            this.flush(ctx, orders);
+            this.flush(ctx, orders, Instant::now());
         });
     }
 }
@@ -198,7 +209,7 @@ impl Handler<ViewPage> for IndexActor {
         let mut goes_on = false;
         guarded(self, ctx, |this, ctx| {
             goes_on = this.index.view_page(view, page);
-            this.flush(ctx, Vec::new());
+            this.flush(ctx, Vec::new(), Instant::now());
         });
         goes_on
     }
@@ -218,7 +229,7 @@ impl Handler<CloseView> for IndexActor {
                 this.closing.retain(|_, waiting| !waiting.is_closed());
                 this.closing.insert(view, done);
             }
-            this.flush(ctx, Vec::new());
+            this.flush(ctx, Vec::new(), Instant::now());
         });
     }
 }
@@ -247,14 +258,14 @@ impl Handler<DecideAll> for IndexActor {
     fn handle(&mut self, _: DecideAll, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             this.index.decide_all(Reason::Crawl);
-            this.flush(ctx, Vec::new());
+            this.flush(ctx, Vec::new(), Instant::now());
         });
     }
 }
 
-/// Looks up an instance for inspection.
+/// What the keys of a binding hold, for inspection.
 #[derive(Message)]
-#[rtype(result = "Option<Snapshot>")]
+#[rtype(result = "Snapshot")]
 pub(crate) struct LookUp {
     pub(crate) rule: u32,
     pub(crate) binding: Binding,
@@ -264,10 +275,8 @@ impl Handler<LookUp> for IndexActor {
     type Result = MessageResult<LookUp>;
 
     fn handle(&mut self, LookUp { rule, binding }: LookUp, ctx: &mut Self::Context) -> Self::Result {
-        let mut found = None;
-        guarded(self, ctx, |this, _| {
-            found = this.index.look_up(rule, &binding).map(|(_, snapshot)| snapshot);
-        });
+        let mut found = Snapshot::default();
+        guarded(self, ctx, |this, _| found = this.index.look_up(rule, &binding));
         MessageResult(found)
     }
 }

@@ -386,14 +386,11 @@ impl Index {
     fn snapshot(&self, index: u32) -> Snapshot {
         let instance = self.instances.get(index);
         let rule = &self.rules[instance.rule as usize];
-        let seen = |id: EntryId| {
-            self.mirror.present(id).map(|(value, mod_revision)| Seen { value: value.clone(), mod_revision })
-        };
-        let mut snapshot: Snapshot = instance.entries.iter().map(|&id| seen(id)).collect();
+        let mut snapshot: Snapshot = instance.entries.iter().map(|&id| self.seen(id)).collect();
         for (kind, &(group, _)) in instance.groups.iter().enumerate() {
             let group = self.groups.get(group);
             for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
-                snapshot[slot as usize] = seen(id);
+                snapshot[slot as usize] = self.seen(id);
             }
         }
         snapshot
@@ -504,10 +501,16 @@ impl Index {
         true
     }
 
-    /// Instance and snapshot of a rule for a binding, for inspection.
-    pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Option<(InstanceId, Snapshot)> {
-        let index = self.instances.find(rule, binding)?;
-        Some((self.instances.id(index), self.snapshot(index)))
+    /// What the keys of a rule hold for a binding, whether there is such an instance or not.
+    pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Snapshot {
+        let rule = &self.rules[rule as usize];
+        let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as Slot, binding));
+        keys.map(|key| self.mirror.find(&key).and_then(|id| self.seen(id))).collect()
+    }
+
+    fn seen(&self, id: EntryId) -> Option<Seen> {
+        let (value, mod_revision) = self.mirror.present(id)?;
+        Some(Seen { value: value.clone(), mod_revision })
     }
 
     fn bury(&mut self) {

@@ -151,7 +151,17 @@ impl Keep {
             let _told = lost.clone().drop_guard();
             let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
             self.published.send_replace(Some(lease));
-            let failure = self.renew(grant.id, life).await;
+            let gone = || Failure {
+                kind: FailureKind::LeaseGone,
+                request: "txn",
+                message: "etcd does not know the lease any more".into(),
+            };
+            let failure = tokio::select! {
+                biased;
+                // Who used it was told that it does not exist.
+                () = lost.cancelled() => gone(),
+                failure = self.renew(grant.id, life) => failure,
+            };
             self.published.send_replace(None);
             lost.cancel();
             metrics::lease_lost(&self.engine);
@@ -185,7 +195,7 @@ impl Keep {
                         }
                         Err(failure) => failure,
                     },
-                    () = sleep_until(life.tell_at()) => Failure {
+                    () = sleep(life.attempt()) => Failure {
                         kind: FailureKind::Unreachable,
                         request: "lease_renew",
                         message: "no answer in time".into(),
@@ -243,6 +253,23 @@ impl Handler<KeyLease> for Keeper {
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
             guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
         }));
+    }
+}
+
+/// Leases that etcd does not know (any more).
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Forget(pub(crate) Vec<i64>);
+
+impl Handler<Forget> for Keeper {
+    type Result = ();
+
+    fn handle(&mut self, Forget(leases): Forget, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, _| {
+            for shared in this.shared.values_mut() {
+                leases.iter().for_each(|lease| shared.forget(*lease));
+            }
+        });
     }
 }
 

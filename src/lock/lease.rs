@@ -28,6 +28,11 @@ impl Lifetime {
         (self.ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
+    /// How long one renewal may take, so that a lost answer leaves time for another.
+    pub(crate) fn attempt(&self) -> Duration {
+        self.ttl / 5
+    }
+
     /// When the firings under it are told to end.
     pub(crate) fn tell_at(&self) -> Instant {
         self.sent + self.ttl * 3 / 4
@@ -89,6 +94,11 @@ impl SharedLeases {
         ticket(&grant, ttl)
     }
 
+    /// A lease does not exist any more: nobody may join it.
+    pub(crate) fn forget(&mut self, lease: i64) {
+        self.open.retain(|_, shared| shared.grant.id != lease);
+    }
+
     /// Forgets leases that nobody can join any more.
     pub(crate) fn prune(&mut self, now: Instant) {
         self.open.retain(|ttl, shared| ticket(&shared.grant, *ttl).is_some_and(|t| now < t.send_before));
@@ -138,6 +148,15 @@ mod tests {
         leases.granted(5 * SECOND, Grant { id: 7, ttl: 6 * SECOND, sent: now });
         let joined = std::iter::from_fn(|| leases.join(5 * SECOND, now)).count();
         assert_eq!(joined, KEYS - 1);
+    }
+
+    #[test]
+    fn a_lease_that_is_gone_is_not_joined() {
+        let now = Instant::now();
+        let mut leases = SharedLeases::default();
+        leases.granted(5 * SECOND, Grant { id: 7, ttl: 6 * SECOND, sent: now });
+        leases.forget(7);
+        assert_eq!(leases.join(5 * SECOND, now), None);
     }
 
     #[test]

@@ -98,7 +98,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
                 heard_at = Instant::now();
                 asked = false;
                 match resume.heard(heard?) {
-                    Step::Alive => {}
+                    Step::Alive => retry.reset(),
                     Step::Deliver(changes, _) => {
                         retry.reset();
                         let keys: Vec<(String, Revision)> = changes.into_iter().filter_map(deleted).collect();

@@ -34,6 +34,13 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
+impl Settings {
+    /// The watcher's name in the engine's health.
+    fn part(&self) -> String {
+        format!("watch of `{}`", self.prefix)
+    }
+}
+
 /// One covering prefix.
 pub(crate) struct Watcher {
     settings: Option<(Settings, Retry)>,
@@ -80,7 +87,7 @@ async fn run(settings: Settings, mut retry: Retry) {
             resume.compacted();
         }
         metrics::reconnect(&settings.engine);
-        settings.status.problem("watch", &failure);
+        settings.status.problem(&settings.part(), &failure);
         retry.wait().await;
     }
 }
@@ -106,7 +113,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
         }
     };
     let stream = settings.link.watch(&settings.prefix, from, false).await?;
-    settings.status.fine("watch");
+    settings.status.fine(&settings.part());
     stream_to_end(settings, resume, retry, stream).await
 }
 
@@ -142,7 +149,8 @@ async fn stream_to_end(
             let changes = std::mem::take(&mut ahead.changes);
             ahead.moved = false;
             let position = resume.position().unwrap_or(0);
-            let batch = Batch { watcher: settings.number, changes, position };
+            let arrived = ahead.arrived.take().unwrap_or_else(Instant::now);
+            let batch = Batch { watcher: settings.number, changes, position, arrived };
             ahead.delivering = Some(Box::pin(settings.index.send(batch)));
         }
         let delivered = async {
@@ -163,11 +171,12 @@ async fn stream_to_end(
                 heard_at = Instant::now();
                 asked = false;
                 match resume.heard(heard?) {
-                    Step::Alive => {}
+                    Step::Alive => retry.reset(),
                     Step::Deliver(changes, position) => {
                         retry.reset();
                         metrics::watch_batch(&settings.engine, changes.len(), position);
                         ahead.moved = true;
+                        ahead.arrived.get_or_insert(heard_at);
                         if ahead.changes.is_empty() {
                             ahead.changes = changes;
                         } else {
@@ -206,6 +215,7 @@ async fn stream_to_end(
 struct Ahead {
     changes: Vec<Change>,
     moved: bool,
+    arrived: Option<Instant>,
     delivering: Option<Pin<Box<actix::dev::Request<IndexActor, Batch>>>>,
 }
 
