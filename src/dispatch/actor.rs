@@ -73,6 +73,9 @@ struct Busy {
     cancelled: CancellationToken,
 }
 
+/// How often the instances are counted for the metrics.
+const TALLY: Duration = Duration::from_secs(2);
+
 /// While another run of the same instance, from before a restart, has not ended.
 const STILL_RUNNING: Duration = Duration::from_millis(100);
 
@@ -331,6 +334,7 @@ impl Actor for Dispatcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
+        ctx.run_interval(TALLY, |this, _| metrics::tally(&this.settings.engine, &this.pending.tally()));
     }
 }
 

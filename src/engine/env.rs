@@ -17,6 +17,7 @@ pub(crate) enum Placement {
     #[default]
     OwnThreads,
     /// All in the `LocalSet` in which the engine is started.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for engines that run again from a seed"))]
     Local,
 }
 
@@ -43,6 +44,7 @@ impl Env {
     }
 
     /// Everything in one thread, repeating from a seed.
+    #[cfg(test)]
     pub(crate) fn local(seed: u64, wall_clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self { seed, placement: Placement::Local, probe: None, wall_clock: Arc::new(wall_clock) }
     }
