@@ -53,7 +53,7 @@ fn rule(report: Report) -> Rule {
 async fn run(options: Options, stop: &mut Stop, report: &Report) -> Result<(), BoxError> {
     let server = tokio::select! {
         found = Server::find(&options) => found?,
-        () = stop.wanted() => return Ok(()),
+        () = stop.wanted() => return Ok(report.summary()),
     };
     let rule = rule(report.clone());
     report.header(&server, &rule, POLL_DELAY);
@@ -75,6 +75,8 @@ async fn run(options: Options, stop: &mut Stop, report: &Report) -> Result<(), B
         })
         .await;
     servers.close().await;
+    drop(server);
+    report.summary();
     Ok(ran?)
 }
 
@@ -82,14 +84,11 @@ async fn run(options: Options, stop: &mut Stop, report: &Report) -> Result<(), B
 async fn main() -> ExitCode {
     let options = Options::parse();
     options::log_warnings();
-    let report = Report::new();
     let mut stop = match Stop::listen() {
         Ok(stop) => stop,
         Err(error) => return options::fail(&error.into()),
     };
-    let ended = run(options, &mut stop, &report).await;
-    report.summary();
-    match ended {
+    match run(options, &mut stop, &Report::new()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => options::fail(&error),
     }

@@ -2,8 +2,9 @@
 
 use crate::etcd::{EtcdProcess, LaunchError};
 use clap::Parser;
-use etcd_rules::etcd_client::{Client, GetOptions};
+use etcd_rules::etcd_client::{Client, Error, GetOptions};
 use std::future::Future;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -95,19 +96,24 @@ impl Server {
         self.private.as_ref().and_then(EtcdProcess::pid)
     }
 
+    /// The engine uses all endpoints; for the example's own requests the first that answers will do.
     async fn connect(endpoints: Vec<String>, private: Option<EtcdProcess>) -> Result<Self, BoxError> {
-        let ask = async {
-            let mut client = Client::connect(&endpoints, None).await?;
-            let version = client.status().await?.version().to_owned();
-            Ok::<_, etcd_rules::etcd_client::Error>((client, version))
-        };
-        let no_answer = |why: String| format!("no etcd answers at {}: {why}", endpoints.join(","));
-        let (client, version) = match timeout(ANSWER, ask).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(no_answer(error.to_string()).into()),
-            Err(_) => return Err(no_answer(format!("nothing came within {ANSWER:?}")).into()),
-        };
-        Ok(Self { endpoints, version, client, private })
+        let mut problems = String::new();
+        for endpoint in &endpoints {
+            let ask = async {
+                let mut client = Client::connect([endpoint], None).await?;
+                let version = client.status().await?.version().to_owned();
+                Ok((client, version))
+            };
+            let why = match timeout(ANSWER, ask).await {
+                Ok(Ok((client, version))) => return Ok(Self { endpoints, version, client, private }),
+                Ok(Err(Error::GRpcStatus(status))) => status.message().to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("nothing came within {ANSWER:?}"),
+            };
+            problems += &format!("\n  {endpoint}: {why}");
+        }
+        Err(format!("no etcd answers:{problems}").into())
     }
 
     /// The rule is about every server below /servers/: those of somebody else are not to be touched.
@@ -151,7 +157,14 @@ impl Stop {
 /// What the engine warns of goes to standard error; more of it with `RUST_LOG=etcd_rules=debug`.
 pub(crate) fn log_warnings() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .without_time()
+        .with_target(false)
+        .init();
 }
 
 pub(crate) fn fail(error: &BoxError) -> ExitCode {

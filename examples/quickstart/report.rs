@@ -90,7 +90,6 @@ impl Report {
             None => "yours".to_owned(),
         };
         let endpoints = endpoints.join(",");
-        let first = endpoints.as_str();
         print(&format!(
             "\
 etcd {version} at {endpoints} ({whose})
@@ -99,7 +98,7 @@ rule {rule}
 Every poll puts a poll delay, a key with a TTL of {delay:?}. Such keys share leases, so that they go after
 2 to 4 s, and the next poll begins. Times are until the callback starts, with its lock taken: from before
 this program sends a put, or from when a plain watch beside the engine shows that a delay has ended.
-Join in:  ETCDCTL_API=3 etcdctl --endpoints {first} put /servers/web-1/state inactive
+Join in:  ETCDCTL_API=3 etcdctl --endpoints {endpoints} put /servers/web-1/state inactive
 
  seconds    #  rule  server    found                     started"
         ));
