@@ -183,6 +183,7 @@ impl Servers {
 
 async fn answer<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T, BoxError> {
     match timeout(ANSWER, request).await {
+        Ok(Err(Error::GRpcStatus(status))) => Err(status.message().into()),
         Ok(answer) => Ok(answer?),
         Err(_) => Err("etcd does not answer".into()),
     }
