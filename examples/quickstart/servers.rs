@@ -28,7 +28,10 @@ pub(crate) struct Servers {
     client: Client,
     report: Report,
     servers: Vec<Listening>,
-    next: usize,
+    /// The last number in an id.
+    last: usize,
+    /// What this run puts into `/servers/:id/made_by`: keys are deleted only where it stands.
+    maker: String,
     watch: AbortHandle,
     /// A private etcd goes away with its keys.
     clean_up: bool,
@@ -46,9 +49,13 @@ impl Servers {
         let client = server.client.clone();
         let watch = tokio::spawn(watch(client.clone(), report.clone())).abort_handle();
         let clean_up = !server.is_private();
-        let mut servers = Self { client, report, servers: Vec::new(), next: 1, watch, clean_up };
+        let maker = format!("quickstart, process {}", std::process::id());
+        let mut servers = Self { client, report, servers: Vec::new(), last: 0, maker, watch, clean_up };
         for _ in 0..SERVERS {
-            servers.add().await?;
+            if let Err(error) = servers.add().await {
+                servers.close().await;
+                return Err(error);
+            }
         }
         Ok(servers)
     }
@@ -83,13 +90,12 @@ impl Servers {
     /// Closes the listeners and deletes every key that was made for them, and by polling them.
     pub(crate) async fn close(mut self) {
         self.watch.abort();
-        while self.clean_up && !self.servers.is_empty() {
-            let Some(server) = self.servers.pop() else { return };
-            if let Err(error) = self.delete(&server.id).await {
-                let id = &server.id;
+        let made = if self.clean_up { 1..=self.last } else { 1..=0 };
+        for number in made {
+            if let Err(error) = self.delete(&format!("{NAME}{number}")).await {
                 eprintln!(
-                    "quickstart: keys of {id} and others could not be deleted ({error}); \
-                     `etcdctl del --prefix /servers/{NAME}` and the same below /servers/internal/ will do it"
+                    "quickstart: its keys in etcd could not be deleted ({error}); this does it: \
+                     etcdctl del --prefix /servers/{NAME}; etcdctl del --prefix /servers/internal/{NAME}"
                 );
                 return;
             }
@@ -117,13 +123,13 @@ impl Servers {
 
     async fn free_id(&mut self) -> Result<String, BoxError> {
         loop {
-            let id = format!("{NAME}{}", self.next);
-            self.next += 1;
+            self.last += 1;
+            let id = format!("{NAME}{}", self.last);
             // Two programs that start at once may ask at once: one of them gets the id.
             let key = format!("/servers/{id}/made_by");
             let claim = Txn::new()
                 .when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)])
-                .and_then([TxnOp::put(key.as_str(), "the quickstart", None)]);
+                .and_then([TxnOp::put(key.as_str(), self.maker.as_str(), None)]);
             if answer(self.client.txn(claim)).await?.succeeded() {
                 return Ok(id);
             }
@@ -173,7 +179,9 @@ impl Servers {
 
     async fn delete(&mut self, id: &str) -> Result<(), BoxError> {
         let all = || Some(DeleteOptions::new().with_prefix());
-        let delete = Txn::new().and_then([
+        let made_by = format!("/servers/{id}/made_by");
+        let ours = Compare::value(made_by, CompareOp::Equal, self.maker.as_str());
+        let delete = Txn::new().when([ours]).and_then([
             TxnOp::delete(format!("/servers/{id}/"), all()),
             TxnOp::delete(format!("/servers/internal/{id}/"), all()),
         ]);
