@@ -8,9 +8,10 @@ use etcd_client::{
     Channel, Client, ConnectOptions, GetOptions, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, Txn,
     WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream,
 };
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
 
 /// Why a request failed, by what can be done about it.
@@ -131,6 +132,8 @@ pub(crate) struct Link {
     timeouts: Timeouts,
     engine: Arc<str>,
     client: RwLock<Option<Client>>,
+    /// The endpoint in use, counted on with every move to the next.
+    endpoint: AtomicUsize,
 }
 
 /// A page of a range.
@@ -172,8 +175,9 @@ pub(crate) struct Grant {
 }
 
 impl Link {
-    pub(crate) fn new(target: Target, timeouts: Timeouts, engine: Arc<str>) -> Self {
-        Self { target, timeouts, engine, client: RwLock::new(None) }
+    /// Begins with endpoint number `first`, modulo their number.
+    pub(crate) fn new(target: Target, timeouts: Timeouts, engine: Arc<str>, first: usize) -> Self {
+        Self { target, timeouts, engine, client: RwLock::new(None), endpoint: AtomicUsize::new(first) }
     }
 
     /// The client, connecting if there is none. With credentials this authenticates.
@@ -199,7 +203,12 @@ impl Link {
             .with_connect_timeout(self.timeouts.connect);
         let connecting = async {
             match &self.target {
-                Target::Endpoints(endpoints, _) => Client::connect(endpoints, Some(options)).await,
+                // One at a time: a channel balanced over several prefers a member that is down, since
+                // that refuses requests quickly.
+                Target::Endpoints(endpoints, _) => {
+                    let at = self.endpoint.load(Ordering::Relaxed) % endpoints.len();
+                    Client::connect([&endpoints[at]], Some(options)).await
+                }
                 Target::Channel(channel, _) => Client::from_channel(channel.clone(), Some(options)).await,
             }
         };
@@ -213,12 +222,26 @@ impl Link {
         *self.client.write().unwrap_or_else(|e| e.into_inner()) = None;
     }
 
+    /// Leaves the endpoint that failed, unless another request has done so already.
+    fn move_on(&self, from: usize) {
+        if let Target::Endpoints(endpoints, _) = &self.target
+            && endpoints.len() > 1
+        {
+            let next = from.wrapping_add(1);
+            let moved = self.endpoint.compare_exchange(from, next, Ordering::Relaxed, Ordering::Relaxed);
+            if moved.is_ok() {
+                self.reset();
+            }
+        }
+    }
+
     async fn bounded<T>(
         &self,
         request: &'static str,
         running: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Failure> {
         let start = Instant::now();
+        let endpoint = self.endpoint.load(Ordering::Relaxed);
         let mut result = match timeout(self.timeouts.request, running).await {
             Ok(result) => result.map_err(|error| Failure::new(request, error)),
             Err(_) => Err(Failure::timed_out(request, self.timeouts.request)),
@@ -233,6 +256,9 @@ impl Link {
             && failure.kind == FailureKind::Authentication
         {
             self.reset();
+        }
+        if result.as_ref().is_err_and(Failure::is_ambiguous) {
+            self.move_on(endpoint);
         }
         result
     }
@@ -257,8 +283,25 @@ impl Link {
         Ok(Page { keys: keys.collect(), count: response.count })
     }
 
-    /// The newest state of one key, read linearizably.
+    /// The newest state of one key, read linearizably; tried again until the request time-out.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<(Value, Revision)>, Failure> {
+        const FIRST: Duration = Duration::from_millis(20);
+        const LONGEST: Duration = Duration::from_millis(500);
+        let deadline = Instant::now() + self.timeouts.request;
+        let mut pause = FIRST;
+        loop {
+            match timeout_at(deadline, self.get_once(key)).await {
+                Ok(Err(failure)) if failure.is_ambiguous() && Instant::now() + pause < deadline => {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST);
+                }
+                Ok(result) => return result,
+                Err(_) => return Err(Failure::timed_out("get", self.timeouts.request)),
+            }
+        }
+    }
+
+    async fn get_once(&self, key: &str) -> Result<Option<(Value, Revision)>, Failure> {
         let client = self.client().await?;
         let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
         let response = self.bounded("get", kv.get(key, None)).await?.0;

@@ -19,6 +19,7 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use actix::prelude::*;
+use rand::Rng;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -65,7 +66,9 @@ impl Generation {
         env.seed = env.seed.wrapping_add(number);
         let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
         let engine = config.engine.clone();
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone()));
+        // Engines of one cluster begin with different members.
+        let first = env.rng(5).next_u64() as usize;
+        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone(), first));
         let (watch_link, lease_link, request_link) = (link(), link(), link());
 
         let io = Stage::start("etcd-rules-io", placement)?;

@@ -1,0 +1,173 @@
+//! What surrounds the example: its options, the etcd it runs on, and what ends it.
+
+use crate::etcd::{EtcdProcess, LaunchError};
+use clap::Parser;
+use etcd_rules::etcd_client::{Client, Error, GetOptions};
+use std::future::Future;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tracing_subscriber::EnvFilter;
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long an etcd that was given may take to answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Polls a few servers with one rule, and shows what fires and how long after the change.
+///
+/// The servers are listeners of the program's own, which it opens and closes. They are described by
+/// keys below /servers/, which you may change with etcdctl while it runs.
+#[derive(Debug, Parser)]
+pub(crate) struct Options {
+    /// Run on your etcd, such as 127.0.0.1:2379 (several: a,b,c). The keys that the program puts there
+    /// are deleted at its end. Default: a private etcd from the PATH.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    endpoints: Vec<String>,
+
+    /// Also poll servers that are below /servers/ in your etcd already, and write their status.
+    #[arg(long, requires = "endpoints")]
+    existing: bool,
+
+    /// End after a time such as 20s, 500ms or 1m. Default: end on Ctrl-C.
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    time: Option<Duration>,
+}
+
+impl Options {
+    /// Completes when the time is up; never without one.
+    pub(crate) fn end(&self) -> impl Future<Output = ()> + use<> {
+        let time = self.time;
+        async move {
+            match time {
+                Some(time) => sleep(time).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let parsed = units.into_iter().find_map(|(unit, seconds)| {
+        let number: f64 = text.strip_suffix(unit)?.trim().parse().ok()?;
+        Duration::try_from_secs_f64(number * seconds).ok()
+    });
+    parsed.ok_or_else(|| "a number and a unit are expected: 20s, 500ms, 1m or 1h".to_owned())
+}
+
+/// The etcd that the example runs on.
+pub(crate) struct Server {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) version: String,
+    pub(crate) client: Client,
+    /// Ends with this value.
+    private: Option<EtcdProcess>,
+}
+
+impl Server {
+    /// The etcd that was given, or a new private one.
+    pub(crate) async fn find(options: &Options) -> Result<Self, BoxError> {
+        if !options.endpoints.is_empty() {
+            let server = Self::connect(options.endpoints.clone(), None).await?;
+            if !options.existing {
+                server.refuse_existing().await?;
+            }
+            return Ok(server);
+        }
+        let etcd = match EtcdProcess::options().own_process_group().launch().await {
+            Ok(etcd) => etcd,
+            Err(missing @ LaunchError::Missing { .. }) => {
+                return Err(format!("{missing}\nor run on an etcd of yours: --endpoints HOST:PORT").into());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Self::connect(vec![etcd.endpoint()], Some(etcd)).await
+    }
+
+    pub(crate) fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
+    /// The private server's process id.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.private.as_ref().and_then(EtcdProcess::pid)
+    }
+
+    /// The engine uses all endpoints; for the example's own requests the first that answers will do.
+    async fn connect(endpoints: Vec<String>, private: Option<EtcdProcess>) -> Result<Self, BoxError> {
+        let mut problems = String::new();
+        for endpoint in &endpoints {
+            let ask = async {
+                let mut client = Client::connect([endpoint], None).await?;
+                let version = client.status().await?.version().to_owned();
+                Ok((client, version))
+            };
+            let why = match timeout(ANSWER, ask).await {
+                Ok(Ok((client, version))) => return Ok(Self { endpoints, version, client, private }),
+                Ok(Err(Error::GRpcStatus(status))) => status.message().to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("nothing came within {ANSWER:?}"),
+            };
+            problems += &format!("\n  {endpoint}: {why}");
+        }
+        Err(format!("no etcd answers:{problems}").into())
+    }
+
+    /// The rule is about every server below /servers/: those of somebody else are not to be touched.
+    async fn refuse_existing(&self) -> Result<(), BoxError> {
+        let first = GetOptions::new().with_prefix().with_keys_only().with_limit(1000);
+        let found = self.client.clone().get("/servers/", Some(first)).await?;
+        let mut keys = found.kvs().iter().filter_map(|kv| kv.key_str().ok());
+        match keys.find(|key| !crate::servers::is_of_the_example(key)) {
+            None => Ok(()),
+            Some(key) => Err(format!(
+                "this etcd has servers already ({key}), and the rule would poll them and write their status; \
+                 if that is what you want: --existing"
+            )
+            .into()),
+        }
+    }
+}
+
+/// Ctrl-C and the other ways to ask a program to end, noticed from [`listen`](Stop::listen) on.
+pub(crate) struct Stop([Signal; 3]);
+
+impl Stop {
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self([
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ]))
+    }
+
+    pub(crate) async fn wanted(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// What the engine warns of goes to standard error; more of it with `RUST_LOG=etcd_rules=debug`.
+pub(crate) fn log_warnings() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .without_time()
+        .with_target(false)
+        .init();
+}
+
+pub(crate) fn fail(error: &BoxError) -> ExitCode {
+    eprintln!("quickstart: {error}");
+    ExitCode::FAILURE
+}
