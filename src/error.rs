@@ -32,6 +32,9 @@ pub enum Error {
         /// How many.
         firings: usize,
     },
+    /// The metrics exporter could not be installed.
+    #[error("could not install the metrics exporter: {0}")]
+    Metrics(String),
     /// A request to etcd failed.
     #[error("{0}")]
     Etcd(String),

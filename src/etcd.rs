@@ -222,6 +222,12 @@ impl Link {
         *self.client.write().unwrap_or_else(|e| e.into_inner()) = None;
     }
 
+    /// Leaves an endpoint that answers requests, but whose stream is dead.
+    pub(crate) fn leave(&self) {
+        self.move_on(self.endpoint.load(Ordering::Relaxed));
+        self.reset();
+    }
+
     /// Leaves the endpoint that failed, unless another request has done so already.
     fn move_on(&self, from: usize) {
         if let Target::Endpoints(endpoints, _) = &self.target

@@ -1,4 +1,32 @@
-//! A rules engine for etcd.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to start
+//!
+//! - [`Engine::builder`] puts an engine together; [`EngineBuilder`] has every option with its default.
+//! - [`key`] begins a condition; [`Condition`] combines them with `&`, `|` and `!`.
+//! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
+//!   [`Commit`] what it returns.
+//! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], explanations, shutdown.
+//! - [`metrics`] lists every metric.
+//!
+//! # When a rule fires
+//!
+//! An *instance* of a rule exists for every binding of its attributes that some existing key implies (a
+//! rule without attributes has one instance, always). It fires when its condition is true and it is
+//! idle. After that it fires again
+//!
+//! - when the condition is still, or again, true *and* somebody else changed one of its keys after the
+//!   values that the callback was given (the firing's own commit does not count);
+//! - at the next crawl, if it is still true;
+//! - when a delay is over that the callback asked for, or the backoff after a failure.
+//!
+//! A rule whose condition stays true after its callback succeeded should change something: it is
+//! slowed down, up to one firing in 5 seconds while changes keep coming.
+//!
+//! # Cancellation
+//!
+//! A callback is told to end ([`Firing::cancelled`]) when its lock may be lost, its time limit is over, or
+//! the engine stops; shortly after, its future is dropped. Whatever it then has not committed has no effect.
 
 pub mod metrics;
 
@@ -13,6 +41,8 @@ mod firing;
 mod index;
 mod lock;
 mod pattern;
+#[cfg(feature = "prometheus")]
+mod prometheus;
 #[cfg(test)]
 mod properties;
 mod rule;
@@ -27,5 +57,7 @@ pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{Commit, Firing, Outcome};
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
+#[cfg(feature = "prometheus")]
+pub use prometheus::install_prometheus;
 pub use rule::{Backoff, BoxError, Rule, RuleError};
 pub use value::Value;

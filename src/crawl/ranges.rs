@@ -128,6 +128,7 @@ impl RangePlan {
     }
 
     /// True if there is nothing to send and nothing out.
+    #[cfg(test)]
     pub(crate) fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.out == 0
     }

@@ -189,10 +189,6 @@ impl Pending {
         self.records.get(&id)
     }
 
-    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
-        self.records.iter().map(|(id, record)| (*id, record))
-    }
-
     pub(crate) fn running(&self) -> usize {
         self.queue.running()
     }
@@ -562,17 +558,6 @@ impl Pending {
             self.timers.pop_first();
             self.step(id, now, out, |record, now| record.due(now));
         }
-    }
-
-    /// Tries what was given up or waits, now.
-    pub(crate) fn retry_now(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
-        let waits =
-            |record: &Record| matches!(record.state, State::GivenUp | State::Waiting(..) | State::Idle);
-        let found = self.records.get(&id).is_some_and(waits);
-        if found {
-            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
-        }
-        found
     }
 
     fn base(&self, rule: u32) -> Duration {

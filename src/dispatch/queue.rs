@@ -89,6 +89,7 @@ impl Queue {
     }
 
     /// Entries, stale ones included.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lanes.iter().map(|lane| lane.live.len() + lane.crawl.len()).sum()
     }

@@ -72,12 +72,6 @@ pub(crate) enum Change {
 }
 
 impl Change {
-    pub(crate) fn key(&self) -> &[u8] {
-        match self {
-            Change::Put { key, .. } | Change::Delete { key, .. } => key,
-        }
-    }
-
     pub(crate) fn revision(&self) -> Revision {
         match self {
             Change::Put { revision, .. } | Change::Delete { revision, .. } => *revision,
@@ -190,6 +184,7 @@ impl Index {
         self.ready
     }
 
+    #[cfg(test)]
     pub(crate) fn position(&self, watcher: u16) -> Revision {
         self.positions[watcher as usize]
     }

@@ -185,12 +185,14 @@ impl<E> Batcher<E> {
     }
 
     /// Entries queued, those out not counted.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         let again: usize = self.again.iter().map(Vec::len).sum();
         again + self.postponed.len() + self.endings.len() + self.locks.len()
     }
 
     /// Requests out.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.out.len()
     }

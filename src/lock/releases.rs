@@ -113,6 +113,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
             }
             () = sleep_until(heard_at + settings.silence) => {
                 if asked {
+                    link.leave();
                     return Err(ended(FailureKind::Unreachable, "the stream is silent"));
                 }
                 asked = true;

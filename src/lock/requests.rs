@@ -65,11 +65,12 @@ impl Requests {
             metrics::batch(&self.settings.engine, batch.entries().len());
             let link = self.settings.link.clone();
             let me = ctx.address();
-            spawn_guarded(&self.settings.faults, Self::NAME, async move {
+            let sending = async move {
                 let answer = link.txn(txn).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
                 let _ = me.send(Landed { batch, answer }).await;
-            });
+            };
+            spawn_guarded(&self.settings.faults, Self::NAME, Box::pin(sending));
         }
     }
 
@@ -126,10 +127,9 @@ fn outer(batch: &Batch<Entry>) -> Txn {
 fn reply(batch: Batch<Entry>, answer: Answer) {
     let Answer { revision, succeeded, responses } = answer;
     if !batch.is_nested() {
-        for entry in batch.into_entries().take(1) {
+        if let Some(entry) = batch.into_entries().next() {
             // The one who asked may be gone.
             let _ = entry.reply.send(Ok(Reply { revision, succeeded, responses }));
-            return;
         }
         return;
     }

@@ -199,6 +199,7 @@ async fn stream_to_end(
             }
             () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
                 if asked {
+                    settings.link.leave();
                     let message = format!("silent for {:?}", 2 * settings.silence);
                     return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
                 }

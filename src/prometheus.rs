@@ -1,0 +1,36 @@
+//! Installs the Prometheus exporter with buckets that fit (feature `prometheus`).
+
+use crate::error::Error;
+use crate::metrics::{BUCKETS, METRICS, describe};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use std::net::SocketAddr;
+
+/// Bounds for histograms that count, not measure time.
+const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+/// Installs a recorder for the whole process that serves all metrics, the engine's and the application's
+/// own, under `http://ADDRESS/metrics`. Call it before an engine starts, within a tokio runtime, once.
+///
+/// Listens where it is told: give `127.0.0.1` unless others are to see the figures.
+///
+/// # Errors
+/// [`Error::Metrics`] if a recorder is installed already or the address can't be listened on.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), etcd_rules::Error> {
+/// etcd_rules::install_prometheus("127.0.0.1:9464".parse().expect("an address"))?;
+/// # Ok(())
+/// # }
+/// ```
+pub fn install_prometheus(address: SocketAddr) -> Result<(), Error> {
+    let failed = |error: metrics_exporter_prometheus::BuildError| Error::Metrics(error.to_string());
+    let mut builder =
+        PrometheusBuilder::new().with_http_listener(address).set_buckets(BUCKETS).map_err(failed)?;
+    for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {
+        let matcher = Matcher::Full(metric.name.to_owned());
+        builder = builder.set_buckets_for_metric(matcher, COUNTS).map_err(failed)?;
+    }
+    builder.install().map_err(failed)?;
+    describe();
+    Ok(())
+}
