@@ -53,7 +53,10 @@ fn rule(report: Report) -> Rule {
 async fn run(options: Options, stop: &mut Stop, report: &Report) -> Result<(), BoxError> {
     let server = tokio::select! {
         found = Server::find(&options) => found?,
-        () = stop.wanted() => return Ok(report.summary()),
+        () = stop.wanted() => {
+            report.summary();
+            return Ok(());
+        }
     };
     let rule = rule(report.clone());
     report.header(&server, &rule, POLL_DELAY);

@@ -185,7 +185,8 @@ impl Link {
         let existing = self.client.read().unwrap_or_else(|e| e.into_inner()).clone();
         match existing {
             Some(client) => Ok(client),
-            None => self.connect().await,
+            // Rare, and large: it must not make every request as large.
+            None => Box::pin(self.connect()).await,
         }
     }
 

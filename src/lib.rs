@@ -28,6 +28,9 @@
 //! A callback is told to end ([`Firing::cancelled`]) when its lock may be lost, its time limit is over, or
 //! the engine stops; shortly after, its future is dropped. Whatever it then has not committed has no effect.
 
+// The futures of requests are moved about; those of the application's own are its affair.
+#![cfg_attr(not(test), warn(clippy::large_futures))]
+
 pub mod metrics;
 
 mod condition;

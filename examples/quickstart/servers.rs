@@ -90,8 +90,8 @@ impl Servers {
     /// Closes the listeners and deletes every key that was made for them, and by polling them.
     pub(crate) async fn close(mut self) {
         self.watch.abort();
-        let made = if self.clean_up { 1..=self.last } else { 1..=0 };
-        for number in made {
+        let made = if self.clean_up { self.last } else { 0 };
+        for number in 1..=made {
             if let Err(error) = self.delete(&format!("{NAME}{number}")).await {
                 eprintln!(
                     "quickstart: its keys in etcd could not be deleted ({error}); this does it: \

@@ -97,7 +97,7 @@ async fn panics_without_end_end_the_engine_loudly() {
 async fn an_engine_runs_in_one_thread() {
     let local = tokio::task::LocalSet::new();
     local
-        .run_until(async {
+        .run_until(Box::pin(async {
             let etcd = Etcd::start().await;
             let mut builder = engine(&etcd);
             builder.env = Env::local(7, || SystemTime::UNIX_EPOCH);
@@ -106,7 +106,7 @@ async fn an_engine_runs_in_one_thread() {
             eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
             running.shutdown(5 * SECOND).await.unwrap();
             assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
-        })
+        }))
         .await;
 }
 

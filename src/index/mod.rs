@@ -132,9 +132,7 @@ impl Index {
         hasher: FixedState,
     ) -> Self {
         let patterns =
-            Patterns::new(rules.iter().enumerate().flat_map(|(number, rule)| {
-                rule.uses(number as u32).map(|(pattern, usage)| (pattern, usage))
-            }));
+            Patterns::new(rules.iter().enumerate().flat_map(|(number, rule)| rule.uses(number as u32)));
         let watchers = prefixes.len();
         let mut this = Self {
             patterns,
@@ -182,11 +180,6 @@ impl Index {
 
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
-    }
-
-    #[cfg(test)]
-    pub(crate) fn position(&self, watcher: u16) -> Revision {
-        self.positions[watcher as usize]
     }
 
     /// The watcher has delivered everything up to `revision`.

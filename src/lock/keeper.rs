@@ -47,10 +47,13 @@ pub(crate) struct Keeper {
     readers: LockLeases,
     shared: HashMap<Purpose, SharedLeases>,
     /// Grants under way, with who waits for them.
-    granting: HashMap<(Purpose, Duration), Vec<oneshot::Sender<Result<Ticket, Failure>>>>,
+    granting: HashMap<(Purpose, Duration), Vec<TicketReply>>,
     /// Leases of marks: they go with the engine.
     marks: Vec<i64>,
 }
+
+/// Where the answer to a request for a shared lease goes.
+type TicketReply = oneshot::Sender<Result<Ticket, Failure>>;
 
 /// What a key with a TTL is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,7 +230,7 @@ impl Keep {
 pub(crate) struct KeyLease {
     pub(crate) purpose: Purpose,
     pub(crate) ttl: Duration,
-    pub(crate) reply: oneshot::Sender<Result<Ticket, Failure>>,
+    pub(crate) reply: TicketReply,
 }
 
 impl Handler<KeyLease> for Keeper {
