@@ -5,7 +5,6 @@
 //! the one that commits and unlocks, 64 of each in one request, 4 requests in flight.
 
 #[path = "../tests/support/etcd.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the harness of the tests, of which this takes a part")]
 mod etcd;
 
 use etcd::EtcdProcess;
