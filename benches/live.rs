@@ -136,7 +136,8 @@ async fn floor_latency(rate: u64) -> Vec<Duration> {
                 tokio::spawn(async move {
                     kv.txn(lock(&key, lease)).await.expect("lock");
                     noted.lock().unwrap().push((n, Instant::now()));
-                    kv.txn(commit(&key)).await.expect("commit");
+                    // The server may have been stopped meanwhile: what is measured ends with the lock.
+                    let _ = kv.txn(commit(&key)).await;
                 });
             }
         }
