@@ -139,10 +139,8 @@ impl Index {
         namespaces: Vec<String>,
         hasher: FixedState,
     ) -> Self {
-        let patterns =
-            Patterns::new(rules.iter().enumerate().flat_map(|(number, rule)| {
-                rule.uses(number as u32).map(|(pattern, usage)| (pattern, usage))
-            }));
+        let uses = rules.iter().enumerate().flat_map(|(number, rule)| rule.uses(number as u32));
+        let patterns = Patterns::new(uses);
         let watchers = prefixes.len();
         let mut this = Self {
             patterns,

@@ -133,6 +133,34 @@ fn a_crawl_does_not_bring_back_what_was_deleted_before_its_view_was_opened() {
 }
 
 #[test]
+fn a_crawl_does_not_bring_back_a_key_of_which_only_the_deletion_was_heard() {
+    let mut index = ready([state()], &[]);
+    deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
+    let view = crawl(&mut index, 101);
+    index.view_page(view, vec![found("/s/1/state", "a", 101)]);
+    assert_eq!((close(&mut index, view), index.keys()), (0, 0));
+}
+
+#[test]
+fn a_tombstone_stays_while_the_watch_is_behind_whatever_view_is_open() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    index.apply(delete("/s/1/state", 110, Deletion::SeenAbsent));
+    crawl(&mut index, 120);
+    deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered), put("/s/1/state", "b", 102)]);
+    assert_eq!(index.tombstones(), 1);
+    deliver(&mut index, [put("/s/1/state", "c", 103)]);
+    assert_eq!(value(&index, "/s/1/state"), None);
+}
+
+#[test]
+fn a_transaction_may_arrive_in_parts() {
+    let mut index = ready([state()], &[]);
+    deliver(&mut index, [put("/s/1/state", "", 101)]);
+    deliver(&mut index, [put("/s/2/state", "", 101)]);
+    assert_eq!(index.keys(), 2);
+}
+
+#[test]
 fn a_deletion_during_a_crawl_holds_although_the_crawl_shows_the_key() {
     let mut index = ready([state()], &[("/s/1/state", "a")]);
     let view = crawl(&mut index, 101);
@@ -195,7 +223,8 @@ fn a_view_that_was_replaced_is_over() {
 
 #[test]
 fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
-    let conditions = rules([key("/a/:id").exists() & key("/b/:id").exists(), key("/a/x").absent()]);
+    let grouped = key("/a/:id").exists() & key("/b/:id").exists() & key("/b/x/on").exists();
+    let conditions = rules([grouped, key("/a/x").absent()]);
     let mut index =
         Index::new(conditions, vec!["/a/".into(), "/b/".into()], Vec::new(), FixedState::with_seed(1));
     assert_eq!(index.instances(), 1, "the one of the rule without attributes");
@@ -203,10 +232,15 @@ fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
         assert!(index.open_view(watcher, 100, Purpose::Crawl).is_none(), "there is nothing to compare with");
         let view = index.open_view(watcher, 100, Purpose::Snapshot).unwrap();
         index.view_page(view, vec![found(["/a/1", "/b/1"][usize::from(watcher)], "", 90)]);
+        if watcher == 1 {
+            index.view_page(view, vec![found("/b/x/on", "", 91)]);
+        }
         assert!(work_off(&mut index).is_empty() && !index.is_ready());
         index.close_view(view);
         if watcher == 0 {
             assert!(work_off(&mut index).is_empty() && !index.is_ready());
+            index.apply(put("/b/x/on", "", 91));
+            assert!(!index.has_backlog(), "all are decided later");
         }
     }
     let decided = work_off(&mut index);
@@ -223,15 +257,34 @@ fn an_instance_outlives_its_keys_until_it_is_released() {
     assert!(decided[0].orphaned && decided[0].snapshot[0].is_none());
     let id = decided[0].instance;
     assert_eq!(index.instances(), 2);
-    deliver(&mut index, [put("/s/1/state", "", 102)]);
+    deliver(&mut index, [put("/s/1/state", "", 101), delete("/s/1/state", 102, Deletion::Delivered)]);
     assert!(!index.release(id), "it is about to be decided");
+    drain(&mut index);
+    deliver(&mut index, [put("/s/1/state", "", 103)]);
     assert_eq!(drain(&mut index)[0].instance, id);
     assert!(!index.release(id), "its key is back");
-    deliver(&mut index, [delete("/s/1/state", 103, Deletion::Delivered)]);
+    deliver(&mut index, [delete("/s/1/state", 104, Deletion::Delivered)]);
     drain(&mut index);
     assert!(index.release(id) && index.ask(id, Reason::Ask(1)).is_none());
-    deliver(&mut index, [put("/s/1/state", "", 104)]);
+    deliver(&mut index, [put("/s/1/state", "", 105)]);
     assert_ne!(drain(&mut index)[0].instance, id, "another generation");
+}
+
+#[test]
+fn members_that_leave_a_group_leave_no_gaps() {
+    let condition = key("/s/:id").exists() & key("/on").exists();
+    let mut index = ready([condition], &[("/s/1", ""), ("/s/2", ""), ("/s/3", ""), ("/s/4", "")]);
+    // The last one takes the place of the first, then goes, then the place is taken again.
+    for (revision, id) in [(101, 1), (102, 4), (103, 3)] {
+        deliver(&mut index, [delete(&format!("/s/{id}"), revision, Deletion::Delivered)]);
+        let decided = drain(&mut index);
+        assert!(index.release(decided[0].instance));
+    }
+    deliver(&mut index, [put("/s/5", "", 104)]);
+    drain(&mut index);
+    deliver(&mut index, [put("/on", "", 105)]);
+    let decided = work_off(&mut index);
+    assert_eq!(bindings(&index, &decided), ["2", "5"]);
 }
 
 #[test]
