@@ -76,6 +76,8 @@ fn malformed_patterns_name_the_pattern_and_the_place() {
 fn a_rule_that_can_never_fire_is_a_mistake() {
     let found = of_rule(when(key("/a/:x").exists() & key("/b/:y").exists()));
     assert!(found[0].contains("no pattern binds all of its attributes (:x, :y)"), "{found:?}");
+    let found = of_rule(when(key("/a/:x").exists() & key("/b/*x").exists()));
+    assert!(found[0].contains("as one segment and as the rest"), "{found:?}");
     let found = of_rule(when(Condition::any([])));
     assert!(found[0].contains("never fire"), "{found:?}");
 }

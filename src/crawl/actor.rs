@@ -7,6 +7,7 @@ use crate::engine::part::{AbortOnDrop, Faults, Part, spawn_guarded};
 use crate::etcd::{Failure, Link};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
+use crate::index::views::ViewId;
 use crate::metrics;
 use actix::prelude::*;
 use rand::RngExt;
@@ -97,27 +98,39 @@ async fn run(mut settings: Settings) {
     }
 }
 
+async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
+    for view in views {
+        // Closed: the engine is restarting, and the index with it.
+        let _ = index.send(CancelView(view)).await;
+    }
+}
+
 /// One crawl; `None` if a resync took its place.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let Settings { link, index, dispatcher, .. } = settings;
     // One revision for all prefixes.
     let revision = link.header(&settings.namespace).await?.revision;
+    // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
-    let mut keys = 0;
-    for (watcher, (prefix, splits)) in settings.prefixes.iter().enumerate() {
+    for watcher in 0..settings.prefixes.len() {
         let open = OpenView { watcher: watcher as u16, revision, purpose: Purpose::Crawl };
-        let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
-        views.push(view);
+        match index.send(open).await {
+            Ok(Some(view)) => views.push(view),
+            _ => {
+                cancel(index, views).await;
+                return Ok(None);
+            }
+        }
+    }
+    let mut keys = 0;
+    for (&view, (prefix, splits)) in views.iter().zip(&settings.prefixes) {
         let page = async |found: Vec<_>| {
             keys += found.len();
             index.send(ViewPage(view, found)).await.unwrap_or(false)
         };
         let read = reader::read(link, prefix, revision, splits, page).await;
         if !matches!(read, Ok(true)) {
-            for view in views {
-                // Closed: the engine is restarting, and the index with it.
-                let _ = index.send(CancelView(view)).await;
-            }
+            cancel(index, views).await;
             return read.map(|_| None);
         }
     }

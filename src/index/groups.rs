@@ -10,6 +10,7 @@ use super::mirror::{EntryId, Mirror, NO_ENTRY};
 use super::{Snapshot, Touch};
 use crate::condition::{Seen, Slot};
 use crate::rule::CompiledRule;
+use crate::value::Value;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
@@ -24,6 +25,23 @@ pub(crate) struct Walk {
     pub(crate) touches: SmallVec<[Touch; 2]>,
 }
 
+impl Walk {
+    /// Remembers the two latest touches of each slot: one of them may be an instance's own commit, and
+    /// what came before both does not matter to an instance that committed twice.
+    fn touch(&mut self, touch: Touch) {
+        if self.touches.contains(&touch) {
+            return;
+        }
+        self.touches.push(touch);
+        let of_slot = || self.touches.iter().enumerate().filter(|(_, (slot, _))| *slot == touch.0);
+        if of_slot().count() > 2
+            && let Some((oldest, _)) = of_slot().min_by_key(|(_, (_, revision))| *revision)
+        {
+            self.touches.remove(oldest);
+        }
+    }
+}
+
 pub(crate) struct Group {
     rule: u32,
     kind: u8,
@@ -34,6 +52,8 @@ pub(crate) struct Group {
     members: Vec<u32>,
     /// By leaf of the kind; `None` if the leaf's comparison panicked.
     truths: SmallVec<[Option<bool>; 2]>,
+    /// By operand of the kind: what it holds.
+    operands: SmallVec<[Option<Value>; 1]>,
     walk: Option<Walk>,
 }
 
@@ -55,11 +75,11 @@ impl Group {
         }
     }
 
-    /// Computes anew what the key in `slot` contributes; true if that changed.
-    pub(crate) fn refresh(&mut self, rules: &[CompiledRule], mirror: &Mirror, slot: Slot) -> bool {
+    /// Computes anew what the keys contribute; true if that changed.
+    pub(crate) fn refresh(&mut self, rules: &[CompiledRule], mirror: &Mirror) -> bool {
         let rule = &rules[self.rule as usize];
         let kind = &rule.kinds()[self.kind as usize];
-        let mut changed = kind.operands.contains(&slot);
+        let mut changed = false;
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
         for (&slot, &id) in kind.slots.iter().zip(&self.entries) {
             snapshot[slot as usize] =
@@ -69,6 +89,11 @@ impl Group {
             let now = leaf_truth(rule, leaf, &snapshot);
             changed |= now.is_none() || *truth != now;
             *truth = now;
+        }
+        for (operand, &slot) in self.operands.iter_mut().zip(&kind.operands) {
+            let now = snapshot[slot as usize].as_ref().map(|seen| seen.value.clone());
+            changed |= *operand != now;
+            *operand = now;
         }
         changed
     }
@@ -80,8 +105,7 @@ impl Group {
             _ if next == 0 => false,
             Some(walk) => {
                 walk.next = next;
-                walk.touches.retain(|(slot, _)| *slot != touch.0);
-                walk.touches.push(touch);
+                walk.touch(touch);
                 false
             }
             None => {
@@ -106,6 +130,11 @@ pub(crate) struct Groups {
 impl Groups {
     pub(crate) fn new(hasher: FixedState) -> Self {
         Self { table: Slab::new(), by_binding: HashTable::new(), hasher }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
     }
 
     pub(crate) fn get(&self, index: u32) -> &Group {
@@ -143,6 +172,7 @@ impl Groups {
             entries: smallvec::smallvec![NO_ENTRY; shape.slots.len()],
             members: Vec::new(),
             truths,
+            operands: smallvec::smallvec![None; shape.operands.len()],
             walk: None,
         }) as u32;
         let (table, hasher) = (&self.table, &self.hasher);

@@ -7,6 +7,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
 pub(crate) type Revision = i64;
@@ -32,11 +34,10 @@ pub(crate) enum Content {
         value: Value,
         revision: Revision,
     },
-    /// A tombstone: the key was absent at `revision`. Unconfirmed until the watch has delivered the
-    /// deletion, since older puts of the key may still come before it.
+    /// A tombstone: the key was absent at `revision`. It stays until the watch has passed that
+    /// revision, since older puts of the key may still come before it.
     Gone {
         revision: Revision,
-        confirmed: bool,
     },
 }
 
@@ -49,7 +50,7 @@ pub(crate) struct Entry {
     pub(crate) watcher: u16,
     /// The last view (snapshot or crawl) that contained the key.
     pub(crate) stamp: u32,
-    /// Listed among the graves.
+    /// Listed among the graves, once.
     buried: bool,
 }
 
@@ -83,8 +84,9 @@ pub(crate) struct Mirror {
     entries: Slab<Entry>,
     by_key: HashTable<EntryId>,
     hasher: FixedState,
-    /// Entries that are, or were since the last look, tombstones.
-    graves: Vec<EntryId>,
+    /// By watcher: entries that became tombstones, by a revision not above theirs. What has come
+    /// back since is found out when its turn comes.
+    graves: Vec<BinaryHeap<Reverse<(Revision, EntryId)>>>,
     gone: usize,
     present: usize,
     bytes: usize,
@@ -165,7 +167,7 @@ impl Mirror {
                 (*old, *known) = (value, revision);
                 Merge::Changed(id)
             }
-            Content::Gone { revision: gone, .. } if revision <= *gone => Merge::Stale(id),
+            Content::Gone { revision: gone } if revision <= *gone => Merge::Stale(id),
             Content::Gone { .. } => {
                 self.bytes += key.len() + value.len();
                 self.present += 1;
@@ -182,15 +184,13 @@ impl Mirror {
         &mut self,
         key: &str,
         revision: Revision,
-        how: Deletion,
         guard_unknown: bool,
         watcher: u16,
     ) -> Merge {
-        let confirmed = how == Deletion::Delivered;
         let Some(id) = self.find(key) else {
             if guard_unknown {
-                let id = self.insert(key, Content::Gone { revision, confirmed }, watcher);
-                self.dig(id);
+                let id = self.insert(key, Content::Gone { revision }, watcher);
+                self.dig(id, revision);
             }
             return Merge::Known;
         };
@@ -200,13 +200,12 @@ impl Mirror {
             Content::Present { value, .. } => {
                 self.bytes -= entry.key.len() + value.len();
                 self.present -= 1;
-                entry.content = Content::Gone { revision, confirmed };
-                self.dig(id);
+                entry.content = Content::Gone { revision };
+                self.dig(id, revision);
                 Merge::Vanished(id)
             }
-            Content::Gone { revision: gone, confirmed: sure } => {
+            Content::Gone { revision: gone } => {
                 *gone = revision.max(*gone);
-                *sure |= confirmed;
                 Merge::Known
             }
         }
@@ -227,37 +226,43 @@ impl Mirror {
         id
     }
 
-    fn dig(&mut self, id: EntryId) {
+    fn dig(&mut self, id: EntryId, revision: Revision) {
         self.gone += 1;
-        if !std::mem::replace(&mut self.entries[id as usize].buried, true) {
-            self.graves.push(id);
+        let entry = &mut self.entries[id as usize];
+        if !std::mem::replace(&mut entry.buried, true) {
+            let watcher = entry.watcher as usize;
+            if self.graves.len() <= watcher {
+                self.graves.resize_with(watcher + 1, BinaryHeap::new);
+            }
+            self.graves[watcher].push(Reverse((revision, id)));
         }
     }
 
-    /// Removes the tombstones that `keep(revision, confirmed, watcher)` no longer wants.
-    pub(crate) fn bury(&mut self, keep: impl Fn(Revision, bool, u16) -> bool) {
-        if self.graves.is_empty() {
-            return;
+    /// Removes a watcher's tombstones up to `horizon`; returns the revision of the newest of them.
+    pub(crate) fn bury(&mut self, watcher: u16, horizon: Revision) -> Option<Revision> {
+        let Self { graves, entries, by_key, hasher, gone, .. } = self;
+        let graves = graves.get_mut(watcher as usize)?;
+        let mut newest = None;
+        while let Some(Reverse((listed, id))) = graves.peek().copied()
+            && listed <= horizon
+        {
+            graves.pop();
+            let entry = &mut entries[id as usize];
+            match entry.content {
+                Content::Present { .. } => entry.buried = false,
+                Content::Gone { revision } if revision > horizon => graves.push(Reverse((revision, id))),
+                Content::Gone { revision } => {
+                    newest = newest.max(Some(revision));
+                    *gone -= 1;
+                    let hash = hasher.hash_one(&*entry.key);
+                    if let Ok(found) = by_key.find_entry(hash, |&other| other == id) {
+                        found.remove();
+                    }
+                    entries.remove(id as usize);
+                }
+            }
         }
-        let mut graves = std::mem::take(&mut self.graves);
-        graves.retain(|&id| {
-            let entry = &mut self.entries[id as usize];
-            let Content::Gone { revision, confirmed } = entry.content else {
-                entry.buried = false;
-                return false;
-            };
-            if keep(revision, confirmed, entry.watcher) {
-                return true;
-            }
-            self.gone -= 1;
-            let hash = self.hasher.hash_one(&*entry.key);
-            if let Ok(found) = self.by_key.find_entry(hash, |&other| other == id) {
-                found.remove();
-            }
-            self.entries.remove(id as usize);
-            false
-        });
-        self.graves = graves;
+        newest
     }
 }
 
@@ -275,9 +280,9 @@ mod tests {
         let Merge::Appeared(id) = m.put("/a", "1".into(), 5, 0) else { panic!("new key") };
         assert_eq!(m.put("/a", "1".into(), 5, 0), Merge::Known, "the same event twice");
         assert_eq!(m.put("/a", "0".into(), 4, 0), Merge::Stale(id), "an older put");
-        assert_eq!(m.delete("/a", 4, Deletion::Delivered, false, 0), Merge::Stale(id), "an older delete");
+        assert_eq!(m.delete("/a", 4, false, 0), Merge::Stale(id), "an older delete");
         assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Changed(id));
-        assert_eq!(m.delete("/a", 7, Deletion::Committed, false, 0), Merge::Vanished(id));
+        assert_eq!(m.delete("/a", 7, false, 0), Merge::Vanished(id));
         assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Stale(id), "a put older than the tombstone");
         assert_eq!(m.put("/a", "3".into(), 8, 0), Merge::Appeared(id), "a put after the tombstone");
         assert_eq!(m.tombstones(), 0);
@@ -285,23 +290,38 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_stays_until_it_is_confirmed_and_unwanted() {
+    fn a_tombstone_stays_until_its_revision_is_below_the_horizon() {
         let mut m = mirror();
         m.put("/a", "1".into(), 5, 0);
-        m.delete("/a", 7, Deletion::Committed, false, 0);
-        m.bury(|_, confirmed, _| !confirmed);
-        assert_eq!(m.tombstones(), 1);
-        m.delete("/a", 7, Deletion::Delivered, false, 0);
-        m.bury(|_, confirmed, _| !confirmed);
-        assert_eq!((m.tombstones(), m.find("/a")), (0, None));
+        m.put("/b", "1".into(), 6, 0);
+        m.delete("/a", 7, false, 0);
+        m.delete("/b", 8, false, 0);
+        assert_eq!(m.bury(0, 6), None);
+        assert_eq!(m.bury(1, 9), None, "another watcher's");
+        assert_eq!((m.bury(0, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
+        assert_eq!((m.bury(0, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
+    }
+
+    #[test]
+    fn a_tombstone_moves_on_with_what_is_known() {
+        let mut m = mirror();
+        m.put("/a", "1".into(), 5, 0);
+        m.delete("/a", 7, false, 0);
+        m.delete("/a", 9, false, 0);
+        m.delete("/a", 6, false, 0);
+        assert_eq!((m.bury(0, 8), m.tombstones()), (None, 1), "absent at 9: a put at 8 would be stale");
+        m.put("/a", "2".into(), 10, 0);
+        assert_eq!((m.bury(0, 9), m.keys()), (None, 1), "it came back");
+        m.delete("/a", 11, false, 0);
+        assert_eq!((m.bury(0, 11), m.tombstones()), (Some(11), 0));
     }
 
     #[test]
     fn an_unknown_key_gets_a_tombstone_only_when_a_view_is_open() {
         let mut m = mirror();
-        assert_eq!(m.delete("/a", 7, Deletion::Delivered, false, 0), Merge::Known);
+        assert_eq!(m.delete("/a", 7, false, 0), Merge::Known);
         assert_eq!(m.find("/a"), None);
-        m.delete("/a", 7, Deletion::Delivered, true, 0);
+        m.delete("/a", 7, true, 0);
         assert!(
             matches!(m.put("/a", "1".into(), 6, 0), Merge::Stale(_)),
             "an old page must not resurrect it"

@@ -72,6 +72,13 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    #[cfg(test)]
+    pub(crate) fn key(&self) -> &[u8] {
+        match self {
+            Change::Put { key, .. } | Change::Delete { key, .. } => key,
+        }
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         match self {
             Change::Put { revision, .. } | Change::Delete { revision, .. } => *revision,
@@ -103,6 +110,8 @@ pub(crate) struct Index {
     views: Views,
     /// Up to where each watcher is complete.
     positions: Vec<Revision>,
+    /// By watcher: the latest deletion without a tombstone.
+    forgotten: Vec<Revision>,
     /// Nothing is decided until every watcher's first snapshot is in.
     ready: bool,
     dirty: Vec<Dirty>,
@@ -141,6 +150,7 @@ impl Index {
             groups: Groups::new(hasher),
             views: Views::default(),
             positions: vec![0; watchers],
+            forgotten: vec![0; watchers],
             ready: false,
             dirty: Vec::new(),
             walks: VecDeque::new(),
@@ -182,10 +192,17 @@ impl Index {
         self.ready
     }
 
+    pub(crate) fn position(&self, watcher: u16) -> Revision {
+        self.positions[watcher as usize]
+    }
+
     /// The watcher has delivered everything up to `revision`.
     pub(crate) fn advance(&mut self, watcher: u16, revision: Revision) {
         let position = &mut self.positions[watcher as usize];
-        *position = revision.max(*position);
+        if revision > *position {
+            *position = revision;
+            self.bury(watcher);
+        }
     }
 
     /// Merges one change; the instances it concerns become dirty.
@@ -193,27 +210,48 @@ impl Index {
         match change {
             Change::Put { key, value, revision } => {
                 let Some((key, watcher)) = self.wanted(&key) else { return };
-                if self.mirror.find(key).is_none() {
-                    self.counters.matched += 1;
-                    if self.uses(key).is_empty() {
-                        return;
-                    }
+                // News that comes late (an own commit, a read) of a key that was deleted since: the
+                // deletion is known already, and its tombstone was not needed any more.
+                let late = revision < self.complete_to(watcher) && self.mirror.find(key).is_none();
+                if !late {
+                    self.put(key, value, revision, watcher);
                 }
-                let merge = self.mirror.put(key, value, revision, watcher);
-                self.settle(merge, revision);
             }
             Change::Delete { key, revision, how } => {
                 let Some((key, watcher)) = self.wanted(&key) else { return };
-                let guard = self.views.any_older(watcher, revision)
-                    && self.mirror.find(key).is_none()
-                    && !self.uses(key).is_empty();
-                let merge = self.mirror.delete(key, revision, how, guard, watcher);
-                self.settle(merge, revision);
-                if how == Deletion::Delivered {
-                    self.bury();
+                let guard = self.views.any_older(watcher, revision);
+                let delivered = how == Deletion::Delivered;
+                let unknown =
+                    (guard || delivered) && self.mirror.find(key).is_none() && !self.uses(key).is_empty();
+                if unknown && !guard {
+                    self.forget(watcher, revision);
                 }
+                let merge = self.mirror.delete(key, revision, guard && unknown, watcher);
+                self.settle(merge, revision);
             }
         }
+    }
+
+    fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) {
+        if self.mirror.find(key).is_none() {
+            self.counters.matched += 1;
+            if self.uses(key).is_empty() {
+                return;
+            }
+        }
+        let merge = self.mirror.put(key, value, revision, watcher);
+        self.settle(merge, revision);
+    }
+
+    /// A key that the mirror does not know did not exist at this revision.
+    fn complete_to(&self, watcher: u16) -> Revision {
+        self.position(watcher).max(self.views.told_by_snapshot(watcher).unwrap_or(0))
+    }
+
+    /// A deletion at this revision is known to have happened, but not any more of which key.
+    fn forget(&mut self, watcher: u16, revision: Revision) {
+        let forgotten = &mut self.forgotten[watcher as usize];
+        *forgotten = revision.max(*forgotten);
     }
 
     /// The key as text and its watcher, if a pattern may want it.
@@ -362,7 +400,7 @@ impl Index {
     /// A key of a group changed: its members are decided only if what the key contributes changed.
     fn group_changed(&mut self, index: u32, slot: Slot, revision: Revision) {
         let Self { groups, mirror, rules, .. } = self;
-        if groups.get_mut(index).refresh(rules, mirror, slot)
+        if groups.get_mut(index).refresh(rules, mirror)
             && self.ready
             && groups.get_mut(index).begin_walk((slot, revision))
         {
@@ -501,10 +539,12 @@ impl Index {
         Some(Seen { value: value.clone(), mod_revision })
     }
 
-    fn bury(&mut self) {
-        let Self { mirror, views, positions, .. } = self;
-        mirror.bury(|revision, confirmed, watcher| {
-            views.any_older(watcher, revision) || (!confirmed && positions[watcher as usize] < revision)
-        });
+    /// Removes the tombstones that nothing needs: no event, and no view, is older.
+    fn bury(&mut self, watcher: u16) {
+        let position = self.positions[watcher as usize];
+        let horizon = self.views.oldest(watcher).map_or(position, |oldest| oldest.min(position));
+        if let Some(newest) = self.mirror.bury(watcher, horizon) {
+            self.forget(watcher, newest);
+        }
     }
 }

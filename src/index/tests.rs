@@ -1,1 +1,95 @@
-//! Tests of this module.
+//! Tests of the index: against a naive oracle, and what costs how much.
+
+mod cases;
+mod fan_out;
+mod matching;
+mod oracle;
+mod properties;
+mod world;
+
+use super::*;
+use crate::condition::Condition;
+use crate::error::Error;
+use crate::rule::{Limits, Rule};
+use std::time::Duration;
+
+/// Rules with these conditions, whose numbers are their ids.
+fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]> {
+    let limits = Limits { max_txn_ops: 128, lock_ttl: Duration::from_secs(10), concurrency: 1 };
+    let compiled = |(number, condition): (usize, Condition)| {
+        let rule = Rule::new(number.to_string()).when(condition).run(async |_| Ok::<(), Error>(()));
+        CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    };
+    conditions.into_iter().enumerate().map(compiled).collect()
+}
+
+/// An index with one watcher of everything.
+fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
+    Index::new(rules(conditions), vec![String::new()], Vec::new(), FixedState::with_seed(1))
+}
+
+/// An index whose first snapshot, at revision 100, has found these keys; all they imply is decided.
+fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)]) -> Index {
+    let mut index = index(conditions);
+    let view = index.open_view(0, 100, Purpose::Snapshot).expect("a snapshot is never refused");
+    assert!(index.view_page(view, keys.iter().map(|(key, value)| found(key, value, 100)).collect()));
+    assert!(index.close_view(view));
+    work_off(&mut index);
+    assert!(index.is_ready() && index.take_closed().len() == 1);
+    index
+}
+
+fn found(key: &str, value: &str, revision: Revision) -> Found {
+    Found { key: key.into(), value: value.into(), revision }
+}
+
+fn put(key: &str, value: &str, revision: Revision) -> Change {
+    Change::Put { key: key.into(), value: value.into(), revision }
+}
+
+fn delete(key: &str, revision: Revision, how: Deletion) -> Change {
+    Change::Delete { key: key.into(), revision, how }
+}
+
+/// What the watch delivers: changes, and the position after them.
+fn deliver(index: &mut Index, changes: impl IntoIterator<Item = Change>) {
+    let mut position = 0;
+    for change in changes {
+        position = change.revision();
+        index.apply(change);
+    }
+    index.advance(0, position);
+}
+
+fn drain(index: &mut Index) -> Vec<Decide> {
+    let mut decided = Vec::new();
+    index.drain(&mut decided);
+    decided
+}
+
+/// Everything that is due and everything in the backlog.
+fn work_off(index: &mut Index) -> Vec<Decide> {
+    let mut decided = drain(index);
+    while index.has_backlog() {
+        index.work(1024);
+        index.drain(&mut decided);
+    }
+    decided
+}
+
+/// The values of the attributes of what was decided, sorted.
+fn bindings(index: &Index, decided: &[Decide]) -> Vec<String> {
+    let text = |decide: &Decide| {
+        let count = index.rules[decide.rule as usize].attributes().len();
+        (0..count).map(|at| decide.binding.get(at, count)).collect::<Vec<_>>().join(" ")
+    };
+    let mut all: Vec<String> = decided.iter().map(text).collect();
+    all.sort_unstable();
+    all
+}
+
+/// What an index has in its mirror of a key.
+fn value(index: &Index, key: &str) -> Option<String> {
+    let entry = index.mirror.find(key)?;
+    index.mirror.present(entry).map(|(value, _)| value.to_string())
+}

@@ -44,6 +44,9 @@ struct View {
     revision: Revision,
     purpose: Purpose,
     suspects: Vec<Found>,
+    /// Keys were deleted after the view's revision and forgotten before it was opened: that the
+    /// view has a key which the mirror lacks does not mean that the key exists.
+    blind: bool,
     /// Next entry to look at once all pages are in.
     sweep: Option<usize>,
     drift: u64,
@@ -65,6 +68,19 @@ impl Views {
     /// An open view of an older revision might still show a key deleted at `revision`.
     pub(crate) fn any_older(&self, watcher: u16, revision: Revision) -> bool {
         self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
+    }
+
+    /// The revision of the oldest open view.
+    pub(crate) fn oldest(&self, watcher: u16) -> Option<Revision> {
+        self.open.iter().filter(|view| view.watcher == watcher).map(|view| view.revision).min()
+    }
+
+    /// The revision of a snapshot all of whose keys were told.
+    pub(crate) fn told_by_snapshot(&self, watcher: u16) -> Option<Revision> {
+        let told = |view: &&View| {
+            view.watcher == watcher && view.purpose == Purpose::Snapshot && view.sweep.is_some()
+        };
+        self.open.iter().find(told).map(|view| view.revision)
     }
 
     pub(crate) fn sweeping(&self) -> bool {
@@ -91,6 +107,7 @@ impl Index {
             revision,
             purpose,
             suspects: Vec::new(),
+            blind: self.forgotten[watcher as usize] > revision,
             sweep: None,
             drift: 0,
         });
@@ -102,10 +119,7 @@ impl Index {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let purpose = self.views.open[at].purpose;
         for found in page {
-            let Ok(key) = std::str::from_utf8(&found.key) else {
-                self.counters.not_text += 1;
-                continue;
-            };
+            let Some((key, _)) = self.wanted(&found.key) else { continue };
             let known = self.mirror.find(key);
             if let Some(entry) = known {
                 self.mirror.entry_mut(entry).stamp = id.0;
@@ -120,8 +134,7 @@ impl Index {
                 if view.suspects.len() < SUSPECTS {
                     view.suspects.push(found);
                 } else {
-                    view.drift += 1;
-                    self.repair(id, found);
+                    self.clear_up(at, found);
                 }
             }
         }
@@ -130,16 +143,32 @@ impl Index {
 
     fn revision_of(&self, entry: u32) -> Revision {
         match self.mirror.entry(entry).content {
-            Content::Present { revision, .. } | Content::Gone { revision, .. } => revision,
+            Content::Present { revision, .. } | Content::Gone { revision } => revision,
+        }
+    }
+
+    /// Decides about a suspect: what the mirror does not know by now is drift.
+    fn clear_up(&mut self, at: usize, found: Found) {
+        let View { id, blind, .. } = self.views.open[at];
+        let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
+        match known {
+            // The watch has explained it since.
+            Some(entry) if self.revision_of(entry) >= found.revision => {
+                self.mirror.entry_mut(entry).stamp = id.0;
+            }
+            // It may have been deleted since: another crawl will tell.
+            None if blind => {}
+            _ => {
+                self.views.open[at].drift += 1;
+                self.repair(id, found);
+            }
         }
     }
 
     fn repair(&mut self, id: ViewId, Found { key, value, revision }: Found) {
-        let text = String::from_utf8(key.clone());
-        self.apply(Change::Put { key, value, revision });
-        if let Ok(key) = text
-            && let Some(entry) = self.mirror.find(&key)
-        {
+        let Some((key, watcher)) = self.wanted(&key) else { return };
+        self.put(key, value, revision, watcher);
+        if let Some(entry) = self.mirror.find(key) {
             self.mirror.entry_mut(entry).stamp = id.0;
         }
     }
@@ -150,11 +179,7 @@ impl Index {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let suspects = std::mem::take(&mut self.views.open[at].suspects);
         for found in suspects {
-            let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
-            if known.is_none_or(|entry| self.revision_of(entry) < found.revision) {
-                self.views.open[at].drift += 1;
-                self.repair(id, found);
-            }
+            self.clear_up(at, found);
         }
         self.views.open[at].sweep = Some(0);
         true
@@ -162,8 +187,9 @@ impl Index {
 
     /// Forgets a view that will not be completed.
     pub(crate) fn cancel_view(&mut self, id: ViewId) {
-        self.views.open.retain(|view| view.id != id);
-        self.bury();
+        let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return };
+        let View { watcher, .. } = self.views.open.remove(at);
+        self.bury(watcher);
     }
 
     /// Looks for keys that closed views lack; returns what is left of the budget.
@@ -204,6 +230,8 @@ impl Index {
             Purpose::Snapshot => {
                 drift = 0;
                 self.advance(watcher, revision);
+                // What was deleted before it may never have been known.
+                self.forget(watcher, revision);
                 if !self.views.complete.contains(&watcher) {
                     self.views.complete.push(watcher);
                 }
@@ -214,7 +242,7 @@ impl Index {
             }
             Purpose::Crawl => self.counters.drift += drift,
         }
-        self.bury();
+        self.bury(watcher);
         self.views.closed.push(Closed { id, watcher, purpose, drift });
     }
 

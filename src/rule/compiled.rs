@@ -58,6 +58,18 @@ pub enum RuleError {
         /// What that pattern lacks.
         missing: String,
     },
+    /// An attribute is one segment in one pattern and the rest of a key in another.
+    #[error(
+        "`{segment}` and `{rest}` use `{attribute}` as one segment and as the rest of a key: give them different names"
+    )]
+    MixedAttribute {
+        /// The attribute.
+        attribute: String,
+        /// A pattern where it is one segment.
+        segment: String,
+        /// A pattern where it is the rest.
+        rest: String,
+    },
     /// The condition is false whatever the keys hold.
     #[error("it can never fire: the condition `any` of nothing is always false")]
     NeverTrue,
@@ -368,6 +380,7 @@ fn check_shape(
             missing: names(&mut attributes.iter().filter(|name| !closest.attributes().contains(name))),
         });
     }
+    errors.extend(mixed_attribute(slots));
     if slots.is_empty() && !condition.truth(&[]) {
         errors.push(RuleError::NeverTrue);
     }
@@ -387,6 +400,26 @@ fn check_shape(
         }
     }
     errors
+}
+
+/// A value with a `/` can't be one segment: such an instance could never be read whole.
+fn mixed_attribute(slots: &[Pattern]) -> Option<RuleError> {
+    let names = |rest: bool| {
+        slots.iter().flat_map(move |pattern| {
+            pattern.segments().iter().filter_map(move |segment| match segment {
+                Segment::Rest(at) if rest => Some((&pattern.attributes()[*at], pattern)),
+                Segment::Attribute(at) if !rest => Some((&pattern.attributes()[*at], pattern)),
+                _ => None,
+            })
+        })
+    };
+    let (attribute, rest) = names(true).find(|(name, _)| names(false).any(|(other, _)| other == *name))?;
+    let (_, segment) = names(false).find(|(name, _)| *name == attribute)?;
+    Some(RuleError::MixedAttribute {
+        attribute: attribute.to_string(),
+        segment: segment.to_string(),
+        rest: rest.to_string(),
+    })
 }
 
 fn group_kinds(condition: &Compiled, attributes: &[Arc<str>]) -> (Vec<Kind>, Vec<Option<u8>>) {

@@ -114,7 +114,10 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
     };
     let stream = settings.link.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
-    stream_to_end(settings, resume, retry, stream).await
+    let mut ahead = Ahead::default();
+    let end = stream_to_end(settings, resume, retry, stream, &mut ahead).await;
+    // The next stream resumes after what was read: that must be with the index, however this one ended.
+    if ahead.hand_on(settings).await { end } else { Ok(Stop::IndexGone) }
 }
 
 /// Has the index compare the prefix at one revision. False if the index is gone.
@@ -139,20 +142,13 @@ async fn stream_to_end(
     resume: &mut Resume,
     retry: &mut Retry,
     mut stream: Watch,
+    ahead: &mut Ahead,
 ) -> Result<Stop, Failure> {
-    let mut ahead = Ahead::default();
     let mut heard_at = Instant::now();
     let mut asked = false;
     loop {
         // What was read is handed on, one batch at a time, while the next is being read.
-        if ahead.delivering.is_none() && (!ahead.changes.is_empty() || ahead.moved) {
-            let changes = std::mem::take(&mut ahead.changes);
-            ahead.moved = false;
-            let position = resume.position().unwrap_or(0);
-            let arrived = ahead.arrived.take().unwrap_or_else(Instant::now);
-            let batch = Batch { watcher: settings.number, changes, position, arrived };
-            ahead.delivering = Some(Box::pin(settings.index.send(batch)));
-        }
+        ahead.begin(settings);
         let delivered = async {
             match &mut ahead.delivering {
                 Some(delivering) => delivering.await,
@@ -175,13 +171,7 @@ async fn stream_to_end(
                     Step::Deliver(changes, position) => {
                         retry.reset();
                         metrics::watch_batch(&settings.engine, changes.len(), position);
-                        ahead.moved = true;
-                        ahead.arrived.get_or_insert(heard_at);
-                        if ahead.changes.is_empty() {
-                            ahead.changes = changes;
-                        } else {
-                            ahead.changes.extend(changes);
-                        }
+                        ahead.add(changes, position, heard_at);
                     }
                     Step::Resync => {
                         tracing::info!(
@@ -215,9 +205,45 @@ async fn stream_to_end(
 #[derive(Default)]
 struct Ahead {
     changes: Vec<Change>,
-    moved: bool,
+    /// Up to where `changes` is complete, if that is news.
+    position: Option<Revision>,
     arrived: Option<Instant>,
     delivering: Option<Pin<Box<actix::dev::Request<IndexActor, Batch>>>>,
+}
+
+impl Ahead {
+    fn add(&mut self, changes: Vec<Change>, position: Revision, heard_at: Instant) {
+        self.position = Some(position);
+        self.arrived.get_or_insert(heard_at);
+        if self.changes.is_empty() {
+            self.changes = changes;
+        } else {
+            self.changes.extend(changes);
+        }
+    }
+
+    /// Begins to hand on what there is, unless that is under way.
+    fn begin(&mut self, settings: &Settings) {
+        if self.delivering.is_none()
+            && let Some(position) = self.position.take()
+        {
+            let changes = std::mem::take(&mut self.changes);
+            let arrived = self.arrived.take().unwrap_or_else(Instant::now);
+            let batch = Batch { watcher: settings.number, changes, position, arrived };
+            self.delivering = Some(Box::pin(settings.index.send(batch)));
+        }
+    }
+
+    /// Hands on all that is left. False if the index is gone.
+    async fn hand_on(&mut self, settings: &Settings) -> bool {
+        loop {
+            self.begin(settings);
+            let Some(delivering) = self.delivering.take() else { return true };
+            if delivering.await.is_err() {
+                return false;
+            }
+        }
+    }
 }
 
 fn kind_of(reason: &str) -> FailureKind {

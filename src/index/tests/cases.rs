@@ -1,0 +1,313 @@
+//! Single cases, most of them of things that arrive late.
+
+use super::*;
+use crate::condition::key;
+
+fn state() -> Condition {
+    key("/s/:id/state").exists()
+}
+
+fn crawl(index: &mut Index, revision: Revision) -> views::ViewId {
+    index.open_view(0, revision, Purpose::Crawl).expect("nothing else is under way")
+}
+
+/// Compares to the end and tells the drift.
+fn close(index: &mut Index, view: views::ViewId) -> u64 {
+    assert!(index.close_view(view));
+    while index.has_backlog() {
+        index.work(1);
+    }
+    let closed = index.take_closed();
+    assert_eq!((closed.len(), closed[0].id), (1, view));
+    closed[0].drift
+}
+
+#[test]
+fn news_of_a_put_that_comes_after_its_deletion_does_not_bring_the_key_back() {
+    let mut index = ready([state()], &[]);
+    deliver(&mut index, [put("/s/1/state", "x", 101), delete("/s/1/state", 102, Deletion::Delivered)]);
+    assert_eq!(index.tombstones(), 0);
+    // The response to our own commit, or a read of a lock transaction, was slower than the watch.
+    index.apply(put("/s/1/state", "x", 101));
+    assert_eq!((value(&index, "/s/1/state"), index.keys()), (None, 0));
+    // What the watch has yet to deliver may come early.
+    index.apply(put("/s/1/state", "y", 103));
+    assert_eq!(value(&index, "/s/1/state").as_deref(), Some("y"));
+}
+
+#[test]
+fn news_of_a_put_that_comes_while_a_snapshot_is_compared_does_not_bring_the_key_back() {
+    let mut index = ready([state()], &[("/s/1/state", ""), ("/s/2/state", ""), ("/s/3/state", "")]);
+    deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
+    // Put at 110, deleted before 120, compacted.
+    let view = index.open_view(0, 120, Purpose::Snapshot).unwrap();
+    index.view_page(view, vec![found("/s/2/state", "", 100), found("/s/3/state", "", 100)]);
+    index.close_view(view);
+    index.work(2);
+    index.apply(put("/s/1/state", "x", 110));
+    while index.has_backlog() {
+        index.work(1);
+    }
+    assert_eq!((value(&index, "/s/1/state"), index.position(0)), (None, 120));
+}
+
+#[test]
+fn a_key_seen_absent_is_not_brought_back_by_older_events() {
+    let mut index = ready([state()], &[("/s/1/state", "old")]);
+    // A read at 110 finds it absent: deleted at 101, put at 105, deleted at 107.
+    index.apply(delete("/s/1/state", 110, Deletion::SeenAbsent));
+    assert_eq!(drain(&mut index).len(), 1);
+    deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
+    deliver(&mut index, [put("/s/1/state", "new", 105)]);
+    assert_eq!(value(&index, "/s/1/state"), None);
+    let decided = drain(&mut index);
+    assert_eq!(&decided[0].touches[..], [(0, 105)], "somebody did change it");
+    deliver(&mut index, [delete("/s/1/state", 107, Deletion::Delivered)]);
+    assert_eq!(index.tombstones(), 1, "the watch has not passed 110");
+    index.advance(0, 110);
+    assert_eq!(index.tombstones(), 0);
+}
+
+#[test]
+fn events_older_than_an_own_commit_are_reported_but_change_nothing() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    index.apply(put("/s/1/state", "own", 103));
+    assert_eq!(&drain(&mut index)[0].touches[..], [(0, 103)]);
+    deliver(&mut index, [put("/s/1/state", "foreign", 101)]);
+    assert_eq!(&drain(&mut index)[0].touches[..], [(0, 101)]);
+    deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
+    let decided = drain(&mut index);
+    assert_eq!((&decided[0].touches[..], decided[0].orphaned), (&[(0, 102)][..], false));
+    deliver(&mut index, [put("/s/1/state", "own", 103)]);
+    assert!(drain(&mut index).is_empty(), "known already");
+    assert_eq!(value(&index, "/s/1/state").as_deref(), Some("own"));
+}
+
+#[test]
+fn a_crawl_that_is_ahead_of_the_watch_deletes_nothing() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    let view = crawl(&mut index, 103);
+    // Both are unknown or older here when the crawl sees them; 1 was deleted and put again.
+    index.view_page(view, vec![found("/s/1/state", "b", 102), found("/s/2/state", "", 103)]);
+    deliver(
+        &mut index,
+        [
+            delete("/s/1/state", 101, Deletion::Delivered),
+            put("/s/1/state", "b", 102),
+            put("/s/2/state", "", 103),
+        ],
+    );
+    drain(&mut index);
+    assert_eq!(close(&mut index, view), 0);
+    assert_eq!((index.keys(), index.counters().drift), (2, 0));
+    assert!(drain(&mut index).is_empty());
+}
+
+#[test]
+fn a_crawl_repairs_puts_and_deletions_that_the_watch_lost() {
+    let mut index = ready([state()], &[("/s/1/state", "a"), ("/s/2/state", "a"), ("/s/3/state", "a")]);
+    index.advance(0, 105);
+    let view = crawl(&mut index, 105);
+    let page = [("/s/1/state", "b", 101), ("/s/2/state", "a", 100), ("/s/4/state", "", 102), ("/t", "", 103)];
+    index.view_page(view, page.map(|(key, value, revision)| found(key, value, revision)).into());
+    assert!(drain(&mut index).is_empty(), "the events may be on their way");
+    assert_eq!(close(&mut index, view), 3);
+    let decided = drain(&mut index);
+    assert_eq!(bindings(&index, &decided), ["1", "3", "4"]);
+    assert_eq!((index.counters().drift, index.keys(), index.tombstones()), (3, 3, 0));
+}
+
+#[test]
+fn a_crawl_does_not_bring_back_what_was_deleted_before_its_view_was_opened() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    // The crawl's revision is 101; before the view is opened the watch delivers more.
+    deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
+    let view = crawl(&mut index, 101);
+    index.view_page(view, vec![found("/s/1/state", "a", 100)]);
+    assert_eq!(close(&mut index, view), 0);
+    assert_eq!((value(&index, "/s/1/state"), index.keys()), (None, 0));
+    // The next one can tell what was lost.
+    let view = crawl(&mut index, 102);
+    index.view_page(view, vec![found("/s/2/state", "a", 101)]);
+    assert_eq!((close(&mut index, view), index.keys()), (1, 1));
+}
+
+#[test]
+fn a_crawl_does_not_bring_back_a_key_of_which_only_the_deletion_was_heard() {
+    let mut index = ready([state()], &[]);
+    deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
+    let view = crawl(&mut index, 101);
+    index.view_page(view, vec![found("/s/1/state", "a", 101)]);
+    assert_eq!((close(&mut index, view), index.keys()), (0, 0));
+}
+
+#[test]
+fn a_tombstone_stays_while_the_watch_is_behind_whatever_view_is_open() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    index.apply(delete("/s/1/state", 110, Deletion::SeenAbsent));
+    crawl(&mut index, 120);
+    deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered), put("/s/1/state", "b", 102)]);
+    assert_eq!(index.tombstones(), 1);
+    deliver(&mut index, [put("/s/1/state", "c", 103)]);
+    assert_eq!(value(&index, "/s/1/state"), None);
+}
+
+#[test]
+fn a_transaction_may_arrive_in_parts() {
+    let mut index = ready([state()], &[]);
+    deliver(&mut index, [put("/s/1/state", "", 101)]);
+    deliver(&mut index, [put("/s/2/state", "", 101)]);
+    assert_eq!(index.keys(), 2);
+}
+
+#[test]
+fn a_deletion_during_a_crawl_holds_although_the_crawl_shows_the_key() {
+    let mut index = ready([state()], &[("/s/1/state", "a")]);
+    let view = crawl(&mut index, 101);
+    let unknown = [put("/s/2/state", "", 102), delete("/s/2/state", 103, Deletion::Delivered)];
+    deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
+    deliver(&mut index, unknown);
+    // Put at 101, which the watch lost; that it was deleted the watch did deliver.
+    deliver(&mut index, [delete("/s/3/state", 104, Deletion::Delivered)]);
+    assert_eq!(index.tombstones(), 3);
+    index.view_page(view, vec![found("/s/1/state", "a", 100), found("/s/3/state", "", 101)]);
+    assert_eq!(close(&mut index, view), 0);
+    assert_eq!((index.keys(), index.tombstones()), (0, 0));
+}
+
+#[test]
+fn keys_of_a_namespace_are_no_drift() {
+    let conditions = rules([key("/*all").exists()]);
+    let mut index =
+        Index::new(conditions, vec![String::new()], vec!["/etcd-rules/".into()], FixedState::with_seed(1));
+    let view = index.open_view(0, 100, Purpose::Snapshot).unwrap();
+    index.view_page(view, vec![found("/etcd-rules/app/lock/1", "", 50)]);
+    close(&mut index, view);
+    let view = crawl(&mut index, 101);
+    index.view_page(
+        view,
+        vec![found("/etcd-rules/app/lock/1", "", 50), found("/etcd-rules/app/lock/2", "", 60)],
+    );
+    assert_eq!((close(&mut index, view), index.keys()), (0, 0));
+}
+
+#[test]
+fn more_suspects_than_a_crawl_holds_back_are_repaired_at_once() {
+    let mut index = ready([state()], &[]);
+    index.advance(0, 101);
+    let view = crawl(&mut index, 101);
+    let keys = |range: std::ops::Range<usize>| -> Vec<Found> {
+        range.map(|id| found(&format!("/s/{id}/state"), "", 101)).collect()
+    };
+    index.view_page(view, keys(0..65_536));
+    assert_eq!(index.keys(), 0);
+    index.view_page(view, keys(65_536..65_540));
+    assert_eq!(index.keys(), 4);
+    assert!(index.close_view(view));
+    work_off(&mut index);
+    assert_eq!((index.keys(), index.take_closed()[0].drift), (65_540, 65_540));
+}
+
+#[test]
+fn a_view_that_was_replaced_is_over() {
+    let mut index = ready([state()], &[("/s/1/state", "")]);
+    let old = crawl(&mut index, 101);
+    let snapshot = index.open_view(0, 102, Purpose::Snapshot).unwrap();
+    assert!(!index.view_page(old, vec![found("/s/2/state", "", 101)]));
+    assert!(!index.close_view(old));
+    assert!(index.open_view(0, 103, Purpose::Crawl).is_none(), "a snapshot is under way");
+    index.cancel_view(snapshot);
+    assert!(index.open_view(0, 103, Purpose::Crawl).is_some());
+    assert_eq!(index.keys(), 1);
+}
+
+#[test]
+fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
+    let grouped = key("/a/:id").exists() & key("/b/:id").exists() & key("/b/x/on").exists();
+    let conditions = rules([grouped, key("/a/x").absent()]);
+    let mut index =
+        Index::new(conditions, vec!["/a/".into(), "/b/".into()], Vec::new(), FixedState::with_seed(1));
+    assert_eq!(index.instances(), 1, "the one of the rule without attributes");
+    for watcher in [0, 1] {
+        assert!(index.open_view(watcher, 100, Purpose::Crawl).is_none(), "there is nothing to compare with");
+        let view = index.open_view(watcher, 100, Purpose::Snapshot).unwrap();
+        index.view_page(view, vec![found(["/a/1", "/b/1"][usize::from(watcher)], "", 90)]);
+        if watcher == 1 {
+            index.view_page(view, vec![found("/b/x/on", "", 91)]);
+        }
+        assert!(work_off(&mut index).is_empty() && !index.is_ready());
+        index.close_view(view);
+        if watcher == 0 {
+            assert!(work_off(&mut index).is_empty() && !index.is_ready());
+            index.apply(put("/b/x/on", "", 91));
+            assert!(!index.has_backlog(), "all are decided later");
+        }
+    }
+    let decided = work_off(&mut index);
+    assert!(index.is_ready());
+    assert_eq!(bindings(&index, &decided), ["", "1"]);
+    assert!(decided.iter().find(|decide| decide.rule == 0).unwrap().snapshot.iter().all(Option::is_some));
+}
+
+#[test]
+fn an_instance_outlives_its_keys_until_it_is_released() {
+    let mut index = ready([key("/s/:id/state").absent()], &[("/s/1/state", ""), ("/s/2/state", "")]);
+    deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
+    let decided = drain(&mut index);
+    assert!(decided[0].orphaned && decided[0].snapshot[0].is_none());
+    let id = decided[0].instance;
+    assert_eq!(index.instances(), 2);
+    deliver(&mut index, [put("/s/1/state", "", 101), delete("/s/1/state", 102, Deletion::Delivered)]);
+    assert!(!index.release(id), "it is about to be decided");
+    drain(&mut index);
+    deliver(&mut index, [put("/s/1/state", "", 103)]);
+    assert_eq!(drain(&mut index)[0].instance, id);
+    assert!(!index.release(id), "its key is back");
+    deliver(&mut index, [delete("/s/1/state", 104, Deletion::Delivered)]);
+    drain(&mut index);
+    assert!(index.release(id) && index.ask(id, Reason::Ask(1)).is_none());
+    deliver(&mut index, [put("/s/1/state", "", 105)]);
+    assert_ne!(drain(&mut index)[0].instance, id, "another generation");
+}
+
+#[test]
+fn members_that_leave_a_group_leave_no_gaps() {
+    let condition = key("/s/:id").exists() & key("/on").exists();
+    let mut index = ready([condition], &[("/s/1", ""), ("/s/2", ""), ("/s/3", ""), ("/s/4", "")]);
+    // The last one takes the place of the first, then goes, then the place is taken again.
+    for (revision, id) in [(101, 1), (102, 4), (103, 3)] {
+        deliver(&mut index, [delete(&format!("/s/{id}"), revision, Deletion::Delivered)]);
+        let decided = drain(&mut index);
+        assert!(index.release(decided[0].instance));
+    }
+    deliver(&mut index, [put("/s/5", "", 104)]);
+    drain(&mut index);
+    deliver(&mut index, [put("/on", "", 105)]);
+    let decided = work_off(&mut index);
+    assert_eq!(bindings(&index, &decided), ["2", "5"]);
+}
+
+#[test]
+fn what_nobody_reads_any_more_leaves_nothing_behind() {
+    let mut index = ready([state() & key("/config/:id").exists()], &[]);
+    let rule = key("/g/:geo/:id").exists() & key("/config/:geo/limit").exists();
+    let mut grouped = ready([rule], &[]);
+    for n in 0..100 {
+        let at = 101 + 10 * n;
+        let (server, config) = (format!("/g/eu{n}/{n}"), format!("/config/eu{n}/limit"));
+        deliver(&mut grouped, [put(&server, "", at), put(&config, "", at + 1)]);
+        work_off(&mut grouped);
+        deliver(&mut grouped, [delete(&server, at + 2, Deletion::Delivered)]);
+        let decided = work_off(&mut grouped);
+        assert!(grouped.release(decided[0].instance));
+        deliver(&mut grouped, [delete(&config, at + 3, Deletion::Delivered)]);
+        deliver(&mut index, [put("/s/1/state", "", at), delete("/s/1/state", at + 1, Deletion::Delivered)]);
+        let decided = drain(&mut index);
+        assert!(index.release(decided[0].instance));
+    }
+    for index in [&index, &grouped] {
+        assert_eq!((index.keys(), index.bytes(), index.tombstones(), index.instances()), (0, 0, 0, 0));
+        assert!(index.mirror.capacity() < 10 && index.instances.capacity() < 10);
+        assert_eq!((index.groups.len(), index.has_backlog()), (0, false));
+    }
+}

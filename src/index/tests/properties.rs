@@ -1,0 +1,153 @@
+//! Random rules, random events in random order: the index against the oracle.
+
+use super::oracle::{KEYS, Store};
+use super::rules;
+use super::world::{Step, World};
+use crate::condition::{Condition, all_equal, key};
+use crate::properties::check;
+use proptest::prelude::*;
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Rules over no, one and two attributes: patterns that bind all of them, and others.
+const POOLS: [(&[&str], &[&str]); 3] = [
+    (&["/config/enabled", "/config/mode", "/s/1/state"], &[]),
+    (
+        &["/s/:id/state", "/s/:id/owner", "/s/*id", "/s/:id/:id"],
+        &["/config/enabled", "/s/1/state", "/config/mode"],
+    ),
+    (
+        &["/g/:geo/:id/state", "/g/:id/:geo"],
+        &[
+            "/config/:geo/limit",
+            "/s/:id/state",
+            "/config/enabled",
+            "/g/:geo/limit",
+            "/config/mode",
+            "/s/:id/:id",
+        ],
+    ),
+];
+
+fn leaf(names: Vec<&'static str>) -> impl Strategy<Value = Condition> {
+    let name = || prop::sample::select(names.clone());
+    prop_oneof![
+        2 => name().prop_map(|name| key(name).absent()),
+        2 => name().prop_map(|name| key(name).exists()),
+        3 => name().prop_map(|name| key(name).equals("a")),
+        1 => name().prop_map(|name| key(name).not_equals("b")),
+        2 => prop::sample::subsequence(names.clone(), 2..=names.len().min(3)).prop_map(all_equal),
+    ]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop::sample::select(&POOLS[..]).prop_flat_map(|(binders, partial)| {
+        let all: Vec<&str> = binders.iter().chain(partial).copied().collect();
+        let tree = leaf(all).prop_recursive(3, 6, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 1..3).prop_map(Condition::all),
+                prop::collection::vec(inner.clone(), 1..3).prop_map(Condition::any),
+                inner.prop_map(|condition| !condition),
+            ]
+        });
+        // Some pattern must bind all attributes.
+        let binder = prop::sample::select(binders);
+        (binder, any::<bool>(), tree).prop_map(|(binder, both, tree)| {
+            let binder = key(binder).equals("a");
+            if both { binder & tree } else { binder | tree }
+        })
+    })
+}
+
+/// Some keys are used more than others, so that much happens to them.
+fn key_number() -> impl Strategy<Value = usize> {
+    prop_oneof![1 => 0..KEYS.len(), 2 => prop::sample::select(&[0, 2, 5, 6, 14, 17][..])]
+}
+
+fn writes() -> impl Strategy<Value = BTreeMap<usize, Option<&'static str>>> {
+    let value = prop_oneof![3 => Just(Some("a")), 2 => Just(Some("b")), 1 => Just(Some("")), 3 => Just(None)];
+    prop::collection::btree_map(key_number(), value, 1..4)
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let watcher = || 0..3usize;
+    let which = || 0..64usize;
+    let back = || prop_oneof![2 => Just(0), 1 => 0..8i64];
+    prop_oneof![
+        12 => (writes(), prop::bool::weighted(0.4)).prop_map(|(writes, own)| Step::Write { writes, own }),
+        12 => (watcher(), 1..4usize, any::<bool>())
+            .prop_map(|(watcher, count, drain)| Step::Deliver { watcher, count, drain }),
+        1 => watcher().prop_map(|watcher| Step::Progress { watcher }),
+        3 => prop::collection::btree_set(key_number(), 1..5).prop_map(|keys| Step::Read { keys }),
+        8 => which().prop_map(|which| Step::Tell { which }),
+        6 => prop_oneof![1..4usize, Just(1024)].prop_map(|budget| Step::Work { budget }),
+        2 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenSnapshot { watcher, back }),
+        3 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenCrawl { watcher, back }),
+        5 => (watcher(), 1..6usize).prop_map(|(watcher, count)| Step::Page { watcher, count }),
+        4 => watcher().prop_map(|watcher| Step::Close { watcher }),
+        1 => watcher().prop_map(|watcher| Step::Cancel { watcher }),
+        3 => which().prop_map(|which| Step::Release { which }),
+        1 => which().prop_map(|which| Step::Ask { which }),
+        1 => Just(Step::DecideAll),
+    ]
+}
+
+const PREFIXES: [&[&str]; 3] = [&[""], &["/config/", "/g/", "/s/"], &["/"]];
+
+#[derive(Default)]
+struct Seen {
+    stale: Cell<u64>,
+    released: Cell<u64>,
+    drift: Cell<u64>,
+    decided: Cell<u64>,
+}
+
+/// Runs random histories; `more` are steps besides the common ones.
+fn histories(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64) -> Seen {
+    let seen = Seen::default();
+    let inputs = (
+        prop::collection::vec(condition(), 1..5),
+        prop::sample::select(&PREFIXES[..]),
+        prop::collection::vec(writes(), 0..6),
+        prop::bool::weighted(starts_at_once),
+        prop::collection::vec(steps, 0..60),
+        (any::<bool>(), prop_oneof![1..4usize, Just(1024)]),
+    );
+    check(cases, &inputs, |(conditions, prefixes, before, at_once, steps, (told_first, budget))| {
+        let mut store = Store::new();
+        before.iter().for_each(|writes| store.write(writes));
+        let mut world = World::new(rules(conditions), prefixes, store);
+        if at_once {
+            (0..prefixes.len()).for_each(|watcher| world.step(Step::Close { watcher }));
+            (0..prefixes.len() + 1).for_each(|_| world.step(Step::Work { budget: 1024 }));
+            assert!(world.index.is_ready());
+        }
+        steps.into_iter().for_each(|step| world.step(step));
+        world.end(told_first, budget);
+        seen.stale.set(seen.stale.get() + world.stale);
+        seen.released.set(seen.released.get() + world.released);
+        seen.drift.set(seen.drift.get() + world.drift);
+        seen.decided.set(seen.decided.get() + world.index.counters().decided);
+        Ok(())
+    });
+    seen
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_the_index_agrees_with_the_oracle() {
+    let seen = histories(1200, step(), 0.8);
+    assert!(seen.stale.get() > 300 && seen.released.get() > 30, "{:?} {:?}", seen.stale, seen.released);
+    assert!(seen.decided.get() > 8_000, "{:?}", seen.decided);
+}
+
+#[test]
+fn events_that_the_watch_loses_are_repaired_by_a_crawl() {
+    let lose = (0..3usize).prop_map(|watcher| Step::Lose { watcher });
+    let seen = histories(800, prop_oneof![9 => step(), 1 => lose], 1.0);
+    assert!(seen.drift.get() > 80, "{:?}", seen.drift);
+}
+
+#[test]
+fn the_universe_has_no_key_twice() {
+    assert_eq!(KEYS.iter().collect::<BTreeSet<_>>().len(), KEYS.len());
+}

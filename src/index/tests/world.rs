@@ -1,0 +1,428 @@
+//! An index between a store, watches, own commits and reads that come early and late; all that it
+//! says is compared with the oracle after every step.
+
+mod checks;
+mod views;
+
+use super::super::mirror::Content;
+use super::super::views::ViewId;
+use super::super::*;
+use super::oracle::{GroupName, KEYS, NAMESPACE, Oracle, State, Store, change};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// One step. Numbers are taken modulo what there is.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// A transaction; `own`: of this engine, so that the index is told of it later.
+    Write {
+        writes: BTreeMap<usize, Option<&'static str>>,
+        own: bool,
+    },
+    /// The watch delivers some transactions.
+    Deliver {
+        watcher: usize,
+        count: usize,
+        drain: bool,
+    },
+    /// The watch learns that there is nothing more.
+    Progress {
+        watcher: usize,
+    },
+    /// The watch loses an event: drift.
+    Lose {
+        watcher: usize,
+    },
+    /// A lock transaction returns what these keys hold; told later.
+    Read {
+        keys: BTreeSet<usize>,
+    },
+    /// Something of what is to be told is told.
+    Tell {
+        which: usize,
+    },
+    Work {
+        budget: usize,
+    },
+    OpenSnapshot {
+        watcher: usize,
+        back: Revision,
+    },
+    OpenCrawl {
+        watcher: usize,
+        back: Revision,
+    },
+    Page {
+        watcher: usize,
+        count: usize,
+    },
+    Close {
+        watcher: usize,
+    },
+    Cancel {
+        watcher: usize,
+    },
+    Release {
+        which: usize,
+    },
+    Ask {
+        which: usize,
+    },
+    DecideAll,
+}
+
+struct Watcher {
+    prefix: &'static str,
+    /// Delivered, or lost, up to here.
+    heard: Revision,
+    complete: bool,
+    view: Option<ViewModel>,
+}
+
+struct ViewModel {
+    id: ViewId,
+    purpose: Purpose,
+    revision: Revision,
+    pages: Vec<Found>,
+    closed: bool,
+    /// A crawl closed when the watch had passed its revision: what differs then is drift.
+    settled: bool,
+}
+
+/// What somebody who follows the decisions knows of an instance.
+struct Followed {
+    id: InstanceId,
+    snapshot: Snapshot,
+    truth: bool,
+}
+
+pub(super) struct World {
+    pub(super) oracle: Oracle,
+    pub(super) index: Index,
+    pub(super) store: Store,
+    watchers: Vec<Watcher>,
+    untold: Vec<Vec<Change>>,
+    /// The mirror as it was looked at last.
+    mirror: State,
+    /// By key: absent or older up to here, whatever may still be told.
+    floor: Vec<Revision>,
+    expected: BTreeSet<usize>,
+    followed: BTreeMap<usize, Followed>,
+    /// By instance: what its next decision must report.
+    touches: BTreeMap<usize, Vec<Touch>>,
+    /// Instances that may be decided: a key they read changed.
+    concerned: BTreeSet<usize>,
+    /// Groups whose members may be decided by walks, with the latest touch of each slot.
+    changed_groups: HashMap<GroupName, BTreeMap<Slot, Revision>>,
+    pub(super) lost: bool,
+    pub(super) drift: u64,
+    pub(super) stale: u64,
+    pub(super) released: u64,
+}
+
+impl World {
+    pub(super) fn new(rules: Arc<[CompiledRule]>, prefixes: &[&'static str], store: Store) -> Self {
+        let texts = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let hasher = FixedState::with_seed(7);
+        let mut this = Self {
+            index: Index::new(rules.clone(), texts, vec![NAMESPACE.to_owned()], hasher),
+            oracle: Oracle::new(rules),
+            watchers: prefixes
+                .iter()
+                .map(|prefix| Watcher { prefix, heard: 0, complete: false, view: None })
+                .collect(),
+            store,
+            untold: Vec::new(),
+            mirror: vec![None; KEYS.len()],
+            floor: vec![0; KEYS.len()],
+            expected: BTreeSet::new(),
+            followed: BTreeMap::new(),
+            touches: BTreeMap::new(),
+            concerned: BTreeSet::new(),
+            changed_groups: HashMap::new(),
+            lost: false,
+            drift: 0,
+            stale: 0,
+            released: 0,
+        };
+        let always = this.oracle.instances.iter().enumerate().filter(|(_, model)| model.always);
+        this.expected = always.map(|(number, _)| number).collect();
+        for watcher in 0..this.watchers.len() {
+            this.open(watcher, Purpose::Snapshot, this.store.revision);
+        }
+        this
+    }
+
+    pub(super) fn step(&mut self, step: Step) {
+        match step {
+            Step::Write { writes, own } => self.write(&writes, own),
+            Step::Deliver { watcher, count, drain } => {
+                let watcher = watcher % self.watchers.len();
+                for _ in 0..count {
+                    self.deliver(watcher, true, drain);
+                }
+            }
+            Step::Progress { watcher } => self.progress(watcher % self.watchers.len()),
+            Step::Lose { watcher } => {
+                self.deliver(watcher % self.watchers.len(), false, false);
+            }
+            Step::Read { keys } => {
+                let read = |key| {
+                    let (value, at) = self.store.at(key, self.store.revision).unzip();
+                    change(key, value, at.unwrap_or(self.store.revision), Deletion::SeenAbsent)
+                };
+                self.untold.push(keys.into_iter().map(read).collect());
+            }
+            Step::Tell { which } if !self.untold.is_empty() => {
+                let told = self.untold.remove(which % self.untold.len());
+                told.into_iter().for_each(|change| self.apply(change));
+            }
+            Step::Tell { .. } => {}
+            Step::Work { budget } => self.work(budget),
+            Step::OpenSnapshot { watcher, back } => {
+                let watcher = watcher % self.watchers.len();
+                // Linearizable: never behind what was delivered.
+                let delivered = self.index.position(watcher as u16).max(self.watchers[watcher].heard);
+                let revision = (self.store.revision - back).max(delivered);
+                self.open(watcher, Purpose::Snapshot, revision);
+            }
+            Step::OpenCrawl { watcher, back } => {
+                let revision = (self.store.revision - back).max(1);
+                self.open(watcher % self.watchers.len(), Purpose::Crawl, revision);
+            }
+            Step::Page { watcher, count } => self.page(watcher % self.watchers.len(), count),
+            Step::Close { watcher } => self.close(watcher % self.watchers.len()),
+            Step::Cancel { watcher } => self.cancel(watcher % self.watchers.len()),
+            Step::Release { which } => self.release(which),
+            Step::Ask { which } => self.ask(which),
+            Step::DecideAll => self.decide_all(),
+        }
+        self.drain();
+        self.check_instances();
+    }
+
+    fn write(&mut self, writes: &BTreeMap<usize, Option<&'static str>>, own: bool) {
+        self.store.write(writes);
+        if own {
+            let revision = self.store.revision;
+            let told = |(key, value): (&usize, &Option<&str>)| {
+                change(*key, value.map(Value::from), revision, Deletion::Committed)
+            };
+            self.untold.push(writes.iter().map(told).collect());
+        }
+    }
+
+    /// Delivers one transaction as a batch, or loses it. False if there is none.
+    fn deliver(&mut self, watcher: usize, heard: bool, drain: bool) -> bool {
+        let Watcher { prefix, heard: after, .. } = self.watchers[watcher];
+        let Some((revision, events)) = self.store.next(prefix, after) else { return false };
+        self.watchers[watcher].heard = revision;
+        if !heard {
+            self.lost = true;
+            return true;
+        }
+        for event in events {
+            let key = number(&event);
+            let deleted = matches!(event, Change::Delete { .. });
+            self.apply(event);
+            if deleted {
+                self.floor[key] = revision.max(self.floor[key]);
+            }
+            if drain {
+                self.drain();
+            }
+        }
+        self.index.advance(watcher as u16, revision);
+        self.look_all();
+        true
+    }
+
+    fn progress(&mut self, watcher: usize) {
+        let Watcher { prefix, heard, .. } = self.watchers[watcher];
+        if self.store.next(prefix, heard).is_none() {
+            self.watchers[watcher].heard = self.store.revision;
+            self.index.advance(watcher as u16, self.store.revision);
+            self.look_all();
+        }
+    }
+
+    /// Tells the index one change, and notes what must and what may follow.
+    fn apply(&mut self, told: Change) {
+        let key = number(&told);
+        let before = self.mirror.clone();
+        let entry = self.index.mirror.find(KEYS[key]);
+        let known = entry.map(|entry| match self.index.mirror.entry(entry).content {
+            Content::Present { revision, .. } => (true, revision),
+            Content::Gone { revision } => (false, revision),
+        });
+        let walks = self.index.walks.len();
+        let members = self.groups_with_members();
+        let (revision, is_put) = (told.revision(), matches!(told, Change::Put { .. }));
+        self.index.apply(told);
+        self.look(key);
+        let changed = before[key] != self.mirror[key];
+        let groups_changed = self.note(key, &before, |name| members.contains(name).then_some(revision));
+        let stale = known.is_some_and(
+            |(present, known)| if present { revision < known } else { is_put && revision <= known },
+        );
+        self.stale += u64::from(stale);
+        if (changed || stale) && self.index.ready {
+            for (number, slot) in &self.oracle.readers[key].instances {
+                if self.expected.contains(number) {
+                    self.touches.entry(*number).or_default().push((*slot, revision));
+                }
+            }
+        }
+        if !groups_changed {
+            assert_eq!(self.index.walks.len(), walks, "{} is as before for its groups", KEYS[key]);
+        }
+    }
+
+    fn work(&mut self, budget: usize) {
+        self.drain();
+        let sweeping = self.index.views.sweeping();
+        // A sweep may end with the first snapshot, and then all are walked.
+        let all = sweeping || self.index.full_walk.is_some();
+        self.index.work(budget);
+        self.look_all();
+        let concerned =
+            if all { (0..self.oracle.instances.len()).collect() } else { self.members_of_changed_groups() };
+        self.concerned.extend(concerned);
+        let decided = self.take();
+        if !sweeping {
+            assert!(decided.len() <= budget, "{} of {budget}", decided.len());
+        }
+        for decide in &decided {
+            self.check_walk(decide, all);
+        }
+        self.check_decided(decided);
+        let walked = self.groups_with_walks();
+        self.changed_groups.retain(|name, _| walked.contains(name));
+        for closed in self.index.take_closed() {
+            let watcher = &mut self.watchers[closed.watcher as usize];
+            let view = watcher.view.take().expect("only open views are closed");
+            assert_eq!((closed.id, closed.purpose), (view.id, view.purpose));
+            assert!(view.closed);
+            watcher.complete |= view.purpose == Purpose::Snapshot;
+            if view.purpose == Purpose::Snapshot || (view.settled && !self.lost) {
+                assert_eq!(closed.drift, 0, "of {:?}", view.purpose);
+            }
+            self.drift += closed.drift;
+        }
+        assert_eq!(self.index.ready, self.watchers.iter().all(|watcher| watcher.complete));
+    }
+
+    fn release(&mut self, which: usize) {
+        let orphaned = |number: &&usize| !self.oracle.instances[**number].implied(&self.mirror);
+        // Mostly such as may go.
+        let all: Vec<usize> = match which % 4 {
+            0 => self.followed.keys().copied().collect(),
+            _ => self.followed.keys().filter(orphaned).copied().collect(),
+        };
+        let Some(&number) = all.get(which / 4 % all.len().max(1)) else { return };
+        let followed = &self.followed[&number];
+        let orphaned = !self.oracle.instances[number].implied(&self.mirror);
+        if orphaned && followed.truth {
+            return;
+        }
+        let clean = self.index.dirty.is_empty();
+        assert!(clean, "all is drained");
+        assert_eq!(self.index.release(followed.id), orphaned);
+        if orphaned {
+            assert!(self.index.ask(followed.id, Reason::Ask(1)).is_none());
+            assert!(!self.index.release(followed.id));
+            self.followed.remove(&number);
+            self.expected.remove(&number);
+            self.released += 1;
+        }
+    }
+
+    fn ask(&mut self, which: usize) {
+        let all: Vec<InstanceId> = self.followed.values().map(|followed| followed.id).collect();
+        let Some(&id) = all.get(which % all.len().max(1)) else { return };
+        let decide = self.index.ask(id, Reason::Ask(9)).expect("it exists");
+        assert_eq!((decide.instance, decide.reason), (id, Reason::Ask(9)));
+        self.check_decide(&decide);
+    }
+
+    fn decide_all(&mut self) {
+        if !self.index.ready {
+            return;
+        }
+        self.index.decide_all(Reason::Crawl);
+        let mut decided = BTreeSet::new();
+        while self.index.has_backlog() {
+            self.index.work(3);
+            self.look_all();
+            self.concerned.extend(0..self.oracle.instances.len());
+            let out = self.take();
+            let crawled = out.iter().filter(|decide| decide.reason == Reason::Crawl);
+            decided.extend(crawled.map(|decide| self.oracle.numbers[&(decide.rule, decide.binding.clone())]));
+            self.check_decided(out);
+            self.index.take_closed().into_iter().for_each(|closed| {
+                let watcher = &mut self.watchers[closed.watcher as usize];
+                watcher.complete |= closed.purpose == Purpose::Snapshot;
+                watcher.view = None;
+            });
+        }
+        self.changed_groups.clear();
+        assert!(self.expected.iter().all(|number| decided.contains(number)));
+    }
+
+    fn work_off(&mut self, budget: usize) {
+        for _ in 0..10_000 {
+            if !self.index.has_backlog() {
+                return;
+            }
+            self.work(budget);
+        }
+        panic!("the backlog has no end");
+    }
+
+    /// Delivers and tells everything, repairs what was lost, and compares.
+    pub(super) fn end(&mut self, told_first: bool, budget: usize) {
+        for at in 0..self.watchers.len() {
+            match &self.watchers[at].view {
+                Some(view) if view.purpose == Purpose::Snapshot || told_first => self.close(at),
+                Some(_) => self.cancel(at),
+                None => {}
+            }
+        }
+        for told in [told_first, !told_first] {
+            if told {
+                let told = std::mem::take(&mut self.untold);
+                told.into_iter().flatten().for_each(|change| self.apply(change));
+            } else {
+                for at in 0..self.watchers.len() {
+                    while self.deliver(at, true, false) {}
+                    self.progress(at);
+                }
+            }
+            self.drain();
+            self.work_off(budget);
+        }
+        if self.lost {
+            self.repair(budget);
+        }
+        self.check_end();
+    }
+
+    fn repair(&mut self, budget: usize) {
+        let store = self.store.state();
+        let differ = |key: &usize| self.oracle.wants(*key) && self.mirror[*key] != store[*key];
+        let expected = (0..KEYS.len()).filter(differ).count() as u64;
+        let (before, counted) = (self.drift, self.index.counters().drift);
+        for at in 0..self.watchers.len() {
+            self.open(at, Purpose::Crawl, self.store.revision);
+            self.page(at, 2);
+            self.close(at);
+            self.drain();
+            self.work_off(budget);
+        }
+        assert_eq!(self.drift - before, expected, "drift");
+        assert_eq!(self.index.counters().drift - counted, expected);
+    }
+}
+
+fn number(change: &Change) -> usize {
+    KEYS.iter().position(|key| key.as_bytes() == change.key()).expect("a key of the universe")
+}

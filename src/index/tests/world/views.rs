@@ -1,0 +1,65 @@
+//! Snapshots and crawls: opened, told page by page, closed or given up.
+
+use super::super::super::*;
+use super::super::oracle::KEYS;
+use super::{ViewModel, World};
+
+impl World {
+    pub(super) fn open(&mut self, at: usize, purpose: Purpose, revision: Revision) {
+        let snapshot = |view: &ViewModel| view.purpose == Purpose::Snapshot;
+        let watcher = &self.watchers[at];
+        let refused =
+            purpose == Purpose::Crawl && (!watcher.complete || watcher.view.as_ref().is_some_and(snapshot));
+        let opened = self.index.open_view(at as u16, revision, purpose);
+        assert_eq!(opened.is_none(), refused);
+        let Some(id) = opened else { return };
+        let watcher = &mut self.watchers[at];
+        if let Some(ended) = &watcher.view {
+            assert!(!self.index.view_page(ended.id, Vec::new()) && !self.index.close_view(ended.id));
+        }
+        let found = |key: usize| {
+            let (value, revision) = self.store.at(key, revision)?;
+            Some(Found { key: KEYS[key].into(), value, revision })
+        };
+        let covered = (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix));
+        let pages = covered.filter_map(found).collect();
+        watcher.view = Some(ViewModel { id, purpose, revision, pages, closed: false, settled: false });
+        if purpose == Purpose::Snapshot {
+            watcher.heard = watcher.heard.max(revision);
+        }
+    }
+
+    pub(super) fn page(&mut self, at: usize, count: usize) {
+        let Some(view) = &mut self.watchers[at].view else { return };
+        if !view.closed {
+            let rest = view.pages.split_off(count.min(view.pages.len()));
+            let page = std::mem::replace(&mut view.pages, rest);
+            assert!(self.index.view_page(view.id, page));
+            self.look_all();
+        }
+    }
+
+    pub(super) fn close(&mut self, at: usize) {
+        let Some(view) = &self.watchers[at].view else { return };
+        if !view.closed {
+            self.page(at, usize::MAX);
+            let position = self.index.position(at as u16);
+            let Some(view) = &mut self.watchers[at].view else { return };
+            view.closed = true;
+            view.settled = position >= view.revision;
+            assert!(self.index.close_view(view.id));
+            self.look_all();
+        }
+    }
+
+    pub(super) fn cancel(&mut self, at: usize) {
+        let Some(view) = self.watchers[at].view.take() else { return };
+        self.index.cancel_view(view.id);
+        assert!(!self.index.view_page(view.id, Vec::new()));
+        self.look_all();
+        if view.purpose == Purpose::Snapshot {
+            // The watch can't go on without one.
+            self.open(at, Purpose::Snapshot, self.store.revision);
+        }
+    }
+}
