@@ -1,0 +1,1 @@
+//! All instances together: slots, locks, wake-ups, ends.
