@@ -665,4 +665,18 @@ impl Pending {
     pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
         self.step(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
     }
+
+    /// Locks within this engine that somebody has or waits for.
+    #[cfg(test)]
+    pub(crate) fn locks_taken(&self) -> usize {
+        self.locks.len()
+    }
+
+    /// Timers, waits for releases, and places in queues, void ones included.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> usize {
+        let parked: usize = self.locks.values().map(|(_, waiting)| waiting.len()).sum();
+        let held: usize = self.held.values().map(BTreeSet::len).sum();
+        self.timers.len() + held + self.queue.len() + parked + self.tickets.len()
+    }
 }
