@@ -6,7 +6,6 @@ mod properties;
 mod spins;
 
 use super::super::pending::{Closing, ClosingOutcome, Finish, Hold};
-use super::super::record::Class;
 use super::*;
 use crate::condition::Slot;
 use crate::firing::Then;
