@@ -364,9 +364,7 @@ impl Pending {
             return;
         }
         while let Some((_, next)) = waiting.pop_first() {
-            if let Some(record) = self.records.get_mut(&next)
-                && record.state == State::Parked
-            {
+            if let Some(record) = self.records.get_mut(&next) {
                 *holder = next;
                 record.state = State::Queued(Class::Live);
                 self.tickets.insert(next, self.queue.push_front(record.rule, next, now));

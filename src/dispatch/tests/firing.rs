@@ -148,6 +148,18 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
 }
 
 #[test]
+fn what_changed_before_the_values_were_taken_is_no_change() {
+    let now = Instant::now();
+    let mut record = running(now);
+    record.state = State::Checking(1);
+    record.decided(true, &[(0, 8), (0, 9)], false, BASE, now);
+    record.give(&snapshot(&[9, 0]));
+    (record.end, record.state) = (Some(End::Done), State::Settling(1));
+    assert_eq!(record.settled(true, &[], BASE, now), Next::Stay);
+    assert_eq!(record.state, State::Idle);
+}
+
+#[test]
 fn every_end_leads_on() {
     let now = Instant::now();
     let waiting = |delay, why| (State::Waiting(now + delay, why), Next::WakeAt(now + delay));

@@ -287,3 +287,15 @@ fn a_mark_that_is_older_than_what_was_seen_holds_nothing_back() {
         assert_eq!((record.state, record.overrule()), (after, overrules), "{name}");
     }
 }
+
+#[test]
+fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
+    let now = Instant::now();
+    for (mine, kept) in [(true, Some(11)), (false, None)] {
+        let mut record = fired(State::Locking, now);
+        record.mark = Some(KnownMark { revision: 11, mine, outdated: true });
+        assert_eq!(record.held(), Next::Stay);
+        record.decided(true, &[(1, 12)], false, BASE, now);
+        assert_eq!((record.state, record.overrule()), (State::Held, kept), "mine: {mine}");
+    }
+}
