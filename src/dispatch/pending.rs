@@ -664,6 +664,11 @@ impl Pending {
         self.step(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
     }
 
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
+        self.records.iter().map(|(id, record)| (*id, record))
+    }
+
     /// Locks within this engine that somebody has or waits for.
     #[cfg(test)]
     pub(crate) fn locks_taken(&self) -> usize {

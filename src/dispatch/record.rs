@@ -95,7 +95,7 @@ pub(crate) struct KnownMark {
     pub(crate) revision: Revision,
     /// This engine wrote it, and removes it when it tries again.
     pub(crate) mine: bool,
-    /// A key changed after it was written, or a person asked: it holds this engine back no more.
+    /// A key changed after it was written: it holds this engine back no more.
     pub(crate) outdated: bool,
 }
 
@@ -139,6 +139,8 @@ pub(crate) struct Record {
     during: SmallVec<[Touch; 4]>,
     /// Somebody else changed a key since the values were taken.
     foreign: bool,
+    /// What was decided last since the values were taken, without having been asked for.
+    truth: bool,
     /// The latest revision of its keys that was ever seen.
     newest: Revision,
 }
@@ -185,6 +187,7 @@ impl Record {
             own: Own::default(),
             during: SmallVec::new(),
             foreign: false,
+            truth: true,
             newest: 0,
         }
     }
@@ -201,6 +204,7 @@ impl Record {
         self.during.clear();
         self.foreign = false;
         self.blind = false;
+        self.truth = true;
         self.newest = self.given.iter().flatten().copied().fold(self.newest, Revision::max);
     }
 
@@ -263,6 +267,9 @@ impl Record {
 
     /// Another engine has the lock.
     pub(crate) fn held(&mut self) -> Next {
+        if !self.truth {
+            return Next::Drop;
+        }
         self.mark.take_if(|mark| !mark.mine);
         self.state = State::Held;
         Next::Stay
@@ -271,6 +278,9 @@ impl Record {
     /// The mark of another engine (or one that this engine has forgotten) holds it back; unless a key
     /// changed after the mark was written.
     pub(crate) fn marked(&mut self, revision: Revision, gave_up: bool, base: Duration, now: Instant) -> Next {
+        if !self.truth {
+            return Next::Drop;
+        }
         let outdated = self.newest > revision;
         self.mark = Some(KnownMark { revision, mine: false, outdated });
         if outdated {
@@ -293,6 +303,7 @@ impl Record {
         match self.state {
             State::Checking(_) | State::Locking | State::Running | State::Ending | State::Settling(_) => {
                 self.remember(touches);
+                self.truth = truth;
                 Next::Stay
             }
             _ if !truth => Next::Drop,

@@ -298,22 +298,6 @@ fn one_who_stops_gives_no_slot_and_starts_no_callback() {
 }
 
 #[test]
-fn a_person_may_overrule_any_mark() {
-    for (outcome, overrules) in [(marked(10, 2, true), Some(10)), (LockOutcome::Failed("x".into()), None)] {
-        let mut b = bench();
-        b.decide(1, true, &[5, 0], &[]).locked(1, outcome);
-        b.locking();
-        b.turn(|pending, now, out| assert!(pending.retry_now(instance(1), now, out))).answer(
-            1,
-            true,
-            &[5, 0],
-        );
-        assert_eq!(b.locking(), [(1, overrules)]);
-        b.turn(|pending, now, out| assert!(!pending.retry_now(instance(1), now, out), "it is busy"));
-    }
-}
-
-#[test]
 fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
     let mut b = Bench::new([rule("r").optimistic().lock("/one")], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);

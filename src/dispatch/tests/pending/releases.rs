@@ -104,3 +104,26 @@ fn a_mark_of_a_success_elsewhere_resets_the_attempts() {
         b.released(MARK, 100);
     }
 }
+
+#[test]
+fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
+    for outcome in [held(10), marked(9, 3, false), marked(9, 3, true), marked(20, 3, true)] {
+        let mut b = bench();
+        b.decide(1, true, &[5, 0], &[]);
+        b.wanted();
+        let orphan =
+            Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[(0, 12)], Reason::Change) };
+        b.turn(|pending, now, out| pending.decided(orphan, now, out)).locked(1, outcome);
+        assert_eq!(b.state(1), None);
+        assert!(matches!(b.wanted()[..], [Action::Release(_)]), "nothing implies it any more");
+        assert!(b.is_quiet());
+    }
+}
+
+#[test]
+fn what_turned_false_and_true_again_meanwhile_is_held() {
+    let mut b = bench();
+    b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[(1, 6)]).decide(1, true, &[5, 0], &[(1, 7)]);
+    b.locked(1, held(10));
+    assert_eq!(b.state(1), Some(State::Held));
+}
