@@ -500,8 +500,10 @@ impl Handler<EndEnded> for Dispatcher {
                 }
                 EndEnd::Refused(error) => {
                     tracing::warn!(%rule, error, "a commit was refused; it counts as a failure of the callback");
-                    let closing = this.pending.refused(instance, error);
-                    return out.push(Action::Close(instance, closing));
+                    match this.pending.refused(instance, error.clone()) {
+                        Closing::Nothing => ClosingOutcome::Failed(error),
+                        closing => return out.push(Action::Close(instance, closing)),
+                    }
                 }
                 EndEnd::Failed(error) => ClosingOutcome::Failed(error),
             };

@@ -2,7 +2,7 @@
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
 
 use super::queue::{Queue, Ticket};
-use super::record::{Class, End, KnownMark, Next, Own, Record, State, Wait};
+use super::record::{Class, End, FAR, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::condition::{Slot, Witness};
 use crate::firing::Then;
 use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
@@ -10,7 +10,7 @@ use crate::rule::CompiledRule;
 use foldhash::fast::FixedState;
 use rand::rngs::StdRng;
 use smallvec::SmallVec;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -138,6 +138,12 @@ const RELEASE_GRACE: Duration = Duration::from_millis(5);
 /// before the instance waits a little: keys that change all the time must not keep a slot.
 const RECHECKS: u8 = 8;
 
+/// A callback that asks to run again sooner than this would only heat the room.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
+
+/// Entries of the queue that have become void, beyond as many as count, before they are cleared out.
+const VOID: usize = 64;
+
 /// Releases remembered, so that one which overtook the losing answer wakes the loser at once.
 const RELEASES: usize = 4096;
 
@@ -146,15 +152,17 @@ type Map<K, V> = HashMap<K, V, FixedState>;
 pub(crate) struct Pending {
     rules: Arc<[CompiledRule]>,
     records: Map<InstanceId, Record>,
+    /// The places in the queue, or among those who wait for a lock, that count.
     tickets: Map<InstanceId, u64>,
     queue: Queue,
     timers: BTreeSet<(Instant, InstanceId)>,
     /// Locks that several instances of this engine may want: who has each, and who waits.
-    locks: Map<String, (InstanceId, VecDeque<InstanceId>)>,
-    /// Keys in etcd whose deletion instances wait for.
-    held: Map<String, Vec<InstanceId>>,
+    locks: Map<String, (InstanceId, BTreeMap<u64, InstanceId>)>,
+    /// Keys in etcd whose deletion instances wait for: those that are held, or given up by others.
+    held: Map<Arc<str>, BTreeSet<InstanceId>>,
     releases: Map<String, Revision>,
-    release_order: VecDeque<String>,
+    /// Oldest first; a key that was deleted again counts at its last place.
+    release_order: VecDeque<(String, Revision)>,
     asked: u64,
     stopping: bool,
     rng: StdRng,
@@ -233,6 +241,9 @@ impl Pending {
         }
         match (record.state, decided.reason) {
             (State::Checking(asked), Reason::Ask(number)) if asked == number => match decided.verdict {
+                Verdict::True(_) if self.stopping => {
+                    self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+                }
                 Verdict::True(witness) => self.checked(id, decided.snapshot, witness, out),
                 Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
             },
@@ -249,7 +260,7 @@ impl Pending {
 
     /// An instance without a record was decided.
     fn found(&mut self, decided: Decided, now: Instant, out: &mut Vec<Action>) {
-        let Decided { instance, rule, binding, verdict, snapshot, reason, orphaned, .. } = decided;
+        let Decided { instance, rule, binding, verdict, snapshot, touches, reason, orphaned } = decided;
         let Verdict::True(witness) = verdict else {
             if orphaned {
                 out.push(Action::Release(instance));
@@ -257,7 +268,8 @@ impl Pending {
             return;
         };
         let class = if reason == Reason::Crawl { Class::Crawl } else { Class::Live };
-        let record = Record::new(rule, binding, class, orphaned, now);
+        let mut record = Record::new(rule, binding, class, orphaned, now);
+        record.see(&touches);
         // What was just decided needs no second look if it can go on at once.
         let at_once = !self.stopping && self.queue.is_empty(rule) && self.queue.has_slot(rule);
         self.records.insert(instance, record);
@@ -280,7 +292,7 @@ impl Pending {
     fn checked(&mut self, id: InstanceId, snapshot: Snapshot, witness: Witness, out: &mut Vec<Action>) {
         let Some(record) = self.records.get_mut(&id) else { return };
         record.give(&snapshot);
-        let overrule = record.mark.map(|mark| mark.revision);
+        let overrule = record.overrule();
         if self.rules[record.rule as usize].options().optimistic {
             record.state = State::Running;
             out.push(Action::Run { instance: id, snapshot, overrule });
@@ -292,6 +304,10 @@ impl Pending {
 
     /// Gives free slots to what is queued.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.queue.len() > 2 * self.tickets.len() + VOID {
+            let tickets = &self.tickets;
+            self.queue.retain(|ticket| tickets.get(&ticket.instance) == Some(&ticket.number));
+        }
         while !self.stopping {
             let tickets = &self.tickets;
             let valid = |ticket: &Ticket| tickets.get(&ticket.instance) == Some(&ticket.number);
@@ -317,11 +333,13 @@ impl Pending {
     /// Reserves the lock within this engine; parks the instance if another one has it.
     fn reserve(&mut self, id: InstanceId) -> bool {
         let Some(key) = self.shared_lock(id) else { return true };
-        let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, VecDeque::new()));
+        let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
         if *holder == id {
             return true;
         }
-        waiting.push_back(id);
+        let number = self.queue.number();
+        waiting.insert(number, id);
+        self.tickets.insert(id, number);
         if let Some(record) = self.records.get_mut(&id) {
             record.state = State::Parked;
         }
@@ -340,12 +358,13 @@ impl Pending {
         let Some(key) = self.shared_lock(id) else { return };
         let Some((holder, waiting)) = self.locks.get_mut(&key) else { return };
         if *holder != id {
+            if let Some(number) = self.tickets.get(&id) {
+                waiting.remove(number);
+            }
             return;
         }
-        while let Some(next) = waiting.pop_front() {
-            if let Some(record) = self.records.get_mut(&next)
-                && record.state == State::Parked
-            {
+        while let Some((_, next)) = waiting.pop_first() {
+            if let Some(record) = self.records.get_mut(&next) {
                 *holder = next;
                 record.state = State::Queued(Class::Live);
                 self.tickets.insert(next, self.queue.push_front(record.rule, next, now));
@@ -396,19 +415,10 @@ impl Pending {
         }
     }
 
-    /// Waits until the key is deleted.
+    /// Another engine has the lock: waits until the key is deleted.
     fn hold(&mut self, id: InstanceId, key: String, at: Revision, now: Instant, out: &mut Vec<Action>) {
-        let gone_already = self.releases.get(&key).is_some_and(|&deleted| deleted > at);
-        if !gone_already {
-            let waiting = self.held.entry(key).or_default();
-            if !waiting.contains(&id) {
-                waiting.push(id);
-            }
-        }
-        self.step(id, now, out, |record, now| {
-            record.state = State::Held;
-            if gone_already { record.released(Duration::ZERO, now) } else { Next::Stay }
-        });
+        self.step(id, now, out, |record, _| record.held());
+        self.await_release(id, key, at, now, out);
     }
 
     fn hold_marked(
@@ -421,24 +431,47 @@ impl Pending {
         out: &mut Vec<Action>,
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
-        record.failures = record.failures.max(attempt);
-        record.mark = gave_up.then_some(KnownMark { revision, mine: false });
-        self.hold(id, key, at, now, out);
-        if gave_up
-            && let Some(record) = self.records.get_mut(&id)
-            && record.state == State::Held
-        {
-            record.state = State::GivenUp;
+        let base = self.rules[record.rule as usize].options().backoff.base();
+        // Without an attempt and not given up: the other engine's callback succeeded.
+        record.failures = if attempt == 0 && !gave_up { 0 } else { record.failures.max(attempt) };
+        self.step(id, now, out, |record, now| record.marked(revision, gave_up, base, now));
+        self.await_release(id, key, at, now, out);
+    }
+
+    /// What is held or given up is woken when `key` is deleted; at once if it was, or may have been,
+    /// deleted after `at`.
+    fn await_release(
+        &mut self,
+        id: InstanceId,
+        key: String,
+        at: Revision,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if !matches!(record.state, State::Held | State::GivenUp) {
+            return;
         }
+        if record.blind || self.releases.get(&key).is_some_and(|&deleted| deleted > at) {
+            return self.step(id, now, out, |record, now| record.released(Duration::ZERO, now));
+        }
+        let key: Arc<str> = key.into();
+        record.waits_for = Some(key.clone());
+        self.held.entry(key).or_default().insert(id);
     }
 
     /// The callback has ended: how its firing is to be closed.
     pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish) -> Closing {
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
         record.state = State::Ending;
+        record.tried = match finish {
+            Finish::Returned(_) => Tried::Commit,
+            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => Tried::Mark,
+            Finish::Cancelled => Tried::Unlock,
+        };
         let fail = |record: &mut Record, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
             record.failures = record.failures.saturating_add(1);
-            let delay = rules[record.rule as usize].options().backoff.delay(record.failures, rng);
+            let delay = rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(FAR);
             record.last_error = Some(error.clone());
             record.end = Some(End::Failed(delay));
             Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
@@ -449,9 +482,9 @@ impl Pending {
                 Closing::Commit(None)
             }
             Finish::Returned(Then::RetryAfter(delay)) => {
-                record.end = Some(End::RetryAfter(*delay));
-                let (attempt, error) = (record.failures, String::new());
-                Closing::Commit(Some(Hold { attempt, delay: Some(*delay), error }))
+                let delay = (*delay).clamp(RETRY_AFTER_MIN, FAR);
+                record.end = Some(End::RetryAfter(delay));
+                Closing::Commit(Some(Hold { attempt: 0, delay: Some(delay), error: String::new() }))
             }
             Finish::Returned(Then::GiveUp(reason)) => {
                 record.end = Some(End::GaveUp);
@@ -468,9 +501,19 @@ impl Pending {
         }
     }
 
-    /// The commit was refused for a reason of its own: the firing failed after all.
+    /// The transaction was refused for a reason of its own: the firing failed after all. What is tried
+    /// next contains less; after the last, [`Closing::Nothing`], and the firing is to be
+    /// [closed](Pending::closed) as failed.
     pub(crate) fn refused(&mut self, id: InstanceId, error: String) -> Closing {
-        self.finished(id, &Finish::Failed(error))
+        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
+        match record.tried {
+            Tried::Commit => self.finished(id, &Finish::Failed(error)),
+            Tried::Mark => {
+                record.tried = Tried::Unlock;
+                Closing::Unlock(None)
+            }
+            Tried::Unlock => Closing::Nothing,
+        }
     }
 
     /// The transaction that closes a firing has ended.
@@ -487,7 +530,7 @@ impl Pending {
         }
         match outcome {
             ClosingOutcome::Closed { revision, slots, marked } => {
-                record.mark = marked.then_some(KnownMark { revision, mine: true });
+                record.mark = marked.then_some(KnownMark { revision, mine: true, outdated: false });
                 record.committed(Own { revision, slots });
                 if matches!(record.end, Some(End::Done | End::RetryAfter(_))) {
                     record.failures = 0;
@@ -519,35 +562,29 @@ impl Pending {
 
     /// A lock or backoff key of the namespace was deleted.
     pub(crate) fn released(&mut self, key: &str, revision: Revision, now: Instant, out: &mut Vec<Action>) {
-        if self.releases.insert(key.to_owned(), revision).is_none() {
-            self.release_order.push_back(key.to_owned());
-            if self.release_order.len() > RELEASES
-                && let Some(oldest) = self.release_order.pop_front()
-            {
-                self.releases.remove(&oldest);
-            }
+        self.releases.insert(key.to_owned(), revision);
+        self.release_order.push_back((key.to_owned(), revision));
+        if self.release_order.len() > RELEASES
+            && let Some((oldest, revision)) = self.release_order.pop_front()
+            && self.releases.get(&oldest) == Some(&revision)
+        {
+            self.releases.remove(&oldest);
         }
         for id in self.held.remove(key).unwrap_or_default() {
-            self.wake_held(id, now, out);
+            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
         }
     }
 
-    /// Deletions may have been missed: everything held looks again.
+    /// Deletions may have been missed: everything held looks again, and so will what is held by an
+    /// answer that is still on its way.
     pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for record in self.records.values_mut() {
+            record.blind |= matches!(record.state, State::Locking | State::Ending);
+        }
         let held = std::mem::take(&mut self.held);
         for id in held.into_values().flatten() {
-            self.wake_held(id, now, out);
+            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
         }
-    }
-
-    fn wake_held(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        if record.state == State::GivenUp {
-            // The engine that gave up is gone: its restart is a reason to try again.
-            record.mark = None;
-            record.state = State::Held;
-        }
-        self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
     }
 
     /// Waiting times are over.
@@ -574,9 +611,23 @@ impl Pending {
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         let held_slot = record.holds_slot();
-        let rule = record.rule;
+        let (rule, before) = (record.rule, record.state);
         let next = change(record, now);
         let dropped = next == Next::Drop;
+        if let State::Waiting(until, _) = before
+            && (dropped || record.state != before)
+        {
+            self.timers.remove(&(until, id));
+        }
+        if (dropped || !matches!(record.state, State::Held | State::GivenUp))
+            && let Some(key) = record.waits_for.take()
+            && let Some(waiting) = self.held.get_mut(&key)
+        {
+            waiting.remove(&id);
+            if waiting.is_empty() {
+                self.held.remove(&key);
+            }
+        }
         let vacates = held_slot && (dropped || !record.holds_slot());
         if vacates {
             self.queue.vacate(rule);
@@ -600,13 +651,10 @@ impl Pending {
     fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
         self.tickets.remove(&id);
         let Some(record) = self.records.remove(&id) else { return };
-        if let State::Waiting(until, _) = record.state {
-            self.timers.remove(&(until, id));
-        }
         if record.orphaned {
             out.push(Action::Release(id));
         }
-        if let Some(KnownMark { revision, mine: true }) = record.mark {
+        if let Some(KnownMark { revision, mine: true, .. }) = record.mark {
             out.push(Action::ClearMark { rule: record.rule, binding: record.binding, revision });
         }
     }
@@ -614,5 +662,24 @@ impl Pending {
     /// Why an instance can't be run now although it has a slot: waits a little.
     pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
         self.step(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
+        self.records.iter().map(|(id, record)| (*id, record))
+    }
+
+    /// Locks within this engine that somebody has or waits for.
+    #[cfg(test)]
+    pub(crate) fn locks_taken(&self) -> usize {
+        self.locks.len()
+    }
+
+    /// Timers, waits for releases, and places in queues, void ones included.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> usize {
+        let parked: usize = self.locks.values().map(|(_, waiting)| waiting.len()).sum();
+        let held: usize = self.held.values().map(BTreeSet::len).sum();
+        self.timers.len() + held + self.queue.len() + parked + self.tickets.len()
     }
 }

@@ -43,24 +43,38 @@ impl Queue {
         Self { lanes, limit, running: 0, ageing, turn: [0; 2], numbers: 0 }
     }
 
+    /// A number that no entry has.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    /// Removes entries that are not valid any more, wherever they stand.
+    pub(crate) fn retain(&mut self, valid: impl Fn(&Ticket) -> bool) {
+        for lane in &mut self.lanes {
+            lane.live.retain(&valid);
+            lane.crawl.retain(&valid);
+        }
+    }
+
     /// Adds an instance; returns the number that keeps its place valid.
     pub(crate) fn push(&mut self, rule: u32, class: Class, instance: InstanceId, now: Instant) -> u64 {
-        self.numbers += 1;
-        let ticket = Ticket { instance, number: self.numbers, since: now };
+        let number = self.number();
+        let ticket = Ticket { instance, number, since: now };
         let lane = &mut self.lanes[rule as usize];
         match class {
             Class::Live => lane.live.push_back(ticket),
             Class::Crawl => lane.crawl.push_back(ticket),
         }
-        self.numbers
+        number
     }
 
     /// Puts an instance before all others of its rule.
     pub(crate) fn push_front(&mut self, rule: u32, instance: InstanceId, now: Instant) -> u64 {
-        self.numbers += 1;
-        let ticket = Ticket { instance, number: self.numbers, since: now };
+        let number = self.number();
+        let ticket = Ticket { instance, number, since: now };
         self.lanes[rule as usize].live.push_front(ticket);
-        self.numbers
+        number
     }
 
     pub(crate) fn has_slot(&self, rule: u32) -> bool {
@@ -89,7 +103,6 @@ impl Queue {
     }
 
     /// Entries, stale ones included.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.lanes.iter().map(|lane| lane.live.len() + lane.crawl.len()).sum()
     }

@@ -18,6 +18,7 @@
 
 use crate::index::{Binding, Revision, Snapshot, Touch};
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -94,6 +95,16 @@ pub(crate) struct KnownMark {
     pub(crate) revision: Revision,
     /// This engine wrote it, and removes it when it tries again.
     pub(crate) mine: bool,
+    /// A key changed after it was written: it holds this engine back no more.
+    pub(crate) outdated: bool,
+}
+
+/// What the transaction that is to end a firing contains; when it is refused, the next one is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    Commit,
+    Mark,
+    Unlock,
 }
 
 #[derive(Debug)]
@@ -109,11 +120,16 @@ pub(crate) struct Record {
     pub(crate) troubles: u32,
     /// Times in a row that its lock was refused because the condition did not hold as seen.
     pub(crate) rechecks: u8,
-    /// Firings in a row after which it was still true.
+    /// Firings in a row that succeeded, after which it was still true and not left alone.
     pub(crate) ineffective: u32,
     pub(crate) last_end: Option<Instant>,
     pub(crate) end: Option<End>,
+    pub(crate) tried: Tried,
     pub(crate) mark: Option<KnownMark>,
+    /// The key in etcd whose deletion wakes it, while it is held or given up.
+    pub(crate) waits_for: Option<Arc<str>>,
+    /// Deletions may have been missed while its transaction was out.
+    pub(crate) blind: bool,
     pub(crate) orphaned: bool,
     pub(crate) last_error: Option<String>,
     /// By slot, the revisions of the values shown to the last callback; 0 for an absent key.
@@ -123,16 +139,20 @@ pub(crate) struct Record {
     during: SmallVec<[Touch; 4]>,
     /// Somebody else changed a key since the values were taken.
     foreign: bool,
+    /// What was decided last since the values were taken, without having been asked for.
+    truth: bool,
+    /// The latest revision of its keys that was ever seen.
+    newest: Revision,
 }
 
-/// Changes remembered while a firing runs; with more, one of them is taken for foreign.
-const REMEMBERED: usize = 32;
+/// What "never" comes to when a wait is added to the clock or becomes a lease.
+pub(crate) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Ineffective firings are slowed down to at most one in this time.
 pub(crate) const INEFFECTIVE_MAX: Duration = Duration::from_secs(5);
 
 /// What the dispatcher must do after an input.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Nothing.
     Stay,
@@ -157,13 +177,18 @@ impl Record {
             ineffective: 0,
             last_end: None,
             end: None,
+            tried: Tried::Commit,
             mark: None,
+            waits_for: None,
+            blind: false,
             orphaned,
             last_error: None,
             given: None,
             own: Own::default(),
             during: SmallVec::new(),
             foreign: false,
+            truth: true,
+            newest: 0,
         }
     }
 
@@ -178,6 +203,9 @@ impl Record {
         self.own = Own::default();
         self.during.clear();
         self.foreign = false;
+        self.blind = false;
+        self.truth = true;
+        self.newest = self.given.iter().flatten().copied().fold(self.newest, Revision::max);
     }
 
     /// The commit of the firing took effect.
@@ -190,15 +218,21 @@ impl Record {
         self.foreign = true;
     }
 
+    /// These changes have been seen.
+    pub(crate) fn see(&mut self, touches: &[Touch]) {
+        self.newest = touches.iter().map(|touch| touch.1).fold(self.newest, Revision::max);
+    }
+
+    /// Keeps changes until it is known which of them are ours: one a slot, since of two that are
+    /// newer than the values given one must be somebody else's.
     fn remember(&mut self, touches: &[Touch]) {
         for touch in touches {
-            if !self.during.contains(touch) {
-                self.during.push(*touch);
+            let foreign = self.is_foreign(*touch);
+            match self.during.iter().find(|known| known.0 == touch.0) {
+                None if foreign => self.during.push(*touch),
+                Some(known) if foreign && known.1 != touch.1 => self.foreign = true,
+                _ => {}
             }
-        }
-        if self.during.len() > REMEMBERED {
-            self.foreign = true;
-            self.during.clear();
         }
     }
 
@@ -213,10 +247,47 @@ impl Record {
         touches.iter().any(|touch| self.is_foreign(*touch))
     }
 
-    /// A foreign change that the engine which gave up can't have seen.
-    fn any_newer_than_mark(&self, touches: &[Touch]) -> bool {
+    /// A foreign change that the engine which wrote the mark can't have seen.
+    fn outdates_mark(&self, touches: &[Touch]) -> bool {
         let seen = self.mark.filter(|mark| !mark.mine).map_or(0, |mark| mark.revision);
         touches.iter().any(|touch| touch.1 > seen && self.is_foreign(*touch))
+    }
+
+    /// The revision of the mark that its next transaction replaces.
+    pub(crate) fn overrule(&self) -> Option<Revision> {
+        self.mark.filter(|mark| mark.mine || mark.outdated).map(|mark| mark.revision)
+    }
+
+    /// The mark holds it back no more.
+    pub(crate) fn disregard_mark(&mut self) {
+        if let Some(mark) = &mut self.mark {
+            mark.outdated = true;
+        }
+    }
+
+    /// Another engine has the lock.
+    pub(crate) fn held(&mut self) -> Next {
+        if !self.truth {
+            return Next::Drop;
+        }
+        self.mark.take_if(|mark| !mark.mine);
+        self.state = State::Held;
+        Next::Stay
+    }
+
+    /// The mark of another engine (or one that this engine has forgotten) holds it back; unless a key
+    /// changed after the mark was written.
+    pub(crate) fn marked(&mut self, revision: Revision, gave_up: bool, base: Duration, now: Instant) -> Next {
+        if !self.truth {
+            return Next::Drop;
+        }
+        let outdated = self.newest > revision;
+        self.mark = Some(KnownMark { revision, mine: false, outdated });
+        if outdated {
+            return self.wait(base, Wait::Backoff, now);
+        }
+        self.state = if gave_up { State::GivenUp } else { State::Held };
+        Next::Stay
     }
 
     /// A decision that was not asked for: a key changed, or a crawl came by.
@@ -228,30 +299,40 @@ impl Record {
         base: Duration,
         now: Instant,
     ) -> Next {
+        self.see(touches);
         match self.state {
             State::Checking(_) | State::Locking | State::Running | State::Ending | State::Settling(_) => {
                 self.remember(touches);
+                self.truth = truth;
                 Next::Stay
             }
             _ if !truth => Next::Drop,
             State::Queued(Class::Crawl) if !crawl => self.enqueue(Class::Live, now),
             State::Queued(_) | State::Parked => Next::Stay,
-            State::Idle if self.any_foreign(touches) => self.fire_again(Class::Live, base, now),
-            State::Idle if crawl => self.fire_again(Class::Crawl, base, now),
+            State::Idle if self.any_foreign(touches) => self.fire_again(Class::Live, base, None, now),
+            State::Idle if crawl => self.fire_again(Class::Crawl, base, None, now),
+            State::Held if self.mark.is_some_and(|mark| !mark.mine) && self.outdates_mark(touches) => {
+                self.disregard_mark();
+                self.wait(base, Wait::Backoff, now)
+            }
             State::Held if crawl => self.enqueue(Class::Crawl, now),
             State::Waiting(until, Wait::Backoff) if self.any_foreign(touches) && now + base < until => {
                 self.wait(base, Wait::Backoff, now)
             }
-            State::Waiting(_, Wait::RetryAfter) if self.any_foreign(touches) => {
-                self.enqueue(Class::Live, now)
+            State::Waiting(until, Wait::RetryAfter) if self.any_foreign(touches) => {
+                self.fire_again(Class::Live, base, Some(until), now)
             }
-            State::GivenUp if self.any_newer_than_mark(touches) => self.wait(base, Wait::Backoff, now),
+            State::GivenUp if self.outdates_mark(touches) => {
+                self.disregard_mark();
+                self.wait(base, Wait::Backoff, now)
+            }
             State::Idle | State::Held | State::Waiting(..) | State::GivenUp => Next::Stay,
         }
     }
 
     /// The decision that was asked for after a firing.
     pub(crate) fn settled(&mut self, truth: bool, touches: &[Touch], base: Duration, now: Instant) -> Next {
+        self.see(touches);
         self.remember(touches);
         let end = self.end.take().unwrap_or(End::Interrupted);
         if !truth {
@@ -260,14 +341,19 @@ impl Record {
         let during = std::mem::take(&mut self.during);
         let foreign = std::mem::take(&mut self.foreign) || self.any_foreign(&during);
         self.last_end = Some(now);
+        if matches!(end, End::Done | End::RetryAfter(_)) {
+            self.ineffective = self.ineffective.saturating_add(1);
+        }
         match end {
             End::Done | End::GaveUp if self.orphaned && !foreign => Next::Drop,
+            End::Done if foreign => self.fire_again(Class::Live, base, None, now),
             End::Done => {
-                self.ineffective = self.ineffective.saturating_add(1);
                 self.state = State::Idle;
-                if foreign { self.fire_again(Class::Live, base, now) } else { Next::Stay }
+                Next::Stay
             }
-            End::RetryAfter(_) if foreign => self.enqueue(Class::Live, now),
+            End::RetryAfter(delay) if foreign => {
+                self.fire_again(Class::Live, base, now.checked_add(delay), now)
+            }
             End::RetryAfter(delay) => self.wait(delay, Wait::RetryAfter, now),
             End::GaveUp if foreign => self.wait(base, Wait::Backoff, now),
             End::GaveUp => {
@@ -280,8 +366,8 @@ impl Record {
         }
     }
 
-    /// Fires again, but slowed down if that keeps the instance as true as it was.
-    fn fire_again(&mut self, class: Class, base: Duration, now: Instant) -> Next {
+    /// Fires again, but slowed down if that keeps the instance as true as it was; not after `latest`.
+    fn fire_again(&mut self, class: Class, base: Duration, latest: Option<Instant>, now: Instant) -> Next {
         let doublings = self.ineffective.saturating_sub(1).min(16);
         let delay = base.saturating_mul(1 << doublings).min(INEFFECTIVE_MAX);
         let Some(end) = self.last_end.filter(|_| self.ineffective > 0) else {
@@ -290,12 +376,13 @@ impl Record {
         if now.duration_since(end) > 2 * delay {
             self.ineffective = 0;
         }
-        if now.duration_since(end) >= delay {
+        let at = latest.map_or(end + delay, |latest| latest.min(end + delay));
+        if now >= at {
             return self.enqueue(class, now);
         }
-        self.state = State::Waiting(end + delay, Wait::Ineffective);
+        self.state = State::Waiting(at, Wait::Ineffective);
         self.since = now;
-        Next::WakeAt(end + delay)
+        Next::WakeAt(at)
     }
 
     pub(crate) fn enqueue(&mut self, class: Class, now: Instant) -> Next {
@@ -305,8 +392,9 @@ impl Record {
     }
 
     pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> Next {
-        self.state = State::Waiting(now + delay, why);
-        Next::WakeAt(now + delay)
+        let until = now + delay.min(FAR);
+        self.state = State::Waiting(until, why);
+        Next::WakeAt(until)
     }
 
     /// Tries again later for a reason that is not the callback's.
@@ -322,6 +410,10 @@ impl Record {
             State::Waiting(until, why) if until <= now => {
                 let since = self.since;
                 let next = self.enqueue(Class::Live, now);
+                if why == Wait::RetryAfter {
+                    // Nothing cut its time short.
+                    self.ineffective = 0;
+                }
                 if why == Wait::Ineffective || why == Wait::Released {
                     self.since = since;
                 }
@@ -332,10 +424,14 @@ impl Record {
         }
     }
 
-    /// The lock or mark it waited for is gone.
+    /// The lock or mark it waited for is gone. After a mark that gave up its engine may be, too: the
+    /// restart of that is a reason to try again.
     pub(crate) fn released(&mut self, grace: Duration, now: Instant) -> Next {
         match self.state {
-            State::Held => self.wait(grace, Wait::Released, now),
+            State::Held | State::GivenUp => {
+                self.mark.take_if(|mark| !mark.mine);
+                self.wait(grace, Wait::Released, now)
+            }
             _ => Next::Stay,
         }
     }

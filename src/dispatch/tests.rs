@@ -1,1 +1,138 @@
 //! Tests of this module.
+
+mod firing;
+mod pending;
+mod transitions;
+mod world;
+
+use super::pending::{Action, Decided, LockOutcome, Pending, Verdict};
+use super::record::State;
+use crate::condition::{Seen, key};
+use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::rule::{Backoff, CompiledRule, Limits, Rule};
+use foldhash::fast::FixedState;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The first delay after a failure, in the rules of these tests.
+const BASE: Duration = Duration::from_millis(100);
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(BASE, Duration::from_secs(60))
+}
+
+/// A rule over two keys, `/a/:id` and `/b/:id`: slots 0 and 1.
+fn rule(id: &str) -> Rule {
+    Rule::new(id)
+        .when(key("/a/:id").exists() & key("/b/:id").absent())
+        .backoff(backoff())
+        .run(|_| async { Ok::<(), crate::Error>(()) })
+}
+
+fn compiled(rule: Rule) -> CompiledRule {
+    let limits = Limits { max_txn_ops: 128, lock_ttl: Duration::from_secs(10), concurrency: 8 };
+    CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+}
+
+fn pending_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> Pending {
+    let rules: Arc<[CompiledRule]> = rules.into_iter().map(compiled).collect();
+    let rng = StdRng::seed_from_u64(seed);
+    Pending::new(rules, limit, Duration::from_secs(10), rng, FixedState::with_seed(seed))
+}
+
+fn instance(index: u32) -> InstanceId {
+    InstanceId { index, generation: 1 }
+}
+
+fn binding(value: &str) -> Binding {
+    Binding::new([value].into_iter())
+}
+
+/// Keys at these revisions; 0 for one that is absent.
+fn snapshot(revisions: &[Revision]) -> Snapshot {
+    let seen =
+        |&revision: &Revision| (revision > 0).then(|| Seen { value: "".into(), mod_revision: revision });
+    revisions.iter().map(seen).collect()
+}
+
+/// A decision on an instance of rule 0.
+fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], reason: Reason) -> Decided {
+    Decided {
+        instance: id,
+        rule: 0,
+        binding: binding(&id.index.to_string()),
+        verdict: if truth { Verdict::True(Default::default()) } else { Verdict::False },
+        snapshot: snapshot(keys),
+        touches: touches.into(),
+        reason,
+        orphaned: false,
+    }
+}
+
+/// Drives a [`Pending`] by hand: collects what it wants, and moves the time.
+struct Bench {
+    pending: Pending,
+    now: Instant,
+    actions: Vec<Action>,
+}
+
+impl Bench {
+    fn new(rules: impl IntoIterator<Item = Rule>, limit: usize) -> Self {
+        Self { pending: pending_of(rules, limit, 1), now: Instant::now(), actions: Vec::new() }
+    }
+
+    /// Something happens, and then free slots are given away: one turn of the actor.
+    fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) -> &mut Self {
+        happened(&mut self.pending, self.now, &mut self.actions);
+        self.pending.fill(self.now, &mut self.actions);
+        self
+    }
+
+    fn decide(&mut self, id: u32, truth: bool, keys: &[Revision], touches: &[Touch]) -> &mut Self {
+        let decided = decision(instance(id), truth, keys, touches, Reason::Change);
+        self.turn(|pending, now, out| pending.decided(decided, now, out))
+    }
+
+    fn crawl(&mut self, id: u32, keys: &[Revision]) -> &mut Self {
+        let decided = decision(instance(id), true, keys, &[], Reason::Crawl);
+        self.turn(|pending, now, out| pending.decided(decided, now, out))
+    }
+
+    /// Answers the question that is open.
+    fn answer(&mut self, id: u32, truth: bool, keys: &[Revision]) -> &mut Self {
+        let asked = self.actions.iter().rposition(|a| matches!(a, Action::Ask(of, _) if *of == instance(id)));
+        let Some(at) = asked else { panic!("nothing asked of {id}: {:?}", self.actions) };
+        let Action::Ask(_, number) = self.actions.remove(at) else { unreachable!("just matched") };
+        let decided = decision(instance(id), truth, keys, &[], Reason::Ask(number));
+        self.turn(|pending, now, out| pending.decided(decided, now, out))
+    }
+
+    fn locked(&mut self, id: u32, outcome: LockOutcome) -> &mut Self {
+        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out))
+    }
+
+    fn released(&mut self, key: &str, revision: Revision) -> &mut Self {
+        self.turn(|pending, now, out| pending.released(key, revision, now, out))
+    }
+
+    fn advance(&mut self, by: Duration) -> &mut Self {
+        self.now += by;
+        self.turn(|pending, now, out| pending.tick(now, out))
+    }
+
+    fn state(&self, id: u32) -> Option<State> {
+        self.pending.record(instance(id)).map(|record| record.state)
+    }
+
+    /// What was wanted since the last call.
+    fn wanted(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+}

@@ -1,5 +1,8 @@
 //! The transactions of a firing: building them and reading their answers. No I/O.
 
+#[cfg(test)]
+mod tests;
+
 use super::batch::{Footprint, KeyMark};
 use crate::condition::Check;
 use crate::etcd::FailureKind;

@@ -1,0 +1,467 @@
+//! A little world around [`Pending`]: an etcd, a watch and a mirror that lag behind it, callbacks that
+//! end in every way, other engines. What must hold at every step, and when all has calmed down.
+
+mod etcd;
+mod invariants;
+mod properties;
+mod spins;
+
+use super::super::pending::{Closing, ClosingOutcome, Finish, Hold};
+use super::*;
+use crate::condition::Slot;
+use crate::firing::Then;
+use etcd::{Etcd, Keys, LockAnswer};
+use rand::RngExt;
+use std::collections::{BTreeMap, HashMap};
+
+/// How instances are spread: instance `i` is one of rule `i % 4`.
+const RULES: u32 = 4;
+const INSTANCES: u32 = 10;
+const LIMIT: usize = 4;
+const LIMITS: [usize; RULES as usize] = [2, 3, 3, 2];
+
+/// What happens later.
+#[derive(Debug)]
+enum Event {
+    /// Somebody outside of all this does something.
+    Outside(Op),
+    /// The watch delivers a change to the index.
+    Watch(u32, Slot, Revision, bool),
+    /// The dispatcher's feedback reaches the index: what it learned, then what it asks.
+    Learned(u32, Vec<(Slot, Revision, bool)>),
+    Asked(u32, u64),
+    Decided(Box<Decided>),
+    LockSent(u32, Snapshot, Option<Revision>),
+    LockBack(u32, LockAnswer, Snapshot),
+    RunEnds(u32),
+    EndSent(u32, Closing),
+    EndBack(u32, End),
+    Released(Option<(String, Revision)>),
+    MarkExpires(u32, Revision),
+    ClearMark(u32, Revision),
+}
+
+#[derive(Debug)]
+enum End {
+    Refused,
+    Outcome(ClosingOutcome, Vec<(Slot, Revision, bool)>),
+}
+
+/// What others do.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Put(u32, Slot),
+    Delete(u32, Slot),
+    /// Another engine takes the lock for a while, in ms.
+    Lock(u32, u64),
+    Unlock(u32, Revision),
+    /// Another engine gives up, or holds the instance back for a while, in ms.
+    GiveUp(u32),
+    HoldBack(u32, u64),
+    /// This engine's lease is lost.
+    LoseLocks,
+    Crawl,
+    /// Releases that are on their way are missed; this is noticed.
+    MissReleases,
+}
+
+/// A callback and how its firing is to end.
+#[derive(Debug)]
+struct Run {
+    given: Snapshot,
+    overrule: Option<Revision>,
+    finish: Finish,
+    effects: Vec<(Slot, bool)>,
+    fence: Option<Revision>,
+}
+
+/// How a callback ends, what its commit changes, and after which time it (or something it started)
+/// writes slot 0 beside the commit.
+#[derive(Clone)]
+struct Habit {
+    finish: Finish,
+    effects: Vec<(Slot, bool)>,
+    writes: Option<Duration>,
+}
+
+struct World {
+    pending: Pending,
+    rng: StdRng,
+    start: Instant,
+    now: Instant,
+    agenda: BTreeMap<(Instant, u64), Event>,
+    sequence: u64,
+    etcd: Etcd,
+    mirror: Vec<Keys>,
+    /// Callbacks, from their start to the end of their firing.
+    runs: HashMap<u32, Run>,
+    /// Lock attempts that are out.
+    locking: Vec<u32>,
+    /// Messages of these sources stay in order.
+    last: HashMap<&'static str, Instant>,
+    /// Somebody else changed a key since the values that the last callback was given.
+    dirty: Vec<bool>,
+    /// Revision of the last change by somebody else.
+    foreign: Vec<Revision>,
+    /// The last firing was completed.
+    completed: Vec<bool>,
+    fired: Vec<u32>,
+    calm: bool,
+    /// What every callback does, if not something random.
+    habit: Option<Habit>,
+    actions: u64,
+    /// Actions in each second.
+    busy: BTreeMap<u64, u64>,
+}
+
+fn rules() -> Vec<Rule> {
+    let rule = |id: &str, limit| {
+        Rule::new(id)
+            .when(key("/a/:group/:id").exists() & key("/b/:group/:id").absent())
+            .backoff(Backoff::new(BASE, Duration::from_secs(20)))
+            .concurrency(limit)
+            .run(|_| async { Ok::<(), crate::Error>(()) })
+    };
+    vec![
+        rule("own", LIMITS[0]),
+        rule("shared", LIMITS[1]).lock("/:group"),
+        rule("also", LIMITS[2]).lock("/:group"),
+        rule("optimistic", LIMITS[3]).optimistic(),
+    ]
+}
+
+fn rule_of(id: u32) -> u32 {
+    id % RULES
+}
+
+/// Two groups: instances of rules 1 and 2 share locks within each.
+fn group_of(id: u32) -> u32 {
+    id / RULES % 2
+}
+
+fn lock_of(id: u32) -> String {
+    match rule_of(id) {
+        1 | 2 => format!("lock/{}", group_of(id)),
+        _ => format!("lock/own/{id}"),
+    }
+}
+
+fn mark_of(id: u32) -> String {
+    format!("mark/{id}")
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let all = INSTANCES as usize;
+        Self {
+            pending: pending_of(rules(), LIMIT, seed),
+            rng: StdRng::seed_from_u64(seed),
+            start,
+            now: start,
+            agenda: BTreeMap::new(),
+            sequence: 0,
+            etcd: Etcd::new(all),
+            mirror: vec![Keys::default(); all],
+            runs: HashMap::new(),
+            locking: Vec::new(),
+            last: HashMap::new(),
+            dirty: vec![false; all],
+            foreign: vec![0; all],
+            completed: vec![true; all],
+            fired: vec![0; all],
+            calm: false,
+            habit: None,
+            actions: 0,
+            busy: BTreeMap::new(),
+        }
+    }
+
+    fn later(&mut self, delay: Duration, event: Event) {
+        self.sequence += 1;
+        self.agenda.insert((self.now + delay, self.sequence), event);
+    }
+
+    /// After a random latency, but after what the same source sent before.
+    fn send(&mut self, source: &'static str, event: Event) {
+        let latency = if self.calm { 1 } else { self.rng.random_range(0..20) };
+        let at = (self.now + ms(latency)).max(self.last.get(source).copied().unwrap_or(self.now));
+        self.last.insert(source, at);
+        self.later(at - self.now, event);
+    }
+
+    fn chance(&mut self, percent: u32) -> bool {
+        !self.calm && self.rng.random_range(0..100) < percent
+    }
+
+    /// Until nothing happens any more, or `until`.
+    fn run(&mut self, until: Instant) {
+        loop {
+            let event = self.agenda.first_key_value().map(|((at, _), _)| *at);
+            let timer = self.pending.deadline();
+            let Some(next) = event.into_iter().chain(timer).min().filter(|next| *next <= until) else {
+                break;
+            };
+            self.now = next.max(self.now);
+            if timer.is_some_and(|at| at <= self.now) {
+                self.turn(|pending, now, out| pending.tick(now, out));
+                let deadline = self.pending.deadline();
+                assert!(deadline.is_none_or(|at| at > self.now), "a timer is left in the past");
+            } else if let Some((_, event)) = self.agenda.pop_first() {
+                self.happen(event);
+            }
+        }
+        self.now = until.max(self.now);
+    }
+
+    fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) {
+        let mut actions = Vec::new();
+        happened(&mut self.pending, self.now, &mut actions);
+        self.pending.fill(self.now, &mut actions);
+        self.actions += actions.len() as u64;
+        *self.busy.entry((self.now - self.start).as_secs()).or_default() += actions.len() as u64;
+        for action in actions {
+            self.carry_out(action);
+        }
+        self.check();
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
+            Action::Release(_) => {}
+            Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),
+            Action::ClearMark { binding, revision, .. } => {
+                let id = binding.get(1, 2).parse().expect("bindings are numbers");
+                self.send("clear", Event::ClearMark(id, revision));
+            }
+            Action::Lock { instance, snapshot, overrule, .. } => {
+                let id = instance.index;
+                assert!(!self.is_busy(id), "{id} is locked twice");
+                assert_eq!(self.pending.record(instance).map(|r| r.state), Some(State::Locking));
+                self.locking.push(id);
+                let event = Event::LockSent(id, snapshot, overrule);
+                self.later(ms(1), event);
+            }
+            Action::Run { instance, snapshot, overrule } => {
+                assert!(!self.is_busy(instance.index), "{instance:?} runs twice");
+                assert_eq!(self.pending.record(instance).map(|r| r.state), Some(State::Running));
+                self.start(instance.index, snapshot, overrule, None);
+            }
+        }
+    }
+
+    fn is_busy(&self, id: u32) -> bool {
+        self.locking.contains(&id) || self.runs.contains_key(&id)
+    }
+
+    /// The callback begins; how it will end is decided now.
+    fn start(&mut self, id: u32, given: Snapshot, overrule: Option<Revision>, fence: Option<Revision>) {
+        let at = id as usize;
+        self.fired[at] += 1;
+        self.completed[at] = false;
+        self.dirty[at] = !self.etcd.keys[at].matches(&given);
+        let mut effects = Vec::new();
+        let mut finish = Finish::Returned(Then::Done);
+        if let Some(habit) = self.habit.clone() {
+            (finish, effects) = (habit.finish, habit.effects);
+            if let Some(delay) = habit.writes {
+                self.later(delay, Event::Outside(Op::Put(id, 0)));
+            }
+        } else if !self.calm {
+            finish = match self.rng.random_range(0..14) {
+                0 => Finish::Failed("no".into()),
+                1 => Finish::Panicked("no".into()),
+                2 => Finish::TimedOut,
+                3 => Finish::Cancelled,
+                4 => Finish::Returned(Then::RetryAfter(ms(self.rng.random_range(0..300)))),
+                5 => Finish::Returned(Then::GiveUp("no".into())),
+                _ => finish,
+            };
+            match self.rng.random_range(0..4) {
+                0 => effects.push((0, true)),
+                1 => effects.push((1, true)),
+                2 => effects.extend([(0, self.rng.random_bool(0.5)), (1, false)]),
+                _ => {}
+            }
+            if self.chance(20) {
+                // A write beside the commit, by the callback or something it started.
+                let delay = ms(self.rng.random_range(0..60));
+                self.later(delay, Event::Outside(Op::Put(id, 0)));
+            }
+        }
+        self.runs.insert(id, Run { given, overrule, finish, effects, fence });
+        let takes = ms(if self.calm { 5 } else { self.rng.random_range(0..40) });
+        self.later(takes, Event::RunEnds(id));
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Outside(op) => self.outside(op),
+            Event::Watch(id, slot, revision, present) => self.learn(id, &[(slot, revision, present)]),
+            Event::Learned(id, changes) => self.learn(id, &changes),
+            Event::Asked(id, number) => self.decide(id, &[], Reason::Ask(number)),
+            Event::Decided(decided) => self.turn(|pending, now, out| pending.decided(*decided, now, out)),
+            Event::LockSent(id, given, overrule) => {
+                let answer = self.etcd.lock(id, overrule, &self.runs);
+                self.spread();
+                let answer = if self.chance(5) { self.etcd.forget_lock(id, answer) } else { answer };
+                self.spread();
+                self.send("lock", Event::LockBack(id, answer, given));
+            }
+            Event::LockBack(id, answer, given) => self.lock_back(id, answer, given),
+            Event::RunEnds(id) => {
+                let finish = self.runs[&id].finish.clone();
+                let closing = self.pending.finished(instance(id), &finish);
+                self.send("end", Event::EndSent(id, closing));
+                self.check();
+            }
+            Event::EndSent(id, closing) => self.end_sent(id, &closing),
+            Event::EndBack(id, end) => self.end_back(id, end),
+            Event::Released(Some((key, revision))) => {
+                self.turn(|pending, now, out| pending.released(&key, revision, now, out));
+            }
+            Event::Released(None) => self.turn(|pending, now, out| pending.released_unknown(now, out)),
+            Event::MarkExpires(id, revision) | Event::ClearMark(id, revision) => {
+                self.etcd.clear_mark(id, revision);
+                self.spread();
+            }
+        }
+    }
+
+    fn outside(&mut self, op: Op) {
+        match op {
+            Op::Put(id, slot) => self.change(id, slot, true),
+            Op::Delete(id, slot) => self.change(id, slot, false),
+            Op::Lock(id, takes) => {
+                if let Some(revision) = self.etcd.foreign_lock(id) {
+                    self.later(ms(takes), Event::Outside(Op::Unlock(id, revision)));
+                }
+            }
+            Op::Unlock(id, revision) => self.etcd.unlock(&lock_of(id), revision),
+            Op::GiveUp(id) => drop(self.etcd.foreign_mark(id, true)),
+            Op::HoldBack(id, takes) => {
+                if let Some(revision) = self.etcd.foreign_mark(id, false) {
+                    self.later(ms(takes), Event::MarkExpires(id, revision));
+                }
+            }
+            Op::LoseLocks => self.etcd.lose_locks(),
+            Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], Reason::Crawl)),
+            Op::MissReleases => {
+                self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
+                self.send("releases", Event::Released(None));
+            }
+        }
+        self.spread();
+    }
+
+    /// Somebody else changes a key.
+    fn change(&mut self, id: u32, slot: Slot, present: bool) {
+        if let Some(revision) = self.etcd.change(id, slot, present) {
+            self.dirty[id as usize] = true;
+            self.foreign[id as usize] = revision;
+        }
+    }
+
+    /// What has happened in etcd goes to the watches.
+    fn spread(&mut self) {
+        for (id, slot, revision, present) in std::mem::take(&mut self.etcd.events) {
+            self.send("watch", Event::Watch(id, slot, revision, present));
+        }
+        for (key, revision) in std::mem::take(&mut self.etcd.releases) {
+            self.send("releases", Event::Released(Some((key, revision))));
+        }
+    }
+
+    /// The mirror merges changes; what is news to it is decided.
+    fn learn(&mut self, id: u32, changes: &[(Slot, Revision, bool)]) {
+        let keys = &mut self.mirror[id as usize];
+        let touches: Vec<Touch> = changes
+            .iter()
+            .filter_map(|&(slot, revision, present)| keys.merge(slot, revision, present))
+            .collect();
+        if !touches.is_empty() {
+            self.decide(id, &touches, Reason::Change);
+        }
+    }
+
+    fn decide(&mut self, id: u32, touches: &[Touch], reason: Reason) {
+        const SOURCES: [&str; INSTANCES as usize] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        let keys = &self.mirror[id as usize];
+        let names = [group_of(id).to_string(), id.to_string()];
+        let decided = Decided {
+            rule: rule_of(id),
+            binding: Binding::new(names.iter().map(String::as_str)),
+            ..decision(instance(id), keys.truth(), &keys.revisions(), touches, reason)
+        };
+        self.send(SOURCES[id as usize], Event::Decided(Box::new(decided)));
+    }
+
+    fn lock_back(&mut self, id: u32, answer: LockAnswer, given: Snapshot) {
+        self.locking.retain(|other| *other != id);
+        let LockAnswer { outcome, fence, changes } = answer;
+        let overrule = None;
+        if !changes.is_empty() {
+            self.send("feedback", Event::Learned(id, changes));
+        }
+        let won = matches!(outcome, LockOutcome::Won);
+        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        if won {
+            assert_eq!(self.pending.record(instance(id)).map(|r| r.state), Some(State::Running));
+            self.start(id, given, overrule, fence);
+        }
+    }
+
+    fn end_sent(&mut self, id: u32, closing: &Closing) {
+        let (hold, effects) = match closing {
+            Closing::Commit(hold) => (hold.clone(), self.runs[&id].effects.clone()),
+            Closing::Unlock(hold) => (hold.clone(), Vec::new()),
+            Closing::Nothing => panic!("nothing is left to be done for {id}, which runs"),
+        };
+        if self.chance(4) {
+            return self.send("end", Event::EndBack(id, End::Refused));
+        }
+        let lost = self.chance(4);
+        let unknown = self.chance(4);
+        let run = &self.runs[&id];
+        let mut end = End::Outcome(ClosingOutcome::Lost { mark_gone: false }, Vec::new());
+        if !lost {
+            end = self.etcd.end(id, run, &effects, hold.as_ref());
+        }
+        if let (false, Some(Hold { delay: Some(delay), .. })) = (lost, &hold)
+            && let Some(revision) = self.etcd.mark_revision(id)
+        {
+            let seconds = (*delay + Duration::from_secs(2)).as_secs().next_power_of_two();
+            self.later(Duration::from_secs(seconds), Event::MarkExpires(id, revision));
+        }
+        self.spread();
+        if unknown {
+            // It took effect or not; the answer does not come, or is that of a second one.
+            let outcome = match end {
+                End::Outcome(ClosingOutcome::Closed { .. }, _) if self.rng.random_bool(0.5) => {
+                    ClosingOutcome::Closed { revision: 0, slots: Default::default(), marked: false }
+                }
+                _ => ClosingOutcome::Failed("no answer".into()),
+            };
+            end = End::Outcome(outcome, Vec::new());
+        }
+        self.send("end", Event::EndBack(id, end));
+    }
+
+    fn end_back(&mut self, id: u32, end: End) {
+        let (outcome, changes) = match end {
+            End::Refused => match self.pending.refused(instance(id), "refused".into()) {
+                Closing::Nothing => (ClosingOutcome::Failed("refused".into()), Vec::new()),
+                closing => return self.send("end", Event::EndSent(id, closing)),
+            },
+            End::Outcome(outcome, changes) => (outcome, changes),
+        };
+        let run = self.runs.remove(&id).expect("it runs");
+        let returned = matches!(run.finish, Finish::Returned(_));
+        self.completed[id as usize] = returned && matches!(outcome, ClosingOutcome::Closed { .. });
+        if !changes.is_empty() {
+            self.send("feedback", Event::Learned(id, changes));
+        }
+        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+    }
+}

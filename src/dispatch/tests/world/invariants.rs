@@ -1,0 +1,68 @@
+//! What must hold in the little world.
+
+use super::*;
+
+impl World {
+    /// What holds at every step.
+    pub(super) fn check(&self) {
+        let mut running = [0; RULES as usize];
+        let mut locks: Vec<String> = Vec::new();
+        for (id, record) in self.pending.records() {
+            let id = id.index;
+            if record.holds_slot() {
+                running[rule_of(id) as usize] += 1;
+                if matches!(rule_of(id), 1 | 2) {
+                    locks.push(lock_of(id));
+                }
+            }
+            let busy = matches!(record.state, State::Locking | State::Running | State::Ending);
+            assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
+        }
+        let total: usize = running.iter().sum();
+        assert_eq!(self.pending.running(), total, "slots leak");
+        assert!(total <= LIMIT, "{total} at once");
+        assert!(running.iter().zip(LIMITS).all(|(count, limit)| *count <= limit), "{running:?} at once");
+        let count = locks.len();
+        locks.sort();
+        locks.dedup();
+        assert_eq!(locks.len(), count, "two that share a lock have slots at once");
+    }
+
+    /// What holds when nothing happens any more.
+    pub(super) fn check_calm(&self) {
+        let tally = self.pending.tally();
+        assert_eq!((tally.queued, tally.running, tally.waiting, tally.held), (0, 0, 0, 0), "{tally:?}");
+        assert_eq!(self.pending.running(), 0);
+        assert_eq!(self.pending.locks_taken(), 0, "a lock within the engine is left");
+        assert_eq!(self.pending.deadline(), None);
+        for id in 0..INSTANCES {
+            let at = id as usize;
+            let keys = &self.etcd.keys[at];
+            assert_eq!(keys.revisions(), self.mirror[at].revisions(), "the mirror of {id}");
+            let record = self.pending.record(instance(id));
+            let Some(record) = record else {
+                assert!(!keys.truth(), "{id} is true, but nobody knows");
+                continue;
+            };
+            assert!(keys.truth(), "{id} is false, but {:?}", record.state);
+            match record.state {
+                State::Idle => {
+                    assert!(!self.dirty[at], "{id} changed after its last firing");
+                    assert!(self.completed[at], "{id} is idle, but its last firing was not completed");
+                }
+                State::GivenUp => {
+                    // Without a mark: the answer of the commit that left one never came.
+                    match record.mark.filter(|mark| !mark.mine) {
+                        None => assert!(!self.dirty[at], "{id} changed after it gave up"),
+                        Some(mark) => {
+                            let changed = self.foreign[at];
+                            assert!(changed <= mark.revision, "{id} changed at {changed} after {mark:?}");
+                        }
+                    }
+                    assert!(self.etcd.mark_revision(id).is_some(), "{id} gave up for nothing");
+                }
+                state => panic!("{id} is {state:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What the transactions contain, and how their answers are read.
+
+mod ending;
+
+use super::*;
+use crate::condition::Seen;
+use etcd_client::proto::{PbCompare, PbRangeResponse, PbTargetUnion, PbTxnOpRequest, PbTxnRequest};
+
+const LOCK: &str = "/ns/lock/r/1";
+const MARK: &str = "/ns/backoff/r/1";
+const LEASE: i64 = 77;
+
+/// A transaction as text, one line for each compare and operation.
+fn lines(request: &Request) -> Vec<String> {
+    let PbTxnRequest { compare, success, failure } = request.txn.clone().into();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let compared = |compare: PbCompare| {
+        let sign = ["=", ">", "<", "!="][compare.result as usize];
+        let (what, with) = match compare.target_union.expect("compared with something") {
+            PbTargetUnion::CreateRevision(revision) => ("create", revision.to_string()),
+            PbTargetUnion::ModRevision(revision) => ("mod", revision.to_string()),
+            PbTargetUnion::Value(value) => ("value", text(&value)),
+            other => panic!("{other:?}"),
+        };
+        format!("if {what} {} {sign} {with}", text(&compare.key))
+    };
+    let operation = |when: &str, operation| match operation {
+        Some(PbTxnOpRequest::RequestRange(get)) => format!("{when} get {}", text(&get.key)),
+        Some(PbTxnOpRequest::RequestDeleteRange(delete)) => format!("{when} delete {}", text(&delete.key)),
+        Some(PbTxnOpRequest::RequestPut(put)) => {
+            let lease = if put.lease == 0 { String::new() } else { format!(" lease {}", put.lease) };
+            format!("{when} put {} {}{lease}", text(&put.key), text(&put.value))
+        }
+        other => panic!("{other:?}"),
+    };
+    let then = success.into_iter().map(|op| operation("then", op.request));
+    let or_else: Vec<String> = failure.into_iter().map(|op| operation("else", op.request)).collect();
+    compare.into_iter().map(compared).chain(then).chain(or_else).collect()
+}
+
+/// What the batcher is told is what the transaction does: its keys, its size, whether it puts.
+fn assert_footprint(request: &Request, name: &str) {
+    let lines = lines(request);
+    let Footprint { reads, writes, operations, request_bytes, response_bytes, puts, solo } =
+        &request.footprint;
+    let count = |when: &str| lines.iter().filter(|line| line.starts_with(when)).count();
+    assert_eq!(*operations, count("if").max(count("then")).max(count("else")), "{name}: operations");
+    let key = |line: &String| KeyMark::of(line.split(' ').nth(2).unwrap_or_default().as_bytes());
+    let sorted = |mut marks: Vec<KeyMark>| {
+        marks.sort();
+        marks.dedup();
+        marks
+    };
+    let of = |whens: &[&str]| {
+        sorted(lines.iter().filter(|line| whens.iter().any(|when| line.starts_with(when))).map(key).collect())
+    };
+    assert_eq!(sorted(reads.to_vec()), of(&["if", "else"]), "{name}: reads");
+    assert_eq!(sorted(writes.to_vec()), of(&["then"]), "{name}: writes");
+    assert_eq!(*puts, lines.iter().any(|line| line.starts_with("then put")), "{name}: puts");
+    let bytes: usize = lines.iter().map(|line| line.len()).sum();
+    assert!(*request_bytes >= bytes, "{name}: {request_bytes} < {bytes}");
+    assert!(*response_bytes > 0 && !solo, "{name}");
+}
+
+fn seen(value: &str, revision: Revision) -> Option<Seen> {
+    Some(Seen { value: value.into(), mod_revision: revision })
+}
+
+fn holder(nonce: u64) -> Holder {
+    Holder { engine: "e".into(), nonce, since: 9 }
+}
+
+const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
+
+/// Has the transaction made that takes the lock of an instance with these values, and gives it away.
+fn locking<T>(
+    snapshot: &[Option<Seen>],
+    witness: &[Check],
+    overrule: Option<Revision>,
+    test: impl FnOnce(Locking<'_>) -> T,
+) -> T {
+    let snapshot: Snapshot = snapshot.into();
+    let keys: Vec<String> = (0..snapshot.len()).map(|slot| format!("/k{slot}")).collect();
+    let holder = holder(1);
+    let (lock, mark, lease) = (LOCK, MARK, LEASE);
+    test(Locking { lock, holder: &holder, lease, mark, overrule, witness, snapshot: &snapshot, keys: &keys })
+}
+
+#[test]
+fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
+    let put = format!("then put {LOCK} {HOLDER} lease {LEASE}");
+    let free = format!("if create {LOCK} = 0");
+    let unmarked = format!("if mod {MARK} = 0");
+    let gets = [format!("else get {LOCK}"), format!("else get {MARK}")];
+    for (name, values, witness, overrule, compares) in [
+        ("no witness is needed", vec![], vec![], None, vec![]),
+        ("absent", vec![None], vec![Check::Absent(0)], None, vec!["if create /k0 = 0"]),
+        ("exists", vec![seen("x", 5)], vec![Check::Exists(0)], None, vec!["if create /k0 > 0"]),
+        ("has its value", vec![seen("x", 5)], vec![Check::ValueIs(0)], None, vec!["if value /k0 = x"]),
+        (
+            "has another value",
+            vec![seen("x", 5)],
+            vec![Check::ValueIsNot(0, "y".into())],
+            None,
+            vec!["if value /k0 != y"],
+        ),
+        ("unchanged", vec![seen("x", 5)], vec![Check::Unchanged(0)], None, vec!["if mod /k0 = 5"]),
+        ("unchanged, absent", vec![None], vec![Check::Unchanged(0)], None, vec!["if mod /k0 = 0"]),
+        (
+            "several, and a key that proves nothing",
+            vec![seen("x", 5), None, seen("z", 6)],
+            vec![Check::ValueIs(2), Check::Absent(1)],
+            None,
+            vec!["if value /k2 = z", "if create /k1 = 0"],
+        ),
+        (
+            "a mark is overruled",
+            vec![seen("x", 5)],
+            vec![Check::Exists(0)],
+            Some(8),
+            vec!["if create /k0 > 0"],
+        ),
+    ] {
+        locking(&values, &witness, overrule, |locking| {
+            let request = locking.request();
+            let mut expected = vec![free.clone()];
+            expected
+                .push(overrule.map_or(unmarked.clone(), |revision| format!("if mod {MARK} = {revision}")));
+            expected.extend(compares.iter().map(|line| (*line).to_owned()));
+            expected.push(put.clone());
+            expected.extend(overrule.map(|_| format!("then delete {MARK}")));
+            expected.extend(gets.clone());
+            expected.extend((0..values.len()).map(|slot| format!("else get /k{slot}")));
+            assert_eq!(lines(&request), expected, "{name}");
+            assert_footprint(&request, name);
+        });
+    }
+}
+
+fn kv(key: &str, value: &str, (create, modified): (Revision, Revision), lease: i64) -> PbKeyValue {
+    PbKeyValue {
+        key: key.into(),
+        value: value.into(),
+        create_revision: create,
+        mod_revision: modified,
+        lease,
+        version: 1,
+    }
+}
+
+/// The answer of a transaction that did not succeed, at revision 50.
+fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
+    let responses = found.into_iter().map(|kv| {
+        let kvs: Vec<PbKeyValue> = kv.into_iter().collect();
+        let count = kvs.len() as i64;
+        Some(PbTxnOpResponse::ResponseRange(PbRangeResponse { kvs, count, ..Default::default() }))
+    });
+    Reply { revision: 50, succeeded: false, responses: responses.collect() }
+}
+
+fn mark_value(gave_up: bool) -> String {
+    let mark = Mark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
+    serde_json::to_string(&mark).unwrap_or_default()
+}
+
+#[test]
+fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
+    let lock = |value: &str, lease| Some(kv(LOCK, value, (20, 21), lease));
+    let nonce = |nonce| serde_json::to_string(&holder(nonce)).unwrap_or_default();
+    let mark = |revision| Some(kv(MARK, &mark_value(true), (7, revision), 5));
+    let key = |revision| Some(kv("/k0", "new", (3, revision), 0));
+    let deleted = |key: &str| format!("{key} absent at 50");
+    for (name, overrule, found, expected) in [
+        (
+            "other engine",
+            None,
+            vec![lock(&nonce(1), 4), None, key(9), None],
+            "held 20 by 4, nonce Some(1)".into(),
+        ),
+        (
+            "our lease, other attempt",
+            None,
+            vec![lock(&nonce(2), LEASE), None, key(9), None],
+            "held 20 by 77, nonce Some(2)".into(),
+        ),
+        ("our lease, our attempt", None, vec![lock(&nonce(1), LEASE), None, key(9), None], "won 20".into()),
+        (
+            "our attempt, though its mark is still there",
+            Some(8),
+            vec![lock(&nonce(1), LEASE), mark(8), key(9), None],
+            "won 20".into(),
+        ),
+        (
+            "our lease, a value that says nothing",
+            None,
+            vec![lock("?", LEASE), None, None, None],
+            "held 20 by 77, nonce None".into(),
+        ),
+        (
+            "a lock goes before a mark",
+            None,
+            vec![lock(&nonce(2), 4), mark(8), key(9), None],
+            "held 20 by 4, nonce Some(2)".into(),
+        ),
+        ("marked", None, vec![None, mark(8), key(9), None], "marked 8 Some((3, true))".into()),
+        (
+            "another mark than ours",
+            Some(7),
+            vec![None, mark(8), key(9), None],
+            "marked 8 Some((3, true))".into(),
+        ),
+        (
+            "a mark that says nothing",
+            None,
+            vec![None, Some(kv(MARK, "?", (7, 8), 5)), None, None],
+            "marked 8 None".into(),
+        ),
+        (
+            "our mark: the witness failed",
+            Some(8),
+            vec![None, mark(8), key(9), None],
+            format!("untrue /k0 new at 9, {}", deleted("/k1")),
+        ),
+        (
+            "our mark vanished",
+            Some(8),
+            vec![None, None, key(9), None],
+            format!("untrue, mark gone /k0 new at 9, {}", deleted("/k1")),
+        ),
+        (
+            "the witness failed",
+            None,
+            vec![None, None, None, Some(kv("/k1", "b", (4, 12), 0))],
+            format!("untrue {}, /k1 b at 12", deleted("/k0")),
+        ),
+        ("an answer without contents", None, vec![], "untrue ".into()),
+    ] {
+        let text = locking(&[seen("x", 5), None], &[Check::Exists(0)], overrule, |locking| {
+            match locking.read(refused(found)) {
+                Locked::Won(fence) => {
+                    assert_eq!(fence.key, LOCK, "{name}");
+                    format!("won {}", fence.create_revision)
+                }
+                Locked::Held { create_revision, lease, nonce, at } => {
+                    assert_eq!(at, 50, "{name}");
+                    format!("held {create_revision} by {lease}, nonce {nonce:?}")
+                }
+                Locked::Marked { revision, mark, at } => {
+                    assert_eq!(at, 50, "{name}");
+                    format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
+                }
+                Locked::Untrue { changes, mark_gone } => {
+                    let gone = if mark_gone { ", mark gone" } else { "" };
+                    format!("untrue{gone} {}", told(&changes))
+                }
+            }
+        });
+        assert_eq!(text, expected, "{name}");
+    }
+}
+
+fn told(changes: &[Change]) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let lines = changes.iter().map(|change| match change {
+        Change::Put { key, value, revision } => {
+            format!("{} {} at {revision}", text(key), text(value.as_bytes()))
+        }
+        Change::Delete { key, revision, how: Deletion::SeenAbsent } => {
+            format!("{} absent at {revision}", text(key))
+        }
+        Change::Delete { .. } => panic!("a read can't know how it was deleted: {change:?}"),
+    });
+    lines.collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
+    let reply = Reply { revision: 41, succeeded: true, responses: vec![] };
+    let locked = locking(&[None], &[Check::Absent(0)], None, |locking| locking.read(reply));
+    let Locked::Won(fence) = locked else { panic!("{locked:?}") };
+    assert_eq!(fence, Fence { key: LOCK.into(), create_revision: 41 });
+}
+
+#[test]
+fn what_is_removed_is_what_was_seen() {
+    for (name, request, expected) in [
+        ("an orphaned lock", free_orphan(LOCK, 30), format!("if create {LOCK} = 30")),
+        ("the lock of an attempt", free_attempt(LOCK, &holder(1)), format!("if value {LOCK} = {HOLDER}")),
+        ("a mark", clear_mark(MARK, 8), format!("if mod {MARK} = 8")),
+    ] {
+        let key = if name == "a mark" { MARK } else { LOCK };
+        assert_eq!(lines(&request), [expected, format!("then delete {key}")], "{name}");
+        assert_footprint(&request, name);
+    }
+}
+
+#[test]
+fn the_size_of_an_answer_is_estimated_with_the_values_that_are_known() {
+    let large = "x".repeat(10_000);
+    let bytes = |value: &str| {
+        locking(&[seen(value, 5)], &[Check::Unchanged(0)], None, |locking| {
+            let Footprint { request_bytes, response_bytes, .. } = locking.request().footprint;
+            (request_bytes, response_bytes)
+        })
+    };
+    let (small, with_value) = (bytes(""), bytes(&large));
+    assert_eq!(small.0, with_value.0, "a revision is sent, not the value");
+    assert_eq!(with_value.1 - small.1, 10_000);
+}
