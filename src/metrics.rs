@@ -57,6 +57,7 @@ metrics! {
     CALLBACKS = "etcd_rules_callbacks_total", Counter, ["engine", "rule", "outcome"], "Callbacks ended: done, retry_after, gave_up, error, panic, timeout, cancelled";
     COMMIT_DURATION = "etcd_rules_commit_duration_seconds", Histogram, ["engine", "rule"], "Time of the transaction that ends a firing, repeats included";
     COMMITS = "etcd_rules_commits_total", Counter, ["engine", "rule", "result"], "Firings closed in etcd: committed, fence_lost, unexpected, backed_off, refused, failed";
+    INEFFECTIVE = "etcd_rules_ineffective_firings_total", Counter, ["engine", "rule"], "Firings that succeeded and left the condition true, with nobody else changing a key";
     STUCK = "etcd_rules_stuck_callbacks", Gauge, ["engine", "rule"], "Callbacks that go on although they were told to end";
     INSTANCES_BY_STATE = "etcd_rules_instances_by_state", Gauge, ["engine", "state"], "True instances: queued, running, waiting, held, given_up, idle";
     EVALUATIONS = "etcd_rules_evaluations_total", Counter, ["engine", "rule", "result"], "Instances decided: true, false, failed";
@@ -152,6 +153,10 @@ pub(crate) fn ended(engine: &str, rule: &str, end: &EndEnd, took: Duration) {
 
 pub(crate) fn stuck(engine: &str, rule: &str, change: f64) {
     gauge!(STUCK, "engine" => engine.to_owned(), "rule" => rule.to_owned()).increment(change);
+}
+
+pub(crate) fn ineffective(engine: &str, rule: &str, count: u64) {
+    counter!(INEFFECTIVE, "engine" => engine.to_owned(), "rule" => rule.to_owned()).increment(count);
 }
 
 pub(crate) fn tally(engine: &str, tally: &Tally) {

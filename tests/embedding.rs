@@ -184,3 +184,32 @@ async fn without_etcd_it_keeps_trying_or_fails_in_time_as_configured() {
     .await;
     running.shutdown(SECOND).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_down_costs_nothing_but_a_move_to_the_next() {
+    let etcd = Etcd::start().await;
+    let dead = format!("127.0.0.1:{}", portpicker::pick_unused_port().unwrap());
+    let failed = Arc::new(AtomicUsize::new(0));
+    let counted = failed.clone();
+    let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let counted = counted.clone();
+        async move {
+            let read = firing.get("/jobs/:id").await;
+            counted.fetch_add(usize::from(read.is_err()), Ordering::SeqCst);
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        }
+    });
+    // Whichever is tried first, at least one of these engines begins with the one that is down.
+    for name in ["one", "two", "three"] {
+        let endpoints = [dead.clone(), etcd.endpoint(), dead.clone()];
+        let built = Engine::builder(name, endpoints).rule(rule.clone()).build().unwrap();
+        let running = built.start().await.unwrap();
+        tokio::time::timeout(10 * SECOND, running.ready()).await.expect("ready");
+        for n in 0..20 {
+            etcd.put(&format!("/jobs/{n}"), "").await;
+        }
+        eventually(10 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+        running.shutdown(5 * SECOND).await.unwrap();
+    }
+    assert_eq!(failed.load(Ordering::SeqCst), 0, "no callback saw it");
+}

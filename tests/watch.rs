@@ -228,3 +228,30 @@ async fn a_pattern_may_match_everything_and_values_may_fill_a_page() {
     assert_eq!(running.stats().await.unwrap().keys, 81, "the engine's own keys are not among them");
     running.shutdown(5 * SECOND).await.unwrap();
 }
+
+/// What was read from a stream before it broke is not lost when the engine is busy: the next stream
+/// goes on after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_ahead_of_a_busy_engine_outlives_the_stream() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let slow = key("/from/:id").compare("takes its time", |value| {
+        std::thread::sleep(Duration::from_millis(20));
+        value.is_some()
+    });
+    let rule = Rule::new("copy").when(slow & key("/copy/:id").absent()).run(|firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().put("/copy/:id", "").into())
+    });
+    let running = engine(proxy.endpoint()).rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    let mut client = etcd.client().await;
+    for n in 0..150 {
+        client.put(format!("/from/{n}"), "", None).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    proxy.cut();
+    tokio::time::sleep(SECOND).await;
+    proxy.heal();
+    eventually(30 * SECOND, "all were copied", async || copies(&etcd).await.len() == 150).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+}

@@ -334,7 +334,13 @@ impl Actor for Dispatcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        ctx.run_interval(TALLY, |this, _| metrics::tally(&this.settings.engine, &this.pending.tally()));
+        ctx.run_interval(TALLY, |this, _| {
+            let Settings { engine, rules, .. } = &this.settings;
+            metrics::tally(engine, &this.pending.tally());
+            for (rule, count) in this.pending.take_ineffective() {
+                metrics::ineffective(engine, rules[rule as usize].id(), count);
+            }
+        });
     }
 }
 

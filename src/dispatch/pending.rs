@@ -165,6 +165,8 @@ pub(crate) struct Pending {
     release_order: VecDeque<(String, Revision)>,
     asked: u64,
     stopping: bool,
+    /// By rule: firings that succeeded and left the condition as true as it was.
+    ineffective: HashMap<u32, u64>,
     rng: StdRng,
 }
 
@@ -189,6 +191,7 @@ impl Pending {
             release_order: VecDeque::new(),
             asked: 0,
             stopping: false,
+            ineffective: HashMap::new(),
             rng,
         }
     }
@@ -215,6 +218,11 @@ impl Pending {
             *count += 1;
         }
         tally
+    }
+
+    /// Firings that succeeded without effect on their condition since the last call, by rule.
+    pub(crate) fn take_ineffective(&mut self) -> HashMap<u32, u64> {
+        std::mem::take(&mut self.ineffective)
     }
 
     /// No instance gets a slot from now on.
@@ -249,6 +257,9 @@ impl Pending {
             },
             (State::Settling(asked), Reason::Ask(number)) if asked == number => {
                 self.step(id, now, out, |record, now| record.settled(truth, &decided.touches, base, now));
+                if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
+                    *self.ineffective.entry(decided.rule).or_default() += 1;
+                }
             }
             (_, reason) => {
                 let crawl = reason == Reason::Crawl;
@@ -267,7 +278,9 @@ impl Pending {
             }
             return;
         };
-        let class = if reason == Reason::Crawl { Class::Crawl } else { Class::Live };
+        // A change that a crawl came upon is live all the same.
+        let crawled = reason == Reason::Crawl && touches.is_empty();
+        let class = if crawled { Class::Crawl } else { Class::Live };
         let mut record = Record::new(rule, binding, class, orphaned, now);
         record.see(&touches);
         // What was just decided needs no second look if it can go on at once.

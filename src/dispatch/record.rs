@@ -307,7 +307,7 @@ impl Record {
                 Next::Stay
             }
             _ if !truth => Next::Drop,
-            State::Queued(Class::Crawl) if !crawl => self.enqueue(Class::Live, now),
+            State::Queued(Class::Crawl) if !crawl || !touches.is_empty() => self.enqueue(Class::Live, now),
             State::Queued(_) | State::Parked => Next::Stay,
             State::Idle if self.any_foreign(touches) => self.fire_again(Class::Live, base, None, now),
             State::Idle if crawl => self.fire_again(Class::Crawl, base, None, now),

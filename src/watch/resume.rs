@@ -38,6 +38,7 @@ pub(crate) enum Step {
 }
 
 impl Resume {
+    #[cfg(test)]
     pub(crate) fn position(&self) -> Option<Revision> {
         self.position
     }
