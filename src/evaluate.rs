@@ -4,7 +4,7 @@
 
 use crate::condition::Verdict as Evaluated;
 use crate::dispatch::actor::Dispatcher;
-use crate::dispatch::pending::{Decided, Verdict};
+use crate::dispatch::messages::{Decided, Verdict};
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::index::{Binding, Decide, InstanceId, Reason};
 use crate::metrics;

@@ -5,7 +5,7 @@
 
 use crate::dispatch::end_step::EndEnd;
 use crate::dispatch::lock_step::LockEnd;
-use crate::dispatch::pending::{Decided, Finish, Tally, Verdict};
+use crate::dispatch::messages::{Decided, Finish, Tally, Verdict};
 use crate::etcd::FailureKind;
 use crate::firing::Then;
 use crate::index::Index;

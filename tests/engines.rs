@@ -3,6 +3,7 @@
 
 mod support;
 
+use etcd_client::{Txn, TxnOp};
 use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -100,6 +101,15 @@ fn runs(directory: &Path) -> BTreeMap<String, Vec<Run>> {
     runs
 }
 
+/// All at once, as far as a transaction goes.
+async fn add_jobs(etcd: &Etcd) {
+    let mut client = etcd.client().await;
+    for chunk in 0..INSTANCES / 100 {
+        let job = |n| TxnOp::put(format!("/jobs/{}", chunk * 100 + n), "todo", None);
+        client.txn(Txn::new().and_then((0..100).map(job).collect::<Vec<_>>())).await.unwrap();
+    }
+}
+
 async fn all_done(etcd: &Etcd) -> bool {
     let mut client = etcd.client().await;
     let options = etcd_client::GetOptions::new().with_prefix();
@@ -131,10 +141,8 @@ async fn three_engines_share_five_hundred_instances() {
     let directory = tempfile::tempdir().unwrap();
     let _workers: Vec<Worker> =
         (0..3).map(|n| Worker::start(&etcd, &directory.path().join(n.to_string()), 20)).collect();
-    tokio::time::sleep(SECOND).await;
-    for n in 0..INSTANCES {
-        etcd.put(&format!("/jobs/{n}"), "todo").await;
-    }
+    tokio::time::sleep(2 * SECOND).await;
+    add_jobs(&etcd).await;
     eventually(60 * SECOND, "all are done", async || all_done(&etcd).await).await;
     let runs = runs(directory.path());
     assert_eq!(runs.len(), INSTANCES, "every instance fired");
@@ -151,10 +159,8 @@ async fn the_others_take_over_from_a_killed_engine_in_time() {
     let directory = tempfile::tempdir().unwrap();
     let mut workers: Vec<Worker> =
         (0..3).map(|n| Worker::start(&etcd, &directory.path().join(n.to_string()), 200)).collect();
-    tokio::time::sleep(SECOND).await;
-    for n in 0..INSTANCES {
-        etcd.put(&format!("/jobs/{n}"), "todo").await;
-    }
+    tokio::time::sleep(2 * SECOND).await;
+    add_jobs(&etcd).await;
     let victim = 1;
     let busy = || {
         let all = runs(directory.path());

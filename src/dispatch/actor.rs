@@ -3,7 +3,8 @@
 
 use super::end_step::{EndEnd, EndStep};
 use super::lock_step::{LockEnd, LockStep};
-use super::pending::{Action, Closing, ClosingOutcome, Finish, Hold, LockOutcome, Pending, Tally};
+use super::messages::{Action, Closing, ClosingOutcome, Finish, Hold, LockOutcome, Tally};
+use super::pending::Pending;
 use super::run::{self, Run};
 use crate::engine::env::{Env, Retry};
 use crate::engine::live::{Live, LiveFiring};

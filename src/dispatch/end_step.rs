@@ -1,6 +1,6 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
-use super::pending::Hold;
+use super::messages::Hold;
 use crate::condition::Slot;
 use crate::engine::env::{Env, Retry};
 use crate::etcd::{Failure, FailureKind};

@@ -2,6 +2,7 @@
 //!
 //! | file | subject | I/O |
 //! |---|---|---|
+//! | [`messages`] | what the core is told and wants done | no |
 //! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
 //! | [`queue`] | slots, turns, classes | no |
 //! | [`pending`] | all instances together: from what happened to what is to be done | no |
@@ -12,6 +13,7 @@
 pub(crate) mod actor;
 pub(crate) mod end_step;
 pub(crate) mod lock_step;
+pub(crate) mod messages;
 pub(crate) mod pending;
 mod queue;
 pub(crate) mod record;

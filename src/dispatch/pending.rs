@@ -1,135 +1,19 @@
 //! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
 
+use super::messages::{Action, Closing, ClosingOutcome, Decided, Finish, Hold, LockOutcome, Tally, Verdict};
 use super::queue::{Queue, Ticket};
 use super::record::{Class, End, FAR, KnownMark, Next, Own, Record, State, Tried, Wait};
-use crate::condition::{Slot, Witness};
+use crate::condition::Witness;
 use crate::firing::Then;
-use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::index::{InstanceId, Reason, Revision, Snapshot};
 use crate::rule::CompiledRule;
 use foldhash::fast::FixedState;
 use rand::rngs::StdRng;
-use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// What an evaluator found.
-#[derive(Debug)]
-pub(crate) struct Decided {
-    pub(crate) instance: InstanceId,
-    pub(crate) rule: u32,
-    pub(crate) binding: Binding,
-    pub(crate) verdict: Verdict,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) touches: SmallVec<[Touch; 2]>,
-    pub(crate) reason: Reason,
-    pub(crate) orphaned: bool,
-}
-
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    True(Witness),
-    False,
-    /// A comparison of the user's panicked: not true, not false.
-    Failed(String),
-}
-
-/// What must be done.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Have the instance decided again; the number comes back with the answer.
-    Ask(InstanceId, u64),
-    /// Take its lock, verifying the witness.
-    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, overrule: Option<Revision> },
-    /// Run the callback of an optimistic rule, without a lock.
-    Run { instance: InstanceId, snapshot: Snapshot, overrule: Option<Revision> },
-    /// Close a firing in another way than was tried.
-    Close(InstanceId, Closing),
-    /// The index may forget the instance if no key implies it.
-    Release(InstanceId),
-    /// Remove the backoff key that this engine wrote.
-    ClearMark { rule: u32, binding: Binding, revision: Revision },
-}
-
-/// How an attempt to take the lock ended.
-#[derive(Debug)]
-pub(crate) enum LockOutcome {
-    Won,
-    /// Another engine holds `key`, as of the store's revision `at`.
-    Held {
-        key: String,
-        at: Revision,
-    },
-    /// A backoff key holds the instance back.
-    Marked {
-        key: String,
-        revision: Revision,
-        attempt: u32,
-        gave_up: bool,
-        at: Revision,
-    },
-    /// It does not hold as it was seen; the index has been told what the keys hold.
-    Untrue {
-        mark_gone: bool,
-    },
-    Failed(String),
-}
-
-/// How the callback ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Finish {
-    Returned(Then),
-    Failed(String),
-    Panicked(String),
-    TimedOut,
-    /// Told to end: its lock may be lost, or the engine stops.
-    Cancelled,
-}
-
-/// The transaction with which a firing ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Closing {
-    /// Effects and unlock; with a mark that holds all engines back.
-    Commit(Option<Hold>),
-    /// Unlock, with a mark if the callback failed.
-    Unlock(Option<Hold>),
-    /// Nothing: the lock is lost.
-    Nothing,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hold {
-    pub(crate) attempt: u32,
-    /// `None`: given up.
-    pub(crate) delay: Option<Duration>,
-    pub(crate) error: String,
-}
-
-/// How that transaction went.
-#[derive(Debug)]
-pub(crate) enum ClosingOutcome {
-    /// It took effect at `revision`, changing these slots of the instance. The index has been told.
-    Closed { revision: Revision, slots: SmallVec<[Slot; 4]>, marked: bool },
-    /// Nothing took effect, because the lock or what was expected is gone: decide again.
-    Lost { mark_gone: bool },
-    /// Another engine holds the instance (of an optimistic rule) back.
-    Marked { key: String, revision: Revision, attempt: u32, gave_up: bool, at: Revision },
-    /// It could not be sent, or its outcome is unknown.
-    Failed(String),
-}
-
-/// Numbers for metrics, health and inspection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) queued: usize,
-    pub(crate) running: usize,
-    pub(crate) waiting: usize,
-    pub(crate) held: usize,
-    pub(crate) given_up: usize,
-    pub(crate) idle: usize,
-}
 
 /// How long after a release another engine's effects may take to arrive by the watch.
 const RELEASE_GRACE: Duration = Duration::from_millis(5);

@@ -1,6 +1,6 @@
 //! Runs one callback on the application's runtime, within its time limit, until it has really ended.
 
-use super::pending::Finish;
+use super::messages::Finish;
 use crate::engine::live::Registered;
 use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};

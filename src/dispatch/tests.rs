@@ -5,7 +5,8 @@ mod pending;
 mod transitions;
 mod world;
 
-use super::pending::{Action, Decided, LockOutcome, Pending, Verdict};
+use super::messages::{Action, Decided, LockOutcome, Verdict};
+use super::pending::Pending;
 use super::record::State;
 use crate::condition::{Seen, key};
 use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};

@@ -2,7 +2,7 @@
 
 mod releases;
 
-use super::super::pending::{Closing, ClosingOutcome, Finish, Hold};
+use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
 use super::super::record::{Class, Wait};
 use super::*;
 use crate::firing::Then;

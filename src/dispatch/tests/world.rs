@@ -6,7 +6,7 @@ mod invariants;
 mod properties;
 mod spins;
 
-use super::super::pending::{Closing, ClosingOutcome, Finish, Hold};
+use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
 use super::*;
 use crate::condition::Slot;
 use crate::firing::Then;

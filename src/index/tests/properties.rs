@@ -10,12 +10,10 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rules over no, one and two attributes: patterns that bind all of them, and others.
-const POOLS: [(&[&str], &[&str]); 3] = [
+const POOLS: [(&[&str], &[&str]); 4] = [
     (&["/config/enabled", "/config/mode", "/s/1/state"], &[]),
-    (
-        &["/s/:id/state", "/s/:id/owner", "/s/*id", "/s/:id/:id"],
-        &["/config/enabled", "/s/1/state", "/config/mode"],
-    ),
+    (&["/s/:id/state", "/s/:id/owner", "/s/:id/:id"], &["/config/enabled", "/s/1/state", "/config/mode"]),
+    (&["/s/*path", "/g/*path"], &["/config/enabled", "/s/1/state"]),
     (
         &["/g/:geo/:id/state", "/g/:id/:geo"],
         &[
