@@ -1,5 +1,7 @@
 //! A rules engine for etcd.
 
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod metrics;
 
 mod condition;
