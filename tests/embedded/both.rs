@@ -9,6 +9,11 @@ use etcd_client::{
 };
 use etcd_rules::embedded::EmbeddedEtcd;
 use std::fmt::Debug;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A real etcd and an embedded one, both fresh.
 pub struct Both {
@@ -35,7 +40,14 @@ impl Both {
         what: String,
         request: impl AsyncFn(Client) -> Result<R, Error>,
     ) -> Option<R> {
-        let (real, embedded) = tokio::join!(request(self.real.clone()), request(self.embedded.clone()));
+        let (real, embedded) = tokio::join!(
+            timeout(LIMIT, request(self.real.clone())),
+            timeout(LIMIT, request(self.embedded.clone()))
+        );
+        let silent = (embedded.is_err(), real.is_err());
+        let (Ok(real), Ok(embedded)) = (real, embedded) else {
+            panic!("no answer within {LIMIT:?} to {what}, {silent:?}: {}", self.context());
+        };
         let expected = shown(&real);
         let got = shown(&embedded);
         self.last.push(format!("{what}\n    -> {expected}"));

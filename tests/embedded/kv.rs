@@ -108,6 +108,16 @@ impl Maker {
         (self.key(), options)
     }
 
+    fn delete_below(&mut self) -> (String, DeleteOptions) {
+        let options = DeleteOptions::new();
+        match self.dice.below(8) {
+            0 | 1 => (self.dice.one(&KEYS).to_owned(), options.with_prefix()),
+            2 => (self.key(), options.with_range(self.dice.one(&KEYS))),
+            3 => (self.key(), options.with_prev_key()),
+            _ => (self.key(), options),
+        }
+    }
+
     fn compare(&mut self) -> Compare {
         let key = self.key();
         let op = self.dice.one(&[CompareOp::Equal, CompareOp::NotEqual, CompareOp::Greater, CompareOp::Less]);
@@ -135,7 +145,8 @@ impl Maker {
                     TxnOp::put(key, value, Some(options))
                 }
                 4 | 5 => {
-                    let (key, options) = self.delete();
+                    // From a key on, beside puts, some versions of etcd crash.
+                    let (key, options) = self.delete_below();
                     TxnOp::delete(key, Some(options))
                 }
                 6 | 7 => TxnOp::get(self.key(), Some(self.get())),
