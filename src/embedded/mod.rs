@@ -64,11 +64,13 @@
 //! - **Watches**: events come at once, where etcd catches up in steps of 100 ms. Requests for progress are
 //!   answered as by etcd 3.4.31 and later: never before the events they vouch for, and not while a watch has
 //!   not reached its first revision. Regular notifications come every 10 minutes, without jitter. A watch from
-//!   exactly the compacted revision sees all its changes.
+//!   exactly the compacted revision sees all its changes. A negative start is refused, as by newer versions.
 //! - **Ranges**: equal values of a sort target come in the order of their keys; etcd leaves their order open
 //!   from 13 keys on.
 //! - **Sizes**: the status tells no size of a database, and its raft index is an approximation. The limit of
 //!   1.5 MiB for a request may be off by a few bytes.
+//! - **Transactions** that delete from a key on and put keys there: etcd 3.4.23 can crash; this one applies the
+//!   operations in their order.
 //! - **Losing the leader** is noticed at once, where etcd takes some election time-outs.
 
 mod check;

@@ -9,6 +9,8 @@ pub(super) struct Span {
     end: End,
 }
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum End {
     /// Only the start itself.
@@ -43,7 +45,7 @@ impl Span {
     }
 
     /// For `BTreeMap::range`, which panics at inverted bounds: `None` for those.
-    pub(super) fn bounds(&self) -> Option<(Bound<&[u8]>, Bound<&[u8]>)> {
+    pub(super) fn bounds(&self) -> Option<Bounds<'_>> {
         let start = Bound::Included(self.start.as_slice());
         match &self.end {
             _ if self.is_inverted() => None,

@@ -308,7 +308,7 @@ mod tests {
             out.iter().map(|part| (part.events.len(), part.fragment)).collect::<Vec<_>>()
         };
         assert_eq!(split(&[10, 10]), [(2, false)]);
-        assert_eq!(split(&[40, 40, 40]), [(1, true), (1, true), (1, false)]);
+        assert_eq!(split(&[50, 50, 50]), [(1, true), (1, true), (1, false)]);
         assert_eq!(split(&[30, 30, 30]), [(2, true), (1, false)]);
         assert_eq!(split(&[200]), [(1, false)]);
         assert_eq!(split(&[200, 200]), [(1, true), (1, false)]);
