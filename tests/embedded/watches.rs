@@ -121,7 +121,7 @@ fn random_watch(dice: &mut Dice, start: i64) -> (String, WatchOptions) {
 /// etcd's own answers depend on its timing otherwise.
 async fn compare_streams(seed: u64) {
     let mut both = Both::start(seed).await;
-    let mut maker = Maker { dice: Dice(seed), revision: 1 };
+    let mut maker = Maker { dice: Dice(seed), revision: 1, from_key: false };
     grant(&mut both, 11, 600).await;
     grant(&mut both, 12, 600).await;
     let first = || WatchOptions::new().with_all_keys();
