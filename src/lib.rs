@@ -31,6 +31,8 @@
 // The futures of requests are moved about; those of the application's own are its affair.
 #![cfg_attr(not(test), warn(clippy::large_futures))]
 
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod metrics;
 
 mod condition;

@@ -1,0 +1,149 @@
+//! Connections: over TCP or a pipe in memory, and closed when a fault says so.
+
+use super::shared::Shared;
+use hyper_util::rt::TokioIo;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+use tonic::transport::server::Connected;
+
+/// Bytes that a pipe holds in each direction.
+const PIPE_BYTES: usize = 256 * 1024;
+/// Connections that wait to be served; more wait where they come from.
+pub(super) const BACKLOG: usize = 16;
+
+/// The server's end of a connection.
+pub(super) struct Connection {
+    transport: Transport,
+    cut: CancellationToken,
+    waiting: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+enum Transport {
+    Tcp(TcpStream),
+    Pipe(DuplexStream),
+}
+
+impl Connection {
+    fn new(transport: Transport, cut: CancellationToken) -> Self {
+        Self { transport, waiting: Box::pin(cut.clone().cancelled_owned()), cut }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "closed by a fault, or the server stopped")
+}
+
+macro_rules! transport {
+    ($self:ident, $method:ident($($argument:expr),*)) => {
+        match &mut $self.transport {
+            Transport::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            Transport::Pipe(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // A server always reads, so that this is where it notices.
+        if self.cut.is_cancelled() || self.waiting.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(closed()));
+        }
+        transport!(self, poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.cut.is_cancelled() {
+            return Poll::Ready(Err(closed()));
+        }
+        transport!(self, poll_write(context, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        transport!(self, poll_flush(context))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        transport!(self, poll_shutdown(context))
+    }
+}
+
+/// Accepts TCP connections until the server is gone.
+pub(super) async fn accept(
+    listener: TcpListener,
+    connections: mpsc::Sender<Connection>,
+    shared: Arc<Shared>,
+) {
+    while let Ok(free) = connections.reserve().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file handles, or the like: others may end meanwhile.
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        if !shared.look(|inner| inner.condition.unreachable) {
+            free.send(Connection::new(Transport::Tcp(stream), shared.connections()));
+        }
+    }
+}
+
+/// Connects clients in the same process.
+#[derive(Clone)]
+pub(super) struct Connector {
+    pub(super) connections: mpsc::Sender<Connection>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<DuplexStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { connections, shared } = self.clone();
+        Box::pin(async move {
+            let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "no server is there");
+            if shared.look(|inner| inner.condition.unreachable) {
+                return Err(refused());
+            }
+            let (client, server) = tokio::io::duplex(PIPE_BYTES);
+            let connection = Connection::new(Transport::Pipe(server), shared.connections());
+            connections.send(connection).await.map_err(|_| refused())?;
+            Ok(TokioIo::new(client))
+        })
+    }
+}

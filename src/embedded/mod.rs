@@ -1,0 +1,98 @@
+//! An etcd inside the process, for development and tests (feature `embedded`).
+//!
+//! [`EmbeddedEtcd`] is a server with one member that speaks etcd's gRPC protocol, so that an unmodified
+//! [`etcd_client::Client`] talks to it, over TCP on loopback or through memory. **It keeps everything in memory,
+//! persists nothing, and replaces etcd nowhere but in development and tests.** Nothing is ever written to disk;
+//! history grows until it is compacted.
+//!
+//! ```
+//! use etcd_rules::embedded::EmbeddedEtcd;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let etcd = EmbeddedEtcd::start().await?;
+//! let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await?;
+//! client.put("greeting", "hello", None).await?;
+//! assert_eq!(client.get("greeting", None).await?.kvs()[0].value(), b"hello");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An engine runs on it without a network too:
+//!
+//! ```
+//! use etcd_rules::embedded::EmbeddedEtcd;
+//! use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let etcd = EmbeddedEtcd::in_process();
+//! let greet = Rule::new("greet")
+//!     .when(key("/guests/:name").exists() & key("/greeted/:name").absent())
+//!     .run(|firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().put("/greeted/:name", "").into()) });
+//! let engine = Engine::builder_with_channel("docs", etcd.channel()).rule(greet).build()?.start().await?;
+//!
+//! let mut client = etcd.client().await?;
+//! client.put("/guests/ada", "", None).await?;
+//! while client.get("/greeted/ada", None).await?.kvs().is_empty() {
+//!     tokio::task::yield_now().await;
+//! }
+//! engine.shutdown(std::time::Duration::from_secs(5)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Time and trouble
+//!
+//! Time is tokio's: with a paused clock (`#[tokio::test(start_paused = true)]`) leases expire as the clock is
+//! advanced. Use the channel for that, never TCP: a paused clock runs ahead while bytes are in the kernel.
+//! [`Faults`] make requests fail before or after they take effect, lose and delay them, cut streams and
+//! connections, take the leader away, and go back to older data.
+//!
+//! # What it has
+//!
+//! KV, watches, leases, status, alarms, and the list of its one member, with etcd's error codes and messages. A
+//! test compares it with etcd 3.4.23, response by response.
+//!
+//! Known differences:
+//!
+//! - **Nothing of**: the lock and election services, users and roles (authentication counts as off), snapshots,
+//!   hashes, more than one member, permissions, quotas (the alarm about space comes from [`Faults`] or from a
+//!   client).
+//! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
+//!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
+//! - **Watches**: events come at once, where etcd catches up in steps of 100 ms. Requests for progress are
+//!   answered as by etcd 3.4.31 and later: never before the events they vouch for, and not while a watch has
+//!   not reached its first revision. Regular notifications come every 10 minutes, without jitter. A watch from
+//!   exactly the compacted revision sees all its changes. A negative start is refused, as by newer versions.
+//! - **Ranges**: equal values of a sort target come in the order of their keys; etcd leaves their order open
+//!   from 13 keys on.
+//! - **Sizes**: the status tells no size of a database, and its raft index is an approximation. The limit of
+//!   1.5 MiB for a request may be off by a few bytes.
+//! - **Transactions** that delete from a key on, and then put such a key keeping its value or lease
+//!   (`ignore_value`, `ignore_lease`): etcd 3.4.23 panics; this one puts it without.
+//! - **Losing the leader** is noticed at once, where etcd takes some election time-outs.
+
+mod check;
+mod connection;
+mod faults;
+mod lease;
+mod member;
+mod plan;
+mod range;
+mod refusal;
+mod server;
+mod service;
+mod shared;
+mod span;
+mod store;
+mod txn;
+mod watch;
+
+pub use faults::{Faults, Saved};
+pub use plan::{Fault, On};
+pub use refusal::Refusal;
+pub use server::EmbeddedEtcd;
+
+/// The version that the server tells: the one whose behaviour it has.
+pub const VERSION: &str = "3.4.34";

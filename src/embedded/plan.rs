@@ -1,0 +1,222 @@
+//! Faults that wait for their request: which one is hit, and what happens to it.
+
+use super::refusal::Refusal;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a [`Fault`] waits for: a kind of request, or a message on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum On {
+    /// Any of the requests below, except the messages on watch streams.
+    Any,
+    /// A range, outside of transactions.
+    Range,
+    /// A put, outside of transactions.
+    Put,
+    /// A deletion, outside of transactions.
+    DeleteRange,
+    /// A transaction.
+    Txn,
+    /// A compaction.
+    Compact,
+    /// A grant of a lease.
+    LeaseGrant,
+    /// A revocation of a lease.
+    LeaseRevoke,
+    /// One renewal on a stream of renewals. When it fails, its stream ends.
+    LeaseKeepAlive,
+    /// A question about a lease.
+    LeaseTimeToLive,
+    /// The list of leases.
+    LeaseLeases,
+    /// The opening of a watch stream.
+    Watch,
+    /// A message from the client on a watch stream: create, cancel, progress. When it fails, its stream ends.
+    WatchRequest,
+    /// A message to the client on a watch stream. When it fails, its stream ends there.
+    WatchResponse,
+    /// A status request.
+    Status,
+    /// A request about alarms.
+    Alarm,
+    /// The list of members.
+    MemberList,
+}
+
+/// What happens to the request that is hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Refused without effect.
+    Fail(Refusal),
+    /// It takes effect, and the client is told that it failed.
+    FailAfter(Refusal),
+    /// No effect and no answer.
+    Lose,
+    /// It takes effect, and no answer comes.
+    LoseAnswer,
+    /// It arrives later. A client that gives up meanwhile takes it back.
+    Delay(Duration),
+    /// It takes effect later, even if the client has given up meanwhile.
+    DelayRegardless(Duration),
+    /// It takes effect twice; the second answer counts.
+    Duplicate,
+}
+
+/// A fault to [inject](super::Faults::inject): what it hits, which of them, and what happens then.
+///
+/// ```
+/// # use etcd_rules::embedded::{Fault, On, Refusal};
+/// // The third transaction from now on takes effect, but its client is told that the leader changed.
+/// let fault = Fault::on(On::Txn).after(2).fail_after(Refusal::LEADER_CHANGED);
+/// // Every range takes 50 ms longer, until the faults are cleared.
+/// let slow = Fault::on(On::Range).always().delay(std::time::Duration::from_millis(50));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it does nothing until it is injected"]
+pub struct Fault {
+    on: On,
+    skip: u64,
+    times: u64,
+    action: Action,
+}
+
+impl Fault {
+    /// Hits the next request of this kind, once. Unless something else is said, the request is refused,
+    /// without effect, as by a server that is going away ([`Refusal::STOPPED`]).
+    pub fn on(on: On) -> Self {
+        Self { on, skip: 0, times: 1, action: Action::Fail(Refusal::STOPPED) }
+    }
+
+    /// Lets this many of them pass before.
+    pub fn after(self, skip: u64) -> Self {
+        Self { skip, ..self }
+    }
+
+    /// Hits this many of them in a row.
+    pub fn times(self, times: u64) -> Self {
+        Self { times, ..self }
+    }
+
+    /// Hits all of them, until the faults are cleared.
+    pub fn always(self) -> Self {
+        self.times(u64::MAX)
+    }
+
+    /// The request is refused, and has no effect.
+    pub fn fail(self, refusal: Refusal) -> Self {
+        self.with(Action::Fail(refusal))
+    }
+
+    /// The request takes effect, and the client is told that it was refused.
+    pub fn fail_after(self, refusal: Refusal) -> Self {
+        self.with(Action::FailAfter(refusal))
+    }
+
+    /// The request never arrives: no effect, no answer. A lost [`On::WatchResponse`] breaks a promise of
+    /// etcd's: use it to see that a test can fail.
+    pub fn lose(self) -> Self {
+        self.with(Action::Lose)
+    }
+
+    /// The request takes effect, and its answer never comes.
+    pub fn lose_answer(self) -> Self {
+        self.with(Action::LoseAnswer)
+    }
+
+    /// The request, or message, comes later. It has no effect if the client gives up before.
+    pub fn delay(self, delay: Duration) -> Self {
+        self.with(Action::Delay(delay))
+    }
+
+    /// The request takes effect later, even if the client gives up before: a late surprise. On messages of
+    /// streams this is [`delay`](Self::delay).
+    pub fn delay_regardless(self, delay: Duration) -> Self {
+        self.with(Action::DelayRegardless(delay))
+    }
+
+    /// The request takes effect twice, as one sent again does; the client gets the second answer. A
+    /// duplicate [`On::WatchResponse`] is sent twice.
+    pub fn duplicate(self) -> Self {
+        self.with(Action::Duplicate)
+    }
+
+    fn with(self, action: Action) -> Self {
+        Self { action, ..self }
+    }
+}
+
+/// The faults that wait, and how many requests have come.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    faults: Vec<Fault>,
+    seen: BTreeMap<On, u64>,
+}
+
+impl Plan {
+    pub(super) fn inject(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.faults.clear();
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.faults.len()
+    }
+
+    pub(super) fn seen(&self, on: On) -> u64 {
+        self.seen.get(&on).copied().unwrap_or(0)
+    }
+
+    /// Counts a request. The first fault that is due for it decides; all others of its kind count down.
+    pub(super) fn arrive(&mut self, on: On) -> Option<Action> {
+        let in_stream = matches!(on, On::WatchRequest | On::WatchResponse);
+        *self.seen.entry(on).or_default() += 1;
+        if !in_stream {
+            *self.seen.entry(On::Any).or_default() += 1;
+        }
+        let mut action = None;
+        for fault in &mut self.faults {
+            if fault.on != on && (fault.on != On::Any || in_stream) {
+                continue;
+            }
+            if fault.skip > 0 {
+                fault.skip -= 1;
+            } else if action.is_none() && fault.times > 0 {
+                fault.times -= 1;
+                action = Some(fault.action);
+            }
+        }
+        self.faults.retain(|fault| fault.times > 0);
+        action
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_hits_the_requests_it_waits_for_and_no_others() {
+        let mut plan = Plan::default();
+        plan.inject(Fault::on(On::Put).after(1).times(2).lose());
+        let hits: Vec<_> = [On::Put, On::Range, On::Put, On::Put, On::Put]
+            .into_iter()
+            .map(|on| plan.arrive(on).is_some())
+            .collect();
+        assert_eq!(hits, [false, false, true, true, false]);
+        assert_eq!((plan.waiting(), plan.seen(On::Put), plan.seen(On::Any)), (0, 4, 5));
+    }
+
+    #[test]
+    fn any_means_requests_but_not_messages_on_watch_streams() {
+        let mut plan = Plan::default();
+        plan.inject(Fault::on(On::Any).always().lose());
+        assert_eq!(plan.arrive(On::WatchResponse), None);
+        assert_eq!(plan.arrive(On::Watch), Some(Action::Lose));
+        plan.clear();
+        assert_eq!(plan.arrive(On::Watch), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! The server: started, connected to, stopped.
+
+use super::connection::{BACKLOG, Connector, accept};
+use super::faults::Faults;
+use super::service;
+use super::shared::Shared;
+use etcd_client::{Channel, Client, ConnectOptions};
+use futures_util::stream::unfold;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Endpoint, Server};
+
+/// An etcd inside the process: see the [module](super). It stops when this is dropped.
+///
+/// It runs on the tokio runtime it was made in, and ends with that at the latest.
+#[derive(Debug)]
+pub struct EmbeddedEtcd {
+    connector: Connector,
+    address: Option<SocketAddr>,
+    stop: CancellationToken,
+}
+
+impl EmbeddedEtcd {
+    /// Starts a server on a free TCP port of loopback, [`endpoint`](Self::endpoint). Its
+    /// [`channel`](Self::channel) works too.
+    ///
+    /// # Errors
+    ///
+    /// If no port can be listened on.
+    pub async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let mut etcd = Self::in_process();
+        etcd.address = Some(listener.local_addr()?);
+        let Connector { connections, shared } = etcd.connector.clone();
+        etcd.spawn(accept(listener, connections, shared));
+        Ok(etcd)
+    }
+
+    /// Starts a server that only this process reaches, through [`channel`](Self::channel).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn in_process() -> Self {
+        let shared = Shared::new();
+        let (connections, incoming) = mpsc::channel(BACKLOG);
+        let incoming = unfold(incoming, |mut incoming| async move {
+            let connection = incoming.recv().await?;
+            Some((Ok::<_, Infallible>(connection), incoming))
+        });
+        let serving = Server::builder().add_routes(service::routes(&shared)).serve_with_incoming(incoming);
+        let connector = Connector { connections, shared: shared.clone() };
+        let etcd = Self { connector, address: None, stop: CancellationToken::new() };
+        etcd.spawn(async move {
+            // It ends when the server is stopped; a connection that fails ends by itself.
+            let _ = serving.await;
+        });
+        etcd.spawn(async move { shared.expire_leases().await });
+        etcd
+    }
+
+    /// Runs a part of the server until it is stopped.
+    fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        tokio::spawn(async move { stop.run_until_cancelled(part).await });
+    }
+
+    /// `127.0.0.1:PORT`.
+    ///
+    /// # Panics
+    ///
+    /// If the server was made by [`in_process`](Self::in_process): that one has no address.
+    pub fn endpoint(&self) -> String {
+        let address = self.address.expect("only a server made by `EmbeddedEtcd::start` has an endpoint");
+        address.to_string()
+    }
+
+    /// A connection through memory, which is made at the first request and again whenever it is lost. For
+    /// [`Client::from_channel`] and [`Engine::builder_with_channel`](crate::Engine::builder_with_channel).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_static("http://embedded.invalid");
+        Channel::Tonic(endpoint.connect_with_connector_lazy(self.connector.clone()))
+    }
+
+    /// A client with a [`channel`](Self::channel) of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::from_channel`].
+    pub async fn client(&self) -> Result<Client, etcd_client::Error> {
+        self.client_with(ConnectOptions::new()).await
+    }
+
+    /// A client with options and a [`channel`](Self::channel) of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::from_channel`].
+    pub async fn client_with(&self, options: ConnectOptions) -> Result<Client, etcd_client::Error> {
+        Client::from_channel(self.channel(), Some(options)).await
+    }
+
+    /// The handle that makes trouble.
+    pub fn faults(&self) -> Faults {
+        Faults::new(self.connector.shared.clone())
+    }
+}
+
+impl Drop for EmbeddedEtcd {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.faults().set_reachable(false);
+    }
+}

@@ -1,0 +1,106 @@
+//! Status and alarms.
+
+use super::{Leader, Service, unsupported};
+use crate::embedded::VERSION;
+use crate::embedded::plan::On;
+use crate::embedded::refusal::Refusal;
+use crate::embedded::shared::Inner;
+use etcd_client::proto::{
+    PbAlarmMember, PbAlarmRequest, PbAlarmResponse, PbDefragmentRequest, PbDefragmentResponse,
+    PbDowngradeRequest, PbDowngradeResponse, PbHashKvRequest, PbHashKvResponse, PbHashRequest,
+    PbHashResponse, PbMaintenanceService, PbMoveLeaderRequest, PbMoveLeaderResponse, PbSnapshotRequest,
+    PbSnapshotResponse, PbStatusRequest, PbStatusResponse,
+};
+use futures_util::stream::Empty;
+use tonic::{Request, Response, Status};
+
+const GET: i32 = 0;
+const ACTIVATE: i32 = 1;
+const DEACTIVATE: i32 = 2;
+
+#[tonic::async_trait]
+impl PbMaintenanceService for Service {
+    async fn alarm(&self, request: Request<PbAlarmRequest>) -> Result<Response<PbAlarmResponse>, Status> {
+        self.unary(On::Alarm, Leader::Needed, request, |inner, request, _| Ok(alarm(inner, request))).await
+    }
+
+    async fn status(&self, request: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
+        self.unary(On::Status, Leader::NotNeeded, request, |inner, _, _| Ok(status(inner))).await
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<PbDefragmentRequest>,
+    ) -> Result<Response<PbDefragmentResponse>, Status> {
+        // There is nothing to defragment, and etcd's answer is empty too.
+        Ok(Response::new(PbDefragmentResponse::default()))
+    }
+
+    async fn hash(&self, _: Request<PbHashRequest>) -> Result<Response<PbHashResponse>, Status> {
+        unsupported("hashes")
+    }
+
+    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> Result<Response<PbHashKvResponse>, Status> {
+        unsupported("hashes")
+    }
+
+    type SnapshotStream = Empty<Result<PbSnapshotResponse, Status>>;
+
+    async fn snapshot(
+        &self,
+        _: Request<PbSnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        unsupported("snapshots")
+    }
+
+    async fn move_leader(
+        &self,
+        _: Request<PbMoveLeaderRequest>,
+    ) -> Result<Response<PbMoveLeaderResponse>, Status> {
+        unsupported("other members")
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<PbDowngradeRequest>,
+    ) -> Result<Response<PbDowngradeResponse>, Status> {
+        unsupported("downgrades")
+    }
+}
+
+fn alarm(inner: &mut Inner, request: &PbAlarmRequest) -> PbAlarmResponse {
+    let alarms = &mut inner.member.alarms;
+    let named = (request.alarm, request.member_id);
+    let told: Vec<(i32, u64)> = match request.action {
+        GET => alarms.iter().filter(|(alarm, _)| [0, *alarm].contains(&request.alarm)).copied().collect(),
+        ACTIVATE => {
+            alarms.insert(named);
+            vec![named]
+        }
+        DEACTIVATE if alarms.remove(&named) => vec![named],
+        _ => Vec::new(),
+    };
+    let told = told.into_iter().map(|(alarm, member_id)| PbAlarmMember { member_id, alarm });
+    PbAlarmResponse { header: None, alarms: told.collect() }
+}
+
+fn status(inner: &mut Inner) -> PbStatusResponse {
+    let member = &inner.member;
+    let mut errors = Vec::new();
+    if inner.condition.leaderless {
+        errors.push(Refusal::NO_LEADER.message().to_owned());
+    }
+    if member.is_full() {
+        errors.push(format!("memberID:{} alarm:NOSPACE ", member.member_id()));
+    }
+    PbStatusResponse {
+        header: Some(member.header()),
+        version: VERSION.to_owned(),
+        leader: if inner.condition.leaderless { 0 } else { member.member_id() },
+        raft_index: member.raft_index(),
+        raft_applied_index: member.raft_index(),
+        raft_term: member.raft_term(),
+        errors,
+        ..PbStatusResponse::default()
+    }
+}

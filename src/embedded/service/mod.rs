@@ -1,0 +1,95 @@
+//! The gRPC services, over what they share.
+
+mod auth;
+mod cluster;
+mod kv;
+mod lease;
+mod maintenance;
+mod watch;
+
+use super::plan::On;
+use super::refusal::Refusal;
+use super::shared::{Inner, Shared, strike};
+use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbWatchServer};
+use prost::Message;
+use std::sync::Arc;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+/// etcd's limit for a request.
+pub(super) const MAX_REQUEST_BYTES: usize = 1_572_864;
+/// What etcd allows on top of it for a message.
+pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// The service of one kind, and what all of them need.
+#[derive(Clone)]
+struct Service(Arc<Shared>);
+
+/// Whether a request can be answered without a leader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leader {
+    Needed,
+    NotNeeded,
+}
+
+/// All services of a server.
+pub(super) fn routes(shared: &Arc<Shared>) -> Routes {
+    let service = || Service(shared.clone());
+    // Larger messages are refused with etcd's own error, which tells more than a decoder's.
+    Routes::new(PbKvServer::new(service()).max_decoding_message_size(usize::MAX))
+        .add_service(PbWatchServer::new(service()))
+        .add_service(PbLeaseServer::new(service()))
+        .add_service(PbMaintenanceServer::new(service()))
+        .add_service(PbClusterServer::new(service()))
+        .add_service(auth::Auth)
+}
+
+impl Service {
+    /// Answers a request: faults, a missing leader and a frozen member come first.
+    async fn unary<Q, A>(
+        &self,
+        on: On,
+        leader: Leader,
+        request: Request<Q>,
+        apply: fn(&mut Inner, &Q, Instant) -> Result<A, Refusal>,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Message + 'static,
+        A: Send + 'static,
+    {
+        let required = requires_leader(request.metadata());
+        let request = request.into_inner();
+        check_message(&request)?;
+        let action = self.0.arrive(on);
+        self.0.thawed().await;
+        if required || leader == Leader::Needed {
+            self.0.led(required).await?;
+        }
+        let shared = self.0.clone();
+        let apply = move || shared.apply(|inner, now| apply(inner, &request, now));
+        let answer = strike(action, apply).await?;
+        self.0.thawed().await;
+        Ok(Response::new(answer))
+    }
+}
+
+fn requires_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// Refuses what etcd's gRPC server would not take.
+fn check_message(message: &impl Message) -> Result<(), Status> {
+    const LIMIT: usize = MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES;
+    let size = message.encoded_len();
+    if size <= LIMIT {
+        return Ok(());
+    }
+    let text = format!("grpc: received message larger than max ({size} vs. {LIMIT})");
+    Err(Status::resource_exhausted(text))
+}
+
+fn unsupported<T>(what: &str) -> Result<T, Status> {
+    Err(Status::unimplemented(format!("the embedded server has no {what}")))
+}

@@ -1,0 +1,176 @@
+//! Streams of watches.
+
+use super::lease::leader_lost;
+use super::{Service, check_message, requires_leader};
+use crate::embedded::plan::{Action, On};
+use crate::embedded::refusal::Refusal;
+use crate::embedded::shared::Shared;
+use crate::embedded::watch::Watches;
+use etcd_client::proto::{PbWatchRequest, PbWatchResponse, PbWatchService};
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch::Receiver;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+/// How often watches that want it are told their progress, as in etcd.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
+
+#[tonic::async_trait]
+impl PbWatchService for Service {
+    type WatchStream = BoxStream<'static, Result<PbWatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<PbWatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let leader_required = requires_leader(request.metadata());
+        let action = self.0.arrive(On::Watch);
+        self.0.thawed().await;
+        if leader_required {
+            self.0.led(true).await?;
+        }
+        match action {
+            Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.into()),
+            Some(Action::Lose | Action::LoseAnswer) => pending().await,
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            Some(Action::Duplicate) | None => {}
+        }
+        let stream = WatchStream {
+            requests: request.into_inner(),
+            requests_open: true,
+            leader_required,
+            watches: Watches::default(),
+            ready: VecDeque::new(),
+            changes: self.0.changes(),
+            cut: self.0.streams(),
+            next_tick: Instant::now() + PROGRESS_INTERVAL,
+            end: None,
+            ended: false,
+            shared: self.0.clone(),
+        };
+        let responses = unfold(stream, |mut stream| async move {
+            let response = stream.next().await?;
+            stream.ended = response.is_err();
+            Some((response, stream))
+        });
+        Ok(Response::new(responses.boxed()))
+    }
+}
+
+/// One stream: it produces a response only when the client's side takes one.
+struct WatchStream {
+    shared: Arc<Shared>,
+    requests: Streaming<PbWatchRequest>,
+    requests_open: bool,
+    leader_required: bool,
+    watches: Watches,
+    /// What is to be sent next; bounded by what `Watches` hands out at once.
+    ready: VecDeque<PbWatchResponse>,
+    changes: Receiver<()>,
+    cut: CancellationToken,
+    next_tick: Instant,
+    /// Why the stream ends after the response that goes out now.
+    end: Option<Refusal>,
+    ended: bool,
+}
+
+impl WatchStream {
+    async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
+        if self.ended {
+            return None;
+        }
+        if let Some(refusal) = self.end {
+            return Some(Err(refusal.into()));
+        }
+        let (cut, shared, required) = (self.cut.clone(), self.shared.clone(), self.leader_required);
+        tokio::select! {
+            biased;
+            () = cut.cancelled() => Some(Err(Refusal::STOPPED.into())),
+            () = leader_lost(&shared, required) => Some(Err(Refusal::NO_LEADER.into())),
+            response = self.respond() => response.transpose().map(|r| r.map_err(Status::from)),
+        }
+    }
+
+    /// The next response; `None` ends the stream, because the client has gone.
+    async fn respond(&mut self) -> Result<Option<PbWatchResponse>, Refusal> {
+        loop {
+            self.shared.thawed().await;
+            self.changes.mark_unchanged();
+            if self.ready.is_empty() {
+                let Self { shared, watches, ready, .. } = self;
+                shared.apply(|inner, _| watches.collect(&inner.member, ready));
+            }
+            if let Some(response) = self.ready.pop_front() {
+                match self.deliver(response).await? {
+                    Some(response) => return Ok(Some(response)),
+                    None => continue,
+                }
+            }
+            tokio::select! {
+                biased;
+                request = self.requests.message(), if self.requests_open => match request {
+                    Ok(Some(request)) => self.take(request).await?,
+                    // As in etcd, a client that says nothing more still gets its events.
+                    Ok(None) => self.requests_open = false,
+                    Err(_) => return Ok(None),
+                },
+                // The sender lives as long as `shared`.
+                _ = self.changes.changed() => {}
+                () = sleep_until(self.next_tick) => {
+                    self.next_tick += PROGRESS_INTERVAL;
+                    let Self { shared, watches, ready, .. } = self;
+                    shared.look(|inner| watches.tick(&inner.member, ready));
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, request: PbWatchRequest) -> Result<(), Refusal> {
+        let action = self.shared.arrive(On::WatchRequest);
+        match action {
+            Some(Action::Fail(refusal)) => return Err(refusal),
+            Some(Action::Lose) => return Ok(()),
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            _ => {}
+        }
+        if check_message(&request).is_err() {
+            return Err(Refusal::REQUEST_TOO_LARGE);
+        }
+        self.shared.thawed().await;
+        let Some(request) = request.request_union else { return Ok(()) };
+        let Self { shared, watches, ready, .. } = self;
+        shared.apply(|inner, _| {
+            if action == Some(Action::Duplicate) {
+                watches.request(request.clone(), &inner.member, ready);
+            }
+            watches.request(request, &inner.member, ready);
+        });
+        match action {
+            Some(Action::FailAfter(refusal)) => Err(refusal),
+            Some(Action::LoseAnswer) => {
+                self.ready.clear();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The response, unless a fault takes it away.
+    async fn deliver(&mut self, response: PbWatchResponse) -> Result<Option<PbWatchResponse>, Refusal> {
+        match self.shared.arrive(On::WatchResponse) {
+            None => {}
+            Some(Action::Fail(refusal)) => return Err(refusal),
+            Some(Action::FailAfter(refusal)) => self.end = Some(refusal),
+            Some(Action::Lose | Action::LoseAnswer) => return Ok(None),
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            Some(Action::Duplicate) => self.ready.push_front(response.clone()),
+        }
+        self.shared.thawed().await;
+        Ok(Some(response))
+    }
+}

@@ -1,0 +1,209 @@
+//! What the services share: the member behind a lock, its clock, and what a fault does to all of them.
+
+use super::member::Member;
+use super::plan::{Action, On, Plan};
+use super::refusal::Refusal;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+/// How long a request waits for a leader when it does not require one, as with etcd's default settings.
+const LEADER_WAIT: Duration = Duration::from_secs(7);
+
+/// How the member stands to the outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Condition {
+    /// Connections stay open and nothing is answered.
+    pub(super) frozen: bool,
+    /// No leader: nothing is written, no lease expires.
+    pub(super) leaderless: bool,
+    /// Connections are refused, and those that were open are closed.
+    pub(super) unreachable: bool,
+}
+
+pub(super) struct Inner {
+    pub(super) member: Member,
+    pub(super) plan: Plan,
+    pub(super) condition: Condition,
+    /// Ends the streams that are open now.
+    streams: CancellationToken,
+    /// Closes the connections that are open now.
+    connections: CancellationToken,
+}
+
+/// The server's state. No lock is held while anything waits.
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    /// Told after every change.
+    changed: watch::Sender<()>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Arc<Self> {
+        let inner = Inner {
+            member: Member::new(),
+            plan: Plan::default(),
+            condition: Condition::default(),
+            streams: CancellationToken::new(),
+            connections: CancellationToken::new(),
+        };
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(()) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Looks at the state, or changes it, without telling anybody.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
+        look(&mut self.lock())
+    }
+
+    /// Reads or changes the state, and tells everybody what changed. Leases that are over expire first.
+    pub(super) fn apply<T>(&self, apply: impl FnOnce(&mut Inner, Instant) -> T) -> T {
+        let mut inner = self.lock();
+        let now = Instant::now();
+        let before = inner.shown();
+        inner.expire(now);
+        let result = apply(&mut inner, now);
+        let changed = inner.shown() != before;
+        drop(inner);
+        if changed {
+            self.changed.send_replace(());
+        }
+        result
+    }
+
+    /// Changes the state as a fault does, and tells everybody.
+    pub(super) fn disturb<T>(&self, disturb: impl FnOnce(&mut Inner, Instant) -> T) -> T {
+        let result = self.apply(disturb);
+        self.changed.send_replace(());
+        result
+    }
+
+    /// Notices every change from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Counts a request, and says what shall happen to it.
+    pub(super) fn arrive(&self, on: On) -> Option<Action> {
+        self.lock().plan.arrive(on)
+    }
+
+    pub(super) fn streams(&self) -> CancellationToken {
+        self.lock().streams.clone()
+    }
+
+    pub(super) fn connections(&self) -> CancellationToken {
+        self.lock().connections.clone()
+    }
+
+    /// Waits until the member answers.
+    pub(super) async fn thawed(&self) {
+        let mut changes = self.changes();
+        while self.lock().condition.frozen {
+            // The sender lives as long as `self`.
+            let _ = changes.changed().await;
+        }
+    }
+
+    /// Waits until the member has a leader, as long as etcd would.
+    pub(super) async fn led(&self, leader_required: bool) -> Result<(), Refusal> {
+        let deadline = Instant::now() + LEADER_WAIT;
+        let mut changes = self.changes();
+        while self.lock().condition.leaderless {
+            if leader_required {
+                return Err(Refusal::NO_LEADER);
+            }
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = sleep_until(deadline) => return Err(Refusal::TIMED_OUT),
+            }
+        }
+        Ok(())
+    }
+
+    /// Revokes leases when they are over, for ever.
+    pub(super) async fn expire_leases(&self) {
+        let mut changes = self.changes();
+        loop {
+            let next = self.look(|inner| {
+                let runs = !inner.condition.frozen && !inner.condition.leaderless;
+                inner.member.leases.next_expiry().filter(|_| runs)
+            });
+            let expiry = async {
+                match next {
+                    Some(next) => sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = changes.changed() => {}
+                () = expiry => self.apply(|_, _| ()),
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn expire(&mut self, now: Instant) {
+        if !self.condition.frozen && !self.condition.leaderless {
+            self.member.expire(now);
+        }
+    }
+
+    /// What others may be waiting for.
+    fn shown(&self) -> (i64, i64, Option<Instant>) {
+        let Member { store, leases, .. } = &self.member;
+        (store.revision(), store.compacted(), leases.next_expiry())
+    }
+
+    pub(super) fn cut_streams(&mut self) {
+        std::mem::take(&mut self.streams).cancel();
+    }
+
+    pub(super) fn cut_connections(&mut self) {
+        std::mem::take(&mut self.connections).cancel();
+    }
+}
+
+/// Lets a fault hit a request: `apply` makes its effect and its answer.
+pub(super) async fn strike<T: Send + 'static>(
+    action: Option<Action>,
+    apply: impl Fn() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    match action {
+        None => apply(),
+        Some(Action::Fail(refusal)) => Err(refusal),
+        Some(Action::FailAfter(refusal)) => {
+            // The answer is what the client shall not see.
+            let _ = apply();
+            Err(refusal)
+        }
+        Some(Action::Lose) => std::future::pending().await,
+        Some(Action::LoseAnswer) => {
+            let _ = apply();
+            std::future::pending().await
+        }
+        Some(Action::Delay(delay)) => {
+            sleep(delay).await;
+            apply()
+        }
+        Some(Action::DelayRegardless(delay)) => {
+            let late = tokio::spawn(async move {
+                sleep(delay).await;
+                apply()
+            });
+            late.await.unwrap_or(Err(Refusal::STOPPED))
+        }
+        Some(Action::Duplicate) => {
+            let _ = apply();
+            apply()
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! The watches of one stream: what each has been sent, and what comes next. Pure: a stream polls it.
+//!
+//! Watches pull from the store's log, so that a client that reads slowly costs no queue here.
+
+use super::member::Member;
+use super::refusal::Refusal;
+use super::span::Span;
+use super::store::{Change, Store};
+use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchRequestUnion, PbWatchResponse};
+use prost::Message;
+use std::collections::{BTreeMap, VecDeque};
+
+/// The watch id in answers that concern no watch, or all of them.
+const NO_WATCH: i64 = -1;
+/// Revisions with events that one response of a watch that is catching up may hold.
+const BATCH_REVISIONS: usize = 1000;
+/// Revisions a watch may lag before its events travel in batches.
+const LAG: i64 = 128;
+/// Responses handed out at once.
+const MAX_READY: usize = 128;
+/// From this size on, a response is split for a watch that asked for fragments.
+const FRAGMENT_BYTES: usize = super::service::MAX_REQUEST_BYTES + super::service::GRPC_OVERHEAD_BYTES;
+const FILTER_PUT: i32 = 0;
+const FILTER_DELETE: i32 = 1;
+
+#[derive(Debug)]
+struct Watch {
+    span: Span,
+    /// The first revision that has not been sent yet.
+    next: i64,
+    /// Sent revision by revision, as they come; otherwise in batches, until there are no more.
+    synced: bool,
+    /// Ended by a compaction, and known until it is cancelled.
+    compacted: bool,
+    prev_kv: bool,
+    no_puts: bool,
+    no_deletes: bool,
+    fragment: bool,
+    /// Wants progress notifications; `progress_due` if no event was sent since the last tick.
+    progress: bool,
+    progress_due: bool,
+}
+
+/// The watches of one stream.
+#[derive(Debug, Default)]
+pub(super) struct Watches {
+    watches: BTreeMap<i64, Watch>,
+    next_id: i64,
+    /// Progress was asked for, and is told once nothing else is left to send.
+    progress_asked: bool,
+}
+
+impl Watches {
+    /// Takes a request of the client; what answers it is appended to `out`.
+    pub(super) fn request(
+        &mut self,
+        request: PbWatchRequestUnion,
+        member: &Member,
+        out: &mut VecDeque<PbWatchResponse>,
+    ) {
+        match request {
+            PbWatchRequestUnion::CreateRequest(create) => {
+                let key = if create.key.is_empty() { vec![0] } else { create.key };
+                let span = Span::new(&key, &create.range_end);
+                let watch = Watch {
+                    span,
+                    next: create.start_revision,
+                    synced: false,
+                    compacted: false,
+                    prev_kv: create.prev_kv,
+                    no_puts: create.filters.contains(&FILTER_PUT),
+                    no_deletes: create.filters.contains(&FILTER_DELETE),
+                    fragment: create.fragment,
+                    progress: create.progress_notify,
+                    progress_due: true,
+                };
+                let mut response = response(member.header(), NO_WATCH);
+                response.created = true;
+                match self.create(create.watch_id, watch, &member.store) {
+                    Ok(id) => response.watch_id = id,
+                    Err(reason) => {
+                        response.canceled = true;
+                        response.cancel_reason = reason.to_owned();
+                    }
+                }
+                out.push_back(response);
+            }
+            PbWatchRequestUnion::CancelRequest(cancel) => {
+                if self.watches.remove(&cancel.watch_id).is_some() {
+                    let mut response = response(member.header(), cancel.watch_id);
+                    response.canceled = true;
+                    out.push_back(response);
+                }
+            }
+            PbWatchRequestUnion::ProgressRequest(_) => self.progress_asked = true,
+        }
+    }
+
+    fn create(&mut self, id: i64, mut watch: Watch, store: &Store) -> Result<i64, &'static str> {
+        if watch.next < 0 {
+            return Err(Refusal::COMPACTED.message());
+        }
+        if watch.span.is_inverted() {
+            return Err("mvcc: watcher range is empty");
+        }
+        let id = if id == 0 {
+            while self.watches.contains_key(&self.next_id) {
+                self.next_id += 1;
+            }
+            self.next_id += 1;
+            self.next_id - 1
+        } else if self.watches.contains_key(&id) {
+            return Err("mvcc: duplicate watch ID provided on the WatchStream");
+        } else {
+            id
+        };
+        let future = store.revision() + 1;
+        watch.synced = watch.next == 0 || watch.next >= future;
+        if watch.next == 0 {
+            watch.next = future;
+        }
+        self.watches.insert(id, watch);
+        Ok(id)
+    }
+
+    /// Appends what is to be sent next to `out`, a bounded number of responses. Empty: nothing, for now.
+    pub(super) fn collect(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+        let store = &member.store;
+        let now = store.revision();
+        for (&id, watch) in &mut self.watches {
+            if watch.compacted || watch.next > now || out.len() >= MAX_READY {
+                continue;
+            }
+            if watch.synced && (now - watch.next >= LAG || watch.next < store.log_start()) {
+                watch.synced = false;
+            }
+            if !watch.synced {
+                watch.catch_up(id, member, out);
+            }
+        }
+        self.collect_synced(member, out);
+        if out.is_empty() && std::mem::take(&mut self.progress_asked) && self.can_tell_progress(now) {
+            out.push_back(response(member.header(), NO_WATCH));
+        }
+    }
+
+    /// Revision by revision, so that a stream tells events of all its watches in their order.
+    fn collect_synced(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+        let store = &member.store;
+        let now = store.revision();
+        let synced = |watch: &Watch| watch.synced && !watch.compacted && watch.next <= now;
+        let Some(first) = self.watches.values().filter(|watch| synced(watch)).map(|w| w.next).min() else {
+            return;
+        };
+        for revision in first..=now {
+            if out.len() >= MAX_READY {
+                return;
+            }
+            for (&id, watch) in &mut self.watches {
+                if synced(watch) && watch.next == revision {
+                    watch.next = revision + 1;
+                    let events = watch.events(store, revision);
+                    watch.send(id, events, member.header_at(revision), out);
+                }
+            }
+        }
+    }
+
+    /// A watch that has not reached its start, or lost its history, can't vouch for a revision.
+    fn can_tell_progress(&self, now: i64) -> bool {
+        !self.watches.is_empty()
+            && self.watches.values().all(|watch| !watch.compacted && watch.next == now + 1)
+    }
+
+    /// The regular notification of progress, for the watches that want it and had no events lately.
+    pub(super) fn tick(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+        let now = member.store.revision();
+        for (&id, watch) in &mut self.watches {
+            if !watch.progress {
+                continue;
+            }
+            if watch.progress_due && !watch.compacted && watch.next == now + 1 {
+                out.push_back(response(member.header(), id));
+            }
+            watch.progress_due = true;
+        }
+    }
+}
+
+impl Watch {
+    /// One response with the next events from the past, or the news that they are compacted.
+    fn catch_up(&mut self, id: i64, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+        let store = &member.store;
+        let now = store.revision();
+        if self.next < store.compacted() {
+            self.compacted = true;
+            let mut response = response(member.header_at(0), id);
+            response.canceled = true;
+            response.compact_revision = store.compacted();
+            out.push_back(response);
+            return;
+        }
+        let mut events = Vec::new();
+        let mut revisions = 0;
+        while self.next <= now && revisions < BATCH_REVISIONS {
+            let found = self.events(store, self.next);
+            revisions += usize::from(!found.is_empty());
+            events.extend(found);
+            self.next += 1;
+        }
+        self.synced = self.next > now;
+        self.send(id, events, member.header(), out);
+    }
+
+    fn events(&self, store: &Store, revision: i64) -> Vec<PbEvent> {
+        let wanted = |change: &&Change| {
+            let filtered = if change.deleted { self.no_deletes } else { self.no_puts };
+            !filtered && self.span.contains(&change.kv.key)
+        };
+        let event = |change: &Change| PbEvent {
+            r#type: i32::from(change.deleted),
+            kv: Some((*change.kv).clone()),
+            prev_kv: self.previous(store, change),
+        };
+        store.changes(revision).iter().filter(wanted).map(event).collect()
+    }
+
+    fn previous(&self, store: &Store, change: &Change) -> Option<etcd_client::proto::PbKeyValue> {
+        let created = !change.deleted && change.kv.create_revision == change.kv.mod_revision;
+        if !self.prev_kv || created {
+            return None;
+        }
+        let before = store.check_readable(change.kv.mod_revision - 1).ok()?;
+        store.get_at(&change.kv.key, before).map(|kv| (**kv).clone())
+    }
+
+    fn send(
+        &mut self,
+        id: i64,
+        events: Vec<PbEvent>,
+        header: PbResponseHeader,
+        out: &mut VecDeque<PbWatchResponse>,
+    ) {
+        if events.is_empty() {
+            return;
+        }
+        self.progress_due = false;
+        let mut response = response(header, id);
+        response.events = events;
+        if self.fragment {
+            fragments(response, FRAGMENT_BYTES, out);
+        } else {
+            out.push_back(response);
+        }
+    }
+}
+
+fn response(header: PbResponseHeader, watch_id: i64) -> PbWatchResponse {
+    PbWatchResponse { header: Some(header), watch_id, ..PbWatchResponse::default() }
+}
+
+/// Splits a response between events, so that no part with several events is larger than `limit`.
+fn fragments(mut response: PbWatchResponse, limit: usize, out: &mut VecDeque<PbWatchResponse>) {
+    if response.encoded_len() < limit {
+        out.push_back(response);
+        return;
+    }
+    let events = std::mem::take(&mut response.events);
+    response.fragment = true;
+    let empty = response.encoded_len();
+    let mut part = response.clone();
+    let mut size = empty;
+    for event in events {
+        let length = event.encoded_len();
+        let added = 1 + prost::length_delimiter_len(length) + length;
+        if !part.events.is_empty() && size + added >= limit {
+            out.push_back(std::mem::replace(&mut part, response.clone()));
+            size = empty;
+        }
+        part.events.push(event);
+        size += added;
+    }
+    part.fragment = false;
+    out.push_back(part);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etcd_client::proto::PbKeyValue;
+
+    #[test]
+    fn fragments_are_split_between_events_and_only_the_last_says_so() {
+        let event = |size: usize| PbEvent {
+            kv: Some(PbKeyValue { value: vec![b'x'; size], ..PbKeyValue::default() }),
+            ..PbEvent::default()
+        };
+        let whole = |sizes: &[usize]| PbWatchResponse {
+            watch_id: 3,
+            events: sizes.iter().map(|&size| event(size)).collect(),
+            ..PbWatchResponse::default()
+        };
+        let split = |sizes: &[usize]| {
+            let mut out = VecDeque::new();
+            fragments(whole(sizes), 100, &mut out);
+            assert!(out.iter().all(|part| part.watch_id == 3));
+            assert!(out.iter().all(|part| part.events.len() == 1 || part.encoded_len() < 100));
+            out.iter().map(|part| (part.events.len(), part.fragment)).collect::<Vec<_>>()
+        };
+        assert_eq!(split(&[10, 10]), [(2, false)]);
+        assert_eq!(split(&[50, 50, 50]), [(1, true), (1, true), (1, false)]);
+        assert_eq!(split(&[30, 30, 30]), [(2, true), (1, false)]);
+        assert_eq!(split(&[200]), [(1, false)]);
+        assert_eq!(split(&[200, 200]), [(1, true), (1, false)]);
+    }
+}
