@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct Both {
     pub real: Client,
     pub embedded: Client,
-    pub etcd: EmbeddedEtcd,
+    _etcd: EmbeddedEtcd,
     _process: Etcd,
     last: Vec<String>,
     seed: u64,
@@ -31,7 +31,7 @@ impl Both {
         let etcd = EmbeddedEtcd::start().await.expect("a free port");
         let embedded = Client::connect([etcd.endpoint()], None).await.expect("connection");
         let real = process.client().await;
-        Self { real, embedded, etcd, _process: process, last: Vec::new(), seed }
+        Self { real, embedded, _etcd: etcd, _process: process, last: Vec::new(), seed }
     }
 
     /// Sends one request to both and compares the answers. Returns the answer.

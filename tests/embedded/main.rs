@@ -1,5 +1,7 @@
 //! The embedded server: compared with a real etcd, under faults, and under an engine.
 
+#![allow(unreachable_pub, reason = "the modules of one test program")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
