@@ -262,7 +262,6 @@ fn check_options(options: &Options) -> Vec<Mistake> {
     };
     let Options {
         concurrency,
-        evaluators,
         lock_ttl,
         crawl_interval,
         connect_timeout,
@@ -273,9 +272,6 @@ fn check_options(options: &Options) -> Vec<Mistake> {
     } = options;
     if *concurrency == 0 {
         wrong("concurrency", "0".into(), "no callback could ever run");
-    }
-    if *evaluators == 0 {
-        wrong("evaluators", "0".into(), "nothing could ever be decided");
     }
     if *lock_ttl < Duration::from_secs(1) {
         wrong("lock_ttl", format!("{lock_ttl:?}"), "etcd grants leases of whole seconds, from 1");

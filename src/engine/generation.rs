@@ -112,8 +112,12 @@ impl Generation {
 
         let mut stages = vec![];
         let mut evaluators = Vec::new();
-        for evaluator in 0..config.options.evaluators {
-            let stage = Stage::start(&format!("etcd-rules-ev{evaluator}"), placement)?;
+        for evaluator in 0..config.options.evaluators.max(1) {
+            let own = match config.options.evaluators {
+                0 => None,
+                _ => Some(Stage::start(&format!("etcd-rules-ev{evaluator}"), placement)?),
+            };
+            let stage = own.as_ref().unwrap_or(&core);
             let actor = Evaluator::new(
                 engine.clone(),
                 config.rules.clone(),
@@ -122,7 +126,7 @@ impl Generation {
                 faults.clone(),
             );
             evaluators.push(stage.run(move || actor.start()).await.ok_or_else(ended)?);
-            stages.push(stage);
+            stages.extend(own);
         }
         let index =
             Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
