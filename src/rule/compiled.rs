@@ -12,21 +12,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A mistake in a rule.
+/// A mistake in a rule, told by [`EngineBuilder::build`](crate::EngineBuilder::build).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
     /// The id is empty.
     #[error("the id is empty: give every rule a name that stays the same across versions")]
     EmptyId,
-    /// The id is longer than a label of a metric or a lock key should be.
+    /// The id has more bytes (this many) than a label of a metric or a lock key should have.
     #[error("the id has {0} bytes: at most 200 are allowed")]
     LongId(usize),
     /// No condition was given.
-    #[error("there is no condition: call `when`")]
+    #[error("there is no condition: call `when` on the rule")]
     NoCondition,
     /// No callback was given.
-    #[error("there is no callback: call `run`")]
+    #[error("there is no callback: call `run` on the rule")]
     NoCallback,
     /// A pattern or comparison of the condition is malformed.
     #[error("{0}")]
@@ -48,7 +48,7 @@ pub enum RuleError {
     },
     /// No key of the rule binds all of its attributes, so that no key can imply an instance.
     #[error(
-        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}"
+        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}: add a key that has all of them"
     )]
     NoBinder {
         /// All attributes of the rule.
@@ -71,11 +71,11 @@ pub enum RuleError {
         rest: String,
     },
     /// The condition is false whatever the keys hold.
-    #[error("it can never fire: the condition `any` of nothing is always false")]
+    #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
     NeverTrue,
     /// The transaction that takes the lock would have more operations than etcd allows.
     #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2)"
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
     )]
     TooManyKeys {
         /// Distinct keys of the rule.
