@@ -6,40 +6,52 @@ use std::fmt;
 use std::time::Duration;
 
 /// An error of the engine or of a firing.
+///
+/// `Build`, `NotReady`, `Start`, `Stopped`, `Unfinished`, `Metrics` and `UnknownRule` are of the engine; the
+/// others end a firing, if its callback passes them on, and are then retried with backoff.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration has mistakes; all of them are listed.
+    /// [`build`](crate::EngineBuilder::build): the configuration has mistakes; all of them are listed.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The engine was not ready within [`start_timeout`](crate::EngineBuilder::start_timeout).
-    #[error("not ready within {within:?}: {reason}")]
+    /// [`start`](crate::Engine::start): the engine was not ready within
+    /// [`start_timeout`](crate::EngineBuilder::start_timeout). It has been ended.
+    #[error("the engine was not ready within {within:?}: {reason}")]
     NotReady {
         /// The configured time.
         within: Duration,
-        /// What the engine was waiting for.
+        /// Its [health](crate::Health) then: what it was waiting for.
         reason: String,
     },
-    /// The engine could not be started on this machine.
+    /// [`start`](crate::Engine::start): there is no tokio runtime, or a thread could not be made.
     #[error("could not start the engine: {0}")]
     Start(String),
-    /// The engine gave up after repeated panics of its own parts.
-    #[error("the engine stopped: {0}")]
+    /// The engine has [failed](crate::Health::Failed), has ended before, or does not answer.
+    #[error("the engine has stopped: {0}")]
     Stopped(String),
-    /// Callbacks did not end although they were cancelled.
+    /// [`shutdown`](crate::EngineHandle::shutdown): callbacks did not end although they were cancelled.
     #[error("{firings} callbacks did not end although they were cancelled; their locks end with their TTL")]
     Unfinished {
         /// How many.
         firings: usize,
     },
-    /// The metrics exporter could not be installed.
+    /// [`EngineHandle::explain`](crate::EngineHandle::explain): a comparison of the condition panicked.
+    #[error("a comparison of rule `{rule}` panicked: {text}")]
+    Comparison {
+        /// The rule.
+        rule: String,
+        /// The text of the panic.
+        text: String,
+    },
+    /// `install_prometheus`: the metrics exporter could not be installed.
     #[error("could not install the metrics exporter: {0}")]
     Metrics(String),
-    /// A request to etcd failed.
+    /// A request of a callback to etcd failed: it names the request and what etcd said.
     #[error("{0}")]
     Etcd(String),
-    /// The key does not exist.
-    #[error("the key `{key}` does not exist")]
+    /// [`Firing::get`](crate::Firing::get): the key does not exist.
+    #[error("the key `{key}` does not exist; use `get_opt` if that is no error")]
     Absent {
         /// The key.
         key: String,
@@ -50,19 +62,23 @@ pub enum Error {
     /// A pattern can't be made a key with this instance's attributes.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// The rule has no such attribute.
-    #[error("the rule has no attribute `:{0}`")]
+    /// [`Firing::attribute`](crate::Firing::attribute): the rule has no such attribute.
+    /// [`EngineHandle::explain`](crate::EngineHandle::explain): the rule has this one, and it was not given.
+    #[error("attribute `:{0}`: the rule does not have it, or it has no value here")]
     UnknownAttribute(String),
     /// Commit: one key twice; etcd refuses that.
-    #[error("the commit changes the key `{0}` twice")]
+    #[error("the commit changes the key `{0}` twice; change it once")]
     DuplicateEffect(String),
-    /// Commit: a key below the engine's namespace.
-    #[error("the commit changes the key `{0}`, which belongs to an engine's namespace")]
+    /// Commit: a key below `/etcd-rules/` or the engine's namespace.
+    #[error("the commit changes the key `{0}`, which belongs to an engine's namespace; use another key")]
     ReservedKey(String),
-    /// Commit: more operations than a transaction allows.
-    #[error("the commit has {effects} effects and expectations; a transaction allows {allowed}")]
+    /// Commit: more operations than a transaction allows
+    /// ([`max_txn_ops`](crate::EngineBuilder::max_txn_ops), less 2).
+    #[error(
+        "the commit has {effects} changes or expectations; a transaction allows {allowed}: make it smaller"
+    )]
     TooManyEffects {
-        /// What the commit has.
+        /// Its changes or its expectations, whichever are more.
         effects: usize,
         /// What fits.
         allowed: usize,
@@ -73,10 +89,15 @@ pub enum Error {
     /// Commit of an optimistic rule that changes none of the keys shown.
     #[error("the commit of an optimistic rule must change at least one key of its condition")]
     NothingShownChanges,
-    /// Commit: a TTL of zero.
-    #[error("the TTL of `{0}` is zero")]
-    ZeroTtl(String),
-    /// An attribute named in a request for inspection is missing.
+    /// Commit: a TTL of zero, or of more than 365 days.
+    #[error("the TTL of `{key}` is {ttl:?}; it must be more than zero and at most 365 days, or use `put`")]
+    Ttl {
+        /// The key.
+        key: String,
+        /// Its TTL.
+        ttl: std::time::Duration,
+    },
+    /// [`EngineHandle::explain`](crate::EngineHandle::explain): the engine has no such rule.
     #[error("no rule has the id `{0}`")]
     UnknownRule(String),
 }
@@ -88,7 +109,7 @@ pub struct BuildError {
 }
 
 impl BuildError {
-    /// The mistakes, in the order of the builder's calls.
+    /// The mistakes: of the application's name, of options, of endpoints, then of the rules in their order.
     pub fn mistakes(&self) -> &[Mistake] {
         &self.mistakes
     }
@@ -115,8 +136,8 @@ pub enum Mistake {
     /// The application's name is missing.
     #[error("the application name is empty: it keeps the locks of two applications apart")]
     NoApplication,
-    /// The application's name can't be part of a key.
-    #[error("the application name `{0}` may only have letters, digits, `-`, `_` and `.`")]
+    /// The application's name has characters other than ASCII letters, digits, `-`, `_` and `.`.
+    #[error("the application name `{0}` may only have ASCII letters, digits, `-`, `_` and `.`")]
     Application(String),
     /// There is no endpoint.
     #[error("there is no endpoint: give at least one, such as `127.0.0.1:2379`")]
@@ -133,7 +154,7 @@ pub enum Mistake {
     #[error("there is no rule: add at least one")]
     NoRule,
     /// Two rules have the same id.
-    #[error("the rule id `{0}` is used more than once")]
+    #[error("the rule id `{0}` is used more than once: give every rule its own")]
     DuplicateRule(String),
     /// A rule has a mistake.
     #[error("rule `{rule}`: {error}")]

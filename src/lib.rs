@@ -7,7 +7,7 @@
 //! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
 //!   [`Commit`] what it returns.
 //! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], explanations, shutdown.
-//! - [`metrics`] lists every metric.
+//! - [`metrics`] lists every metric; `install_prometheus` (feature `prometheus`) serves them.
 //!
 //! # When a rule fires
 //!
@@ -20,13 +20,116 @@
 //! - at the next crawl, if it is still true;
 //! - when a delay is over that the callback asked for, or the backoff after a failure.
 //!
-//! A rule whose condition stays true after its callback succeeded should change something: it is
-//! slowed down, up to one firing in 5 seconds while changes keep coming.
+//! Changes are not counted: several of them, or one that was undone before the engine looked, may be one
+//! firing or none.
+//!
+//! A callback should make its condition false, or ask to be run again later. One that succeeds and leaves
+//! the condition true is slowed down while changes keep coming: first by the rule's backoff base, then by
+//! twice as much each time, up to one firing in 5 seconds. Such firings are counted
+//! (`etcd_rules_ineffective_firings_total`).
 //!
 //! # Cancellation
 //!
-//! A callback is told to end ([`Firing::cancelled`]) when its lock may be lost, its time limit is over, or
-//! the engine stops; shortly after, its future is dropped. Whatever it then has not committed has no effect.
+//! A callback is told to end ([`Firing::cancelled`]) when its lock may be lost, or when the engine ends and
+//! the deadline for callbacks is over. An eighth of the lock TTL later its future is dropped. When its time
+//! limit is over it is dropped at once. Whatever it then has not committed has no effect on etcd.
+//!
+//! # Several engines
+//!
+//! Engines of one application find each other by their locks alone; there is no leader among them. A failure,
+//! a delay that a callback asked for, and a give-up leave a *mark* beside the locks, which holds the instance
+//! back in all engines. It goes
+//!
+//! - when the engine that wrote it tries again, or finds the condition false;
+//! - when that engine shuts down: the others try again at once;
+//! - when that engine dies: that of a give-up with its lock TTL (an [optimistic](Rule::optimistic) rule's
+//!   after more than an hour), any other some time after its delay, at most about two and a half times the
+//!   delay and a few seconds.
+//!
+//! If somebody else changes a key of the instance after the mark was written, every engine tries again after
+//! the rule's backoff base.
+//!
+//! # Observation
+//!
+//! - [`EngineHandle::health`] tells whether the engine works, and what is wrong if not. It is about the engine
+//!   and etcd: callbacks that fail don't change it.
+//! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory.
+//! - [`EngineHandle::stats`] counts what the instances are doing; [`metrics`] tells the rest.
+//! - The log (crate `tracing`) has a line for every change of health, failed callback and lost connection.
+//!
+//! # Guarantees and their limits
+//!
+//! - Effects of a commit take effect together, at most once, and only while the lock is held. Everything else
+//!   that a callback does happens at least once.
+//! - The engine's own threads (`etcd-rules-main`, `-watch`, `-io`, `-core`, `-ev0` and so on) keep leases and
+//!   watches going while the application's runtime is blocked. Callbacks need that runtime: without it none
+//!   starts, and none can be dropped.
+//! - Of several endpoints the engine uses one at a time, and moves on when that does not answer. What was
+//!   under way is sent again; a callback notices only if the lease could not be renewed meanwhile.
+//! - If a part of the engine panics, callbacks are cancelled and all parts start again from a new snapshot.
+//!   After more than five panics within a minute the engine has [failed](Health::Failed).
+//! - `README.md` lists what the engine can't do.
+//!
+//! # More
+//!
+//! A switch that all instances share, a lock that two rules share, delays, give-up, backoff, and a rule
+//! without a lock:
+//!
+//! ```no_run
+//! use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Rule, key};
+//! use std::time::Duration;
+//!
+//! # async fn start_build(_: &str) -> Result<bool, std::io::Error> { Ok(true) }
+//! /// Works outside of etcd, so that it needs the lock.
+//! async fn build(firing: Firing) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
+//!     let source = firing.value("/jobs/:id/source").map(|value| value.to_string_lossy().into_owned());
+//!     let Some(source) = source.filter(|source| !source.is_empty()) else {
+//!         return Ok(Outcome::give_up("the job has no source"));        // until a key changes
+//!     };
+//!     if !start_build(&source).await? {                                // an error: retried with backoff
+//!         return Ok(Outcome::retry_after(Duration::from_secs(2)));     // no slot free: no failure
+//!     }
+//!     Ok(firing
+//!         .commit()
+//!         .expect_unchanged("/jobs/:id/source")                        // not replaced meanwhile
+//!         .put("/jobs/:id/state", "built")
+//!         .into())
+//! }
+//!
+//! /// All its effects are in its commit, so that it needs no lock.
+//! async fn archive(firing: Firing) -> Result<Outcome, Error> {
+//!     Ok(firing.commit().put("/archive/:id", "").delete("/jobs/:id/state").into())
+//! }
+//!
+//! # async fn example() -> Result<(), Error> {
+//! // This key binds no attribute: when it changes, all instances are decided again.
+//! let enabled = key("/config/enabled").equals("yes");
+//! let new = key("/jobs/:id/state").equals("new") & key("/jobs/:id/source").exists();
+//!
+//! let engine = Engine::builder("builder", ["10.0.0.1:2379", "10.0.0.2:2379", "10.0.0.3:2379"])
+//!     .rule(
+//!         Rule::new("build")
+//!             .when(enabled.clone() & new)
+//!             .lock("/:id/work")                                       // shared with other rules on this job
+//!             .backoff(Backoff::new(Duration::from_secs(1), Duration::from_secs(60)))
+//!             .time_limit(Duration::from_secs(600))
+//!             .concurrency(8)
+//!             .run(build),
+//!     )
+//!     .rule(
+//!         Rule::new("archive")
+//!             .when(enabled & key("/jobs/:id/state").equals("built"))
+//!             .optimistic()
+//!             .run(archive),
+//!     )
+//!     .build()?
+//!     .start()
+//!     .await?;
+//! println!("{}", engine.health());
+//! println!("{}", engine.explain("build", &[("id", "7")].into()).await?);
+//! engine.shutdown(Duration::from_secs(30)).await
+//! # }
+//! ```
 
 // The futures of requests are moved about; those of the application's own are its affair.
 #![cfg_attr(not(test), warn(clippy::large_futures))]

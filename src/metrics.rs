@@ -1,7 +1,11 @@
 //! Every metric, with its kind, labels and meaning, in one table; and the functions that record them.
 //!
+//! They go to whatever recorder of the crate [`metrics`](https://docs.rs/metrics) is installed; without one
+//! they cost nothing worth mentioning. With the feature `prometheus`, `install_prometheus` installs one.
+//!
 //! All names begin with `etcd_rules_`, units are seconds and bytes. The label `engine` is the engine's
-//! configured name; no label ever holds a key or an instance.
+//! configured name, `rule` the rule's id; no label ever holds a key or an instance. A series appears when it
+//! is first recorded: no series of `etcd_rules_drift_total` is as good as zero. [`METRICS`] is the table.
 
 use crate::dispatch::end_step::EndEnd;
 use crate::dispatch::lock_step::LockEnd;
@@ -43,6 +47,12 @@ macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
         $(const $constant: &str = $name;)*
         /// All metrics, for documentation, dashboards and their checks.
+        ///
+        /// | name | kind | labels | meaning |
+        /// |---|---|---|---|
+        $(#[doc = concat!(
+            "| `", $name, "` | ", stringify!($kind), " |", $(" `", $label, "`",)* " | ", $help, " |"
+        )])*
         pub const METRICS: &[Metric] = &[
             $(Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help },)*
         ];
@@ -74,16 +84,16 @@ metrics! {
     CRAWL_KEYS = "etcd_rules_crawl_keys", Gauge, ["engine"], "Keys read by the last crawl";
     CRAWL_FAILURES = "etcd_rules_crawl_failures_total", Counter, ["engine"], "Crawls that could not be completed";
     DRIFT = "etcd_rules_drift_total", Counter, ["engine"], "Differences between memory and etcd that no event explains; expected: none";
-    REQUESTS = "etcd_rules_etcd_requests_total", Counter, ["engine", "request", "result"], "Requests to etcd";
+    REQUESTS = "etcd_rules_etcd_requests_total", Counter, ["engine", "request", "result"], "Requests to etcd: ok, unreachable, no_leader, no_space, authentication, permission, lease_gone, compacted, overloaded, rejected";
     REQUEST_DURATION = "etcd_rules_etcd_request_duration_seconds", Histogram, ["engine", "request"], "Duration of requests to etcd";
     BATCH = "etcd_rules_batch_entries", Histogram, ["engine"], "Transactions that travelled in one request";
     RENEWALS = "etcd_rules_lease_renewals_total", Counter, ["engine", "result"], "Renewals of the leases behind locks: ok, failed";
-    LEASES_LOST = "etcd_rules_leases_lost_total", Counter, ["engine"], "Leases behind locks that could not be kept";
+    LEASES_LOST = "etcd_rules_leases_lost_total", Counter, ["engine"], "Leases behind locks that could not be kept; their firings were cancelled";
     KEY_LEASES = "etcd_rules_key_leases_total", Counter, ["engine"], "Leases granted for keys with a TTL";
     ORPHANS = "etcd_rules_orphaned_locks_total", Counter, ["engine"], "Own locks found that nobody works under, and freed";
     RESTARTS = "etcd_rules_restarts_total", Counter, ["engine"], "Restarts of the actors after a panic or a restored backup";
-    HEALTH = "etcd_rules_health", Gauge, ["engine", "state"], "1 for the state the engine is in";
-    BUILD = "etcd_rules_build_info", Gauge, ["version"], "1";
+    HEALTH = "etcd_rules_health", Gauge, ["engine", "state"], "1 for the state the engine is in, 0 for the others: starting, ready, degraded, stopping, stopped, failed";
+    BUILD = "etcd_rules_build_info", Gauge, ["version"], "Always 1; the label tells the version of this crate";
 }
 
 /// Registers descriptions of all metrics with the recorder that is installed.
@@ -177,6 +187,10 @@ pub(crate) fn tally(engine: &str, tally: &Tally) {
 pub(crate) fn evaluations(engine: &str, rules: &[CompiledRule], decisions: &[Decided]) {
     let mut counts: HashMap<(u32, &'static str), u64> = HashMap::new();
     for decided in decisions {
+        if decided.snapshot.len() != rules[decided.rule as usize].slots().len() {
+            // The instance is gone: nothing was evaluated.
+            continue;
+        }
         let result = match decided.verdict {
             Verdict::True(_) => "true",
             Verdict::False => "false",
@@ -291,6 +305,7 @@ mod tests {
             assert!(!metric.help.ends_with('.'), "{}", metric.name);
         }
         let mut names: Vec<&str> = METRICS.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), METRICS.len());
     }

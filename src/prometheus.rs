@@ -9,7 +9,12 @@ use std::net::SocketAddr;
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// Installs a recorder for the whole process that serves all metrics, the engine's and the application's
-/// own, under `http://ADDRESS/metrics`. Call it before an engine starts, within a tokio runtime, once.
+/// own, under `http://ADDRESS/metrics`. Call it once, before an engine starts: what is recorded earlier is
+/// lost. It serves on the tokio runtime within which it is called, and outside of one on a thread of its own.
+///
+/// The buckets are those of [`metrics::BUCKETS`](crate::metrics::BUCKETS). Needs the feature `prometheus`;
+/// with another exporter, install that, set the buckets, and call
+/// [`metrics::describe`](crate::metrics::describe).
 ///
 /// Listens where it is told: give `127.0.0.1` unless others are to see the figures.
 ///

@@ -78,6 +78,12 @@ fn a_rule_that_can_never_fire_is_a_mistake() {
     assert!(found[0].contains("no pattern binds all of its attributes (:x, :y)"), "{found:?}");
     let found = of_rule(when(key("/a/:x").exists() & key("/b/*x").exists()));
     assert!(found[0].contains("as one segment and as the rest"), "{found:?}");
+    let found = of_rule(when(key("/etcd-rules/x/:id").exists()));
+    assert!(found[0].contains("below `/etcd-rules/`"), "{found:?}");
+    let covered = Engine::builder("app", ["127.0.0.1:2379"]).namespace("").rule(when(key("/a/:id").exists()));
+    assert!(mistakes(covered)[0].contains("below `/`"));
+    let found = of_rule(when(key("/a/:id").exists()).lock("/:id").optimistic());
+    assert!(found[0].contains("lock pattern"), "{found:?}");
     let found = of_rule(when(Condition::any([])));
     assert!(found[0].contains("never fire"), "{found:?}");
 }
@@ -90,6 +96,21 @@ fn more_keys_than_a_transaction_allows_is_a_mistake() {
     assert!(found[0].contains("127 keys") && found[0].contains("allows 126"), "{found:?}");
     let small = Engine::builder("app", ["127.0.0.1:2379"]).max_txn_ops(16).rule(keys(20));
     assert!(mistakes(small)[0].contains("allows 14"));
+}
+
+#[test]
+fn durations_that_would_overflow_the_clock_are_mistakes() {
+    let max = Duration::MAX;
+    let builder = Engine::builder("app", ["127.0.0.1:2379"])
+        .crawl_interval(max)
+        .watch_silence(max)
+        .request_timeout(max)
+        .shutdown_deadline(max)
+        .rule(when(key("/a/:id").exists()).time_limit(max));
+    let found = mistakes(builder);
+    for option in ["crawl_interval", "watch_silence", "request_timeout", "shutdown_deadline", "time_limit"] {
+        assert!(found.iter().any(|mistake| mistake.contains(option)), "{option}: {found:#?}");
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ pub(crate) type Slot = u8;
 /// How many distinct patterns a condition may have: as many operations as etcd allows a transaction.
 pub(crate) const MAX_SLOTS: usize = 128;
 
-/// A mistake in a condition.
+/// A mistake in a condition, told when its rule is built or it is
+/// [evaluated on some keys](super::Condition::evaluate_on).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConditionError {

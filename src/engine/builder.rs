@@ -1,12 +1,12 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::config::{Config, Options};
+use super::config::{Config, LONGEST, Options};
 use super::coverage::{MAX_WATCHES, covering};
 use super::env::Env;
 use crate::error::{BuildError, Error, Mistake};
 use crate::etcd::Target;
-use crate::rule::{CompiledRule, Limits, Rule};
+use crate::rule::{CompiledRule, Limits, Rule, RuleError};
 use etcd_client::{Channel, ConnectOptions};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use tokio::runtime::Handle;
 pub(crate) const NAMESPACES: &str = "/etcd-rules/";
 
 /// Collects the configuration of an [`Engine`]; made by [`Engine::builder`].
+///
+/// Every option has a default that suits most engines. Nothing is checked before
+/// [`build`](EngineBuilder::build), which reports all mistakes together.
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct EngineBuilder {
     application: String,
@@ -47,126 +50,180 @@ impl EngineBuilder {
         }
     }
 
-    /// Adds a rule.
+    /// Adds a rule. An engine needs at least one, and each needs an id of its own.
     pub fn rule(mut self, rule: Rule) -> Self {
         self.rules.push(rule);
         self
     }
 
-    /// Adds rules.
+    /// Adds rules, to those that are there already.
     pub fn rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         self.rules.extend(rules);
         self
     }
 
-    /// The engine's name in metrics and logs. Default: the application's name. Give engines in one
-    /// process different names, or their metrics are added up.
+    /// The engine's name in metrics, logs and lock keys. Default: the application's name.
+    ///
+    /// Give engines in one process different names: with the same name their counters are added up, and
+    /// their gauges overwrite each other.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Where the engine keeps locks and backoff keys. Default: `/etcd-rules/<application>/`. All engines
-    /// that run the same rules must have the same. Keys below `/etcd-rules/`, and below this, match no
-    /// pattern.
+    /// The prefix below which the engine keeps its locks and backoff keys; a `/` at its end is added.
+    /// Default: `/etcd-rules/<application>/`.
+    ///
+    /// Engines that run the same rules must have the same namespace: otherwise they don't see each other's
+    /// locks, and two of them work on one instance. Keys below `/etcd-rules/`, and below this prefix, match
+    /// no pattern, and no commit may change them: a prefix of the application's own keys makes rules blind.
     pub fn namespace(mut self, prefix: impl Into<String>) -> Self {
         self.namespace = Some(prefix.into());
         self
     }
 
-    /// Credentials, TLS and whatever else `etcd_client` can be told. The engine itself sets
-    /// require-leader, HTTP/2 keep-alive and the connect time-out.
+    /// Credentials, TLS and whatever else `etcd_client` can be told. Default: none of it.
+    ///
+    /// The engine itself sets require-leader, HTTP/2 keep-alive and the
+    /// [connect time-out](EngineBuilder::connect_timeout), whatever the options say. TLS, and endpoints that
+    /// begin with `https://`, need the feature `tls`.
     pub fn connect_options(mut self, options: ConnectOptions) -> Self {
         self.connect_options = Some(options);
         self
     }
 
-    /// Callbacks that may run at once. Default: 128. A rule may have half of them, unless
-    /// [`Rule::concurrency`] says otherwise. Higher: more memory and load at a burst; lower: longer
-    /// queues behind slow callbacks.
+    /// How many instances may be fired at once, from taking the lock to the commit. At least 1; default:
+    /// 128. A rule may have half of them, unless [`Rule::concurrency`] says otherwise. What is due beyond
+    /// that waits, each instance once.
+    ///
+    /// Higher: more memory and load in a burst; lower: longer queues behind slow callbacks.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = limit;
         self
     }
 
-    /// Threads that evaluate conditions. Default: 1, which decides hundreds of thousands of instances
-    /// a second; more are of use for costly [`compare`](crate::Key::compare) functions.
+    /// Threads that evaluate conditions. At least 1; default: 1. An instance is always decided by the same
+    /// one.
+    ///
+    /// More are of use only for costly [`compare`](crate::Key::compare) functions and regular expressions;
+    /// else they cost a thread each for nothing.
     pub fn evaluators(mut self, threads: usize) -> Self {
         self.options.evaluators = threads;
         self
     }
 
-    /// TTL of the leases behind locks, in whole seconds (rounded up). Default: 10 s. Shorter: others
-    /// take over sooner after a crash, and firings are cancelled sooner when etcd does not answer.
-    /// etcd's own least TTL, with its default election time-out, is 2 s.
+    /// TTL of the leases behind locks, in whole seconds (rounded up). At least 1 s; default: 10 s; a rule
+    /// may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer (2 s, with its
+    /// default election time-out).
+    ///
+    /// A lease is renewed every third of its TTL. After three quarters without a renewal its firings are
+    /// told to end; an eighth later they are dropped. Shorter: other engines take over sooner after a
+    /// crash, and firings are cancelled sooner when etcd does not answer, even by a change of its leader.
+    /// Longer: the work of a crashed engine lies still for longer.
     pub fn lock_ttl(mut self, ttl: Duration) -> Self {
         self.options.lock_ttl = ttl;
         self
     }
 
-    /// Between crawls, ± 10 %. Default: 5 minutes. A crawl reads all watched keys, repairs what the
-    /// watch may have missed (expected: nothing) and fires again what is still true.
+    /// The time from the end of a crawl to the next, ± 10 %; also from the start to the first. More than
+    /// zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
+    /// (expected: nothing) and fires again what is still true.
+    ///
+    /// Shorter: more load on etcd, and what stays true fires more often. Longer: what stays true waits
+    /// longer, and a fault of the watch would stay unnoticed for longer.
     pub fn crawl_interval(mut self, interval: Duration) -> Self {
         self.options.crawl_interval = interval;
         self
     }
 
-    /// After how long in the queue work that a crawl brought up counts like live work. Default: 10 s.
+    /// After how long in the queue what a crawl brought up counts like live work, which goes before it.
+    /// Default: 10 s.
+    ///
+    /// Shorter: a crawl that finds much delays live work (zero: always). Longer: while live work never
+    /// ends, what a crawl found waits for longer.
     pub fn crawl_ageing(mut self, after: Duration) -> Self {
         self.options.ageing = after;
         self
     }
 
-    /// [`Engine::start`] fails if the engine is not ready in this time. Default: it waits for ever, and
-    /// says in [`Health`](crate::Health), the log and the metrics what it waits for.
+    /// With this, [`Engine::start`] waits until the engine is ready, and fails if it is not within this
+    /// time. Default: `start` returns at once; the engine tries for ever, and says in
+    /// [`Health`](crate::Health) and the log what it waits for.
+    ///
+    /// Too short for the first snapshot of many keys: the engine never starts.
     pub fn start_timeout(mut self, within: Duration) -> Self {
         self.options.start_timeout = Some(within);
         self
     }
 
-    /// How long [`Engine::run_until`] lets callbacks finish at its end. Default: 30 s.
+    /// How long [`Engine::run_until`] lets callbacks finish at its end, before it cancels them. Default:
+    /// 30 s.
+    ///
+    /// Shorter: work is broken off and done again by another engine. Longer than the patience of whoever
+    /// stops the process: it is killed, and its locks end only with their TTL.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
         self
     }
 
-    /// For a connection to etcd to be made. Default: 2 s.
+    /// How long making a connection to etcd may take. More than zero; default: 2 s. Without effect on a
+    /// [channel](Engine::builder_with_channel) of the application's.
+    ///
+    /// Too short: a distant etcd is never reached. Too long: the move to the next endpoint is late.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
     }
 
-    /// For one request to etcd. Default: 5 s. It must be shorter than the lock TTL, or one lost answer
-    /// costs the lease.
+    /// How long one request to etcd may take; also, how long the answer to a keep-alive ping. More than
+    /// zero; default: 5 s.
+    ///
+    /// Keep it below the lock TTL: a lock or commit whose answer was lost is sent again only after this
+    /// time, and by then the lock may be lost too. Too short: requests fail that a busy etcd would have
+    /// answered, and the engine moves from endpoint to endpoint.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
     }
 
-    /// A watch that was silent for so long is asked for a sign of life, and opened anew if none comes in
-    /// the same time again. Default: 10 s.
+    /// A watch that was silent for so long is asked for a sign of life, and opened anew, on the next
+    /// endpoint, if none comes in the same time again. More than zero; default: 10 s.
+    ///
+    /// Shorter: more requests on quiet watches, and streams given up that were only slow. Longer: changes
+    /// come late after a stream has died without a word. None is lost either way.
     pub fn watch_silence(mut self, silence: Duration) -> Self {
         self.options.watch_silence = silence;
         self
     }
 
-    /// The servers' `--max-txn-ops`. Default: etcd's own default, 128. Larger than the servers': large
-    /// commits and batches are refused by them.
+    /// The servers' `--max-txn-ops`: operations in one transaction. At least 4; default: 128, as etcd's
+    /// own. A rule may read this many keys less 2 (and never more than 128), and so many may a commit
+    /// change.
+    ///
+    /// Larger than the servers': they refuse large commits and batches. Smaller: requests carry less.
     pub fn max_txn_ops(mut self, operations: usize) -> Self {
         self.options.max_txn_ops = operations;
         self
     }
 
-    /// The runtime on which callbacks run. Default: the one from which the engine is started.
+    /// The tokio runtime on which callbacks run. Default: the one from which the engine is started.
+    /// Everything else runs on threads of the engine's own.
+    ///
+    /// It must run for as long as the engine: on a runtime that has been shut down no callback starts, and
+    /// each counts as cancelled; on a current-thread runtime callbacks run only while something blocks on
+    /// it.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// Checks everything.
+    /// Checks everything, without a connection to etcd. What is allowed but rarely meant is logged as a
+    /// warning: a pattern that makes the engine watch all of etcd, and a rule with attributes that holds
+    /// when none of its keys exists.
     ///
     /// # Errors
-    /// [`Error::Build`] with all mistakes: of the names, the endpoints, the options and every rule.
+    /// [`Error::Build`] with all mistakes: of the application's name, the options, the endpoints and every
+    /// rule.
     pub fn build(self) -> Result<Engine, Error> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
@@ -185,6 +242,8 @@ impl EngineBuilder {
             }
         }
         let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1) };
+        let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
+        let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut rules = Vec::new();
         for rule in self.rules {
             let id = rule.id().to_owned();
@@ -196,12 +255,19 @@ impl EngineBuilder {
                 }
             }
         }
+        for (rule, pattern) in rules.iter().flat_map(|rule| rule.slots().iter().map(move |slot| (rule, slot)))
+        {
+            let own = [NAMESPACES, namespace.as_str()];
+            if let Some(namespace) = own.iter().find(|namespace| pattern.as_str().starts_with(**namespace)) {
+                let (pattern, namespace) = (pattern.to_string(), (*namespace).to_owned());
+                let error = RuleError::ReservedPattern { pattern, namespace };
+                mistakes.push(Mistake::Rule { rule: rule.id().to_string(), error });
+            }
+        }
         if !mistakes.is_empty() {
             return Err(BuildError { mistakes }.into());
         }
         rules.iter().for_each(warn);
-        let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
-        let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let literal =
             rules.iter().flat_map(|rule| rule.slots().iter().map(|pattern| pattern.literal_prefix()));
         let prefixes = covering(literal, MAX_WATCHES);
@@ -268,7 +334,10 @@ fn check_options(options: &Options) -> Vec<Mistake> {
         request_timeout,
         watch_silence,
         max_txn_ops,
-        ..
+        ageing,
+        start_timeout,
+        shutdown_deadline,
+        evaluators: _,
     } = options;
     if *concurrency == 0 {
         wrong("concurrency", "0".into(), "no callback could ever run");
@@ -287,6 +356,20 @@ fn check_options(options: &Options) -> Vec<Mistake> {
     ] {
         if value.is_zero() {
             wrong(option, "0s".into(), "it must be longer than nothing");
+        }
+    }
+    for (option, value) in [
+        ("lock_ttl", lock_ttl),
+        ("crawl_interval", crawl_interval),
+        ("crawl_ageing", ageing),
+        ("start_timeout", &start_timeout.unwrap_or_default()),
+        ("shutdown_deadline", shutdown_deadline),
+        ("connect_timeout", connect_timeout),
+        ("request_timeout", request_timeout),
+        ("watch_silence", watch_silence),
+    ] {
+        if *value > LONGEST {
+            wrong(option, format!("{value:?}"), "it must be at most 365 days");
         }
     }
     mistakes

@@ -76,5 +76,8 @@ impl Config {
     }
 }
 
+/// The longest duration that an option may have. What is added to the clock must not overflow it.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Interval of HTTP/2 pings, which find connections that are cut without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

@@ -1,6 +1,6 @@
 //! All actors of one start, wired together, on their stages.
 
-use super::config::Config;
+use super::config::{Config, LONGEST};
 use super::env::Retry;
 use super::live::Live;
 use super::part::{Fault, Faults};
@@ -216,7 +216,7 @@ impl Generation {
     /// Ends in order; returns the number of firings that did not end.
     pub(crate) async fn shutdown(self, deadline: Duration) -> usize {
         self.watch.stop();
-        let deadline = Instant::now() + deadline;
+        let deadline = Instant::now() + deadline.min(LONGEST);
         let left = self.dispatcher.send(Drain { deadline }).await.unwrap_or(0);
         self.end(REVOKE, left).await;
         left

@@ -2,18 +2,23 @@
 
 use super::config::Config;
 use super::env::Placement;
+use super::part::panic_text;
 use super::status::{Health, Status};
 use super::supervisor::{Command, supervise};
 use crate::condition::Explanation;
 use crate::error::Error;
 use crate::pattern::Attributes;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A running engine. Dropping it ends the engine in the background: callbacks are cancelled, the
-/// threads end within a second, locks are freed if etcd answers, and by their TTL otherwise. To let
-/// callbacks finish, call [`shutdown`](EngineHandle::shutdown).
+/// A running engine.
+///
+/// Dropping the handle ends the engine in the background: callbacks are cancelled and the threads end
+/// within a second. Locks are freed if all callbacks have ended by then and etcd answers; otherwise they
+/// end with their TTL. To let callbacks finish, call [`shutdown`](EngineHandle::shutdown).
 #[derive(Debug)]
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
@@ -22,30 +27,35 @@ pub struct EngineHandle {
 }
 
 /// Figures of a running engine.
+///
+/// The index and the dispatcher are asked one after the other, so that the figures may be of slightly
+/// different moments. From `queued` to `idle` each counts instances whose condition was last found true;
+/// an instance counts once. The same figures are metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys in memory.
+    /// Keys in memory: those that some pattern matches.
     pub keys: usize,
-    /// Rule instances known.
+    /// Rule instances known, true or false.
     pub instances: usize,
     /// Deleted keys that are remembered until older reads are over.
     pub tombstones: usize,
     /// Decisions made since the last (re)start.
     pub decisions: u64,
-    /// Differences that crawls had to repair; expected: none.
+    /// Differences that crawls had to repair since the last (re)start; expected: none.
     pub drift: u64,
-    /// Instances that are true and wait for a slot.
+    /// Instances that wait for a slot, or for a lock that another instance of this engine has.
     pub queued: usize,
-    /// Instances that are being fired.
+    /// Instances that have a slot: from the last look before the lock to the end of the commit.
     pub running: usize,
-    /// Instances that wait for a time.
+    /// Instances that wait for a time: the backoff after a failure, a delay that the callback asked for,
+    /// the slow-down of ineffective firings, or another try after trouble with etcd.
     pub waiting: usize,
-    /// Instances that another engine works on.
+    /// Instances that another engine works on, or holds back.
     pub held: usize,
-    /// Instances given up until a key changes.
+    /// Instances given up until somebody else changes a key.
     pub given_up: usize,
-    /// Instances that are true and done.
+    /// Instances whose callback has dealt with what was there; some may be about to be looked at again.
     pub idle: usize,
 }
 
@@ -55,7 +65,13 @@ impl EngineHandle {
         let status = Status::new(config.engine.clone());
         let health = status.subscribe();
         let placement = config.env.placement;
-        let main = supervise(config, runtime, status, receiver);
+        let supervising = supervise(config, runtime, status.clone(), receiver);
+        let main = async move {
+            if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {
+                let reason = format!("the supervisor panicked: {}", panic_text(&*panic));
+                status.end(Health::Failed { reason });
+            }
+        };
         let failed = |error: std::io::Error| Error::Start(error.to_string());
         let supervisor = match placement {
             Placement::Local => {
@@ -72,17 +88,20 @@ impl EngineHandle {
         Ok(Self { commands, health, supervisor })
     }
 
-    /// The engine's state now.
+    /// The engine's state now. Costs next to nothing.
     pub fn health(&self) -> Health {
         self.health.borrow().clone()
     }
 
-    /// A receiver that is told of every change of the engine's state.
+    /// A receiver that is told when the engine's state changes. It sees the latest state, and not every
+    /// one in between. It does not keep the engine alive.
     pub fn health_changes(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
 
-    /// Waits until the engine watches and its rules fire. Never completes if it never is.
+    /// Waits until the engine is [`Health::Ready`]: it watches, and its rules fire. Never completes if that
+    /// never comes, also if the engine has failed: set a time-out, or wait for
+    /// [`failed`](EngineHandle::failed) beside it.
     pub async fn ready(&self) {
         let mut health = self.health.clone();
         if health.wait_for(|health| matches!(health, Health::Ready)).await.is_err() {
@@ -90,7 +109,8 @@ impl EngineHandle {
         }
     }
 
-    /// Waits until the engine has given up, and returns why. Never completes otherwise.
+    /// Waits until the engine has [failed](Health::Failed), and returns why. Never completes otherwise,
+    /// also after an orderly end.
     pub async fn failed(&self) -> String {
         let mut health = self.health.clone();
         let failed = health.wait_for(|health| matches!(health, Health::Failed { .. })).await;
@@ -100,20 +120,26 @@ impl EngineHandle {
         }
     }
 
-    /// Figures of now.
+    /// Figures of now. For continuous observation take the [metrics](crate::metrics).
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the engine has ended.
+    /// [`Error::Stopped`] if the engine has ended, or a part of it does not answer within 5 s.
     pub async fn stats(&self) -> Result<Stats, Error> {
         self.ask(|reply| Command::Stats { reply }).await
     }
 
     /// Why an instance is true or false: the truth of each part of its condition with the values and
-    /// revisions seen. An instance that is not known is explained as if its keys were absent.
+    /// revisions that this engine has in memory. Nothing is read from etcd, and nothing fires.
+    ///
+    /// The instance need not be known: keys that are not in memory are absent. Attributes that the rule
+    /// does not have are ignored. The explanation does not say what the engine does about the instance
+    /// (whether it waits, is held, or was given up): [`stats`](EngineHandle::stats) counts those, and the
+    /// keys below `<namespace>lock/` and `<namespace>backoff/` in etcd say who holds an instance and why.
     ///
     /// # Errors
-    /// [`Error::UnknownRule`], [`Error::UnknownAttribute`] if one of the rule's attributes is not given,
-    /// [`Error::Stopped`] if the engine has ended.
+    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if one of the rule's
+    /// attributes is not given; [`Error::Stopped`] if the engine has ended, or a part of it does not answer
+    /// within 5 s.
     pub async fn explain(&self, rule: &str, attributes: &Attributes) -> Result<Explanation, Error> {
         let (rule, attributes) = (rule.to_owned(), attributes.clone());
         self.ask(|reply| Command::Explain { rule, attributes, reply }).await?
@@ -127,23 +153,28 @@ impl EngineHandle {
     }
 
     /// Shuts the engine down in order: stops watching, lets callbacks finish for as long as `deadline`,
-    /// cancels the rest, frees its locks, revokes its leases and ends its threads.
+    /// cancels the rest, frees its locks, revokes its leases and ends its threads. With the leases go the
+    /// marks of failures and give-ups, so that other engines try again at once.
     ///
-    /// Dropping the future leaves the shutdown to go on in the background.
+    /// It takes a few seconds longer than `deadline` if callbacks must be cancelled or etcd does not answer.
+    /// A deadline of zero cancels at once. Dropping the future leaves the shutdown to go on in the background.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] if callbacks did not end although they were cancelled: they block, their
-    /// locks end with their TTL. [`Error::Stopped`] if the engine had given up.
+    /// [`Error::Unfinished`] if callbacks did not end although they were cancelled: they block, and their
+    /// locks end with their TTL. [`Error::Stopped`] if the engine had failed.
     pub async fn shutdown(mut self, deadline: Duration) -> Result<(), Error> {
         if let Health::Failed { reason } = self.health() {
             return Err(Error::Stopped(reason));
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(Command::Shutdown { deadline, reply }).await;
-        let result = match (sent, answer.await) {
-            (Ok(()), Ok(0)) => Ok(()),
-            (Ok(()), Ok(firings)) => Err(Error::Unfinished { firings }),
-            _ => Err(Error::Stopped("the engine had ended".into())),
+        // A command that was not sent would be waited for in vain.
+        let answer = if sent.is_ok() { answer.await.ok() } else { None };
+        drop(sent);
+        let result = match answer {
+            Some(0) => Ok(()),
+            Some(firings) => Err(Error::Unfinished { firings }),
+            None => Err(Error::Stopped("the engine had ended".into())),
         };
         if let Some(supervisor) = self.supervisor.take() {
             while !supervisor.is_finished() {

@@ -70,8 +70,14 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Begins an engine of an application, with the endpoints of an etcd cluster. The name keeps the
-    /// locks of different applications apart; engines of the same application share the work.
+    /// Begins an engine of an application, with the endpoints of an etcd cluster.
+    ///
+    /// The name keeps the locks of different applications apart; engines of the same application share the
+    /// work. It consists of ASCII letters, digits, `-`, `_` and `.`.
+    ///
+    /// An endpoint is `host:port`, perhaps after `http://` or `https://` (the latter with the feature
+    /// `tls`). Give all members: the engine uses one at a time, begins with any of them, and moves on to
+    /// the next when a request gets no answer, the member has no leader, or a watch stays silent.
     pub fn builder<E: Into<String>>(
         application: impl Into<String>,
         endpoints: impl IntoIterator<Item = E>,
@@ -81,27 +87,30 @@ impl Engine {
 
     /// Begins an engine on a channel that the application made, for special transports.
     ///
-    /// Then the channel's own runtime does its work: if that is blocked, leases are not renewed. Keep-alive
-    /// and time-outs of the connection are the channel's.
+    /// Then the channel's own runtime does its work: if that is blocked, leases are not renewed, and locks
+    /// are lost. Keep-alive, time-outs of the connection and fail-over are the channel's.
     pub fn builder_with_channel(application: impl Into<String>, channel: Channel) -> EngineBuilder {
         EngineBuilder::new(application.into(), Vec::new(), Some(channel))
     }
 
-    /// What the engine will watch: the smallest set of prefixes that covers all patterns (of at most 32;
-    /// with more, what they have in common).
+    /// What the engine will watch: the smallest set of prefixes that covers all patterns. There are at most
+    /// 32; instead of more, what the longest have in common is watched. An empty prefix is all of etcd.
     pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
         self.config.prefixes.iter().map(String::as_str)
     }
 
     /// Starts the engine. Callbacks run on the tokio runtime from which this is called, or on the one
-    /// [given](EngineBuilder::runtime); everything else on threads of the engine's own.
+    /// [given](EngineBuilder::runtime); everything else on threads of the engine's own, four and one an
+    /// evaluator. So a callback that blocks the application's runtime costs no lease.
     ///
-    /// Returns at once, unless a [`start_timeout`](EngineBuilder::start_timeout) is set: then when the
-    /// engine is ready. Dropping the future, or the handle, ends the engine.
+    /// Returns at once, also if etcd does not answer, unless a
+    /// [`start_timeout`](EngineBuilder::start_timeout) is set: then when the engine is ready. Dropping the
+    /// future, or the handle, ends the engine.
     ///
     /// # Errors
-    /// [`Error::Start`] outside of a tokio runtime, or if threads can't be made; [`Error::NotReady`] when
-    /// the start time-out is over.
+    /// [`Error::Start`] outside of a tokio runtime, if none was given, or if the first thread can't be made
+    /// (if another can't, the engine is [`Health::Failed`]); [`Error::NotReady`] when the start time-out is
+    /// over.
     pub async fn start(self) -> Result<EngineHandle, Error> {
         let mut config = self.config;
         let runtime = match config.runtime.take() {
@@ -125,8 +134,8 @@ impl Engine {
     /// [`shutdown_deadline`](EngineBuilder::shutdown_deadline).
     ///
     /// # Errors
-    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine gave up;
-    /// [`Error::Unfinished`] if callbacks did not end in time.
+    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine [failed](Health::Failed) before
+    /// the future completed; [`Error::Unfinished`] if callbacks did not end although they were cancelled.
     pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
         let deadline = self.config.options.shutdown_deadline;
         let handle = self.start().await?;

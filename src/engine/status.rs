@@ -7,31 +7,36 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// The state of an engine.
+/// The state of an engine: `Starting`, then `Ready`, or `Degraded` while something is wrong; at the end
+/// `Stopping` and `Stopped`, or `Failed`.
 ///
-/// Anything but [`Failed`](Health::Failed) and [`Stopped`](Health::Stopped) heals by itself.
+/// `Starting` and `Degraded` heal by themselves: the engine goes on trying. After
+/// [`Failed`](Health::Failed) only a new engine helps; end the process, or build one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// Reading the first snapshot.
+    /// Reading the first snapshot, or another one after a restart of its parts or a restored backup.
+    /// Nothing fires.
     Starting {
-        /// What it waits for, if something is wrong.
+        /// What it waits for, if something is wrong: the first problem, beginning with the part.
         problem: Option<String>,
     },
-    /// Watching; rules fire.
+    /// Watching; rules fire; nothing is known to be wrong.
     Ready,
     /// Part of it does not work; it goes on with what does, and tries again.
     Degraded {
-        /// What is wrong, one entry a part.
+        /// What is wrong, one entry a part: a watch, the leases, the watch for released locks, the
+        /// requests.
         problems: Vec<String>,
     },
-    /// Shutting down.
+    /// Shutting down; nothing new fires.
     Stopping,
-    /// Ended in order.
+    /// Ended in order, or because the handle was dropped.
     Stopped,
-    /// Ended after repeated panics.
+    /// Ended by itself: parts of the engine panicked more than five times within a minute, or its
+    /// threads could not be made.
     Failed {
-        /// The last one.
+        /// The last panic, or why there are no threads.
         reason: String,
     },
 }
@@ -80,6 +85,7 @@ struct State {
 
 impl Status {
     pub(crate) fn new(engine: Arc<str>) -> Self {
+        metrics::health(&engine, "starting");
         let (health, _) = watch::channel(Health::Starting { problem: None });
         Self(Arc::new(Shared { engine, state: Mutex::default(), health }))
     }

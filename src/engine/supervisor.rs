@@ -4,13 +4,14 @@ use super::config::Config;
 use super::generation::Generation;
 use super::handle::Stats;
 use super::live::Live;
-use super::part::Fault;
+use super::part::{Fault, panic_text};
 use super::status::{Health, Status};
 use crate::condition::Explanation;
 use crate::error::Error;
 use crate::metrics;
 use crate::pattern::Attributes;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -173,5 +174,8 @@ async fn explain(
     let stopped = || Error::Stopped("the engine does not answer".into());
     let binding = compiled.binding_of(attributes).ok_or_else(stopped)?;
     let snapshot = generation.look_up(number as u32, binding.clone()).await.ok_or_else(stopped)?;
-    Ok(compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding)))
+    // Comparisons of the user's run here too.
+    let explaining = || compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding));
+    catch_unwind(AssertUnwindSafe(explaining))
+        .map_err(|panic| Error::Comparison { rule: rule.to_owned(), text: panic_text(&*panic).to_owned() })
 }

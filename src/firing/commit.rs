@@ -1,6 +1,7 @@
 //! The effects with which a firing ends, collected by the callback.
 
 use super::{Firing, Outcome, Then};
+use crate::engine::config::LONGEST;
 use crate::error::Error;
 use crate::index::Revision;
 use crate::value::Value;
@@ -37,8 +38,14 @@ pub(crate) struct Effects {
 
 /// The transaction that ends a firing: made by [`Firing::commit`], returned by the callback.
 ///
-/// All patterns may use the instance's attributes. Mistakes (a malformed pattern, one key twice) make
-/// the firing fail with the first of them.
+/// All patterns may use the instance's attributes. A commit is never sent in parts, and it is sent until its
+/// outcome is known or the lock is lost.
+///
+/// With a mistake nothing takes effect, and the firing fails with the first of them and is retried with
+/// [backoff](crate::Rule::backoff): [`Error::Pattern`] and [`Error::Format`] of a pattern,
+/// [`Error::NotShown`], [`Error::DuplicateEffect`], [`Error::ReservedKey`], [`Error::TooManyEffects`],
+/// [`Error::Ttl`], and [`Error::NothingShownChanges`] of an [optimistic](crate::Rule::optimistic) rule.
+/// What etcd refuses (no permission, larger than its `--max-request-bytes`) is a failure of the firing too.
 ///
 /// ```
 /// use etcd_rules::{Error, Firing, Outcome};
@@ -67,7 +74,7 @@ impl Commit {
         Self { firing, effects: Effects::default(), error: None }
     }
 
-    /// Puts a key.
+    /// Puts a key, without a lease: one that it had is taken off.
     pub fn put(mut self, pattern: &str, value: impl Into<Value>) -> Self {
         let put = |key| Ok(Effect::Put { key, value: value.into(), ttl: None });
         self.change(pattern, put);
@@ -76,10 +83,10 @@ impl Commit {
 
     /// Puts a key that etcd deletes some time after `ttl`: never before it, and later by the window
     /// in which keys share a lease (a fifth of the TTL, at least one second), the rounding to whole
-    /// seconds, and whatever etcd itself takes.
+    /// seconds, and whatever etcd itself takes. The key outlives the engine.
     pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
-        self.change(pattern, |key| match ttl.is_zero() {
-            true => Err(Error::ZeroTtl(key)),
+        self.change(pattern, |key| match ttl.is_zero() || ttl > LONGEST {
+            true => Err(Error::Ttl { key, ttl }),
             false => Ok(Effect::Put { key, value: value.into(), ttl: Some(ttl) }),
         });
         self
@@ -92,7 +99,9 @@ impl Commit {
     }
 
     /// The commit takes effect only if this key of the condition is still as it was shown to the
-    /// callback. If it is not, nothing takes effect and the instance is decided again.
+    /// callback: not written since, even with the same value. If it was, nothing takes effect, and the
+    /// callback runs again, soon after, if the condition still holds. Optimistic rules expect this of every
+    /// key of the condition anyway.
     pub fn expect_unchanged(mut self, pattern: &str) -> Self {
         match self.firing.slot(pattern) {
             None => self.fail(Error::NotShown(pattern.to_owned())),
@@ -105,12 +114,14 @@ impl Commit {
         self
     }
 
-    /// After the commit, the callback is to run again in `delay` if the condition still holds then.
+    /// Commits, and the callback is to run again in `delay` if the condition still holds then; see
+    /// [`Outcome::retry_after`].
     pub fn retry_after(self, delay: Duration) -> Outcome {
         self.finish(Then::RetryAfter(delay))
     }
 
-    /// After the commit, the instance is left alone until somebody changes a key that it reads.
+    /// Commits, and the instance is left alone until somebody else changes a key that it reads; see
+    /// [`Outcome::give_up`].
     pub fn give_up(self, reason: impl Into<String>) -> Outcome {
         self.finish(Then::GiveUp(reason.into()))
     }

@@ -20,6 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 /// One run of a callback for one instance, under its lock. Cheap to clone.
 ///
+/// It tells which instance it is ([`attributes`](Firing::attributes)), what its keys held
+/// ([`value`](Firing::value)), reads more ([`get`](Firing::get)), and begins what the callback returns
+/// ([`commit`](Firing::commit)). All patterns may use the instance's attributes. It does not tell which
+/// change woke it.
+///
 /// The lock can't stop a process that was paused for longer than the lock's TTL. Effects on etcd are
 /// safe all the same if they go through [`commit`](Firing::commit): they take effect only while the
 /// lock is still this firing's. Effects outside etcd should be made conditional on the
@@ -105,14 +110,17 @@ impl Firing {
         self.0.attributes.get(name).ok_or_else(|| Error::UnknownAttribute(name.to_owned()))
     }
 
-    /// 1 for a first attempt, one more for every failure in a row before it.
+    /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
+    /// included as far as their marks were seen. It starts again from 1 after a success, and when the
+    /// condition was false in between.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
 
     /// The value of a key of the condition, as it was when the condition was found true: all come
-    /// from one view, not older than the engine's own last commit for this instance. `None` if the
-    /// key was absent, or if the pattern is not one of the condition's.
+    /// from one view, not older than the engine's own last commit for this instance. The pattern is
+    /// written as in the condition, with `:name` and not its value. `None` if the key was absent, or if the
+    /// pattern is not one of the condition's.
     ///
     /// The value may have changed since. A commit that depends on it says so with
     /// [`expect_unchanged`](Commit::expect_unchanged); [`get`](Firing::get) reads the newest.
@@ -128,18 +136,21 @@ impl Firing {
     /// The key that a pattern means for this instance.
     ///
     /// # Errors
-    /// If the pattern is malformed, or has an attribute that the rule does not bind.
+    /// [`Error::Pattern`] if the pattern is malformed, [`Error::Format`] if it has an attribute that the
+    /// rule does not bind, or one whose value has a slash where it needs one segment.
     pub fn format(&self, pattern: &str) -> Result<String, Error> {
         Ok(Pattern::parse(pattern)?.format(&self.0.attributes)?)
     }
 
-    /// Reads a key from etcd, linearizably. The pattern may use the instance's attributes.
+    /// Reads the newest value of a key from etcd, linearizably, also of a key that no condition has. The
+    /// read is tried again, on other endpoints too, for as long as the engine's
+    /// [request time-out](crate::EngineBuilder::request_timeout).
     ///
     /// Dropping the future abandons the read.
     ///
     /// # Errors
-    /// [`Error::Absent`] if the key does not exist (see [`get_opt`](Firing::get_opt)), [`Error::Etcd`]
-    /// if etcd does not answer within the engine's request time-out.
+    /// [`Error::Absent`] if the key does not exist (see [`get_opt`](Firing::get_opt)); [`Error::Etcd`]
+    /// if etcd does not answer in time, or refuses; those of [`format`](Firing::format).
     pub async fn get(&self, pattern: &str) -> Result<Value, Error> {
         let key = self.format(pattern)?;
         self.read(&key).await?.ok_or(Error::Absent { key })
@@ -160,33 +171,40 @@ impl Firing {
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
-    /// written with it is not fenced; prefer [`commit`](Firing::commit).
+    /// written with it is not fenced: it takes effect although the lock may be lost, and counts as somebody
+    /// else's change, after which the rule fires again. Prefer [`commit`](Firing::commit).
+    ///
+    /// Ask for it in every firing: a client that is kept stays with the endpoint that it was made for.
     ///
     /// # Errors
-    /// [`Error::Etcd`] if there is no connection and none can be made.
+    /// [`Error::Etcd`] if there is no connection and none can be made in time.
     pub async fn client(&self) -> Result<etcd_client::Client, Error> {
         self.0.link.client().await.map_err(|failure| Error::Etcd(failure.to_string()))
     }
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's
-    /// key), for effects outside etcd to check. 0 for an [optimistic](crate::Rule::optimistic) rule.
+    /// key), for effects outside etcd to check: whoever carries them out refuses a number smaller than
+    /// the largest that it has seen. 0 for an [optimistic](crate::Rule::optimistic) rule, which has no lock.
     pub fn fencing_token(&self) -> i64 {
         self.0.fence.as_ref().map_or(0, |fence| fence.create_revision)
     }
 
-    /// True once the lock is lost or may be, the time limit is over, or the engine is stopping.
+    /// True once the lock is lost or may be, the time limit is over, or the engine is ending: at its
+    /// shutdown only when the deadline for callbacks is over.
     pub fn is_cancelled(&self) -> bool {
         self.0.cancelled.is_cancelled()
     }
 
-    /// Completes when [`is_cancelled`](Firing::is_cancelled) becomes true. Shortly after, the
-    /// callback's future is dropped.
+    /// Completes when [`is_cancelled`](Firing::is_cancelled) becomes true. The callback's future is dropped
+    /// an eighth of the lock TTL later (1 s for an optimistic rule), and at once when the time limit is
+    /// over: then only what the callback has spawned or handed a clone of the firing hears of it.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
     }
 
     /// Begins the transaction that ends this firing: its effects and the release of the lock take
-    /// effect together, and only while the lock is still this firing's. The callback returns it.
+    /// effect together, and only while the lock is still this firing's. The callback returns it; a commit
+    /// that is dropped does nothing.
     pub fn commit(&self) -> Commit {
         Commit::new(self.clone())
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 /// What a callback returns when it did not fail: effects to commit, and what is to happen next.
 ///
-/// `()` and a [`Commit`](crate::Commit) convert into it.
+/// `()` and a [`Commit`](crate::Commit) convert into it; a commit can also end with
+/// [`retry_after`](crate::Commit::retry_after) or [`give_up`](crate::Commit::give_up).
 #[derive(Debug)]
 pub struct Outcome {
     pub(crate) effects: Result<Effects, Error>,
@@ -22,18 +23,22 @@ pub(crate) enum Then {
 }
 
 impl Outcome {
-    /// Done, without effects. The callback runs again when the condition still holds and somebody
+    /// Done, without effects. The callback runs again when the condition still holds and somebody else
     /// changed a key that it reads, or at the next crawl.
     pub fn done() -> Self {
         Self { effects: Ok(Effects::default()), then: Then::Done }
     }
 
-    /// Not done, but no failure: run again in `delay` if the condition still holds then.
+    /// Not done, but no failure: run again in `delay` if the condition still holds then, or sooner if
+    /// somebody else changes a key that it reads. A delay below 10 ms counts as 10 ms, one above 365 days as
+    /// 365 days. Other engines keep to it too.
     pub fn retry_after(delay: Duration) -> Self {
         Self { effects: Ok(Effects::default()), then: Then::RetryAfter(delay) }
     }
 
-    /// Leave the instance alone until somebody changes a key that it reads, or the engine restarts.
+    /// Leave the instance alone, in all engines, until somebody else changes a key that it reads. Crawls
+    /// don't wake it. It is also tried again when the condition was false in between, and when the engine
+    /// that gave up has ended, has restarted or has lost its lease.
     pub fn give_up(reason: impl Into<String>) -> Self {
         Self { effects: Ok(Effects::default()), then: Then::GiveUp(reason.into()) }
     }

@@ -236,7 +236,13 @@ pub(crate) struct KeyLease {
 impl Handler<KeyLease> for Keeper {
     type Result = ();
 
-    fn handle(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Self::Context) {
+    fn handle(&mut self, request: KeyLease, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| this.key_lease(request, ctx));
+    }
+}
+
+impl Keeper {
+    fn key_lease(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let shared = self.shared.entry(purpose).or_default();
         shared.prune(now);

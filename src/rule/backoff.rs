@@ -1,12 +1,21 @@
 //! Delays between attempts: exponential, bounded, with jitter.
 
+use crate::engine::config::LONGEST;
 use rand::{Rng, RngExt};
 use std::time::Duration;
 
-/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, at most `max`,
-/// ± 20 % so that many instances which failed together don't return together.
+/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, at most `max`, and of
+/// that ± 20 %, so that many instances which failed together don't return together.
 ///
-/// A change of a key that the instance reads, by somebody else, cuts the wait to `base`.
+/// A change of a key that the instance reads, by somebody else, cuts the wait to `base`. Other engines keep
+/// to the wait too: see [Several engines](crate#several-engines).
+///
+/// `base` is also the first delay when something other than the callback failed (no lease, no answer, a lost
+/// lock), doubled up to 64 times that, and when a firing succeeded and left its condition true, doubled up
+/// to 5 seconds.
+///
+/// Too short a `base` makes failing instances a load; too long a `max` leaves them alone for long after the
+/// cause is gone.
 ///
 /// ```
 /// use etcd_rules::Backoff;
@@ -22,10 +31,10 @@ pub struct Backoff {
 
 impl Backoff {
     /// The first delay, and the longest. `max` is raised to `base` if it is smaller, `base` to one
-    /// millisecond if it is zero.
+    /// millisecond if it is shorter. No wait is longer than 365 days.
     pub fn new(base: Duration, max: Duration) -> Self {
-        let base = base.max(Duration::from_millis(1));
-        Self { base, max: max.max(base) }
+        let base = base.clamp(Duration::from_millis(1), LONGEST);
+        Self { base, max: max.clamp(base, LONGEST) }
     }
 
     pub(crate) fn base(&self) -> Duration {

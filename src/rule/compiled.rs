@@ -3,6 +3,7 @@
 
 use super::{Callback, Options, Rule};
 use crate::condition::{Compiled, ConditionError, Slot};
+use crate::engine::config::LONGEST;
 use crate::index::Binding;
 use crate::index::patterns::Use;
 use crate::pattern::{Attributes, Pattern, PatternError, Segment};
@@ -12,21 +13,21 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A mistake in a rule.
+/// A mistake in a rule, told by [`EngineBuilder::build`](crate::EngineBuilder::build).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
     /// The id is empty.
     #[error("the id is empty: give every rule a name that stays the same across versions")]
     EmptyId,
-    /// The id is longer than a label of a metric or a lock key should be.
+    /// The id has more bytes (this many) than a label of a metric or a lock key should have.
     #[error("the id has {0} bytes: at most 200 are allowed")]
     LongId(usize),
     /// No condition was given.
-    #[error("there is no condition: call `when`")]
+    #[error("there is no condition: call `when` on the rule")]
     NoCondition,
     /// No callback was given.
-    #[error("there is no callback: call `run`")]
+    #[error("there is no callback: call `run` on the rule")]
     NoCallback,
     /// A pattern or comparison of the condition is malformed.
     #[error("{0}")]
@@ -48,7 +49,7 @@ pub enum RuleError {
     },
     /// No key of the rule binds all of its attributes, so that no key can imply an instance.
     #[error(
-        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}"
+        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}: add a key that has all of them"
     )]
     NoBinder {
         /// All attributes of the rule.
@@ -58,6 +59,19 @@ pub enum RuleError {
         /// What that pattern lacks.
         missing: String,
     },
+    /// The pattern is below a namespace of engines, whose keys match no pattern.
+    #[error(
+        "it can never fire: the keys of `{pattern}` are below `{namespace}`, where engines keep their own"
+    )]
+    ReservedPattern {
+        /// The pattern.
+        pattern: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// A rule without a lock has a lock pattern.
+    #[error("it is optimistic, which is without a lock, and has a lock pattern: leave one of them out")]
+    OptimisticLock,
     /// An attribute is one segment in one pattern and the rest of a key in another.
     #[error(
         "`{segment}` and `{rest}` use `{attribute}` as one segment and as the rest of a key: give them different names"
@@ -71,11 +85,11 @@ pub enum RuleError {
         rest: String,
     },
     /// The condition is false whatever the keys hold.
-    #[error("it can never fire: the condition `any` of nothing is always false")]
+    #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
     NeverTrue,
     /// The transaction that takes the lock would have more operations than etcd allows.
     #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2)"
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
     )]
     TooManyKeys {
         /// Distinct keys of the rule.
@@ -137,6 +151,9 @@ impl CompiledRule {
     pub(crate) fn new(rule: Rule, limits: Limits) -> Result<Self, Vec<RuleError>> {
         let Rule { id, condition, lock, callback, options } = rule;
         let mut errors = check_options(&id, &options);
+        if options.optimistic && lock.is_some() {
+            errors.push(RuleError::OptimisticLock);
+        }
         if callback.is_none() {
             errors.push(RuleError::NoCallback);
         }
@@ -341,6 +358,12 @@ fn check_options(id: &str, options: &Options) -> Vec<RuleError> {
     }
     if options.concurrency == Some(0) {
         wrong("concurrency", "0".into(), "no callback could ever run");
+    }
+    if options.time_limit > LONGEST {
+        wrong("time_limit", format!("{:?}", options.time_limit), "it must be at most 365 days");
+    }
+    if options.lock_ttl.is_some_and(|ttl| ttl > LONGEST) {
+        wrong("lock_ttl", format!("{:?}", options.lock_ttl), "it must be at most 365 days");
     }
     if let Some(ttl) = options.lock_ttl
         && ttl < Duration::from_secs(1)

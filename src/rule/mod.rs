@@ -79,8 +79,9 @@ impl Default for Options {
 }
 
 impl Rule {
-    /// A rule with an id: unique in its engine, the name in metrics, logs and lock keys. Engines of
-    /// one application share locks and retries by it, so it should stay the same across versions.
+    /// A rule with an id: unique in its engine, 1 to 200 bytes, the name in metrics, logs and lock keys.
+    /// Engines of one application share locks and retries by it, so it should stay the same across
+    /// versions: with another id, an old and a new engine work on the same instance during an update.
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), condition: None, lock: None, callback: None, options: Options::default() }
     }
@@ -96,48 +97,63 @@ impl Rule {
         self
     }
 
-    /// The lock of an instance, as a pattern over attributes of the condition. Rules (and instances)
-    /// whose patterns give the same text exclude each other. Default: one lock for each instance.
+    /// The lock of an instance, as a pattern over attributes of the condition. Default: one lock for each
+    /// instance.
+    ///
+    /// Rules (and instances) whose patterns give the same text exclude each other, in all engines of the
+    /// application. So a pattern with fewer attributes than the rule has, or one that another rule has too,
+    /// makes work wait for other work. The lock's key lies in the engine's
+    /// [namespace](crate::EngineBuilder::namespace). Without effect on an [optimistic](Rule::optimistic)
+    /// rule.
     pub fn lock(mut self, pattern: impl Into<String>) -> Self {
         self.lock = Some(pattern.into());
         self
     }
 
-    /// How long a callback may run, from its own start. Default: 5 minutes. After it the firing is
-    /// cancelled, its future dropped, and the end counts as an error. Too short a limit makes work
-    /// fail that would have succeeded; a future that never yields can't be dropped and keeps its slot.
+    /// How long a callback may run, from its own start. More than zero; default: 5 minutes. Then its future
+    /// is dropped at once, and the end counts as an error.
+    ///
+    /// Too short a limit makes work fail that would have succeeded. Too long a one lets work that hangs keep
+    /// its slot and its lock. A future that never yields can't be dropped, and keeps both.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.options.time_limit = limit;
         self
     }
 
     /// The TTL of the lease behind this rule's locks, in whole seconds (rounded up; etcd may grant
-    /// more). Default: the engine's. A short TTL lets other engines take over sooner after a crash,
-    /// and loses locks sooner when etcd does not answer.
+    /// more). At least 1 s; default: [the engine's](crate::EngineBuilder::lock_ttl). A short TTL lets other
+    /// engines take over sooner after a crash, and loses locks sooner when etcd does not answer. Rules with
+    /// the same TTL share a lease.
     pub fn lock_ttl(mut self, ttl: Duration) -> Self {
         self.options.lock_ttl = Some(ttl);
         self
     }
 
-    /// How many callbacks of this rule may run at once in one engine. Default: half of the engine's
-    /// overall limit, so that one slow rule can't take all slots.
+    /// How many instances of this rule may be fired at once in one engine. At least 1; default: half of the
+    /// engine's [overall limit](crate::EngineBuilder::concurrency), which holds besides.
+    ///
+    /// With as many as that, one slow rule can take all slots; too few make the rule's queue long.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);
         self
     }
 
-    /// How failed firings are retried. Default: [`Backoff::default`].
+    /// How failed firings are retried. Default: [`Backoff::default`], 100 ms doubled up to 5 minutes.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.options.backoff = backoff;
         self
     }
 
-    /// Runs without a lock: for callbacks whose effects are all in their commit.
+    /// Runs without a lock: for callbacks whose effects are all in their commit. Default: with a lock.
     ///
-    /// The commit takes effect only if every key shown to the callback is unchanged, and it must
-    /// change at least one of those keys; so neither two engines nor a repeated request can apply it
-    /// twice. Callbacks of several engines may run at the same time, and only one commit wins: the
-    /// callback must do nothing outside of its commit.
+    /// The commit takes effect only if every key of the condition is as it was shown to the callback, and it
+    /// must change at least one of those keys ([`Error::NothingShownChanges`](crate::Error) otherwise); so
+    /// neither two engines nor a repeated request can apply it twice. It saves a transaction a firing.
+    ///
+    /// Callbacks of several engines may run at the same time, also while another engine holds the instance
+    /// back after a failure, and only one commit wins: whatever the callback does outside of its commit
+    /// happens several times. Nothing excludes two instances or rules from each other: a
+    /// [`lock`](Rule::lock) pattern has no effect.
     pub fn optimistic(mut self) -> Self {
         self.options.optimistic = true;
         self
@@ -147,7 +163,9 @@ impl Rule {
     ///
     /// It returns `Ok(())` or an [`Outcome`]; an error, a panic or running into the
     /// [time limit](Rule::time_limit) is retried with [backoff](Rule::backoff). It runs on the
-    /// application's tokio runtime and must not block its thread for long.
+    /// application's tokio runtime and must not block its thread for long: a future can be dropped only
+    /// where it waits. It may be dropped at any `await`, and it may run again after it succeeded: make what
+    /// it does outside of its commit repeatable.
     pub fn run<F, Fut, O, E>(mut self, callback: F) -> Self
     where
         F: Fn(Firing) -> Fut + Send + Sync + 'static,
