@@ -128,3 +128,21 @@ async fn an_explanation_shows_what_was_seen() {
     assert!(matches!(running.explain("never", &[].into()).await, Err(Error::UnknownAttribute(_))));
     running.shutdown(SECOND).await.unwrap();
 }
+
+/// A comparison of the user's that panics leaves its instance alone, in a decision as in an explanation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_panics_hurts_nobody_else() {
+    let etcd = Etcd::start().await;
+    let bad = key("/jobs/:id").compare("panics", |value| value.is_some_and(|value| panic!("on {value:?}")));
+    let rule = Rule::new("bad").when(bad).run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) });
+    let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    etcd.put("/jobs/1", "x").await;
+    eventually(5 * SECOND, "the other rule fired", async || etcd.get("/done/1").await.is_some()).await;
+    let explained = running.explain("bad", &[("id", "1")].into()).await;
+    assert!(matches!(&explained, Err(Error::Comparison { rule, .. }) if rule == "bad"), "{explained:?}");
+    assert_eq!(running.health(), Health::Ready);
+    assert_eq!(running.stats().await.unwrap().running, 0);
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
