@@ -196,12 +196,13 @@ impl EngineBuilder {
                 }
             }
         }
+        let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
+        let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
+        check_namespace(&namespace, &rules, &mut mistakes);
         if !mistakes.is_empty() {
             return Err(BuildError { mistakes }.into());
         }
         rules.iter().for_each(warn);
-        let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
-        let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let literal =
             rules.iter().flat_map(|rule| rule.slots().iter().map(|pattern| pattern.literal_prefix()));
         let prefixes = covering(literal, MAX_WATCHES);
@@ -216,7 +217,7 @@ impl EngineBuilder {
                 target,
                 rules: Arc::from(rules),
                 prefixes,
-                options: self.options,
+                options: self.options.bounded(),
                 runtime: self.runtime,
                 env: self.env,
             },
@@ -230,6 +231,15 @@ fn check_application(application: &str, mistakes: &mut Vec<Mistake>) {
         mistakes.push(Mistake::NoApplication);
     } else if !application.chars().all(plain) {
         mistakes.push(Mistake::Application(application.to_owned()));
+    }
+}
+
+/// Keys of the namespace match no pattern: one that contains the rules' own keys would silence them.
+fn check_namespace(namespace: &str, rules: &[CompiledRule], mistakes: &mut Vec<Mistake>) {
+    let mut patterns = rules.iter().flat_map(|rule| rule.slots());
+    if let Some(pattern) = patterns.find(|pattern| pattern.literal_prefix().starts_with(namespace)) {
+        let reason = format!("the keys of `{pattern}` are in it, and keys of a namespace match no pattern");
+        mistakes.push(Mistake::Option { option: "namespace", value: format!("`{namespace}`"), reason });
     }
 }
 
