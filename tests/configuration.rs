@@ -53,6 +53,22 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
+fn a_namespace_that_contains_the_rules_own_keys_is_a_mistake() {
+    let engine = |namespace| {
+        let rule = when(key("/a/b/:id").exists());
+        mistakes(Engine::builder("app", ["127.0.0.1:2379"]).namespace(namespace).rule(rule))
+    };
+    for namespace in ["", "/", "/a", "/a/b/"] {
+        let found = engine(namespace);
+        assert!(
+            found.iter().any(|mistake| mistake.contains("the keys of `/a/b/:id` are in it")),
+            "{found:?}"
+        );
+    }
+    assert_eq!(engine("/a/c/"), Vec::<String>::new());
+}
+
+#[test]
 fn a_correct_engine_is_built() {
     let rule = when(key("/a/:id").exists()).lock("/locks/:id");
     assert_eq!(of_rule(rule), Vec::<String>::new());
