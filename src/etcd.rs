@@ -356,7 +356,8 @@ impl Link {
     /// Grants a lease under an id of the caller's, so that a request sent again is not a second lease.
     pub(crate) async fn grant(&self, id: i64, ttl: Duration) -> Result<Grant, Failure> {
         let sent = Instant::now();
-        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        // What is too long for etcd is refused by it.
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).min(i64::MAX as u64);
         let client = self.client().await?;
         let options = LeaseGrantOptions::new().with_id(id);
         let grant =

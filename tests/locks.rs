@@ -260,3 +260,72 @@ async fn a_crawl_fires_again_what_is_still_true() {
     assert_eq!(running.stats().await.unwrap().drift, 0);
     running.shutdown(SECOND).await.unwrap();
 }
+
+/// The watches of the rules' keys stand before what was restored, the one of the locks stands after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn losers_are_woken_also_after_older_data_that_only_the_locks_tell() {
+    let mut etcd = Etcd::start().await;
+    etcd.put("/jobs/1", "").await;
+    let running = start(engine(&etcd).rule(delete_jobs())).await;
+    eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+    let saved = etcd.save();
+    for _ in 0..20 {
+        etcd.put("/etcd-rules/app/lock/job/other", "").await;
+        etcd.delete("/etcd-rules/app/lock/job/other").await;
+    }
+    sleep(SECOND).await;
+    etcd.restore(&saved).await;
+    etcd.put("/etcd-rules/app/lock/job/2", "{}").await;
+    etcd.put("/jobs/2", "").await;
+    eventually(20 * SECOND, "it waits", async || running.stats().await.unwrap().held == 1).await;
+    // Until the engine has found all of the new state.
+    sleep(2 * SECOND).await;
+    etcd.delete("/etcd-rules/app/lock/job/2").await;
+    eventually(10 * SECOND, "it was woken", async || etcd.get("/jobs/2").await.is_none()).await;
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", 4 * SECOND).await;
+}
+
+/// What is queued when an engine is dropped does not start under a lock that is being revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_engine_starts_nothing_more() {
+    let etcd = Etcd::start().await;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let counter = begun.clone();
+    let rule = Rule::new("job").when(key("/jobs/:id").exists()).concurrency(4).run(move |firing: Firing| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            firing.cancelled().await;
+            Ok::<Outcome, Error>(Outcome::done())
+        }
+    });
+    for n in 0..200 {
+        etcd.put(&format!("/jobs/{n}"), "").await;
+    }
+    let running = start(engine(&etcd).rule(rule)).await;
+    eventually(5 * SECOND, "all slots are taken", async || begun.load(Ordering::SeqCst) == 4).await;
+    drop(running);
+    // Sooner than by the TTL.
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND * 3 / 2).await;
+    assert_eq!(begun.load(Ordering::SeqCst), 4);
+}
+
+/// A time that no lease can have is a failure of its callback, and of nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_to_live_beyond_all_bounds_hurts_only_its_firing() {
+    let etcd = Etcd::start().await;
+    let rule = Rule::new("long").when(key("/long/:id").exists()).run(|firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().put_ttl("/until/:id", "", Duration::MAX).into())
+    });
+    let never = engine(&etcd).crawl_interval(Duration::MAX).crawl_ageing(Duration::MAX);
+    let running = start(never.rules([rule, delete_jobs()])).await;
+    etcd.put("/long/1", "").await;
+    eventually(5 * SECOND, "it failed", async || {
+        !etcd.keys("/etcd-rules/app/backoff/long/").await.is_empty()
+    })
+    .await;
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "others fire", async || etcd.get("/jobs/1").await.is_none()).await;
+    running.shutdown(Duration::MAX).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
+}

@@ -407,7 +407,12 @@ impl Handler<LockEnded> for Dispatcher {
             let outcome = match end {
                 LockEnd::Won { fence, lease } => {
                     if let Some(busy) = this.busy.get_mut(&instance) {
+                        // Told to end while its transaction was out: the new token must say so too.
+                        let told = busy.cancelled.is_cancelled();
                         busy.cancelled = lease.lost.child_token();
+                        if told {
+                            busy.cancelled.cancel();
+                        }
                         busy.fence = Some(fence);
                         busy.lease = Some(lease);
                     }

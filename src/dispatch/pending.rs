@@ -3,8 +3,9 @@
 
 use super::messages::{Action, Closing, ClosingOutcome, Decided, Finish, Hold, LockOutcome, Tally, Verdict};
 use super::queue::{Queue, Ticket};
-use super::record::{Class, End, FAR, KnownMark, Next, Own, Record, State, Tried, Wait};
+use super::record::{Class, End, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::condition::Witness;
+use crate::engine::config::LONGEST;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
 use crate::rule::CompiledRule;
@@ -368,7 +369,8 @@ impl Pending {
         };
         let fail = |record: &mut Record, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
             record.failures = record.failures.saturating_add(1);
-            let delay = rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(FAR);
+            let delay =
+                rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(LONGEST);
             record.last_error = Some(error.clone());
             record.end = Some(End::Failed(delay));
             Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
@@ -379,7 +381,7 @@ impl Pending {
                 Closing::Commit(None)
             }
             Finish::Returned(Then::RetryAfter(delay)) => {
-                let delay = (*delay).clamp(RETRY_AFTER_MIN, FAR);
+                let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
                 record.end = Some(End::RetryAfter(delay));
                 Closing::Commit(Some(Hold { attempt: 0, delay: Some(delay), error: String::new() }))
             }

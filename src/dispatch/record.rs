@@ -16,6 +16,7 @@
 //!
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
+use crate::engine::config::LONGEST;
 use crate::index::{Binding, Revision, Snapshot, Touch};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -144,9 +145,6 @@ pub(crate) struct Record {
     /// The latest revision of its keys that was ever seen.
     newest: Revision,
 }
-
-/// What "never" comes to when a wait is added to the clock or becomes a lease.
-pub(crate) const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Ineffective firings are slowed down to at most one in this time.
 pub(crate) const INEFFECTIVE_MAX: Duration = Duration::from_secs(5);
@@ -392,7 +390,7 @@ impl Record {
     }
 
     pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> Next {
-        let until = now + delay.min(FAR);
+        let until = now + delay.min(LONGEST);
         self.state = State::Waiting(until, why);
         Next::WakeAt(until)
     }

@@ -34,6 +34,10 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
     let told = cancelled.clone();
     let mut task = runtime.spawn(async move {
         let _registered = registered;
+        // Told before it began: nothing of it may run, not even up to its first wait.
+        if cancelled.is_cancelled() {
+            return Ran(Finish::Cancelled, None);
+        }
         // The closure itself may panic too, before it has made a future.
         let mut callback =
             std::pin::pin!(AssertUnwindSafe(async move { callback(firing).await }).catch_unwind());

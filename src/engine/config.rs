@@ -41,6 +41,27 @@ impl Default for Options {
     }
 }
 
+/// What "never" comes to: longer times can't be added to a clock.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Options {
+    /// With times that can be added to a clock, whatever was given: `Duration::MAX` is a way to say never.
+    pub(crate) fn bounded(mut self) -> Self {
+        for time in [
+            &mut self.lock_ttl,
+            &mut self.crawl_interval,
+            &mut self.ageing,
+            &mut self.shutdown_deadline,
+            &mut self.connect_timeout,
+            &mut self.request_timeout,
+            &mut self.watch_silence,
+        ] {
+            *time = (*time).min(LONGEST);
+        }
+        self
+    }
+}
+
 /// A configuration without mistakes.
 #[derive(Clone)]
 pub(crate) struct Config {
@@ -75,9 +96,6 @@ impl Config {
         }
     }
 }
-
-/// The longest duration that an option may have. What is added to the clock must not overflow it.
-pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Interval of HTTP/2 pings, which find connections that are cut without a word.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

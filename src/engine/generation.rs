@@ -217,7 +217,11 @@ impl Generation {
     pub(crate) async fn shutdown(self, deadline: Duration) -> usize {
         self.watch.stop();
         let deadline = Instant::now() + deadline.min(LONGEST);
-        let left = self.dispatcher.send(Drain { deadline }).await.unwrap_or(0);
+        let left = match self.dispatcher.send(Drain { deadline }).await {
+            Ok(left) => left,
+            // It panicked meanwhile. Its callbacks may run on, and their locks must stay until they end.
+            Err(_) => self.tell(REVOKE).await,
+        };
         self.end(REVOKE, left).await;
         left
     }
@@ -225,14 +229,26 @@ impl Generation {
     /// Ends without waiting for callbacks to finish their work, within `limit` and a little.
     pub(crate) async fn abandon(self, limit: Duration) {
         self.watch.stop();
+        let started = Instant::now();
+        // The dispatcher must know first: whatever ends would make room for others, whose locks would be
+        // revoked under them. If it is gone, or does not answer, the callbacks are told all the same.
+        let drained = timeout(limit / 2, self.dispatcher.send(Drain { deadline: started })).await;
+        if !matches!(drained, Ok(Ok(_))) {
+            tracing::debug!("the dispatcher did not end its firings in time");
+        }
+        let left = self.tell((limit / 2).saturating_sub(started.elapsed())).await;
+        self.end(limit / 2, left).await;
+    }
+
+    /// Tells all callbacks to end; returns the number of those that did not within `limit`.
+    async fn tell(&self, limit: Duration) -> usize {
         self.live.cancel_all();
         let started = Instant::now();
         // Those that listen end now; the others are dropped by their runtime, or end some day.
-        while self.live.len() > 0 && started.elapsed() < limit / 2 {
+        while self.live.len() > 0 && started.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let left = self.live.len();
-        self.end(limit / 2, left).await;
+        self.live.len()
     }
 
     async fn end(self, revoke: Duration, left: usize) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -14,6 +14,8 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Stage {
     jobs: mpsc::Sender<Job>,
     stop: CancellationToken,
+    /// A stage that is dropped without an end, by a failed start or a panic, must not run on.
+    _guard: DropGuard,
     ended: oneshot::Receiver<()>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -47,7 +49,7 @@ impl Stage {
                 })?)
             }
         };
-        Ok(Self { jobs, stop, ended, thread })
+        Ok(Self { jobs, _guard: stop.clone().drop_guard(), stop, ended, thread })
     }
 
     /// Runs a job on the stage, where it may start actors. `None` if the stage has ended.

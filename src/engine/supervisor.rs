@@ -94,6 +94,8 @@ async fn oversee(
                 metrics::restart(&config.engine);
                 status.restarting();
                 generation.abandon(RESTART).await;
+                // Once more: what the old actors reported until their end is void.
+                status.restarting();
                 return recover(config, status, fault, panics).await;
             }
             command = commands.recv() => match command {

@@ -50,6 +50,8 @@ pub(crate) struct Keeper {
     granting: HashMap<(Purpose, Duration), Vec<TicketReply>>,
     /// Leases of marks: they go with the engine.
     marks: Vec<i64>,
+    /// What renews and replaces the leases of locks.
+    keeping: Vec<SpawnHandle>,
 }
 
 /// Where the answer to a request for a shared lease goes.
@@ -84,6 +86,7 @@ impl Keeper {
             shared: HashMap::new(),
             granting: HashMap::new(),
             marks: Vec::new(),
+            keeping: Vec::new(),
         };
         (this, readers)
     }
@@ -111,7 +114,7 @@ impl Actor for Keeper {
                 published,
             };
             let task = spawn_guarded(faults, Self::NAME, keep.run());
-            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
+            self.keeping.push(ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task))));
         }
     }
 }
@@ -198,7 +201,9 @@ impl Keep {
                         }
                         Err(failure) => failure,
                     },
-                    () = sleep(life.attempt()) => Failure {
+                    // Never past the moment to tell: an attempt that begins just before it and hangs
+                    // would let the lease expire under a callback that was not told.
+                    () = sleep_until(life.tell_at().min(sent + life.attempt())) => Failure {
                         kind: FailureKind::Unreachable,
                         request: "lease_renew",
                         message: "no answer in time".into(),
@@ -258,7 +263,7 @@ impl Keeper {
         }
         let link = self.settings.link.clone();
         let id = lease_id(&mut self.settings.rng);
-        let granting = async move { link.grant(id, ttl + SharedLeases::window(ttl)).await };
+        let granting = async move { link.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
             guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
         }));
@@ -323,9 +328,13 @@ pub(crate) struct Revoke;
 impl Handler<Revoke> for Keeper {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: Revoke, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
         let locks = self.readers.values().filter_map(|lease| lease.borrow().as_ref().map(|lease| lease.id));
         let ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        // Or a lease that is found to be gone would be replaced, and the new one left behind.
+        self.keeping.drain(..).for_each(|keeping| {
+            ctx.cancel_future(keeping);
+        });
         let link = self.settings.link.clone();
         Box::pin(async move {
             let revoking = ids.into_iter().map(|id| {

@@ -3,7 +3,7 @@
 
 use crate::dispatch::actor::{Dispatcher, Released};
 use crate::engine::env::Retry;
-use crate::engine::part::{AbortOnDrop, Faults, Part, spawn_guarded};
+use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Link};
 use crate::index::{Change, Revision};
@@ -76,8 +76,12 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
     let Settings { link, namespace, dispatcher, .. } = settings;
     let from = match resume.start(link.header(namespace).await?) {
         Start::Watch(from) => from,
-        // The watchers find this too, and the engine starts again.
-        Start::Rewound(_) => return Ok(()),
+        // The watchers need not find this too: where nothing of theirs has changed since, they are behind
+        // what was restored. To end here alone would leave all that wait unwoken.
+        Start::Rewound(reason) => {
+            settings.faults.report(Fault::Rewound(reason));
+            return Ok(());
+        }
         Start::Snapshot(revision) => {
             // What was deleted before is not known: all that wait look again.
             resume.snapshot(revision);

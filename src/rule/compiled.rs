@@ -149,7 +149,10 @@ const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
 impl CompiledRule {
     pub(crate) fn new(rule: Rule, limits: Limits) -> Result<Self, Vec<RuleError>> {
-        let Rule { id, condition, lock, callback, options } = rule;
+        let Rule { id, condition, lock, callback, mut options } = rule;
+        // `Duration::MAX` is a way to say never; it can't be added to a clock.
+        options.time_limit = options.time_limit.min(LONGEST);
+        options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
         let mut errors = check_options(&id, &options);
         if options.optimistic && lock.is_some() {
             errors.push(RuleError::OptimisticLock);
@@ -358,12 +361,6 @@ fn check_options(id: &str, options: &Options) -> Vec<RuleError> {
     }
     if options.concurrency == Some(0) {
         wrong("concurrency", "0".into(), "no callback could ever run");
-    }
-    if options.time_limit > LONGEST {
-        wrong("time_limit", format!("{:?}", options.time_limit), "it must be at most 365 days");
-    }
-    if options.lock_ttl.is_some_and(|ttl| ttl > LONGEST) {
-        wrong("lock_ttl", format!("{:?}", options.lock_ttl), "it must be at most 365 days");
     }
     if let Some(ttl) = options.lock_ttl
         && ttl < Duration::from_secs(1)

@@ -181,7 +181,11 @@ async fn stream_to_end(
                         metrics::resync(&settings.engine);
                         return Ok(Stop::Again);
                     }
-                    Step::Doubt => return Ok(Stop::Again),
+                    // With a pause: members of two clusters behind one address would make it spin.
+                    Step::Doubt => {
+                        let message = "another cluster answered".to_owned();
+                        return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
+                    }
                     Step::Reopen(reason) => {
                         return Err(Failure { kind: kind_of(&reason), request: "watch", message: reason });
                     }
