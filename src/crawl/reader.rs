@@ -5,6 +5,7 @@ use crate::etcd::{Failure, FailureKind, Link, Page};
 use crate::index::{Found, Revision};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Keys asked for at once.
@@ -24,6 +25,23 @@ impl Splits {
 
     fn set(&self, splits: Vec<Vec<u8>>) {
         *self.0.lock().unwrap_or_else(|e| e.into_inner()) = splits;
+    }
+}
+
+/// Whether a prefix's watch is open, told by its watcher to the crawler: while it is not, or just after, what
+/// a crawl finds different may be explained by events that are still to come.
+#[derive(Clone, Default)]
+pub(crate) struct Following(Arc<AtomicU64>);
+
+impl Following {
+    /// A stream was opened, or has ended: odd numbers are open streams.
+    pub(crate) fn turn(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of the stream that is open.
+    pub(crate) fn stream(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|number| number % 2 == 1)
     }
 }
 

@@ -7,7 +7,7 @@ use super::part::{Fault, Faults};
 use super::stage::Stage;
 use super::status::Status;
 use crate::crawl::actor as crawler;
-use crate::crawl::reader::Splits;
+use crate::crawl::reader::{Following, Splits};
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, GetTally, Settings as DispatcherSettings};
 use crate::etcd::Link;
 use crate::evaluate::Evaluator;
@@ -136,10 +136,10 @@ impl Generation {
         stages.extend([core, io]);
 
         let watch = Stage::start("etcd-rules-watch", placement)?;
-        let splits: Vec<(String, Splits)> =
-            config.prefixes.iter().map(|prefix| (prefix.clone(), Splits::default())).collect();
+        let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());
+        let splits: Vec<(String, Splits, Following)> = config.prefixes.iter().map(prefix).collect();
         let mut watchers = Vec::new();
-        for (number, (prefix, splits)) in splits.iter().enumerate() {
+        for (number, (prefix, splits, following)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 number: number as u16,
@@ -148,6 +148,7 @@ impl Generation {
                 index: index.clone(),
                 status: status.clone(),
                 splits: splits.clone(),
+                following: following.clone(),
                 silence: config.options.watch_silence,
                 faults: faults.clone(),
             };

@@ -2,7 +2,7 @@
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
 use super::resume::{Resume, Start, Step};
-use crate::crawl::reader::{self, Splits};
+use crate::crawl::reader::{self, Following, Splits};
 use crate::engine::env::Retry;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
@@ -29,6 +29,7 @@ pub(crate) struct Settings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) status: Status,
     pub(crate) splits: Splits,
+    pub(crate) following: Following,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
     pub(crate) faults: Faults,
@@ -115,7 +116,9 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
     let stream = settings.link.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
     let mut ahead = Ahead::default();
+    settings.following.turn();
     let end = stream_to_end(settings, resume, retry, stream, &mut ahead).await;
+    settings.following.turn();
     // The next stream resumes after what was read: that must be with the index, however this one ended.
     if ahead.hand_on(settings).await { end } else { Ok(Stop::IndexGone) }
 }
