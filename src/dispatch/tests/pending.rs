@@ -299,7 +299,7 @@ fn one_who_stops_gives_no_slot_and_starts_no_callback() {
 
 #[test]
 fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
-    let mut b = Bench::new([rule("r").optimistic().lock("/one")], 8);
+    let mut b = Bench::new([rule("r").optimistic()], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     assert_eq!(b.wanted().iter().filter(|action| matches!(action, Action::Run { .. })).count(), 2);
     b.end(1, &returned(Then::Done), ClosingOutcome::Lost { mark_gone: false });
