@@ -34,6 +34,20 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     assert_eq!(threads_named("etcd-rules"), 0, "when shutdown returns, the threads have ended");
     assert_nothing_left(&etcd, "/etcd-rules/", Duration::from_millis(1)).await;
 
+    // As many threads evaluate as were asked for, or none of their own.
+    for evaluators in [0, 2] {
+        let rule = Rule::new("work").when(key("/work/:id").exists()).run(|firing: Firing| async move {
+            Ok::<Outcome, Error>(firing.commit().delete("/work/:id").into())
+        });
+        let builder = Engine::builder("app", [etcd.endpoint()]).rule(rule).evaluators(evaluators);
+        let running = builder.build().unwrap().start().await.unwrap();
+        running.ready().await;
+        assert_eq!(threads_named("etcd-rules-ev"), evaluators);
+        etcd.put("/work/a", "").await;
+        eventually(5 * SECOND, "it fired", async || etcd.get("/work/a").await.is_none()).await;
+        running.shutdown(5 * SECOND).await.unwrap();
+    }
+
     // A drop in the middle of a callback.
     let running = built(&etcd).start().await.unwrap();
     running.ready().await;

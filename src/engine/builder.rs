@@ -102,11 +102,12 @@ impl EngineBuilder {
         self
     }
 
-    /// Threads that evaluate conditions. At least 1; default: 1. An instance is always decided by the same
-    /// one.
+    /// Threads that evaluate conditions. Default: 1. An instance is always decided by the same one.
     ///
     /// More are of use only for costly [`compare`](crate::Key::compare) functions and regular expressions;
-    /// else they cost a thread each for nothing.
+    /// else they cost a thread each for nothing. With 0 conditions are evaluated on the thread that keeps
+    /// the index and dispatches: a change takes two steps between threads less, and a comparison that
+    /// blocks holds everything up but the watch, the leases and the requests.
     pub fn evaluators(mut self, threads: usize) -> Self {
         self.options.evaluators = threads;
         self

@@ -28,7 +28,10 @@ impl Stream {
         let (sender, stream) = opened.split();
         let (told, responses) = mpsc::channel(10_000);
         tokio::spawn(read(stream, told));
-        Self { sender, responses, seen: Vec::new() }
+        let mut this = Self { sender, responses, seen: Vec::new() };
+        // Before that it might miss what comes next.
+        assert!(this.until(|seen| !seen.is_empty()).await, "the watch is created");
+        this
     }
 
     /// Takes responses until something holds of all that were seen. False if it does not, in time.
