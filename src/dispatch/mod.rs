@@ -5,8 +5,8 @@
 //! | [`messages`] | what the core is told and wants done | no |
 //! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
 //! | [`queue`] | slots, turns, classes | no |
-//! | [`pending`] | all instances together: from what happened to what is to be done | no |
-//! | [`actor`] | carries messages between `pending` and the world | yes |
+//! | [`pending`] | all instances together: from what happened to what is to be done; below it the locks within the engine, waiting for other engines, and ends | no |
+//! | [`actor`] | carries messages between `pending` and the world; below it the steps of a firing, releases, and the end | yes |
 //! | [`lock_step`], [`end_step`] | the transactions of one firing, sent until their outcome is known | yes |
 //! | [`run`] | one callback on the application's runtime | yes |
 

@@ -1,6 +1,10 @@
 //! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
 
+mod elsewhere;
+mod ending;
+mod locks;
+
 use super::messages::{Action, Closing, ClosingOutcome, Decided, Finish, Hold, LockOutcome, Tally, Verdict};
 use super::queue::{Queue, Ticket};
 use super::record::{Class, End, KnownMark, Next, Own, Record, State, Tried, Wait};
@@ -228,50 +232,6 @@ impl Pending {
         }
     }
 
-    /// Reserves the lock within this engine; parks the instance if another one has it.
-    fn reserve(&mut self, id: InstanceId) -> bool {
-        let Some(key) = self.shared_lock(id) else { return true };
-        let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
-        if *holder == id {
-            return true;
-        }
-        let number = self.queue.number();
-        waiting.insert(number, id);
-        self.tickets.insert(id, number);
-        if let Some(record) = self.records.get_mut(&id) {
-            record.state = State::Parked;
-        }
-        false
-    }
-
-    /// The lock, if instances other than this one may want the same.
-    fn shared_lock(&self, id: InstanceId) -> Option<String> {
-        let record = self.records.get(&id)?;
-        let rule = &self.rules[record.rule as usize];
-        (rule.has_lock_pattern() && !rule.options().optimistic).then(|| rule.lock_key("", &record.binding))
-    }
-
-    /// Hands the lock within this engine to the one that has waited longest: one wake a release.
-    fn unreserve(&mut self, id: InstanceId, now: Instant) {
-        let Some(key) = self.shared_lock(id) else { return };
-        let Some((holder, waiting)) = self.locks.get_mut(&key) else { return };
-        if *holder != id {
-            if let Some(number) = self.tickets.get(&id) {
-                waiting.remove(number);
-            }
-            return;
-        }
-        while let Some((_, next)) = waiting.pop_first() {
-            if let Some(record) = self.records.get_mut(&next) {
-                *holder = next;
-                record.state = State::Queued(Class::Live);
-                self.tickets.insert(next, self.queue.push_front(record.rule, next, now));
-                return;
-            }
-        }
-        self.locks.remove(&key);
-    }
-
     /// The attempt to take the lock has ended.
     pub(crate) fn locked(
         &mut self,
@@ -310,179 +270,6 @@ impl Pending {
                 record.last_error = Some(error);
                 self.step(id, now, out, |record, now| record.trouble(base, now));
             }
-        }
-    }
-
-    /// Another engine has the lock: waits until the key is deleted.
-    fn hold(&mut self, id: InstanceId, key: String, at: Revision, now: Instant, out: &mut Vec<Action>) {
-        self.step(id, now, out, |record, _| record.held());
-        self.await_release(id, key, at, now, out);
-    }
-
-    fn hold_marked(
-        &mut self,
-        id: InstanceId,
-        key: String,
-        (revision, attempt, gave_up): (Revision, u32, bool),
-        at: Revision,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        let base = self.rules[record.rule as usize].options().backoff.base();
-        // Without an attempt and not given up: the other engine's callback succeeded.
-        record.failures = if attempt == 0 && !gave_up { 0 } else { record.failures.max(attempt) };
-        self.step(id, now, out, |record, now| record.marked(revision, gave_up, base, now));
-        self.await_release(id, key, at, now, out);
-    }
-
-    /// What is held or given up is woken when `key` is deleted; at once if it was, or may have been,
-    /// deleted after `at`.
-    fn await_release(
-        &mut self,
-        id: InstanceId,
-        key: String,
-        at: Revision,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        if !matches!(record.state, State::Held | State::GivenUp) {
-            return;
-        }
-        if record.blind || self.releases.get(&key).is_some_and(|&deleted| deleted > at) {
-            return self.step(id, now, out, |record, now| record.released(Duration::ZERO, now));
-        }
-        let key: Arc<str> = key.into();
-        record.waits_for = Some(key.clone());
-        self.held.entry(key).or_default().insert(id);
-    }
-
-    /// The callback has ended: how its firing is to be closed.
-    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish) -> Closing {
-        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        record.state = State::Ending;
-        record.tried = match finish {
-            Finish::Returned(_) => Tried::Commit,
-            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => Tried::Mark,
-            Finish::Cancelled => Tried::Unlock,
-        };
-        let fail = |record: &mut Record, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
-            record.failures = record.failures.saturating_add(1);
-            let delay =
-                rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(LONGEST);
-            record.last_error = Some(error.clone());
-            record.end = Some(End::Failed(delay));
-            Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
-        };
-        match finish {
-            Finish::Returned(Then::Done) => {
-                record.end = Some(End::Done);
-                Closing::Commit(None)
-            }
-            Finish::Returned(Then::RetryAfter(delay)) => {
-                let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
-                record.end = Some(End::RetryAfter(delay));
-                Closing::Commit(Some(Hold { attempt: 0, delay: Some(delay), error: String::new() }))
-            }
-            Finish::Returned(Then::GiveUp(reason)) => {
-                record.end = Some(End::GaveUp);
-                record.last_error = Some(reason.clone());
-                Closing::Commit(Some(Hold { attempt: record.failures, delay: None, error: reason.clone() }))
-            }
-            Finish::Failed(error) => fail(record, error.clone(), &mut self.rng, &self.rules),
-            Finish::Panicked(text) => fail(record, format!("panicked: {text}"), &mut self.rng, &self.rules),
-            Finish::TimedOut => fail(record, "the time limit was over".into(), &mut self.rng, &self.rules),
-            Finish::Cancelled => {
-                record.end = Some(End::Interrupted);
-                Closing::Unlock(None)
-            }
-        }
-    }
-
-    /// The transaction was refused for a reason of its own: the firing failed after all. What is tried
-    /// next contains less; after the last, [`Closing::Nothing`], and the firing is to be
-    /// [closed](Pending::closed) as failed.
-    pub(crate) fn refused(&mut self, id: InstanceId, error: String) -> Closing {
-        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        match record.tried {
-            Tried::Commit => self.finished(id, &Finish::Failed(error)),
-            Tried::Mark => {
-                record.tried = Tried::Unlock;
-                Closing::Unlock(None)
-            }
-            Tried::Unlock => Closing::Nothing,
-        }
-    }
-
-    /// The transaction that closes a firing has ended.
-    pub(crate) fn closed(
-        &mut self,
-        id: InstanceId,
-        outcome: ClosingOutcome,
-        now: Instant,
-        out: &mut Vec<Action>,
-    ) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        if record.state != State::Ending {
-            return;
-        }
-        match outcome {
-            ClosingOutcome::Closed { revision, slots, marked } => {
-                record.mark = marked.then_some(KnownMark { revision, mine: true, outdated: false });
-                record.committed(Own { revision, slots });
-                if matches!(record.end, Some(End::Done | End::RetryAfter(_))) {
-                    record.failures = 0;
-                    record.troubles = 0;
-                }
-            }
-            ClosingOutcome::Lost { mark_gone } => {
-                record.mark.take_if(|_| mark_gone);
-                record.unfinished();
-                record.end = Some(End::Interrupted);
-            }
-            ClosingOutcome::Failed(error) => {
-                record.last_error = Some(error);
-                record.unfinished();
-                record.end = Some(End::Interrupted);
-            }
-            ClosingOutcome::Marked { key, revision, attempt, gave_up, at } => {
-                return self.hold_marked(id, key, (revision, attempt, gave_up), at, now, out);
-            }
-        }
-        self.asked += 1;
-        let asked = self.asked;
-        self.step(id, now, out, |record, _| {
-            record.state = State::Settling(asked);
-            Next::Stay
-        });
-        out.push(Action::Ask(id, asked));
-    }
-
-    /// A lock or backoff key of the namespace was deleted.
-    pub(crate) fn released(&mut self, key: &str, revision: Revision, now: Instant, out: &mut Vec<Action>) {
-        self.releases.insert(key.to_owned(), revision);
-        self.release_order.push_back((key.to_owned(), revision));
-        if self.release_order.len() > RELEASES
-            && let Some((oldest, revision)) = self.release_order.pop_front()
-            && self.releases.get(&oldest) == Some(&revision)
-        {
-            self.releases.remove(&oldest);
-        }
-        for id in self.held.remove(key).unwrap_or_default() {
-            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
-        }
-    }
-
-    /// Deletions may have been missed: everything held looks again, and so will what is held by an
-    /// answer that is still on its way.
-    pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
-        for record in self.records.values_mut() {
-            record.blind |= matches!(record.state, State::Locking | State::Ending);
-        }
-        let held = std::mem::take(&mut self.held);
-        for id in held.into_values().flatten() {
-            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
         }
     }
 

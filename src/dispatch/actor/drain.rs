@@ -1,0 +1,37 @@
+//! The end: nothing more starts, and what runs is waited for, then cancelled.
+
+use super::*;
+
+/// Starts nothing more, and answers once no firing is left, with 0; or with the number of firings
+/// that are left a short while after `deadline`, when the rest was cancelled.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct Drain {
+    pub(crate) deadline: Instant,
+}
+
+impl Handler<Drain> for Dispatcher {
+    type Result = ResponseFuture<usize>;
+
+    fn handle(&mut self, Drain { deadline }: Drain, ctx: &mut Self::Context) -> Self::Result {
+        let (drained, done) = oneshot::channel();
+        self.draining = Some(drained);
+        self.pending.stop();
+        let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
+        ctx.spawn(sleeping.then(|(), this, _| {
+            // From now on: told, then dropped, then unlocked.
+            this.busy.values().for_each(|busy| busy.cancelled.cancel());
+            let graces =
+                this.busy.values().map(|b| b.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace));
+            let limit = graces.max().unwrap_or_default() + Duration::from_secs(2);
+            actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
+                if let Some(drained) = this.draining.take() {
+                    // The one who waits may have given up.
+                    let _ = drained.send(this.pending.running());
+                }
+            })
+        }));
+        self.turn(ctx, |_, _, _| {});
+        Box::pin(async move { done.await.unwrap_or(0) })
+    }
+}

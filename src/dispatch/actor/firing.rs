@@ -1,0 +1,284 @@
+//! The steps of one firing: its lock, its callback, its end. Each is carried out by a task and comes back
+//! as a message.
+
+use super::super::end_step::{EndEnd, EndStep};
+use super::super::lock_step::{LockEnd, LockStep};
+use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome};
+use super::super::run::{self, Run};
+use super::*;
+use crate::condition::Witness;
+use crate::engine::env::Retry;
+use crate::engine::live::LiveFiring;
+use crate::firing::{Effects, Firing, Parts};
+use crate::index::Snapshot;
+use crate::lock::txn::{Holder, free_orphan};
+use rand::SeedableRng;
+
+impl Dispatcher {
+    /// Has its lock taken.
+    pub(super) fn lock(
+        &mut self,
+        instance: InstanceId,
+        (snapshot, witness): (Snapshot, Witness),
+        overrule: Option<Revision>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some((rule, binding)) = self.identity(instance) else { return };
+        if self.still_running(instance, rule, &binding, ctx) {
+            return;
+        }
+        let nonce = self.rng.next_u64();
+        self.nonces.insert(nonce);
+        self.busy.insert(
+            instance,
+            Busy { nonce, fence: None, lease: None, overrule, cancelled: CancellationToken::new() },
+        );
+        let Settings { engine, env, rules, namespace, requests, leases, .. } = &self.settings;
+        let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
+        let step = LockStep {
+            rules: rules.clone(),
+            rule,
+            binding,
+            namespace: namespace.clone(),
+            snapshot,
+            witness,
+            overrule,
+            holder: Holder { engine: engine.to_string(), nonce, since: env.unix_millis() },
+            lease: lease.clone(),
+            requests: requests.clone(),
+            retry: Retry::new(StdRng::from_rng(&mut self.rng)),
+        };
+        let me = ctx.address();
+        spawn_guarded(&self.settings.faults, Self::NAME, async move {
+            let started = Instant::now();
+            let (end, snapshot) = step.run().await;
+            let took = started.elapsed();
+            // Closed: the engine is stopping or restarting.
+            let _ = me.send(LockEnded { instance, end, snapshot, took }).await;
+        });
+    }
+
+    /// The lock is taken: runs the callback.
+    pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot, ctx: &mut Context<Self>) {
+        let Some(record) = self.pending.record(instance) else { return };
+        let Some(busy) = self.busy.get(&instance) else { return };
+        let Settings { engine, rules, link, reserved, max_txn_ops, runtime, live, .. } = &self.settings;
+        let rule = &rules[record.rule as usize];
+        metrics::started(engine, rule.id(), record.since.elapsed());
+        let cancelled = busy.cancelled.clone();
+        let firing = Firing::new(Parts {
+            rules: rules.clone(),
+            rule: record.rule as usize,
+            binding: record.binding.clone(),
+            snapshot,
+            attempt: record.failures + 1,
+            fence: busy.fence.clone(),
+            cancelled: cancelled.clone(),
+            link: link.clone(),
+            reserved: reserved.clone(),
+            max_txn_ops: *max_txn_ops,
+        });
+        let run = Run {
+            callback: rule.callback().clone(),
+            firing,
+            limit: rule.options().time_limit,
+            cancelled: cancelled.clone(),
+            grace: busy.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace),
+            registered: live.register(record.rule, record.binding.clone(), LiveFiring { cancelled }),
+        };
+        let (engine, id) = (engine.clone(), rule.id().clone());
+        let runtime = runtime.clone();
+        let me = ctx.address();
+        spawn_guarded(&self.settings.faults, Self::NAME, async move {
+            let started = Instant::now();
+            let (finish, effects) = run::run(&engine, &id, &runtime, run).await;
+            metrics::finished(&engine, &id, &finish, started.elapsed());
+            // Closed: the engine is stopping or restarting.
+            let _ = me.send(RunEnded { instance, finish, effects }).await;
+        });
+    }
+
+    /// The callback has ended: closes the firing in etcd.
+    pub(super) fn close(
+        &mut self,
+        instance: InstanceId,
+        closing: Closing,
+        effects: Effects,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some((rule, binding)) = self.identity(instance) else { return };
+        let Some(busy) = self.busy.get(&instance) else { return };
+        let (effects, hold): (Effects, Option<Hold>) = match closing {
+            Closing::Commit(hold) => (effects, hold),
+            Closing::Unlock(hold) => (Effects::default(), hold),
+            Closing::Nothing => return,
+        };
+        let Settings { engine, env, rules, namespace, requests, keeper, .. } = &self.settings;
+        let step = EndStep {
+            engine: engine.clone(),
+            env: env.clone(),
+            rules: rules.clone(),
+            rule,
+            binding,
+            namespace: namespace.clone(),
+            fence: busy.fence.clone(),
+            lease: busy.lease.clone(),
+            effects,
+            hold,
+            overrule: busy.overrule,
+            requests: requests.clone(),
+            keeper: keeper.clone(),
+            retry: Retry::new(StdRng::from_rng(&mut self.rng)),
+            used: Vec::new(),
+        };
+        let me = ctx.address();
+        spawn_guarded(&self.settings.faults, Self::NAME, async move {
+            let started = Instant::now();
+            let end = step.run().await;
+            let took = started.elapsed();
+            // Closed: the engine is stopping or restarting.
+            let _ = me.send(EndEnded { instance, end, took }).await;
+        });
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LockEnded {
+    instance: InstanceId,
+    end: LockEnd,
+    snapshot: Snapshot,
+    took: Duration,
+}
+
+impl Handler<LockEnded> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, ended: LockEnded, ctx: &mut Self::Context) {
+        let LockEnded { instance, end, snapshot, took } = ended;
+        let mut won = false;
+        self.turn(ctx, |this, now, out| {
+            let Some(record) = this.pending.record(instance) else { return this.forget(instance) };
+            let rule = record.rule;
+            let id = this.settings.rules[rule as usize].id().clone();
+            metrics::locked(&this.settings.engine, &id, &end, took);
+            let outcome = match end {
+                LockEnd::Won { fence, lease } => {
+                    if let Some(busy) = this.busy.get_mut(&instance) {
+                        // Told to end while its transaction was out: the new token must say so too.
+                        let told = busy.cancelled.is_cancelled();
+                        busy.cancelled = lease.lost.child_token();
+                        if told {
+                            busy.cancelled.cancel();
+                        }
+                        busy.fence = Some(fence);
+                        busy.lease = Some(lease);
+                    }
+                    won = true;
+                    LockOutcome::Won
+                }
+                LockEnd::Held { key, create_revision, ours: Some(nonce), at }
+                    if !this.nonces.contains(&nonce) =>
+                {
+                    // Left over from an attempt whose answer never came.
+                    tracing::info!(rule = %id, key, at, "freeing an orphaned lock");
+                    metrics::orphan(&this.settings.engine);
+                    this.tell(rule, free_orphan(&key, create_revision));
+                    LockOutcome::Failed("an orphaned lock of this engine".into())
+                }
+                LockEnd::Held { key, at, .. } => LockOutcome::Held { key, at },
+                LockEnd::Marked { key, revision, attempt, gave_up, at } => {
+                    LockOutcome::Marked { key, revision, attempt, gave_up, at }
+                }
+                LockEnd::Untrue { changes, mark_gone } => {
+                    this.outbox.changes.extend(changes);
+                    LockOutcome::Untrue { mark_gone }
+                }
+                LockEnd::Failed(error) => LockOutcome::Failed(error),
+            };
+            if !won {
+                this.forget(instance);
+            }
+            this.pending.locked(instance, outcome, now, out);
+        });
+        if won {
+            guarded(self, ctx, |this, ctx| this.start(instance, snapshot, ctx));
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct RunEnded {
+    instance: InstanceId,
+    finish: Finish,
+    effects: Option<Effects>,
+}
+
+impl Handler<RunEnded> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, ended: RunEnded, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            let RunEnded { instance, finish, effects } = ended;
+            let closing = this.pending.finished(instance, &finish);
+            if let (Finish::Failed(error) | Finish::Panicked(error), Some(record)) =
+                (&finish, this.pending.record(instance))
+            {
+                let rule = this.settings.rules[record.rule as usize].id();
+                tracing::warn!(%rule, attempt = record.failures, error, "a callback failed; it will be tried again");
+            }
+            this.close(instance, closing, effects.unwrap_or_default(), ctx);
+        });
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct EndEnded {
+    instance: InstanceId,
+    end: EndEnd,
+    took: Duration,
+}
+
+impl Handler<EndEnded> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, ended: EndEnded, ctx: &mut Self::Context) {
+        let EndEnded { instance, end, took } = ended;
+        self.turn(ctx, |this, now, out| {
+            let Some(record) = this.pending.record(instance) else { return this.forget(instance) };
+            let number = record.rule;
+            let rule = this.settings.rules[number as usize].id().clone();
+            metrics::ended(&this.settings.engine, &rule, &end, took);
+            let outcome = match end {
+                EndEnd::Closed { revision, slots, marked, changes } => {
+                    this.outbox.changes.extend(changes);
+                    ClosingOutcome::Closed { revision, slots, marked }
+                }
+                EndEnd::FenceLost => ClosingOutcome::Lost { mark_gone: false },
+                EndEnd::Unexpected { changes, mark_gone } => {
+                    this.outbox.changes.extend(changes);
+                    if let Some(Busy { fence: Some(fence), .. }) = this.busy.get(&instance) {
+                        // The lock is still ours.
+                        this.tell(number, free_orphan(&fence.key, fence.create_revision));
+                    }
+                    ClosingOutcome::Lost { mark_gone }
+                }
+                EndEnd::Marked { key, revision, attempt, gave_up, at } => {
+                    ClosingOutcome::Marked { key, revision, attempt, gave_up, at }
+                }
+                EndEnd::Refused(error) => {
+                    tracing::warn!(%rule, error, "a commit was refused; it counts as a failure of the callback");
+                    match this.pending.refused(instance, error.clone()) {
+                        Closing::Nothing => ClosingOutcome::Failed(error),
+                        closing => return out.push(Action::Close(instance, closing)),
+                    }
+                }
+                EndEnd::Failed(error) => ClosingOutcome::Failed(error),
+            };
+            this.forget(instance);
+            this.pending.closed(instance, outcome, now, out);
+        });
+    }
+}

@@ -1,0 +1,52 @@
+//! Locks and marks that are gone, and locks that nobody works under.
+
+use super::*;
+use crate::etcd::LockKey;
+use crate::index::Revision;
+use crate::lock::txn::{Holder, free_orphan};
+
+/// Locks and backoff keys that were deleted; `None`: some may have been missed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
+
+impl Handler<Released> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
+        self.turn(ctx, |this, now, out| match keys {
+            None => this.pending.released_unknown(now, out),
+            Some(keys) => {
+                for (key, revision) in keys {
+                    this.pending.released(&key, revision, now, out);
+                }
+            }
+        });
+    }
+}
+
+/// All locks of the application, as a crawl found them: those under this engine's leases that nobody
+/// works under are freed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
+
+impl Handler<LocksSeen> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, _| {
+            let leases = this.settings.leases.values();
+            let ours: Vec<i64> = leases.filter_map(|l| l.borrow().as_ref().map(|lease| lease.id)).collect();
+            for lock in locks {
+                let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
+                let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
+                if ours.contains(&lock.lease) && !busy {
+                    tracing::info!(key = lock.key, "freeing an orphaned lock");
+                    metrics::orphan(&this.settings.engine);
+                    this.tell(0, free_orphan(&lock.key, lock.create_revision));
+                }
+            }
+        });
+    }
+}

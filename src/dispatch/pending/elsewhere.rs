@@ -1,0 +1,84 @@
+//! What another engine has, or holds back: waiting for the deletion of its lock or mark.
+
+use super::*;
+
+impl Pending {
+    /// Another engine has the lock: waits until the key is deleted.
+    pub(super) fn hold(
+        &mut self,
+        id: InstanceId,
+        key: String,
+        at: Revision,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        self.step(id, now, out, |record, _| record.held());
+        self.await_release(id, key, at, now, out);
+    }
+
+    pub(super) fn hold_marked(
+        &mut self,
+        id: InstanceId,
+        key: String,
+        (revision, attempt, gave_up): (Revision, u32, bool),
+        at: Revision,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        let base = self.rules[record.rule as usize].options().backoff.base();
+        // Without an attempt and not given up: the other engine's callback succeeded.
+        record.failures = if attempt == 0 && !gave_up { 0 } else { record.failures.max(attempt) };
+        self.step(id, now, out, |record, now| record.marked(revision, gave_up, base, now));
+        self.await_release(id, key, at, now, out);
+    }
+
+    /// What is held or given up is woken when `key` is deleted; at once if it was, or may have been,
+    /// deleted after `at`.
+    fn await_release(
+        &mut self,
+        id: InstanceId,
+        key: String,
+        at: Revision,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        if !matches!(record.state, State::Held | State::GivenUp) {
+            return;
+        }
+        if record.blind || self.releases.get(&key).is_some_and(|&deleted| deleted > at) {
+            return self.step(id, now, out, |record, now| record.released(Duration::ZERO, now));
+        }
+        let key: Arc<str> = key.into();
+        record.waits_for = Some(key.clone());
+        self.held.entry(key).or_default().insert(id);
+    }
+
+    /// A lock or backoff key of the namespace was deleted.
+    pub(crate) fn released(&mut self, key: &str, revision: Revision, now: Instant, out: &mut Vec<Action>) {
+        self.releases.insert(key.to_owned(), revision);
+        self.release_order.push_back((key.to_owned(), revision));
+        if self.release_order.len() > RELEASES
+            && let Some((oldest, revision)) = self.release_order.pop_front()
+            && self.releases.get(&oldest) == Some(&revision)
+        {
+            self.releases.remove(&oldest);
+        }
+        for id in self.held.remove(key).unwrap_or_default() {
+            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
+        }
+    }
+
+    /// Deletions may have been missed: everything held looks again, and so will what is held by an
+    /// answer that is still on its way.
+    pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for record in self.records.values_mut() {
+            record.blind |= matches!(record.state, State::Locking | State::Ending);
+        }
+        let held = std::mem::take(&mut self.held);
+        for id in held.into_values().flatten() {
+            self.step(id, now, out, |record, now| record.released(RELEASE_GRACE, now));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Locks within this engine: of several instances that want the same one, the first has it, and the others
+//! wait in order.
+
+use super::*;
+
+impl Pending {
+    /// Reserves the lock within this engine; parks the instance if another one has it.
+    pub(super) fn reserve(&mut self, id: InstanceId) -> bool {
+        let Some(key) = self.shared_lock(id) else { return true };
+        let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
+        if *holder == id {
+            return true;
+        }
+        let number = self.queue.number();
+        waiting.insert(number, id);
+        self.tickets.insert(id, number);
+        if let Some(record) = self.records.get_mut(&id) {
+            record.state = State::Parked;
+        }
+        false
+    }
+
+    /// The lock, if instances other than this one may want the same.
+    fn shared_lock(&self, id: InstanceId) -> Option<String> {
+        let record = self.records.get(&id)?;
+        let rule = &self.rules[record.rule as usize];
+        (rule.has_lock_pattern() && !rule.options().optimistic).then(|| rule.lock_key("", &record.binding))
+    }
+
+    /// Hands the lock within this engine to the one that has waited longest: one wake a release.
+    pub(super) fn unreserve(&mut self, id: InstanceId, now: Instant) {
+        let Some(key) = self.shared_lock(id) else { return };
+        let Some((holder, waiting)) = self.locks.get_mut(&key) else { return };
+        if *holder != id {
+            if let Some(number) = self.tickets.get(&id) {
+                waiting.remove(number);
+            }
+            return;
+        }
+        while let Some((_, next)) = waiting.pop_first() {
+            if let Some(record) = self.records.get_mut(&next) {
+                *holder = next;
+                record.state = State::Queued(Class::Live);
+                self.tickets.insert(next, self.queue.push_front(record.rule, next, now));
+                return;
+            }
+        }
+        self.locks.remove(&key);
+    }
+}
