@@ -9,7 +9,7 @@ ARGS ?=
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
-quickstart: ## run an engine on a private etcd; options: make quickstart ARGS="--for 30s"
+quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS="--for 30s"
 	@scripts/setup
 	$(CARGO) run --release --example quickstart -- $(ARGS)
 

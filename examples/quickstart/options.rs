@@ -1,13 +1,13 @@
 //! What surrounds the example: its options, the etcd it runs on, and what ends it.
 
-use crate::etcd::{EtcdProcess, LaunchError};
 use clap::Parser;
+use etcd_rules::embedded::EmbeddedEtcd;
 use etcd_rules::etcd_client::{Client, Error, GetOptions};
+use futures_util::future::select_all;
 use std::future::Future;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tracing_subscriber::EnvFilter;
 
@@ -19,11 +19,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Polls a few servers with one rule, and shows what fires and how long after the change.
 ///
 /// The servers are listeners of the program's own, which it opens and closes. They are described by
-/// keys below /servers/, which you may change with etcdctl while it runs.
+/// keys below /servers/, which you may change with etcdctl while it runs. Without --endpoints all of that is
+/// in an etcd inside this program: in memory, on loopback, gone at its end.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// Run on your etcd, such as 127.0.0.1:2379 (several: a,b,c). The keys that the program puts there
-    /// are deleted at its end. Default: a private etcd from the PATH.
+    /// are deleted at its end. Default: the embedded etcd, inside this program.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     endpoints: Vec<String>,
 
@@ -63,41 +64,30 @@ pub(crate) struct Server {
     pub(crate) endpoints: Vec<String>,
     pub(crate) version: String,
     pub(crate) client: Client,
-    /// Ends with this value.
-    private: Option<EtcdProcess>,
+    /// It ends with this value.
+    embedded: Option<EmbeddedEtcd>,
 }
 
 impl Server {
-    /// The etcd that was given, or a new private one.
+    /// The etcd that was given, or a new one inside this program.
     pub(crate) async fn find(options: &Options) -> Result<Self, BoxError> {
-        if !options.endpoints.is_empty() {
-            let server = Self::connect(options.endpoints.clone(), None).await?;
-            if !options.existing {
-                server.refuse_existing().await?;
-            }
-            return Ok(server);
+        if options.endpoints.is_empty() {
+            let etcd = EmbeddedEtcd::start().await?;
+            return Self::connect(vec![etcd.endpoint()], Some(etcd)).await;
         }
-        let etcd = match EtcdProcess::options().own_process_group().launch().await {
-            Ok(etcd) => etcd,
-            Err(missing @ LaunchError::Missing { .. }) => {
-                return Err(format!("{missing}\nor run on an etcd of yours: --endpoints HOST:PORT").into());
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Self::connect(vec![etcd.endpoint()], Some(etcd)).await
+        let server = Self::connect(options.endpoints.clone(), None).await?;
+        if !options.existing {
+            server.refuse_existing().await?;
+        }
+        Ok(server)
     }
 
-    pub(crate) fn is_private(&self) -> bool {
-        self.private.is_some()
-    }
-
-    /// The private server's process id.
-    pub(crate) fn pid(&self) -> Option<u32> {
-        self.private.as_ref().and_then(EtcdProcess::pid)
+    pub(crate) fn is_embedded(&self) -> bool {
+        self.embedded.is_some()
     }
 
     /// The engine uses all endpoints; for the example's own requests the first that answers will do.
-    async fn connect(endpoints: Vec<String>, private: Option<EtcdProcess>) -> Result<Self, BoxError> {
+    async fn connect(endpoints: Vec<String>, embedded: Option<EmbeddedEtcd>) -> Result<Self, BoxError> {
         let mut problems = String::new();
         for endpoint in &endpoints {
             let ask = async {
@@ -106,7 +96,7 @@ impl Server {
                 Ok((client, version))
             };
             let why = match timeout(ANSWER, ask).await {
-                Ok(Ok((client, version))) => return Ok(Self { endpoints, version, client, private }),
+                Ok(Ok((client, version))) => return Ok(Self { endpoints, version, client, embedded }),
                 Ok(Err(Error::GRpcStatus(status))) => status.message().to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => format!("nothing came within {ANSWER:?}"),
@@ -132,25 +122,33 @@ impl Server {
     }
 }
 
-/// Ctrl-C and the other ways to ask a program to end, noticed from [`listen`](Stop::listen) on.
-pub(crate) struct Stop([Signal; 3]);
+#[cfg(unix)]
+type Signal = tokio::signal::unix::Signal;
+#[cfg(windows)]
+type Signal = tokio::signal::windows::CtrlC;
+
+/// Ctrl-C, and the other ways in which Unix asks a program to end.
+#[cfg(unix)]
+fn signals() -> std::io::Result<Vec<Signal>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal).into_iter().collect()
+}
+
+#[cfg(windows)]
+fn signals() -> std::io::Result<Vec<Signal>> {
+    Ok(vec![tokio::signal::windows::ctrl_c()?])
+}
+
+/// The wish of somebody that the program ends, noticed from [`listen`](Stop::listen) on.
+pub(crate) struct Stop(Vec<Signal>);
 
 impl Stop {
     pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
+        Ok(Self(signals()?))
     }
 
     pub(crate) async fn wanted(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.0;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        select_all(self.0.iter_mut().map(|signal| Box::pin(signal.recv()))).await;
     }
 }
 

@@ -85,20 +85,25 @@ impl Report {
     /// What runs where, and how the lines are to be read. The clock starts here.
     pub(crate) fn header(&self, server: &Server, rule: &Rule, delay: Duration) {
         let Server { version, endpoints, .. } = server;
-        let whose = match server.pid() {
-            Some(pid) => format!("private, process {pid}, ends with this program"),
-            None => "yours".to_owned(),
-        };
         let endpoints = endpoints.join(",");
+        let which = if server.is_embedded() {
+            format!(
+                "embedded, in the memory of this program, at {endpoints}; speaks as etcd {version}\n     \
+                 (on a real one: --endpoints HOST:PORT)"
+            )
+        } else {
+            format!("{version} at {endpoints}, yours (--endpoints)")
+        };
         print(&format!(
             "\
-etcd {version} at {endpoints} ({whose})
+etcd {which}
 rule {rule}
 
 Every poll puts a poll delay, a key with a TTL of {delay:?}. Such keys share leases, so that they go after
 2 to 4 s, and the next poll begins. Times are until the callback starts, with its lock taken: from before
 this program sends a put, or from when a plain watch beside the engine shows that a delay has ended.
-Join in:  ETCDCTL_API=3 etcdctl --endpoints {endpoints} put /servers/web-1/state inactive
+Join in, if you have etcdctl:
+  ETCDCTL_API=3 etcdctl --endpoints {endpoints} put /servers/web-1/state inactive
 
  seconds    #  rule  server    found                     started"
         ));

@@ -33,7 +33,7 @@ pub(crate) struct Servers {
     /// What this run puts into `/servers/:id/made_by`: keys are deleted only where it stands.
     maker: String,
     watch: AbortHandle,
-    /// A private etcd goes away with its keys.
+    /// The embedded etcd goes away with its keys.
     clean_up: bool,
 }
 
@@ -48,7 +48,7 @@ impl Servers {
     pub(crate) async fn open(server: &Server, report: Report) -> Result<Self, BoxError> {
         let client = server.client.clone();
         let watch = tokio::spawn(watch(client.clone(), report.clone())).abort_handle();
-        let clean_up = !server.is_private();
+        let clean_up = !server.is_embedded();
         let maker = format!("quickstart, process {}", std::process::id());
         let mut servers = Self { client, report, servers: Vec::new(), last: 0, maker, watch, clean_up };
         for _ in 0..SERVERS {

@@ -1,6 +1,6 @@
 //! Launches a private `etcd` from the PATH: own ports on loopback, own data directory, ended on drop.
 //!
-//! Self-contained, so that an example can take it with `#[path = "../tests/support/etcd.rs"] mod etcd;`.
+//! Self-contained, so that a benchmark can take it with `#[path = "../tests/support/etcd.rs"] mod etcd;`.
 
 #![allow(
     dead_code,
@@ -10,7 +10,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -55,7 +54,6 @@ pub enum LaunchError {
 pub struct LaunchOptions {
     program: String,
     flags: Vec<String>,
-    own_process_group: bool,
 }
 
 impl LaunchOptions {
@@ -68,12 +66,6 @@ impl LaunchOptions {
     /// One more command-line flag, such as `--quota-backend-bytes=16777216`.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
-        self
-    }
-
-    /// Keeps Ctrl-C on the terminal away from the server, so that it outlives the program's own shutdown.
-    pub fn own_process_group(mut self) -> Self {
-        self.own_process_group = true;
         self
     }
 
@@ -113,7 +105,7 @@ pub struct EtcdProcess {
 impl EtcdProcess {
     /// The program `etcd` from the PATH, with the flags that a private server needs.
     pub fn options() -> LaunchOptions {
-        LaunchOptions { program: "etcd".to_owned(), flags: Vec::new(), own_process_group: false }
+        LaunchOptions { program: "etcd".to_owned(), flags: Vec::new() }
     }
 
     async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
@@ -283,9 +275,6 @@ impl EtcdProcess {
             if variable.to_string_lossy().starts_with("ETCD_") {
                 command.env_remove(variable);
             }
-        }
-        if self.options.own_process_group {
-            command.process_group(0);
         }
         command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LaunchError::Missing { program: self.options.program.clone() },
