@@ -76,7 +76,10 @@ impl Failure {
 /// Codes and messages as in etcd's `api/v3rpc/rpctypes/error.go`.
 fn classify(code: Code, message: &str) -> FailureKind {
     match code {
-        _ if message.contains("auth store is old") || message.contains("user name is empty") => {
+        _ if ["auth store is old", "user name is empty", "authentication failed"]
+            .iter()
+            .any(|text| message.contains(text)) =>
+        {
             FailureKind::Authentication
         }
         _ if message.contains("database space exceeded") => FailureKind::NoSpace,
@@ -533,6 +536,11 @@ mod tests {
             (Code::Unauthenticated, "etcdserver: invalid auth token", Authentication),
             (Code::InvalidArgument, "etcdserver: revision of auth store is old", Authentication),
             (Code::InvalidArgument, "etcdserver: user name is empty", Authentication),
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+                Authentication,
+            ),
             (Code::PermissionDenied, "etcdserver: permission denied", Permission),
             (Code::NotFound, "etcdserver: requested lease not found", LeaseGone),
             (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),

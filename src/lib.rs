@@ -51,11 +51,13 @@
 //!
 //! # Observation
 //!
-//! - [`EngineHandle::health`] tells whether the engine works, and what is wrong if not. It is about the engine
-//!   and etcd: callbacks that fail don't change it.
+//! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](Reason):
+//!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::is_ready`] are for
+//!   probes. It is about the engine and etcd: callbacks that fail don't change it.
 //! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory.
 //! - [`EngineHandle::stats`] counts what the instances are doing; [`metrics`] tells the rest.
-//! - The log (crate `tracing`) has a line for every change of health, failed callback and lost connection.
+//! - The log (crate `tracing`) has a line for every change of health (at most one a second), and for every
+//!   failed callback.
 //!
 //! # Guarantees and their limits
 //!
@@ -160,7 +162,7 @@ mod watch;
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
-pub use engine::{Engine, EngineBuilder, EngineHandle, Health, Stats};
+pub use engine::{Engine, EngineBuilder, EngineHandle, Health, Problem, Reason, Stats};
 pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{Commit, Firing, Outcome};

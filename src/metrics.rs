@@ -10,6 +10,7 @@
 use crate::dispatch::end_step::EndEnd;
 use crate::dispatch::lock_step::LockEnd;
 use crate::dispatch::messages::{Decided, Finish, Tally, Verdict};
+use crate::engine::{Health, Reason};
 use crate::etcd::FailureKind;
 use crate::firing::Then;
 use crate::index::Index;
@@ -92,7 +93,7 @@ metrics! {
     KEY_LEASES = "etcd_rules_key_leases_total", Counter, ["engine"], "Leases granted for keys with a TTL";
     ORPHANS = "etcd_rules_orphaned_locks_total", Counter, ["engine"], "Own locks found that nobody works under, and freed";
     RESTARTS = "etcd_rules_restarts_total", Counter, ["engine"], "Restarts of the actors after a panic or a restored backup";
-    HEALTH = "etcd_rules_health", Gauge, ["engine", "state"], "1 for the state the engine is in, 0 for the others: starting, ready, degraded, stopping, stopped, failed";
+    HEALTH = "etcd_rules_health", Gauge, ["engine", "state"], "1 for the state the engine is in: starting, ready, degraded, stopping, stopped, failed; and for what is wrong: lagging, disconnected, no_leader, no_space, auth, permission, lease_lost, overloaded, refused; else 0";
     BUILD = "etcd_rules_build_info", Gauge, ["version"], "Always 1; the label tells the version of this crate";
 }
 
@@ -286,10 +287,11 @@ pub(crate) fn restart(engine: &str) {
     counter!(RESTARTS, "engine" => engine.to_owned()).increment(1);
 }
 
-pub(crate) fn health(engine: &str, state: &'static str) {
-    for other in ["starting", "ready", "degraded", "stopping", "stopped", "failed"] {
-        let now = if other == state { 1.0 } else { 0.0 };
-        gauge!(HEALTH, "engine" => engine.to_owned(), "state" => other).set(now);
+pub(crate) fn health(engine: &str, health: &Health) {
+    let states = Health::NAMES.iter().map(|state| (*state, *state == health.name()));
+    let reasons = Reason::ALL.iter().map(|reason| (reason.name(), health.has(*reason)));
+    for (state, now) in states.chain(reasons) {
+        gauge!(HEALTH, "engine" => engine.to_owned(), "state" => state).set(if now { 1.0 } else { 0.0 });
     }
 }
 

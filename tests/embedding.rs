@@ -178,9 +178,11 @@ async fn without_etcd_it_keeps_trying_or_fails_in_time_as_configured() {
     }
     let running =
         Engine::builder("x", [endpoint]).rule(acknowledge()).build().unwrap().start().await.unwrap();
-    eventually(5 * SECOND, "it says what is wrong", async || {
-        matches!(running.health(), Health::Starting { problem: Some(_) })
-    })
+    eventually(
+        5 * SECOND,
+        "it says what is wrong",
+        async || matches!(running.health(), Health::Starting { problems } if !problems.is_empty()),
+    )
     .await;
     running.shutdown(SECOND).await.unwrap();
 }

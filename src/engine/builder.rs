@@ -197,6 +197,20 @@ impl EngineBuilder {
         self
     }
 
+    /// For how long changes may be late before the engine's health says [`lagging`](crate::Reason::Lagging).
+    /// More than zero; default: 5 s.
+    ///
+    /// Late means: a change was received and the engine's index has not taken it yet; or etcd is sending
+    /// history, each message less than a second after the last and none up to the newest revision; or a new
+    /// snapshot is being read because history was compacted. Health stays lagging until they are less than
+    /// half of this late.
+    ///
+    /// Shorter: an alarm for every burst. Longer: late triggers go unnoticed.
+    pub fn lag_limit(mut self, limit: Duration) -> Self {
+        self.options.lag_limit = limit;
+        self
+    }
+
     /// The servers' `--max-txn-ops`: operations in one transaction. At least 4; default: 128, as etcd's
     /// own. A rule may read this many keys less 2 (and never more than 128), and so many may a commit
     /// change.
@@ -334,6 +348,7 @@ fn check_options(options: &Options) -> Vec<Mistake> {
         connect_timeout,
         request_timeout,
         watch_silence,
+        lag_limit,
         max_txn_ops,
         ..
     } = options;
@@ -351,6 +366,7 @@ fn check_options(options: &Options) -> Vec<Mistake> {
         ("connect_timeout", connect_timeout),
         ("request_timeout", request_timeout),
         ("watch_silence", watch_silence),
+        ("lag_limit", lag_limit),
     ] {
         if value.is_zero() {
             wrong(option, "0s".into(), "it must be longer than nothing");

@@ -20,6 +20,7 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) watch_silence: Duration,
+    pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
 }
 
@@ -36,6 +37,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             watch_silence: Duration::from_secs(10),
+            lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
         }
     }
@@ -55,6 +57,7 @@ impl Options {
             &mut self.connect_timeout,
             &mut self.request_timeout,
             &mut self.watch_silence,
+            &mut self.lag_limit,
         ] {
             *time = (*time).min(LONGEST);
         }

@@ -76,6 +76,7 @@ impl Generation {
             engine: engine.clone(),
             link: request_link.clone(),
             status: status.clone(),
+            namespace: config.namespace.clone(),
             limits: BatchLimits { operations: config.options.max_txn_ops, ..BatchLimits::default() },
             faults: faults.clone(),
         });
@@ -150,13 +151,13 @@ impl Generation {
                 splits: splits.clone(),
                 following: following.clone(),
                 silence: config.options.watch_silence,
+                lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
             };
             let watcher = Watcher::new(watcher, Retry::new(env.rng(100 + number as u64)));
             watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
         }
         let releases = ReleasesSettings {
-            engine: engine.clone(),
             link: watch_link.clone(),
             namespace: config.namespace.to_string(),
             dispatcher: dispatcher.clone(),

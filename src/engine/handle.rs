@@ -2,8 +2,9 @@
 
 use super::config::Config;
 use super::env::Placement;
+use super::health::Health;
 use super::part::panic_text;
-use super::status::{Health, Status};
+use super::status::Status;
 use super::supervisor::{Command, supervise};
 use crate::condition::Explanation;
 use crate::error::Error;
@@ -67,10 +68,14 @@ impl EngineHandle {
         let placement = config.env.placement;
         let supervising = supervise(config, runtime, status.clone(), receiver);
         let main = async move {
-            if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {
-                let reason = format!("the supervisor panicked: {}", panic_text(&*panic));
-                status.end(Health::Failed { reason });
-            }
+            let supervising = async {
+                if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {
+                    let reason = format!("the supervisor panicked: {}", panic_text(&*panic));
+                    status.end(Health::Failed { reason });
+                }
+            };
+            // However it ends, it is told.
+            tokio::join!(supervising, status.announce());
         };
         let failed = |error: std::io::Error| Error::Start(error.to_string());
         let supervisor = match placement {

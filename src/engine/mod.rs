@@ -8,7 +8,8 @@
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
 //! | [`stage`], [`part`] | where actors run, and what they share |
-//! | [`status`], [`live`] | health, and the firings that run now |
+//! | [`health`], [`status`] | how the engine is, and how its parts report that |
+//! | [`live`] | the firings that run now |
 //! | [`env`] | clock, randomness, hashers, placement: injected |
 
 pub(crate) mod builder;
@@ -17,6 +18,7 @@ mod coverage;
 pub(crate) mod env;
 mod generation;
 mod handle;
+pub(crate) mod health;
 pub(crate) mod live;
 pub(crate) mod part;
 mod stage;
@@ -28,7 +30,7 @@ mod tests;
 
 pub use builder::EngineBuilder;
 pub use handle::{EngineHandle, Stats};
-pub use status::Health;
+pub use health::{Health, Problem, Reason};
 
 use crate::error::Error;
 use config::Config;

@@ -1,70 +1,16 @@
-//! What state the engine is in: told by its parts, read by the application.
+//! Health as the parts of an engine report it: kept, published, and told in the log.
 
-use crate::etcd::{Failure, FailureKind};
+use super::health::{Health, Problem, Reason};
+use crate::etcd::Failure;
 use crate::metrics;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-/// The state of an engine: `Starting`, then `Ready`, or `Degraded` while something is wrong; at the end
-/// `Stopping` and `Stopped`, or `Failed`.
-///
-/// `Starting` and `Degraded` heal by themselves: the engine goes on trying. After
-/// [`Failed`](Health::Failed) only a new engine helps; end the process, or build one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Health {
-    /// Reading the first snapshot, or another one after a restart of its parts or a restored backup.
-    /// Nothing fires.
-    Starting {
-        /// What it waits for, if something is wrong: the first problem, beginning with the part.
-        problem: Option<String>,
-    },
-    /// Watching; rules fire; nothing is known to be wrong.
-    Ready,
-    /// Part of it does not work; it goes on with what does, and tries again.
-    Degraded {
-        /// What is wrong, one entry a part: a watch, the leases, the watch for released locks, the
-        /// requests.
-        problems: Vec<String>,
-    },
-    /// Shutting down; nothing new fires.
-    Stopping,
-    /// Ended in order, or because the handle was dropped.
-    Stopped,
-    /// Ended by itself: parts of the engine panicked more than five times within a minute, or its
-    /// threads could not be made.
-    Failed {
-        /// The last panic, or why there are no threads.
-        reason: String,
-    },
-}
-
-impl Health {
-    /// The name of the state, as in the metric `etcd_rules_health`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Health::Starting { .. } => "starting",
-            Health::Ready => "ready",
-            Health::Degraded { .. } => "degraded",
-            Health::Stopping => "stopping",
-            Health::Stopped => "stopped",
-            Health::Failed { .. } => "failed",
-        }
-    }
-}
-
-impl fmt::Display for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Health::Starting { problem: Some(problem) } => write!(f, "starting: {problem}"),
-            Health::Degraded { problems } => write!(f, "degraded: {}", problems.join("; ")),
-            Health::Failed { reason } => write!(f, "failed: {reason}"),
-            other => f.write_str(other.name()),
-        }
-    }
-}
+/// Changes of health are told in the log at most once in this time; the latest always is.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shared by all parts of one engine.
 #[derive(Clone)]
@@ -80,14 +26,26 @@ struct Shared {
 struct State {
     index_ready: bool,
     end: Option<Health>,
-    problems: BTreeMap<String, (FailureKind, String)>,
+    problems: BTreeMap<String, Problem>,
+}
+
+impl State {
+    fn health(&self) -> Health {
+        let problems = || self.problems.values().cloned().collect();
+        match &self.end {
+            Some(end) => end.clone(),
+            None if !self.index_ready => Health::Starting { problems: problems() },
+            None if self.problems.is_empty() => Health::Ready,
+            None => Health::Degraded { problems: problems() },
+        }
+    }
 }
 
 impl Status {
     pub(crate) fn new(engine: Arc<str>) -> Self {
-        metrics::health(&engine, "starting");
-        let (health, _) = watch::channel(Health::Starting { problem: None });
-        Self(Arc::new(Shared { engine, state: Mutex::default(), health }))
+        let health = Health::Starting { problems: Vec::new() };
+        metrics::health(&engine, &health);
+        Self(Arc::new(Shared { engine, state: Mutex::default(), health: watch::channel(health).0 }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Health> {
@@ -97,30 +55,14 @@ impl Status {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
         change(&mut state);
-        let problems = || state.problems.iter().map(|(part, (_, text))| format!("{part}: {text}"));
-        let health = match &state.end {
-            Some(end) => end.clone(),
-            None if !state.index_ready => Health::Starting { problem: problems().next() },
-            None if state.problems.is_empty() => Health::Ready,
-            None => Health::Degraded { problems: problems().collect() },
-        };
-        let engine = &*self.0.engine;
+        let health = state.health();
         self.0.health.send_if_modified(|current| {
-            if *current == health {
-                return false;
+            let changed = *current != health;
+            if changed {
+                metrics::health(&self.0.engine, &health);
+                *current = health;
             }
-            // One line a change of state, not one a failed request.
-            if std::mem::discriminant(current) != std::mem::discriminant(&health) {
-                match &health {
-                    Health::Degraded { .. } | Health::Failed { .. } => {
-                        tracing::warn!(engine, %health, "engine")
-                    }
-                    _ => tracing::info!(engine, %health, "engine"),
-                }
-                metrics::health(engine, health.name());
-            }
-            *current = health;
-            true
+            changed
         });
     }
 
@@ -140,16 +82,22 @@ impl Status {
         });
     }
 
-    /// A part of the engine can't do its work.
-    pub(crate) fn problem(&self, part: &str, failure: &Failure) {
+    /// A part of the engine can't do its work, because etcd did not do its.
+    pub(crate) fn failure(&self, part: &str, failure: &Failure) {
+        self.problem(part, failure.kind.into(), failure.to_string());
+    }
+
+    /// A part of the engine can't do its work. The message of the first such problem stays for as long as
+    /// the reason is the same.
+    pub(crate) fn problem(&self, part: &str, reason: Reason, message: String) {
         let new = {
             let state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
-            state.problems.get(part).is_none_or(|(kind, _)| *kind != failure.kind)
+            state.problems.get(part).is_none_or(|known| known.reason != reason)
         };
         if new {
-            tracing::warn!(engine = &*self.0.engine, part, %failure, "trouble with etcd; trying again");
+            let problem = Problem { part: part.to_owned(), reason, message };
             self.change(|state| {
-                state.problems.insert(part.to_owned(), (failure.kind, failure.to_string()));
+                state.problems.insert(part.to_owned(), problem);
             });
         }
     }
@@ -166,5 +114,94 @@ impl Status {
 
     pub(crate) fn end(&self, health: Health) {
         self.change(|state| state.end = Some(health));
+    }
+
+    /// Writes a line for every change of state or of reasons, until the engine has ended; what changes
+    /// faster than that is told as it is then.
+    pub(crate) async fn announce(&self) {
+        let (mut health, mut ended) = (self.subscribe(), self.subscribe());
+        let mut told = (Health::NAMES[0], Vec::new());
+        let mut quiet_until = Instant::now();
+        loop {
+            let now = health.borrow_and_update().clone();
+            let reasons = now.problems().iter().map(|p| (p.part.clone(), p.reason)).collect();
+            let tell = (now.name(), reasons);
+            if tell != told {
+                announce(&self.0.engine, &now);
+                told = tell;
+                quiet_until = Instant::now() + LOG_INTERVAL;
+            }
+            if !now.is_live() || health.changed().await.is_err() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                _ = ended.wait_for(|health| !health.is_live()) => {}
+                () = sleep_until(quiet_until) => {}
+            }
+        }
+    }
+}
+
+fn announce(engine: &str, health: &Health) {
+    let state = health.name();
+    match health {
+        Health::Failed { reason } => tracing::error!(engine, state, reason, "engine failed"),
+        _ if !health.problems().is_empty() => {
+            let problems: Vec<String> = health.problems().iter().map(ToString::to_string).collect();
+            let mut reasons: Vec<&str> = health.problems().iter().map(|p| p.reason.name()).collect();
+            reasons.dedup();
+            let (reasons, problems) = (reasons.join(","), problems.join("; "));
+            tracing::warn!(engine, state, reasons, problems, "engine has trouble; it goes on trying");
+        }
+        _ => tracing::info!(engine, state, "engine changed state"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::FailureKind;
+
+    fn failure(kind: FailureKind) -> Failure {
+        Failure { kind, request: "get", message: "no".into() }
+    }
+
+    #[test]
+    fn problems_are_kept_by_part_until_they_are_over() {
+        let status = Status::new("test".into());
+        let health = status.subscribe();
+        let now = || health.borrow().clone();
+        assert_eq!(now(), Health::Starting { problems: vec![] });
+        status.failure("watch", &failure(FailureKind::Unreachable));
+        assert!(matches!(now(), Health::Starting { .. }) && now().has(Reason::Disconnected));
+        status.index_ready();
+        assert!(matches!(now(), Health::Degraded { .. }));
+        status.failure("watch", &failure(FailureKind::NoLeader));
+        status.failure("requests", &failure(FailureKind::NoSpace));
+        assert!(
+            now().has(Reason::NoLeader) && now().has(Reason::NoSpace) && !now().has(Reason::Disconnected)
+        );
+        status.fine("watch");
+        assert!(!now().has(Reason::NoLeader) && now().has(Reason::NoSpace));
+        status.fine("requests");
+        assert_eq!(now(), Health::Ready);
+        status.restarting();
+        assert_eq!(now(), Health::Starting { problems: vec![] });
+        status.end(Health::Stopped);
+        status.index_ready();
+        assert_eq!(now(), Health::Stopped, "the end is the end");
+    }
+
+    #[test]
+    fn the_same_trouble_again_is_no_change() {
+        let status = Status::new("test".into());
+        let mut health = status.subscribe();
+        status.failure("watch", &failure(FailureKind::Unreachable));
+        assert!(health.has_changed().unwrap());
+        health.mark_unchanged();
+        let again = Failure { message: "no, in other words".into(), ..failure(FailureKind::Unreachable) };
+        status.failure("watch", &again);
+        assert!(!health.has_changed().unwrap());
     }
 }

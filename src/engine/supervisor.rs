@@ -3,9 +3,10 @@
 use super::config::Config;
 use super::generation::Generation;
 use super::handle::Stats;
+use super::health::Health;
 use super::live::Live;
 use super::part::{Fault, panic_text};
-use super::status::{Health, Status};
+use super::status::Status;
 use crate::condition::Explanation;
 use crate::error::Error;
 use crate::metrics;

@@ -117,6 +117,11 @@ impl<E> Batch<E> {
         out.into_iter().map(|queued| queued.entry).collect()
     }
 
+    /// Whether etcd needs space for it.
+    pub(crate) fn has_puts(&self) -> bool {
+        self.entries.iter().any(|queued| queued.footprint.puts)
+    }
+
     /// True if the entries go as nested transactions, false if the only one goes as it is.
     pub(crate) fn is_nested(&self) -> bool {
         self.entries.len() > 1

@@ -4,6 +4,7 @@
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
 use crate::engine::env::Retry;
+use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Grant, Link};
@@ -140,17 +141,20 @@ struct Keep {
 
 impl Keep {
     async fn run(mut self) {
+        let part = format!("lease of {:?}", self.ttl);
+        let locks = format!("locks under the lease of {:?}", self.ttl);
         loop {
             let grant = match self.link.grant(lease_id(&mut self.rng), self.ttl).await {
                 Ok(grant) => grant,
                 Err(failure) => {
-                    self.status.problem("lease", &failure);
+                    self.status.failure(&part, &failure);
                     self.retry.wait().await;
                     continue;
                 }
             };
             self.retry.reset();
-            self.status.fine("lease");
+            self.status.fine(&part);
+            self.status.fine(&locks);
             let life = Lifetime::new(grant.sent, grant.ttl);
             let lost = CancellationToken::new();
             // Also when this future is dropped: nothing is renewed then.
@@ -171,7 +175,8 @@ impl Keep {
             self.published.send_replace(None);
             lost.cancel();
             metrics::lease_lost(&self.engine);
-            self.status.problem("lease", &failure);
+            // Until there is a new one, whatever keeps etcd from granting it.
+            self.status.problem(&locks, Reason::LeaseLost, format!("the lease was lost: {failure}"));
         }
     }
 

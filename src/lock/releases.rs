@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep_until};
 
 /// What a releases actor is made of.
 pub(crate) struct Settings {
-    pub(crate) engine: Arc<str>,
     pub(crate) link: Arc<Link>,
     pub(crate) namespace: String,
     pub(crate) dispatcher: Addr<Dispatcher>,
@@ -63,8 +62,7 @@ async fn run(settings: Settings, mut retry: Retry) {
                 if failure.kind == FailureKind::Compacted {
                     resume.compacted();
                 }
-                tracing::debug!(engine = &*settings.engine, %failure, "watching for released locks again");
-                settings.status.problem("releases", &failure);
+                settings.status.failure("watch of released locks", &failure);
                 retry.wait().await;
             }
         }
@@ -92,7 +90,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
         }
     };
     let mut stream = link.watch(namespace, from, true).await?;
-    settings.status.fine("releases");
+    settings.status.fine("watch of released locks");
     let mut heard_at = Instant::now();
     let mut asked = false;
     loop {

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// After NOSPACE, how long only deletions are sent before puts are tried again.
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) link: Arc<Link>,
     pub(crate) status: Status,
+    /// Read from when there is nothing else to ask etcd for.
+    pub(crate) namespace: Arc<str>,
     pub(crate) limits: BatchLimits,
     pub(crate) faults: Faults,
 }
@@ -32,7 +34,17 @@ pub(crate) struct Requests {
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
     refused: HashSet<u32>,
+    /// What keeps requests from being answered, until one is.
+    trouble: Option<FailureKind>,
+    probing: bool,
 }
+
+/// The name in the engine's health.
+const PART: &str = "requests";
+
+/// While requests fail, one is sent this often although nobody needs it: the health must not stay as it
+/// was when the last need for a request has gone.
+const PROBE: Duration = Duration::from_secs(1);
 
 struct Entry {
     rule: u32,
@@ -44,7 +56,7 @@ struct Entry {
 impl Requests {
     pub(crate) fn new(settings: Settings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
-        Self { settings, batcher, refused: HashSet::new() }
+        Self { settings, batcher, refused: HashSet::new(), trouble: None, probing: false }
     }
 
     /// Sends batches while there are any and a flight is free.
@@ -77,12 +89,15 @@ impl Requests {
     fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {
         match answer {
             Ok(answer) => {
-                self.settings.status.fine("requests");
+                // Deletions are answered also without space.
+                if self.trouble != Some(FailureKind::NoSpace) || batch.has_puts() {
+                    self.well();
+                }
                 self.batcher.landed(batch.flight());
                 reply(batch, answer);
             }
             Err(failure) if failure.kind == FailureKind::NoSpace => {
-                self.settings.status.problem("requests", &failure);
+                self.unwell(&failure, ctx);
                 self.batcher.hold_puts(true);
                 self.batcher.put_back(batch);
                 ctx.run_later(NO_SPACE_PAUSE, |this, ctx| {
@@ -102,7 +117,7 @@ impl Requests {
                 }
             }
             Err(failure) => {
-                self.settings.status.problem("requests", &failure);
+                self.unwell(&failure, ctx);
                 self.batcher.landed(batch.flight());
                 for entry in batch.into_entries() {
                     // The one who asked may be gone.
@@ -111,6 +126,41 @@ impl Requests {
             }
         }
         self.send(ctx);
+    }
+
+    fn well(&mut self) {
+        self.trouble = None;
+        self.settings.status.fine(PART);
+    }
+
+    fn unwell(&mut self, failure: &Failure, ctx: &mut Context<Self>) {
+        self.settings.status.failure(PART, failure);
+        // What found no space is held back here, and sent until there is.
+        self.trouble = Some(failure.kind);
+        if failure.kind != FailureKind::NoSpace && !self.probing {
+            self.probe(ctx);
+        }
+    }
+
+    /// Asks etcd for something until it, or another request, is answered.
+    fn probe(&mut self, ctx: &mut Context<Self>) {
+        self.probing = true;
+        let Settings { link, namespace, .. } = &self.settings;
+        let (link, namespace) = (link.clone(), namespace.clone());
+        let asking = async move {
+            sleep(PROBE).await;
+            link.header(&namespace).await
+        };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(asking).map(|answer, this, ctx| {
+            guarded(this, ctx, |this, ctx| {
+                this.probing = false;
+                match (answer, this.trouble) {
+                    (_, None | Some(FailureKind::NoSpace)) => {}
+                    (Ok(_), Some(_)) => this.well(),
+                    (Err(_), Some(_)) => this.probe(ctx),
+                }
+            });
+        }));
     }
 }
 

@@ -1,12 +1,14 @@
 //! The watcher actor: takes the snapshot, holds the stream, and hands batches to the index. It only
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
+use super::lag::Lag;
 use super::resume::{Resume, Start, Step};
 use crate::crawl::reader::{self, Following, Splits};
 use crate::engine::env::Retry;
+use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
-use crate::etcd::{Failure, FailureKind, Link, Watch};
+use crate::etcd::{Failure, FailureKind, Heard, Link, Watch};
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
 use crate::index::{Change, Purpose, Revision};
 use crate::metrics;
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) following: Following,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
+    /// For how long it may be behind before that counts as lagging.
+    pub(crate) lag_limit: Duration,
     pub(crate) faults: Faults,
 }
 
@@ -39,6 +43,21 @@ impl Settings {
     /// The watcher's name in the engine's health.
     fn part(&self) -> String {
         format!("watch of `{}`", self.prefix)
+    }
+
+    /// Reports the beginning and the end of lagging.
+    fn report(&self, lag: &mut Lag) {
+        match lag.look(Instant::now()) {
+            Some(Some(cause)) => {
+                self.status.problem(&self.lag_part(), Reason::Lagging, cause.message().to_owned());
+            }
+            Some(None) => self.status.fine(&self.lag_part()),
+            None => {}
+        }
+    }
+
+    fn lag_part(&self) -> String {
+        format!("changes below `{}`", self.prefix)
     }
 }
 
@@ -76,8 +95,9 @@ impl Part for Watcher {
 
 async fn run(settings: Settings, mut retry: Retry) {
     let mut resume = Resume::default();
+    let mut lag = Lag::new(settings.lag_limit);
     loop {
-        let result = follow(&settings, &mut resume, &mut retry).await;
+        let result = follow(&settings, &mut resume, &mut lag, &mut retry).await;
         let failure = match result {
             Ok(Stop::Rewound(reason)) => return settings.faults.report(Fault::Rewound(reason)),
             Ok(Stop::IndexGone) => return,
@@ -88,7 +108,10 @@ async fn run(settings: Settings, mut retry: Retry) {
             resume.compacted();
         }
         metrics::reconnect(&settings.engine);
-        settings.status.problem(&settings.part(), &failure);
+        if lag.broken() {
+            settings.status.fine(&settings.lag_part());
+        }
+        settings.status.failure(&settings.part(), &failure);
         retry.wait().await;
     }
 }
@@ -100,13 +123,18 @@ enum Stop {
 }
 
 /// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
-async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> Result<Stop, Failure> {
+async fn follow(
+    settings: &Settings,
+    resume: &mut Resume,
+    lag: &mut Lag,
+    retry: &mut Retry,
+) -> Result<Stop, Failure> {
     let header = settings.link.header(&settings.prefix).await?;
     let from = match resume.start(header) {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => from,
         Start::Snapshot(revision) => {
-            if !snapshot(settings, revision).await? {
+            if !late(settings, lag, snapshot(settings, revision)).await? {
                 return Ok(Stop::IndexGone);
             }
             resume.snapshot(revision);
@@ -115,12 +143,33 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
     };
     let stream = settings.link.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
+    lag.following();
+    settings.report(lag);
     let mut ahead = Ahead::default();
     settings.following.turn();
-    let end = stream_to_end(settings, resume, retry, stream, &mut ahead).await;
+    let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
     settings.following.turn();
     // The next stream resumes after what was read: that must be with the index, however this one ended.
-    if ahead.hand_on(settings).await { end } else { Ok(Stop::IndexGone) }
+    if late(settings, lag, ahead.hand_on(settings)).await { end } else { Ok(Stop::IndexGone) }
+}
+
+/// Waits for something, and reports it if that makes the watch late.
+async fn late<T>(settings: &Settings, lag: &mut Lag, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = due(lag.deadline(Instant::now())) => settings.report(lag),
+        }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Has the index compare the prefix at one revision. False if the index is gone.
@@ -143,6 +192,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failu
 async fn stream_to_end(
     settings: &Settings,
     resume: &mut Resume,
+    lag: &mut Lag,
     retry: &mut Retry,
     mut stream: Watch,
     ahead: &mut Ahead,
@@ -152,9 +202,12 @@ async fn stream_to_end(
     loop {
         // What was read is handed on, one batch at a time, while the next is being read.
         ahead.begin(settings);
+        lag.waiting(ahead.oldest());
+        settings.report(lag);
+        let late = lag.deadline(Instant::now());
         let delivered = async {
             match &mut ahead.delivering {
-                Some(delivering) => delivering.await,
+                Some((delivering, _)) => delivering.await,
                 None => std::future::pending().await,
             }
         };
@@ -169,7 +222,11 @@ async fn stream_to_end(
             heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
                 heard_at = Instant::now();
                 asked = false;
-                match resume.heard(heard?) {
+                let heard = heard?;
+                if let Heard::Changes(header, changes) = &heard {
+                    lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
+                }
+                match resume.heard(heard) {
                     Step::Alive => retry.reset(),
                     Step::Deliver(changes, position) => {
                         retry.reset();
@@ -182,6 +239,7 @@ async fn stream_to_end(
                             "the watch's history was compacted: comparing with a new snapshot"
                         );
                         metrics::resync(&settings.engine);
+                        lag.compacted(heard_at);
                         return Ok(Stop::Again);
                     }
                     // With a pause: members of two clusters behind one address would make it spin.
@@ -204,9 +262,12 @@ async fn stream_to_end(
                 heard_at = Instant::now();
                 stream.heartbeat(&settings.prefix).await?;
             }
+            () = due(late) => {}
         }
     }
 }
+
+type Delivering = Pin<Box<actix::dev::Request<IndexActor, Batch>>>;
 
 /// What was read from the stream and is not yet with the index.
 #[derive(Default)]
@@ -215,7 +276,8 @@ struct Ahead {
     /// Up to where `changes` is complete, if that is news.
     position: Option<Revision>,
     arrived: Option<Instant>,
-    delivering: Option<Pin<Box<actix::dev::Request<IndexActor, Batch>>>>,
+    /// What is being handed on, and when the first of it was received.
+    delivering: Option<(Delivering, Instant)>,
 }
 
 impl Ahead {
@@ -229,6 +291,11 @@ impl Ahead {
         }
     }
 
+    /// When the oldest was received of what is not yet with the index.
+    fn oldest(&self) -> Option<Instant> {
+        self.delivering.as_ref().map(|(_, arrived)| *arrived).or(self.arrived)
+    }
+
     /// Begins to hand on what there is, unless that is under way.
     fn begin(&mut self, settings: &Settings) {
         if self.delivering.is_none()
@@ -237,7 +304,7 @@ impl Ahead {
             let changes = std::mem::take(&mut self.changes);
             let arrived = self.arrived.take().unwrap_or_else(Instant::now);
             let batch = Batch { watcher: settings.number, changes, position, arrived };
-            self.delivering = Some(Box::pin(settings.index.send(batch)));
+            self.delivering = Some((Box::pin(settings.index.send(batch)), arrived));
         }
     }
 
@@ -245,7 +312,7 @@ impl Ahead {
     async fn hand_on(&mut self, settings: &Settings) -> bool {
         loop {
             self.begin(settings);
-            let Some(delivering) = self.delivering.take() else { return true };
+            let Some((delivering, _)) = self.delivering.take() else { return true };
             if delivering.await.is_err() {
                 return false;
             }
