@@ -156,6 +156,17 @@ pub enum Mistake {
     /// Two rules have the same id.
     #[error("the rule id `{0}` is used more than once: give every rule its own")]
     DuplicateRule(String),
+    /// An [expansion](crate::EngineBuilder::expand) or a [constraint](crate::EngineBuilder::constrain) makes no
+    /// sense.
+    #[error("{option} of `:{attribute}`: {reason}")]
+    Attribute {
+        /// `expand` or `constrain`.
+        option: &'static str,
+        /// The attribute.
+        attribute: String,
+        /// Why that can't be.
+        reason: String,
+    },
     /// A rule has a mistake.
     #[error("rule `{rule}`: {error}")]
     Rule {

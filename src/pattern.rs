@@ -233,6 +233,52 @@ impl Pattern {
         }
     }
 
+    /// The pattern with the given attributes fixed: their values are literal text, whatever characters they
+    /// have. Attributes that are not given stay as they are.
+    pub(crate) fn fix(&self, fixed: &Attributes) -> Self {
+        let mut attributes: Vec<Arc<str>> = Vec::new();
+        let mut segments = Vec::new();
+        let mut parts = Vec::new();
+        for segment in self.segments() {
+            let (mark, at) = match segment {
+                Segment::Literal(text) => {
+                    parts.push(text.to_string());
+                    segments.push(segment.clone());
+                    continue;
+                }
+                Segment::Attribute(at) => (':', *at),
+                Segment::Rest(at) => ('*', *at),
+            };
+            let name = &self.attributes()[at];
+            match fixed.get(name) {
+                Some(value) => {
+                    parts.extend(value.split('/').map(str::to_owned));
+                    segments.extend(value.split('/').map(|part| Segment::Literal(part.into())));
+                }
+                None => {
+                    let index = attributes.iter().position(|known| known == name).unwrap_or_else(|| {
+                        attributes.push(name.clone());
+                        attributes.len() - 1
+                    });
+                    parts.push(format!("{mark}{name}"));
+                    segments.push(if mark == ':' { Segment::Attribute(index) } else { Segment::Rest(index) });
+                }
+            }
+        }
+        let literals = segments.iter().take_while(|segment| matches!(segment, Segment::Literal(_))).count();
+        let text = parts.join("/");
+        let prefix_len = match literals == segments.len() {
+            true => text.len(),
+            false => parts[..literals].iter().map(|part| part.len() + 1).sum(),
+        };
+        Self(Arc::new(Parsed {
+            text: text.into(),
+            prefix_len,
+            segments: segments.into(),
+            attributes: attributes.into(),
+        }))
+    }
+
     /// The segments, for an index over many patterns.
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.0.segments

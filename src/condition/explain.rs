@@ -163,6 +163,11 @@ impl Compiled {
 }
 
 impl Explanation {
+    /// Of an instance that the engine excludes: what does not hold.
+    pub(crate) fn excluded(reason: String) -> Self {
+        Self { truth: false, text: reason, seen: Vec::new(), children: Vec::new() }
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
         let mark = if self.truth { '✓' } else { '✗' };
         write!(f, "{:1$}{mark} {2}", "", depth * 2, self.text)?;

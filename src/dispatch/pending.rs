@@ -40,6 +40,8 @@ type Map<K, V> = HashMap<K, V, FixedState>;
 
 pub(crate) struct Pending {
     rules: Arc<[CompiledRule]>,
+    /// By number of a rule: its lane in the queue.
+    lanes: Box<[u32]>,
     records: Map<InstanceId, Record>,
     /// The places in the queue, or among those who wait for a lock, that count.
     tickets: Map<InstanceId, u64>,
@@ -59,6 +61,20 @@ pub(crate) struct Pending {
     rng: StdRng,
 }
 
+/// The lane of each rule, and the limit of each lane: combinations of one rule share one.
+fn lanes(rules: &[CompiledRule]) -> (Box<[u32]>, Vec<usize>) {
+    let mut limits = Vec::new();
+    let mut last = None;
+    let lane = |rule: &CompiledRule| {
+        if last.replace(rule.id().clone()).as_ref() != Some(rule.id()) {
+            limits.push(rule.concurrency());
+        }
+        limits.len() as u32 - 1
+    };
+    let lanes = rules.iter().map(lane).collect();
+    (lanes, limits)
+}
+
 impl Pending {
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
@@ -67,8 +83,10 @@ impl Pending {
         rng: StdRng,
         hasher: FixedState,
     ) -> Self {
-        let queue = Queue::new(limit, rules.iter().map(CompiledRule::concurrency), ageing);
+        let (lanes, limits) = lanes(&rules);
+        let queue = Queue::new(limit, limits, ageing);
         Self {
+            lanes,
             rules,
             records: HashMap::with_hasher(hasher.clone()),
             tickets: HashMap::with_hasher(hasher.clone()),
@@ -173,13 +191,14 @@ impl Pending {
         let mut record = Record::new(rule, binding, class, orphaned, now);
         record.see(&touches);
         // What was just decided needs no second look if it can go on at once.
-        let at_once = !self.stopping && self.queue.is_empty(rule) && self.queue.has_slot(rule);
+        let lane = self.lane(rule);
+        let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
         self.records.insert(instance, record);
         if at_once && self.reserve(instance) {
-            self.queue.occupy(rule);
+            self.queue.occupy(lane);
             self.checked(instance, snapshot, witness, out);
         } else if !at_once {
-            self.tickets.insert(instance, self.queue.push(rule, class, instance, now));
+            self.tickets.insert(instance, self.queue.push(lane, class, instance, now));
         }
     }
 
@@ -213,11 +232,11 @@ impl Pending {
         while !self.stopping {
             let tickets = &self.tickets;
             let valid = |ticket: &Ticket| tickets.get(&ticket.instance) == Some(&ticket.number);
-            let Some((rule, ticket)) = self.queue.take(now, valid) else { return };
+            let Some((lane, ticket)) = self.queue.take(now, valid) else { return };
             let id = ticket.instance;
             self.tickets.remove(&id);
             if !self.reserve(id) {
-                self.queue.vacate(rule);
+                self.queue.vacate(lane);
                 continue;
             }
             self.check(id, out);
@@ -283,6 +302,10 @@ impl Pending {
         }
     }
 
+    fn lane(&self, rule: u32) -> u32 {
+        self.lanes[rule as usize]
+    }
+
     fn base(&self, rule: u32) -> Duration {
         self.rules[rule as usize].options().backoff.base()
     }
@@ -315,8 +338,9 @@ impl Pending {
             }
         }
         let vacates = held_slot && (dropped || !record.holds_slot());
+        let lane = self.lane(rule);
         if vacates {
-            self.queue.vacate(rule);
+            self.queue.vacate(lane);
         }
         if vacates || dropped {
             self.unreserve(id, now);
@@ -324,7 +348,7 @@ impl Pending {
         match next {
             Next::Stay => {}
             Next::Enqueue(class) => {
-                let number = self.queue.push(rule, class, id, now);
+                let number = self.queue.push(lane, class, id, now);
                 self.tickets.insert(id, number);
             }
             Next::WakeAt(at) => {

@@ -1,4 +1,4 @@
-//! Who gets the next slot: rules in turn, live work before crawl work, and crawl work that has
+//! Who gets the next slot: rules, each with a lane of its own, in turn; live work before crawl work, and crawl work that has
 //! waited long as if it were live.
 
 use super::record::Class;

@@ -39,8 +39,9 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
             return Ran(Finish::Cancelled, None);
         }
         // The closure itself may panic too, before it has made a future.
-        let mut callback =
-            std::pin::pin!(AssertUnwindSafe(async move { callback(firing).await }).catch_unwind());
+        let own = firing.clone();
+        let running = async move { callback(firing).await.map(|outcome| own.complete(outcome)) };
+        let mut callback = std::pin::pin!(AssertUnwindSafe(running).catch_unwind());
         tokio::select! {
             biased;
             ended = &mut callback => return ended.map_or_else(Ran::panicked, Ran::returned),

@@ -2,13 +2,15 @@
 
 use super::Engine;
 use super::config::{Config, Options};
-use super::coverage::{MAX_WATCHES, covering};
+use super::coverage::{MAX_WATCHES, watched};
 use super::env::Env;
 use crate::error::{BuildError, Error, Mistake};
 use crate::etcd::Target;
+use crate::pattern::Pattern;
+use crate::rule::domain::Domains;
 use crate::rule::{CompiledRule, Limits, Rule, RuleError};
 use etcd_client::{Channel, ConnectOptions};
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -29,6 +31,7 @@ pub struct EngineBuilder {
     channel: Option<Channel>,
     connect_options: Option<ConnectOptions>,
     rules: Vec<Rule>,
+    domains: Domains,
     options: Options,
     runtime: Option<Handle>,
     pub(crate) env: Env,
@@ -44,6 +47,7 @@ impl EngineBuilder {
             channel,
             connect_options: None,
             rules: Vec::new(),
+            domains: Domains::default(),
             options: Options::default(),
             runtime: None,
             env: Env::real(),
@@ -59,6 +63,76 @@ impl EngineBuilder {
     /// Adds rules, to those that are there already.
     pub fn rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         self.rules.extend(rules);
+        self
+    }
+
+    /// Fixes an attribute of all rules to these values: its place in every pattern is taken by each of them
+    /// in turn. Default: keys bind all attributes. A second call for the same attribute replaces the first.
+    ///
+    /// A rule with a pattern like `/:geo/servers/:id` then has the instances below `/na/` and `/eu/` only, the
+    /// engine watches only those, and no key needs to bind `:geo`. Everything else stays as it is: the
+    /// attribute resolves in callbacks, commits and lock patterns, each value has locks of its own, the same
+    /// as in an engine that does not expand it, and the rule keeps its id in metrics, logs and limits.
+    ///
+    /// Several attributes are combined: a rule may have 1000 combinations at most. Each costs some memory and
+    /// each value a watch; with more than 32 prefixes wider ones are
+    /// [watched](crate::Engine::watched_prefixes). That no rule has the attribute is a mistake, and so are no
+    /// values, and an empty one.
+    ///
+    /// ```
+    /// use etcd_rules::{Engine, Error, Firing, Rule, key};
+    ///
+    /// async fn check(firing: Firing) -> Result<(), Error> {
+    ///     assert!(["na", "eu"].contains(&firing.attribute("geo")?));
+    ///     Ok(())
+    /// }
+    ///
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/:geo/servers/:id").exists()).run(check))
+    ///     .expand("geo", ["na", "eu"])
+    ///     .build()?;
+    /// assert!(engine.watched_prefixes().eq(["/eu/servers/", "/na/servers/"]));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn expand<V: Into<String>>(
+        mut self,
+        attribute: impl Into<String>,
+        values: impl IntoIterator<Item = V>,
+    ) -> Self {
+        self.domains.expand(attribute.into(), values.into_iter().map(Into::into));
+        self
+    }
+
+    /// Limits an attribute of all rules to values that begin with `prefix` and then one character of each of
+    /// the `sets`. Default: any value. A second call for the same attribute replaces the first.
+    ///
+    /// Keys with another value match no pattern: this engine does not see them, whatever it watches. It also
+    /// narrows the watches, if the attribute comes first in a pattern: instead of everything below `/servers/`
+    /// it watches `/servers/s0`, `/servers/s1` and so on, looking at as many characters as leave 32 watches at
+    /// most. So several engines can each take a part of a large keyspace.
+    ///
+    /// A value for which no engine is responsible is seen by none. Constraints apply to what
+    /// [`expand`](EngineBuilder::expand) leaves. A constraint of an attribute that is expanded, or that no rule
+    /// has, is a mistake, and so are an empty set, and a slash.
+    ///
+    /// ```
+    /// use etcd_rules::{Engine, Error, Firing, Rule, key};
+    ///
+    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/servers/:id/state").equals("new")).run(check))
+    ///     .constrain("id", "s", ["01", "ab"])
+    ///     .build()?;
+    /// assert!(engine.watched_prefixes().eq(["/servers/s0a", "/servers/s0b", "/servers/s1a", "/servers/s1b"]));
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn constrain<S: Into<String>>(
+        mut self,
+        attribute: impl Into<String>,
+        prefix: impl Into<String>,
+        sets: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.domains.constrain(attribute.into(), prefix.into(), sets.into_iter().map(Into::into));
         self
     }
 
@@ -259,33 +333,32 @@ impl EngineBuilder {
         let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1) };
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
+        let mut used = BTreeSet::new();
         let mut rules = Vec::new();
         for rule in self.rules {
             let id = rule.id().to_owned();
-            match CompiledRule::new(rule, limits) {
-                Ok(rule) => rules.push(rule),
+            used.extend(rule.attributes());
+            let compiled = CompiledRule::compile(rule, &self.domains, limits).and_then(|compiled| {
+                let reserved: Vec<RuleError> =
+                    compiled.iter().flat_map(|rule| reserved(rule, &namespace)).collect();
+                if reserved.is_empty() { Ok(compiled) } else { Err(reserved) }
+            });
+            match compiled {
+                Ok(compiled) => {
+                    warn(&compiled);
+                    rules.extend(compiled);
+                }
                 Err(errors) => {
                     mistakes
                         .extend(errors.into_iter().map(|error| Mistake::Rule { rule: id.clone(), error }));
                 }
             }
         }
-        for (rule, pattern) in rules.iter().flat_map(|rule| rule.slots().iter().map(move |slot| (rule, slot)))
-        {
-            let own = [NAMESPACES, namespace.as_str()];
-            if let Some(namespace) = own.iter().find(|namespace| pattern.as_str().starts_with(**namespace)) {
-                let (pattern, namespace) = (pattern.to_string(), (*namespace).to_owned());
-                let error = RuleError::ReservedPattern { pattern, namespace };
-                mistakes.push(Mistake::Rule { rule: rule.id().to_string(), error });
-            }
-        }
+        mistakes.extend(self.domains.mistakes(&used));
         if !mistakes.is_empty() {
             return Err(BuildError { mistakes }.into());
         }
-        rules.iter().for_each(warn);
-        let literal =
-            rules.iter().flat_map(|rule| rule.slots().iter().map(|pattern| pattern.literal_prefix()));
-        let prefixes = covering(literal, MAX_WATCHES);
+        let prefixes = watched(&rules, MAX_WATCHES);
         let target = match self.channel {
             Some(channel) => Target::Channel(channel, self.connect_options),
             None => Target::Endpoints(self.endpoints, self.connect_options),
@@ -375,10 +448,23 @@ fn check_options(options: &Options) -> Vec<Mistake> {
     mistakes
 }
 
-/// What is allowed but rarely meant.
-fn warn(rule: &CompiledRule) {
-    for pattern in rule.matches_everything() {
-        tracing::warn!(rule = %rule.id(), %pattern, "the pattern matches every key of its depth, so that all of etcd is watched");
+/// Patterns below a namespace of engines.
+fn reserved(rule: &CompiledRule, namespace: &str) -> Vec<RuleError> {
+    let within = |pattern: &Pattern| {
+        let namespace = [NAMESPACES, namespace].into_iter().find(|own| pattern.as_str().starts_with(own))?;
+        let (pattern, namespace) = (pattern.to_string(), namespace.to_owned());
+        Some(RuleError::ReservedPattern { pattern, namespace })
+    };
+    rule.slots().iter().filter_map(within).collect()
+}
+
+/// What is allowed but rarely meant, of all combinations of one rule.
+fn warn(combinations: &[CompiledRule]) {
+    let everything: BTreeSet<&str> =
+        combinations.iter().flat_map(|rule| rule.matches_everything()).map(Pattern::as_str).collect();
+    let Some(rule) = combinations.first() else { return };
+    for pattern in everything {
+        tracing::warn!(rule = %rule.id(), pattern, "the pattern matches every key of its depth, so that all of etcd is watched");
     }
     if rule.is_of_absences() {
         tracing::warn!(

@@ -1,5 +1,7 @@
 //! Which prefixes to watch: the smallest set that covers all patterns.
 
+use crate::rule::CompiledRule;
+
 /// Watches of an engine at most. With more distinct prefixes the longest are watched by what they
 /// have in common, up to a `/`, which delivers keys that nobody wants but keeps the streams few.
 pub(crate) const MAX_WATCHES: usize = 32;
@@ -19,6 +21,34 @@ pub(crate) fn covering<'a>(prefixes: impl Iterator<Item = &'a str>, max: usize) 
             prefix.truncate(parent);
         }
     }
+}
+
+/// What to watch for these rules. Constraints narrow the prefixes, looking at as many characters as leave
+/// at most `max` watches.
+pub(crate) fn watched(rules: &[CompiledRule], max: usize) -> Vec<String> {
+    let slots = || rules.iter().flat_map(|rule| (0..rule.slots().len()).map(move |slot| (rule, slot)));
+    let constrained = || slots().filter_map(|(rule, slot)| rule.constraint_behind(slot));
+    // Not at all, or by the prefix of the constraint and this many characters.
+    let deepest = constrained().map(|constraint| constraint.len() + 1).max().unwrap_or(0);
+    for depth in (0..=deepest).rev() {
+        let mut prefixes = Vec::new();
+        let narrowed = slots().try_for_each(|(rule, slot)| {
+            let literal = rule.slots()[slot].literal_prefix();
+            match rule.constraint_behind(slot).filter(|_| depth > 0) {
+                None => prefixes.push(literal.to_owned()),
+                Some(constraint) => {
+                    let beginnings = constraint.beginnings(depth - 1, max)?;
+                    prefixes.extend(beginnings.iter().map(|beginning| format!("{literal}{beginning}")));
+                }
+            }
+            Some(())
+        });
+        let prefixes = covering(prefixes.iter().map(String::as_str), usize::MAX);
+        if narrowed.is_some() && prefixes.len() <= max {
+            return prefixes;
+        }
+    }
+    covering(slots().map(|(rule, slot)| rule.slots()[slot].literal_prefix()), max)
 }
 
 fn depth(prefix: &str) -> usize {

@@ -11,6 +11,7 @@ use crate::condition::Explanation;
 use crate::error::Error;
 use crate::metrics;
 use crate::pattern::Attributes;
+use crate::rule::{Instance, find};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -167,16 +168,13 @@ async fn explain(
     rule: &str,
     attributes: &Attributes,
 ) -> Result<Explanation, Error> {
-    let number = config.rules.iter().position(|compiled| **compiled.id() == *rule);
-    let Some(number) = number else { return Err(Error::UnknownRule(rule.to_owned())) };
-    let compiled = &config.rules[number];
-    let missing = compiled.attributes().iter().find(|name| attributes.get(name).is_none());
-    if let Some(name) = missing {
-        return Err(Error::UnknownAttribute(name.to_string()));
-    }
+    let (number, binding) = match find(&config.rules, rule, attributes)? {
+        Instance::Of(number, binding) => (number, binding),
+        Instance::Excluded(reason) => return Ok(Explanation::excluded(reason)),
+    };
+    let compiled = &config.rules[number as usize];
     let stopped = || Error::Stopped("the engine does not answer".into());
-    let binding = compiled.binding_of(attributes).ok_or_else(stopped)?;
-    let snapshot = generation.look_up(number as u32, binding.clone()).await.ok_or_else(stopped)?;
+    let snapshot = generation.look_up(number, binding.clone()).await.ok_or_else(stopped)?;
     // Comparisons of the user's run here too.
     let explaining = || compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding));
     catch_unwind(AssertUnwindSafe(explaining))

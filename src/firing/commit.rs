@@ -103,7 +103,7 @@ impl Commit {
     /// callback runs again, soon after, if the condition still holds. Optimistic rules expect this of every
     /// key of the condition anyway.
     pub fn expect_unchanged(mut self, pattern: &str) -> Self {
-        match self.firing.slot(pattern) {
+        match self.firing.compiled().slot(pattern) {
             None => self.fail(Error::NotShown(pattern.to_owned())),
             Some(slot) => {
                 let key = self.firing.compiled().key(slot as u8, &self.firing.0.binding);
@@ -169,6 +169,18 @@ impl Commit {
             return Err(Error::TooManyEffects { effects, allowed });
         }
         Ok(())
+    }
+
+    /// With what ends a poll: the key that holds the next one back, unless the callback has put it itself.
+    pub(super) fn with_delay(firing: Firing, mut effects: Effects) -> Outcome {
+        let rule = firing.compiled();
+        if let Some((slot, interval)) = rule.delay() {
+            let key = rule.key(slot, &firing.0.binding);
+            if !effects.changes.iter().any(|effect| effect.key() == key) {
+                effects.changes.push(Effect::Put { key, value: Value::default(), ttl: Some(interval) });
+            }
+        }
+        Self { firing, effects, error: None }.finish(Then::Done)
     }
 
     /// An optimistic commit depends on every key shown.

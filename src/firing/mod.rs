@@ -125,12 +125,8 @@ impl Firing {
     /// The value may have changed since. A commit that depends on it says so with
     /// [`expect_unchanged`](Commit::expect_unchanged); [`get`](Firing::get) reads the newest.
     pub fn value(&self, pattern: &str) -> Option<&Value> {
-        let slot = self.slot(pattern)?;
+        let slot = self.compiled().slot(pattern)?;
         self.0.snapshot[slot].as_ref().map(|seen| &seen.value)
-    }
-
-    fn slot(&self, pattern: &str) -> Option<usize> {
-        self.compiled().slots().iter().position(|slot| slot.as_str() == pattern)
     }
 
     /// The key that a pattern means for this instance.
@@ -200,6 +196,17 @@ impl Firing {
     /// over: then only what the callback has spawned or handed a clone of the firing hears of it.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// What a callback's outcome comes to: a poll that is done holds the next one back, in the same
+    /// transaction.
+    pub(crate) fn complete(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome { effects: Ok(effects), then: Then::Done } if self.compiled().delay().is_some() => {
+                Commit::with_delay(self.clone(), effects)
+            }
+            other => other,
+        }
     }
 
     /// Begins the transaction that ends this firing: its effects and the release of the lock take

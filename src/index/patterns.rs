@@ -4,9 +4,11 @@
 
 use crate::condition::Slot;
 use crate::pattern::{Pattern, Segment};
+use crate::rule::domain::Constraint;
 use radix_trie::{Trie, TrieCommon};
 use smallvec::SmallVec;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// One use of a key pattern: as a slot of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) struct Use {
     pub(crate) order: SmallVec<[u8; 4]>,
     /// Captured segments that must be equal (an attribute named twice).
     pub(crate) equal: SmallVec<[(u8, u8); 1]>,
+    /// Captured segments whose values are constrained.
+    pub(crate) limits: SmallVec<[(u8, Arc<Constraint>); 1]>,
 }
 
 /// Segments of a key captured by attributes, left to right.
@@ -161,7 +165,8 @@ impl Patterns {
 
 fn offer<'k>(uses: &[Use], captures: &Captures<'k>, found: &mut impl FnMut(&Use, &Captures<'k>)) {
     for usage in uses {
-        if usage.equal.iter().all(|&(a, b)| captures[a as usize] == captures[b as usize]) {
+        let equal = usage.equal.iter().all(|&(a, b)| captures[a as usize] == captures[b as usize]);
+        if equal && usage.limits.iter().all(|(at, limit)| limit.allows(captures[*at as usize])) {
             found(usage, captures);
         }
     }

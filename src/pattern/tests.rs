@@ -279,3 +279,30 @@ fn parsing_any_text_gives_a_pattern_of_that_text_or_an_error_inside_it() {
         Ok(())
     });
 }
+
+#[test]
+fn fixed_attributes_become_literal_text() {
+    let fixed = Attributes::from([("geo", "eu"), ("odd", ":x"), ("deep", "a/b")]);
+    for (pattern, text, prefix, names, key) in [
+        (
+            "/:geo/servers/:id/state",
+            "/eu/servers/:id/state",
+            "/eu/servers/",
+            &["id"][..],
+            "/eu/servers/7/state",
+        ),
+        ("/:id/:geo/:id", "/:id/eu/:id", "/", &["id"], "/7/eu/7"),
+        ("/:geo/enabled", "/eu/enabled", "/eu/enabled", &[], "/eu/enabled"),
+        (":geo/:id", "eu/:id", "eu/", &["id"], "eu/7"),
+        ("/:odd/:id", "/:x/:id", "/:x/", &["id"], "/:x/7"),
+        ("/log/*deep", "/log/a/b", "/log/a/b", &[], "/log/a/b"),
+        ("/plain/:id", "/plain/:id", "/plain/", &["id"], "/plain/7"),
+    ] {
+        let pattern = Pattern::parse(pattern).unwrap().fix(&fixed);
+        assert_eq!((pattern.as_str(), pattern.literal_prefix()), (text, prefix));
+        assert!(pattern.attributes().iter().map(|name| &**name).eq(names.iter().copied()), "{text}");
+        let id = Attributes::from([("id", "7")]);
+        assert_eq!(pattern.format(&id).unwrap(), key, "{text}");
+        assert!(pattern.matches(key).is_some() && pattern.matches("/na/servers/7/state").is_none(), "{text}");
+    }
+}

@@ -1,115 +1,20 @@
 //! A rule as the engine uses it: slots, attributes, groups, lock names; and the mistakes found on
-//! the way there.
+//! the way there. With expanded attributes one rule becomes several of these, one for each combination of
+//! values, all with its id.
 
-use super::{Callback, Options, Rule};
-use crate::condition::{Compiled, ConditionError, Slot};
+use super::domain::{Constraint, Domains, MAX_EXPANSIONS};
+use super::error::RuleError;
+use super::{Callback, Options, Polling, Rule};
+use crate::condition::{Compiled, Condition, Slot};
 use crate::engine::config::LONGEST;
 use crate::index::Binding;
 use crate::index::patterns::Use;
-use crate::pattern::{Attributes, Pattern, PatternError, Segment};
+use crate::pattern::{Attributes, Pattern, Segment};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// A mistake in a rule, told by [`EngineBuilder::build`](crate::EngineBuilder::build).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RuleError {
-    /// The id is empty.
-    #[error("the id is empty: give every rule a name that stays the same across versions")]
-    EmptyId,
-    /// The id has more bytes (this many) than a label of a metric or a lock key should have.
-    #[error("the id has {0} bytes: at most 200 are allowed")]
-    LongId(usize),
-    /// No condition was given.
-    #[error("there is no condition: call `when` on the rule")]
-    NoCondition,
-    /// No callback was given.
-    #[error("there is no callback: call `run` on the rule")]
-    NoCallback,
-    /// A pattern or comparison of the condition is malformed.
-    #[error("{0}")]
-    Condition(#[from] ConditionError),
-    /// The lock pattern is malformed.
-    #[error("lock pattern: {0}")]
-    Lock(#[from] PatternError),
-    /// The lock pattern uses an attribute that the condition does not have.
-    #[error(
-        "lock pattern `{pattern}` uses `:{attribute}`, which the condition does not bind; it binds {bound}"
-    )]
-    LockAttribute {
-        /// The lock pattern.
-        pattern: String,
-        /// The attribute nothing binds.
-        attribute: String,
-        /// The attributes that are bound.
-        bound: String,
-    },
-    /// No key of the rule binds all of its attributes, so that no key can imply an instance.
-    #[error(
-        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}: add a key that has all of them"
-    )]
-    NoBinder {
-        /// All attributes of the rule.
-        attributes: String,
-        /// The pattern that binds most of them.
-        closest: String,
-        /// What that pattern lacks.
-        missing: String,
-    },
-    /// The pattern is below a namespace of engines, whose keys match no pattern.
-    #[error(
-        "it can never fire: the keys of `{pattern}` are below `{namespace}`, where engines keep their own"
-    )]
-    ReservedPattern {
-        /// The pattern.
-        pattern: String,
-        /// The namespace.
-        namespace: String,
-    },
-    /// A rule without a lock has a lock pattern.
-    #[error("it is optimistic, which is without a lock, and has a lock pattern: leave one of them out")]
-    OptimisticLock,
-    /// An attribute is one segment in one pattern and the rest of a key in another.
-    #[error(
-        "`{segment}` and `{rest}` use `{attribute}` as one segment and as the rest of a key: give them different names"
-    )]
-    MixedAttribute {
-        /// The attribute.
-        attribute: String,
-        /// A pattern where it is one segment.
-        segment: String,
-        /// A pattern where it is the rest.
-        rest: String,
-    },
-    /// The condition is false whatever the keys hold.
-    #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
-    NeverTrue,
-    /// The transaction that takes the lock would have more operations than etcd allows.
-    #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
-    )]
-    TooManyKeys {
-        /// Distinct keys of the rule.
-        keys: usize,
-        /// What fits.
-        allowed: usize,
-        /// The limit of the server, as configured.
-        max_txn_ops: usize,
-    },
-    /// A duration or number that makes no sense.
-    #[error("{option} is {value}: {reason}")]
-    Option {
-        /// The option.
-        option: &'static str,
-        /// Its value.
-        value: String,
-        /// Why that can't be.
-        reason: &'static str,
-    },
-}
 
 /// Bounds a rule is checked against.
 #[derive(Clone, Copy, Debug)]
@@ -133,12 +38,22 @@ pub(crate) struct Kind {
 
 pub(crate) struct CompiledRule {
     id: Arc<str>,
-    condition: Compiled,
+    /// With the patterns as they were written.
+    condition: Arc<Compiled>,
+    /// The patterns with the expanded attributes fixed.
+    slots: Vec<Pattern>,
+    /// What keys bind: all attributes but the fixed ones.
     attributes: Vec<Arc<str>>,
+    /// By attribute.
+    constraints: Vec<Option<Arc<Constraint>>>,
+    /// All attributes in the order of their first appearance, with the value if it is fixed.
+    all: Vec<(Arc<str>, Option<String>)>,
     kinds: Vec<Kind>,
     /// By slot: the group kind, `None` for binders.
     roles: Vec<Option<u8>>,
     lock: Option<Pattern>,
+    /// The slot of the key that delays the next poll, and for how long.
+    delay: Option<(Slot, Duration)>,
     callback: Callback,
     options: Options,
     limits: Limits,
@@ -148,12 +63,19 @@ pub(crate) struct CompiledRule {
 const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
 impl CompiledRule {
-    pub(crate) fn new(rule: Rule, limits: Limits) -> Result<Self, Vec<RuleError>> {
-        let Rule { id, condition, lock, callback, mut options } = rule;
+    /// One for each combination of expanded values.
+    pub(crate) fn compile(
+        rule: Rule,
+        domains: &Domains,
+        limits: Limits,
+    ) -> Result<Vec<Self>, Vec<RuleError>> {
+        let mut errors = Vec::new();
+        let condition = rule.full_condition();
+        let Rule { id, condition: given, lock, callback, polling, mut options } = rule;
         // `Duration::MAX` is a way to say never; it can't be added to a clock.
         options.time_limit = options.time_limit.min(LONGEST);
         options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
-        let mut errors = check_options(&id, &options);
+        errors.extend(check_options(&id, &options, polling.as_ref()));
         if options.optimistic && lock.is_some() {
             errors.push(RuleError::OptimisticLock);
         }
@@ -181,18 +103,65 @@ impl CompiledRule {
             }
         };
         let (Some(condition), Some(callback)) = (compiled, callback) else { return Err(errors) };
-        let attributes = all_attributes(&condition.slots);
-        errors.extend(check_shape(&condition, &attributes, lock.as_ref(), limits));
+        if let (Some(polling), Some(given)) = (&polling, given) {
+            errors.extend(check_polling(polling, &given));
+        }
+        let all = all_attributes(&condition.slots);
+        let combinations = domains.combinations(&all).unwrap_or_else(|combinations| {
+            errors.push(RuleError::TooManyExpansions { combinations, allowed: MAX_EXPANSIONS });
+            Vec::new()
+        });
+        if let Some((pattern, attribute, value)) = domains.misfit(&condition.slots) {
+            let (pattern, attribute, value) = (pattern.to_string(), attribute.into(), value.into());
+            errors.push(RuleError::ExpandedSlash { pattern, attribute, value });
+        }
+        // All combinations have the same shape.
+        if let Some(fixed) = combinations.first() {
+            errors.extend(check_shape(&condition, &all, fixed, lock.as_ref(), limits));
+        }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let (kinds, roles) = group_kinds(&condition, &attributes);
+        let delay = polling.and_then(|polling| {
+            let written = polling.key();
+            let slot = condition.slots.iter().position(|slot| *slot.as_str() == written)?;
+            Some((slot as Slot, polling.interval))
+        });
         let limits = Limits {
             lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),
             concurrency: options.concurrency.unwrap_or(limits.concurrency),
             ..limits
         };
-        Ok(Self { id: id.into(), condition, attributes, kinds, roles, lock, callback, options, limits })
+        let (id, condition): (Arc<str>, _) = (id.into(), Arc::new(condition));
+        let each = |fixed: Attributes| {
+            let free = |name: &&Arc<str>| fixed.get(name).is_none();
+            let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
+            let slots: Vec<Pattern> = condition.slots.iter().map(|slot| slot.fix(&fixed)).collect();
+            let (kinds, roles) = group_kinds(&condition, &slots, &attributes);
+            Self {
+                id: id.clone(),
+                condition: condition.clone(),
+                slots,
+                constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
+                attributes,
+                all: all.iter().map(|name| (name.clone(), fixed.get(name).map(str::to_owned))).collect(),
+                kinds,
+                roles,
+                lock: lock.clone(),
+                delay,
+                callback: callback.clone(),
+                options: options.clone(),
+                limits,
+            }
+        };
+        Ok(combinations.into_iter().map(each).collect())
+    }
+
+    /// A rule in an engine without expansions and constraints.
+    #[cfg(test)]
+    pub(crate) fn new(rule: Rule, limits: Limits) -> Result<Self, Vec<RuleError>> {
+        let mut compiled = Self::compile(rule, &Domains::default(), limits)?;
+        compiled.pop().ok_or_else(Vec::new)
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
@@ -203,11 +172,17 @@ impl CompiledRule {
         &self.condition
     }
 
-    /// The distinct key patterns.
+    /// The distinct key patterns, with expanded attributes fixed.
     pub(crate) fn slots(&self) -> &[Pattern] {
-        &self.condition.slots
+        &self.slots
     }
 
+    /// The slot of a pattern, as it was written in the condition.
+    pub(crate) fn slot(&self, written: &str) -> Option<usize> {
+        self.condition.slots.iter().position(|slot| slot.as_str() == written)
+    }
+
+    /// The attributes that keys bind, in the order of a [`Binding`]: expanded ones are none of them.
     pub(crate) fn attributes(&self) -> &[Arc<str>] {
         &self.attributes
     }
@@ -227,6 +202,11 @@ impl CompiledRule {
 
     pub(crate) fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// The slot of the key that delays the next poll, and for how long, if the rule polls.
+    pub(crate) fn delay(&self) -> Option<(Slot, Duration)> {
+        self.delay
     }
 
     pub(crate) fn lock_ttl(&self) -> Duration {
@@ -284,7 +264,16 @@ impl CompiledRule {
                 .map(|(position, &at)| (first(at), position as u8))
                 .filter(|(first, position)| first != position)
                 .collect();
-            (pattern, Use { rule, slot: slot as Slot, group, order, equal })
+            let limits = captured
+                .iter()
+                .enumerate()
+                .filter_map(|(position, &at)| {
+                    let name = &pattern.attributes()[at];
+                    let number = self.attributes.iter().position(|other| other == name)?;
+                    Some((position as u8, self.constraints[number].clone()?))
+                })
+                .collect();
+            (pattern, Use { rule, slot: slot as Slot, group, order, equal, limits })
         })
     }
 
@@ -296,14 +285,21 @@ impl CompiledRule {
         key
     }
 
+    /// The value of an attribute that keys bind.
     fn value<'b>(&self, binding: &'b Binding, name: &str) -> &'b str {
         let number = self.attributes.iter().position(|other| **other == *name);
         binding.get(number.expect("checked when the rule was compiled"), self.attributes.len())
     }
 
+    /// All attributes with their values, fixed ones too, in the order of their first appearance.
+    fn values<'b>(&'b self, binding: &'b Binding) -> impl Iterator<Item = (&'b Arc<str>, &'b str)> {
+        self.all
+            .iter()
+            .map(|(name, fixed)| (name, fixed.as_deref().unwrap_or_else(|| self.value(binding, name))))
+    }
+
     pub(crate) fn attributes_of(&self, binding: &Binding) -> Attributes {
-        let count = self.attributes.len();
-        self.attributes.iter().enumerate().map(|(at, name)| (name.clone(), binding.get(at, count))).collect()
+        self.values(binding).map(|(name, value)| (name.clone(), value)).collect()
     }
 
     /// The binding for given attributes; `None` if one is missing.
@@ -313,17 +309,51 @@ impl CompiledRule {
         Some(Binding::new(values.into_iter()))
     }
 
+    /// The first attribute of the rule that is not given.
+    pub(crate) fn missing(&self, attributes: &Attributes) -> Option<&Arc<str>> {
+        self.all.iter().map(|(name, _)| name).find(|name| attributes.get(name).is_none())
+    }
+
+    /// The expanded attributes with the values that they have here.
+    pub(crate) fn fixed(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.all.iter().filter_map(|(name, fixed)| Some((&**name, fixed.as_deref()?)))
+    }
+
+    pub(crate) fn is_fixed_to(&self, attributes: &Attributes) -> bool {
+        self.fixed().all(|(name, value)| attributes.get(name) == Some(value))
+    }
+
+    /// An attribute whose value no key may bind, and why.
+    pub(crate) fn forbidden(&self, attributes: &Attributes) -> Option<(&Arc<str>, &Constraint)> {
+        let constrained = self.attributes.iter().zip(&self.constraints);
+        constrained
+            .filter_map(|(name, constraint)| Some((name, constraint.as_deref()?)))
+            .find(|(name, constraint)| attributes.get(name).is_some_and(|value| !constraint.allows(value)))
+    }
+
+    /// The constraint of the first thing after a slot's literal prefix, if that is an attribute.
+    pub(crate) fn constraint_behind(&self, slot: usize) -> Option<&Constraint> {
+        let pattern = &self.slots[slot];
+        let first = pattern.segments().iter().find_map(|segment| match segment {
+            Segment::Literal(_) => None,
+            Segment::Attribute(at) | Segment::Rest(at) => Some(&pattern.attributes()[*at]),
+        })?;
+        let number = self.attributes.iter().position(|name| name == first)?;
+        self.constraints[number].as_deref()
+    }
+
     /// The key of an instance's lock. Values are percent-encoded, so that none can forge another's.
     pub(crate) fn lock_key(&self, namespace: &str, binding: &Binding) -> String {
         let mut key = format!("{namespace}lock/");
         match &self.lock {
             None => self.write_instance(binding, &mut key),
             Some(pattern) => {
-                let values: Vec<String> = pattern
-                    .attributes()
-                    .iter()
-                    .map(|name| utf8_percent_encode(self.value(binding, name), PART).to_string())
-                    .collect();
+                let named = |name: &Arc<str>| {
+                    let value = self.values(binding).find(|(other, _)| *other == name);
+                    value.map_or("", |(_, value)| value)
+                };
+                let encode = |name| utf8_percent_encode(named(name), PART).to_string();
+                let values: Vec<String> = pattern.attributes().iter().map(encode).collect();
                 let mut text = String::new();
                 pattern.write_key(|at| values[at].as_str(), &mut text);
                 key.push_str(text.trim_start_matches('/'));
@@ -341,14 +371,14 @@ impl CompiledRule {
 
     fn write_instance(&self, binding: &Binding, key: &mut String) {
         key.extend(utf8_percent_encode(&self.id, PART));
-        for at in 0..self.attributes.len() {
+        for (_, value) in self.values(binding) {
             key.push('/');
-            key.extend(utf8_percent_encode(binding.get(at, self.attributes.len()), PART));
+            key.extend(utf8_percent_encode(value, PART));
         }
     }
 }
 
-fn check_options(id: &str, options: &Options) -> Vec<RuleError> {
+fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<RuleError> {
     let mut errors = Vec::new();
     match id.len() {
         0 => errors.push(RuleError::EmptyId),
@@ -358,6 +388,11 @@ fn check_options(id: &str, options: &Options) -> Vec<RuleError> {
     let mut wrong = |option, value: String, reason| errors.push(RuleError::Option { option, value, reason });
     if options.time_limit.is_zero() {
         wrong("time_limit", "0s".into(), "a callback needs some time");
+    }
+    if let Some(Polling { interval, .. }) = polling
+        && (interval.is_zero() || *interval > LONGEST)
+    {
+        wrong("poll", format!("{interval:?}"), "the interval must be more than zero and at most 365 days");
     }
     if options.concurrency == Some(0) {
         wrong("concurrency", "0".into(), "no callback could ever run");
@@ -370,7 +405,28 @@ fn check_options(id: &str, options: &Options) -> Vec<RuleError> {
     errors
 }
 
-fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
+/// Every instance has a delay of its own: the namespace has the attributes of the condition.
+fn check_polling(polling: &Polling, given: &Condition) -> Option<RuleError> {
+    // A namespace that is no pattern is a mistake of the condition already.
+    let delay = Pattern::parse(&polling.key()).ok()?;
+    let attributes = all_attributes(&given.compile().ok()?.slots);
+    let has = |names: &[Arc<str>], of: &[Arc<str>]| names.iter().all(|name| of.contains(name));
+    if has(&attributes, delay.attributes()) && has(delay.attributes(), &attributes) {
+        return None;
+    }
+    Some(RuleError::PollAttributes {
+        namespace: polling.namespace.clone(),
+        namespace_attributes: list(delay.attributes()),
+        attributes: list(&attributes),
+    })
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!(":{name}")).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+pub(super) fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
     let mut all: Vec<Arc<str>> = Vec::new();
     for name in slots.iter().flat_map(|pattern| pattern.attributes()) {
         if !all.contains(name) {
@@ -380,24 +436,27 @@ fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
     all
 }
 
+/// `fixed`: attributes that are expanded, whatever to.
 fn check_shape(
     condition: &Compiled,
-    attributes: &[Arc<str>],
+    all: &[Arc<str>],
+    fixed: &Attributes,
     lock: Option<&Pattern>,
     limits: Limits,
 ) -> Vec<RuleError> {
     let mut errors = Vec::new();
     let slots = &condition.slots;
-    let names = |names: &mut dyn Iterator<Item = &Arc<str>>| {
-        names.map(|name| format!(":{name}")).collect::<Vec<_>>().join(", ")
-    };
-    if let Some(closest) = slots.iter().max_by_key(|pattern| pattern.attributes().len())
-        && closest.attributes().len() < attributes.len()
+    let free = |name: &&Arc<str>| fixed.get(name).is_none();
+    let bound = |pattern: &Pattern| pattern.attributes().iter().filter(free).count();
+    let count = all.iter().filter(free).count();
+    if let Some(closest) = slots.iter().max_by_key(|pattern| bound(pattern))
+        && bound(closest) < count
     {
+        let missing = |name: &&Arc<str>| !closest.attributes().contains(name);
         errors.push(RuleError::NoBinder {
-            attributes: names(&mut attributes.iter()),
+            attributes: list(all.iter().filter(free)),
             closest: closest.to_string(),
-            missing: names(&mut attributes.iter().filter(|name| !closest.attributes().contains(name))),
+            missing: list(all.iter().filter(free).filter(missing)),
         });
     }
     errors.extend(mixed_attribute(slots));
@@ -411,11 +470,11 @@ fn check_shape(
         errors.push(RuleError::TooManyKeys { keys: slots.len(), allowed, max_txn_ops });
     }
     for name in lock.iter().flat_map(|pattern| pattern.attributes()) {
-        if !attributes.contains(name) {
+        if !all.contains(name) {
             errors.push(RuleError::LockAttribute {
                 pattern: lock.map(ToString::to_string).unwrap_or_default(),
                 attribute: name.to_string(),
-                bound: if attributes.is_empty() { "none".into() } else { names(&mut attributes.iter()) },
+                bound: list(all),
             });
         }
     }
@@ -442,10 +501,14 @@ fn mixed_attribute(slots: &[Pattern]) -> Option<RuleError> {
     })
 }
 
-fn group_kinds(condition: &Compiled, attributes: &[Arc<str>]) -> (Vec<Kind>, Vec<Option<u8>>) {
+fn group_kinds(
+    condition: &Compiled,
+    slots: &[Pattern],
+    attributes: &[Arc<str>],
+) -> (Vec<Kind>, Vec<Option<u8>>) {
     let mut kinds: Vec<Kind> = Vec::new();
     let mut roles = Vec::new();
-    for (slot, pattern) in condition.slots.iter().enumerate() {
+    for (slot, pattern) in slots.iter().enumerate() {
         let bound: SmallVec<[u8; 4]> = (0..attributes.len())
             .filter(|&at| pattern.attributes().contains(&attributes[at]))
             .map(|at| at as u8)

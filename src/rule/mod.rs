@@ -2,12 +2,18 @@
 
 mod backoff;
 mod compiled;
+pub(crate) mod domain;
+mod error;
+mod look_up;
+mod polling;
 
 pub use backoff::Backoff;
-pub use compiled::RuleError;
 pub(crate) use compiled::{CompiledRule, Limits};
+pub use error::RuleError;
+pub(crate) use look_up::{Instance, find};
+pub(crate) use polling::Polling;
 
-use crate::condition::Condition;
+use crate::condition::{Condition, key};
 use crate::firing::{Firing, Outcome};
 use std::fmt;
 use std::future::Future;
@@ -51,6 +57,7 @@ pub struct Rule {
     condition: Option<Condition>,
     lock: Option<String>,
     callback: Option<Callback>,
+    polling: Option<Polling>,
     options: Options,
 }
 
@@ -83,7 +90,14 @@ impl Rule {
     /// Engines of one application share locks and retries by it, so it should stay the same across
     /// versions: with another id, an old and a new engine work on the same instance during an update.
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), condition: None, lock: None, callback: None, options: Options::default() }
+        Self {
+            id: id.into(),
+            condition: None,
+            lock: None,
+            callback: None,
+            polling: None,
+            options: Options::default(),
+        }
     }
 
     /// The rule's id.
@@ -107,6 +121,43 @@ impl Rule {
     /// rule.
     pub fn lock(mut self, pattern: impl Into<String>) -> Self {
         self.lock = Some(pattern.into());
+        self
+    }
+
+    /// Fires again and again while the condition holds: not before `interval` after the last time. Default:
+    /// no polling. More than zero, at most 365 days.
+    ///
+    /// It adds to the condition that the key `<namespace>/ttl` is absent, and a firing that is done puts this
+    /// key, with the interval as its TTL, in the very transaction that ends it. So no poll is lost, and none
+    /// is doubled by another engine, whoever crashes when. The namespace is a pattern with all attributes of
+    /// the condition, and no others. (If it ends in a `*rest`, it is the key itself.)
+    ///
+    /// - It promises "not before": keys share leases, so that the TTL is up to a fifth, at least a second,
+    ///   longer; and etcd may delete an expired key late.
+    /// - It counts from the end of the firing that was done, with or without a commit of its own. A commit
+    ///   that puts the delay key itself, with another TTL, decides for this time.
+    /// - A firing that is not done leaves no delay: after [`retry_after`](Outcome::retry_after) that delay
+    ///   counts, after a failure the [backoff](Rule::backoff), and after [`give_up`](Outcome::give_up) it polls
+    ///   no more until somebody changes a key that the instance reads.
+    /// - To poll at once, delete the delay key.
+    ///
+    /// ```
+    /// use etcd_rules::{Error, Firing, Outcome, Rule, key};
+    /// use std::time::Duration;
+    ///
+    /// let rule = Rule::new("poll")
+    ///     .when(key("/servers/:id/state").equals("active"))
+    ///     .poll("/servers/internal/:id/poll", Duration::from_secs(5))
+    ///     .run(|firing: Firing| async move {
+    ///         Ok::<Outcome, Error>(firing.commit().put("/servers/:id/status", "ok").into())
+    ///     });
+    /// assert_eq!(
+    ///     rule.to_string(),
+    ///     r#"poll: /servers/:id/state = "active" and /servers/internal/:id/poll/ttl is absent"#,
+    /// );
+    /// ```
+    pub fn poll(mut self, namespace: impl Into<String>, interval: Duration) -> Self {
+        self.polling = Some(Polling { namespace: namespace.into(), interval });
         self
     }
 
@@ -181,12 +232,30 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The attributes of its condition, as far as that has no mistakes.
+    pub(crate) fn attributes(&self) -> Vec<Arc<str>> {
+        let compiled = self.full_condition().and_then(|condition| condition.compile().ok());
+        compiled.map(|compiled| compiled::all_attributes(&compiled.slots)).unwrap_or_default()
+    }
+
+    /// The condition with what polling adds to it.
+    fn full_condition(&self) -> Option<Condition> {
+        let condition = self.condition.clone()?;
+        Some(match &self.polling {
+            Some(polling) => condition & key(polling.key()).absent(),
+            None => condition,
+        })
+    }
+}
+
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rule")
             .field("id", &self.id)
             .field("condition", &self.condition)
             .field("lock", &self.lock)
+            .field("polling", &self.polling)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
@@ -195,7 +264,7 @@ impl fmt::Debug for Rule {
 /// The id and the condition: `poll: /servers/:id/state = "active" and …`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.condition {
+        match self.full_condition() {
             Some(condition) => write!(f, "{}: {condition}", self.id),
             None => write!(f, "{}: no condition", self.id),
         }

@@ -41,7 +41,7 @@ impl Pending {
             if let Some(record) = self.records.get_mut(&next) {
                 *holder = next;
                 record.state = State::Queued(Class::Live);
-                self.tickets.insert(next, self.queue.push_front(record.rule, next, now));
+                self.tickets.insert(next, self.queue.push_front(self.lanes[record.rule as usize], next, now));
                 return;
             }
         }

@@ -47,6 +47,7 @@ fn usage(number: usize, pattern: &Pattern) -> Use {
         group: None,
         order: (0..pattern.attributes().len()).map(first).collect(),
         equal: (0..captured.len()).map(|at| (first(captured[at]), at as u8)).collect(),
+        limits: Default::default(),
     }
 }
 

@@ -1,0 +1,135 @@
+//! What can be wrong with a rule.
+
+use crate::condition::ConditionError;
+use crate::pattern::PatternError;
+
+/// A mistake in a rule, told by [`EngineBuilder::build`](crate::EngineBuilder::build).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RuleError {
+    /// The id is empty.
+    #[error("the id is empty: give every rule a name that stays the same across versions")]
+    EmptyId,
+    /// The id has more bytes (this many) than a label of a metric or a lock key should have.
+    #[error("the id has {0} bytes: at most 200 are allowed")]
+    LongId(usize),
+    /// No condition was given.
+    #[error("there is no condition: call `when` on the rule")]
+    NoCondition,
+    /// No callback was given.
+    #[error("there is no callback: call `run` on the rule")]
+    NoCallback,
+    /// A pattern or comparison of the condition is malformed.
+    #[error("{0}")]
+    Condition(#[from] ConditionError),
+    /// The lock pattern is malformed.
+    #[error("lock pattern: {0}")]
+    Lock(#[from] PatternError),
+    /// The lock pattern uses an attribute that the condition does not have.
+    #[error(
+        "lock pattern `{pattern}` uses `:{attribute}`, which the condition does not bind; it binds {bound}"
+    )]
+    LockAttribute {
+        /// The lock pattern.
+        pattern: String,
+        /// The attribute nothing binds.
+        attribute: String,
+        /// The attributes that are bound.
+        bound: String,
+    },
+    /// No key of the rule binds all of its attributes, so that no key can imply an instance.
+    #[error(
+        "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}: add a key that has all of them"
+    )]
+    NoBinder {
+        /// All attributes of the rule.
+        attributes: String,
+        /// The pattern that binds most of them.
+        closest: String,
+        /// What that pattern lacks.
+        missing: String,
+    },
+    /// The pattern is below a namespace of engines, whose keys match no pattern.
+    #[error(
+        "it can never fire: the keys of `{pattern}` are below `{namespace}`, where engines keep their own"
+    )]
+    ReservedPattern {
+        /// The pattern.
+        pattern: String,
+        /// The namespace.
+        namespace: String,
+    },
+    /// A rule without a lock has a lock pattern.
+    #[error("it is optimistic, which is without a lock, and has a lock pattern: leave one of them out")]
+    OptimisticLock,
+    /// An attribute is one segment in one pattern and the rest of a key in another.
+    #[error(
+        "`{segment}` and `{rest}` use `{attribute}` as one segment and as the rest of a key: give them different names"
+    )]
+    MixedAttribute {
+        /// The attribute.
+        attribute: String,
+        /// A pattern where it is one segment.
+        segment: String,
+        /// A pattern where it is the rest.
+        rest: String,
+    },
+    /// The condition is false whatever the keys hold.
+    #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
+    NeverTrue,
+    /// The transaction that takes the lock would have more operations than etcd allows.
+    #[error(
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
+    )]
+    TooManyKeys {
+        /// Distinct keys of the rule.
+        keys: usize,
+        /// What fits.
+        allowed: usize,
+        /// The limit of the server, as configured.
+        max_txn_ops: usize,
+    },
+    /// An [expanded](crate::EngineBuilder::expand) value has a slash where one segment is wanted.
+    #[error("`{pattern}` uses `:{attribute}` as one segment, and its expanded value `{value}` has a slash")]
+    ExpandedSlash {
+        /// The pattern.
+        pattern: String,
+        /// The attribute.
+        attribute: String,
+        /// The value.
+        value: String,
+    },
+    /// Its attributes [expand](crate::EngineBuilder::expand) to too many combinations.
+    #[error(
+        "its attributes expand to {combinations} combinations; at most {allowed} are allowed: leave an attribute that has many values to the keys, perhaps with a constraint"
+    )]
+    TooManyExpansions {
+        /// The product of the numbers of values.
+        combinations: usize,
+        /// What is allowed.
+        allowed: usize,
+    },
+    /// The namespace of a [poll](crate::Rule::poll) has not the attributes of the condition, so that
+    /// instances would share a delay, or the delay would name no instance.
+    #[error(
+        "the polling namespace `{namespace}` has the attributes {namespace_attributes}, and the condition {attributes}: give it the same, so that every instance has a delay of its own"
+    )]
+    PollAttributes {
+        /// The namespace, as a pattern.
+        namespace: String,
+        /// Its attributes.
+        namespace_attributes: String,
+        /// Those of the condition.
+        attributes: String,
+    },
+    /// A duration or number that makes no sense.
+    #[error("{option} is {value}: {reason}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// Why that can't be.
+        reason: &'static str,
+    },
+}

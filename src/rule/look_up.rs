@@ -1,0 +1,43 @@
+//! Finds the instance that attributes name, among the rules of an engine.
+
+use super::CompiledRule;
+use crate::error::Error;
+use crate::index::Binding;
+use crate::pattern::Attributes;
+
+/// What attributes name.
+#[derive(Debug)]
+pub(crate) enum Instance {
+    /// The number of the compiled rule, and the binding.
+    Of(u32, Binding),
+    /// Expansion or a constraint excludes it: why.
+    Excluded(String),
+}
+
+/// The instance of the rule with this id for these attributes. Others than the rule's are ignored.
+pub(crate) fn find(rules: &[CompiledRule], id: &str, attributes: &Attributes) -> Result<Instance, Error> {
+    let of_rule = || rules.iter().zip(0u32..).filter(|(rule, _)| **rule.id() == *id);
+    let (any, _) = of_rule().next().ok_or_else(|| Error::UnknownRule(id.to_owned()))?;
+    if let Some(name) = any.missing(attributes) {
+        return Err(Error::UnknownAttribute(name.to_string()));
+    }
+    for (rule, number) in of_rule() {
+        if let (true, Some(binding)) = (rule.is_fixed_to(attributes), rule.binding_of(attributes)) {
+            return Ok(match rule.forbidden(attributes) {
+                None => Instance::Of(number, binding),
+                Some((name, constraint)) => Instance::Excluded(format!(
+                    "the value of :{name} {constraint} (the engine constrains it)"
+                )),
+            });
+        }
+    }
+    let unknown = any.fixed().filter(|(name, _)| {
+        let known = |rule: &CompiledRule| {
+            rule.fixed().any(|fixed| attributes.get(name) == Some(fixed.1) && fixed.0 == *name)
+        };
+        !of_rule().any(|(rule, _)| known(rule))
+    });
+    let names: Vec<String> = unknown.map(|(name, _)| format!(":{name}")).collect();
+    let names = names.join(" and ");
+    Ok(Instance::Excluded(format!("the value of {names} is one that the engine expands it to")))
+}
