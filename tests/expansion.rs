@@ -110,7 +110,8 @@ async fn a_lock_is_the_same_with_and_without_expansion() {
     let one = engine(&etcd).name("one").rule(rule()).build().unwrap().start().await.unwrap();
     let two =
         engine(&etcd).name("two").rule(rule()).expand("geo", ["eu"]).build().unwrap().start().await.unwrap();
-    (one.ready().await, two.ready().await);
+    one.ready().await;
+    two.ready().await;
     for job in 0..5 {
         etcd.put("/eu/jobs/same", job.to_string()).await;
         eventually(5 * SECOND, "done", async || etcd.get("/eu/jobs/same").await.is_none()).await;
