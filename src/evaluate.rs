@@ -9,6 +9,8 @@ use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::index::{Binding, Decide, InstanceId, Reason};
 use crate::metrics;
 use crate::rule::CompiledRule;
+use crate::trace::Telling;
+use crate::trace::lines::Line;
 use actix::prelude::*;
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -57,6 +59,7 @@ pub(crate) struct Evaluator {
     rules: Arc<[CompiledRule]>,
     dispatcher: Addr<Dispatcher>,
     mailbox: usize,
+    telling: Telling,
     faults: Faults,
 }
 
@@ -66,9 +69,35 @@ impl Evaluator {
         rules: Arc<[CompiledRule]>,
         dispatcher: Addr<Dispatcher>,
         mailbox: usize,
+        telling: Telling,
         faults: Faults,
     ) -> Self {
-        Self { engine, rules, dispatcher, mailbox, faults }
+        Self { engine, rules, dispatcher, mailbox, telling, faults }
+    }
+}
+
+impl Evaluator {
+    /// Tells of a comparison that panicked.
+    fn tell(&self, decided: &Decided) {
+        let Verdict::Failed(error) = &decided.verdict else { return };
+        if let Some(suppressed) =
+            self.telling.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
+        {
+            let compiled = &self.rules[decided.rule as usize];
+            let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telling.reveal);
+            let attributes = compiled.attributes_of(&decided.binding);
+            let error = &*reveal.error(error, &attributes, &decided.snapshot);
+            let instance = reveal.instance(&attributes);
+            let instance = instance.as_deref();
+            tracing::error!(
+                engine,
+                rule,
+                instance,
+                error,
+                suppressed,
+                "comparison panicked; its instance is left alone"
+            );
+        }
     }
 }
 
@@ -95,6 +124,9 @@ impl Handler<Orders> for Evaluator {
         guarded(self, ctx, |this, ctx| {
             let decisions: Vec<Decided> =
                 orders.into_iter().map(|order| decide(&this.rules, order)).collect();
+            for decided in &decisions {
+                this.tell(decided);
+            }
             metrics::evaluations(&this.engine, &this.rules, &decisions);
             // Waits for room: the dispatcher never waits for an evaluator.
             forward(ctx, &this.dispatcher, Decisions { decisions, arrived });
@@ -132,7 +164,6 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         Ok(_) => Verdict::False,
         Err(panic) => {
             let text = crate::engine::part::panic_text(&*panic);
-            tracing::error!(rule = %compiled.id(), panic = text, "a comparison panicked; its instance is left alone");
             Verdict::Failed(format!("a comparison panicked: {text}"))
         }
     };

@@ -56,8 +56,28 @@
 //!   probes. It is about the engine and etcd: callbacks that fail don't change it.
 //! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory.
 //! - [`EngineHandle::stats`] counts what the instances are doing; [`metrics`] tells the rest.
-//! - The log (crate `tracing`) has a line for every change of health (at most one a second), and for every
-//!   failed callback.
+//! - The log (crate `tracing`) has a line for every change of health (at most one a second) and for failed
+//!   callbacks.
+//!
+//! # Tracing
+//!
+//! Through the crate [`tracing`](https://docs.rs/tracing), spans with the target `etcd_rules` and the level
+//! `INFO`; `examples/traces.rs` exports them to OpenTelemetry.
+//!
+//! | span | fields |
+//! |---|---|
+//! | `firing`, from the attempt to take the lock to the end of the commit | `engine`, `rule`, `attempt` as in [`Firing::attempt`], `revision` (the newest among the values shown), `queued_us` (how long the instance had been due), `fencing_token`, `outcome`: that of the callback if it was committed; else the result of the lock or of the commit; `instance` if it may be [revealed](Reveal) |
+//! | `lock` in `firing` (not of optimistic rules) | `result`: `won`, `held`, `backed_off`, `untrue`, `failed` |
+//! | `callback` in `firing`; what the callback logs is inside of it | `outcome`: `done`, `retry_after`, `gave_up`, `error`, `panic`, `timeout`, `cancelled` |
+//! | `commit` in `firing`: the transaction that ends it, with effects or not | `result`: `committed`, `fence_lost`, `unexpected`, `backed_off`, `refused`, `failed`; `revision` at which it took effect |
+//!
+//! Spans of what failed have `otel.status_code` = `ERROR`. What a callback spawns is outside of its span, unless
+//! it takes the span along.
+//!
+//! Lines of the log have constant messages and fields: `engine`, `rule`, `instance` (if it may be revealed),
+//! `error`, `suppressed` and others. From `INFO` on they tell changes of state, and failures of callbacks,
+//! commits and comparisons: of each kind and rule ten at once, then one a second; `suppressed` says how many
+//! were left out since the last. No line and no span tells a key or a value, unless [`Reveal`] allows it.
 //!
 //! # Guarantees and their limits
 //!
@@ -156,6 +176,7 @@ mod prometheus;
 #[cfg(test)]
 mod properties;
 mod rule;
+mod trace;
 mod value;
 mod watch;
 
@@ -170,4 +191,5 @@ pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKi
 #[cfg(feature = "prometheus")]
 pub use prometheus::install_prometheus;
 pub use rule::{Backoff, BoxError, Rule, RuleError};
+pub use trace::reveal::Reveal;
 pub use value::Value;

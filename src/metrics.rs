@@ -12,7 +12,6 @@ use crate::dispatch::lock_step::LockEnd;
 use crate::dispatch::messages::{Decided, Finish, Tally, Verdict};
 use crate::engine::{Health, Reason};
 use crate::etcd::FailureKind;
-use crate::firing::Then;
 use crate::index::Index;
 use crate::rule::CompiledRule;
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -121,42 +120,21 @@ pub(crate) fn started(engine: &str, rule: &str, waited: Duration) {
 }
 
 pub(crate) fn locked(engine: &str, rule: &str, end: &LockEnd, took: Duration) {
-    let result = match end {
-        LockEnd::Won { .. } => "won",
-        LockEnd::Held { .. } => "held",
-        LockEnd::Marked { .. } => "backed_off",
-        LockEnd::Untrue { .. } => "untrue",
-        LockEnd::Failed(_) => "failed",
-    };
+    let result = end.result();
     counter!(LOCKS, "engine" => engine.to_owned(), "rule" => rule.to_owned(), "result" => result)
         .increment(1);
     histogram!(LOCK_DURATION, "engine" => engine.to_owned(), "rule" => rule.to_owned()).record(took);
 }
 
 pub(crate) fn finished(engine: &str, rule: &str, finish: &Finish, took: Duration) {
-    let outcome = match finish {
-        Finish::Returned(Then::Done) => "done",
-        Finish::Returned(Then::RetryAfter(_)) => "retry_after",
-        Finish::Returned(Then::GiveUp(_)) => "gave_up",
-        Finish::Failed(_) => "error",
-        Finish::Panicked(_) => "panic",
-        Finish::TimedOut => "timeout",
-        Finish::Cancelled => "cancelled",
-    };
+    let outcome = finish.outcome();
     counter!(CALLBACKS, "engine" => engine.to_owned(), "rule" => rule.to_owned(), "outcome" => outcome)
         .increment(1);
     histogram!(CALLBACK, "engine" => engine.to_owned(), "rule" => rule.to_owned()).record(took);
 }
 
 pub(crate) fn ended(engine: &str, rule: &str, end: &EndEnd, took: Duration) {
-    let result = match end {
-        EndEnd::Closed { .. } => "committed",
-        EndEnd::FenceLost => "fence_lost",
-        EndEnd::Unexpected { .. } => "unexpected",
-        EndEnd::Marked { .. } => "backed_off",
-        EndEnd::Refused(_) => "refused",
-        EndEnd::Failed(_) => "failed",
-    };
+    let result = end.result();
     counter!(COMMITS, "engine" => engine.to_owned(), "rule" => rule.to_owned(), "result" => result)
         .increment(1);
     histogram!(COMMIT_DURATION, "engine" => engine.to_owned(), "rule" => rule.to_owned()).record(took);

@@ -32,6 +32,20 @@ fn has_no_unbounded_queue(text: &str) -> Option<String> {
     })
 }
 
+/// Lines of the log have constant messages, so that they can be counted and searched for; what varies is in
+/// fields.
+fn has_constant_log_messages(text: &str) -> Option<String> {
+    const MACROS: [&str; 5] = ["error!(", "warn!(", "info!(", "debug!(", "trace!("];
+    text.match_indices("tracing::").find_map(|(at, path)| {
+        let rest = &text[at + path.len()..];
+        let called = MACROS.iter().find(|name| rest.starts_with(**name))?;
+        let call = &rest[called.len()..];
+        let call = call.split_inclusive(");").next().unwrap_or(call);
+        let message = call.rsplit('"').nth(1)?;
+        (message.contains('{')).then(|| format!("the log message \"{message}\" is not constant: use fields"))
+    })
+}
+
 /// Every `.rs` file in a folder of the project, with its text; none if there is no such folder.
 fn rust_files(folder: &Path) -> Vec<(PathBuf, String)> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
@@ -68,20 +82,32 @@ fn every_file_says_what_it_is_about() {
 }
 
 #[test]
-fn source_files_are_short_and_their_queues_bounded() {
-    check(&["src"], &[is_not_too_long, has_no_unbounded_queue]);
+fn source_files_are_short_their_queues_bounded_and_their_log_messages_constant() {
+    check(&["src"], &[is_not_too_long, has_no_unbounded_queue, has_constant_log_messages]);
 }
 
 #[test]
 fn the_checks_can_fail() {
     let long = "x\n".repeat(LONGEST_SOURCE_FILE + 1);
-    let cases: [(&str, Check, &str, bool); 7] = [
+    let cases: [(&str, Check, &str, bool); 9] = [
         ("a file that begins with docs", begins_with_docs, "//! A file.\n", true),
         ("a file that begins with code", begins_with_docs, "mod a;\n//! Late.\n", false),
         ("a file of the greatest length", is_not_too_long, &long[2..], true),
         ("a file that is one line longer", is_not_too_long, &long, false),
         ("a comment about `do_send`", has_no_unbounded_queue, "    // do_send( ignores the bound\n", true),
         ("a call of `do_send`", has_no_unbounded_queue, "//! A.\n    address.do_send(message);\n", false),
+        (
+            "a constant log message",
+            has_constant_log_messages,
+            "tracing::warn!(%rule, text = format!(\"{n}\"), \"it failed\");",
+            true,
+        ),
+        (
+            "a log message that varies",
+            has_constant_log_messages,
+            "tracing::warn!(\n    rule,\n    \"{rule} failed\"\n);",
+            false,
+        ),
         ("an unbounded channel", has_no_unbounded_queue, "let (a, b) = mpsc::unbounded_channel();\n", false),
     ];
     for (case, check, text, passes) in cases {

@@ -68,12 +68,15 @@ impl Part for Crawler {
 }
 
 async fn run(mut settings: Settings) {
+    let mut failing = false;
     loop {
         let wait = settings.interval.mul_f64(settings.rng.random_range(0.9..=1.1));
         sleep(wait).await;
         let started = Instant::now();
         let engine = &*settings.engine;
-        match crawl(&settings).await {
+        let crawled = crawl(&settings).await;
+        let failed_before = std::mem::replace(&mut failing, crawled.is_err());
+        match crawled {
             Ok(Some((keys, drift))) => {
                 let took = started.elapsed();
                 metrics::crawl(engine, took, keys, drift);
@@ -83,7 +86,7 @@ async fn run(mut settings: Settings) {
                         keys,
                         drift,
                         ?took,
-                        "the crawl repaired differences no event explains"
+                        "crawl repaired differences that no event explains"
                     );
                 } else {
                     tracing::debug!(engine, keys, ?took, "crawled");
@@ -92,7 +95,10 @@ async fn run(mut settings: Settings) {
             Ok(None) => tracing::debug!(engine, "crawl abandoned: a watch was opened anew meanwhile"),
             Err(failure) => {
                 metrics::crawl_failed(engine);
-                tracing::info!(engine, %failure, "crawl failed; the next one will do");
+                // Once, until one succeeds.
+                if !failed_before {
+                    tracing::warn!(engine, %failure, "crawl failed; the next one will do");
+                }
             }
         }
     }

@@ -24,6 +24,8 @@ use crate::lock::requests::{Requests, submit};
 use crate::lock::txn::clear_mark;
 use crate::metrics;
 use crate::rule::CompiledRule;
+use crate::trace::lines::Line;
+use crate::trace::{Telling, spans};
 use actix::prelude::*;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -34,6 +36,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 /// What a dispatcher is made of.
 pub(crate) struct Settings {
@@ -51,6 +54,7 @@ pub(crate) struct Settings {
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) live: Live,
+    pub(crate) telling: Telling,
     pub(crate) faults: Faults,
 }
 
@@ -76,6 +80,13 @@ struct Busy {
     lease: Option<LockLease>,
     overrule: Option<Revision>,
     cancelled: CancellationToken,
+    span: Span,
+}
+
+impl Busy {
+    fn new(nonce: u64, overrule: Option<Revision>, span: Span) -> Self {
+        Self { nonce, fence: None, lease: None, overrule, cancelled: CancellationToken::new(), span }
+    }
 }
 
 /// How often the instances are counted for the metrics.
@@ -143,9 +154,9 @@ impl Dispatcher {
                 if self.still_running(instance, rule, &binding, ctx) {
                     return;
                 }
-                let cancelled = CancellationToken::new();
+                let span = self.span(instance, &snapshot);
                 let nonce = self.rng.next_u64();
-                self.busy.insert(instance, Busy { nonce, fence: None, lease: None, overrule, cancelled });
+                self.busy.insert(instance, Busy::new(nonce, overrule, span));
                 self.start(instance, snapshot, ctx);
             }
         }
@@ -179,7 +190,7 @@ impl Dispatcher {
         let requests = self.settings.requests.clone();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
             if let Some(Err(failure)) = submit(&requests, rule, Class::Ending, request, None).await {
-                tracing::debug!(%failure, "a key was left to its lease");
+                tracing::debug!(%failure, "key left to its lease");
             }
         });
     }

@@ -69,6 +69,20 @@ pub(crate) enum EndEnd {
     Failed(String),
 }
 
+impl EndEnd {
+    /// A word for it.
+    pub(crate) fn result(&self) -> &'static str {
+        match self {
+            EndEnd::Closed { .. } => "committed",
+            EndEnd::FenceLost => "fence_lost",
+            EndEnd::Unexpected { .. } => "unexpected",
+            EndEnd::Marked { .. } => "backed_off",
+            EndEnd::Refused(_) => "refused",
+            EndEnd::Failed(_) => "failed",
+        }
+    }
+}
+
 impl EndStep {
     pub(super) async fn run(mut self) -> EndEnd {
         if self.fence.is_none()

@@ -64,6 +64,19 @@ pub(crate) enum LockEnd {
     Failed(String),
 }
 
+impl LockEnd {
+    /// A word for it.
+    pub(crate) fn result(&self) -> &'static str {
+        match self {
+            LockEnd::Won { .. } => "won",
+            LockEnd::Held { .. } => "held",
+            LockEnd::Marked { .. } => "backed_off",
+            LockEnd::Untrue { .. } => "untrue",
+            LockEnd::Failed(_) => "failed",
+        }
+    }
+}
+
 impl LockStep {
     /// Returns the snapshot with the outcome: it is what the callback is given.
     pub(super) async fn run(mut self) -> (LockEnd, Snapshot) {
@@ -158,7 +171,7 @@ async fn free(
         retry.wait().await;
         match submit(&requests, rule, Class::Ending, free_attempt(&lock, &holder), None).await {
             Some(Err(failure)) if failure.is_ambiguous() => {}
-            Some(Err(failure)) => return tracing::debug!(%failure, lock, "a lock was left to its lease"),
+            Some(Err(failure)) => return tracing::debug!(%failure, "lock left to its lease"),
             Some(Ok(_)) | None => return,
         }
     }

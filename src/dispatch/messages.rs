@@ -79,6 +79,26 @@ pub(crate) enum Finish {
     Cancelled,
 }
 
+impl Finish {
+    /// A word for it.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Finish::Returned(Then::Done) => "done",
+            Finish::Returned(Then::RetryAfter(_)) => "retry_after",
+            Finish::Returned(Then::GiveUp(_)) => "gave_up",
+            Finish::Failed(_) => "error",
+            Finish::Panicked(_) => "panic",
+            Finish::TimedOut => "timeout",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether it counts as a failure of the callback.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut)
+    }
+}
+
 /// The transaction with which a firing ends.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Closing {

@@ -6,13 +6,16 @@ use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::metrics;
 use crate::rule::{BoxError, Callback};
+use crate::trace::lines::Line;
+use crate::trace::{Telling, spans};
 use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 /// Everything a run needs.
 pub(crate) struct Run {
@@ -25,14 +28,17 @@ pub(crate) struct Run {
     pub(crate) grace: Duration,
     /// Ends with the callback, wherever that is then.
     pub(crate) registered: Registered,
+    /// What the callback logs is inside of it.
+    pub(crate) span: Span,
+    pub(crate) telling: Telling,
 }
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped: it is waited for, and
 /// counted as stuck.
 pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) -> (Finish, Option<Effects>) {
-    let Run { callback, firing, limit, cancelled, grace, registered } = run;
-    let told = cancelled.clone();
-    let mut task = runtime.spawn(async move {
+    let Run { callback, firing, limit, cancelled, grace, registered, span, telling } = run;
+    let (told, seen) = (cancelled.clone(), firing.clone());
+    let running = async move {
         let _registered = registered;
         // Told before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
@@ -54,7 +60,9 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
         // Told: a callback that ends by itself now may have done its work.
         let ended = timeout(grace, callback).await;
         ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
-    });
+    };
+    let mut task = runtime.spawn(running.instrument(span.clone()));
+    let instance = || telling.reveal.instance(seen.attributes());
     let overdue = async {
         tokio::select! {
             () = told.cancelled() => {}
@@ -66,7 +74,14 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
         biased;
         ended = &mut task => ended,
         () = overdue => {
-            tracing::warn!(engine, rule, "a callback does not end although it was told to; it keeps its slot");
+            if let Some(suppressed) = telling.lines.pass(Line::CallbackStuck, seen.rule_number(), Instant::now()) {
+                let instance = instance();
+                let instance = instance.as_deref();
+                tracing::warn!(
+                    parent: &span, engine, rule, instance, suppressed,
+                    "callback does not end although it was told to; it keeps its slot"
+                );
+            }
             metrics::stuck(engine, rule, 1.0);
             let ended = task.await;
             metrics::stuck(engine, rule, -1.0);
@@ -75,6 +90,21 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
     };
     // An error here: the application's runtime is shutting down.
     let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
+    spans::outcome(&span, finish.outcome(), finish.is_failure());
+    if finish.is_failure()
+        && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, seen.rule_number(), Instant::now())
+    {
+        let (instance, attempt, outcome) = (instance(), seen.attempt(), finish.outcome());
+        let error = match &finish {
+            Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
+            _ => None,
+        };
+        let (instance, error) = (instance.as_deref(), error.as_deref());
+        tracing::warn!(
+            parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
+            "callback failed; it will be tried again"
+        );
+    }
     (finish, effects)
 }
 

@@ -9,6 +9,7 @@ use crate::etcd::Target;
 use crate::pattern::Pattern;
 use crate::rule::domain::Domains;
 use crate::rule::{CompiledRule, Limits, Rule, RuleError};
+use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -292,6 +293,16 @@ impl EngineBuilder {
     /// Larger than the servers': they refuse large commits and batches. Smaller: requests carry less.
     pub fn max_txn_ops(mut self, operations: usize) -> Self {
         self.options.max_txn_ops = operations;
+        self
+    }
+
+    /// What logs, spans and the HTTP endpoint may tell of the application's data. Default:
+    /// [`Reveal::Nothing`], no keys and no values.
+    ///
+    /// More: whoever reads the log, the traces or the page learns what is in etcd. Nothing: they tell which
+    /// rule has trouble, and not which instance.
+    pub fn reveal(mut self, reveal: Reveal) -> Self {
+        self.options.reveal = reveal;
         self
     }
 

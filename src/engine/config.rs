@@ -3,6 +3,7 @@
 use super::env::Env;
 use crate::etcd::{Target, Timeouts};
 use crate::rule::CompiledRule;
+use crate::trace::reveal::Reveal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -22,6 +23,7 @@ pub(crate) struct Options {
     pub(crate) watch_silence: Duration,
     pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
+    pub(crate) reveal: Reveal,
 }
 
 impl Default for Options {
@@ -39,6 +41,7 @@ impl Default for Options {
             watch_silence: Duration::from_secs(10),
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
+            reveal: Reveal::default(),
         }
     }
 }

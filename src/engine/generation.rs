@@ -17,6 +17,8 @@ use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::trace::Telling;
+use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use actix::prelude::*;
 use rand::Rng;
@@ -36,6 +38,7 @@ const LOOK: Duration = Duration::from_secs(5);
 const REVOKE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Generation {
+    engine: Arc<str>,
     pub(crate) faults: mpsc::Receiver<Fault>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
@@ -66,6 +69,7 @@ impl Generation {
         env.seed = env.seed.wrapping_add(number);
         let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
         let engine = config.engine.clone();
+        let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
         let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone(), first));
@@ -107,6 +111,7 @@ impl Generation {
             leases,
             runtime: runtime.clone(),
             live: live.clone(),
+            telling: telling.clone(),
             faults: faults.clone(),
         });
         let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
@@ -124,6 +129,7 @@ impl Generation {
                 config.rules.clone(),
                 dispatcher.clone(),
                 EVALUATOR_MAILBOX,
+                telling.clone(),
                 faults.clone(),
             );
             evaluators.push(stage.run(move || actor.start()).await.ok_or_else(ended)?);
@@ -180,6 +186,7 @@ impl Generation {
         let started = watch.run(move || (releases.start(), crawler.start())).await;
         let (releases, crawler) = started.ok_or_else(ended)?;
         Ok(Self {
+            engine: config.engine.clone(),
             faults: fault_receiver,
             index,
             dispatcher,
@@ -236,7 +243,7 @@ impl Generation {
         // revoked under them. If it is gone, or does not answer, the callbacks are told all the same.
         let drained = timeout(limit / 2, self.dispatcher.send(Drain { deadline: started })).await;
         if !matches!(drained, Ok(Ok(_))) {
-            tracing::debug!("the dispatcher did not end its firings in time");
+            tracing::debug!(engine = &*self.engine, "dispatcher did not end its firings in time");
         }
         let left = self.tell((limit / 2).saturating_sub(started.elapsed())).await;
         self.end(limit / 2, left).await;
@@ -256,11 +263,14 @@ impl Generation {
     async fn end(self, revoke: Duration, left: usize) {
         // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
         if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
-            tracing::debug!("leases could not be revoked; they end by themselves");
+            tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }
         for stage in std::iter::once(self.watch).chain(self.stages) {
             if !stage.end().await {
-                tracing::warn!("a thread of the engine is blocked and was left behind");
+                tracing::warn!(
+                    engine = &*self.engine,
+                    "a thread of the engine is blocked and was left behind"
+                );
             }
         }
     }

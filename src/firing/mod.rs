@@ -13,7 +13,9 @@ use crate::etcd::Link;
 use crate::index::{Binding, Revision, Snapshot};
 use crate::pattern::{Attributes, Pattern};
 use crate::rule::CompiledRule;
+use crate::trace::reveal::Reveal;
 use crate::value::Value;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +92,15 @@ impl Firing {
 
     fn compiled(&self) -> &CompiledRule {
         &self.0.rules[self.0.rule]
+    }
+
+    pub(crate) fn rule_number(&self) -> u32 {
+        self.0.rule as u32
+    }
+
+    /// What an error of this firing says, as far as that may be told.
+    pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
+        reveal.error(error, &self.0.attributes, &self.0.snapshot)
     }
 
     /// The rule's id.

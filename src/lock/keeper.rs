@@ -346,7 +346,7 @@ impl Handler<Revoke> for Keeper {
                 let link = link.clone();
                 async move {
                     if let Err(failure) = link.revoke(id).await {
-                        tracing::debug!(%failure, "a lease could not be revoked; it ends by itself");
+                        tracing::debug!(%failure, "lease not revoked; it ends by itself");
                     }
                 }
             });

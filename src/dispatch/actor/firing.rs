@@ -12,6 +12,8 @@ use crate::engine::live::LiveFiring;
 use crate::firing::{Effects, Firing, Parts};
 use crate::index::Snapshot;
 use crate::lock::txn::{Holder, free_orphan};
+use crate::trace::reveal::Reveal;
+use crate::trace::spans::Beginning;
 use rand::SeedableRng;
 
 impl Dispatcher {
@@ -29,10 +31,9 @@ impl Dispatcher {
         }
         let nonce = self.rng.next_u64();
         self.nonces.insert(nonce);
-        self.busy.insert(
-            instance,
-            Busy { nonce, fence: None, lease: None, overrule, cancelled: CancellationToken::new() },
-        );
+        let span = self.span(instance, &snapshot);
+        let locking = spans::lock(&span);
+        self.busy.insert(instance, Busy::new(nonce, overrule, span));
         let Settings { engine, env, rules, namespace, requests, leases, .. } = &self.settings;
         let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
         let step = LockStep {
@@ -51,11 +52,37 @@ impl Dispatcher {
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
             let started = Instant::now();
-            let (end, snapshot) = step.run().await;
+            let (end, snapshot) = step.run().instrument(locking.clone()).await;
             let took = started.elapsed();
+            locking.record("result", end.result());
+            drop(locking);
             // Closed: the engine is stopping or restarting.
             let _ = me.send(LockEnded { instance, end, snapshot, took }).await;
         });
+    }
+
+    /// The span of a firing that begins with these values.
+    pub(super) fn span(&self, instance: InstanceId, snapshot: &Snapshot) -> Span {
+        let Settings { engine, rules, telling, .. } = &self.settings;
+        let Some(record) = self.pending.record(instance) else { return Span::none() };
+        let rule = &rules[record.rule as usize];
+        let beginning = Beginning {
+            engine,
+            rule: rule.id(),
+            attempt: record.failures + 1,
+            revision: snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0),
+            queued: record.since.elapsed(),
+        };
+        spans::firing(beginning, telling.reveal, || rule.attributes_of(&record.binding))
+    }
+
+    /// Tells that a lock is freed which this engine has without knowing why.
+    pub(super) fn tell_orphan(&self, rule: u32, id: Option<&str>, key: &str, revision: Revision) {
+        let Settings { engine, telling, .. } = &self.settings;
+        if let Some(suppressed) = telling.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
+            let key = (telling.reveal >= Reveal::Keys).then_some(key);
+            tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
+        }
     }
 
     /// The lock is taken: runs the callback.
@@ -85,6 +112,8 @@ impl Dispatcher {
             cancelled: cancelled.clone(),
             grace: busy.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace),
             registered: live.register(record.rule, record.binding.clone(), LiveFiring { cancelled }),
+            span: spans::callback(&busy.span),
+            telling: self.settings.telling.clone(),
         };
         let (engine, id) = (engine.clone(), rule.id().clone());
         let runtime = runtime.clone();
@@ -96,6 +125,20 @@ impl Dispatcher {
             // Closed: the engine is stopping or restarting.
             let _ = me.send(RunEnded { instance, finish, effects }).await;
         });
+    }
+
+    /// Tells that etcd refused a commit, which counts as a failure of the callback.
+    fn tell_refused(&self, instance: InstanceId, rule: u32, error: &str) {
+        let Settings { engine, rules, telling, .. } = &self.settings;
+        let (Some(record), Some(busy)) = (self.pending.record(instance), self.busy.get(&instance)) else {
+            return;
+        };
+        if let Some(suppressed) = telling.lines.pass(Line::CommitRefused, rule, Instant::now()) {
+            let (engine, rule) = (&**engine, &rules[rule as usize]);
+            let instance = telling.reveal.instance(&rule.attributes_of(&record.binding));
+            let (instance, rule) = (instance.as_deref(), &**rule.id());
+            tracing::warn!(parent: &busy.span, engine, rule, instance, error, suppressed, "commit refused");
+        }
     }
 
     /// The callback has ended: closes the firing in etcd.
@@ -131,11 +174,17 @@ impl Dispatcher {
             retry: Retry::new(StdRng::from_rng(&mut self.rng)),
             used: Vec::new(),
         };
+        let committing = spans::commit(&busy.span);
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
             let started = Instant::now();
-            let end = step.run().await;
+            let end = step.run().instrument(committing.clone()).await;
             let took = started.elapsed();
+            committing.record("result", end.result());
+            if let EndEnd::Closed { revision: revision @ 1.., .. } = end {
+                committing.record("revision", revision);
+            }
+            drop(committing);
             // Closed: the engine is stopping or restarting.
             let _ = me.send(EndEnded { instance, end, took }).await;
         });
@@ -162,9 +211,15 @@ impl Handler<LockEnded> for Dispatcher {
             let rule = record.rule;
             let id = this.settings.rules[rule as usize].id().clone();
             metrics::locked(&this.settings.engine, &id, &end, took);
+            if !matches!(end, LockEnd::Won { .. })
+                && let Some(busy) = this.busy.get(&instance)
+            {
+                spans::outcome(&busy.span, end.result(), matches!(end, LockEnd::Failed(_)));
+            }
             let outcome = match end {
                 LockEnd::Won { fence, lease } => {
                     if let Some(busy) = this.busy.get_mut(&instance) {
+                        busy.span.record("fencing_token", fence.create_revision);
                         // Told to end while its transaction was out: the new token must say so too.
                         let told = busy.cancelled.is_cancelled();
                         busy.cancelled = lease.lost.child_token();
@@ -177,11 +232,11 @@ impl Handler<LockEnded> for Dispatcher {
                     won = true;
                     LockOutcome::Won
                 }
-                LockEnd::Held { key, create_revision, ours: Some(nonce), at }
+                LockEnd::Held { key, create_revision, ours: Some(nonce), .. }
                     if !this.nonces.contains(&nonce) =>
                 {
                     // Left over from an attempt whose answer never came.
-                    tracing::info!(rule = %id, key, at, "freeing an orphaned lock");
+                    this.tell_orphan(rule, Some(&id), &key, create_revision);
                     metrics::orphan(&this.settings.engine);
                     this.tell(rule, free_orphan(&key, create_revision));
                     LockOutcome::Failed("an orphaned lock of this engine".into())
@@ -222,11 +277,8 @@ impl Handler<RunEnded> for Dispatcher {
         guarded(self, ctx, |this, ctx| {
             let RunEnded { instance, finish, effects } = ended;
             let closing = this.pending.finished(instance, &finish);
-            if let (Finish::Failed(error) | Finish::Panicked(error), Some(record)) =
-                (&finish, this.pending.record(instance))
-            {
-                let rule = this.settings.rules[record.rule as usize].id();
-                tracing::warn!(%rule, attempt = record.failures, error, "a callback failed; it will be tried again");
+            if let Some(busy) = this.busy.get(&instance) {
+                spans::outcome(&busy.span, finish.outcome(), finish.is_failure());
             }
             this.close(instance, closing, effects.unwrap_or_default(), ctx);
         });
@@ -251,6 +303,15 @@ impl Handler<EndEnded> for Dispatcher {
             let number = record.rule;
             let rule = this.settings.rules[number as usize].id().clone();
             metrics::ended(&this.settings.engine, &rule, &end, took);
+            if !matches!(end, EndEnd::Closed { .. })
+                && let Some(busy) = this.busy.get(&instance)
+            {
+                spans::outcome(
+                    &busy.span,
+                    end.result(),
+                    matches!(end, EndEnd::Refused(_) | EndEnd::Failed(_)),
+                );
+            }
             let outcome = match end {
                 EndEnd::Closed { revision, slots, marked, changes } => {
                     this.outbox.changes.extend(changes);
@@ -269,7 +330,7 @@ impl Handler<EndEnded> for Dispatcher {
                     ClosingOutcome::Marked { key, revision, attempt, gave_up, at }
                 }
                 EndEnd::Refused(error) => {
-                    tracing::warn!(%rule, error, "a commit was refused; it counts as a failure of the callback");
+                    this.tell_refused(instance, number, &error);
                     match this.pending.refused(instance, error.clone()) {
                         Closing::Nothing => ClosingOutcome::Failed(error),
                         closing => return out.push(Action::Close(instance, closing)),

@@ -42,7 +42,7 @@ impl Handler<LocksSeen> for Dispatcher {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
                 let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
                 if ours.contains(&lock.lease) && !busy {
-                    tracing::info!(key = lock.key, "freeing an orphaned lock");
+                    this.tell_orphan(0, None, &lock.key, lock.create_revision);
                     metrics::orphan(&this.settings.engine);
                     this.tell(0, free_orphan(&lock.key, lock.create_revision));
                 }

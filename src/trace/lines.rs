@@ -1,0 +1,90 @@
+//! Bounds how often a line of the log is written: ten instances or a hundred thousand may fail at once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Lines of one kind and rule that may come at once.
+const BURST: u32 = 10;
+
+/// After that, one in this time.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// What lines are about, as far as they need a bound; each with its rule is bounded by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Line {
+    CallbackFailed,
+    CallbackStuck,
+    CommitRefused,
+    ComparisonPanicked,
+    OrphanFreed,
+}
+
+/// Shared by the parts of one engine. Holds one entry a kind of line and rule.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lines(Arc<Mutex<HashMap<(Line, u32), Throttle>>>);
+
+impl Lines {
+    /// Whether a line may be written now; if so, how many were not since the last.
+    pub(crate) fn pass(&self, line: Line, rule: u32, now: Instant) -> Option<u64> {
+        let mut throttles = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        throttles.entry((line, rule)).or_insert_with(|| Throttle::new(now)).pass(now)
+    }
+}
+
+/// A bucket of tokens that fills up by one an interval.
+#[derive(Debug)]
+struct Throttle {
+    tokens: u32,
+    filled: Instant,
+    suppressed: u64,
+}
+
+impl Throttle {
+    fn new(now: Instant) -> Self {
+        Self { tokens: BURST, filled: now, suppressed: 0 }
+    }
+
+    fn pass(&mut self, now: Instant) -> Option<u64> {
+        let intervals = now.saturating_duration_since(self.filled).as_secs() / INTERVAL.as_secs();
+        if u64::from(self.tokens) + intervals >= u64::from(BURST) {
+            (self.tokens, self.filled) = (BURST, now);
+        } else {
+            self.tokens += intervals as u32;
+            self.filled += INTERVAL * intervals as u32;
+        }
+        if self.tokens == 0 {
+            self.suppressed += 1;
+            return None;
+        }
+        self.tokens -= 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_then_one_a_second_that_tells_how_many_did_not() {
+        let (lines, start) = (Lines::default(), Instant::now());
+        let pass = |millis| lines.pass(Line::CallbackFailed, 0, start + Duration::from_millis(millis));
+        let passed = (0..1000).filter(|n| pass(*n).is_some()).count();
+        assert_eq!(passed, 10);
+        assert_eq!(pass(1000), Some(990));
+        assert_eq!((pass(1001), pass(1999)), (None, None));
+        assert_eq!(pass(2000), Some(2));
+        assert_eq!((pass(60_000), pass(60_000)), (Some(0), Some(0)), "quiet fills the bucket");
+        assert_eq!((0..100).filter(|_| pass(60_000).is_some()).count(), 8, "up to its brim");
+    }
+
+    #[test]
+    fn kinds_and_rules_are_bounded_by_themselves() {
+        let (lines, now) = (Lines::default(), Instant::now());
+        while lines.pass(Line::CallbackFailed, 0, now).is_some() {}
+        assert_eq!(lines.pass(Line::CallbackFailed, 1, now), Some(0));
+        assert_eq!(lines.pass(Line::CommitRefused, 0, now), Some(0));
+    }
+}

@@ -1,0 +1,350 @@
+//! What an engine tells through the crate `tracing`: spans and their fields, lines of the log, and that neither
+//! tells the application's data unless it may.
+
+mod support;
+
+use etcd_rules::{Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, Reveal, Rule, key};
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use support::{Etcd, Proxy, eventually};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+type Fields = BTreeMap<String, String>;
+
+/// A span as it was when it closed, or an event.
+#[derive(Clone, Debug)]
+struct Told {
+    name: String,
+    target: String,
+    level: Level,
+    fields: Fields,
+    /// Names of the spans around it, the outermost first, and their fields.
+    around: Vec<(String, Fields)>,
+    is_span: bool,
+}
+
+impl Told {
+    fn get(&self, field: &str) -> &str {
+        self.fields.get(field).map_or("", String::as_str)
+    }
+
+    /// Of the engine with this name: the field is its own or the outermost span's.
+    fn is_of(&self, engine: &str) -> bool {
+        let mut all = std::iter::once(&self.fields).chain(self.around.iter().map(|(_, fields)| fields));
+        all.any(|fields| fields.get("engine").is_some_and(|name| name == engine))
+    }
+
+    fn path(&self) -> String {
+        let mut names: Vec<&str> = self.around.iter().map(|(name, _)| name.as_str()).collect();
+        names.push(&self.name);
+        names.join("/")
+    }
+}
+
+/// Keeps everything that is told in this process.
+#[derive(Clone, Default)]
+struct Capture(Arc<Mutex<Vec<Told>>>);
+
+struct Seen<'a>(&'a mut Fields);
+
+impl Visit for Seen<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        attributes.record(&mut Seen(&mut fields));
+        context.span(id).unwrap().extensions_mut().insert(fields);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let span = context.span(id).unwrap();
+        let mut extensions = span.extensions_mut();
+        values.record(&mut Seen(extensions.get_mut().unwrap()));
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::new();
+        event.record(&mut Seen(&mut fields));
+        let scope = context.event_scope(event);
+        let around = scope.into_iter().flat_map(|scope| scope.from_root());
+        let around = around.map(|span| (span.name().to_owned(), fields_of(&span))).collect();
+        let name = fields.get("message").cloned().unwrap_or_default();
+        self.keep(event.metadata(), name, fields, around, false);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let span = context.span(&id).unwrap();
+        let around = span.scope().from_root().map(|span| (span.name().to_owned(), fields_of(&span)));
+        let mut around: Vec<_> = around.collect();
+        let (name, fields) = around.pop().unwrap();
+        self.keep(span.metadata(), name, fields, around, true);
+    }
+}
+
+fn fields_of<S: for<'a> LookupSpan<'a>>(span: &tracing_subscriber::registry::SpanRef<'_, S>) -> Fields {
+    span.extensions().get::<Fields>().cloned().unwrap_or_default()
+}
+
+impl Capture {
+    fn keep(
+        &self,
+        metadata: &tracing::Metadata<'_>,
+        name: String,
+        fields: Fields,
+        around: Vec<(String, Fields)>,
+        is_span: bool,
+    ) {
+        let (target, level) = (metadata.target().to_owned(), *metadata.level());
+        self.0.lock().unwrap().push(Told { name, target, level, fields, around, is_span });
+    }
+
+    /// The one of this process: engines have threads of their own, so that it must be the global one.
+    fn installed() -> &'static Self {
+        static CAPTURE: OnceLock<Capture> = OnceLock::new();
+        CAPTURE.get_or_init(|| {
+            let capture = Capture::default();
+            let subscriber = tracing_subscriber::registry().with(capture.clone());
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+            capture
+        })
+    }
+
+    /// What was told of an engine with this name, by it or by callbacks.
+    fn of(&self, engine: &str) -> Vec<Told> {
+        self.0.lock().unwrap().iter().filter(|told| told.is_of(engine)).cloned().collect()
+    }
+
+    fn spans(&self, engine: &str, name: &str) -> Vec<Told> {
+        self.of(engine).into_iter().filter(|told| told.is_span && told.name == name).collect()
+    }
+
+    fn lines(&self, engine: &str, message: &str) -> Vec<Told> {
+        self.of(engine).into_iter().filter(|told| !told.is_span && told.name == message).collect()
+    }
+}
+
+fn builder(etcd: &Etcd, name: &str) -> EngineBuilder {
+    Engine::builder("app", [etcd.endpoint()]).name(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_firing_is_a_span_with_lock_callback_and_commit_inside() {
+    let told = Capture::installed();
+    let etcd = Etcd::start().await;
+    let rule = Rule::new("job")
+        .when(key("/jobs/:id").exists())
+        .backoff(Backoff::new(SECOND / 50, SECOND))
+        .run(|firing: Firing| async move {
+            tracing::info!(target: "application", "working");
+            tokio::task::yield_now().await;
+            if firing.attempt() == 1 {
+                return Err("no luck".into());
+            }
+            tracing::info!(target: "application", token = firing.fencing_token(), "done");
+            Ok::<Outcome, etcd_rules::BoxError>(firing.commit().delete("/jobs/:id").into())
+        });
+    let running = builder(&etcd, "spans").rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    let revision = etcd.put("/jobs/7", "").await;
+    eventually(5 * SECOND, "both are over", async || told.spans("spans", "firing").len() == 2).await;
+    let firings = told.spans("spans", "firing");
+    for (firing, attempt, outcome, status) in
+        [(&firings[0], "1", "error", "ERROR"), (&firings[1], "2", "done", "")]
+    {
+        assert_eq!((firing.level, firing.target.as_str()), (Level::INFO, "etcd_rules"));
+        assert_eq!(firing.path(), "firing", "it has no parent");
+        for (field, value) in [
+            ("engine", "spans"),
+            ("rule", "job"),
+            ("attempt", attempt),
+            ("revision", revision.to_string().as_str()),
+            ("outcome", outcome),
+            ("otel.status_code", status),
+            ("instance", ""),
+        ] {
+            assert_eq!(firing.get(field), value, "{field} of {firing:?}");
+        }
+        assert!(firing.get("queued_us").parse::<u64>().unwrap() < 5_000_000);
+    }
+    for (name, field, values) in [
+        ("lock", "result", ["won", "won"]),
+        ("callback", "outcome", ["error", "done"]),
+        ("commit", "result", ["committed", "committed"]),
+    ] {
+        let spans = told.spans("spans", name);
+        assert_eq!(spans.iter().map(|span| span.get(field)).collect::<Vec<_>>(), values, "{name}");
+        assert!(spans.iter().all(|span| span.path() == format!("firing/{name}")), "{spans:?}");
+        assert!(spans.iter().all(|span| span.target == "etcd_rules"), "{spans:?}");
+    }
+    let committed = told.spans("spans", "commit")[1].get("revision").parse::<i64>().unwrap();
+    assert_eq!(committed, etcd.revision().await, "of the deletion");
+    let application: Vec<Told> =
+        told.of("spans").into_iter().filter(|told| told.target == "application").collect();
+    assert_eq!(
+        application.iter().map(Told::path).collect::<Vec<_>>(),
+        ["firing/callback/working", "firing/callback/working", "firing/callback/done"]
+    );
+    assert_eq!(application[2].get("token"), firings[1].get("fencing_token"));
+    let failed = told.lines("spans", "callback failed; it will be tried again");
+    let fields = ["attempt", "outcome", "error", "suppressed", "rule"].map(|field| failed[0].get(field));
+    assert_eq!((failed.len(), fields), (1, ["1", "error", "no luck", "0", "job"]));
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_another_engine_has_is_the_outcome_of_the_firing() {
+    let told = Capture::installed();
+    let etcd = Etcd::start().await;
+    let rule = Rule::new("slow").when(key("/slow/:id").exists()).run(|firing: Firing| async move {
+        tokio::time::sleep(SECOND).await;
+        Ok::<Outcome, Error>(firing.commit().delete("/slow/:id").into())
+    });
+    let mut engines = Vec::new();
+    for name in ["lock-one", "lock-two"] {
+        engines.push(builder(&etcd, name).rule(rule.clone()).build().unwrap().start().await.unwrap());
+    }
+    for engine in &engines {
+        engine.ready().await;
+    }
+    etcd.put("/slow/1", "").await;
+    eventually(10 * SECOND, "it is done", async || etcd.get("/slow/1").await.is_none()).await;
+    let outcomes = || -> HashSet<String> {
+        let spans = ["lock-one", "lock-two"].into_iter().flat_map(|name| told.spans(name, "firing"));
+        spans.map(|span| span.get("outcome").to_owned()).collect()
+    };
+    let expected = HashSet::from(["done".to_owned(), "held".to_owned()]);
+    eventually(5 * SECOND, "one had the lock and the other not", async || outcomes() == expected).await;
+    for engine in engines {
+        engine.shutdown(SECOND).await.unwrap();
+    }
+}
+
+/// Callbacks and comparisons that put keys and values into their errors; a lock that is left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_and_no_value_is_told_unless_it_may_be() {
+    let told = Capture::installed();
+    for (name, reveal, tells_key, tells_value) in [
+        ("reveal-nothing", Reveal::Nothing, false, false),
+        ("reveal-keys", Reveal::Keys, true, false),
+        ("reveal-values", Reveal::Values, true, true),
+    ] {
+        let etcd = Etcd::start().await;
+        let fails = Rule::new("fails").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
+            let value = firing.value("/jobs/:id").cloned().unwrap_or_default();
+            match value.as_str() {
+                Some(text) if text.ends_with('A') => Err(format!("bad value: {text}").into()),
+                Some(text) if text.ends_with('B') => {
+                    panic!("{} is {text}", firing.format("/jobs/:id").unwrap())
+                }
+                _ => {
+                    firing.get("/missing/:id").await?;
+                    Ok::<Outcome, etcd_rules::BoxError>(Outcome::done())
+                }
+            }
+        });
+        let panics =
+            key("/odd/:id").compare("panics", |value| value.is_some_and(|value| panic!("on {value:?}")));
+        let panics =
+            Rule::new("panics").when(panics).run(|_: Firing| async { Ok::<_, Error>(Outcome::done()) });
+        let running = builder(&etcd, name)
+            .reveal(reveal)
+            .rules([fails, panics])
+            .build()
+            .unwrap()
+            .start()
+            .await
+            .unwrap();
+        running.ready().await;
+        for ending in ["A", "B", "C"] {
+            etcd.put(&format!("/jobs/ident{ending}"), format!("secret{ending}")).await;
+        }
+        etcd.put("/odd/identD", "secretD").await;
+        eventually(5 * SECOND, "all have failed", async || {
+            told.lines(name, "callback failed; it will be tried again").len() >= 3
+                && !told.lines(name, "comparison panicked; its instance is left alone").is_empty()
+        })
+        .await;
+        running.shutdown(SECOND).await.unwrap();
+        let text = format!("{:?}", told.of(name));
+        for (secret, tells) in [("ident", tells_key), ("secret", tells_value)] {
+            assert_eq!(text.contains(secret), tells, "{name}: {secret} in {text}");
+        }
+        assert!(text.contains("bad value: ") && text.contains("the key `/missing/"), "{text}");
+        assert_eq!(told.spans(name, "firing")[0].get("instance").starts_with("id=ident"), tells_key);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_failures_are_few_lines_and_none_is_forgotten() {
+    let told = Capture::installed();
+    let etcd = Etcd::start().await;
+    let hour = 3600 * SECOND;
+    let rule = Rule::new("fails")
+        .when(key("/jobs/:id").exists())
+        .backoff(Backoff::new(hour, hour))
+        .run(|_: Firing| async move { Err::<Outcome, _>("always the same") });
+    let running = builder(&etcd, "many").rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    for n in 0..1000 {
+        etcd.put(&format!("/jobs/{n}"), "").await;
+    }
+    eventually(20 * SECOND, "all have failed", async || running.stats().await.unwrap().waiting == 1000).await;
+    tokio::time::sleep(SECOND + SECOND / 10).await;
+    etcd.put("/jobs/last", "").await;
+    let lines = || told.lines("many", "callback failed; it will be tried again");
+    let count =
+        || -> u64 { lines().iter().map(|line| 1 + line.get("suppressed").parse::<u64>().unwrap()).sum() };
+    eventually(5 * SECOND, "the last line accounts for all", async || count() == 1001).await;
+    assert!(lines().len() < 100, "{} lines", lines().len());
+    running.shutdown(SECOND).await.unwrap();
+}
+
+/// A connection that is lost and found again a few times a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_when_it_changes_and_at_most_once_a_second() {
+    let told = Capture::installed();
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let rule = Rule::new("job")
+        .when(key("/jobs/:id").exists())
+        .run(|_: Firing| async { Ok::<_, Error>(Outcome::done()) });
+    let built = Engine::builder("app", [proxy.endpoint()]).name("flapping").rule(rule).build().unwrap();
+    let running = built.start().await.unwrap();
+    running.ready().await;
+    let started = tokio::time::Instant::now();
+    for _ in 0..10 {
+        proxy.cut();
+        tokio::time::sleep(SECOND / 10).await;
+        proxy.heal();
+        tokio::time::sleep(SECOND / 5).await;
+    }
+    eventually(10 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    running.shutdown(SECOND).await.unwrap();
+    let lines: Vec<Told> = told.of("flapping").into_iter().filter(|told| !told.is_span).collect();
+    let states: Vec<(&str, &str)> = lines
+        .iter()
+        .filter(|line| line.level <= Level::INFO)
+        .map(|l| (l.get("state"), l.get("reasons")))
+        .collect();
+    assert!(states.contains(&("degraded", "disconnected")), "{states:?}");
+    assert_eq!(states.last(), Some(&("stopped", "")), "the latest state is always told");
+    let limit = started.elapsed().as_secs() as usize + 4;
+    assert!(states.len() <= limit, "{} lines in {limit} s: {states:?}", states.len());
+    assert!(states.windows(2).all(|two| two[0] != two[1]), "only changes: {states:?}");
+}
