@@ -167,6 +167,7 @@ impl Faults {
         self.shared.disturb(|inner, now| {
             inner.cut_connections();
             inner.cut_streams();
+            inner.starts += 1;
             inner.member = data(&inner.member);
             inner.member.new_term(now);
         });

@@ -51,16 +51,19 @@
 //!
 //! # What it has
 //!
-//! KV, watches, leases, status, alarms, and the list of its one member, with etcd's error codes and messages. A
-//! test compares it with etcd 3.4.23, response by response.
+//! KV, watches, leases, locks, status, alarms, and the list of its one member, with etcd's error codes and messages.
+//! A test compares it with etcd 3.4.23, response by response.
 //!
 //! Known differences:
 //!
-//! - **Nothing of**: the lock and election services, users and roles (authentication counts as off), snapshots,
+//! - **Nothing of**: the election service, users and roles (authentication counts as off), snapshots,
 //!   hashes, more than one member, permissions, quotas (the alarm about space comes from [`Faults`] or from a
 //!   client).
 //! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
 //!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
+//! - **Locks** are those of etcd 3.4.23: who waits is not told that its own place has gone with its lease; newer
+//!   versions may refuse it when its turn comes. A client that gives up while the server has no leader, or is frozen,
+//!   leaves its place behind until its lease is over.
 //! - **Watches**: events come at once, where etcd catches up in steps of 100 ms. Requests for progress are
 //!   answered as by etcd 3.4.31 and later: never before the events they vouch for, and not while a watch has
 //!   not reached its first revision. Regular notifications come every 10 minutes, without jitter. A watch from
@@ -77,6 +80,7 @@ mod check;
 mod connection;
 mod faults;
 mod lease;
+mod lock;
 mod member;
 mod plan;
 mod range;

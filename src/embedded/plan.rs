@@ -36,6 +36,10 @@ pub enum On {
     WatchRequest,
     /// A message to the client on a watch stream. When it fails, its stream ends there.
     WatchResponse,
+    /// A lock. Waiting for older ones comes after the fault, and belongs to the answer.
+    Lock,
+    /// The release of a lock.
+    Unlock,
     /// A status request.
     Status,
     /// A request about alarms.

@@ -27,6 +27,8 @@ pub(super) struct Inner {
     pub(super) member: Member,
     pub(super) plan: Plan,
     pub(super) condition: Condition,
+    /// Counts restarts: what was under way before one is nobody's any more.
+    pub(super) starts: u64,
     /// Ends the streams that are open now.
     streams: CancellationToken,
     /// Closes the connections that are open now.
@@ -46,6 +48,7 @@ impl Shared {
             member: Member::new(),
             plan: Plan::default(),
             condition: Condition::default(),
+            starts: 0,
             streams: CancellationToken::new(),
             connections: CancellationToken::new(),
         };

@@ -4,8 +4,8 @@ use crate::support::Etcd;
 use etcd_client::proto::{PbResponseHeader, PbTxnOpResponse};
 use etcd_client::{
     Client, CompactionResponse, DeleteResponse, Error, GetResponse, LeaseGrantResponse,
-    LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, PutResponse,
-    TxnResponse,
+    LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, LockResponse,
+    PutResponse, TxnResponse, UnlockResponse,
 };
 use etcd_rules::embedded::EmbeddedEtcd;
 use std::fmt::Debug;
@@ -139,7 +139,9 @@ shown_by_debug!(
     LeaseGrantResponse,
     LeaseRevokeResponse,
     LeaseKeepAliveResponse,
-    LeaseLeasesResponse
+    LeaseLeasesResponse,
+    LockResponse,
+    UnlockResponse
 );
 
 impl Shown for TxnResponse {

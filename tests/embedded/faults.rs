@@ -201,3 +201,107 @@ async fn a_dropped_server_is_gone() {
     while watch.message().await.is_ok_and(|told| told.is_some()) {}
     assert!(timeout(5 * SECOND, put(&client, "k")).await.is_ok_and(|answer| answer.is_err()));
 }
+
+/// The messages of one watch: those with one event by its version, others by "created".
+async fn told(watch: &mut etcd_client::WatchStream) -> Result<String, Error> {
+    let response = watch.message().await?.expect("the stream goes on");
+    Ok(match response.events() {
+        [event] => event.kv().expect("a key").version().to_string(),
+        _ if response.created() => "created".to_owned(),
+        events => format!("{} events", events.len()),
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_messages_of_a_watch_are_dropped_doubled_and_late() {
+    let (etcd, client) = server().await;
+    let faults = etcd.faults();
+    // The messages are: created, 1, 2, 3, 4, 5.
+    faults.inject(Fault::on(On::WatchResponse).after(2).lose());
+    faults.inject(Fault::on(On::WatchResponse).after(3).duplicate());
+    faults.inject(Fault::on(On::WatchResponse).after(5).delay(5 * SECOND));
+    let mut watch = client.watch_client().watch("k", None).await.expect("a watch");
+    for _ in 0..5 {
+        put(&client, "k").await.expect("put");
+    }
+    let mut seen = Vec::new();
+    let mut times = Vec::new();
+    let start = Instant::now();
+    for _ in 0..6 {
+        seen.push(told(&mut watch).await.expect("a message"));
+        times.push(start.elapsed().as_secs());
+    }
+    assert_eq!(seen, ["created", "1", "3", "3", "4", "5"]);
+    assert_eq!(times, [0, 0, 0, 0, 5, 5]);
+    assert_eq!((faults.waiting(), faults.seen(On::WatchResponse)), (0, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_cut_before_or_after_its_nth_message() {
+    for (fault, expected) in [
+        (Fault::on(On::WatchResponse).after(2).fail(Refusal::STOPPED), 1),
+        (Fault::on(On::WatchResponse).after(2).fail_after(Refusal::STOPPED), 2),
+    ] {
+        let (etcd, client) = server().await;
+        etcd.faults().inject(fault);
+        let mut watch = client.watch_client().watch("k", None).await.expect("a watch");
+        assert_eq!(told(&mut watch).await.expect("a message"), "created");
+        for _ in 0..5 {
+            put(&client, "k").await.expect("put");
+        }
+        for version in 1..=expected {
+            assert_eq!(told(&mut watch).await.expect("a message"), version.to_string());
+        }
+        let end = told(&mut watch).await.expect_err("the stream is cut");
+        assert!(end.to_string().contains("server stopped"), "{end}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_of_a_watch_stream_are_lost_late_and_refused() {
+    let (etcd, client) = server().await;
+    let faults = etcd.faults();
+    faults.inject(Fault::on(On::Watch).fail(Refusal::STOPPED));
+    assert!(client.watch_client().watch("k", None).await.is_err());
+    faults.inject(Fault::on(On::Watch).delay(3 * SECOND));
+    let start = Instant::now();
+    let watch = client.watch_client().watch("k", None).await.expect("a watch");
+    assert_eq!(start.elapsed().as_secs(), 3);
+    let (mut sender, mut stream) = watch.split();
+    let mut created = async || stream.message().await.expect("open").expect("more").created();
+    assert!(created().await);
+    faults.inject(Fault::on(On::WatchRequest).lose());
+    sender.watch("lost", None).await.expect("sent");
+    assert!(timeout(10 * SECOND, created()).await.is_err(), "nothing was created");
+    faults.inject(Fault::on(On::WatchRequest).duplicate());
+    sender.watch("twice", None).await.expect("sent");
+    assert!(created().await && created().await);
+    faults.inject(Fault::on(On::WatchRequest).fail(Refusal::STOPPED));
+    sender.watch("refused", None).await.expect("sent");
+    assert!(stream.message().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_are_lost_and_refused_with_and_without_effect() {
+    let (etcd, mut client) = server().await;
+    let faults = etcd.faults();
+    let id = client.lease_grant(10, None).await.expect("a lease").id();
+    let left = async || client.lease_client().time_to_live(id, None).await.expect("an answer").ttl();
+    let renewal = async || {
+        let (mut keeper, mut stream) = client.lease_client().keep_alive(id).await?;
+        keeper.keep_alive().await?;
+        stream.message().await
+    };
+    for (fault, kept) in [
+        (Fault::on(On::LeaseKeepAlive).fail(Refusal::STOPPED), false),
+        (Fault::on(On::LeaseKeepAlive).fail_after(Refusal::STOPPED), true),
+        (Fault::on(On::LeaseKeepAlive).lose(), false),
+        (Fault::on(On::LeaseKeepAlive).lose_answer(), true),
+    ] {
+        assert!(renewal().await.is_ok());
+        sleep(4 * SECOND).await;
+        faults.inject(fault);
+        assert!(!timeout(SECOND, renewal()).await.is_ok_and(|answer| answer.is_ok()), "{fault:?}");
+        assert_eq!(left().await > 6, kept, "{fault:?}");
+    }
+}

@@ -9,7 +9,7 @@ use etcd_client::{
 const KEYS: [&str; 9] = ["a", "a/1", "a/2", "a/3", "b", "b/1", "b/2", "c", "~"];
 const VALUES: [&str; 4] = ["", "x", "y", "a longer value"];
 const LEASES: [i64; 4] = [0, 11, 12, 99];
-const OPERATIONS: u64 = 1500;
+const OPERATIONS: u64 = 3000;
 
 /// Makes operations; knows how far the revisions are.
 pub struct Maker {
@@ -301,6 +301,37 @@ async fn the_alarm_about_space_refuses_what_etcd_refuses() {
         both.same(format!("delete, {round}"), async |mut client| client.delete("a", None).await).await;
         for client in [&mut both.real, &mut both.embedded] {
             client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, None).await.expect("alarm");
+        }
+    }
+}
+
+/// Without what differs between any two servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn status_alarms_and_members_are_told_as_by_etcd() {
+    let mut both = Both::start(0).await;
+    for round in ["healthy", "without space"] {
+        let mut told = Vec::new();
+        for client in [&mut both.real, &mut both.embedded] {
+            let status = client.status().await.expect("status");
+            let member = status.leader();
+            let members = client.member_list().await.expect("members");
+            let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await.expect("alarms");
+            assert_eq!(status.header().expect("a header").member_id(), member);
+            assert_eq!(members.members().iter().map(|m| m.id()).collect::<Vec<_>>(), [member]);
+            assert!(status.version().starts_with("3.4."), "{}", status.version());
+            let errors: Vec<_> = status
+                .errors()
+                .iter()
+                .map(|error| error.replace(&member.to_string(), "the member"))
+                .collect();
+            let alarms: Vec<_> =
+                alarms.alarms().iter().map(|a| (a.alarm(), a.member_id() == member)).collect();
+            let header = status.header().expect("a header");
+            told.push(format!("{:?}", (status.raft_term(), header.revision(), errors, alarms)));
+        }
+        assert_eq!(told[1], told[0], "{round}");
+        for client in [&mut both.real, &mut both.embedded] {
+            client.alarm(AlarmAction::Activate, AlarmType::Nospace, None).await.expect("alarm");
         }
     }
 }

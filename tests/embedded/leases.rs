@@ -6,7 +6,7 @@ use etcd_client::{GetOptions, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOpti
 use std::time::Duration;
 use tokio::time::timeout;
 
-const OPERATIONS: u64 = 300;
+const OPERATIONS: u64 = 1000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_leases_get_the_answers_of_etcd() {

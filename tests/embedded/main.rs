@@ -10,4 +10,5 @@ mod engine;
 mod faults;
 mod kv;
 mod leases;
+mod locks;
 mod watches;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 40;
 const OPERATIONS: u64 = 25;
 /// etcd brings watches from the past up to date every 100 ms.
 const CATCH_UP: Duration = Duration::from_millis(200);
@@ -237,6 +237,29 @@ async fn progress_is_told_on_request() {
     assert_eq!(embedded.seen, real.seen);
     let told = &embedded.seen[2];
     assert_eq!((told.watch_id, told.header.expect("a header").revision), (-1, 4));
+}
+
+/// A watch that catches up with more than fits in a response: where it is split is compared too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_responses_come_in_the_fragments_of_etcd() {
+    let mut both = Both::start(0).await;
+    for size in [900_000, 900_000, 400_000, 1_400_000, 10, 10, 700_000, 700_000, 700_000] {
+        let value = vec![b'x'; size];
+        both.same(format!("put {size}"), async |client| {
+            client.kv_client().put("k", value.clone(), None).await
+        })
+        .await;
+    }
+    let mut told = Vec::new();
+    for client in [&both.real, &both.embedded] {
+        let options = WatchOptions::new().with_start_revision(1).with_fragment();
+        let mut stream = Stream::open(client, "k", options).await;
+        assert!(stream.until(|seen| event_count(seen) == 9).await, "all events");
+        let parts = stream.seen.iter().filter(|response| !response.events.is_empty());
+        told.push(parts.map(|part| (part.events.len(), part.fragment)).collect::<Vec<_>>());
+    }
+    assert_eq!(told[1], told[0]);
+    assert!(told[0].len() > 2 && told[0].iter().any(|(_, fragment)| *fragment), "{told:?}");
 }
 
 /// A watch that reads nothing for long gets everything in the end, once and in order.

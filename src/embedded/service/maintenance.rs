@@ -90,9 +90,7 @@ fn status(inner: &mut Inner) -> PbStatusResponse {
     if inner.condition.leaderless {
         errors.push(Refusal::NO_LEADER.message().to_owned());
     }
-    if member.is_full() {
-        errors.push(format!("memberID:{} alarm:NOSPACE ", member.member_id()));
-    }
+    errors.extend(member.alarms.iter().map(|&(alarm, member)| as_text(alarm, member)));
     PbStatusResponse {
         header: Some(member.header()),
         version: VERSION.to_owned(),
@@ -103,4 +101,15 @@ fn status(inner: &mut Inner) -> PbStatusResponse {
         errors,
         ..PbStatusResponse::default()
     }
+}
+
+/// As protobuf writes it, who leaves zeros out.
+fn as_text(alarm: i32, member: u64) -> String {
+    let member = if member == 0 { String::new() } else { format!("memberID:{member} ") };
+    let alarm = match alarm {
+        0 => "",
+        1 => "alarm:NOSPACE ",
+        _ => "alarm:CORRUPT ",
+    };
+    member + alarm
 }

@@ -4,6 +4,7 @@ mod auth;
 mod cluster;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod watch;
 
@@ -43,6 +44,7 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Routes {
         .add_service(PbLeaseServer::new(service()))
         .add_service(PbMaintenanceServer::new(service()))
         .add_service(PbClusterServer::new(service()))
+        .add_service(lock::Locks(service()))
         .add_service(auth::Auth)
 }
 
