@@ -6,7 +6,7 @@
 //! - [`key`] begins a condition; [`Condition`] combines them with `&`, `|` and `!`.
 //! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
 //!   [`Commit`] what it returns.
-//! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], explanations, shutdown.
+//! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], lists of instances, explanations, shutdown.
 //! - [`metrics`] lists every metric; `install_prometheus` (feature `prometheus`) serves them.
 //!
 //! # When a rule fires
@@ -54,8 +54,12 @@
 //! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](Reason):
 //!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::is_ready`] are for
 //!   probes. It is about the engine and etcd: callbacks that fail don't change it.
-//! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory.
-//! - [`EngineHandle::stats`] counts what the instances are doing; [`metrics`] tells the rest.
+//! - [`EngineHandle::instances`] lists instances and what the engine is doing about each: queued, running,
+//!   waiting until when and after which error, held by which engine, given up and why.
+//! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory,
+//!   and what is being done about it.
+//! - [`EngineHandle::rules`] and [`EngineHandle::stats`] count what the instances are doing; [`metrics`] tells
+//!   the rest.
 //! - The log (crate `tracing`) has a line for every change of health (at most one a second) and for failed
 //!   callbacks.
 //!
@@ -169,6 +173,7 @@ mod etcd;
 mod evaluate;
 mod firing;
 mod index;
+mod inspect;
 mod lock;
 mod pattern;
 #[cfg(feature = "prometheus")]
@@ -187,6 +192,10 @@ pub use engine::{Engine, EngineBuilder, EngineHandle, Health, Problem, Reason, S
 pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{Commit, Firing, Outcome};
+pub use inspect::{
+    Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,
+    RuleStatus, StateCounts, StateKind, UnknownState, WaitReason,
+};
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
 #[cfg(feature = "prometheus")]
 pub use prometheus::install_prometheus;

@@ -9,10 +9,11 @@
 
 use crate::dispatch::end_step::EndEnd;
 use crate::dispatch::lock_step::LockEnd;
-use crate::dispatch::messages::{Decided, Finish, Tally, Verdict};
+use crate::dispatch::messages::{Decided, Finish, Verdict};
 use crate::engine::{Health, Reason};
 use crate::etcd::FailureKind;
 use crate::index::Index;
+use crate::inspect::{StateCounts, StateKind};
 use crate::rule::CompiledRule;
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use std::collections::HashMap;
@@ -148,18 +149,9 @@ pub(crate) fn ineffective(engine: &str, rule: &str, count: u64) {
     counter!(INEFFECTIVE, "engine" => engine.to_owned(), "rule" => rule.to_owned()).increment(count);
 }
 
-pub(crate) fn tally(engine: &str, tally: &Tally) {
-    let Tally { queued, running, waiting, held, given_up, idle } = *tally;
-    let states = [
-        ("queued", queued),
-        ("running", running),
-        ("waiting", waiting),
-        ("held", held),
-        ("given_up", given_up),
-        ("idle", idle),
-    ];
-    for (state, count) in states {
-        gauge!(INSTANCES_BY_STATE, "engine" => engine.to_owned(), "state" => state).set(count as f64);
+pub(crate) fn tally(engine: &str, tally: &StateCounts) {
+    for (kind, count) in tally.iter().filter(|(kind, _)| *kind != StateKind::Untrue) {
+        gauge!(INSTANCES_BY_STATE, "engine" => engine.to_owned(), "state" => kind.name()).set(count as f64);
     }
 }
 

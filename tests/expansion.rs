@@ -2,7 +2,7 @@
 
 mod support;
 
-use etcd_rules::{Attributes, Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{Attributes, Engine, EngineBuilder, Error, Firing, InstanceQuery, Outcome, Rule, key};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,9 +79,19 @@ async fn an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist
     assert!(seen.lock().unwrap().iter().eq(["geo=eu id=1", "geo=na id=1"]), "{seen:?}");
 
     let explained = running.explain("copy", &attributes(&[("geo", "eu"), ("id", "1")])).await.unwrap();
-    assert_eq!(explained.children[0].seen[0].key, "/eu/in/1");
+    assert_eq!(explained.condition.children[0].seen[0].key, "/eu/in/1");
     let other = running.explain("copy", &attributes(&[("geo", "us"), ("id", "1")])).await.unwrap();
-    assert_eq!(other.to_string(), "✗ the value of :geo is one that the engine expands it to\n");
+    assert_eq!(other.condition.to_string(), "✗ the value of :geo is one that the engine expands it to\n");
+    let page = running.instances(InstanceQuery::new().rule("copy").attribute("geo", "eu")).await.unwrap();
+    let listed: Vec<String> = page.instances.iter().map(|one| one.attributes.to_string()).collect();
+    assert_eq!(listed, ["geo=eu id=1"]);
+    let rules = running.rules().await.unwrap();
+    assert_eq!(
+        (rules.len(), rules[0].attributes.len(), rules[0].fired),
+        (1, 2, 2),
+        "one rule, not one a value"
+    );
+    assert_eq!(rules[0].counts.iter().map(|(_, count)| count).sum::<usize>(), 2);
     let missing = running.explain("copy", &attributes(&[("id", "1")])).await;
     assert!(matches!(missing, Err(Error::UnknownAttribute(name)) if name == "geo"));
     running.shutdown(5 * SECOND).await.unwrap();
@@ -227,7 +237,10 @@ async fn a_constraint_hides_all_other_keys_even_where_the_watch_is_wider() {
     }
     assert_eq!(running.stats().await.unwrap().drift, 0);
     let other = running.explain("narrow", &attributes(&[("id", "t1")])).await.unwrap();
-    assert_eq!(other.to_string(), "✗ the value of :id begins with s[12] (the engine constrains it)\n");
+    assert_eq!(
+        other.condition.to_string(),
+        "✗ the value of :id begins with s[12] (the engine constrains it)\n"
+    );
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }

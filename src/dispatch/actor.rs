@@ -3,12 +3,14 @@
 
 mod drain;
 mod firing;
+mod look;
 mod releases;
 
 pub(crate) use drain::Drain;
+pub(crate) use look::{GetRules, GetTally, LookAt};
 pub(crate) use releases::{LocksSeen, Released};
 
-use super::messages::{Action, Tally};
+use super::messages::Action;
 use super::pending::Pending;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
@@ -287,18 +289,5 @@ impl Handler<Decisions> for Dispatcher {
                 }
             }
         });
-    }
-}
-
-/// Counts of instances by what they are doing.
-#[derive(Message)]
-#[rtype(result = "Tally")]
-pub(crate) struct GetTally;
-
-impl Handler<GetTally> for Dispatcher {
-    type Result = MessageResult<GetTally>;
-
-    fn handle(&mut self, _: GetTally, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.pending.tally())
     }
 }

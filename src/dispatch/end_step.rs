@@ -1,6 +1,6 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
-use super::messages::Hold;
+use super::messages::{FoundMark, Hold};
 use crate::condition::Slot;
 use crate::engine::env::{Env, Retry};
 use crate::etcd::{Failure, FailureKind};
@@ -56,13 +56,7 @@ pub(crate) enum EndEnd {
         changes: Vec<Change>,
         mark_gone: bool,
     },
-    Marked {
-        key: String,
-        revision: Revision,
-        attempt: u32,
-        gave_up: bool,
-        at: Revision,
-    },
+    Marked(FoundMark),
     /// The transaction itself is at fault.
     Refused(String),
     /// Unknown, or known not to have happened; the lock is lost or left to its lease.
@@ -163,13 +157,9 @@ impl EndStep {
             }
             Ended::FenceLost => EndEnd::FenceLost,
             Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
-            Ended::Marked { revision, mark, at } => EndEnd::Marked {
-                key: mark_key,
-                revision,
-                attempt: mark.as_ref().map_or(0, |mark| mark.attempt),
-                gave_up: mark.is_some_and(|mark| mark.gave_up),
-                at,
-            },
+            Ended::Marked { revision, mark, at } => {
+                EndEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
+            }
         })
     }
 

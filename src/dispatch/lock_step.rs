@@ -1,5 +1,6 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
+use super::messages::FoundMark;
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::etcd::FailureKind;
@@ -43,20 +44,15 @@ pub(crate) enum LockEnd {
         fence: Fence,
         lease: LockLease,
     },
-    /// Somebody has the lock; `ours`: under this engine's lease, with the attempt's number.
+    /// Somebody has the lock; `ours`: under this engine's lease.
     Held {
         key: String,
         create_revision: Revision,
-        ours: Option<u64>,
+        holder: Option<Holder>,
+        ours: bool,
         at: Revision,
     },
-    Marked {
-        key: String,
-        revision: Revision,
-        attempt: u32,
-        gave_up: bool,
-        at: Revision,
-    },
+    Marked(FoundMark),
     Untrue {
         changes: Vec<Change>,
         mark_gone: bool,
@@ -142,17 +138,12 @@ impl LockStep {
 fn outcome(locked: Locked, lock: String, mark_key: String, lease: LockLease) -> LockEnd {
     match locked {
         Locked::Won(fence) => LockEnd::Won { fence, lease },
-        Locked::Held { create_revision, lease: holder, nonce, at } => {
-            let ours = nonce.filter(|_| holder == lease.id);
-            LockEnd::Held { key: lock, create_revision, ours, at }
+        Locked::Held { create_revision, lease: under, holder, at } => {
+            LockEnd::Held { key: lock, create_revision, holder, ours: under == lease.id, at }
         }
-        Locked::Marked { revision, mark, at } => LockEnd::Marked {
-            key: mark_key,
-            revision,
-            attempt: mark.as_ref().map_or(0, |mark| mark.attempt),
-            gave_up: mark.is_some_and(|mark| mark.gave_up),
-            at,
-        },
+        Locked::Marked { revision, mark, at } => {
+            LockEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
+        }
         Locked::Untrue { changes, mark_gone } => LockEnd::Untrue { changes, mark_gone },
     }
 }

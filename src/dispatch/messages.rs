@@ -3,6 +3,7 @@
 use crate::condition::{Slot, Witness};
 use crate::firing::Then;
 use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;
 use std::time::Duration;
 
@@ -44,23 +45,28 @@ pub(crate) enum Action {
     ClearMark { rule: u32, binding: Binding, revision: Revision },
 }
 
+/// A mark that holds an instance back, as of the store's revision `at`.
+#[derive(Debug)]
+pub(crate) struct FoundMark {
+    pub(crate) key: String,
+    pub(crate) revision: Revision,
+    /// `None`: it can't be read.
+    pub(crate) mark: Option<Mark>,
+    pub(crate) at: Revision,
+}
+
 /// How an attempt to take the lock ended.
 #[derive(Debug)]
 pub(crate) enum LockOutcome {
     Won,
-    /// Another engine holds `key`, as of the store's revision `at`.
+    /// Another engine holds `key`, as of the store's revision `at`; who, if that can be read.
     Held {
         key: String,
+        holder: Option<Holder>,
         at: Revision,
     },
     /// A backoff key holds the instance back.
-    Marked {
-        key: String,
-        revision: Revision,
-        attempt: u32,
-        gave_up: bool,
-        at: Revision,
-    },
+    Marked(FoundMark),
     /// It does not hold as it was seen; the index has been told what the keys hold.
     Untrue {
         mark_gone: bool,
@@ -126,18 +132,7 @@ pub(crate) enum ClosingOutcome {
     /// Nothing took effect, because the lock or what was expected is gone: decide again.
     Lost { mark_gone: bool },
     /// Another engine holds the instance (of an optimistic rule) back.
-    Marked { key: String, revision: Revision, attempt: u32, gave_up: bool, at: Revision },
+    Marked(FoundMark),
     /// It could not be sent, or its outcome is unknown.
     Failed(String),
-}
-
-/// Numbers for metrics, health and inspection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) queued: usize,
-    pub(crate) running: usize,
-    pub(crate) waiting: usize,
-    pub(crate) held: usize,
-    pub(crate) given_up: usize,
-    pub(crate) idle: usize,
 }

@@ -4,14 +4,18 @@
 mod elsewhere;
 mod ending;
 mod locks;
+pub(crate) mod look;
 
-use super::messages::{Action, Closing, ClosingOutcome, Decided, Finish, Hold, LockOutcome, Tally, Verdict};
+use super::messages::{
+    Action, Closing, ClosingOutcome, Decided, Finish, FoundMark, Hold, LockOutcome, Verdict,
+};
 use super::queue::{Queue, Ticket};
-use super::record::{Class, End, KnownMark, Next, Own, Record, State, Tried, Wait};
+use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::condition::Witness;
 use crate::engine::config::LONGEST;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
+use crate::inspect::StateCounts;
 use crate::rule::CompiledRule;
 use foldhash::fast::FixedState;
 use rand::rngs::StdRng;
@@ -58,6 +62,9 @@ pub(crate) struct Pending {
     stopping: bool,
     /// By rule: firings that succeeded and left the condition as true as it was.
     ineffective: HashMap<u32, u64>,
+    /// By lane: true instances by state, and callbacks started.
+    counts: Vec<StateCounts>,
+    fired: Vec<u64>,
     rng: StdRng,
 }
 
@@ -84,10 +91,10 @@ impl Pending {
         hasher: FixedState,
     ) -> Self {
         let (lanes, limits) = lanes(&rules);
+        let count = limits.len();
         let queue = Queue::new(limit, limits, ageing);
         Self {
             lanes,
-            rules,
             records: HashMap::with_hasher(hasher.clone()),
             tickets: HashMap::with_hasher(hasher.clone()),
             queue,
@@ -99,6 +106,9 @@ impl Pending {
             asked: 0,
             stopping: false,
             ineffective: HashMap::new(),
+            counts: vec![StateCounts::default(); count],
+            fired: vec![0; count],
+            rules,
             rng,
         }
     }
@@ -109,22 +119,6 @@ impl Pending {
 
     pub(crate) fn running(&self) -> usize {
         self.queue.running()
-    }
-
-    pub(crate) fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        for record in self.records.values() {
-            let count = match record.state {
-                State::Queued(_) | State::Parked => &mut tally.queued,
-                State::Checking(_) | State::Locking | State::Running | State::Ending => &mut tally.running,
-                State::Waiting(..) => &mut tally.waiting,
-                State::Held => &mut tally.held,
-                State::GivenUp => &mut tally.given_up,
-                State::Idle | State::Settling(_) => &mut tally.idle,
-            };
-            *count += 1;
-        }
-        tally
     }
 
     /// Firings that succeeded without effect on their condition since the last call, by rule.
@@ -152,14 +146,14 @@ impl Pending {
         };
         record.orphaned = decided.orphaned;
         if let Verdict::Failed(reason) = &decided.verdict {
-            record.last_error = Some(reason.clone());
+            record.last_error = Some(reason.as_str().into());
         }
         match (record.state, decided.reason) {
             (State::Checking(asked), Reason::Ask(number)) if asked == number => match decided.verdict {
                 Verdict::True(_) if self.stopping => {
                     self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
                 }
-                Verdict::True(witness) => self.checked(id, decided.snapshot, witness, out),
+                Verdict::True(witness) => self.checked(id, decided.snapshot, witness, now, out),
                 Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
             },
             (State::Settling(asked), Reason::Ask(number)) if asked == number => {
@@ -193,10 +187,11 @@ impl Pending {
         // What was just decided needs no second look if it can go on at once.
         let lane = self.lane(rule);
         let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
+        *self.counts[lane as usize].at(record.state.kind()) += 1;
         self.records.insert(instance, record);
-        if at_once && self.reserve(instance) {
+        if at_once && self.reserve(instance, now) {
             self.queue.occupy(lane);
-            self.checked(instance, snapshot, witness, out);
+            self.checked(instance, snapshot, witness, now, out);
         } else if !at_once {
             self.tickets.insert(instance, self.queue.push(lane, class, instance, now));
         }
@@ -210,15 +205,22 @@ impl Pending {
     }
 
     /// True, with a slot: on to the lock.
-    fn checked(&mut self, id: InstanceId, snapshot: Snapshot, witness: Witness, out: &mut Vec<Action>) {
+    fn checked(
+        &mut self,
+        id: InstanceId,
+        snapshot: Snapshot,
+        witness: Witness,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         record.give(&snapshot);
         let overrule = record.overrule();
         if self.rules[record.rule as usize].options().optimistic {
-            record.state = State::Running;
+            self.enter(id, State::Running, now);
             out.push(Action::Run { instance: id, snapshot, overrule });
         } else {
-            record.state = State::Locking;
+            self.enter(id, State::Locking, now);
             out.push(Action::Lock { instance: id, snapshot, witness, overrule });
         }
     }
@@ -235,20 +237,33 @@ impl Pending {
             let Some((lane, ticket)) = self.queue.take(now, valid) else { return };
             let id = ticket.instance;
             self.tickets.remove(&id);
-            if !self.reserve(id) {
+            if !self.reserve(id, now) {
                 self.queue.vacate(lane);
                 continue;
             }
-            self.check(id, out);
+            self.check(id, now, out);
         }
     }
 
-    fn check(&mut self, id: InstanceId, out: &mut Vec<Action>) {
+    fn check(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
         self.asked += 1;
-        if let Some(record) = self.records.get_mut(&id) {
-            record.state = State::Checking(self.asked);
+        if self.enter(id, State::Checking(self.asked), now) {
             out.push(Action::Ask(id, self.asked));
         }
+    }
+
+    /// Brings an instance into another state, if there is a record of it.
+    fn enter(&mut self, id: InstanceId, state: State, now: Instant) -> bool {
+        let Some(record) = self.records.get_mut(&id) else { return false };
+        let before = std::mem::replace(&mut record.state, state);
+        record.entered = now;
+        let lane = self.lanes[record.rule as usize] as usize;
+        *self.counts[lane].at(before.kind()) -= 1;
+        *self.counts[lane].at(state.kind()) += 1;
+        if state == State::Running {
+            self.fired[lane] += 1;
+        }
+        true
     }
 
     /// The attempt to take the lock has ended.
@@ -266,27 +281,25 @@ impl Pending {
         let base = self.rules[record.rule as usize].options().backoff.base();
         match outcome {
             LockOutcome::Won => {
-                record.state = State::Running;
                 record.mark = None;
                 record.troubles = 0;
                 record.rechecks = 0;
+                self.enter(id, State::Running, now);
             }
             LockOutcome::Untrue { mark_gone } => {
                 record.rechecks += 1;
                 record.mark.take_if(|_| mark_gone);
                 if record.rechecks < RECHECKS {
-                    self.check(id, out);
+                    self.check(id, now, out);
                 } else {
                     record.rechecks = 0;
                     self.step(id, now, out, |record, now| record.trouble(base, now));
                 }
             }
-            LockOutcome::Held { key, at } => self.hold(id, key, at, now, out),
-            LockOutcome::Marked { key, revision, attempt, gave_up, at } => {
-                self.hold_marked(id, key, (revision, attempt, gave_up), at, now, out);
-            }
+            LockOutcome::Held { key, holder, at } => self.hold(id, key, holder, at, now, out),
+            LockOutcome::Marked(found) => self.hold_marked(id, found, now, out),
             LockOutcome::Failed(error) => {
-                record.last_error = Some(error);
+                record.last_error = Some(error.into());
                 self.step(id, now, out, |record, now| record.trouble(base, now));
             }
         }
@@ -323,18 +336,28 @@ impl Pending {
         let (rule, before) = (record.rule, record.state);
         let next = change(record, now);
         let dropped = next == Next::Drop;
+        let counts = &mut self.counts[self.lanes[rule as usize] as usize];
+        *counts.at(before.kind()) -= 1;
+        if !dropped {
+            *counts.at(record.state.kind()) += 1;
+        }
+        if std::mem::discriminant(&before) != std::mem::discriminant(&record.state) {
+            record.entered = now;
+        }
         if let State::Waiting(until, _) = before
             && (dropped || record.state != before)
         {
             self.timers.remove(&(until, id));
         }
-        if (dropped || !matches!(record.state, State::Held | State::GivenUp))
-            && let Some(key) = record.waits_for.take()
-            && let Some(waiting) = self.held.get_mut(&key)
-        {
-            waiting.remove(&id);
-            if waiting.is_empty() {
-                self.held.remove(&key);
+        if dropped || !matches!(record.state, State::Held | State::GivenUp) {
+            record.elsewhere = None;
+            if let Some(key) = record.waits_for.take()
+                && let Some(waiting) = self.held.get_mut(&key)
+            {
+                waiting.remove(&id);
+                if waiting.is_empty() {
+                    self.held.remove(&key);
+                }
             }
         }
         let vacates = held_slot && (dropped || !record.holds_slot());

@@ -18,6 +18,8 @@
 
 use crate::engine::config::LONGEST;
 use crate::index::{Binding, Revision, Snapshot, Touch};
+use crate::inspect::StateKind;
+use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,26 @@ pub(crate) enum State {
     Held,
     /// True, and given up until somebody changes a key.
     GivenUp,
+}
+
+impl State {
+    pub(crate) fn kind(self) -> StateKind {
+        match self {
+            State::Queued(_) | State::Parked => StateKind::Queued,
+            State::Checking(_) | State::Locking | State::Running | State::Ending => StateKind::Running,
+            State::Waiting(..) => StateKind::Waiting,
+            State::Held => StateKind::Held,
+            State::GivenUp => StateKind::GivenUp,
+            State::Idle | State::Settling(_) => StateKind::Idle,
+        }
+    }
+}
+
+/// What another engine wrote, for people who ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    Lock(Holder),
+    Mark(Mark),
 }
 
 /// Why an instance waits.
@@ -113,6 +135,8 @@ pub(crate) struct Record {
     pub(crate) rule: u32,
     pub(crate) binding: Binding,
     pub(crate) state: State,
+    /// When it came into this state.
+    pub(crate) entered: Instant,
     /// Since when it has been due: for latency and ageing.
     pub(crate) since: Instant,
     /// Failures in a row.
@@ -132,7 +156,10 @@ pub(crate) struct Record {
     /// Deletions may have been missed while its transaction was out.
     pub(crate) blind: bool,
     pub(crate) orphaned: bool,
-    pub(crate) last_error: Option<String>,
+    /// Since the last success.
+    pub(crate) last_error: Option<Arc<str>>,
+    /// Who has its lock, or holds it back, while it is held or given up.
+    pub(crate) elsewhere: Option<Box<Elsewhere>>,
     /// By slot, the revisions of the values shown to the last callback; 0 for an absent key.
     given: Option<Box<[Revision]>>,
     own: Own,
@@ -168,6 +195,7 @@ impl Record {
             rule,
             binding,
             state: State::Queued(class),
+            entered: now,
             since: now,
             failures: 0,
             troubles: 0,
@@ -181,6 +209,7 @@ impl Record {
             blind: false,
             orphaned,
             last_error: None,
+            elsewhere: None,
             given: None,
             own: Own::default(),
             during: SmallVec::new(),

@@ -1,15 +1,17 @@
 //! Tests of this module.
 
 mod firing;
+mod look;
 mod pending;
 mod transitions;
 mod world;
 
-use super::messages::{Action, Decided, LockOutcome, Verdict};
+use super::messages::{Action, Decided, FoundMark, LockOutcome, Verdict};
 use super::pending::Pending;
 use super::record::State;
 use crate::condition::{Seen, key};
 use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::lock::txn::Mark;
 use crate::rule::{Backoff, CompiledRule, Limits, Rule};
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
@@ -75,6 +77,12 @@ fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], r
         reason,
         orphaned: false,
     }
+}
+
+/// Another engine's mark, as a transaction found it.
+fn found_mark(key: String, revision: Revision, (attempt, gave_up): (u32, bool), at: Revision) -> FoundMark {
+    let mark = Mark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
+    FoundMark { key, revision, mark: Some(mark), at }
 }
 
 /// Drives a [`Pending`] by hand: collects what it wants, and moves the time.

@@ -2,21 +2,23 @@
 
 use super::config::{Config, LONGEST};
 use super::env::Retry;
+use super::inspector::Inspector;
 use super::live::Live;
 use super::part::{Fault, Faults};
 use super::stage::Stage;
 use super::status::Status;
 use crate::crawl::actor as crawler;
 use crate::crawl::reader::{Following, Splits};
-use crate::dispatch::actor::{Attach, Dispatcher, Drain, GetTally, Settings as DispatcherSettings};
+use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::etcd::Link;
 use crate::evaluate::Evaluator;
-use crate::index::actor::{Figures, IndexActor, LookUp};
-use crate::index::{Binding, Index, Snapshot};
+use crate::index::Index;
+use crate::index::actor::IndexActor;
 use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::rule::CompiledRule;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
@@ -30,9 +32,6 @@ use tokio::time::{Instant, timeout};
 
 /// Messages of decisions that wait for an evaluator at most.
 const EVALUATOR_MAILBOX: usize = 16;
-
-/// How long a look at the actors may take: a comparison of the user's that blocks holds them up.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// How long etcd may take to free what the engine held.
 const REVOKE: Duration = Duration::from_secs(5);
@@ -200,26 +199,9 @@ impl Generation {
         })
     }
 
-    pub(crate) async fn stats(&self) -> Option<super::Stats> {
-        let index = timeout(LOOK, self.index.send(Figures)).await.ok()?.ok()?;
-        let tally = timeout(LOOK, self.dispatcher.send(GetTally)).await.ok()?.ok()?;
-        Some(super::Stats {
-            keys: index.keys,
-            instances: index.instances,
-            tombstones: index.tombstones,
-            decisions: index.decided,
-            drift: index.drift,
-            queued: tally.queued,
-            running: tally.running,
-            waiting: tally.waiting,
-            held: tally.held,
-            given_up: tally.given_up,
-            idle: tally.idle,
-        })
-    }
-
-    pub(crate) async fn look_up(&self, rule: u32, binding: Binding) -> Option<Snapshot> {
-        timeout(LOOK, self.index.send(LookUp { rule, binding })).await.ok()?.ok()
+    /// For those who ask what is going on.
+    pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
+        Inspector::new(rules, self.index.clone(), self.dispatcher.clone())
     }
 
     /// Ends in order; returns the number of firings that did not end.

@@ -3,11 +3,12 @@
 use super::config::Config;
 use super::env::Placement;
 use super::health::Health;
+use super::inspector::Inspector;
 use super::part::panic_text;
 use super::status::Status;
 use super::supervisor::{Command, supervise};
-use crate::condition::Explanation;
 use crate::error::Error;
+use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::pattern::Attributes;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -130,24 +131,67 @@ impl EngineHandle {
     /// # Errors
     /// [`Error::Stopped`] if the engine has ended, or a part of it does not answer within 5 s.
     pub async fn stats(&self) -> Result<Stats, Error> {
-        self.ask(|reply| Command::Stats { reply }).await
+        self.inspector().await?.stats().await
     }
 
-    /// Why an instance is true or false: the truth of each part of its condition with the values and
-    /// revisions that this engine has in memory. Nothing is read from etcd, and nothing fires.
+    /// The rules, in the order in which they were added: what they are, and how many of their instances are
+    /// in which state.
+    ///
+    /// # Errors
+    /// As [`stats`](EngineHandle::stats).
+    pub async fn rules(&self) -> Result<Vec<RuleStatus>, Error> {
+        self.inspector().await?.rules().await
+    }
+
+    /// A page of rule instances, and what the engine is doing about each: queued, running, waiting until when
+    /// and after which error, held by which other engine, given up and why.
+    ///
+    /// An engine with very many instances is asked for them in small pieces, between which it does its work,
+    /// so that a listing holds up nothing. So the instances of a page are of slightly different moments. One
+    /// that exists from the first page to the last is in exactly one of them, unless the engine's parts
+    /// restart in between.
+    ///
+    /// ```no_run
+    /// # async fn example(engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
+    /// use etcd_rules::{InstanceQuery, StateKind};
+    /// let mut query = InstanceQuery::new().rule("poll").state(StateKind::Waiting).state(StateKind::GivenUp);
+    /// loop {
+    ///     let page = engine.instances(query.clone()).await?;
+    ///     page.instances.iter().for_each(|instance| println!("{instance}"));
+    ///     match page.next {
+    ///         Some(cursor) => query = query.after(cursor),
+    ///         None => break,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if the rule has not the
+    /// attribute; those of [`stats`](EngineHandle::stats).
+    pub async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, Error> {
+        self.inspector().await?.instances(query).await
+    }
+
+    /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its
+    /// condition with the values and revisions that this engine has in memory, and the instance's state.
+    /// Nothing is read from etcd, and nothing fires.
     ///
     /// The instance need not be known: keys that are not in memory are absent. Attributes that the rule
-    /// does not have are ignored. The explanation does not say what the engine does about the instance
-    /// (whether it waits, is held, or was given up): [`stats`](EngineHandle::stats) counts those, and the
-    /// keys below `<namespace>lock/` and `<namespace>backoff/` in etcd say who holds an instance and why.
+    /// does not have are ignored. Condition and state are looked at one after the other: a change that was
+    /// just received may be in the first and not yet in the second.
     ///
     /// # Errors
     /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if one of the rule's
     /// attributes is not given; [`Error::Stopped`] if the engine has ended, or a part of it does not answer
     /// within 5 s.
-    pub async fn explain(&self, rule: &str, attributes: &Attributes) -> Result<Explanation, Error> {
-        let (rule, attributes) = (rule.to_owned(), attributes.clone());
-        self.ask(|reply| Command::Explain { rule, attributes, reply }).await?
+    pub async fn explain(&self, rule: &str, attributes: &Attributes) -> Result<InstanceExplanation, Error> {
+        self.inspector().await?.explain(rule, attributes).await
+    }
+
+    async fn inspector(&self) -> Result<Inspector, Error> {
+        self.ask(|reply| Command::Inspect { reply }).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {

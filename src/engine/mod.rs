@@ -5,6 +5,7 @@
 //! | [`builder`], [`config`] | options, defaults, mistakes |
 //! | [`coverage`] | which prefixes are watched |
 //! | [`handle`] | what the application holds while it runs |
+//! | [`inspector`] | asks the actors what they are doing |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
 //! | [`stage`], [`part`] | where actors run, and what they share |
@@ -19,6 +20,7 @@ pub(crate) mod env;
 mod generation;
 mod handle;
 pub(crate) mod health;
+mod inspector;
 pub(crate) mod live;
 pub(crate) mod part;
 mod stage;

@@ -2,18 +2,13 @@
 
 use super::config::Config;
 use super::generation::Generation;
-use super::handle::Stats;
 use super::health::Health;
+use super::inspector::Inspector;
 use super::live::Live;
-use super::part::{Fault, panic_text};
+use super::part::Fault;
 use super::status::Status;
-use crate::condition::Explanation;
-use crate::error::Error;
 use crate::metrics;
-use crate::pattern::Attributes;
-use crate::rule::{Instance, find};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -21,13 +16,8 @@ use tokio::time::{Instant, sleep};
 
 /// What the handle wants.
 pub(crate) enum Command {
-    Stats {
-        reply: oneshot::Sender<Stats>,
-    },
-    Explain {
-        rule: String,
-        attributes: Attributes,
-        reply: oneshot::Sender<Result<Explanation, Error>>,
+    Inspect {
+        reply: oneshot::Sender<Inspector>,
     },
     /// Answered with the number of firings that did not end.
     Shutdown {
@@ -39,8 +29,7 @@ pub(crate) enum Command {
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Command::Stats { .. } => "Stats",
-            Command::Explain { .. } => "Explain",
+            Command::Inspect { .. } => "Inspect",
             Command::Shutdown { .. } => "Shutdown",
         })
     }
@@ -115,15 +104,9 @@ async fn oversee(
                     status.end(Health::Stopped);
                     return Turn::End;
                 }
-                Some(Command::Stats { reply }) => {
-                    if let Some(stats) = generation.stats().await {
-                        // The one who asked may have given up.
-                        let _ = reply.send(stats);
-                    }
-                }
-                Some(Command::Explain { rule, attributes, reply }) => {
+                Some(Command::Inspect { reply }) => {
                     // The one who asked may have given up.
-                    let _ = reply.send(explain(config, &generation, &rule, &attributes).await);
+                    let _ = reply.send(generation.inspector(config.rules.clone()));
                 }
             }
         }
@@ -160,23 +143,4 @@ async fn recover(config: &Config, status: &Status, fault: Fault, panics: &mut Ve
         }
     }
     Turn::Again
-}
-
-async fn explain(
-    config: &Config,
-    generation: &Generation,
-    rule: &str,
-    attributes: &Attributes,
-) -> Result<Explanation, Error> {
-    let (number, binding) = match find(&config.rules, rule, attributes)? {
-        Instance::Of(number, binding) => (number, binding),
-        Instance::Excluded(reason) => return Ok(Explanation::excluded(reason)),
-    };
-    let compiled = &config.rules[number as usize];
-    let stopped = || Error::Stopped("the engine does not answer".into());
-    let snapshot = generation.look_up(number, binding.clone()).await.ok_or_else(stopped)?;
-    // Comparisons of the user's run here too.
-    let explaining = || compiled.condition().explain(&snapshot, |slot| compiled.key(slot, &binding));
-    catch_unwind(AssertUnwindSafe(explaining))
-        .map_err(|panic| Error::Comparison { rule: rule.to_owned(), text: panic_text(&*panic).to_owned() })
 }

@@ -121,8 +121,8 @@ async fn an_explanation_shows_what_was_seen() {
         Engine::builder("test", [etcd.endpoint()]).rule(rule).build().unwrap().start().await.unwrap();
     running.ready().await;
     let explained = running.explain("never", &[("id", "1")].into()).await.unwrap();
-    assert!(!explained.truth);
-    let seen = &explained.children[0].seen[0];
+    assert!(!explained.condition.truth);
+    let seen = &explained.condition.children[0].seen[0];
     assert_eq!((seen.key.as_str(), seen.mod_revision), ("/jobs/1", Some(revision)));
     assert!(matches!(running.explain("other", &[].into()).await, Err(Error::UnknownRule(_))));
     assert!(matches!(running.explain("never", &[].into()).await, Err(Error::UnknownAttribute(_))));

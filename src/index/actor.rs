@@ -1,7 +1,11 @@
 //! The index actor: carries changes into the [`Index`] and orders for decisions out of it.
 
+mod look;
+
+pub(crate) use look::{Figures, GetListed, LookUp};
+
 use super::views::{Closed, Found, Purpose, ViewId};
-use super::{Binding, Change, Index, InstanceId, Reason, Revision, Snapshot};
+use super::{Change, Index, InstanceId, Reason, Revision};
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::engine::status::Status;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
@@ -260,52 +264,5 @@ impl Handler<DecideAll> for IndexActor {
             this.index.decide_all(Reason::Crawl);
             this.flush(ctx, Vec::new(), Instant::now());
         });
-    }
-}
-
-/// What the keys of a binding hold, for inspection.
-#[derive(Message)]
-#[rtype(result = "Snapshot")]
-pub(crate) struct LookUp {
-    pub(crate) rule: u32,
-    pub(crate) binding: Binding,
-}
-
-impl Handler<LookUp> for IndexActor {
-    type Result = MessageResult<LookUp>;
-
-    fn handle(&mut self, LookUp { rule, binding }: LookUp, ctx: &mut Self::Context) -> Self::Result {
-        let mut found = Snapshot::default();
-        guarded(self, ctx, |this, _| found = this.index.look_up(rule, &binding));
-        MessageResult(found)
-    }
-}
-
-/// Where the index stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct IndexFigures {
-    pub(crate) keys: usize,
-    pub(crate) instances: usize,
-    pub(crate) tombstones: usize,
-    pub(crate) decided: u64,
-    pub(crate) drift: u64,
-}
-
-#[derive(Message)]
-#[rtype(result = "IndexFigures")]
-pub(crate) struct Figures;
-
-impl Handler<Figures> for IndexActor {
-    type Result = MessageResult<Figures>;
-
-    fn handle(&mut self, _: Figures, _: &mut Self::Context) -> Self::Result {
-        let counters = self.index.counters();
-        MessageResult(IndexFigures {
-            keys: self.index.keys(),
-            instances: self.index.instances(),
-            tombstones: self.index.tombstones(),
-            decided: counters.decided,
-            drift: counters.drift,
-        })
     }
 }

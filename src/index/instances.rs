@@ -58,11 +58,18 @@ pub(crate) struct Instances {
     by_binding: HashTable<u32>,
     hasher: FixedState,
     generation: u32,
+    /// How many each rule has.
+    by_rule: Vec<usize>,
 }
 
 impl Instances {
-    pub(crate) fn new(hasher: FixedState) -> Self {
-        Self { table: Slab::new(), by_binding: HashTable::new(), hasher, generation: 0 }
+    pub(crate) fn new(rules: usize, hasher: FixedState) -> Self {
+        let (table, by_binding, by_rule) = (Slab::new(), HashTable::new(), vec![0; rules]);
+        Self { table, by_binding, hasher, generation: 0, by_rule }
+    }
+
+    pub(crate) fn by_rule(&self) -> &[usize] {
+        &self.by_rule
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -109,6 +116,7 @@ impl Instances {
     pub(crate) fn insert(&mut self, rule: u32, binding: Binding, slots: usize) -> u32 {
         let hash = self.hasher.hash_one((rule, binding.bytes()));
         self.generation = self.generation.wrapping_add(1);
+        self.by_rule[rule as usize] += 1;
         let index = self.table.insert(Instance {
             rule,
             generation: self.generation,
@@ -128,6 +136,7 @@ impl Instances {
 
     pub(crate) fn remove(&mut self, index: u32) {
         let instance = self.table.remove(index as usize);
+        self.by_rule[instance.rule as usize] -= 1;
         let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
         if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
             found.remove();

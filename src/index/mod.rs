@@ -9,6 +9,7 @@ pub(crate) mod actor;
 mod binding;
 mod groups;
 mod instances;
+pub(crate) mod listing;
 mod mirror;
 pub(crate) mod patterns;
 pub(crate) mod views;
@@ -146,7 +147,7 @@ impl Index {
         let mut this = Self {
             patterns,
             mirror: Mirror::new(hasher.clone()),
-            instances: Instances::new(hasher.clone()),
+            instances: Instances::new(rules.len(), hasher.clone()),
             groups: Groups::new(hasher),
             views: Views::default(),
             positions: vec![0; watchers],

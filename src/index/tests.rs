@@ -2,6 +2,7 @@
 
 mod cases;
 mod fan_out;
+mod listing;
 mod matching;
 mod oracle;
 mod properties;

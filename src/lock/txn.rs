@@ -148,12 +148,7 @@ impl Locking<'_> {
                 return Locked::Won(Fence { key: self.lock.to_owned(), create_revision });
             }
             let create_revision = lock.create_revision;
-            return Locked::Held {
-                create_revision,
-                lease: lock.lease,
-                nonce: holder.map(|h| h.nonce),
-                at: revision,
-            };
+            return Locked::Held { create_revision, lease: lock.lease, holder, at: revision };
         }
         match mark {
             Some(kv) if Some(kv.mod_revision) != self.overrule => Locked::Marked {
@@ -176,7 +171,7 @@ pub(crate) enum Locked {
     /// The lock is ours, and the condition held when it was taken.
     Won(Fence),
     /// Somebody holds the lock; seen at the store's revision `at`.
-    Held { create_revision: Revision, lease: i64, nonce: Option<u64>, at: Revision },
+    Held { create_revision: Revision, lease: i64, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
     Marked { revision: Revision, mark: Option<Mark>, at: Revision },
     /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.

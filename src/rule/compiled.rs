@@ -40,6 +40,8 @@ pub(crate) struct CompiledRule {
     id: Arc<str>,
     /// With the patterns as they were written.
     condition: Arc<Compiled>,
+    /// The condition, for people.
+    text: Arc<str>,
     /// The patterns with the expanded attributes fixed.
     slots: Vec<Pattern>,
     /// What keys bind: all attributes but the fixed ones.
@@ -82,6 +84,7 @@ impl CompiledRule {
         if callback.is_none() {
             errors.push(RuleError::NoCallback);
         }
+        let text = condition.as_ref().map(ToString::to_string).unwrap_or_default();
         let compiled = match condition {
             None => {
                 errors.push(RuleError::NoCondition);
@@ -132,7 +135,7 @@ impl CompiledRule {
             concurrency: options.concurrency.unwrap_or(limits.concurrency),
             ..limits
         };
-        let (id, condition): (Arc<str>, _) = (id.into(), Arc::new(condition));
+        let (id, text, condition): (Arc<str>, Arc<str>, _) = (id.into(), text.into(), Arc::new(condition));
         let each = |fixed: Attributes| {
             let free = |name: &&Arc<str>| fixed.get(name).is_none();
             let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
@@ -141,6 +144,7 @@ impl CompiledRule {
             Self {
                 id: id.clone(),
                 condition: condition.clone(),
+                text: text.clone(),
                 slots,
                 constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
                 attributes,
@@ -170,6 +174,10 @@ impl CompiledRule {
 
     pub(crate) fn condition(&self) -> &Compiled {
         &self.condition
+    }
+
+    pub(crate) fn condition_text(&self) -> &str {
+        &self.text
     }
 
     /// The distinct key patterns, with expanded attributes fixed.
@@ -307,6 +315,11 @@ impl CompiledRule {
         let values: Vec<&str> =
             self.attributes.iter().map(|name| attributes.get(name)).collect::<Option<_>>()?;
         Some(Binding::new(values.into_iter()))
+    }
+
+    /// The names of all attributes, fixed ones too.
+    pub(crate) fn all_attributes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all.iter().map(|(name, _)| name)
     }
 
     /// The first attribute of the rule that is not given.

@@ -232,8 +232,8 @@ impl Handler<LockEnded> for Dispatcher {
                     won = true;
                     LockOutcome::Won
                 }
-                LockEnd::Held { key, create_revision, ours: Some(nonce), .. }
-                    if !this.nonces.contains(&nonce) =>
+                LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
+                    if !this.nonces.contains(&holder.nonce) =>
                 {
                     // Left over from an attempt whose answer never came.
                     this.tell_orphan(rule, Some(&id), &key, create_revision);
@@ -241,10 +241,8 @@ impl Handler<LockEnded> for Dispatcher {
                     this.tell(rule, free_orphan(&key, create_revision));
                     LockOutcome::Failed("an orphaned lock of this engine".into())
                 }
-                LockEnd::Held { key, at, .. } => LockOutcome::Held { key, at },
-                LockEnd::Marked { key, revision, attempt, gave_up, at } => {
-                    LockOutcome::Marked { key, revision, attempt, gave_up, at }
-                }
+                LockEnd::Held { key, holder, at, .. } => LockOutcome::Held { key, holder, at },
+                LockEnd::Marked(mark) => LockOutcome::Marked(mark),
                 LockEnd::Untrue { changes, mark_gone } => {
                     this.outbox.changes.extend(changes);
                     LockOutcome::Untrue { mark_gone }
@@ -276,7 +274,7 @@ impl Handler<RunEnded> for Dispatcher {
     fn handle(&mut self, ended: RunEnded, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let RunEnded { instance, finish, effects } = ended;
-            let closing = this.pending.finished(instance, &finish);
+            let closing = this.pending.finished(instance, &finish, Instant::now());
             if let Some(busy) = this.busy.get(&instance) {
                 spans::outcome(&busy.span, finish.outcome(), finish.is_failure());
             }
@@ -326,12 +324,10 @@ impl Handler<EndEnded> for Dispatcher {
                     }
                     ClosingOutcome::Lost { mark_gone }
                 }
-                EndEnd::Marked { key, revision, attempt, gave_up, at } => {
-                    ClosingOutcome::Marked { key, revision, attempt, gave_up, at }
-                }
+                EndEnd::Marked(mark) => ClosingOutcome::Marked(mark),
                 EndEnd::Refused(error) => {
                     this.tell_refused(instance, number, &error);
-                    match this.pending.refused(instance, error.clone()) {
+                    match this.pending.refused(instance, error.clone(), now) {
                         Closing::Nothing => ClosingOutcome::Failed(error),
                         closing => return out.push(Action::Close(instance, closing)),
                     }

@@ -1,6 +1,7 @@
 //! What another engine has, or holds back: waiting for the deletion of its lock or mark.
 
 use super::*;
+use crate::lock::txn::Holder;
 
 impl Pending {
     /// Another engine has the lock: waits until the key is deleted.
@@ -8,29 +9,29 @@ impl Pending {
         &mut self,
         id: InstanceId,
         key: String,
+        holder: Option<Holder>,
         at: Revision,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         self.step(id, now, out, |record, _| record.held());
-        self.await_release(id, key, at, now, out);
+        self.await_release(id, key, holder.map(Elsewhere::Lock), at, now, out);
     }
 
     pub(super) fn hold_marked(
         &mut self,
         id: InstanceId,
-        key: String,
-        (revision, attempt, gave_up): (Revision, u32, bool),
-        at: Revision,
+        FoundMark { key, revision, mark, at }: FoundMark,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
+        let (attempt, gave_up) = mark.as_ref().map_or((0, false), |mark| (mark.attempt, mark.gave_up));
         let base = self.rules[record.rule as usize].options().backoff.base();
         // Without an attempt and not given up: the other engine's callback succeeded.
         record.failures = if attempt == 0 && !gave_up { 0 } else { record.failures.max(attempt) };
         self.step(id, now, out, |record, now| record.marked(revision, gave_up, base, now));
-        self.await_release(id, key, at, now, out);
+        self.await_release(id, key, mark.map(Elsewhere::Mark), at, now, out);
     }
 
     /// What is held or given up is woken when `key` is deleted; at once if it was, or may have been,
@@ -39,6 +40,7 @@ impl Pending {
         &mut self,
         id: InstanceId,
         key: String,
+        elsewhere: Option<Elsewhere>,
         at: Revision,
         now: Instant,
         out: &mut Vec<Action>,
@@ -52,6 +54,7 @@ impl Pending {
         }
         let key: Arc<str> = key.into();
         record.waits_for = Some(key.clone());
+        record.elsewhere = elsewhere.map(Box::new);
         self.held.entry(key).or_default().insert(id);
     }
 

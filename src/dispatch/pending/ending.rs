@@ -4,9 +4,9 @@ use super::*;
 
 impl Pending {
     /// The callback has ended: how its firing is to be closed.
-    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish) -> Closing {
+    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
+        self.enter(id, State::Ending, now);
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        record.state = State::Ending;
         record.tried = match finish {
             Finish::Returned(_) => Tried::Commit,
             Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => Tried::Mark,
@@ -16,7 +16,7 @@ impl Pending {
             record.failures = record.failures.saturating_add(1);
             let delay =
                 rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(LONGEST);
-            record.last_error = Some(error.clone());
+            record.last_error = Some(error.as_str().into());
             record.end = Some(End::Failed(delay));
             Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
         };
@@ -32,7 +32,7 @@ impl Pending {
             }
             Finish::Returned(Then::GiveUp(reason)) => {
                 record.end = Some(End::GaveUp);
-                record.last_error = Some(reason.clone());
+                record.last_error = Some(reason.as_str().into());
                 Closing::Commit(Some(Hold { attempt: record.failures, delay: None, error: reason.clone() }))
             }
             Finish::Failed(error) => fail(record, error.clone(), &mut self.rng, &self.rules),
@@ -48,10 +48,10 @@ impl Pending {
     /// The transaction was refused for a reason of its own: the firing failed after all. What is tried
     /// next contains less; after the last, [`Closing::Nothing`], and the firing is to be
     /// [closed](Pending::closed) as failed.
-    pub(crate) fn refused(&mut self, id: InstanceId, error: String) -> Closing {
+    pub(crate) fn refused(&mut self, id: InstanceId, error: String, now: Instant) -> Closing {
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
         match record.tried {
-            Tried::Commit => self.finished(id, &Finish::Failed(error)),
+            Tried::Commit => self.finished(id, &Finish::Failed(error), now),
             Tried::Mark => {
                 record.tried = Tried::Unlock;
                 Closing::Unlock(None)
@@ -79,6 +79,7 @@ impl Pending {
                 if matches!(record.end, Some(End::Done | End::RetryAfter(_))) {
                     record.failures = 0;
                     record.troubles = 0;
+                    record.last_error = None;
                 }
             }
             ClosingOutcome::Lost { mark_gone } => {
@@ -87,13 +88,11 @@ impl Pending {
                 record.end = Some(End::Interrupted);
             }
             ClosingOutcome::Failed(error) => {
-                record.last_error = Some(error);
+                record.last_error = Some(error.into());
                 record.unfinished();
                 record.end = Some(End::Interrupted);
             }
-            ClosingOutcome::Marked { key, revision, attempt, gave_up, at } => {
-                return self.hold_marked(id, key, (revision, attempt, gave_up), at, now, out);
-            }
+            ClosingOutcome::Marked(found) => return self.hold_marked(id, found, now, out),
         }
         self.asked += 1;
         let asked = self.asked;

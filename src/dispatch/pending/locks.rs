@@ -5,7 +5,7 @@ use super::*;
 
 impl Pending {
     /// Reserves the lock within this engine; parks the instance if another one has it.
-    pub(super) fn reserve(&mut self, id: InstanceId) -> bool {
+    pub(super) fn reserve(&mut self, id: InstanceId, now: Instant) -> bool {
         let Some(key) = self.shared_lock(id) else { return true };
         let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
         if *holder == id {
@@ -14,9 +14,7 @@ impl Pending {
         let number = self.queue.number();
         waiting.insert(number, id);
         self.tickets.insert(id, number);
-        if let Some(record) = self.records.get_mut(&id) {
-            record.state = State::Parked;
-        }
+        self.enter(id, State::Parked, now);
         false
     }
 
@@ -38,10 +36,10 @@ impl Pending {
             return;
         }
         while let Some((_, next)) = waiting.pop_first() {
-            if let Some(record) = self.records.get_mut(&next) {
+            if let Some(record) = self.records.get(&next) {
                 *holder = next;
-                record.state = State::Queued(Class::Live);
                 self.tickets.insert(next, self.queue.push_front(self.lanes[record.rule as usize], next, now));
+                self.enter(next, State::Queued(Class::Live), now);
                 return;
             }
         }

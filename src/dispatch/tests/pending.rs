@@ -15,11 +15,11 @@ fn bench() -> Bench {
 }
 
 fn held(at: Revision) -> LockOutcome {
-    LockOutcome::Held { key: LOCK.into(), at }
+    LockOutcome::Held { key: LOCK.into(), holder: None, at }
 }
 
 fn marked(revision: Revision, attempt: u32, gave_up: bool) -> LockOutcome {
-    LockOutcome::Marked { key: MARK.into(), revision, attempt, gave_up, at: revision + 1 }
+    LockOutcome::Marked(found_mark(MARK.into(), revision, (attempt, gave_up), revision + 1))
 }
 
 fn closed(revision: Revision, marked: bool) -> ClosingOutcome {
@@ -33,7 +33,7 @@ fn returned(then: Then) -> Finish {
 impl Bench {
     /// The callback of an instance that has the lock ends, and the firing is closed.
     fn end(&mut self, id: u32, finish: &Finish, outcome: ClosingOutcome) -> Closing {
-        let closing = self.pending.finished(instance(id), finish);
+        let closing = self.pending.finished(instance(id), finish, self.now);
         self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
         closing
     }
@@ -194,8 +194,9 @@ fn a_lock_that_is_refused_again_and_again_gives_its_slot_away() {
 fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
-    b.pending.finished(instance(1), &returned(Then::Done));
-    let mut refused = || b.pending.refused(instance(1), "permission denied".into());
+    let now = b.now;
+    b.pending.finished(instance(1), &returned(Then::Done), now);
+    let mut refused = || b.pending.refused(instance(1), "permission denied".into(), now);
     assert!(matches!(refused(), Closing::Unlock(Some(Hold { attempt: 1, .. }))));
     assert_eq!(refused(), Closing::Unlock(None));
     assert_eq!(refused(), Closing::Nothing);
@@ -209,8 +210,9 @@ fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
 fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
-    b.pending.finished(instance(1), &Finish::Panicked("x".into()));
-    assert_eq!(b.pending.refused(instance(1), "too large".into()), Closing::Unlock(None));
+    let now = b.now;
+    b.pending.finished(instance(1), &Finish::Panicked("x".into()), now);
+    assert_eq!(b.pending.refused(instance(1), "too large".into(), now), Closing::Unlock(None));
     b.turn(|pending, now, out| pending.closed(instance(1), closed(10, false), now, out));
     b.answer(1, true, &[5, 0]);
     assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))));
@@ -305,7 +307,7 @@ fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
     b.end(1, &returned(Then::Done), ClosingOutcome::Lost { mark_gone: false });
     b.answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    let outcome = ClosingOutcome::Marked { key: MARK.into(), revision: 9, attempt: 4, gave_up: true, at: 9 };
+    let outcome = ClosingOutcome::Marked(found_mark(MARK.into(), 9, (4, true), 9));
     b.end(2, &returned(Then::Done), outcome);
     assert_eq!((b.state(2), b.pending.running()), (Some(State::GivenUp), 0));
     b.decide(2, true, &[10, 0], &[(0, 10)]).advance(BASE).answer(2, true, &[10, 0]);

@@ -312,7 +312,7 @@ impl World {
             Event::LockBack(id, answer, given) => self.lock_back(id, answer, given),
             Event::RunEnds(id) => {
                 let finish = self.runs[&id].finish.clone();
-                let closing = self.pending.finished(instance(id), &finish);
+                let closing = self.pending.finished(instance(id), &finish, self.now);
                 self.send("end", Event::EndSent(id, closing));
                 self.check();
             }
@@ -450,7 +450,7 @@ impl World {
 
     fn end_back(&mut self, id: u32, end: End) {
         let (outcome, changes) = match end {
-            End::Refused => match self.pending.refused(instance(id), "refused".into()) {
+            End::Refused => match self.pending.refused(instance(id), "refused".into(), self.now) {
                 Closing::Nothing => (ClosingOutcome::Failed("refused".into()), Vec::new()),
                 closing => return self.send("end", Event::EndSent(id, closing)),
             },

@@ -241,8 +241,9 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                     assert_eq!(fence.key, LOCK, "{name}");
                     format!("won {}", fence.create_revision)
                 }
-                Locked::Held { create_revision, lease, nonce, at } => {
+                Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at, 50, "{name}");
+                    let nonce = holder.map(|holder| holder.nonce);
                     format!("held {create_revision} by {lease}, nonce {nonce:?}")
                 }
                 Locked::Marked { revision, mark, at } => {

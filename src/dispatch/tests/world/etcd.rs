@@ -162,7 +162,7 @@ impl Etcd {
                 return answer(LockOutcome::Failed("an orphaned lock".into()));
             }
             assert_eq!(ours, None, "{id} wants the lock of a callback of its own engine");
-            return answer(LockOutcome::Held { key, at });
+            return answer(LockOutcome::Held { key, holder: None, at });
         }
         let mark = self.marks.get(&id).copied();
         let found = mark.map(|mark| mark.revision);
@@ -174,7 +174,7 @@ impl Etcd {
         }
         match mark {
             Some(Mark { revision, attempt, gave_up }) if found != overrule => {
-                answer(LockOutcome::Marked { key: mark_of(id), revision, attempt, gave_up, at })
+                answer(LockOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at)))
             }
             mark => {
                 let read = |slot: usize| {
@@ -212,7 +212,7 @@ impl Etcd {
                 return lost(true);
             };
             let at = self.revision;
-            let outcome = ClosingOutcome::Marked { key: mark_of(id), revision, attempt, gave_up, at };
+            let outcome = ClosingOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at));
             return End::Outcome(outcome, Vec::new());
         }
         if optimistic && !effects.is_empty() && !self.keys[id as usize].matches(&run.given) {

@@ -1,6 +1,7 @@
 //! What must hold in the little world.
 
 use super::*;
+use crate::inspect::{StateCounts, StateKind};
 
 impl World {
     /// What holds at every step.
@@ -18,6 +19,12 @@ impl World {
             let busy = matches!(record.state, State::Locking | State::Running | State::Ending);
             assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
         }
+        let mut counts = [StateCounts::default(); RULES as usize];
+        for (_, record) in self.pending.records() {
+            *counts[record.rule as usize].at(record.state.kind()) += 1;
+        }
+        let looks = self.pending.rules();
+        assert!(looks.iter().map(|look| look.counts).eq(counts), "{looks:?}, but {counts:?}");
         let total: usize = running.iter().sum();
         assert_eq!(self.pending.running(), total, "slots leak");
         assert!(total <= LIMIT, "{total} at once");
@@ -31,7 +38,9 @@ impl World {
     /// What holds when nothing happens any more.
     pub(super) fn check_calm(&self) {
         let tally = self.pending.tally();
-        assert_eq!((tally.queued, tally.running, tally.waiting, tally.held), (0, 0, 0, 0), "{tally:?}");
+        for busy in [StateKind::Queued, StateKind::Running, StateKind::Waiting, StateKind::Held] {
+            assert_eq!(tally.get(busy), 0, "{tally:?}");
+        }
         assert_eq!(self.pending.running(), 0);
         assert_eq!(self.pending.locks_taken(), 0, "a lock within the engine is left");
         assert_eq!(self.pending.deadline(), None);

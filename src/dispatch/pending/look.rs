@@ -1,0 +1,102 @@
+//! What people see of instances: their state in words, and how many are in which state.
+
+use super::*;
+use crate::inspect::{InstanceState, Phase, QueuedFor, WaitReason};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// One instance as it is now.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) state: InstanceState,
+    pub(crate) lasting: Duration,
+    pub(crate) failures: u32,
+    pub(crate) last_error: Option<Arc<str>>,
+}
+
+/// One rule as it is now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RuleLook {
+    pub(crate) fired: u64,
+    pub(crate) counts: StateCounts,
+}
+
+impl Pending {
+    /// True instances of all rules, by state.
+    pub(crate) fn tally(&self) -> StateCounts {
+        let mut all = StateCounts::default();
+        for (kind, count) in self.counts.iter().flat_map(StateCounts::iter) {
+            *all.at(kind) += count;
+        }
+        all
+    }
+
+    /// Every lane: one a rule, in the order of the rules.
+    pub(crate) fn rules(&self) -> Vec<RuleLook> {
+        let rules = self.fired.iter().zip(&self.counts);
+        rules.map(|(&fired, &counts)| RuleLook { fired, counts }).collect()
+    }
+
+    /// `None`: there is no record of it, because it is not true.
+    pub(crate) fn look(&self, id: InstanceId, now: Instant) -> Option<Look> {
+        let record = self.records.get(&id)?;
+        Some(Look {
+            state: state(record, now),
+            lasting: now.saturating_duration_since(record.entered),
+            failures: record.failures,
+            last_error: record.last_error.clone(),
+        })
+    }
+}
+
+fn state(record: &Record, now: Instant) -> InstanceState {
+    match record.state {
+        State::Queued(_) => InstanceState::Queued(QueuedFor::Slot),
+        State::Parked => InstanceState::Queued(QueuedFor::Lock),
+        State::Checking(_) => InstanceState::Running(Phase::Deciding),
+        State::Locking => InstanceState::Running(Phase::Locking),
+        State::Running => InstanceState::Running(Phase::Callback),
+        State::Ending => InstanceState::Running(Phase::Committing),
+        State::Settling(_) | State::Idle => InstanceState::Idle,
+        State::Waiting(until, why) => {
+            InstanceState::Waiting { reason: reason(why), remaining: until.saturating_duration_since(now) }
+        }
+        State::Held => match record.elsewhere.as_deref() {
+            Some(Elsewhere::Lock(holder)) => {
+                InstanceState::Locked { engine: Some(holder.engine.clone()), since: time(holder.since) }
+            }
+            Some(Elsewhere::Mark(mark)) => InstanceState::HeldBack {
+                engine: Some(mark.engine.clone()),
+                until: time(mark.until),
+                error: mark.error.clone(),
+            },
+            None if record.mark.is_some_and(|mark| !mark.mine) => {
+                InstanceState::HeldBack { engine: None, until: None, error: String::new() }
+            }
+            None => InstanceState::Locked { engine: None, since: None },
+        },
+        State::GivenUp => match record.elsewhere.as_deref() {
+            Some(Elsewhere::Mark(mark)) => {
+                InstanceState::GivenUp { engine: Some(mark.engine.clone()), reason: mark.error.clone() }
+            }
+            _ => InstanceState::GivenUp {
+                engine: None,
+                reason: record.last_error.as_deref().unwrap_or_default().to_owned(),
+            },
+        },
+    }
+}
+
+fn reason(why: Wait) -> WaitReason {
+    match why {
+        Wait::Backoff => WaitReason::Backoff,
+        Wait::RetryAfter => WaitReason::RetryAfter,
+        Wait::Ineffective => WaitReason::Ineffective,
+        Wait::Trouble => WaitReason::Trouble,
+        Wait::Released => WaitReason::Released,
+    }
+}
+
+/// A time that another engine wrote; `None` if it means never, or nothing.
+fn time(unix_millis: u64) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(unix_millis)).filter(|_| unix_millis != u64::MAX)
+}

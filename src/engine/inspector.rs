@@ -1,0 +1,219 @@
+//! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
+
+use super::handle::Stats;
+use super::part::panic_text;
+use crate::condition::Explanation;
+use crate::dispatch::actor::{Dispatcher, GetRules, GetTally, LookAt};
+use crate::dispatch::pending::look::{Look, RuleLook};
+use crate::error::Error;
+use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
+use crate::index::listing::Wanted;
+use crate::index::{Binding, InstanceId, Snapshot};
+use crate::inspect::{
+    Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, RuleStatus, StateKind,
+    StateSet,
+};
+use crate::pattern::Attributes;
+use crate::rule::{self, CompiledRule};
+use actix::dev::ToEnvelope;
+use actix::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long an actor may take to answer: a comparison of the user's that blocks may hold it up.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Instances that are asked for at once: what the dispatcher looks at between two turns of its own.
+const CHUNK: usize = 256;
+
+/// See the [module](self). Works from any task, for as long as the actors live.
+pub(crate) struct Inspector {
+    rules: Arc<[CompiledRule]>,
+    index: Addr<IndexActor>,
+    dispatcher: Addr<Dispatcher>,
+}
+
+async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, Error>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    match timeout(LOOK, actor.send(message)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Error::Stopped("the engine has ended or is restarting".into())),
+        Err(_) => Err(Error::Stopped(format!("the engine does not answer within {LOOK:?}"))),
+    }
+}
+
+impl Inspector {
+    pub(crate) fn new(
+        rules: Arc<[CompiledRule]>,
+        index: Addr<IndexActor>,
+        dispatcher: Addr<Dispatcher>,
+    ) -> Self {
+        Self { rules, index, dispatcher }
+    }
+
+    pub(crate) async fn stats(&self) -> Result<Stats, Error> {
+        let index = ask(&self.index, Figures).await?;
+        let tally = ask(&self.dispatcher, GetTally).await?;
+        Ok(Stats {
+            keys: index.keys,
+            instances: index.instances,
+            tombstones: index.tombstones,
+            decisions: index.decided,
+            drift: index.drift,
+            queued: tally.get(StateKind::Queued),
+            running: tally.get(StateKind::Running),
+            waiting: tally.get(StateKind::Waiting),
+            held: tally.get(StateKind::Held),
+            given_up: tally.get(StateKind::GivenUp),
+            idle: tally.get(StateKind::Idle),
+        })
+    }
+
+    pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, Error> {
+        let mut known = ask(&self.index, Figures).await?.by_rule.into_iter();
+        let looks = ask(&self.dispatcher, GetRules).await?;
+        // Combinations of expanded attributes are one rule.
+        let rules = self.rules.chunk_by(|a, b| a.id() == b.id());
+        let status = |(rules, look): (&[CompiledRule], _)| {
+            let known = known.by_ref().take(rules.len()).sum();
+            rule_status(&rules[0], look, known)
+        };
+        Ok(rules.zip(looks).map(status).collect())
+    }
+
+    pub(crate) async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, Error> {
+        let InstanceQuery { rule, states, attributes, limit, after } = query;
+        let wanted = Arc::new(self.wanted(rule.as_deref(), &attributes)?);
+        let mut instances = Vec::new();
+        let mut from = after.map_or(0, |cursor| cursor.0);
+        loop {
+            let (listed, next) =
+                ask(&self.index, GetListed { from, wanted: wanted.clone(), limit: CHUNK }).await?;
+            let ids: Vec<InstanceId> = listed.iter().map(|listed| listed.id).collect();
+            let looks = self.look_at(ids, states, limit - instances.len()).await?;
+            let last = looks.last().map(|(at, _)| *at);
+            instances.extend(looks.into_iter().map(|(at, look)| {
+                let listed = &listed[at];
+                self.instance(listed.rule, &listed.binding, look)
+            }));
+            if let Some(last) = last
+                && instances.len() == limit
+            {
+                let more = last + 1 < listed.len() || next.is_some();
+                let next = more.then(|| Cursor(listed[last].id.index + 1));
+                return Ok(InstancePage { instances, next });
+            }
+            match next {
+                Some(next) => from = next,
+                None => return Ok(InstancePage { instances, next: None }),
+            }
+        }
+    }
+
+    pub(crate) async fn explain(
+        &self,
+        rule: &str,
+        attributes: &Attributes,
+    ) -> Result<InstanceExplanation, Error> {
+        let (number, binding) = match rule::find(&self.rules, rule, attributes)? {
+            rule::Instance::Of(number, binding) => (number, binding),
+            rule::Instance::Excluded(reason) => {
+                let condition = Explanation::excluded(reason);
+                return Ok(InstanceExplanation { condition, instance: None });
+            }
+        };
+        let (snapshot, id) = ask(&self.index, LookUp { rule: number, binding: binding.clone() }).await?;
+        let condition = explain(&self.rules[number as usize], &snapshot, &binding)?;
+        let instance = match id {
+            None => None,
+            Some(id) => {
+                let look = self.look_at(vec![id], StateSet::default(), 1).await?.pop();
+                look.map(|(_, look)| self.instance(number, &binding, look))
+            }
+        };
+        Ok(InstanceExplanation { condition, instance })
+    }
+
+    async fn look_at(
+        &self,
+        instances: Vec<InstanceId>,
+        states: StateSet,
+        limit: usize,
+    ) -> Result<Vec<(usize, Option<Look>)>, Error> {
+        ask(&self.dispatcher, LookAt { instances, states, limit }).await
+    }
+
+    /// Which instances of which rules: those of the one with this id, if one is given, with these values.
+    fn wanted(&self, id: Option<&str>, attributes: &Attributes) -> Result<Wanted, Error> {
+        if let Some(id) = id {
+            let rule = self.rules.iter().find(|rule| **rule.id() == *id);
+            let rule = rule.ok_or_else(|| Error::UnknownRule(id.to_owned()))?;
+            let unknown = |(name, _): &(&str, &str)| rule.all_attributes().all(|known| **known != **name);
+            if let Some((name, _)) = attributes.iter().find(unknown) {
+                return Err(Error::UnknownAttribute(name.to_owned()));
+            }
+        }
+        let values = |rule: &CompiledRule| {
+            let mut values = Vec::new();
+            for (name, value) in attributes.iter() {
+                let number = rule.attributes().iter().position(|known| **known == *name);
+                match number {
+                    Some(number) => values.push((number, value.to_owned())),
+                    None if rule.fixed().any(|fixed| fixed == (name, value)) => {}
+                    None => return None,
+                }
+            }
+            Some(values)
+        };
+        let of_rule = |rule: &CompiledRule| id.is_none_or(|id| **rule.id() == *id);
+        let wanted = self.rules.iter().map(|rule| if of_rule(rule) { values(rule) } else { None });
+        Ok(Wanted(wanted.collect()))
+    }
+
+    fn instance(&self, rule: u32, binding: &Binding, look: Option<Look>) -> Instance {
+        let compiled = &self.rules[rule as usize];
+        let untrue =
+            Look { state: InstanceState::Untrue, lasting: Duration::ZERO, failures: 0, last_error: None };
+        let Look { state, lasting, failures, last_error } = look.unwrap_or(untrue);
+        Instance {
+            rule: compiled.id().clone(),
+            attributes: compiled.attributes_of(binding),
+            state,
+            lasting,
+            failures,
+            last_error,
+        }
+    }
+}
+
+/// Comparisons of the user's run here too.
+fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Result<Explanation, Error> {
+    let explaining = || rule.condition().explain(snapshot, |slot| rule.key(slot, binding));
+    catch_unwind(AssertUnwindSafe(explaining)).map_err(|panic| Error::Comparison {
+        rule: rule.id().to_string(),
+        text: panic_text(&*panic).to_owned(),
+    })
+}
+
+fn rule_status(rule: &CompiledRule, RuleLook { fired, mut counts }: RuleLook, known: usize) -> RuleStatus {
+    // The two were asked one after the other.
+    *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
+    RuleStatus {
+        id: rule.id().clone(),
+        condition: rule.condition_text().to_owned(),
+        attributes: rule.all_attributes().cloned().collect(),
+        optimistic: rule.options().optimistic,
+        concurrency: rule.concurrency(),
+        time_limit: rule.options().time_limit,
+        lock_ttl: rule.lock_ttl(),
+        fired,
+        counts,
+    }
+}

@@ -1,0 +1,59 @@
+//! Lists instances in pieces, for people who ask: each piece takes a bounded time.
+
+use super::{Binding, Index, InstanceId};
+
+/// Places in the table that a piece looks at, at most.
+const PLACES: usize = 4096;
+
+/// Which instances are wanted: for each rule the attributes (by number) that must have these values; `None`:
+/// none of its instances.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted(pub(crate) Vec<Option<Vec<(usize, String)>>>);
+
+/// An instance that was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    pub(crate) id: InstanceId,
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+}
+
+impl Index {
+    /// Instances that are wanted, from a place on, at most `limit` of them; and the place where to go on.
+    /// An instance stays at its place for as long as it exists.
+    pub(crate) fn list(&self, from: u32, wanted: &Wanted, limit: usize) -> (Vec<Listed>, Option<u32>) {
+        let mut found = Vec::new();
+        let end = self.instances.capacity();
+        let mut place = from as usize;
+        let stop = end.min(place.saturating_add(PLACES));
+        while place < stop && found.len() < limit {
+            if let Some(listed) = self.instances.at(place).and_then(|index| self.listed(index, wanted)) {
+                found.push(listed);
+            }
+            place += 1;
+        }
+        (found, (place < end).then_some(place as u32))
+    }
+
+    fn listed(&self, index: u32, wanted: &Wanted) -> Option<Listed> {
+        let instance = self.instances.get(index);
+        let values = wanted.0.get(instance.rule as usize)?.as_ref()?;
+        let count = self.rules[instance.rule as usize].attributes().len();
+        let fits = values.iter().all(|(number, value)| instance.binding.get(*number, count) == value);
+        fits.then(|| Listed {
+            id: self.instances.id(index),
+            rule: instance.rule,
+            binding: instance.binding.clone(),
+        })
+    }
+
+    /// The instance with this binding, if there is one.
+    pub(crate) fn find(&self, rule: u32, binding: &Binding) -> Option<InstanceId> {
+        self.instances.find(rule, binding).map(|index| self.instances.id(index))
+    }
+
+    /// Instances of each rule, true or not.
+    pub(crate) fn instances_by_rule(&self) -> &[usize] {
+        self.instances.by_rule()
+    }
+}
