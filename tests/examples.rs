@@ -55,3 +55,10 @@ async fn the_quickstart_runs_on_an_etcd_that_it_is_given_and_cleans_up() {
     assert!(etcd.revision().await > before, "it used that etcd");
     assert_nothing_left(&etcd, "/", std::time::Duration::from_secs(10)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_polling_example_fires_exactly_as_often_as_it_must() {
+    let lines = run("polling", Vec::new()).await;
+    assert!(lines[0].starts_with("etcd embedded, in the memory of this program"), "{}", lines[0]);
+    assert_eq!(lines.last().map(String::as_str), Some("fired 25, expected 25"));
+}
