@@ -116,6 +116,8 @@ pub enum WaitReason {
     Trouble,
     /// A lock or mark of another engine is gone; what it did should be seen first. Milliseconds.
     Released,
+    /// It has just become true, or was changed: it is to [settle](crate::Rule::settle).
+    Settle,
 }
 
 /// The states of instances without their details, for queries and counts.
@@ -430,6 +432,7 @@ impl fmt::Display for InstanceState {
                     WaitReason::Ineffective => ", slowed down because its callback leaves it true",
                     WaitReason::Trouble => " after trouble",
                     WaitReason::Released => " after a release",
+                    WaitReason::Settle => " to settle",
                 })
             }
             InstanceState::Locked { engine, .. } => write!(f, "locked by {}", by(engine)),

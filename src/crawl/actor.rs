@@ -1,7 +1,8 @@
 //! The crawler actor: from time to time reads everything at one revision, has the index compare it,
 //! has every instance decided again, and looks for locks that nobody works under.
 
-use super::reader::{self, Following, Splits};
+use super::mutex::CrawlMutex;
+use super::reader::{self, Following, Pace, Splits};
 use crate::dispatch::actor::{Dispatcher, LocksSeen};
 use crate::engine::part::{AbortOnDrop, Faults, Part, spawn_guarded};
 use crate::etcd::{Failure, Link};
@@ -31,8 +32,13 @@ pub(crate) struct Settings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Addr<Dispatcher>,
     pub(crate) namespace: String,
-    /// Between the end of a crawl and the start of the next, ± 10 %.
+    /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,
+    /// By which part of the interval it may be longer or shorter.
+    pub(crate) jitter: f64,
+    /// Keys read in a second at most.
+    pub(crate) rate: Option<u32>,
+    pub(crate) mutex: Option<CrawlMutex>,
     pub(crate) rng: StdRng,
     pub(crate) faults: Faults,
 }
@@ -70,15 +76,13 @@ impl Part for Crawler {
 async fn run(mut settings: Settings) {
     let mut failing = false;
     loop {
-        let wait = settings.interval.mul_f64(settings.rng.random_range(0.9..=1.1));
-        sleep(wait).await;
-        let started = Instant::now();
+        let Settings { interval, jitter, .. } = settings;
+        sleep(interval.mul_f64(1.0 + settings.rng.random_range(-jitter..=jitter))).await;
+        let crawled = turn(&mut settings).await;
         let engine = &*settings.engine;
-        let crawled = crawl(&settings).await;
         let failed_before = std::mem::replace(&mut failing, crawled.is_err());
         match crawled {
-            Ok(Some((keys, drift))) => {
-                let took = started.elapsed();
+            Ok(Some((keys, drift, took))) => {
                 metrics::crawl(engine, took, keys, drift);
                 if drift > 0 {
                     tracing::warn!(
@@ -111,6 +115,21 @@ async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
     }
 }
 
+/// One crawl, when it is this engine's turn, and how long it took; `None` as [`crawl`].
+async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>, Failure> {
+    let held = match &mut settings.mutex {
+        None => None,
+        Some(mutex) => Some(mutex.acquire(&settings.link, &mut settings.rng).await?),
+    };
+    let started = Instant::now();
+    let crawled = crawl(settings).await;
+    let took = started.elapsed();
+    if let (Some(mutex), Some(held)) = (&mut settings.mutex, held) {
+        mutex.release(&settings.link, held).await;
+    }
+    Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
+}
+
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let Settings { link, index, dispatcher, .. } = settings;
@@ -133,12 +152,13 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
         }
     }
     let mut keys = 0;
+    let mut pace = Pace::new(settings.rate);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
         let page = async |found: Vec<_>| {
             keys += found.len();
             index.send(ViewPage(view, found)).await.unwrap_or(false)
         };
-        let read = reader::read(link, prefix, revision, splits, page).await;
+        let read = reader::read(link, prefix, revision, splits, &mut pace, page).await;
         if !matches!(read, Ok(true)) {
             cancel(index, views).await;
             return read.map(|_| None);

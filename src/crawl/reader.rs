@@ -7,6 +7,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
 
 /// Keys asked for at once.
 const PAGE: usize = 4096;
@@ -45,6 +47,36 @@ impl Following {
     }
 }
 
+/// How fast to read, of several prefixes one after the other.
+pub(crate) struct Pace {
+    /// Keys in a second at most.
+    rate: Option<u32>,
+    started: Instant,
+    got: u64,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: Option<u32>) -> Self {
+        Self { rate, started: Instant::now(), got: 0 }
+    }
+
+    /// Keys in a page, and requests under way at once: at a limited rate, a few small pages a second and
+    /// not a burst now and then.
+    fn shape(&self) -> (usize, usize) {
+        match self.rate {
+            None => (PAGE, PARALLEL),
+            Some(rate) => (PAGE.min(rate as usize / 4).max(1), 1),
+        }
+    }
+
+    async fn wait(&self) {
+        if let Some(rate) = self.rate {
+            sleep_until(self.started + Duration::from_secs_f64(self.got as f64 / f64::from(rate.max(1))))
+                .await;
+        }
+    }
+}
+
 /// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order. Returns false
 /// as soon as `page` does.
 pub(crate) async fn read(
@@ -52,12 +84,15 @@ pub(crate) async fn read(
     prefix: &str,
     revision: Revision,
     splits: &Splits,
+    pace: &mut Pace,
     mut page: impl AsyncFnMut(Vec<Found>) -> bool,
 ) -> Result<bool, Failure> {
-    let mut plan = RangePlan::new(prefix.as_bytes(), PAGE, &splits.get());
+    let (pages, parallel) = pace.shape();
+    let mut plan = RangePlan::new(prefix.as_bytes(), pages, &splits.get());
     let mut out = FuturesUnordered::new();
     loop {
-        while out.len() < PARALLEL
+        pace.wait().await;
+        while out.len() < parallel
             && let Some(request) = plan.next()
         {
             out.push(fetch(link, request, revision));
@@ -71,12 +106,16 @@ pub(crate) async fn read(
             }
             answer => answer?,
         };
+        pace.got += keys.len() as u64;
         plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
         if !page(keys).await {
             return Ok(false);
         }
     }
-    splits.set(plan.splits());
+    // Those of smaller pages would make a snapshot send more requests than it needs.
+    if pace.rate.is_none() {
+        splits.set(plan.splits());
+    }
     Ok(true)
 }
 

@@ -18,6 +18,7 @@ use crate::index::{InstanceId, Reason, Revision, Snapshot};
 use crate::inspect::StateCounts;
 use crate::rule::CompiledRule;
 use foldhash::fast::FixedState;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -165,7 +166,13 @@ impl Pending {
             (_, reason) => {
                 let crawl = reason == Reason::Crawl;
                 let touches = &decided.touches;
-                self.step(id, now, out, |record, now| record.decided(truth, touches, crawl, base, now));
+                let settle = if record.state == State::Idle { self.settle(decided.rule) } else { None };
+                self.step(id, now, out, |record, now| {
+                    match (record.decided(truth, touches, crawl, base, now), settle) {
+                        (Next::Enqueue(Class::Live), Some(delay)) => record.wait(delay, Wait::Settle, now),
+                        (next, _) => next,
+                    }
+                });
             }
         }
     }
@@ -184,8 +191,16 @@ impl Pending {
         let class = if crawled { Class::Crawl } else { Class::Live };
         let mut record = Record::new(rule, binding, class, orphaned, now);
         record.see(&touches);
-        // What was just decided needs no second look if it can go on at once.
         let lane = self.lane(rule);
+        if let Some(delay) = self.settle(rule).filter(|_| !crawled)
+            && let Next::WakeAt(at) = record.wait(delay, Wait::Settle, now)
+        {
+            *self.counts[lane as usize].at(record.state.kind()) += 1;
+            self.timers.insert((at, instance));
+            self.records.insert(instance, record);
+            return;
+        }
+        // What was just decided needs no second look if it can go on at once.
         let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
         self.records.insert(instance, record);
@@ -313,6 +328,13 @@ impl Pending {
             self.timers.pop_first();
             self.step(id, now, out, |record, now| record.due(now));
         }
+    }
+
+    /// How long an instance of the rule that became true waits, if at all.
+    fn settle(&mut self, rule: u32) -> Option<Duration> {
+        let (delay, jitter) = self.rules[rule as usize].settle();
+        let longer = if jitter.is_zero() { jitter } else { jitter.mul_f64(self.rng.random_range(0.0..=1.0)) };
+        Some(delay + longer).filter(|wait| !wait.is_zero())
     }
 
     fn lane(&self, rule: u32) -> u32 {

@@ -91,6 +91,8 @@ pub(crate) enum Wait {
     Trouble,
     /// A lock or mark is gone; what its holder did should be seen first.
     Released,
+    /// It has just become true, or was changed: that may not be all.
+    Settle,
 }
 
 /// How a firing ended, remembered until it is settled.

@@ -3,6 +3,7 @@
 mod firing;
 mod look;
 mod pending;
+mod settle;
 mod transitions;
 mod world;
 
@@ -40,7 +41,12 @@ fn rule(id: &str) -> Rule {
 }
 
 fn compiled(rule: Rule) -> CompiledRule {
-    let limits = Limits { max_txn_ops: 128, lock_ttl: Duration::from_secs(10), concurrency: 8 };
+    let limits = Limits {
+        max_txn_ops: 128,
+        lock_ttl: Duration::from_secs(10),
+        concurrency: 8,
+        settle: Default::default(),
+    };
     CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 

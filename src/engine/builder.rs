@@ -1,12 +1,12 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
+use super::check::{check_application, check_endpoints, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, watched};
 use super::env::Env;
 use crate::error::{BuildError, Error, Mistake};
 use crate::etcd::Target;
-use crate::pattern::Pattern;
 use crate::rule::domain::Domains;
 use crate::rule::{CompiledRule, Limits, Rule, RuleError};
 use crate::trace::reveal::Reveal;
@@ -188,6 +188,19 @@ impl EngineBuilder {
         self
     }
 
+    /// How long an instance that became true, or that somebody changed, waits before it fires: `delay`, and at
+    /// random up to `jitter` longer. Default: not at all. A rule may have [its own](Rule::settle).
+    ///
+    /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
+    /// meantime are one. With jitter the engine that is first is another one each time, and the others often
+    /// find the work done instead of trying for the lock. Every firing comes later by so much; retries, crawls
+    /// and polls that a callback asked for are not delayed. The latency metrics count from the end of the
+    /// wait.
+    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
+        self.options.settle = (delay, jitter);
+        self
+    }
+
     /// TTL of the leases behind locks, in whole seconds (rounded up). At least 1 s; default: 10 s; a rule
     /// may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer (2 s, with its
     /// default election time-out).
@@ -201,7 +214,7 @@ impl EngineBuilder {
         self
     }
 
-    /// The time from the end of a crawl to the next, ± 10 %; also from the start to the first. More than
+    /// The time from the end of a crawl to the next, ± the [jitter](EngineBuilder::crawl_jitter); also from the start to the first. More than
     /// zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
     /// (expected: nothing) and fires again what is still true.
     ///
@@ -209,6 +222,39 @@ impl EngineBuilder {
     /// longer, and a fault of the watch would stay unnoticed for longer.
     pub fn crawl_interval(mut self, interval: Duration) -> Self {
         self.options.crawl_interval = interval;
+        self
+    }
+
+    /// By which part of the [interval](EngineBuilder::crawl_interval) the time between two crawls is longer or
+    /// shorter, at random, so that engines which started together don't crawl together. From 0 to 1; default:
+    /// 0.1.
+    ///
+    /// With 0 they do. With more, a crawl may come late.
+    pub fn crawl_jitter(mut self, part: f64) -> Self {
+        self.options.crawl_jitter = part;
+        self
+    }
+
+    /// How many keys a crawl reads in a second at most. At least 1; default: no limit, which is four requests
+    /// at a time, about as fast as etcd answers.
+    ///
+    /// It spares an etcd that has other work. Too slow: with many keys a crawl takes long, while deleted keys
+    /// are remembered, and it is abandoned if etcd compacts the revision that it reads meanwhile. Snapshots, at
+    /// the start and after a compaction, are not slowed: nothing fires before they are complete.
+    pub fn crawl_rate(mut self, keys_per_second: u32) -> Self {
+        self.options.crawl_rate = Some(keys_per_second);
+        self
+    }
+
+    /// Of all engines of the application, only one crawls at a time; the others wait for their turn. Default:
+    /// off, each at its own time.
+    ///
+    /// Each engine checks its own memory, so each still crawls; this only keeps the load of many engines apart.
+    /// The mutex is a key in the namespace under a lease of the [lock TTL](EngineBuilder::lock_ttl): an engine
+    /// that dies holds it for no longer. With many engines and many keys, or a low
+    /// [rate](EngineBuilder::crawl_rate), crawls come later than their interval says.
+    pub fn crawl_mutex(mut self, on: bool) -> Self {
+        self.options.crawl_mutex = on;
         self
     }
 
@@ -306,6 +352,17 @@ impl EngineBuilder {
         self
     }
 
+    /// How many locks, or commits, travel in one request to etcd at most. At least 1; default: 64.
+    ///
+    /// What has queued while the last requests were out is sent together, as nested transactions, each of which
+    /// decides by itself. That is several times as fast, for less of etcd's time. With 1 every transaction is a
+    /// request of its own: for servers before 3.4.42 (newer release lines: see the advisory) on which users have
+    /// different permissions, since those don't check the permissions of nested operations (CVE-2026-33343).
+    pub fn batch_size(mut self, transactions: usize) -> Self {
+        self.options.batch_size = transactions;
+        self
+    }
+
     /// The tokio runtime on which callbacks run. Default: the one from which the engine is started.
     /// Everything else runs on threads of the engine's own.
     ///
@@ -327,7 +384,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, Error> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
-        let Options { lock_ttl, concurrency, max_txn_ops, .. } = self.options;
+        let Options { lock_ttl, concurrency, max_txn_ops, settle, .. } = self.options;
         mistakes.extend(check_options(&self.options));
         if self.channel.is_none() {
             check_endpoints(&self.endpoints, &mut mistakes);
@@ -341,7 +398,7 @@ impl EngineBuilder {
                 mistakes.push(Mistake::DuplicateRule(rule.id().to_owned()));
             }
         }
-        let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1) };
+        let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1), settle };
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();
@@ -386,101 +443,5 @@ impl EngineBuilder {
                 env: self.env,
             },
         })
-    }
-}
-
-fn check_application(application: &str, mistakes: &mut Vec<Mistake>) {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if application.is_empty() {
-        mistakes.push(Mistake::NoApplication);
-    } else if !application.chars().all(plain) {
-        mistakes.push(Mistake::Application(application.to_owned()));
-    }
-}
-
-fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>) {
-    if endpoints.is_empty() {
-        mistakes.push(Mistake::NoEndpoint);
-    }
-    for endpoint in endpoints {
-        let bare = endpoint
-            .strip_prefix("http://")
-            .or_else(|| endpoint.strip_prefix("https://"))
-            .unwrap_or(endpoint);
-        let reason = match bare.rsplit_once(':') {
-            _ if bare.contains(['/', ' ']) => Some("only a host and a port may follow the scheme"),
-            None => Some("the port is missing, such as `:2379`"),
-            Some(("", _)) => Some("the host is missing"),
-            Some((_, port)) if port.parse::<u16>().is_err() => Some("the port is not a number below 65536"),
-            Some(_) => None,
-        };
-        if let Some(reason) = reason {
-            mistakes.push(Mistake::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
-        }
-    }
-}
-
-fn check_options(options: &Options) -> Vec<Mistake> {
-    let mut mistakes = Vec::new();
-    let mut wrong = |option: &'static str, value: String, reason: &str| {
-        mistakes.push(Mistake::Option { option, value, reason: reason.to_owned() });
-    };
-    let Options {
-        concurrency,
-        lock_ttl,
-        crawl_interval,
-        connect_timeout,
-        request_timeout,
-        watch_silence,
-        lag_limit,
-        max_txn_ops,
-        ..
-    } = options;
-    if *concurrency == 0 {
-        wrong("concurrency", "0".into(), "no callback could ever run");
-    }
-    if *lock_ttl < Duration::from_secs(1) {
-        wrong("lock_ttl", format!("{lock_ttl:?}"), "etcd grants leases of whole seconds, from 1");
-    }
-    if *max_txn_ops < 4 {
-        wrong("max_txn_ops", max_txn_ops.to_string(), "taking a lock needs at least 4 operations");
-    }
-    for (option, value) in [
-        ("crawl_interval", crawl_interval),
-        ("connect_timeout", connect_timeout),
-        ("request_timeout", request_timeout),
-        ("watch_silence", watch_silence),
-        ("lag_limit", lag_limit),
-    ] {
-        if value.is_zero() {
-            wrong(option, "0s".into(), "it must be longer than nothing");
-        }
-    }
-    mistakes
-}
-
-/// Patterns below a namespace of engines.
-fn reserved(rule: &CompiledRule, namespace: &str) -> Vec<RuleError> {
-    let within = |pattern: &Pattern| {
-        let namespace = [NAMESPACES, namespace].into_iter().find(|own| pattern.as_str().starts_with(own))?;
-        let (pattern, namespace) = (pattern.to_string(), namespace.to_owned());
-        Some(RuleError::ReservedPattern { pattern, namespace })
-    };
-    rule.slots().iter().filter_map(within).collect()
-}
-
-/// What is allowed but rarely meant, of all combinations of one rule.
-fn warn(combinations: &[CompiledRule]) {
-    let everything: BTreeSet<&str> =
-        combinations.iter().flat_map(|rule| rule.matches_everything()).map(Pattern::as_str).collect();
-    let Some(rule) = combinations.first() else { return };
-    for pattern in everything {
-        tracing::warn!(rule = %rule.id(), pattern, "the pattern matches every key of its depth, so that all of etcd is watched");
-    }
-    if rule.is_of_absences() {
-        tracing::warn!(
-            rule = %rule.id(),
-            "the condition holds when none of its keys exists: an instance is known only by a deletion, and one that happens while no engine runs is never seen"
-        );
     }
 }

@@ -15,6 +15,9 @@ pub(crate) struct Options {
     pub(crate) evaluators: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) crawl_interval: Duration,
+    pub(crate) crawl_jitter: f64,
+    pub(crate) crawl_rate: Option<u32>,
+    pub(crate) crawl_mutex: bool,
     pub(crate) ageing: Duration,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) shutdown_deadline: Duration,
@@ -24,6 +27,9 @@ pub(crate) struct Options {
     pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
     pub(crate) reveal: Reveal,
+    pub(crate) batch_size: usize,
+    /// How long what became true waits, at least, and for how much longer at random.
+    pub(crate) settle: (Duration, Duration),
 }
 
 impl Default for Options {
@@ -33,6 +39,9 @@ impl Default for Options {
             evaluators: 1,
             lock_ttl: Duration::from_secs(10),
             crawl_interval: Duration::from_secs(5 * 60),
+            crawl_jitter: 0.1,
+            crawl_rate: None,
+            crawl_mutex: false,
             ageing: Duration::from_secs(10),
             start_timeout: None,
             shutdown_deadline: Duration::from_secs(30),
@@ -42,6 +51,8 @@ impl Default for Options {
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
             reveal: Reveal::default(),
+            batch_size: 64,
+            settle: (Duration::ZERO, Duration::ZERO),
         }
     }
 }
@@ -60,6 +71,8 @@ impl Options {
             &mut self.connect_timeout,
             &mut self.request_timeout,
             &mut self.watch_silence,
+            &mut self.settle.0,
+            &mut self.settle.1,
             &mut self.lag_limit,
         ] {
             *time = (*time).min(LONGEST);

@@ -1,6 +1,6 @@
 //! All actors of one start, wired together, on their stages.
 
-use super::config::{Config, LONGEST};
+use super::config::{Config, LONGEST, Options};
 use super::env::Retry;
 use super::inspector::Inspector;
 use super::live::Live;
@@ -8,6 +8,7 @@ use super::part::{Fault, Faults};
 use super::stage::Stage;
 use super::status::Status;
 use crate::crawl::actor as crawler;
+use crate::crawl::mutex::CrawlMutex;
 use crate::crawl::reader::{Following, Splits};
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::etcd::Link;
@@ -80,7 +81,7 @@ impl Generation {
             link: request_link.clone(),
             status: status.clone(),
             namespace: config.namespace.clone(),
-            limits: BatchLimits { operations: config.options.max_txn_ops, ..BatchLimits::default() },
+            limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
             faults: faults.clone(),
         });
         let keeper = KeeperSettings {
@@ -90,7 +91,9 @@ impl Generation {
             rng: env.rng(2),
             faults: faults.clone(),
         };
-        let (keeper, leases) = Keeper::new(keeper, config.rules.iter().map(|rule| rule.lock_ttl()));
+        let Options { lock_ttl, crawl_mutex, .. } = config.options;
+        let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
+        let (keeper, leases) = Keeper::new(keeper, ttls);
         let (requests, keeper) =
             io.run(move || (requests.start(), keeper.start())).await.ok_or_else(ended)?;
 
@@ -107,7 +110,7 @@ impl Generation {
             link: request_link,
             requests,
             keeper: keeper.clone(),
-            leases,
+            leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
             telling: telling.clone(),
@@ -171,6 +174,12 @@ impl Generation {
             faults: faults.clone(),
         };
         let releases = Releases::new(releases, Retry::new(env.rng(3)));
+        let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
+            engine: engine.clone(),
+            key: format!("{}crawl", config.namespace),
+            lease: lease.clone(),
+            retry: Retry::new(env.rng(6)),
+        });
         let crawler = crawler::Crawler::new(crawler::Settings {
             engine,
             link: watch_link,
@@ -179,6 +188,9 @@ impl Generation {
             dispatcher: dispatcher.clone(),
             namespace: config.namespace.to_string(),
             interval: config.options.crawl_interval,
+            jitter: config.options.crawl_jitter,
+            rate: config.options.crawl_rate,
+            mutex,
             rng: env.rng(4),
             faults,
         });

@@ -2,7 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`builder`], [`config`] | options, defaults, mistakes |
+//! | [`builder`], [`config`], [`check`] | options, defaults, mistakes |
 //! | [`coverage`] | which prefixes are watched |
 //! | [`handle`] | what the application holds while it runs |
 //! | [`inspector`] | asks the actors what they are doing |
@@ -14,6 +14,7 @@
 //! | [`env`] | clock, randomness, hashers, placement: injected |
 
 pub(crate) mod builder;
+mod check;
 pub(crate) mod config;
 mod coverage;
 pub(crate) mod env;

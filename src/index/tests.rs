@@ -16,7 +16,12 @@ use std::time::Duration;
 
 /// Rules with these conditions, whose numbers are their ids.
 fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]> {
-    let limits = Limits { max_txn_ops: 128, lock_ttl: Duration::from_secs(10), concurrency: 1 };
+    let limits = Limits {
+        max_txn_ops: 128,
+        lock_ttl: Duration::from_secs(10),
+        concurrency: 1,
+        settle: Default::default(),
+    };
     let compiled = |(number, condition): (usize, Condition)| {
         let rule = Rule::new(number.to_string()).when(condition).run(async |_| Ok::<(), Error>(()));
         CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))

@@ -71,6 +71,16 @@ impl Default for BatchLimits {
     }
 }
 
+impl BatchLimits {
+    /// With so many operations in a transaction, and so many entries in a request. Smaller requests may be
+    /// out in larger numbers, so that about as many entries are.
+    pub(crate) fn new(operations: usize, entries: usize) -> Self {
+        let limits = Self::default();
+        let in_flight = limits.in_flight * (limits.entries / entries.max(1)).clamp(1, 16);
+        Self { in_flight, entries: entries.max(1), operations, ..limits }
+    }
+}
+
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Class {

@@ -22,6 +22,7 @@ pub(crate) struct Limits {
     pub(crate) max_txn_ops: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) concurrency: usize,
+    pub(crate) settle: (Duration, Duration),
 }
 
 /// Slots that bind the same attributes, fewer than the rule has.
@@ -133,6 +134,7 @@ impl CompiledRule {
         let limits = Limits {
             lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),
             concurrency: options.concurrency.unwrap_or(limits.concurrency),
+            settle: options.settle.unwrap_or(limits.settle),
             ..limits
         };
         let (id, text, condition): (Arc<str>, Arc<str>, _) = (id.into(), text.into(), Arc::new(condition));
@@ -215,6 +217,12 @@ impl CompiledRule {
     /// The slot of the key that delays the next poll, and for how long, if the rule polls.
     pub(crate) fn delay(&self) -> Option<(Slot, Duration)> {
         self.delay
+    }
+
+    /// How long what became true waits at least, and for how much longer at random.
+    pub(crate) fn settle(&self) -> (Duration, Duration) {
+        let (delay, jitter) = self.limits.settle;
+        (delay.min(LONGEST), jitter.min(LONGEST))
     }
 
     pub(crate) fn lock_ttl(&self) -> Duration {

@@ -68,6 +68,7 @@ pub(crate) struct Options {
     pub(crate) concurrency: Option<usize>,
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
+    pub(crate) settle: Option<(Duration, Duration)>,
 }
 
 /// Default of [`Rule::time_limit`].
@@ -81,6 +82,7 @@ impl Default for Options {
             concurrency: None,
             backoff: Backoff::default(),
             optimistic: false,
+            settle: None,
         }
     }
 }
@@ -186,6 +188,15 @@ impl Rule {
     /// With as many as that, one slow rule can take all slots; too few make the rule's queue long.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);
+        self
+    }
+
+    /// How long an instance that became true waits before it fires: `delay`, and at random up to `jitter`
+    /// longer. Default: [the engine's](crate::EngineBuilder::settle), which says more.
+    ///
+    /// For conditions that flicker, and for several keys that are written one after the other.
+    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
+        self.options.settle = Some((delay, jitter));
         self
     }
 

@@ -3,7 +3,7 @@
 
 use super::lag::Lag;
 use super::resume::{Resume, Start, Step};
-use crate::crawl::reader::{self, Following, Splits};
+use crate::crawl::reader::{self, Following, Pace, Splits};
 use crate::engine::env::Retry;
 use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
@@ -179,7 +179,8 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failu
     let Ok(Some(view)) = index.send(open).await else { return Ok(false) };
     let started = Instant::now();
     let page = async |keys| index.send(ViewPage(view, keys)).await.unwrap_or(false);
-    if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, page).await? {
+    let pace = &mut Pace::new(None);
+    if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
         return Ok(false);
     }
     let (done, closed) = oneshot::channel();

@@ -93,6 +93,7 @@ fn reason(why: Wait) -> WaitReason {
         Wait::Ineffective => WaitReason::Ineffective,
         Wait::Trouble => WaitReason::Trouble,
         Wait::Released => WaitReason::Released,
+        Wait::Settle => WaitReason::Settle,
     }
 }
 

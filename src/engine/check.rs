@@ -1,0 +1,117 @@
+//! Mistakes of a configuration, and what is allowed but rarely meant.
+
+use super::builder::NAMESPACES;
+use super::config::Options;
+use crate::error::Mistake;
+use crate::pattern::Pattern;
+use crate::rule::{CompiledRule, RuleError};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+pub(super) fn check_application(application: &str, mistakes: &mut Vec<Mistake>) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if application.is_empty() {
+        mistakes.push(Mistake::NoApplication);
+    } else if !application.chars().all(plain) {
+        mistakes.push(Mistake::Application(application.to_owned()));
+    }
+}
+
+pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>) {
+    if endpoints.is_empty() {
+        mistakes.push(Mistake::NoEndpoint);
+    }
+    for endpoint in endpoints {
+        let bare = endpoint
+            .strip_prefix("http://")
+            .or_else(|| endpoint.strip_prefix("https://"))
+            .unwrap_or(endpoint);
+        let reason = match bare.rsplit_once(':') {
+            _ if bare.contains(['/', ' ']) => Some("only a host and a port may follow the scheme"),
+            None => Some("the port is missing, such as `:2379`"),
+            Some(("", _)) => Some("the host is missing"),
+            Some((_, port)) if port.parse::<u16>().is_err() => Some("the port is not a number below 65536"),
+            Some(_) => None,
+        };
+        if let Some(reason) = reason {
+            mistakes.push(Mistake::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
+        }
+    }
+}
+
+pub(super) fn check_options(options: &Options) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    let mut wrong = |option: &'static str, value: String, reason: &str| {
+        mistakes.push(Mistake::Option { option, value, reason: reason.to_owned() });
+    };
+    let Options {
+        concurrency,
+        lock_ttl,
+        crawl_interval,
+        crawl_jitter,
+        crawl_rate,
+        connect_timeout,
+        request_timeout,
+        watch_silence,
+        lag_limit,
+        max_txn_ops,
+        batch_size,
+        ..
+    } = options;
+    if *concurrency == 0 {
+        wrong("concurrency", "0".into(), "no callback could ever run");
+    }
+    if *lock_ttl < Duration::from_secs(1) {
+        wrong("lock_ttl", format!("{lock_ttl:?}"), "etcd grants leases of whole seconds, from 1");
+    }
+    if *max_txn_ops < 4 {
+        wrong("max_txn_ops", max_txn_ops.to_string(), "taking a lock needs at least 4 operations");
+    }
+    if *batch_size == 0 {
+        wrong("batch_size", "0".into(), "nothing could ever be sent");
+    }
+    if !(0.0..=1.0).contains(crawl_jitter) {
+        wrong("crawl_jitter", crawl_jitter.to_string(), "it is a part of the interval, from 0 to 1");
+    }
+    if *crawl_rate == Some(0) {
+        wrong("crawl_rate", "0".into(), "no crawl would ever end");
+    }
+    for (option, value) in [
+        ("crawl_interval", crawl_interval),
+        ("connect_timeout", connect_timeout),
+        ("request_timeout", request_timeout),
+        ("watch_silence", watch_silence),
+        ("lag_limit", lag_limit),
+    ] {
+        if value.is_zero() {
+            wrong(option, "0s".into(), "it must be longer than nothing");
+        }
+    }
+    mistakes
+}
+
+/// Patterns below a namespace of engines.
+pub(super) fn reserved(rule: &CompiledRule, namespace: &str) -> Vec<RuleError> {
+    let within = |pattern: &Pattern| {
+        let namespace = [NAMESPACES, namespace].into_iter().find(|own| pattern.as_str().starts_with(own))?;
+        let (pattern, namespace) = (pattern.to_string(), namespace.to_owned());
+        Some(RuleError::ReservedPattern { pattern, namespace })
+    };
+    rule.slots().iter().filter_map(within).collect()
+}
+
+/// What is allowed but rarely meant, of all combinations of one rule.
+pub(super) fn warn(combinations: &[CompiledRule]) {
+    let everything: BTreeSet<&str> =
+        combinations.iter().flat_map(|rule| rule.matches_everything()).map(Pattern::as_str).collect();
+    let Some(rule) = combinations.first() else { return };
+    for pattern in everything {
+        tracing::warn!(rule = %rule.id(), pattern, "the pattern matches every key of its depth, so that all of etcd is watched");
+    }
+    if rule.is_of_absences() {
+        tracing::warn!(
+            rule = %rule.id(),
+            "the condition holds when none of its keys exists: an instance is known only by a deletion, and one that happens while no engine runs is never seen"
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! Options of an engine have the effect that they promise. `tests/tidy.rs` says which test is which
+//! option's.
+
+mod support;
+
+use etcd_client::{AuthClient, Permission};
+use etcd_rules::{ConnectOptions, Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, key};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use support::{Etcd, assert_nothing_left, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn engine(etcd: &Etcd) -> EngineBuilder {
+    Engine::builder("test", [etcd.endpoint()])
+}
+
+/// A rule that is never true, and notes when it is decided: by a crawl, if its key does not change.
+fn decided(times: &Arc<Mutex<Vec<Instant>>>) -> Rule {
+    let times = times.clone();
+    let never = key("/never").compare("never", move |_| {
+        times.lock().unwrap().push(Instant::now());
+        false
+    });
+    Rule::new("never").when(never).run(|_: Firing| async { Ok::<(), Error>(()) })
+}
+
+/// The times between what was noted after the first `skip`.
+fn gaps(times: &Mutex<Vec<Instant>>, skip: usize) -> Vec<Duration> {
+    times.lock().unwrap()[skip..].windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+fn delete_jobs() -> Rule {
+    Rule::new("delete")
+        .when(key("/jobs/:id").exists())
+        .run(|firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into()) })
+}
+
+/// The sum of a figure of the server's own metrics over all lines with this beginning.
+async fn figure(etcd: &Etcd, beginning: &str) -> f64 {
+    let mut stream = tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let lines = text.lines().filter(|line| line.starts_with(beginning));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+/// The times between two crawls, of an engine with an interval of one second.
+async fn crawl_gaps(jitter: f64) -> Vec<Duration> {
+    let etcd = Etcd::start().await;
+    let times = Arc::default();
+    let builder = engine(&etcd).rule(decided(&times)).crawl_interval(SECOND).crawl_jitter(jitter);
+    let running = builder.build().unwrap().start().await.unwrap();
+    eventually(40 * SECOND, "seven crawls", async || times.lock().unwrap().len() == 8).await;
+    running.shutdown(SECOND).await.unwrap();
+    gaps(&times, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted() {
+    let spread = |gaps: &[Duration]| *gaps.iter().max().unwrap() - *gaps.iter().min().unwrap();
+    let (even, spread_out) = tokio::join!(crawl_gaps(0.0), crawl_gaps(1.0));
+    assert!(spread(&even) < 150 * MS, "without jitter: {even:?}");
+    assert!(spread(&spread_out) > 200 * MS, "with jitter: {spread_out:?}");
+}
+
+/// Each crawl waits a second for late events before its end, and then every instance is decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do() {
+    let etcd = Etcd::start().await;
+    let crawls = async |application: &str, mutex: bool| {
+        let times: [Arc<Mutex<Vec<Instant>>>; 3] = Default::default();
+        let mut engines = Vec::new();
+        for (number, times) in times.iter().enumerate() {
+            let builder =
+                Engine::builder(application, [etcd.endpoint()]).name(format!("{application}-{number}"));
+            let builder = builder.rule(decided(times)).crawl_interval(2 * SECOND).crawl_mutex(mutex);
+            engines.push(builder.build().unwrap().start().await.unwrap());
+        }
+        sleep(14 * SECOND).await;
+        for engine in engines {
+            engine.shutdown(SECOND).await.unwrap();
+        }
+        let mut all = Vec::new();
+        for times in &times {
+            let crawls = times.lock().unwrap()[1..].to_vec();
+            assert!(!crawls.is_empty(), "{application}: each has its turn");
+            all.extend(crawls);
+        }
+        all.sort_unstable();
+        gaps(&Mutex::new(all), 0)
+    };
+    let (alone, together) = tokio::join!(crawls("alone", true), crawls("together", false));
+    assert!(alone.iter().all(|gap| *gap >= 950 * MS), "one at a time: {alone:?}");
+    assert!(together.iter().any(|gap| *gap < 800 * MS), "at the same time: {together:?}");
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+/// What an engine that is gone held is free again with its lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_crawl_mutex_of_a_dead_engine_ends_with_its_lease() {
+    let etcd = Etcd::start().await;
+    let lease = etcd.grant(3).await;
+    etcd.put_leased("/etcd-rules/test/crawl", "dead", lease).await;
+    let times = Arc::default();
+    let builder = engine(&etcd).rule(decided(&times)).crawl_interval(100 * MS).crawl_mutex(true);
+    let running = builder.build().unwrap().start().await.unwrap();
+    eventually(15 * SECOND, "it crawls", async || times.lock().unwrap().len() >= 2).await;
+    assert!(gaps(&times, 0)[0] > 2 * SECOND);
+    assert_eq!(running.health(), Health::Ready);
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_reads_no_faster_than_its_rate() {
+    let etcd = Etcd::start().await;
+    for n in 0..1000 {
+        etcd.put(&format!("/keys/{n:03}"), "").await;
+    }
+    let first_crawl = async |name: &str, rate: Option<u32>| {
+        let times = Arc::default();
+        let keys = Rule::new("keys")
+            .when(key("/keys/:n").equals("x"))
+            .run(|_: Firing| async { Ok::<(), Error>(()) });
+        let builder = engine(&etcd).name(name).rules([decided(&times), keys]).crawl_interval(100 * MS);
+        let builder = if let Some(rate) = rate { builder.crawl_rate(rate) } else { builder };
+        let running = builder.build().unwrap().start().await.unwrap();
+        eventually(20 * SECOND, "it crawled", async || times.lock().unwrap().len() == 2).await;
+        let stats = running.stats().await.unwrap();
+        assert_eq!((stats.keys, stats.drift), (1000, 0));
+        running.shutdown(SECOND).await.unwrap();
+        gaps(&times, 0)[0]
+    };
+    let (fast, slow) = tokio::join!(first_crawl("fast", None), first_crawl("slow", Some(400)));
+    assert!(fast < 2 * SECOND && slow >= 3 * SECOND, "{fast:?}, and at 400 keys a second {slow:?}");
+}
+
+/// While live work never ends, what a crawl found waits for its age.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crawl_found_waits_for_live_work_until_it_has_aged() {
+    let runs = async |ageing: Duration| {
+        let etcd = Etcd::start().await;
+        let done = Arc::new(AtomicUsize::new(0));
+        let (again, counted) = (Arc::new(AtomicUsize::new(0)), done.clone());
+        let live = Rule::new("live").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+            let counted = counted.clone();
+            async move {
+                sleep(15 * MS).await;
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+            }
+        });
+        let counted = again.clone();
+        let stale = Rule::new("stale").when(key("/stale").exists()).run(move |_: Firing| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<(), Error>(()) }
+        });
+        etcd.put("/stale", "").await;
+        for job in 0..400 {
+            etcd.put(&format!("/jobs/{job}"), "").await;
+        }
+        let builder = engine(&etcd).rules([live, stale]).concurrency(1).crawl_interval(100 * MS);
+        let running = builder.crawl_ageing(ageing).build().unwrap().start().await.unwrap();
+        eventually(30 * SECOND, "most jobs are done", async || done.load(Ordering::SeqCst) >= 350).await;
+        let runs = again.load(Ordering::SeqCst);
+        running.shutdown(5 * SECOND).await.unwrap();
+        runs
+    };
+    let (at_once, late) = tokio::join!(runs(Duration::ZERO), runs(3600 * SECOND));
+    assert!(at_once >= 2, "by its age among the live: {at_once} runs");
+    assert_eq!(late, 1, "at the start, and then behind the live");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_flickers_does_not_fire_where_it_must_settle() {
+    let etcd = Etcd::start().await;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let rule = |id: &'static str| {
+        let log = log.clone();
+        Rule::new(id).when(key("/lamps/:id").equals("on")).run(move |firing: Firing| {
+            let lamp = firing.attribute("id").unwrap_or_default().to_owned();
+            log.lock().unwrap().push((id, lamp, Instant::now()));
+            async { Ok::<(), Error>(()) }
+        })
+    };
+    let engine = engine(&etcd).rules([rule("engine"), rule("quick").settle(Duration::ZERO, Duration::ZERO)]);
+    let running = engine.settle(400 * MS, 100 * MS).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    etcd.put("/lamps/flickers", "on").await;
+    let on = Instant::now();
+    etcd.put("/lamps/steady", "on").await;
+    eventually(SECOND, "the rule without delay fired for both", async || log.lock().unwrap().len() == 2)
+        .await;
+    etcd.put("/lamps/flickers", "off").await;
+    eventually(2 * SECOND, "the other fired", async || log.lock().unwrap().len() == 3).await;
+    sleep(SECOND).await;
+    let log = log.lock().unwrap().clone();
+    let settled: Vec<_> = log.iter().filter(|(rule, ..)| *rule == "engine").collect();
+    assert_eq!(settled.len(), 1, "{log:?}");
+    assert_eq!(settled[0].1, "steady");
+    assert!(settled[0].2 - on >= 400 * MS, "{:?}", settled[0].2 - on);
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_size_of_one_sends_every_transaction_alone() {
+    let requests = async |size: usize| {
+        let etcd = Etcd::start().await;
+        for job in 0..200 {
+            etcd.put(&format!("/jobs/{job}"), "").await;
+        }
+        let sent = r#"grpc_server_handled_total{grpc_code="OK",grpc_method="Txn""#;
+        let before = figure(&etcd, sent).await;
+        let builder = engine(&etcd).rule(delete_jobs()).batch_size(size);
+        let running = builder.build().unwrap().start().await.unwrap();
+        eventually(10 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+        running.shutdown(5 * SECOND).await.unwrap();
+        figure(&etcd, sent).await - before
+    };
+    let (alone, together) = tokio::join!(requests(1), requests(64));
+    assert!(alone >= 400.0, "a lock and a commit each: {alone}");
+    assert!(together <= 200.0, "{together}");
+}
+
+/// What CVE-2026-33343 is about: servers that don't check permissions within nested transactions.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_batch_size_of_one_no_commit_escapes_the_permission_check() {
+    let etcd = Etcd::start().await;
+    let mut auth: AuthClient = etcd.client().await.auth_client();
+    for user in ["root", "app"] {
+        auth.user_add(user, "secret", None).await.unwrap();
+        auth.role_add(user).await.unwrap();
+        auth.user_grant_role(user, user).await.unwrap();
+    }
+    for prefix in ["/etcd-rules/", "/jobs/"] {
+        auth.role_grant_permission("app", Permission::read_write(prefix).with_prefix()).await.unwrap();
+    }
+    for job in 0..20 {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    auth.auth_enable().await.unwrap();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    let rule =
+        Rule::new("thief").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                Ok::<Outcome, Error>(firing.commit().put("/secret/:id", "taken").delete("/jobs/:id").into())
+            }
+        });
+    let app = ConnectOptions::new().with_user("app", "secret");
+    let builder = engine(&etcd).connect_options(app).rule(rule).batch_size(1);
+    let running = builder.build().unwrap().start().await.unwrap();
+    eventually(10 * SECOND, "each was tried twice", async || attempts.load(Ordering::SeqCst) >= 40).await;
+    let root = etcd.client_with(ConnectOptions::new().with_user("root", "secret")).await;
+    let prefix = etcd_client::GetOptions::new().with_prefix();
+    let secrets = root.kv_client().get("/secret/", Some(prefix)).await.unwrap();
+    assert_eq!(secrets.count(), 0, "commits without permission took effect");
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+/// An address that takes no connection: its queue of connections is full.
+async fn silent() -> (String, Vec<tokio::net::TcpStream>, tokio::net::TcpListener) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut taken = Vec::new();
+    while let Ok(stream) = timeout(200 * MS, tokio::net::TcpStream::connect(address)).await {
+        taken.push(stream.unwrap());
+        assert!(taken.len() < 10, "a queue of no length takes connections without end");
+    }
+    (address.to_string(), taken, listener)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_does_not_come_about_is_given_up_after_the_connect_timeout() {
+    let (address, _taken, _socket) = silent().await;
+    let noticed = async |timeout: Duration| {
+        let builder =
+            Engine::builder("test", [address.clone()]).name(format!("{timeout:?}")).rule(delete_jobs());
+        let builder = builder.connect_timeout(timeout).request_timeout(60 * SECOND);
+        let started = Instant::now();
+        let running = builder.build().unwrap().start().await.unwrap();
+        eventually(
+            20 * SECOND,
+            "it says what is wrong",
+            async || matches!(running.health(), Health::Starting { problems } if !problems.is_empty()),
+        )
+        .await;
+        drop(running);
+        started.elapsed()
+    };
+    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(3 * SECOND));
+    assert!(soon < 2 * SECOND && late >= 3 * SECOND, "{soon:?} and {late:?}");
+}
+
+/// Rules with the same lock TTL share a lease, others have their own; a lock shows which.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
+    let etcd = Etcd::start().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let rule = |id: &'static str, ttl: Option<u32>| {
+        let seen = seen.clone();
+        let rule = Rule::new(id).when(key("/go").exists() & key(format!("/done/{id}")).absent());
+        let rule = if let Some(ttl) = ttl { rule.lock_ttl(ttl * SECOND) } else { rule };
+        rule.run(move |firing: Firing| {
+            let seen = seen.clone();
+            async move {
+                let client = firing.client().await?;
+                let etcd = |error: etcd_client::Error| Error::Etcd(error.to_string());
+                let lock = format!("/etcd-rules/test/lock/{id}");
+                let lock = client.kv_client().get(lock, None).await.map_err(etcd)?;
+                let lease = lock.kvs().first().map_or(0, |kv| kv.lease());
+                let life = client.lease_client().time_to_live(lease, None).await.map_err(etcd)?;
+                seen.lock().unwrap().push((id, lease, life.granted_ttl()));
+                Ok::<Outcome, Error>(firing.commit().put(&format!("/done/{id}"), "").into())
+            }
+        })
+    };
+    let rules = [rule("a", None), rule("b", Some(4)), rule("c", Some(4)), rule("d", Some(20))];
+    let running = engine(&etcd).rules(rules).lock_ttl(7 * SECOND).build().unwrap().start().await.unwrap();
+    etcd.put("/go", "").await;
+    eventually(5 * SECOND, "all fired", async || etcd.keys("/done/").await.len() == 4).await;
+    assert_eq!(etcd.leases().await.len(), 3);
+    running.shutdown(SECOND).await.unwrap();
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    let ttls: Vec<_> = seen.iter().map(|(id, _, ttl)| (*id, *ttl)).collect();
+    assert_eq!(ttls, [("a", 7), ("b", 4), ("c", 4), ("d", 20)]);
+    assert_eq!(seen[1].1, seen[2].1, "the same TTL, the same lease");
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
