@@ -1,15 +1,15 @@
 //! The one place that calls etcd: connections, requests, and what their failures mean.
 
 use crate::index::{Change, Deletion, Found, Revision};
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::value::Value;
 use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse};
 use etcd_client::{
     Channel, Client, ConnectOptions, GetOptions, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, Txn,
     WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream,
 };
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
@@ -133,7 +133,7 @@ const MAX_PAGE: usize = 64 << 20;
 pub(crate) struct Link {
     target: Target,
     timeouts: Timeouts,
-    engine: Arc<str>,
+    meters: Meters,
     client: RwLock<Option<Client>>,
     /// The endpoint in use, counted on with every move to the next.
     endpoint: AtomicUsize,
@@ -179,8 +179,8 @@ pub(crate) struct Grant {
 
 impl Link {
     /// Begins with endpoint number `first`, modulo their number.
-    pub(crate) fn new(target: Target, timeouts: Timeouts, engine: Arc<str>, first: usize) -> Self {
-        Self { target, timeouts, engine, client: RwLock::new(None), endpoint: AtomicUsize::new(first) }
+    pub(crate) fn new(target: Target, timeouts: Timeouts, meters: Meters, first: usize) -> Self {
+        Self { target, timeouts, meters, client: RwLock::new(None), endpoint: AtomicUsize::new(first) }
     }
 
     /// The client, connecting if there is none. With credentials this authenticates.
@@ -261,7 +261,7 @@ impl Link {
         {
             message.push_str(&format!("; the endpoints are {}", endpoints.join(", ")));
         }
-        metrics::etcd_request(&self.engine, request, result.as_ref().err().map(|f| f.kind), start.elapsed());
+        self.meters.etcd_request(request, result.as_ref().err().map(|f| f.kind), start.elapsed());
         if let Err(failure) = &result
             && failure.kind == FailureKind::Authentication
         {
@@ -466,6 +466,16 @@ pub(crate) enum Heard {
     Alive(Header, bool),
     /// The server ended the watch. `compacted` > 0: the oldest revision it still has.
     Cancelled { compacted: Revision, reason: String },
+}
+
+impl Heard {
+    /// Where the store stood when this was sent.
+    pub(crate) fn store(&self) -> Revision {
+        match self {
+            Heard::Created(header) | Heard::Changes(header, _) | Heard::Alive(header, _) => header.revision,
+            Heard::Cancelled { .. } => 0,
+        }
+    }
 }
 
 impl Watch {

@@ -5,9 +5,10 @@
 use crate::condition::Verdict as Evaluated;
 use crate::dispatch::actor::Dispatcher;
 use crate::dispatch::messages::{Decided, Verdict};
+use crate::dispatch::path::Came;
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::index::{Binding, Decide, InstanceId, Reason};
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::rule::CompiledRule;
 use crate::trace::Telling;
 use crate::trace::lines::Line;
@@ -38,15 +39,14 @@ impl Order {
 #[rtype(result = "()")]
 pub(crate) struct Orders {
     pub(crate) orders: Vec<Order>,
-    /// When the change that caused them was received.
-    pub(crate) arrived: Instant,
+    pub(crate) came: Came,
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Decisions {
     pub(crate) decisions: Vec<Decided>,
-    pub(crate) arrived: Instant,
+    pub(crate) came: Came,
 }
 
 /// Answered when everything sent before has been decided.
@@ -56,6 +56,7 @@ pub(crate) struct Reached;
 
 pub(crate) struct Evaluator {
     engine: Arc<str>,
+    meters: Meters,
     rules: Arc<[CompiledRule]>,
     dispatcher: Addr<Dispatcher>,
     mailbox: usize,
@@ -66,13 +67,14 @@ pub(crate) struct Evaluator {
 impl Evaluator {
     pub(crate) fn new(
         engine: Arc<str>,
+        meters: Meters,
         rules: Arc<[CompiledRule]>,
         dispatcher: Addr<Dispatcher>,
         mailbox: usize,
         telling: Telling,
         faults: Faults,
     ) -> Self {
-        Self { engine, rules, dispatcher, mailbox, telling, faults }
+        Self { engine, meters, rules, dispatcher, mailbox, telling, faults }
     }
 }
 
@@ -120,16 +122,19 @@ impl Part for Evaluator {
 impl Handler<Orders> for Evaluator {
     type Result = ();
 
-    fn handle(&mut self, Orders { orders, arrived }: Orders, ctx: &mut Self::Context) {
+    fn handle(&mut self, Orders { orders, came }: Orders, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let decisions: Vec<Decided> =
                 orders.into_iter().map(|order| decide(&this.rules, order)).collect();
             for decided in &decisions {
                 this.tell(decided);
+                // Of an instance that is gone nothing was evaluated.
+                if decided.snapshot.len() == this.rules[decided.rule as usize].slots().len() {
+                    this.meters.rule(decided.rule).evaluated(&decided.verdict);
+                }
             }
-            metrics::evaluations(&this.engine, &this.rules, &decisions);
             // Waits for room: the dispatcher never waits for an evaluator.
-            forward(ctx, &this.dispatcher, Decisions { decisions, arrived });
+            forward(ctx, &this.dispatcher, Decisions { decisions, came });
         });
     }
 }

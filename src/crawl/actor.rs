@@ -9,7 +9,7 @@ use crate::etcd::{Failure, Link};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
-use crate::metrics;
+use crate::metrics::Meters;
 use actix::prelude::*;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -27,6 +27,7 @@ const COMPARE: Duration = Duration::from_secs(60);
 /// What a crawler is made of.
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
+    pub(crate) meters: Meters,
     pub(crate) link: Arc<Link>,
     pub(crate) prefixes: Vec<(String, Splits, Following)>,
     pub(crate) index: Addr<IndexActor>,
@@ -83,7 +84,7 @@ async fn run(mut settings: Settings) {
         let failed_before = std::mem::replace(&mut failing, crawled.is_err());
         match crawled {
             Ok(Some((keys, drift, took))) => {
-                metrics::crawl(engine, took, keys, drift);
+                settings.meters.crawl(took, keys, drift);
                 if drift > 0 {
                     tracing::warn!(
                         engine,
@@ -98,7 +99,7 @@ async fn run(mut settings: Settings) {
             }
             Ok(None) => tracing::debug!(engine, "crawl abandoned: a watch was opened anew meanwhile"),
             Err(failure) => {
-                metrics::crawl_failed(engine);
+                settings.meters.crawl_failed();
                 // Once, until one succeeds.
                 if !failed_before {
                     tracing::warn!(engine, %failure, "crawl failed; the next one will do");

@@ -24,7 +24,7 @@ use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLease, LockLeases};
 use crate::lock::requests::{Requests, submit};
 use crate::lock::txn::clear_mark;
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::rule::CompiledRule;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
@@ -43,6 +43,7 @@ use tracing::{Instrument, Span};
 /// What a dispatcher is made of.
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
+    pub(crate) meters: Meters,
     pub(crate) env: Env,
     pub(crate) rules: Arc<[CompiledRule]>,
     pub(crate) namespace: Arc<str>,
@@ -91,8 +92,8 @@ impl Busy {
     }
 }
 
-/// How often the instances are counted for the metrics.
-const TALLY: Duration = Duration::from_secs(2);
+/// How often what there is goes to the metrics.
+const TALLY: Duration = Duration::from_secs(1);
 
 /// While another run of the same instance, from before a restart, has not ended.
 const STILL_RUNNING: Duration = Duration::from_millis(100);
@@ -128,6 +129,7 @@ impl Dispatcher {
             for action in actions {
                 this.carry_out(action, ctx);
             }
+            this.pending.take_notes().for_each(|note| this.settings.meters.note(note));
             this.send_back(ctx);
             this.set_timer(ctx);
             if this.pending.running() == 0
@@ -244,11 +246,8 @@ impl Actor for Dispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         ctx.run_interval(TALLY, |this, _| {
-            let Settings { engine, rules, .. } = &this.settings;
-            metrics::tally(engine, &this.pending.tally());
-            for (rule, count) in this.pending.take_ineffective() {
-                metrics::ineffective(engine, rules[rule as usize].id(), count);
-            }
+            let now = Instant::now();
+            this.settings.meters.load(&this.pending.loads(now), now);
         });
     }
 }
@@ -278,15 +277,12 @@ impl Handler<Attach> for Dispatcher {
 impl Handler<Decisions> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, Decisions { decisions, arrived }: Decisions, ctx: &mut Self::Context) {
+    fn handle(&mut self, Decisions { decisions, came }: Decisions, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| {
             for decided in decisions {
                 let instance = decided.instance;
-                let new = this.pending.record(instance).is_none();
                 this.pending.decided(decided, now, out);
-                if new {
-                    this.pending.due_since(instance, arrived);
-                }
+                this.pending.came(instance, came, now);
             }
         });
     }

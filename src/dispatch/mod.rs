@@ -5,15 +5,18 @@
 //! | [`messages`] | what the core is told and wants done | no |
 //! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
 //! | [`queue`] | slots, turns, classes | no |
+//! | [`path`], [`census`] | the stages behind an instance; what all of them are doing, by rule | no |
 //! | [`pending`] | all instances together: from what happened to what is to be done; below it the locks within the engine, waiting for other engines, and ends | no |
 //! | [`actor`] | carries messages between `pending` and the world; below it the steps of a firing, releases, and the end | yes |
 //! | [`lock_step`], [`end_step`] | the transactions of one firing, sent until their outcome is known | yes |
 //! | [`run`] | one callback on the application's runtime | yes |
 
 pub(crate) mod actor;
+pub(crate) mod census;
 pub(crate) mod end_step;
 pub(crate) mod lock_step;
 pub(crate) mod messages;
+pub(crate) mod path;
 pub(crate) mod pending;
 mod queue;
 pub(crate) mod record;

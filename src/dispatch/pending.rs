@@ -6,9 +6,11 @@ mod ending;
 mod locks;
 pub(crate) mod look;
 
+use super::census::{Census, Load, Note};
 use super::messages::{
     Action, Closing, ClosingOutcome, Decided, Finish, FoundMark, Hold, LockOutcome, Verdict,
 };
+use super::path::Came;
 use super::queue::{Queue, Ticket};
 use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::condition::Witness;
@@ -16,7 +18,7 @@ use crate::engine::config::LONGEST;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
 use crate::inspect::StateCounts;
-use crate::rule::CompiledRule;
+use crate::rule::{CompiledRule, lanes};
 use foldhash::fast::FixedState;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -61,26 +63,11 @@ pub(crate) struct Pending {
     release_order: VecDeque<(String, Revision)>,
     asked: u64,
     stopping: bool,
-    /// By rule: firings that succeeded and left the condition as true as it was.
-    ineffective: HashMap<u32, u64>,
+    census: Census,
     /// By lane: true instances by state, and callbacks started.
     counts: Vec<StateCounts>,
     fired: Vec<u64>,
     rng: StdRng,
-}
-
-/// The lane of each rule, and the limit of each lane: combinations of one rule share one.
-fn lanes(rules: &[CompiledRule]) -> (Box<[u32]>, Vec<usize>) {
-    let mut limits = Vec::new();
-    let mut last = None;
-    let lane = |rule: &CompiledRule| {
-        if last.replace(rule.id().clone()).as_ref() != Some(rule.id()) {
-            limits.push(rule.concurrency());
-        }
-        limits.len() as u32 - 1
-    };
-    let lanes = rules.iter().map(lane).collect();
-    (lanes, limits)
 }
 
 impl Pending {
@@ -102,11 +89,11 @@ impl Pending {
             timers: BTreeSet::new(),
             locks: HashMap::with_hasher(hasher.clone()),
             held: HashMap::with_hasher(hasher.clone()),
-            releases: HashMap::with_hasher(hasher),
+            releases: HashMap::with_hasher(hasher.clone()),
             release_order: VecDeque::new(),
             asked: 0,
             stopping: false,
-            ineffective: HashMap::new(),
+            census: Census::new(count, hasher),
             counts: vec![StateCounts::default(); count],
             fired: vec![0; count],
             rules,
@@ -122,9 +109,18 @@ impl Pending {
         self.queue.running()
     }
 
-    /// Firings that succeeded without effect on their condition since the last call, by rule.
-    pub(crate) fn take_ineffective(&mut self) -> HashMap<u32, u64> {
-        std::mem::take(&mut self.ineffective)
+    /// What there is now, by lane.
+    pub(crate) fn loads(&self, now: Instant) -> Vec<Load> {
+        let mut loads = self.census.loads(now);
+        for (load, counts) in loads.iter_mut().zip(&self.counts) {
+            load.states = *counts;
+        }
+        loads
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn take_notes(&mut self) -> impl Iterator<Item = Note> {
+        self.census.take_notes()
     }
 
     /// No instance gets a slot from now on.
@@ -154,13 +150,16 @@ impl Pending {
                 Verdict::True(_) if self.stopping => {
                     self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
                 }
-                Verdict::True(witness) => self.checked(id, decided.snapshot, witness, now, out),
+                Verdict::True(witness) => {
+                    record.path.decided(now);
+                    self.checked(id, decided.snapshot, witness, now, out);
+                }
                 Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
             },
             (State::Settling(asked), Reason::Ask(number)) if asked == number => {
                 self.step(id, now, out, |record, now| record.settled(truth, &decided.touches, base, now));
                 if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
-                    *self.ineffective.entry(decided.rule).or_default() += 1;
+                    self.census.note(Note::Ineffective(self.lanes[decided.rule as usize]));
                 }
             }
             (_, reason) => {
@@ -203,19 +202,23 @@ impl Pending {
         // What was just decided needs no second look if it can go on at once.
         let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
+        self.census.note(Note::Added(lane));
         self.records.insert(instance, record);
         if at_once && self.reserve(instance, now) {
             self.queue.occupy(lane);
+            self.census.note(Note::Taken(lane, Duration::ZERO));
             self.checked(instance, snapshot, witness, now, out);
         } else if !at_once {
             self.tickets.insert(instance, self.queue.push(lane, class, instance, now));
         }
     }
 
-    /// A new instance is due since its change was received, not since it was decided.
-    pub(crate) fn due_since(&mut self, id: InstanceId, arrived: Instant) {
-        if let Some(record) = self.records.get_mut(&id) {
-            record.since = arrived;
+    /// What this decision has just made due is so since its change was received, not since it was decided.
+    pub(crate) fn came(&mut self, id: InstanceId, came: Came, now: Instant) {
+        if let Some(record) = self.records.get_mut(&id)
+            && record.path.due == now
+        {
+            record.path.came(came, now);
         }
     }
 
@@ -256,6 +259,10 @@ impl Pending {
                 self.queue.vacate(lane);
                 continue;
             }
+            if let Some(record) = self.records.get_mut(&id) {
+                let waited = record.path.queued(now);
+                self.census.note(Note::Taken(lane, waited));
+            }
             self.check(id, now, out);
         }
     }
@@ -275,6 +282,7 @@ impl Pending {
         let lane = self.lanes[record.rule as usize] as usize;
         *self.counts[lane].at(before.kind()) -= 1;
         *self.counts[lane].at(state.kind()) += 1;
+        self.census.moved(id, lane as u32, before, Some(state), now);
         if state == State::Running {
             self.fired[lane] += 1;
         }
@@ -294,6 +302,7 @@ impl Pending {
             return;
         }
         let base = self.rules[record.rule as usize].options().backoff.base();
+        record.path.locked(now);
         match outcome {
             LockOutcome::Won => {
                 record.mark = None;
@@ -366,6 +375,16 @@ impl Pending {
         if std::mem::discriminant(&before) != std::mem::discriminant(&record.state) {
             record.entered = now;
         }
+        let lane = self.lanes[rule as usize];
+        let after = (!dropped).then_some(record.state);
+        self.census.moved(id, lane, before, after, now);
+        self.census.judge(id, lane, after.and(Some(&*record)), now);
+        if let Some(State::Waiting(_, why)) = after
+            && after != Some(before)
+            && !matches!(why, Wait::Released | Wait::Settle)
+        {
+            self.census.note(Note::PutOff(lane));
+        }
         if let State::Waiting(until, _) = before
             && (dropped || record.state != before)
         {
@@ -383,7 +402,6 @@ impl Pending {
             }
         }
         let vacates = held_slot && (dropped || !record.holds_slot());
-        let lane = self.lane(rule);
         if vacates {
             self.queue.vacate(lane);
         }
@@ -393,6 +411,9 @@ impl Pending {
         match next {
             Next::Stay => {}
             Next::Enqueue(class) => {
+                if !matches!(before, State::Queued(_) | State::Parked) {
+                    self.census.note(Note::Added(lane));
+                }
                 let number = self.queue.push(lane, class, id, now);
                 self.tickets.insert(id, number);
             }

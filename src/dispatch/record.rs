@@ -16,6 +16,7 @@
 //!
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
+use super::path::Path;
 use crate::engine::config::LONGEST;
 use crate::index::{Binding, Revision, Snapshot, Touch};
 use crate::inspect::StateKind;
@@ -59,6 +60,10 @@ pub(crate) enum State {
 }
 
 impl State {
+    pub(crate) fn holds_slot(self) -> bool {
+        matches!(self, State::Checking(_) | State::Locking | State::Running | State::Ending)
+    }
+
     pub(crate) fn kind(self) -> StateKind {
         match self {
             State::Queued(_) | State::Parked => StateKind::Queued,
@@ -139,8 +144,8 @@ pub(crate) struct Record {
     pub(crate) state: State,
     /// When it came into this state.
     pub(crate) entered: Instant,
-    /// Since when it has been due: for latency and ageing.
-    pub(crate) since: Instant,
+    /// Since when it has been due, and what became of it since.
+    pub(crate) path: Path,
     /// Failures in a row.
     pub(crate) failures: u32,
     /// Interruptions in a row (no lease, no answer …).
@@ -198,7 +203,7 @@ impl Record {
             binding,
             state: State::Queued(class),
             entered: now,
-            since: now,
+            path: Path::new(now),
             failures: 0,
             troubles: 0,
             rechecks: 0,
@@ -222,7 +227,7 @@ impl Record {
     }
 
     pub(crate) fn holds_slot(&self) -> bool {
-        matches!(self.state, State::Checking(_) | State::Locking | State::Running | State::Ending)
+        self.state.holds_slot()
     }
 
     /// The values of this snapshot are what the callback will be given.
@@ -391,7 +396,10 @@ impl Record {
             }
             End::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             End::Failed(delay) => self.wait(delay, Wait::Backoff, now),
-            End::Interrupted => self.trouble(base, now),
+            End::Interrupted => {
+                self.path = Path::new(now);
+                self.trouble(base, now)
+            }
         }
     }
 
@@ -410,13 +418,13 @@ impl Record {
             return self.enqueue(class, now);
         }
         self.state = State::Waiting(at, Wait::Ineffective);
-        self.since = now;
+        self.path = Path::new(now);
         Next::WakeAt(at)
     }
 
     pub(crate) fn enqueue(&mut self, class: Class, now: Instant) -> Next {
         self.state = State::Queued(class);
-        self.since = now;
+        self.path = Path::new(now);
         Next::Enqueue(class)
     }
 
@@ -437,14 +445,23 @@ impl Record {
     pub(crate) fn due(&mut self, now: Instant) -> Next {
         match self.state {
             State::Waiting(until, why) if until <= now => {
-                let since = self.since;
+                let mut path = self.path;
                 let next = self.enqueue(Class::Live, now);
                 if why == Wait::RetryAfter {
                     // Nothing cut its time short.
                     self.ineffective = 0;
                 }
-                if why == Wait::Ineffective || why == Wait::Released {
-                    self.since = since;
+                // It has been due all the time.
+                match why {
+                    Wait::Ineffective | Wait::Released | Wait::Settle => {
+                        path.queued(now);
+                        self.path = path;
+                    }
+                    Wait::Trouble => {
+                        path.locked(now);
+                        self.path = path;
+                    }
+                    Wait::Backoff | Wait::RetryAfter => {}
                 }
                 next
             }
@@ -459,6 +476,8 @@ impl Record {
         match self.state {
             State::Held | State::GivenUp => {
                 self.mark.take_if(|mark| !mark.mine);
+                // What it waited for was another engine's work.
+                self.path = Path::new(now);
                 self.wait(grace, Wait::Released, now)
             }
             _ => Next::Stay,

@@ -1,10 +1,11 @@
 //! Runs one callback on the application's runtime, within its time limit, until it has really ended.
 
 use super::messages::Finish;
+use super::path::Path;
 use crate::engine::live::Registered;
 use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};
-use crate::metrics;
+use crate::metrics::Meters;
 use crate::rule::{BoxError, Callback};
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
@@ -31,12 +32,19 @@ pub(crate) struct Run {
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
     pub(crate) telling: Telling,
+    /// How the instance came here.
+    pub(crate) path: Path,
+    pub(crate) meters: Meters,
+    /// Of the rule.
+    pub(crate) number: u32,
 }
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped: it is waited for, and
 /// counted as stuck.
 pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) -> (Finish, Option<Effects>) {
-    let Run { callback, firing, limit, cancelled, grace, registered, span, telling } = run;
+    let Run { callback, firing, limit, cancelled, grace, registered, span, telling, path, meters, number } =
+        run;
+    let meters_of_task = meters.clone();
     let (told, seen) = (cancelled.clone(), firing.clone());
     let running = async move {
         let _registered = registered;
@@ -44,6 +52,7 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
+        let _running = Running::start(&path, meters_of_task, number);
         // The closure itself may panic too, before it has made a future.
         let own = firing.clone();
         let running = async move { callback(firing).await.map(|outcome| own.complete(outcome)) };
@@ -82,14 +91,15 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
                     "callback does not end although it was told to; it keeps its slot"
                 );
             }
-            metrics::stuck(engine, rule, 1.0);
+            meters.rule(number).stuck(1.0);
             let ended = task.await;
-            metrics::stuck(engine, rule, -1.0);
+            meters.rule(number).stuck(-1.0);
             ended
         }
     };
     // An error here: the application's runtime is shutting down.
     let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
+    meters.rule(number).finished(&finish);
     spans::outcome(&span, finish.outcome(), finish.is_failure());
     if finish.is_failure()
         && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, seen.rule_number(), Instant::now())
@@ -110,6 +120,28 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
 
 /// How long after its time, and the grace for it, a callback counts as stuck.
 const STUCK: Duration = Duration::from_secs(1);
+
+/// A callback that runs, for the metrics: from when the application's runtime takes it up until it has really
+/// ended, however that comes.
+struct Running {
+    meters: Meters,
+    number: u32,
+    since: Instant,
+}
+
+impl Running {
+    fn start(path: &Path, meters: Meters, number: u32) -> Self {
+        let since = Instant::now();
+        meters.rule(number).started(path, since);
+        Self { meters, number, since }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.meters.rule(self.number).ran(self.since.elapsed());
+    }
+}
 
 /// How a callback ended, and what it wants to commit.
 struct Ran(Finish, Option<Effects>);

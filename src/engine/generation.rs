@@ -19,10 +19,12 @@ use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::metrics::Meters;
 use crate::rule::CompiledRule;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
+use crate::watch::standing::Standings;
 use actix::prelude::*;
 use rand::Rng;
 use std::sync::Arc;
@@ -60,6 +62,7 @@ impl Generation {
         config: &Config,
         runtime: &Handle,
         status: &Status,
+        meters: &Meters,
         live: &Live,
         number: u64,
     ) -> std::io::Result<Self> {
@@ -72,12 +75,12 @@ impl Generation {
         let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), engine.clone(), first));
+        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
         let (watch_link, lease_link, request_link) = (link(), link(), link());
 
         let io = Stage::start("etcd-rules-io", placement)?;
         let requests = Requests::new(RequestsSettings {
-            engine: engine.clone(),
+            meters: meters.clone(),
             link: request_link.clone(),
             status: status.clone(),
             namespace: config.namespace.clone(),
@@ -85,7 +88,7 @@ impl Generation {
             faults: faults.clone(),
         });
         let keeper = KeeperSettings {
-            engine: engine.clone(),
+            meters: meters.clone(),
             link: lease_link,
             status: status.clone(),
             rng: env.rng(2),
@@ -100,6 +103,7 @@ impl Generation {
         let core = Stage::start("etcd-rules-core", placement)?;
         let dispatcher = Dispatcher::new(DispatcherSettings {
             engine: engine.clone(),
+            meters: meters.clone(),
             env: env.clone(),
             rules: config.rules.clone(),
             namespace: config.namespace.clone(),
@@ -128,6 +132,7 @@ impl Generation {
             let stage = own.as_ref().unwrap_or(&core);
             let actor = Evaluator::new(
                 engine.clone(),
+                meters.clone(),
                 config.rules.clone(),
                 dispatcher.clone(),
                 EVALUATOR_MAILBOX,
@@ -139,7 +144,7 @@ impl Generation {
         }
         let index =
             Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
-        let index = IndexActor::new(engine.clone(), index, evaluators, status.clone(), faults.clone());
+        let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
         stages.extend([core, io]);
@@ -147,10 +152,13 @@ impl Generation {
         let watch = Stage::start("etcd-rules-watch", placement)?;
         let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());
         let splits: Vec<(String, Splits, Following)> = config.prefixes.iter().map(prefix).collect();
+        let standings = Standings::new(splits.len(), Instant::now());
         let mut watchers = Vec::new();
         for (number, (prefix, splits, following)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
+                meters: meters.clone(),
+                standings: standings.clone(),
                 number: number as u16,
                 prefix: prefix.clone(),
                 link: watch_link.clone(),
@@ -182,6 +190,7 @@ impl Generation {
         });
         let crawler = crawler::Crawler::new(crawler::Settings {
             engine,
+            meters: meters.clone(),
             link: watch_link,
             prefixes: splits,
             index: index.clone(),

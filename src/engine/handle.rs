@@ -9,6 +9,7 @@ use super::status::Status;
 use super::supervisor::{Command, supervise};
 use crate::error::Error;
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
+use crate::metrics::Meters;
 use crate::pattern::Attributes;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -64,10 +65,11 @@ pub struct Stats {
 impl EngineHandle {
     pub(super) fn start(config: Config, runtime: Handle) -> Result<Self, Error> {
         let (commands, receiver) = mpsc::channel(16);
-        let status = Status::new(config.engine.clone());
+        let meters = Meters::new(&config.engine, &config.rules, config.options.concurrency);
+        let status = Status::new(config.engine.clone(), meters.clone());
         let health = status.subscribe();
         let placement = config.env.placement;
-        let supervising = supervise(config, runtime, status.clone(), receiver);
+        let supervising = supervise(config, runtime, status.clone(), meters, receiver);
         let main = async move {
             let supervising = async {
                 if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {

@@ -2,7 +2,7 @@
 
 use super::health::{Health, Problem, Reason};
 use crate::etcd::Failure;
-use crate::metrics;
+use crate::metrics::Meters;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +18,7 @@ pub(crate) struct Status(Arc<Shared>);
 
 struct Shared {
     engine: Arc<str>,
+    meters: Meters,
     state: Mutex<State>,
     health: watch::Sender<Health>,
 }
@@ -42,10 +43,10 @@ impl State {
 }
 
 impl Status {
-    pub(crate) fn new(engine: Arc<str>) -> Self {
+    pub(crate) fn new(engine: Arc<str>, meters: Meters) -> Self {
         let health = Health::Starting { problems: Vec::new() };
-        metrics::health(&engine, &health);
-        Self(Arc::new(Shared { engine, state: Mutex::default(), health: watch::channel(health).0 }))
+        meters.health(&health);
+        Self(Arc::new(Shared { engine, meters, state: Mutex::default(), health: watch::channel(health).0 }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Health> {
@@ -59,7 +60,7 @@ impl Status {
         self.0.health.send_if_modified(|current| {
             let changed = *current != health;
             if changed {
-                metrics::health(&self.0.engine, &health);
+                self.0.meters.health(&health);
                 *current = health;
             }
             changed
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn problems_are_kept_by_part_until_they_are_over() {
-        let status = Status::new("test".into());
+        let status = Status::new("test".into(), Meters::new("test", &[], 0));
         let health = status.subscribe();
         let now = || health.borrow().clone();
         assert_eq!(now(), Health::Starting { problems: vec![] });
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn the_same_trouble_again_is_no_change() {
-        let status = Status::new("test".into());
+        let status = Status::new("test".into(), Meters::new("test", &[], 0));
         let mut health = status.subscribe();
         status.failure("watch", &failure(FailureKind::Unreachable));
         assert!(health.has_changed().unwrap());

@@ -7,7 +7,7 @@ use super::inspector::Inspector;
 use super::live::Live;
 use super::part::Fault;
 use super::status::Status;
-use crate::metrics;
+use crate::metrics::Meters;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -54,16 +54,17 @@ pub(crate) async fn supervise(
     config: Config,
     runtime: Handle,
     status: Status,
+    meters: Meters,
     mut commands: mpsc::Receiver<Command>,
 ) {
     let live = Live::new(config.env.hasher());
     let mut panics: VecDeque<Instant> = VecDeque::new();
     for number in 0.. {
-        let generation = match Generation::start(&config, &runtime, &status, &live, number).await {
+        let generation = match Generation::start(&config, &runtime, &status, &meters, &live, number).await {
             Ok(generation) => generation,
             Err(error) => return status.end(Health::Failed { reason: format!("could not start: {error}") }),
         };
-        if let Turn::End = oversee(&config, &status, generation, &mut commands, &mut panics).await {
+        if let Turn::End = oversee(&config, &status, &meters, generation, &mut commands, &mut panics).await {
             return;
         }
     }
@@ -73,6 +74,7 @@ pub(crate) async fn supervise(
 async fn oversee(
     config: &Config,
     status: &Status,
+    meters: &Meters,
     mut generation: Generation,
     commands: &mut mpsc::Receiver<Command>,
     panics: &mut VecDeque<Instant>,
@@ -82,7 +84,7 @@ async fn oversee(
             biased;
             fault = generation.faults.recv() => {
                 let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
-                metrics::restart(&config.engine);
+                meters.restart();
                 status.restarting();
                 generation.abandon(RESTART).await;
                 // Once more: what the old actors reported until their end is void.

@@ -6,10 +6,11 @@ pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Found, Purpose, ViewId};
 use super::{Change, Index, InstanceId, Reason, Revision};
+use crate::dispatch::path::Came;
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::engine::status::Status;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
-use crate::metrics;
+use crate::metrics::Meters;
 use actix::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,9 @@ const CHUNK: usize = 512;
 const MAILBOX: usize = 64;
 
 pub(crate) struct IndexActor {
-    engine: Arc<str>,
+    meters: Meters,
+    /// Instances by rule, as the metrics have them.
+    shown: Vec<usize>,
     index: Index,
     evaluators: Vec<Addr<Evaluator>>,
     status: Status,
@@ -34,13 +37,22 @@ pub(crate) struct IndexActor {
 
 impl IndexActor {
     pub(crate) fn new(
-        engine: Arc<str>,
+        meters: Meters,
         index: Index,
         evaluators: Vec<Addr<Evaluator>>,
         status: Status,
         faults: Faults,
     ) -> Self {
-        Self { engine, index, evaluators, status, faults, working: false, closing: HashMap::new() }
+        Self {
+            meters,
+            shown: Vec::new(),
+            index,
+            evaluators,
+            status,
+            faults,
+            working: false,
+            closing: HashMap::new(),
+        }
     }
 
     /// Sends what must be decided to the evaluators, each instance always to the same one.
@@ -48,10 +60,11 @@ impl IndexActor {
         let mut decide = Vec::new();
         self.index.drain(&mut decide);
         orders.extend(decide.into_iter().map(Order::Decide));
+        let came = Came { arrived, indexed: Instant::now() };
         if !orders.is_empty() {
             let shards = self.evaluators.len();
             if shards == 1 {
-                forward(ctx, &self.evaluators[0], Orders { orders, arrived });
+                forward(ctx, &self.evaluators[0], Orders { orders, came });
             } else {
                 let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
                 for order in orders {
@@ -59,7 +72,7 @@ impl IndexActor {
                 }
                 for (evaluator, share) in self.evaluators.iter().zip(shares) {
                     if !share.is_empty() {
-                        forward(ctx, evaluator, Orders { orders: share, arrived });
+                        forward(ctx, evaluator, Orders { orders: share, came });
                     }
                 }
             }
@@ -73,7 +86,7 @@ impl IndexActor {
         if self.index.is_ready() {
             self.status.index_ready();
         }
-        metrics::index(&self.engine, &self.index);
+        self.show();
         if self.index.has_backlog() && !self.working {
             self.working = true;
             // The next chunk only when the last one has been decided: what is queued before a live
@@ -92,6 +105,19 @@ impl IndexActor {
                     this.flush(ctx, Vec::new(), Instant::now());
                 });
             }));
+        }
+    }
+}
+
+impl IndexActor {
+    /// Tells the metrics what there is.
+    fn show(&mut self) {
+        self.meters.index(&self.index);
+        let counts = self.index.instances_by_rule();
+        if self.shown != counts {
+            self.meters.instances(counts);
+            self.shown.clear();
+            self.shown.extend_from_slice(counts);
         }
     }
 }

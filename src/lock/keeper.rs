@@ -8,7 +8,7 @@ use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Grant, Link};
-use crate::metrics;
+use crate::metrics::Meters;
 use actix::prelude::*;
 use futures_util::StreamExt as _;
 use rand::rngs::StdRng;
@@ -35,7 +35,7 @@ pub(crate) type LockLeases = Arc<HashMap<Duration, watch::Receiver<Option<LockLe
 
 /// What a keeper is made of.
 pub(crate) struct Settings {
-    pub(crate) engine: Arc<str>,
+    pub(crate) meters: Meters,
     pub(crate) link: Arc<Link>,
     pub(crate) status: Status,
     pub(crate) rng: StdRng,
@@ -104,9 +104,9 @@ impl Actor for Keeper {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for (ttl, published) in std::mem::take(&mut self.leases) {
-            let Settings { engine, link, status, rng, faults } = &mut self.settings;
+            let Settings { meters, link, status, rng, faults } = &mut self.settings;
             let keep = Keep {
-                engine: engine.clone(),
+                meters: meters.clone(),
                 link: link.clone(),
                 status: status.clone(),
                 retry: Retry::new(StdRng::from_rng(rng)),
@@ -130,7 +130,7 @@ impl Part for Keeper {
 
 /// One lease for locks, for ever: granted, renewed, replaced.
 struct Keep {
-    engine: Arc<str>,
+    meters: Meters,
     link: Arc<Link>,
     status: Status,
     retry: Retry,
@@ -174,7 +174,7 @@ impl Keep {
             };
             self.published.send_replace(None);
             lost.cancel();
-            metrics::lease_lost(&self.engine);
+            self.meters.lease_lost();
             // Until there is a new one, whatever keeps etcd from granting it.
             self.status.problem(&locks, Reason::LeaseLost, format!("the lease was lost: {failure}"));
         }
@@ -201,7 +201,7 @@ impl Keep {
                     renewed = renewing => match renewed {
                         Ok(ttl) => {
                             life = Lifetime::new(sent, ttl);
-                            metrics::lease_renewal(&self.engine, true);
+                            self.meters.lease_renewal(true);
                             break None;
                         }
                         Err(failure) => failure,
@@ -215,7 +215,7 @@ impl Keep {
                     },
                 };
                 stream = None;
-                metrics::lease_renewal(&self.engine, false);
+                self.meters.lease_renewal(false);
                 let retry_at = Instant::now() + life.retry_in();
                 if failure.kind == FailureKind::LeaseGone || retry_at >= life.tell_at() {
                     break Some(failure);
@@ -295,7 +295,9 @@ impl Handler<Forget> for Keeper {
 impl Keeper {
     /// Gives the new lease to all who waited for it, as far as it reaches.
     fn granted(&mut self, purpose: Purpose, ttl: Duration, grant: Result<Grant, Failure>) {
-        metrics::key_lease(&self.settings.engine);
+        if grant.is_ok() {
+            self.settings.meters.key_lease();
+        }
         if let (Purpose::Mark, Ok(grant)) = (purpose, &grant) {
             self.marks.push(grant.id);
             // Leases end by themselves; only the latest can still be alive.

@@ -5,7 +5,7 @@ use super::txn::{Reply, Request, is_at_fault};
 use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Answer, Failure, FailureKind, Link};
-use crate::metrics;
+use crate::metrics::Meters;
 use actix::prelude::*;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Txn, TxnOp};
@@ -20,7 +20,7 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a requests actor is made of.
 pub(crate) struct Settings {
-    pub(crate) engine: Arc<str>,
+    pub(crate) meters: Meters,
     pub(crate) link: Arc<Link>,
     pub(crate) status: Status,
     /// Read from when there is nothing else to ask etcd for.
@@ -74,7 +74,7 @@ impl Requests {
                 continue;
             }
             let txn = outer(&batch);
-            metrics::batch(&self.settings.engine, batch.entries().len());
+            self.settings.meters.batch(batch.entries().len());
             let link = self.settings.link.clone();
             let me = ctx.address();
             let sending = async move {

@@ -4,12 +4,14 @@ mod backoff;
 mod compiled;
 pub(crate) mod domain;
 mod error;
+mod lanes;
 mod look_up;
 mod polling;
 
 pub use backoff::Backoff;
 pub(crate) use compiled::{CompiledRule, Limits};
 pub use error::RuleError;
+pub(crate) use lanes::lanes;
 pub(crate) use look_up::{Instance, find};
 pub(crate) use polling::Polling;
 

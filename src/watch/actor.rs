@@ -3,6 +3,7 @@
 
 use super::lag::Lag;
 use super::resume::{Resume, Start, Step};
+use super::standing::Standings;
 use crate::crawl::reader::{self, Following, Pace, Splits};
 use crate::engine::env::Retry;
 use crate::engine::health::Reason;
@@ -11,7 +12,7 @@ use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Heard, Link, Watch};
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
 use crate::index::{Change, Purpose, Revision};
-use crate::metrics;
+use crate::metrics::Meters;
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,9 +23,14 @@ use tokio::time::{Instant, sleep_until};
 /// Changes read ahead while the index is busy; then the stream waits, and etcd with it.
 const READ_AHEAD: usize = 65_536;
 
+/// How often the metrics are told how far the watches are behind.
+const SHOW: Duration = Duration::from_secs(1);
+
 /// What a watcher is made of.
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
+    pub(crate) meters: Meters,
+    pub(crate) standings: Standings,
     pub(crate) number: u16,
     pub(crate) prefix: String,
     pub(crate) link: Arc<Link>,
@@ -47,7 +53,9 @@ impl Settings {
 
     /// Reports the beginning and the end of lagging.
     fn report(&self, lag: &mut Lag) {
-        match lag.look(Instant::now()) {
+        let now = Instant::now();
+        self.standings.behind(self.number, lag.since(now));
+        match lag.look(now) {
             Some(Some(cause)) => {
                 self.status.problem(&self.lag_part(), Reason::Lagging, cause.message().to_owned());
             }
@@ -78,6 +86,11 @@ impl Actor for Watcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         if let Some((settings, retry)) = self.settings.take() {
+            if settings.number == 0 {
+                // For all of them.
+                let (standings, meters) = (settings.standings.clone(), settings.meters.clone());
+                ctx.run_interval(SHOW, move |_, _| meters.watch(standings.furthest(Instant::now())));
+            }
             // The context drops the future when the actor stops.
             let task = spawn_guarded(&self.faults, Self::NAME, run(settings, retry));
             ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
@@ -107,7 +120,8 @@ async fn run(settings: Settings, mut retry: Retry) {
         if failure.kind == FailureKind::Compacted {
             resume.compacted();
         }
-        metrics::reconnect(&settings.engine);
+        settings.meters.reconnect();
+        settings.standings.broken(settings.number, Instant::now());
         if lag.broken() {
             settings.status.fine(&settings.lag_part());
         }
@@ -144,6 +158,7 @@ async fn follow(
     let stream = settings.link.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
     lag.following();
+    settings.standings.following(settings.number);
     settings.report(lag);
     let mut ahead = Ahead::default();
     settings.following.turn();
@@ -186,7 +201,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failu
     let (done, closed) = oneshot::channel();
     let sent = index.send(CloseView(view, done)).await;
     let complete = sent.is_ok() && closed.await.is_ok();
-    metrics::snapshot(&settings.engine, started.elapsed());
+    settings.meters.snapshot(started.elapsed());
     Ok(complete)
 }
 
@@ -199,6 +214,7 @@ async fn stream_to_end(
     ahead: &mut Ahead,
 ) -> Result<Stop, Failure> {
     let mut heard_at = Instant::now();
+    let mut silent_since = heard_at;
     let mut asked = false;
     loop {
         // What was read is handed on, one batch at a time, while the next is being read.
@@ -222,8 +238,10 @@ async fn stream_to_end(
             }
             heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
                 heard_at = Instant::now();
+                silent_since = heard_at;
                 asked = false;
                 let heard = heard?;
+                let store = heard.store();
                 if let Heard::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
@@ -231,7 +249,8 @@ async fn stream_to_end(
                     Step::Alive => retry.reset(),
                     Step::Deliver(changes, position) => {
                         retry.reset();
-                        metrics::watch_batch(&settings.engine, changes.len(), position);
+                        settings.meters.watch_events(changes.len());
+                        settings.standings.received(settings.number, position, store);
                         ahead.add(changes, position, heard_at);
                     }
                     Step::Resync => {
@@ -239,7 +258,7 @@ async fn stream_to_end(
                             engine = &*settings.engine, prefix = settings.prefix,
                             "the watch's history was compacted: comparing with a new snapshot"
                         );
-                        metrics::resync(&settings.engine);
+                        settings.meters.resync();
                         lag.compacted(heard_at);
                         return Ok(Stop::Again);
                     }
@@ -256,6 +275,7 @@ async fn stream_to_end(
             () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
                 if asked {
                     settings.link.leave();
+                    settings.standings.broken(settings.number, silent_since);
                     let message = format!("silent for {:?}", 2 * settings.silence);
                     return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
                 }

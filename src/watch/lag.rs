@@ -82,6 +82,11 @@ impl Lag {
         std::mem::replace(self, Self::new(self.limit)).lagging
     }
 
+    /// Since when it has been behind, if it is.
+    pub(crate) fn since(&self, now: Instant) -> Option<Instant> {
+        self.behind(now).map(|(since, _)| since)
+    }
+
     /// For how long it has been behind, and why; the longest counts.
     fn behind(&self, now: Instant) -> Option<(Instant, Cause)> {
         let history = self.history.filter(|(_, last)| now < *last + SILENCE);

@@ -51,13 +51,11 @@ impl Dispatcher {
         };
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let started = Instant::now();
             let (end, snapshot) = step.run().instrument(locking.clone()).await;
-            let took = started.elapsed();
             locking.record("result", end.result());
             drop(locking);
             // Closed: the engine is stopping or restarting.
-            let _ = me.send(LockEnded { instance, end, snapshot, took }).await;
+            let _ = me.send(LockEnded { instance, end, snapshot }).await;
         });
     }
 
@@ -71,7 +69,7 @@ impl Dispatcher {
             rule: rule.id(),
             attempt: record.failures + 1,
             revision: snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0),
-            queued: record.since.elapsed(),
+            queued: record.path.due.elapsed(),
         };
         spans::firing(beginning, telling.reveal, || rule.attributes_of(&record.binding))
     }
@@ -91,7 +89,6 @@ impl Dispatcher {
         let Some(busy) = self.busy.get(&instance) else { return };
         let Settings { engine, rules, link, reserved, max_txn_ops, runtime, live, .. } = &self.settings;
         let rule = &rules[record.rule as usize];
-        metrics::started(engine, rule.id(), record.since.elapsed());
         let cancelled = busy.cancelled.clone();
         let firing = Firing::new(Parts {
             rules: rules.clone(),
@@ -111,6 +108,9 @@ impl Dispatcher {
             limit: rule.options().time_limit,
             cancelled: cancelled.clone(),
             grace: busy.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace),
+            path: record.path,
+            meters: self.settings.meters.clone(),
+            number: record.rule,
             registered: live.register(record.rule, record.binding.clone(), LiveFiring { cancelled }),
             span: spans::callback(&busy.span),
             telling: self.settings.telling.clone(),
@@ -119,9 +119,7 @@ impl Dispatcher {
         let runtime = runtime.clone();
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let started = Instant::now();
             let (finish, effects) = run::run(&engine, &id, &runtime, run).await;
-            metrics::finished(&engine, &id, &finish, started.elapsed());
             // Closed: the engine is stopping or restarting.
             let _ = me.send(RunEnded { instance, finish, effects }).await;
         });
@@ -197,20 +195,19 @@ struct LockEnded {
     instance: InstanceId,
     end: LockEnd,
     snapshot: Snapshot,
-    took: Duration,
 }
 
 impl Handler<LockEnded> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, ended: LockEnded, ctx: &mut Self::Context) {
-        let LockEnded { instance, end, snapshot, took } = ended;
+        let LockEnded { instance, end, snapshot } = ended;
         let mut won = false;
         self.turn(ctx, |this, now, out| {
             let Some(record) = this.pending.record(instance) else { return this.forget(instance) };
             let rule = record.rule;
             let id = this.settings.rules[rule as usize].id().clone();
-            metrics::locked(&this.settings.engine, &id, &end, took);
+            this.settings.meters.rule(rule).locked(&end);
             if !matches!(end, LockEnd::Won { .. })
                 && let Some(busy) = this.busy.get(&instance)
             {
@@ -237,7 +234,7 @@ impl Handler<LockEnded> for Dispatcher {
                 {
                     // Left over from an attempt whose answer never came.
                     this.tell_orphan(rule, Some(&id), &key, create_revision);
-                    metrics::orphan(&this.settings.engine);
+                    this.settings.meters.orphan();
                     this.tell(rule, free_orphan(&key, create_revision));
                     LockOutcome::Failed("an orphaned lock of this engine".into())
                 }
@@ -299,8 +296,11 @@ impl Handler<EndEnded> for Dispatcher {
         self.turn(ctx, |this, now, out| {
             let Some(record) = this.pending.record(instance) else { return this.forget(instance) };
             let number = record.rule;
-            let rule = this.settings.rules[number as usize].id().clone();
-            metrics::ended(&this.settings.engine, &rule, &end, took);
+            this.settings.meters.rule(number).ended(&end, took);
+            let lease = this.busy.get(&instance).and_then(|busy| busy.lease.as_ref());
+            if lease.is_some_and(|lease| lease.lost.is_cancelled()) || matches!(end, EndEnd::FenceLost) {
+                this.settings.meters.rule(number).lock_lost();
+            }
             if !matches!(end, EndEnd::Closed { .. })
                 && let Some(busy) = this.busy.get(&instance)
             {

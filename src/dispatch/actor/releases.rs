@@ -43,7 +43,7 @@ impl Handler<LocksSeen> for Dispatcher {
                 let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
                 if ours.contains(&lock.lease) && !busy {
                     this.tell_orphan(0, None, &lock.key, lock.create_revision);
-                    metrics::orphan(&this.settings.engine);
+                    this.settings.meters.orphan();
                     this.tell(0, free_orphan(&lock.key, lock.create_revision));
                 }
             }

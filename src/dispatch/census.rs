@@ -1,0 +1,122 @@
+//! Keeps account of work and failures as they come and go, for the metrics: no walk over all instances, however
+//! many there are. No clock.
+
+use super::record::{Record, State};
+use crate::index::InstanceId;
+use crate::inspect::StateCounts;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// Something that happened in a lane, to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// An instance came to be done.
+    Added(u32),
+    /// It has waited so long for its slot.
+    Taken(u32, Duration),
+    /// It has had its slot for so long.
+    Worked(u32, Duration),
+    /// It waits for a time before it is done (again).
+    PutOff(u32),
+    /// Its firing succeeded and left it as true as it was.
+    Ineffective(u32),
+}
+
+/// What there is of one lane at a moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) states: StateCounts,
+    /// The sum of the times that slots have been held.
+    pub(crate) working: Duration,
+    pub(crate) longest_working: Option<Instant>,
+    pub(crate) failing: usize,
+    pub(crate) longest_failing: Option<Instant>,
+}
+
+pub(crate) struct Census {
+    lanes: usize,
+    /// Instances that have a slot, and since when: bounded by the number of slots.
+    working: Map<InstanceId, (u32, Instant)>,
+    /// Instances whose callback failed the last time, and since when without a success.
+    failing: Map<InstanceId, (u32, Instant)>,
+    /// Since the last call of [`Census::take_notes`].
+    notes: Vec<Note>,
+}
+
+impl Census {
+    pub(crate) fn new(lanes: usize, hasher: FixedState) -> Self {
+        Self {
+            lanes,
+            working: HashMap::with_hasher(hasher.clone()),
+            failing: HashMap::with_hasher(hasher),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    pub(crate) fn take_notes(&mut self) -> std::vec::Drain<'_, Note> {
+        self.notes.drain(..)
+    }
+
+    /// An instance of a lane goes from one state to another; `None`: to where there is no record of it.
+    pub(crate) fn moved(
+        &mut self,
+        id: InstanceId,
+        lane: u32,
+        before: State,
+        after: Option<State>,
+        now: Instant,
+    ) {
+        match (before.holds_slot(), after.is_some_and(State::holds_slot)) {
+            (false, true) => {
+                self.working.insert(id, (lane, now));
+            }
+            (true, false) => {
+                if let Some((_, since)) = self.working.remove(&id) {
+                    self.notes.push(Note::Worked(lane, now.saturating_duration_since(since)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks whether an instance is failing; `None`: there is no record of it any more.
+    pub(crate) fn judge(&mut self, id: InstanceId, lane: u32, record: Option<&Record>, now: Instant) {
+        // One that another engine holds back is that engine's to count.
+        let failing =
+            |record: &&Record| record.failures > 0 && !matches!(record.state, State::Held | State::GivenUp);
+        match record.filter(failing) {
+            Some(_) => {
+                self.failing.entry(id).or_insert((lane, now));
+            }
+            None if self.failing.is_empty() => {}
+            None => {
+                self.failing.remove(&id);
+            }
+        }
+    }
+
+    /// What there is now, by lane.
+    pub(crate) fn loads(&self, now: Instant) -> Vec<Load> {
+        let mut loads = vec![Load::default(); self.lanes];
+        let earliest = |known: Option<Instant>, since| Some(known.map_or(since, |known| known.min(since)));
+        for &(lane, since) in self.working.values() {
+            let load = &mut loads[lane as usize];
+            load.working += now.saturating_duration_since(since);
+            load.longest_working = earliest(load.longest_working, since);
+        }
+        for &(lane, since) in self.failing.values() {
+            let load = &mut loads[lane as usize];
+            load.failing += 1;
+            load.longest_failing = earliest(load.longest_failing, since);
+        }
+        loads
+    }
+}

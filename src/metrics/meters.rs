@@ -1,0 +1,351 @@
+//! The handles of one engine and of each of its rules, and what is recorded with them.
+
+use super::family::{Family, Labels};
+use super::table::*;
+use crate::dispatch::census::{Load, Note};
+use crate::dispatch::end_step::EndEnd;
+use crate::dispatch::lock_step::LockEnd;
+use crate::dispatch::messages::{Finish, Verdict};
+use crate::dispatch::path::Path;
+use crate::engine::{Health, Reason};
+use crate::etcd::FailureKind;
+use crate::index::Index;
+use crate::inspect::StateKind;
+use crate::rule::{CompiledRule, lanes};
+use crate::watch::standing::Furthest;
+use ::metrics::{Counter, Gauge, Histogram, gauge};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Handles of everything that an engine records, made when it starts. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Meters(Arc<EngineMeters>);
+
+impl std::ops::Deref for Meters {
+    type Target = EngineMeters;
+
+    fn deref(&self) -> &EngineMeters {
+        &self.0
+    }
+}
+
+/// What is recorded of an engine as a whole.
+pub(crate) struct EngineMeters {
+    /// By number of a compiled rule: its lane. Combinations of one rule share their handles as they share slots.
+    lanes: Box<[u32]>,
+    rules: Box<[RuleMeters]>,
+    mirror_keys: Gauge,
+    mirror_bytes: Gauge,
+    tombstones: Gauge,
+    watch_events: Counter,
+    watch_position: Gauge,
+    watch_lag: Gauge,
+    watch_lag_revisions: Gauge,
+    reconnects: Counter,
+    resyncs: Counter,
+    snapshot: Histogram,
+    crawl: Histogram,
+    crawl_keys: Gauge,
+    crawl_failures: Counter,
+    drift: Counter,
+    requests: Vec<(&'static str, Labels, Counter)>,
+    request_duration: Family<Histogram>,
+    batch: Histogram,
+    renewals: Family<Counter>,
+    leases_lost: Counter,
+    key_leases: Counter,
+    orphans: Counter,
+    restarts: Counter,
+    health: Family<Gauge>,
+}
+
+/// What is recorded of one rule.
+pub(crate) struct RuleMeters {
+    trigger: Histogram,
+    stages: Family<Histogram>,
+    callbacks: Family<Counter>,
+    in_flight: Gauge,
+    stuck: Gauge,
+    ineffective: Counter,
+    locks: Family<Counter>,
+    locks_lost: Counter,
+    commits: Family<Counter>,
+    depth: Gauge,
+    adds: Counter,
+    queue_duration: Histogram,
+    work_duration: Histogram,
+    retries: Counter,
+    unfinished: Gauge,
+    longest_running: Gauge,
+    instances: Gauge,
+    by_state: Family<Gauge>,
+    failing: Gauge,
+    longest_failing: Gauge,
+    evaluations: Family<Counter>,
+}
+
+impl Meters {
+    /// Makes all handles with the recorder that is installed now. `slots`: of the engine.
+    pub(crate) fn new(engine: &str, rules: &[CompiledRule], slots: usize) -> Self {
+        gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+        let labels = Labels::engine(engine);
+        labels.one::<Gauge>(&ENGINE_SLOTS).set(slots as f64);
+        let (lanes, _) = lanes(rules);
+        let mut of_lanes: Vec<RuleMeters> = Vec::new();
+        for (rule, lane) in rules.iter().zip(&lanes) {
+            if *lane as usize == of_lanes.len() {
+                let labels = labels.and("rule", rule.id());
+                labels.one::<Gauge>(&SLOTS).set(rule.concurrency() as f64);
+                of_lanes.push(RuleMeters::new(&labels));
+            }
+        }
+        let requests = REQUEST_DURATION.values.iter().map(|request| {
+            let labels = labels.and("request", request);
+            let ok = labels.and("result", "ok").one(&REQUESTS);
+            (*request, labels, ok)
+        });
+        Self(Arc::new(EngineMeters {
+            lanes,
+            rules: of_lanes.into(),
+            mirror_keys: labels.one(&MIRROR_KEYS),
+            mirror_bytes: labels.one(&MIRROR_BYTES),
+            tombstones: labels.one(&TOMBSTONES),
+            watch_events: labels.one(&WATCH_EVENTS),
+            watch_position: labels.one(&WATCH_POSITION),
+            watch_lag: labels.one(&WATCH_LAG),
+            watch_lag_revisions: labels.one(&WATCH_LAG_REVISIONS),
+            reconnects: labels.one(&RECONNECTS),
+            resyncs: labels.one(&RESYNCS),
+            snapshot: labels.one(&SNAPSHOT),
+            crawl: labels.one(&CRAWL),
+            crawl_keys: labels.one(&CRAWL_KEYS),
+            crawl_failures: labels.one(&CRAWL_FAILURES),
+            drift: labels.one(&DRIFT),
+            requests: requests.collect(),
+            request_duration: labels.each(&REQUEST_DURATION),
+            batch: labels.one(&BATCH),
+            renewals: labels.each(&RENEWALS),
+            leases_lost: labels.one(&LEASES_LOST),
+            key_leases: labels.one(&KEY_LEASES),
+            orphans: labels.one(&ORPHANS),
+            restarts: labels.one(&RESTARTS),
+            health: labels.each(&HEALTH),
+        }))
+    }
+}
+
+impl EngineMeters {
+    pub(crate) fn rule(&self, rule: u32) -> &RuleMeters {
+        self.lane(self.lanes[rule as usize])
+    }
+
+    fn lane(&self, lane: u32) -> &RuleMeters {
+        &self.rules[lane as usize]
+    }
+
+    /// Instances by number of a compiled rule; fewer numbers than there are: none of those.
+    pub(crate) fn instances(&self, counts: &[usize]) {
+        for (lane, meters) in self.rules.iter().enumerate() {
+            let of_lane = counts.iter().zip(&self.lanes).filter(|(_, of)| **of as usize == lane);
+            meters.instances.set(of_lane.map(|(count, _)| *count).sum::<usize>() as f64);
+        }
+    }
+
+    /// Everything that counts by lane what is there at this moment.
+    pub(crate) fn load(&self, load: &[Load], now: Instant) {
+        for (meters, load) in self.rules.iter().zip(load) {
+            meters.load(load, now);
+        }
+    }
+
+    pub(crate) fn note(&self, note: Note) {
+        match note {
+            Note::Added(lane) => self.lane(lane).adds.increment(1),
+            Note::PutOff(lane) => self.lane(lane).retries.increment(1),
+            Note::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
+            Note::Worked(lane, took) => self.lane(lane).work_duration.record(took),
+            Note::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
+        }
+    }
+
+    pub(crate) fn index(&self, index: &Index) {
+        self.mirror_keys.set(index.keys() as f64);
+        self.mirror_bytes.set(index.bytes() as f64);
+        self.tombstones.set(index.tombstones() as f64);
+    }
+
+    pub(crate) fn watch_events(&self, changes: usize) {
+        self.watch_events.increment(changes as u64);
+    }
+
+    pub(crate) fn watch(&self, Furthest { position, lag, revisions }: Furthest) {
+        self.watch_position.set(position as f64);
+        self.watch_lag.set(lag.as_secs_f64());
+        self.watch_lag_revisions.set(revisions as f64);
+    }
+
+    pub(crate) fn reconnect(&self) {
+        self.reconnects.increment(1);
+    }
+
+    pub(crate) fn resync(&self) {
+        self.resyncs.increment(1);
+    }
+
+    pub(crate) fn snapshot(&self, took: Duration) {
+        self.snapshot.record(took);
+    }
+
+    pub(crate) fn crawl(&self, took: Duration, keys: usize, drift: u64) {
+        self.crawl.record(took);
+        self.crawl_keys.set(keys as f64);
+        self.drift.increment(drift);
+    }
+
+    pub(crate) fn crawl_failed(&self) {
+        self.crawl_failures.increment(1);
+    }
+
+    pub(crate) fn etcd_request(&self, request: &'static str, failure: Option<FailureKind>, took: Duration) {
+        self.request_duration.record(request, took);
+        let Some((_, labels, ok)) = self.requests.iter().find(|(known, ..)| *known == request) else {
+            return;
+        };
+        let result = match failure {
+            None => return ok.increment(1),
+            Some(FailureKind::Unreachable) => "unreachable",
+            Some(FailureKind::NoLeader) => "no_leader",
+            Some(FailureKind::NoSpace) => "no_space",
+            Some(FailureKind::Authentication) => "authentication",
+            Some(FailureKind::Permission) => "permission",
+            Some(FailureKind::LeaseGone) => "lease_gone",
+            Some(FailureKind::Compacted) => "compacted",
+            Some(FailureKind::Overloaded) => "overloaded",
+            Some(FailureKind::Rejected) => "rejected",
+        };
+        // Rare: made when it is needed, so that dozens of series that stay empty are not there.
+        labels.and("result", result).one::<Counter>(&REQUESTS).increment(1);
+    }
+
+    pub(crate) fn batch(&self, entries: usize) {
+        self.batch.record(entries as f64);
+    }
+
+    pub(crate) fn lease_renewal(&self, ok: bool) {
+        self.renewals.count(if ok { "ok" } else { "failed" });
+    }
+
+    pub(crate) fn lease_lost(&self) {
+        self.leases_lost.increment(1);
+    }
+
+    pub(crate) fn key_lease(&self) {
+        self.key_leases.increment(1);
+    }
+
+    pub(crate) fn orphan(&self) {
+        self.orphans.increment(1);
+    }
+
+    pub(crate) fn restart(&self) {
+        self.restarts.increment(1);
+    }
+
+    pub(crate) fn health(&self, health: &Health) {
+        let states = Health::NAMES.iter().map(|state| (*state, *state == health.name()));
+        let reasons = Reason::ALL.iter().map(|reason| (reason.name(), health.has(*reason)));
+        for (name, so) in states.chain(reasons) {
+            self.health.set(name, if so { 1.0 } else { 0.0 });
+        }
+    }
+}
+
+impl RuleMeters {
+    fn new(labels: &Labels) -> Self {
+        Self {
+            trigger: labels.one(&TRIGGER),
+            stages: labels.each(&STAGES),
+            callbacks: labels.each(&CALLBACKS),
+            in_flight: labels.one(&IN_FLIGHT),
+            stuck: labels.one(&STUCK),
+            ineffective: labels.one(&INEFFECTIVE),
+            locks: labels.each(&LOCKS),
+            locks_lost: labels.one(&LOCKS_LOST),
+            commits: labels.each(&COMMITS),
+            depth: labels.one(&DEPTH),
+            adds: labels.one(&ADDS),
+            queue_duration: labels.one(&QUEUE_DURATION),
+            work_duration: labels.one(&WORK_DURATION),
+            retries: labels.one(&RETRIES),
+            unfinished: labels.one(&UNFINISHED),
+            longest_running: labels.one(&LONGEST_RUNNING),
+            instances: labels.one(&INSTANCES),
+            by_state: labels.each(&INSTANCES_BY_STATE),
+            failing: labels.one(&FAILING),
+            longest_failing: labels.one(&LONGEST_FAILING),
+            evaluations: labels.each(&EVALUATIONS),
+        }
+    }
+
+    fn load(&self, load: &Load, now: Instant) {
+        let states = &load.states;
+        self.depth.set(states.get(StateKind::Queued) as f64);
+        for (kind, count) in states.iter().filter(|(kind, _)| *kind != StateKind::Untrue) {
+            self.by_state.set(kind.name(), count as f64);
+        }
+        self.unfinished.set(load.working.as_secs_f64());
+        self.longest_running.set(age(load.longest_working, now));
+        self.failing.set(load.failing as f64);
+        self.longest_failing.set(age(load.longest_failing, now));
+    }
+
+    /// The callback begins to run.
+    pub(crate) fn started(&self, path: &Path, now: Instant) {
+        self.in_flight.increment(1.0);
+        self.trigger.record(now.saturating_duration_since(path.due));
+        for (stage, took) in path.stages() {
+            self.stages.record(stage, took);
+        }
+        self.stages.record("start", now.saturating_duration_since(path.mark));
+    }
+
+    /// A callback that had begun has ended.
+    pub(crate) fn ran(&self, took: Duration) {
+        self.in_flight.decrement(1.0);
+        self.stages.record("callback", took);
+    }
+
+    pub(crate) fn finished(&self, finish: &Finish) {
+        self.callbacks.count(finish.outcome());
+    }
+
+    pub(crate) fn locked(&self, end: &LockEnd) {
+        self.locks.count(end.result());
+    }
+
+    pub(crate) fn lock_lost(&self) {
+        self.locks_lost.increment(1);
+    }
+
+    pub(crate) fn ended(&self, end: &EndEnd, took: Duration) {
+        self.commits.count(end.result());
+        self.stages.record("commit", took);
+    }
+
+    pub(crate) fn stuck(&self, change: f64) {
+        self.stuck.increment(change);
+    }
+
+    pub(crate) fn evaluated(&self, verdict: &Verdict) {
+        self.evaluations.count(match verdict {
+            Verdict::True(_) => "true",
+            Verdict::False => "false",
+            Verdict::Failed(_) => "failed",
+        });
+    }
+}
+
+fn age(since: Option<Instant>, now: Instant) -> f64 {
+    since.map_or(0.0, |since| now.saturating_duration_since(since).as_secs_f64())
+}

@@ -1,0 +1,118 @@
+//! Where all watches of an engine stand: told by the watchers, read for the metrics. No clock.
+
+use crate::index::Revision;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Shared by the watchers of an engine.
+#[derive(Clone)]
+pub(crate) struct Standings(Arc<Mutex<Vec<Standing>>>);
+
+#[derive(Clone, Debug)]
+struct Standing {
+    position: Revision,
+    /// Since when there is no stream, if there is none.
+    broken: Option<Instant>,
+    /// Since when it has been behind, if it is.
+    behind: Option<Instant>,
+    /// Revisions that etcd had and had yet to deliver, at the last message.
+    revisions: Revision,
+}
+
+/// The watch that is furthest behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Furthest {
+    /// The latest revision that any of them has received.
+    pub(crate) position: Revision,
+    pub(crate) lag: Duration,
+    pub(crate) revisions: Revision,
+}
+
+impl Standings {
+    /// Of so many watches. None has begun.
+    pub(crate) fn new(watches: usize, now: Instant) -> Self {
+        let standing = Standing { position: 0, broken: Some(now), behind: None, revisions: 0 };
+        Self(Arc::new(Mutex::new(vec![standing; watches])))
+    }
+
+    fn change(&self, watch: u16, change: impl FnOnce(&mut Standing)) {
+        let mut standings = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        change(&mut standings[usize::from(watch)]);
+    }
+
+    /// Changes up to `position` were received, when etcd was at `store`.
+    pub(crate) fn received(&self, watch: u16, position: Revision, store: Revision) {
+        self.change(watch, |standing| {
+            standing.position = standing.position.max(position);
+            standing.revisions = (store - position).max(0);
+        });
+    }
+
+    /// A stream was opened.
+    pub(crate) fn following(&self, watch: u16) {
+        self.change(watch, |standing| standing.broken = None);
+    }
+
+    /// There is no stream since then.
+    pub(crate) fn broken(&self, watch: u16, since: Instant) {
+        self.change(watch, |standing| {
+            standing.broken.get_or_insert(since);
+        });
+    }
+
+    /// It is behind since then, or not.
+    pub(crate) fn behind(&self, watch: u16, since: Option<Instant>) {
+        self.change(watch, |standing| standing.behind = since);
+    }
+
+    pub(crate) fn furthest(&self, now: Instant) -> Furthest {
+        let standings = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let since = standings.iter().flat_map(|standing| [standing.broken, standing.behind]).flatten().min();
+        let behind = standings.iter().filter(|standing| standing.behind.is_some());
+        Furthest {
+            position: standings.iter().map(|standing| standing.position).max().unwrap_or(0),
+            lag: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
+            revisions: behind.map(|standing| standing.revisions).max().unwrap_or(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watch_that_is_furthest_behind_counts() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let standings = Standings::new(2, start);
+        let lag = |now| standings.furthest(at(now)).lag.as_secs();
+        assert_eq!(lag(3), 3, "nothing has begun");
+        standings.following(0);
+        assert_eq!(lag(4), 4, "the other has not");
+        standings.following(1);
+        assert_eq!(lag(9), 0);
+        standings.broken(0, at(10));
+        standings.broken(0, at(12));
+        assert_eq!(lag(15), 5, "since the first time");
+        standings.behind(1, Some(at(8)));
+        assert_eq!(lag(15), 7, "the other is further behind");
+        standings.following(0);
+        standings.behind(1, None);
+        assert_eq!(lag(16), 0);
+    }
+
+    #[test]
+    fn revisions_count_only_of_a_watch_that_is_behind() {
+        let start = Instant::now();
+        let standings = Standings::new(1, start);
+        standings.following(0);
+        standings.received(0, 10, 50);
+        assert_eq!(standings.furthest(start).revisions, 0, "the others may be of keys that nobody watches");
+        standings.behind(0, Some(start));
+        assert_eq!(standings.furthest(start), Furthest { position: 10, lag: Duration::ZERO, revisions: 40 });
+        standings.received(0, 50, 50);
+        assert_eq!(standings.furthest(start).revisions, 0);
+    }
+}
