@@ -4,10 +4,10 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check
+.PHONY: help quickstart test check bench bench-full
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS="--for 30s"
 	@scripts/setup
@@ -22,3 +22,22 @@ check: ## formatting, lints, documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --all-features
+
+BENCH = $(CARGO) bench --features bench --bench
+JSON = --json target/bench.json
+
+bench: ## every goal, on the etcd in the PATH: target/bench.json; about 15 minutes
+	@scripts/setup
+	$(BENCH) decide -- "1M keys" $(JSON)
+	$(BENCH) memory -- $(JSON)
+	$(BENCH) etcd -- $(JSON) $(ARGS)
+
+bench-full: target/etcd36 ## all benchmarks, also on a current etcd, which needs Go: target/bench.json
+	@scripts/setup
+	$(BENCH) decide -- $(JSON)
+	$(BENCH) memory -- $(JSON)
+	$(BENCH) etcd -- --full $(JSON) $(ARGS)
+	$(BENCH) etcd -- --full --server target/etcd36 $(JSON) $(ARGS)
+
+target/etcd36: benches/servers/etcd36/main.go benches/servers/etcd36/go.mod
+	cd benches/servers/etcd36 && go build -o ../../../target/etcd36 .

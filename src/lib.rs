@@ -160,6 +160,9 @@
 // The futures of requests are moved about; those of the application's own are its affair.
 #![cfg_attr(not(test), warn(clippy::large_futures))]
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod metrics;

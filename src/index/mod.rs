@@ -189,6 +189,11 @@ impl Index {
         self.mirror.tombstones()
     }
 
+    #[cfg(feature = "bench")]
+    pub(crate) fn watchers(&self) -> usize {
+        self.prefixes.len()
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
     }

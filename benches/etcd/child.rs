@@ -1,0 +1,100 @@
+//! The side that is measured, as a process of its own: this program again, told what to do by its arguments
+//! and its standard input, answering with lines of JSON.
+
+use crate::spec::{Outcome, Ready, Side, Spec};
+use crate::{engine, floor};
+use serde::de::DeserializeOwned;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// How long a child may take to get ready, or to end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const CHILD: &str = "--child";
+
+/// What this process is to do, if it is a child.
+pub fn spec() -> Option<Spec> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != CHILD).skip(1);
+    arguments.next().map(|spec| serde_json::from_str(&spec).expect("a specification"))
+}
+
+/// A child does its work until its standard input ends.
+pub async fn run(spec: Spec) {
+    let outcome = match spec.side {
+        Side::Engine => engine::run(spec, said, asked_to_end).await,
+        Side::Floor => floor::run(spec, said, asked_to_end).await,
+    };
+    println!("{}", serde_json::to_string(&outcome).expect("JSON"));
+}
+
+fn said(ready: Ready) {
+    println!("{}", serde_json::to_string(&ready).expect("JSON"));
+}
+
+async fn asked_to_end() {
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Ok(Some(_)) = lines.next_line().await {}
+}
+
+pub struct Child {
+    process: tokio::process::Child,
+    stdin: Option<ChildStdin>,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Child {
+    /// Starts it and waits until it is ready.
+    pub async fn start(spec: &Spec) -> (Self, Ready) {
+        let mut command = Command::new(std::env::current_exe().expect("a path of this program"));
+        command.arg(CHILD).arg(serde_json::to_string(spec).expect("JSON"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut process = command.spawn().expect("this program again");
+        let stdin = process.stdin.take();
+        let stdout = process.stdout.take().expect("piped");
+        let mut this = Self { process, stdin, lines: BufReader::new(stdout).lines() };
+        let ready = this.hear().await;
+        (this, ready)
+    }
+
+    async fn hear<T: DeserializeOwned>(&mut self) -> T {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the child says nothing");
+        let line = line.expect("a pipe").expect("the child ended early");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("`{line}`: {error}"))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id().expect("it runs")
+    }
+
+    /// Ends it in order.
+    pub async fn end(mut self) -> Outcome {
+        if let Some(mut stdin) = self.stdin.take() {
+            stdin.flush().await.expect("a pipe");
+        }
+        let outcome = self.hear().await;
+        let status = self.process.wait().await.expect("a child");
+        assert!(status.success(), "the child failed: {status}");
+        outcome
+    }
+}
+
+/// CPU time that a process has used so far.
+pub fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
+    // The name, in parentheses, may contain spaces.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+    // User and system time, in hundredths of a second on every Linux.
+    Duration::from_millis((ticks(11) + ticks(12)) * 10)
+}
+
+/// The most memory that a process has had, in bytes.
+pub fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");
+    let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
+    kib << 10
+}

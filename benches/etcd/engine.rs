@@ -1,0 +1,109 @@
+//! The engine's side of each work.
+
+use crate::clock::{self, Summary};
+use crate::recorder::Crawls;
+use crate::spec::{Lock, Options, Outcome as Ended, Ready, Spec, Work};
+use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// Firings at once where throughput is measured: as many as four requests of 64 transactions carry, for
+/// locks and for commits.
+const SLOTS: usize = 512;
+
+/// Times in nanoseconds, noted by callbacks and comparisons.
+type Times = Arc<Mutex<Vec<u64>>>;
+
+pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Ended {
+    let times = Times::default();
+    let crawls = Crawls::default();
+    let builder = Engine::builder("bench", [spec.endpoint]);
+    let mut await_jobs = 0;
+    let builder = match spec.work {
+        Work::Latency(options) => latency(builder, options, &times, &crawls),
+        Work::Burst { lock, jobs } => {
+            await_jobs = jobs;
+            burst(builder, lock)
+        }
+        Work::Lag => builder.rule(lag(&times)),
+        Work::Ready => builder.rule(items()),
+    };
+    let engine = builder.build().expect("a correct engine");
+    let begin = Instant::now();
+    let engine = engine.start().await.expect("a start");
+    engine.ready().await;
+    let seconds = begin.elapsed().as_secs_f64();
+    let mut keys = engine.stats().await.expect("figures").keys;
+    while keys < await_jobs {
+        sleep(Duration::from_millis(5)).await;
+        keys = engine.stats().await.expect("figures").keys;
+    }
+    ready(Ready { seconds, keys });
+    end().await;
+    engine.shutdown(Duration::from_secs(5)).await.expect("an end in order");
+    let times = std::mem::take(&mut *times.lock().expect("no panic"));
+    Ended { latency: Summary::of(times), crawls: crawls.take(), slowed: 0 }
+}
+
+fn latency(mut builder: EngineBuilder, options: Options, times: &Times, crawls: &Crawls) -> EngineBuilder {
+    let times = times.clone();
+    let slow = options.slow.map(Duration::from_millis);
+    let job = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let now = clock::now();
+        let start: Option<u64> = firing.value("/jobs/:id").and_then(|value| value.parse()).filter(|s| *s > 0);
+        let slow = slow.filter(|_| start.is_some_and(|start| start / 1000 % 100 == 0));
+        if let (Some(start), None) = (start, slow) {
+            times.lock().expect("no panic").push(now.saturating_sub(start));
+        }
+        async move {
+            if let Some(slow) = slow {
+                sleep(slow).await;
+            }
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        }
+    });
+    builder = builder.rule(job);
+    if options.items {
+        builder = builder.rule(items());
+    }
+    if let Some(interval) = options.crawl {
+        crawls.install();
+        builder = builder.crawl_interval(Duration::from_millis(interval));
+    }
+    builder
+}
+
+/// A rule over many items, none of which is `active`.
+fn items() -> Rule {
+    Rule::new("item")
+        .when(key("/items/:id").equals("active") & key("/enabled").exists())
+        .run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) })
+}
+
+fn burst(builder: EngineBuilder, lock: Lock) -> EngineBuilder {
+    let rule = Rule::new("job").concurrency(SLOTS);
+    let new = key("/go").exists();
+    let rule = match lock {
+        Lock::Own => rule.when(new & key("/jobs/:id").equals("new")),
+        Lock::None => rule.when(new & key("/jobs/:id").equals("new")).optimistic(),
+        Lock::Shared(_) => rule.when(new & key("/jobs/:group/:id").equals("new")).lock("/:group"),
+    };
+    let pattern = if matches!(lock, Lock::Shared(_)) { "/jobs/:group/:id" } else { "/jobs/:id" };
+    builder.concurrency(SLOTS).rule(rule.run(move |firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().put(pattern, "done").into())
+    }))
+}
+
+/// A comparison that notes how old the change is that it sees, and is never true.
+fn lag(times: &Times) -> Rule {
+    let times = times.clone();
+    let condition = key("/load/:id/hot").compare("notes the lag", move |value| {
+        let text = value.and_then(|value| std::str::from_utf8(value).ok());
+        if let Some(start) = text.and_then(|text| text.parse::<u64>().ok()) {
+            times.lock().expect("no panic").push(clock::now().saturating_sub(start));
+        }
+        false
+    });
+    Rule::new("lag").when(condition).run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) })
+}

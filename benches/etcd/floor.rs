@@ -1,0 +1,212 @@
+//! The bare client's side of each work: the same etcd operations, batched alike, and nothing else.
+
+use crate::clock::{self, Summary};
+use crate::load;
+use crate::server::connect;
+use crate::spec::{Lock, Outcome, Ready, Spec, Work};
+use etcd_client::{
+    Client, Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
+};
+use futures_util::StreamExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::time::Instant;
+
+/// Transactions in a request, and requests in flight: as the engine's own.
+const BATCH: usize = 64;
+const IN_FLIGHT: usize = 4;
+
+/// What is written into a lock, as long as what the engine writes.
+const HOLDER: &str = r#"{"engine":"bench","nonce":12345678901234567890,"since":1700000000000}"#;
+
+pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Outcome {
+    let client = connect(&spec.endpoint).await;
+    let times = Arc::new(Mutex::new(Vec::new()));
+    match spec.work {
+        Work::Latency(_) => {
+            let stream = watch(&client, "/jobs/").await;
+            let lease = client.lease_client().grant(60, None).await.expect("a lease").id();
+            tokio::spawn(latency(client, stream, lease, times.clone()));
+            ready(Ready { seconds: 0.0, keys: 0 });
+            end().await;
+        }
+        Work::Burst { lock, jobs } => {
+            let mut go = watch(&client, "/go").await;
+            let lease = client.lease_client().grant(60, None).await.expect("a lease").id();
+            let keys = jobs_to_do(&client).await;
+            assert_eq!(keys.len(), jobs);
+            ready(Ready { seconds: 0.0, keys: jobs });
+            let switch = loop {
+                let message = go.message().await.expect("a stream").expect("a message");
+                if let Some(kv) = message.events().first().and_then(|event| event.kv()) {
+                    break kv.mod_revision();
+                }
+            };
+            burst(&client, keys, lock, lease, switch).await;
+            end().await;
+        }
+        Work::Lag => {
+            let stream = watch(&client, "/load/").await;
+            tokio::spawn(lag(stream, times.clone()));
+            ready(Ready { seconds: 0.0, keys: 0 });
+            end().await;
+        }
+        Work::Ready => {
+            let begin = Instant::now();
+            let keys = read(&client).await;
+            ready(Ready { seconds: begin.elapsed().as_secs_f64(), keys });
+            end().await;
+        }
+    }
+    let times = std::mem::take(&mut *times.lock().expect("no panic"));
+    Outcome { latency: Summary::of(times), ..Outcome::default() }
+}
+
+async fn watch(client: &Client, prefix: &str) -> WatchStream {
+    let mut watch = client.watch_client().max_decoding_message_size(usize::MAX >> 1);
+    watch.watch(prefix, Some(WatchOptions::new().with_prefix())).await.expect("a watch")
+}
+
+/// One transaction an event, at once.
+async fn latency(client: Client, mut stream: WatchStream, lease: i64, times: Arc<Mutex<Vec<u64>>>) {
+    while let Ok(Some(response)) = stream.message().await {
+        for event in response.events().iter().filter(|event| event.event_type() == EventType::Put) {
+            let kv = event.kv().expect("a key");
+            let key = kv.key_str().expect("text").to_owned();
+            let start: u64 = kv.value_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+            let (mut kv, times) = (client.kv_client(), times.clone());
+            tokio::spawn(async move {
+                let exists = Compare::create_revision(key.as_str(), CompareOp::Greater, 0);
+                let answer = kv.txn(take(&key, vec![exists], lease)).await.expect("a lock");
+                if start > 0 {
+                    times.lock().expect("no panic").push(clock::now().saturating_sub(start));
+                }
+                let fence = answer.header().map_or(0, |header| header.revision());
+                let _ = kv.txn(give_back(&key, fence, TxnOp::delete(key.as_str(), None))).await;
+            });
+        }
+    }
+}
+
+fn lock_key(key: &str) -> String {
+    format!("/locks{key}")
+}
+
+/// Lock and verify.
+fn take(key: &str, verify: Vec<Compare>, lease: i64) -> Txn {
+    let lock = lock_key(key);
+    let mark = format!("/marks{key}");
+    let mut compares = vec![
+        Compare::create_revision(lock.as_str(), CompareOp::Equal, 0),
+        Compare::mod_revision(mark, CompareOp::Equal, 0),
+    ];
+    compares.extend(verify);
+    Txn::new()
+        .when(compares)
+        .and_then([TxnOp::put(lock.as_str(), HOLDER, load::leased(lease))])
+        .or_else([TxnOp::get(lock.as_str(), None), TxnOp::get(key, None)])
+}
+
+/// Commit and unlock.
+fn give_back(key: &str, fence: i64, effect: TxnOp) -> Txn {
+    let lock = lock_key(key);
+    Txn::new()
+        .when([Compare::create_revision(lock.as_str(), CompareOp::Equal, fence)])
+        .and_then([effect, TxnOp::delete(lock.as_str(), None)])
+}
+
+async fn jobs_to_do(client: &Client) -> Vec<(String, i64)> {
+    let mut kv = client.kv_client().max_decoding_message_size(usize::MAX >> 1);
+    let found = kv.get("/jobs/", Some(GetOptions::new().with_prefix())).await.expect("the jobs");
+    found.kvs().iter().map(|kv| (kv.key_str().expect("text").to_owned(), kv.mod_revision())).collect()
+}
+
+async fn burst(client: &Client, jobs: Vec<(String, i64)>, lock: Lock, lease: i64, switch: i64) {
+    let jobs = Arc::new(jobs);
+    let next = Arc::new(AtomicUsize::new(0));
+    let lanes = (0..IN_FLIGHT).map(|_| {
+        let (mut kv, jobs, next) = (client.kv_client(), jobs.clone(), next.clone());
+        tokio::spawn(async move {
+            loop {
+                let first = next.fetch_add(BATCH, Ordering::Relaxed);
+                let Some(mine) = jobs.get(first..jobs.len().min(first + BATCH)) else { return };
+                if mine.is_empty() {
+                    return;
+                }
+                let effect = |key: &str| TxnOp::put(key, "done", None);
+                let txns: Vec<TxnOp> = match lock {
+                    Lock::None => mine
+                        .iter()
+                        .map(|(key, revision)| {
+                            let unchanged =
+                                |key: &str, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
+                            let compares = vec![
+                                unchanged(key, *revision),
+                                unchanged("/go", switch),
+                                unchanged(&format!("/marks{key}"), 0),
+                            ];
+                            let otherwise = [TxnOp::get(key.as_str(), None), TxnOp::get("/go", None)];
+                            Txn::new().when(compares).and_then([effect(key)]).or_else(otherwise)
+                        })
+                        .map(TxnOp::txn)
+                        .collect(),
+                    Lock::Own | Lock::Shared(_) => {
+                        let locks = mine.iter().map(|(key, _)| {
+                            let is_new = Compare::value(key.as_str(), CompareOp::Equal, "new");
+                            let may = Compare::create_revision("/go", CompareOp::Greater, 0);
+                            TxnOp::txn(take(key, vec![is_new, may], lease))
+                        });
+                        let locks = Txn::new().and_then(locks.collect::<Vec<_>>());
+                        let answer = kv.txn(locks).await.expect("locks");
+                        let fence = answer.header().map_or(0, |header| header.revision());
+                        let won = |answer: TxnOpResponse| {
+                            assert!(matches!(answer, TxnOpResponse::Txn(txn) if txn.succeeded()));
+                        };
+                        answer.op_responses().into_iter().for_each(won);
+                        mine.iter().map(|(key, _)| TxnOp::txn(give_back(key, fence, effect(key)))).collect()
+                    }
+                };
+                kv.txn(Txn::new().and_then(txns)).await.expect("commits");
+            }
+        })
+    });
+    for lane in lanes.collect::<Vec<_>>() {
+        lane.await.expect("no panic");
+    }
+}
+
+async fn lag(mut stream: WatchStream, times: Arc<Mutex<Vec<u64>>>) {
+    while let Ok(Some(response)) = stream.message().await {
+        let now = clock::now();
+        let mut times = times.lock().expect("no panic");
+        for kv in response.events().iter().filter_map(|event| event.kv()) {
+            if kv.key().ends_with(b"hot") {
+                let start = kv.value_str().ok().and_then(|text| text.parse::<u64>().ok());
+                times.push(now.saturating_sub(start.unwrap_or(0)));
+            }
+        }
+    }
+}
+
+/// Everything below `/items/` at one revision, in 256 ranges, four at a time. The split points are known.
+async fn read(client: &Client) -> usize {
+    const RANGES: usize = 256;
+    let kv = || client.kv_client().max_decoding_message_size(usize::MAX >> 1);
+    let count = GetOptions::new().with_prefix().with_count_only();
+    let counted = kv().get("/items/", Some(count)).await.expect("a count");
+    let all = counted.count() as usize;
+    let revision = counted.header().map_or(0, |header| header.revision());
+    let point = |range: usize| match range {
+        RANGES => "/items0".to_owned(),
+        range => load::item(all * range / RANGES).0,
+    };
+    let reads = (0..RANGES).map(|range| {
+        let options = GetOptions::new().with_range(point(range + 1)).with_revision(revision);
+        let (mut kv, start) = (kv(), point(range));
+        async move { kv.get(start, Some(options)).await.expect("a range").kvs().len() }
+    });
+    let read = futures_util::stream::iter(reads).buffer_unordered(IN_FLIGHT);
+    let keys = read.fold(0, |sum, keys| async move { sum + keys }).await;
+    assert_eq!(keys, all);
+    keys
+}

@@ -1,0 +1,162 @@
+//! What puts load on a server, and what sees its effects.
+
+use crate::clock;
+use etcd_client::{Client, EventType, PutOptions, Txn, TxnOp, WatchOptions};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Puts `/jobs/<n>` at a rate, whatever the server makes of it; each value is the time before its put.
+/// Returns how many.
+pub async fn jobs(client: &Client, rate: u64, length: Duration) -> usize {
+    paced(rate, length, |n| {
+        let mut kv = client.kv_client();
+        async move { kv.put(format!("/jobs/{n}"), clock::now().to_string(), None).await.map(|_| ()) }
+    })
+    .await
+}
+
+/// Calls `put` with consecutive numbers at a rate.
+pub async fn paced<F>(rate: u64, length: Duration, put: impl Fn(u64) -> F) -> usize
+where
+    F: Future<Output = Result<(), etcd_client::Error>> + Send + 'static,
+{
+    let begin = Instant::now();
+    let mut puts = JoinSet::new();
+    let all = rate * length.as_secs();
+    for n in 0..all {
+        sleep_until(begin + Duration::from_nanos(1_000_000_000 / rate * n)).await;
+        puts.spawn(put(n));
+        while let Some(done) = puts.try_join_next() {
+            done.expect("no panic").expect("a put");
+        }
+    }
+    while let Some(done) = puts.join_next().await {
+        done.expect("no panic").expect("a put");
+    }
+    all as usize
+}
+
+/// Puts many keys quickly, 120 in a transaction.
+pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, String)) {
+    const TXN: usize = 120;
+    let free = Arc::new(Semaphore::new(6));
+    let mut out = JoinSet::new();
+    for first in (0..count).step_by(TXN) {
+        let permit = free.clone().acquire_owned().await.expect("open");
+        let puts = (first..count.min(first + TXN)).map(key).map(|(key, value)| TxnOp::put(key, value, None));
+        let txn = Txn::new().and_then(puts.collect::<Vec<_>>());
+        let mut kv = client.kv_client();
+        out.spawn(async move {
+            kv.txn(txn).await.expect("a transaction");
+            drop(permit);
+        });
+        while let Some(done) = out.try_join_next() {
+            done.expect("no panic");
+        }
+    }
+    while let Some(done) = out.join_next().await {
+        done.expect("no panic");
+    }
+}
+
+/// A million items and the like: keys that exist.
+pub fn item(n: usize) -> (String, String) {
+    (format!("/items/item-{n:08}"), format!("idle-{n:010}"))
+}
+
+/// How changes are put when as many as possible are.
+#[derive(Clone, Copy, Debug)]
+pub enum Flood {
+    /// So many single puts in flight.
+    Puts(usize),
+    /// Transactions of so many keys, four in flight.
+    Txns(usize),
+}
+
+/// Floods `/load/<n>/…` for a time. One key in `every` is hot; values are the time before the put.
+/// Returns keys a second.
+pub async fn flood(client: &Client, flood: Flood, every: usize, length: Duration) -> f64 {
+    let next = Arc::new(AtomicUsize::new(0));
+    let (lanes, keys) = match flood {
+        Flood::Puts(lanes) => (lanes, 1),
+        Flood::Txns(keys) => (4, keys),
+    };
+    let begin = Instant::now();
+    let mut out = JoinSet::new();
+    for _ in 0..lanes {
+        let (mut kv, next) = (client.kv_client(), next.clone());
+        out.spawn(async move {
+            while begin.elapsed() < length {
+                let first = next.fetch_add(keys, Ordering::Relaxed);
+                let now = clock::now().to_string();
+                let key = |n: usize| {
+                    // Ten thousand keys, put again and again.
+                    format!("/load/{}/{}", n % 10_000, if n.is_multiple_of(every) { "hot" } else { "cold" })
+                };
+                if keys == 1 {
+                    kv.put(key(first), now, None).await.expect("a put");
+                } else {
+                    let puts = (first..first + keys).map(|n| TxnOp::put(key(n), now.as_str(), None));
+                    kv.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.expect("a transaction");
+                }
+            }
+        });
+    }
+    while let Some(done) = out.join_next().await {
+        done.expect("no panic");
+    }
+    next.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64()
+}
+
+/// How long anything measured may take: something is broken then.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Counts jobs that are done, as a bare watch tells.
+pub struct Observer {
+    done: tokio::sync::watch::Receiver<usize>,
+    watching: tokio::task::JoinHandle<()>,
+}
+
+impl Observer {
+    pub async fn start(client: &Client) -> Self {
+        let mut watch = client.watch_client().max_decoding_message_size(usize::MAX >> 1);
+        let mut stream =
+            watch.watch("/jobs/", Some(WatchOptions::new().with_prefix())).await.expect("a watch");
+        let (counted, done) = tokio::sync::watch::channel(0);
+        let watching = tokio::spawn(async move {
+            while let Ok(Some(response)) = stream.message().await {
+                let is_done = |event: &&etcd_client::Event| {
+                    event.event_type() == EventType::Put && event.kv().is_some_and(|kv| kv.value() == b"done")
+                };
+                let new = response.events().iter().filter(is_done).count();
+                counted.send_modify(|count| *count += new);
+            }
+        });
+        Self { done, watching }
+    }
+
+    pub fn done(&self) -> usize {
+        *self.done.borrow()
+    }
+
+    pub async fn until(&mut self, count: usize) {
+        let waiting = timeout(PATIENCE, self.done.wait_for(|done| *done >= count)).await;
+        let seen = waiting.map(|seen| *seen.expect("a watch"));
+        seen.unwrap_or_else(|_| panic!("{} of {count} were done after {PATIENCE:?}", self.done()));
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
+}
+
+/// Options of a put under a lease.
+pub fn leased(lease: i64) -> Option<PutOptions> {
+    Some(PutOptions::new().with_lease(lease))
+}

@@ -1,0 +1,90 @@
+//! The engine beside its floor, the bare client doing the same operations, on private etcd servers.
+//!
+//! `cargo bench --bench etcd -- --help`. Server, load and observer, and the side that is measured are processes
+//! of their own; every round has a fresh server, and the rounds of both sides take turns.
+
+#![allow(unreachable_pub, reason = "a program of several files, no library")]
+
+#[path = "../shared/report.rs"]
+mod report;
+#[path = "../../tests/support/etcd.rs"]
+mod support;
+
+mod child;
+mod clock;
+mod engine;
+mod floor;
+mod load;
+mod recorder;
+mod rows;
+mod server;
+mod spec;
+
+use clap::Parser;
+use report::Row;
+use server::Server;
+use std::path::PathBuf;
+
+#[derive(Parser)]
+struct Options {
+    /// Only rows whose group begins with one of these: latency, throughput, lag, start, crawl, bursts.
+    groups: Vec<String>,
+    /// Also the rows that no goal is about.
+    #[arg(long)]
+    full: bool,
+    /// The server: a name on the PATH, or a path.
+    #[arg(long, default_value = "etcd")]
+    server: String,
+    /// One more flag of the server, such as `--backend-batch-limit=1000`; may be repeated.
+    #[arg(long, allow_hyphen_values = true)]
+    flag: Vec<String>,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Adds the rows to this file, relative to the package.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Added by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Added by `cargo test`: only whether it runs is asked.
+    #[arg(long, hide = true)]
+    test: bool,
+}
+
+/// What every row needs.
+struct Bench {
+    server: Server,
+    rounds: usize,
+    full: bool,
+}
+
+fn main() {
+    if let Some(spec) = child::spec() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        return runtime.expect("a runtime").block_on(child::run(spec));
+    }
+    let options = Options::parse();
+    if options.test {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(run(options));
+}
+
+async fn run(options: Options) {
+    let server = Server::new(options.server, options.flag);
+    report::print_head(server.label());
+    let bench = Bench { server, rounds: options.rounds, full: options.full };
+    let wanted = |group: &str| {
+        options.groups.is_empty() || options.groups.iter().any(|wanted| group.starts_with(wanted.as_str()))
+    };
+    for group in rows::GROUPS {
+        if wanted(group) {
+            let rows = rows::measure(&bench, group).await;
+            rows.iter().for_each(Row::print);
+            if let Some(json) = &options.json {
+                report::add(json, &rows);
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! The rows of the table, by group.
+
+mod crawl;
+mod lag;
+mod latency;
+mod start;
+mod throughput;
+
+use crate::Bench;
+use crate::child::Child;
+use crate::report::Row;
+use crate::server::Running;
+use crate::spec::{Ready, Side, Spec, Work};
+
+pub const GROUPS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
+
+pub async fn measure(bench: &Bench, group: &str) -> Vec<Row> {
+    match group {
+        "latency" => latency::rows(bench).await,
+        "throughput" => throughput::rows(bench).await,
+        "lag" => lag::rows(bench).await,
+        "start" => start::rows(bench).await,
+        "crawl" => crawl::rows(bench).await,
+        other => unreachable!("no group `{other}`"),
+    }
+}
+
+async fn child(server: &Running, side: Side, work: Work) -> (Child, Ready) {
+    Child::start(&Spec { side, endpoint: server.endpoint(), work }).await
+}
+
+/// A figure of every round.
+fn each<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> Vec<f64> {
+    rounds.iter().map(figure).collect()
+}

@@ -1,0 +1,49 @@
+//! How far behind a watch is while etcd is flooded with changes.
+
+use super::{child, each};
+use crate::Bench;
+use crate::clock::Summary;
+use crate::load::{self, Flood};
+use crate::report::{Row, median};
+use crate::spec::{Side, Work};
+use std::time::Duration;
+use tokio::time::sleep;
+
+const LENGTH: Duration = Duration::from_secs(4);
+
+pub async fn rows(bench: &Bench) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let floods = [
+        (Flood::Puts(64), "64 puts in flight"),
+        (Flood::Puts(256), "256 puts in flight"),
+        (Flood::Txns(120), "120-key transactions"),
+    ];
+    for (flood, shown) in floods {
+        for every in [100, 1] {
+            let (mut floor, mut ours) = (Vec::new(), Vec::new());
+            for _ in 0..bench.rounds {
+                floor.push(once(bench, Side::Floor, flood, every).await);
+                ours.push(once(bench, Side::Engine, flood, every).await);
+            }
+            let millis = |rounds: &[Summary]| each(rounds, |summary| summary.p99 / 1e3);
+            let (floor, ours) = (millis(&floor), millis(&ours));
+            // 1.1 times the bare watcher's and 5 ms, as a ratio.
+            let goal = format!("<={:.3}", 1.1 + 5.0 / median(&floor));
+            let name = format!("lag: {shown}, {} % relevant, p99", 100 / every);
+            rows.push(Row::new(name, "ms", bench.server.label(), &ours).floor(&floor).goal(goal));
+        }
+    }
+    rows
+}
+
+async fn once(bench: &Bench, side: Side, flood: Flood, every: usize) -> Summary {
+    let server = bench.server.fresh().await;
+    let (child, _) = child(&server, side, Work::Lag).await;
+    sleep(Duration::from_millis(200)).await;
+    load::flood(&server.client, flood, every, LENGTH).await;
+    // What is behind by more is late all the same.
+    sleep(Duration::from_secs(1)).await;
+    let outcome = child.end().await;
+    assert!(outcome.latency.count > 0, "something was seen");
+    outcome.latency
+}

@@ -1,0 +1,64 @@
+//! What a child process is to do.
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    pub side: Side,
+    pub endpoint: String,
+    pub work: Work,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Side {
+    Engine,
+    /// The bare client.
+    Floor,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Work {
+    /// Whatever is put below `/jobs/` is taken with a lock, timed and deleted.
+    Latency(Options),
+    /// `/jobs/<n>`, as many as are there and `new`, become `done` once there is `/go`.
+    Burst { lock: Lock, jobs: usize },
+    /// Times when changes of `/load/<n>/hot` are known.
+    Lag,
+    /// Reads everything below `/items/`.
+    Ready,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lock {
+    /// One an instance.
+    Own,
+    /// One for so many jobs.
+    Shared(usize),
+    None,
+}
+
+/// How the engine differs from its defaults.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Options {
+    /// Milliseconds from the end of a crawl to the next.
+    pub crawl: Option<u64>,
+    /// A second rule, over so much else: `/items/:id`, with the switch `/enabled`.
+    pub items: bool,
+    /// One callback in a hundred takes so many milliseconds.
+    pub slow: Option<u64>,
+}
+
+/// What a child says once it is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ready {
+    pub seconds: f64,
+    pub keys: usize,
+}
+
+/// What a child says at its end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    pub latency: crate::clock::Summary,
+    pub crawls: Vec<f64>,
+    pub slowed: usize,
+}

@@ -1,0 +1,31 @@
+//! Rules and keys of the benchmarks in memory.
+
+#![allow(dead_code, unreachable_pub, reason = "every benchmark is a crate of its own and takes a part")]
+
+use etcd_rules::{Condition, Engine, Error, Firing, Outcome, Rule, Value, key};
+
+/// `rules` rules of `leaves` leaves each, every one over keys of its own kind. The first leaf tests the key
+/// that exists; of the others, which are about absent keys, all hold.
+pub fn engine(rules: usize, leaves: usize) -> Engine {
+    let rule = |number: usize| {
+        let own = |what: &str| format!("/app/kind-{number:05}/items/:id/{what}");
+        let mut condition: Condition = key(own("state")).equals("active");
+        for leaf in 1..leaves {
+            condition = condition & key(own(&format!("done-{leaf}"))).absent();
+        }
+        Rule::new(format!("rule-{number}"))
+            .when(condition)
+            .run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) })
+    };
+    Engine::builder("bench", ["127.0.0.1:1"]).rules((0..rules).map(rule)).build().expect("correct rules")
+}
+
+/// Key number `n`, dealt out to the rules in turn.
+pub fn item(n: usize, rules: usize) -> String {
+    format!("/app/kind-{:05}/items/item-{:08}/state", n % rules, n / rules)
+}
+
+/// A value that makes no instance true.
+pub fn value(n: usize) -> Value {
+    Value::from(format!("idle-{:010}", n).into_bytes())
+}

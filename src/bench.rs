@@ -1,0 +1,91 @@
+//! The path of a change without etcd, for the benchmarks in `benches/`. Not part of the API.
+#![allow(missing_docs)]
+
+use crate::Engine;
+use crate::dispatch::messages::Verdict;
+use crate::evaluate::{Order, decide};
+use crate::index::{Change, Decide, Found, Index, Purpose, Revision};
+use crate::rule::CompiledRule;
+use crate::value::Value;
+use std::sync::Arc;
+
+/// The index of an engine and what decides its orders, without actors.
+pub struct Decider {
+    index: Index,
+    rules: Arc<[CompiledRule]>,
+    revision: Revision,
+    orders: Vec<Decide>,
+}
+
+/// Changes, decoded as the watch hands them on.
+pub struct Changes(Vec<Change>);
+
+impl Decider {
+    /// Of an engine with the rules to measure; it is not started.
+    pub fn new(engine: &Engine) -> Self {
+        let config = &engine.config;
+        let index =
+            Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), config.env.hasher());
+        Self { index, rules: config.rules.clone(), revision: 1, orders: Vec::new() }
+    }
+
+    /// The first snapshot, with everything decided that it implies; returns how much of it was true.
+    pub fn snapshot(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> usize {
+        const PAGE: usize = 4096;
+        const BUDGET: usize = 4096;
+        let mut keys = keys.into_iter().peekable();
+        let watchers = 0..self.index.watchers() as u16;
+        let views: Vec<_> =
+            watchers.filter_map(|w| self.index.open_view(w, self.revision, Purpose::Snapshot)).collect();
+        while keys.peek().is_some() {
+            let found = |(key, value): (String, Value)| Found {
+                key: key.into_bytes(),
+                value,
+                revision: self.revision,
+            };
+            // Which view tells a key does not matter: its watcher is known by its prefix.
+            let page = keys.by_ref().take(PAGE).map(found).collect();
+            self.index.view_page(views[0], page);
+        }
+        for view in views {
+            self.index.close_view(view);
+        }
+        let mut held = 0;
+        while self.index.has_backlog() {
+            self.index.work(BUDGET);
+            held += self.drain();
+        }
+        held
+    }
+
+    /// Puts of these keys, each at a revision of its own.
+    pub fn puts(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> Changes {
+        let put = |(key, value): (String, Value)| {
+            self.revision += 1;
+            Change::Put { key: key.into_bytes(), value, revision: self.revision }
+        };
+        Changes(keys.into_iter().map(put).collect())
+    }
+
+    /// Takes changes in and decides what they concern; returns how many instances are true.
+    pub fn decide(&mut self, Changes(changes): Changes) -> usize {
+        for change in changes {
+            self.index.apply(change);
+        }
+        self.drain()
+    }
+
+    fn drain(&mut self) -> usize {
+        self.index.drain(&mut self.orders);
+        let decided = self.orders.drain(..).map(|order| decide(&self.rules, Order::Decide(order)));
+        decided.filter(|decided| matches!(decided.verdict, Verdict::True(_))).count()
+    }
+
+    pub fn keys(&self) -> usize {
+        self.index.keys()
+    }
+
+    pub fn instances(&self) -> usize {
+        self.index.instances()
+    }
+}
