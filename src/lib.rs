@@ -191,7 +191,7 @@ mod watch;
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
-pub use engine::{Engine, EngineBuilder, EngineHandle, Health, Problem, Reason, Stats};
+pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Health, Problem, Reason, Stats};
 pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{Commit, Firing, Outcome};

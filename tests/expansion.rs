@@ -341,3 +341,53 @@ fn expansions_and_constraints_that_make_no_sense_are_mistakes() {
     assert!(mistakes(built(joined.clone())).contains("no pattern binds all of its attributes"));
     assert_eq!(watched(built(joined).expand("geo", ["na"])), ["/na/x", "/y/"]);
 }
+
+/// An engine that is not running decides on given keys as one that starts would.
+#[test]
+fn what_an_engine_would_decide_can_be_asked_without_an_etcd() {
+    let rules = [
+        Rule::new("copy").when(key("/:geo/in/:id").exists() & key("/:geo/out/:id").absent()).run(nothing),
+        Rule::new("init").when(key("/:geo/ready").absent()).run(nothing),
+        Rule::new("rest").when(key("/*path").equals("x")).run(nothing),
+    ];
+    let engine = Engine::builder("test", ["127.0.0.1:2379"])
+        .rules(rules)
+        .expand("geo", ["na", "eu"])
+        .constrain("id", "", ["12"])
+        .build()
+        .unwrap();
+    let keys = [
+        ("/na/in/1", "a"),
+        ("/na/in/3", "a"),
+        ("/eu/in/2", "b"),
+        ("/eu/out/2", "b"),
+        ("/us/in/1", "c"),
+        ("/eu/ready", "x"),
+        ("/etcd-rules/test/lock/copy/na/1", "x"),
+    ];
+    let found = engine.instances_on(keys);
+    let found: Vec<String> = found
+        .iter()
+        .map(|found| format!("{} {} {}", found.rule, found.attributes, found.explanation.truth))
+        .collect();
+    assert_eq!(
+        found[..4],
+        ["copy geo=na id=1 true", "copy geo=eu id=2 false", "init geo=na true", "init geo=eu false"]
+    );
+    let rest = ["eu/in/2", "eu/out/2", "eu/ready", "na/in/1", "na/in/3", "us/in/1"];
+    let rest = rest.map(|path| format!("rest path={path} {}", path == "eu/ready"));
+    assert_eq!(found[4..], rest, "keys of engines match nothing");
+
+    let ask = |rule, pairs: &[(&str, &str)]| engine.evaluate_on(rule, &attributes(pairs), keys);
+    let text = |rule, pairs: &[(&str, &str)]| ask(rule, pairs).unwrap().to_string();
+    assert_eq!(
+        text("copy", &[("geo", "eu"), ("id", "2")]),
+        "✗ and\n  ✓ /eu/in/2 exists  (it is \"b\")\n  ✗ /eu/out/2 is absent  (it is \"b\")\n"
+    );
+    assert!(text("copy", &[("geo", "us"), ("id", "1")]).contains("expands"));
+    assert!(text("copy", &[("geo", "na"), ("id", "3")]).contains("constrains"));
+    assert!(!ask("rest", &[("path", "etcd-rules/test/lock/copy/na/1")]).unwrap().truth);
+    assert!(matches!(ask("other", &[]), Err(Error::UnknownRule(_))));
+    assert!(matches!(ask("copy", &[("geo", "na")]), Err(Error::UnknownAttribute(_))));
+    assert!(matches!(ask("copy", &[("geo", "na"), ("id", "1/2")]), Err(Error::Format(_))));
+}

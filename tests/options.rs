@@ -8,7 +8,7 @@ use etcd_rules::{ConnectOptions, Engine, EngineBuilder, Error, Firing, Health, O
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Etcd, assert_nothing_left, eventually};
+use support::{Etcd, Proxy, assert_nothing_left, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -336,4 +336,168 @@ async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
     assert_eq!(ttls, [("a", 7), ("b", 4), ("c", 4), ("d", 20)]);
     assert_eq!(seen[1].1, seen[2].1, "the same TTL, the same lease");
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_lie_below_the_namespace() {
+    let etcd = Etcd::start().await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = seen.clone();
+    let rule = Rule::new("look").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let log = log.clone();
+        async move {
+            let prefix = etcd_client::GetOptions::new().with_prefix().with_keys_only();
+            let locks = firing.client().await?.kv_client().get("/own/", Some(prefix)).await;
+            let locks = locks.map_err(|error| Error::Etcd(error.to_string()))?;
+            log.lock().unwrap().extend(locks.kvs().iter().map(|kv| kv.key_str().unwrap().to_owned()));
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        }
+    });
+    let running = engine(&etcd).namespace("/own/place").rule(rule).build().unwrap().start().await.unwrap();
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+    assert_eq!(*seen.lock().unwrap(), ["/own/place/lock/look/1"]);
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/own/", SECOND).await;
+}
+
+/// A rule that notes how many of its callbacks run at once at most, and all rules that share `all`.
+fn crowd(id: &'static str, all: &Arc<[AtomicUsize; 2]>, own: &Arc<[AtomicUsize; 2]>) -> Rule {
+    let (all, own) = (all.clone(), own.clone());
+    Rule::new(id).when(key(format!("/{id}/:n")).exists()).run(move |firing: Firing| {
+        let counts = [all.clone(), own.clone()];
+        async move {
+            for count in &counts {
+                count[1].fetch_max(count[0].fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            }
+            sleep(50 * MS).await;
+            for count in &counts {
+                count[0].fetch_sub(1, Ordering::SeqCst);
+            }
+            Ok::<Outcome, Error>(firing.commit().delete(&format!("/{id}/:n")).into())
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
+    let etcd = Etcd::start().await;
+    for n in 0..20 {
+        etcd.put(&format!("/plain/{n}"), "").await;
+        etcd.put(&format!("/greedy/{n}"), "").await;
+    }
+    let [all, plain, greedy]: [Arc<[AtomicUsize; 2]>; 3] = Default::default();
+    let rules = [crowd("plain", &all, &plain), crowd("greedy", &all, &greedy).concurrency(5)];
+    let running = engine(&etcd).rules(rules).concurrency(6).build().unwrap().start().await.unwrap();
+    eventually(10 * SECOND, "all are done", async || {
+        etcd.keys("/plain/").await.is_empty() && etcd.keys("/greedy/").await.is_empty()
+    })
+    .await;
+    let most = [&all, &plain, &greedy].map(|count| count[1].load(Ordering::SeqCst));
+    assert_eq!(most, [6, 3, 5], "overall; half of that; its own");
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_until_lets_callbacks_finish_until_its_deadline() {
+    let finished = async |deadline: Duration| {
+        let etcd = Etcd::start().await;
+        let rule = Rule::new("slow").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
+            let mut client = firing.client().await?;
+            client.put("/started", "", None).await.map_err(|error| Error::Etcd(error.to_string()))?;
+            sleep(2 * SECOND).await;
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        });
+        etcd.put("/jobs/1", "").await;
+        let built =
+            engine(&etcd).rule(rule).lock_ttl(4 * SECOND).shutdown_deadline(deadline).build().unwrap();
+        let started = async {
+            eventually(5 * SECOND, "it runs", async || etcd.get("/started").await.is_some()).await;
+        };
+        built.run_until(started).await.unwrap();
+        assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+        etcd.get("/jobs/1").await.is_none()
+    };
+    assert_eq!(tokio::join!(finished(200 * MS), finished(10 * SECOND)), (false, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_an_answer_is_given_up_after_the_request_timeout() {
+    let given_up = async |timeout: Duration| {
+        let mut etcd = Etcd::start().await;
+        let (started, told) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+        let took = Arc::new(Mutex::new(None));
+        let (start, tell, note) = (started.clone(), told.clone(), took.clone());
+        let rule = Rule::new("read").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+            let (start, tell, note) = (start.clone(), tell.clone(), note.clone());
+            async move {
+                start.notify_one();
+                tell.notified().await;
+                let began = Instant::now();
+                let read = firing.get("/jobs/:id").await;
+                note.lock().unwrap().get_or_insert((began.elapsed(), read.is_err()));
+                Ok::<(), Error>(())
+            }
+        });
+        let builder = engine(&etcd).rule(rule).lock_ttl(60 * SECOND).request_timeout(timeout);
+        let running = builder.build().unwrap().start().await.unwrap();
+        etcd.put("/jobs/1", "").await;
+        started.notified().await;
+        etcd.pause();
+        told.notify_one();
+        let (took, failed) = eventually(20 * SECOND, "the read ended", async || *took.lock().unwrap()).await;
+        assert!(failed);
+        etcd.resume();
+        running.shutdown(5 * SECOND).await.unwrap();
+        took
+    };
+    let (soon, late) = tokio::join!(given_up(300 * MS), given_up(3 * SECOND));
+    assert!(soon < 2 * SECOND && late > 2500 * MS && late < 6 * SECOND, "{soon:?} and {late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_silent_is_left_after_twice_the_silence() {
+    let noticed = async |silence: Duration| {
+        let etcd = Etcd::start().await;
+        let proxy = Proxy::start(etcd.endpoint());
+        // Nothing else finds the connection dead for a while.
+        let builder = Engine::builder("test", [proxy.endpoint()]).rule(delete_jobs()).watch_silence(silence);
+        let builder = builder.request_timeout(60 * SECOND).lock_ttl(120 * SECOND);
+        let running = builder.build().unwrap().start().await.unwrap();
+        running.ready().await;
+        proxy.freeze();
+        let frozen = Instant::now();
+        eventually(30 * SECOND, "it says so", async || running.health() != Health::Ready).await;
+        frozen.elapsed()
+    };
+    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(2 * SECOND));
+    assert!(soon < 2500 * MS && late >= 3 * SECOND, "{soon:?} and {late:?}");
+}
+
+#[test]
+fn callbacks_run_on_the_runtime_that_was_given() {
+    let named = |name: &str| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(name)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let (main, callbacks) = (named("main"), named("callbacks"));
+    let seen = Arc::new(Mutex::new(None));
+    main.block_on(async {
+        let etcd = Etcd::start().await;
+        let log = seen.clone();
+        let rule = Rule::new("where").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+            *log.lock().unwrap() = std::thread::current().name().map(str::to_owned);
+            async move { Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into()) }
+        });
+        let builder = engine(&etcd).rule(rule).runtime(callbacks.handle().clone());
+        let running = builder.build().unwrap().start().await.unwrap();
+        etcd.put("/jobs/1", "").await;
+        eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+        running.shutdown(SECOND).await.unwrap();
+    });
+    assert_eq!(seen.lock().unwrap().as_deref(), Some("callbacks"));
 }

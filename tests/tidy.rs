@@ -114,3 +114,114 @@ fn the_checks_can_fail() {
         assert_eq!(check(text).is_none(), passes, "{case}");
     }
 }
+
+/// An option, and the file and the name of its test.
+type Shown = (&'static str, &'static str, &'static str);
+
+/// Every option of an engine and of a rule, with the test that shows its effect.
+const OPTIONS: &[(&str, &[Shown])] = &[
+    (
+        "src/engine/builder.rs",
+        &[
+            ("rule", "firing", "what_is_true_at_start_and_what_becomes_true_fires_once"),
+            ("rules", "firing", "rules_without_attributes_and_of_equal_keys_fire"),
+            (
+                "expand",
+                "expansion",
+                "an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist",
+            ),
+            ("constrain", "expansion", "a_constraint_hides_all_other_keys_even_where_the_watch_is_wider"),
+            ("name", "metrics", "a_scrape_shows_what_happened"),
+            ("namespace", "options", "locks_lie_below_the_namespace"),
+            ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
+            ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
+            ("evaluators", "threads", "nothing_remains_after_a_shutdown_or_a_drop"),
+            ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
+            ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
+            ("crawl_interval", "options", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
+            ("crawl_jitter", "options", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
+            ("crawl_rate", "options", "a_crawl_reads_no_faster_than_its_rate"),
+            ("crawl_mutex", "options", "with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do"),
+            ("crawl_ageing", "options", "what_a_crawl_found_waits_for_live_work_until_it_has_aged"),
+            ("start_timeout", "embedding", "without_etcd_it_keeps_trying_or_fails_in_time_as_configured"),
+            ("shutdown_deadline", "options", "run_until_lets_callbacks_finish_until_its_deadline"),
+            (
+                "connect_timeout",
+                "options",
+                "a_connection_that_does_not_come_about_is_given_up_after_the_connect_timeout",
+            ),
+            (
+                "request_timeout",
+                "options",
+                "a_request_without_an_answer_is_given_up_after_the_request_timeout",
+            ),
+            ("watch_silence", "options", "a_watch_that_is_silent_is_left_after_twice_the_silence"),
+            ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
+            ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
+            ("reveal", "tracing", "no_key_and_no_value_is_told_unless_it_may_be"),
+            ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
+            ("runtime", "options", "callbacks_run_on_the_runtime_that_was_given"),
+        ],
+    ),
+    (
+        "src/rule/mod.rs",
+        &[
+            ("when", "firing", "what_is_true_at_start_and_what_becomes_true_fires_once"),
+            ("lock", "locks", "rules_that_share_a_lock_exclude_each_other_within_and_across_engines"),
+            ("poll", "polling", "it_polls_again_and_again_and_never_before_the_interval"),
+            ("time_limit", "firing", "a_time_limit_ends_a_callback_and_counts_as_a_failure"),
+            ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
+            ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
+            ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
+            ("backoff", "locks", "a_foreign_change_cuts_the_wait_to_the_base_delay"),
+            ("optimistic", "firing", "optimistic_rules_fire_without_a_lock"),
+            ("run", "firing", "failures_are_retried_with_backoff_and_a_panic_is_a_failure"),
+        ],
+    ),
+];
+
+/// The methods of a builder that change it: `pub fn name(mut self, …)`, also over several lines.
+fn options(text: &str) -> Vec<&str> {
+    let public = text.split("\n    pub fn ").skip(1).filter(|method| {
+        let arguments = method.split_once('(').map_or("", |(_, arguments)| arguments);
+        arguments.trim_start().starts_with("mut self")
+    });
+    public.map(|method| method.split(['(', '<']).next().unwrap_or_default()).collect()
+}
+
+/// The names of the tests in a text: functions right behind `#[test]` or `#[tokio::test…]`.
+fn tests(text: &str) -> Vec<&str> {
+    let marked = text.split("\n#[test]\n").skip(1).chain(text.split("\n#[tokio::test").skip(1));
+    let named = marked.filter_map(|marked| marked.split_once("fn ")?.1.split('(').next());
+    named.collect()
+}
+
+#[test]
+fn every_option_has_a_test_that_shows_its_effect() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).expect("a readable source file");
+    let mut wrong = Vec::new();
+    for (source, table) in OPTIONS {
+        let text = read(source);
+        let found = options(&text);
+        let listed: Vec<&str> = table.iter().map(|(option, ..)| *option).collect();
+        let missing = found.iter().filter(|option| !listed.contains(option));
+        wrong.extend(missing.map(|option| format!("{source}: no test is listed for the option `{option}`")));
+        let gone = listed.iter().filter(|option| !found.contains(option));
+        wrong.extend(gone.map(|option| format!("{source}: there is no option `{option}` (any more)")));
+        for (option, file, test) in *table {
+            if !tests(&read(&format!("tests/{file}.rs"))).contains(test) {
+                wrong.push(format!("{source}: the test of `{option}`, `{test}`, is not in tests/{file}.rs"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "add them to `OPTIONS` in tests/tidy.rs:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn options_and_tests_are_found() {
+    let source = "impl B {\n    pub fn one(mut self) -> Self {\n    pub fn two<V: Into<String>>(\n        mut self,\n    pub fn three(&self)\n    fn four(mut self)\n";
+    assert_eq!(options(source), ["one", "two"]);
+    let source = "use x;\n#[test]\nfn one() {}\n\n#[tokio::test(flavor = \"multi_thread\")]\nasync fn two() {}\nfn three() {}\n";
+    assert_eq!(tests(source), ["one", "two"]);
+}

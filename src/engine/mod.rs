@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`builder`], [`config`], [`check`] | options, defaults, mistakes |
 //! | [`coverage`] | which prefixes are watched |
+//! | [`offline`] | what would be decided on some keys |
 //! | [`handle`] | what the application holds while it runs |
 //! | [`inspector`] | asks the actors what they are doing |
 //! | [`supervisor`] | starts, restarts and ends the actors |
@@ -23,6 +24,7 @@ mod handle;
 pub(crate) mod health;
 mod inspector;
 pub(crate) mod live;
+mod offline;
 pub(crate) mod part;
 mod stage;
 pub(crate) mod status;
@@ -34,6 +36,7 @@ mod tests;
 pub use builder::EngineBuilder;
 pub use handle::{EngineHandle, Stats};
 pub use health::{Health, Problem, Reason};
+pub use offline::EvaluatedInstance;
 
 use crate::error::Error;
 use config::Config;

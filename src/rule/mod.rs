@@ -246,6 +246,37 @@ impl Rule {
 }
 
 impl Rule {
+    /// The rule on several lines: its id, its condition with what [polling](Rule::poll) adds, and its lock.
+    ///
+    /// ```
+    /// use etcd_rules::{Rule, key};
+    /// let rule = Rule::new("build")
+    ///     .when(key("/jobs/:id/state").equals("new") & key("/jobs/:id/owner").absent())
+    ///     .lock("/:id/work");
+    /// assert_eq!(rule.indented(), "\
+    /// build
+    ///   when
+    ///     and
+    ///       /jobs/:id/state = \"new\"
+    ///       /jobs/:id/owner is absent
+    ///   lock /:id/work
+    /// ");
+    /// ```
+    pub fn indented(&self) -> String {
+        let mut text = format!("{}\n", self.id);
+        match self.full_condition() {
+            None => text.push_str("  no condition\n"),
+            Some(condition) => {
+                text.push_str("  when\n");
+                text.extend(condition.indented().lines().map(|line| format!("    {line}\n")));
+            }
+        }
+        if let Some(lock) = &self.lock {
+            text.push_str(&format!("  lock {lock}\n"));
+        }
+        text
+    }
+
     /// The attributes of its condition, as far as that has no mistakes.
     pub(crate) fn attributes(&self) -> Vec<Arc<str>> {
         let compiled = self.full_condition().and_then(|condition| condition.compile().ok());

@@ -1,0 +1,134 @@
+//! Asks an engine that is not running what it would decide on some keys, without an etcd.
+
+use super::Engine;
+use crate::condition::{Explanation, Seen};
+use crate::error::Error;
+use crate::index::{Decide, Found, Index, Purpose};
+use crate::pattern::Attributes;
+use crate::rule::{Instance, find};
+use crate::value::Value;
+use foldhash::fast::FixedState;
+use std::collections::HashMap;
+
+/// An instance that some keys imply, found by [`Engine::instances_on`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct EvaluatedInstance {
+    /// The rule's id.
+    pub rule: String,
+    /// The instance's attributes.
+    pub attributes: Attributes,
+    /// Whether its condition is true, and why.
+    pub explanation: Explanation,
+}
+
+/// For tests of rules: what the engine would decide, with its expansions and constraints, if there were these
+/// keys and no others.
+impl Engine {
+    /// Whether an instance of a rule is true on these keys, and why. Attributes that the rule does not have are
+    /// ignored. Of an instance that an [expansion](crate::EngineBuilder::expand) or a
+    /// [constraint](crate::EngineBuilder::constrain) excludes, the explanation says that.
+    ///
+    /// ```
+    /// use etcd_rules::{Engine, Error, Firing, Rule, key};
+    ///
+    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/:geo/servers/:id").equals("new")).run(check))
+    ///     .expand("geo", ["na", "eu"])
+    ///     .build()?;
+    /// let keys = [("/eu/servers/7", "new"), ("/us/servers/7", "new")];
+    /// let found = engine.evaluate_on("check", &[("geo", "eu"), ("id", "7")].into(), keys)?;
+    /// assert!(found.truth);
+    /// let found = engine.evaluate_on("check", &[("geo", "us"), ("id", "7")].into(), keys)?;
+    /// assert_eq!(found.to_string(), "✗ the value of :geo is one that the engine expands it to\n");
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if one of the rule's
+    /// attributes is not given; [`Error::Format`] if a value makes no key.
+    ///
+    /// # Panics
+    /// As a comparison function of the condition does.
+    pub fn evaluate_on<K: AsRef<str>, V: AsRef<[u8]>>(
+        &self,
+        rule: &str,
+        attributes: &Attributes,
+        keys: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Explanation, Error> {
+        let (number, binding) = match find(&self.config.rules, rule, attributes)? {
+            Instance::Of(number, binding) => (number, binding),
+            Instance::Excluded(reason) => return Ok(Explanation::excluded(reason)),
+        };
+        let rule = &self.config.rules[number as usize];
+        let names: Vec<String> =
+            rule.slots().iter().map(|slot| slot.format(attributes)).collect::<Result<_, _>>()?;
+        let mut values: HashMap<&str, Value> = HashMap::new();
+        let keys: Vec<(K, V)> = keys.into_iter().collect();
+        for (key, value) in &keys {
+            values.insert(key.as_ref(), value.as_ref().into());
+        }
+        let reserved = self.config.reserved();
+        let visible = |name: &str| !reserved.iter().any(|namespace| name.starts_with(namespace.as_str()));
+        let seen = |name: &String| {
+            let value = values.get(name.as_str()).filter(|_| visible(name))?;
+            Some(Seen { value: value.clone(), mod_revision: 0 })
+        };
+        let snapshot: Vec<Option<Seen>> = names.iter().map(seen).collect();
+        Ok(rule.condition().explain(&snapshot, |slot| rule.key(slot, &binding)))
+    }
+
+    /// All instances of all rules that these keys imply, true or not: what an engine that starts would find.
+    /// They come in the order of the rules, and then of the attributes.
+    ///
+    /// ```
+    /// use etcd_rules::{Engine, Error, Firing, Rule, key};
+    ///
+    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/servers/:id").equals("new") & key("/off").absent()).run(check))
+    ///     .build()?;
+    /// let found = engine.instances_on([("/servers/7", "new"), ("/servers/8", "old")]);
+    /// let of = |n: usize| (found[n].attributes.to_string(), found[n].explanation.truth);
+    /// assert_eq!([of(0), of(1)], [("id=7".to_owned(), true), ("id=8".to_owned(), false)]);
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Panics
+    /// As a comparison function of a condition does.
+    pub fn instances_on<K: AsRef<str>, V: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = (K, V)>,
+    ) -> Vec<EvaluatedInstance> {
+        let rules = &self.config.rules;
+        let hasher = FixedState::with_seed(0);
+        let mut index = Index::new(rules.clone(), vec![String::new()], self.config.reserved(), hasher);
+        let found = keys.into_iter().map(|(key, value)| Found {
+            key: key.as_ref().into(),
+            value: value.as_ref().into(),
+            revision: 1,
+        });
+        let mut decided: Vec<Decide> = Vec::new();
+        if let Some(view) = index.open_view(0, 1, Purpose::Snapshot) {
+            index.view_page(view, found.collect());
+            index.close_view(view);
+        }
+        while index.has_backlog() {
+            index.work(usize::MAX);
+            index.drain(&mut decided);
+        }
+        let evaluated = |decide: Decide| {
+            let rule = &rules[decide.rule as usize];
+            let mut snapshot = decide.snapshot;
+            // The revision is made up.
+            snapshot.iter_mut().flatten().for_each(|seen| seen.mod_revision = 0);
+            let explanation = rule.condition().explain(&snapshot, |slot| rule.key(slot, &decide.binding));
+            let attributes = rule.attributes_of(&decide.binding);
+            (decide.rule, EvaluatedInstance { rule: rule.id().to_string(), attributes, explanation })
+        };
+        let mut evaluated: Vec<_> = decided.into_iter().map(evaluated).collect();
+        evaluated.sort_by(|(a, one), (b, other)| (a, &one.attributes).cmp(&(b, &other.attributes)));
+        evaluated.into_iter().map(|(_, instance)| instance).collect()
+    }
+}
