@@ -44,6 +44,10 @@ pub enum Error {
         /// The text of the panic.
         text: String,
     },
+    /// [`EndpointBuilder::listen`](crate::http::EndpointBuilder::listen): the endpoint could not be made.
+    #[cfg(feature = "http")]
+    #[error("no HTTP endpoint: {0}")]
+    Http(String),
     /// `install_prometheus`: the metrics exporter could not be installed.
     #[error("could not install the metrics exporter: {0}")]
     Metrics(String),

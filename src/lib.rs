@@ -60,6 +60,7 @@
 //!   and what is being done about it.
 //! - [`EngineHandle::rules`] and [`EngineHandle::stats`] count what the instances are doing; [`metrics`] tells
 //!   the rest.
+//! - With the feature `http`, `http::Endpoint` serves probes, metrics, and pages of all that.
 //! - The log (crate `tracing`) has a line for every change of health (at most one a second) and for failed
 //!   callbacks.
 //!
@@ -165,6 +166,8 @@
 pub mod bench;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod metrics;
 
 mod condition;
@@ -201,7 +204,7 @@ pub use inspect::{
 };
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
 #[cfg(feature = "prometheus")]
-pub use prometheus::install_prometheus;
+pub use prometheus::{install_prometheus, install_prometheus_recorder};
 pub use rule::{Backoff, BoxError, Rule, RuleError};
 pub use trace::reveal::Reveal;
 pub use value::Value;

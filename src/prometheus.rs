@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::metrics::{BUCKETS, METRICS, describe};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Bounds for histograms that count, not measure time.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
@@ -28,14 +29,57 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// # }
 /// ```
 pub fn install_prometheus(address: SocketAddr) -> Result<(), Error> {
-    let failed = |error: metrics_exporter_prometheus::BuildError| Error::Metrics(error.to_string());
-    let mut builder =
-        PrometheusBuilder::new().with_http_listener(address).set_buckets(BUCKETS).map_err(failed)?;
+    builder()?.with_http_listener(address).install().map_err(|error| failed(&error))?;
+    describe();
+    Ok(())
+}
+
+/// How often what was recorded is summed up, so that it takes no more memory if nobody scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs a recorder for the whole process that serves nothing by itself. The function that is returned
+/// renders all metrics as text, for a server of the application's own, or for `http::Endpoint`, with the
+/// feature `http`. Otherwise as [`install_prometheus`]. A thread of its own, `etcd-rules-prom`, keeps the
+/// recorder small, for as long as the process lives.
+///
+/// # Errors
+/// [`Error::Metrics`] if a recorder is installed already or the thread can't be made.
+///
+/// ```no_run
+/// # fn example() -> Result<(), etcd_rules::Error> {
+/// let render = etcd_rules::install_prometheus_recorder()?;
+/// println!("{}", render());
+/// # Ok(())
+/// # }
+/// ```
+pub fn install_prometheus_recorder() -> Result<impl Fn() -> String + Clone + Send + Sync + 'static, Error> {
+    let handle = builder()?.install_recorder().map_err(|error| failed(&error))?;
+    describe();
+    let upkeep = handle.clone();
+    let keeping = move || {
+        loop {
+            std::thread::sleep(UPKEEP);
+            upkeep.run_upkeep();
+        }
+    };
+    std::thread::Builder::new()
+        .name("etcd-rules-prom".into())
+        .spawn(keeping)
+        .map_err(|error| failed(&error))?;
+    Ok(move || handle.render())
+}
+
+fn failed(error: &dyn std::error::Error) -> Error {
+    Error::Metrics(error.to_string())
+}
+
+/// With the buckets of this crate.
+fn builder() -> Result<PrometheusBuilder, Error> {
+    let failed = |error: metrics_exporter_prometheus::BuildError| failed(&error);
+    let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(failed)?;
     for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {
         let matcher = Matcher::Full(metric.name.to_owned());
         builder = builder.set_buckets_for_metric(matcher, COUNTS).map_err(failed)?;
     }
-    builder.install().map_err(failed)?;
-    describe();
-    Ok(())
+    Ok(builder)
 }

@@ -35,6 +35,8 @@ pub struct EngineBuilder {
     domains: Domains,
     options: Options,
     runtime: Option<Handle>,
+    #[cfg(feature = "http")]
+    endpoint: Option<crate::http::Endpoint>,
     pub(crate) env: Env,
 }
 
@@ -51,6 +53,8 @@ impl EngineBuilder {
             domains: Domains::default(),
             options: Options::default(),
             runtime: None,
+            #[cfg(feature = "http")]
+            endpoint: None,
             env: Env::real(),
         }
     }
@@ -363,6 +367,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Shows the engine on an HTTP [endpoint](crate::http::Endpoint), from its start until its handle is
+    /// dropped. Several engines may be shown on one: give them different [names](EngineBuilder::name).
+    /// Default: none. Needs the feature `http`.
+    #[cfg(feature = "http")]
+    pub fn endpoint(mut self, endpoint: &crate::http::Endpoint) -> Self {
+        self.endpoint = Some(endpoint.clone());
+        self
+    }
+
     /// The tokio runtime on which callbacks run. Default: the one from which the engine is started.
     /// Everything else runs on threads of the engine's own.
     ///
@@ -440,6 +453,8 @@ impl EngineBuilder {
                 prefixes,
                 options: self.options.bounded(),
                 runtime: self.runtime,
+                #[cfg(feature = "http")]
+                endpoint: self.endpoint,
                 env: self.env,
             },
         })

@@ -93,6 +93,8 @@ pub(crate) struct Config {
     pub(crate) prefixes: Vec<String>,
     pub(crate) options: Options,
     pub(crate) runtime: Option<Handle>,
+    #[cfg(feature = "http")]
+    pub(crate) endpoint: Option<crate::http::Endpoint>,
     pub(crate) env: Env,
 }
 

@@ -4,6 +4,8 @@ use super::config::Config;
 use super::env::Placement;
 use super::health::Health;
 use super::inspector::Inspector;
+#[cfg(feature = "http")]
+use super::observer::Observer;
 use super::part::panic_text;
 use super::status::Status;
 use super::supervisor::{Command, supervise};
@@ -27,6 +29,9 @@ pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
     supervisor: Option<std::thread::JoinHandle<()>>,
+    /// Its place on an endpoint.
+    #[cfg(feature = "http")]
+    _shown: Option<crate::http::Shown>,
 }
 
 /// Figures of a running engine.
@@ -69,6 +74,16 @@ impl EngineHandle {
         let status = Status::new(config.engine.clone(), meters.clone());
         let health = status.subscribe();
         let placement = config.env.placement;
+        #[cfg(feature = "http")]
+        let endpoint = config.endpoint.clone().map(|endpoint| {
+            let observer = Observer {
+                engine: config.engine.clone(),
+                reveal: config.options.reveal,
+                commands: commands.downgrade(),
+                health: health.clone(),
+            };
+            (endpoint, observer)
+        });
         let supervising = supervise(config, runtime, status.clone(), meters, receiver);
         let main = async move {
             let supervising = async {
@@ -93,7 +108,13 @@ impl EngineHandle {
                 Some(thread.spawn(move || runtime.block_on(main)).map_err(failed)?)
             }
         };
-        Ok(Self { commands, health, supervisor })
+        Ok(Self {
+            commands,
+            health,
+            supervisor,
+            #[cfg(feature = "http")]
+            _shown: endpoint.map(|(endpoint, observer)| endpoint.show(observer)),
+        })
     }
 
     /// The engine's state now. Costs next to nothing.

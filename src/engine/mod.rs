@@ -7,6 +7,7 @@
 //! | [`offline`] | what would be decided on some keys |
 //! | [`handle`] | what the application holds while it runs |
 //! | [`inspector`] | asks the actors what they are doing |
+//! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
 //! | [`stage`], [`part`] | where actors run, and what they share |
@@ -24,6 +25,8 @@ mod handle;
 pub(crate) mod health;
 mod inspector;
 pub(crate) mod live;
+#[cfg(feature = "http")]
+pub(crate) mod observer;
 mod offline;
 pub(crate) mod part;
 mod stage;

@@ -92,6 +92,32 @@ async fn panics_without_end_end_the_engine_loudly() {
     }
 }
 
+/// What has failed stays on its endpoint, so that whoever probes can restart the process.
+#[cfg(feature = "http")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_engine_is_not_live_until_its_handle_is_gone() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let endpoint = crate::http::Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+    let livez = async || {
+        let mut stream = tokio::net::TcpStream::connect(endpoint.address()).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let etcd = Etcd::start().await;
+    let mut builder = engine(&etcd).endpoint(&endpoint);
+    poison(&mut builder, "index", usize::MAX);
+    let running = builder.build().unwrap().start().await.unwrap();
+    assert!(livez().await.starts_with("HTTP/1.0 200"), "it starts again and again");
+    tokio::time::timeout(60 * SECOND, running.failed()).await.expect("it gives up");
+    let answer = livez().await;
+    assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("it has failed"), "{answer}");
+    assert!(!answer.contains("poison"), "what a panic says may be anything");
+    drop(running);
+    assert!(livez().await.starts_with("HTTP/1.0 200"), "nothing is left that has failed");
+}
+
 /// The whole engine in one thread: no thread of its own, the same behaviour.
 #[tokio::test(flavor = "current_thread")]
 async fn an_engine_runs_in_one_thread() {

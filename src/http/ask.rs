@@ -1,0 +1,101 @@
+//! Asks the engines of an endpoint, within a time, and says what may be shown of their answers.
+
+use super::Shared;
+use super::query::Parameters;
+use super::shown::{self, EngineShown, ExplanationShown, PageShown};
+use crate::engine::observer::Observer;
+use crate::error::Error;
+use crate::trace::reveal::Reveal;
+use hyper::StatusCode;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long an engine may take to answer: while its parts restart it does not.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) message: String,
+}
+
+impl Refused {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::UnknownRule(_) => StatusCode::NOT_FOUND,
+            Error::UnknownAttribute(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        let message = match error {
+            // What a panic says may be anything.
+            Error::Comparison { rule, .. } => format!("a comparison of rule `{rule}` panicked"),
+            other => other.to_string(),
+        };
+        Self { status, message }
+    }
+}
+
+async fn within<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Refused> {
+    let late = || Error::Stopped(format!("the engine does not answer within {LIMIT:?}"));
+    Ok(timeout(LIMIT, asking).await.map_err(|_| late())??)
+}
+
+/// All engines with their rules.
+pub(super) async fn engines(shared: &Shared) -> Vec<EngineShown> {
+    let asking = shared.engines().into_iter().map(|engine| async move {
+        let mut found = shown::engine(&engine.engine, &engine.health(), engine.reveal);
+        if found.live {
+            match within(async { engine.inspector().await?.rules().await }).await {
+                Ok(rules) => found.rules = rules.into_iter().map(shown::rule).collect(),
+                Err(refused) => found.error = Some(refused.message),
+            }
+        }
+        found
+    });
+    // Side by side: one that does not answer holds up no other.
+    futures_util::future::join_all(asking).await
+}
+
+/// The engine that is asked for; the first if none is.
+pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observer, Refused> {
+    let name = parameters.get("engine");
+    let mut engines = shared.engines().into_iter();
+    let found = engines.find(|engine| name.is_none_or(|name| *engine.engine == *name));
+    found.ok_or_else(|| {
+        let message =
+            name.map_or("no engine is running".into(), |name| format!("there is no engine `{name}`"));
+        Refused::new(StatusCode::NOT_FOUND, message)
+    })
+}
+
+pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Result<PageShown, Refused> {
+    let query = parameters.instances().map_err(|wrong| Refused::new(StatusCode::BAD_REQUEST, wrong))?;
+    if engine.reveal < Reveal::Keys && !parameters.attributes().is_empty() {
+        return Err(hidden("instances can't be looked for by their attributes"));
+    }
+    let page = within(async { engine.inspector().await?.instances(query).await }).await?;
+    Ok(shown::page(&engine.engine, page, engine.reveal))
+}
+
+pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationShown, Refused> {
+    if engine.reveal < Reveal::Keys {
+        return Err(hidden("instances can't be explained"));
+    }
+    let missing = || Refused::new(StatusCode::BAD_REQUEST, "give a rule, and its attributes as attr.NAME");
+    let rule = parameters.get("rule").ok_or_else(missing)?;
+    let attributes = parameters.attributes();
+    let found = within(async { engine.inspector().await?.explain(rule, &attributes).await }).await?;
+    Ok(shown::explanation(&engine.engine, rule, &attributes, found, engine.reveal))
+}
+
+fn hidden(what: &str) -> Refused {
+    let message = format!("{what}: the engine does not reveal keys (see EngineBuilder::reveal)");
+    Refused::new(StatusCode::FORBIDDEN, message)
+}

@@ -1,0 +1,194 @@
+//! An HTTP endpoint for operators (feature `http`): probes, metrics, and pages that tell what the rules and
+//! their instances are doing. Everything is read-only.
+//!
+//! | path | tells |
+//! |---|---|
+//! | `/livez`, `/readyz` | 200 or 503, by [`Health::is_live`](crate::Health::is_live) and [`Health::is_ready`](crate::Health::is_ready) of all engines; with `?verbose` each check, with `?exclude=lagging` (or `?exclude=ENGINE/lagging`) all but this one, as Kubernetes' own probes do |
+//! | `/metrics` | what the application's exporter [renders](EndpointBuilder::metrics), in the text format of Prometheus |
+//! | `/` | the engines with their health, and their rules with the number of instances in each state |
+//! | `/instances` | instances, by engine, rule, state and attributes, page by page |
+//! | `/explain` | why an instance is true or false, and what the engine does about it |
+//! | `/api/engines`, `/api/instances`, `/api/explain` | the same as JSON, with the same parameters |
+//!
+//! Parameters of `/instances`: `engine` (a name; default: the first), `rule` (an id), `state` (a
+//! [name](crate::StateKind::name); may be repeated), `attr.NAME` (a value; needs [`Reveal::Keys`]), `limit` (1 to
+//! 1000; default 100), `after` (where the page before ended). Of `/explain`: `engine`, `rule` and `attr.NAME` for
+//! each of the rule's attributes.
+//!
+//! No key and no value is shown unless the engine [reveals](crate::EngineBuilder::reveal) it: without
+//! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which, and
+//! nothing of what an error says; explanations need `Keys`, and show values with [`Reveal::Values`].
+//!
+//! The pages need no script, and whatever they show is escaped. There is no encryption and no authentication:
+//! see [`EndpointBuilder::address`].
+//!
+//! ```no_run
+//! # use etcd_rules::{Engine, Error, Rule};
+//! # async fn example(rule: Rule) -> Result<(), Error> {
+//! use etcd_rules::http::Endpoint;
+//!
+//! let endpoint = Endpoint::builder().listen()?;                // http://127.0.0.1:9464/
+//! Engine::builder("poller", ["127.0.0.1:2379"])
+//!     .rule(rule)
+//!     .endpoint(&endpoint)                                     // several engines may share it
+//!     .build()?
+//!     .run_until(tokio::signal::ctrl_c())
+//!     .await
+//! # }
+//! ```
+
+mod ask;
+mod page;
+mod probes;
+mod query;
+mod respond;
+mod server;
+mod shown;
+
+use crate::engine::observer::Observer;
+use crate::error::Error;
+use server::Server;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, RwLock};
+
+#[cfg(doc)]
+use crate::Reveal;
+
+/// Where it listens unless it is told otherwise.
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// An HTTP endpoint that engines are shown on; see the [module](self). Clones are the same endpoint.
+///
+/// It has a thread of its own, `etcd-rules-http`, so that probes are answered whatever the application's runtime
+/// does. It ends when the last clone is dropped and the handle of the last engine that is shown on it; so that of
+/// an engine which has failed is still told, until its handle is dropped. Requests under way get a second to be
+/// answered.
+#[derive(Clone)]
+pub struct Endpoint {
+    shared: Arc<Shared>,
+    server: Arc<Server>,
+}
+
+/// What the server's thread knows.
+pub(crate) struct Shared {
+    engines: RwLock<Vec<(u64, Observer)>>,
+    metrics: Option<Render>,
+    /// Whether pages and JSON are served too.
+    page: bool,
+}
+
+type Render = Box<dyn Fn() -> String + Send + Sync>;
+
+/// Configures an [`Endpoint`]; made by [`Endpoint::builder`].
+#[must_use = "a builder does nothing until `listen` is called"]
+pub struct EndpointBuilder {
+    address: SocketAddr,
+    metrics: Option<Render>,
+    page: Option<bool>,
+}
+
+impl Endpoint {
+    /// Begins an endpoint.
+    pub fn builder() -> EndpointBuilder {
+        EndpointBuilder { address: DEFAULT_ADDRESS, metrics: None, page: None }
+    }
+
+    /// Where it listens: with the port that was found if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Shows an engine until what is returned is dropped.
+    pub(crate) fn show(&self, engine: Observer) -> Shown {
+        let mut engines = self.shared.engines.write().unwrap_or_else(|e| e.into_inner());
+        let number = engines.last().map_or(0, |(number, _)| number + 1);
+        engines.push((number, engine));
+        Shown { endpoint: self.clone(), number }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+/// An engine's place on an endpoint, which it keeps alive.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    endpoint: Endpoint,
+    number: u64,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        let mut engines = self.endpoint.shared.engines.write().unwrap_or_else(|e| e.into_inner());
+        engines.retain(|(number, _)| *number != self.number);
+    }
+}
+
+impl Shared {
+    fn engines(&self) -> Vec<Observer> {
+        let engines = self.engines.read().unwrap_or_else(|e| e.into_inner());
+        engines.iter().map(|(_, engine)| engine.clone()).collect()
+    }
+}
+
+impl EndpointBuilder {
+    /// Where to listen. Default: `127.0.0.1:9464`, which only this machine reaches. With port 0 a free one is
+    /// taken, which [`Endpoint::address`] tells.
+    ///
+    /// Whoever reaches it may read everything it tells. Kubernetes' probes and a Prometheus elsewhere need an
+    /// address that others reach, such as `0.0.0.0:9464`: then it serves probes and metrics, and pages only if
+    /// [told](EndpointBuilder::page) to. On a loopback address it answers only requests that name one in their
+    /// `Host`, so that no web page can read it through the browser of somebody on this machine.
+    pub fn address(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// What `/metrics` answers, such as the text that a Prometheus exporter's handle renders. Default: nothing
+    /// (404). With the feature `prometheus`, `install_prometheus_recorder` gives such a function.
+    ///
+    /// It is called in the endpoint's thread, for each scrape. While it runs nothing else is answered.
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Box::new(render));
+        self
+    }
+
+    /// Whether to serve the pages and the JSON of rules and instances, besides probes and metrics. Default: on a
+    /// loopback address yes, on any other no.
+    ///
+    /// Yes on an address that others reach: they see what runs, and what the engines
+    /// [reveal](crate::EngineBuilder::reveal).
+    pub fn page(mut self, serve: bool) -> Self {
+        self.page = Some(serve);
+        self
+    }
+
+    /// Begins to listen. Needs no runtime.
+    ///
+    /// # Errors
+    /// [`Error::Http`] if the address can't be listened on, or the thread can't be made.
+    pub fn listen(self) -> Result<Endpoint, Error> {
+        let Self { address, metrics, page } = self;
+        let page = page.unwrap_or(address.ip().is_loopback());
+        let shared = Arc::new(Shared { engines: RwLock::default(), metrics, page });
+        let server = Server::start(address, shared.clone())
+            .map_err(|error| Error::Http(format!("can't listen on {address}: {error}")))?;
+        Ok(Endpoint { shared, server: Arc::new(server) })
+    }
+}
+
+impl fmt::Debug for EndpointBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, metrics, page } = self;
+        let (metrics, page) = (metrics.is_some(), page);
+        f.debug_struct("EndpointBuilder")
+            .field("address", address)
+            .field("metrics", &metrics)
+            .field("page", page)
+            .finish()
+    }
+}

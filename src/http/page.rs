@@ -1,0 +1,380 @@
+//! The pages. Plain HTML without scripts; the templates escape everything that is put into them. Pure.
+
+use super::ask::Refused;
+use super::query::{ATTRIBUTE, Parameters};
+use super::shown::{
+    EngineShown, ExplanationShown, InstanceShown, PageShown, PartShown, RuleShown, SeenShown,
+};
+use crate::inspect::StateKind;
+use maud::{DOCTYPE, Markup, html};
+
+/// The style sheet, which all pages share.
+pub(super) const STYLE: &str = include_str!("style.css");
+
+/// Rules of an engine that the overview lists at most; a filter finds the others.
+const RULES: usize = 200;
+
+/// States in the order in which they are of interest.
+const STATES: [StateKind; 7] = [
+    StateKind::Queued,
+    StateKind::Running,
+    StateKind::Waiting,
+    StateKind::Held,
+    StateKind::GivenUp,
+    StateKind::Idle,
+    StateKind::Untrue,
+];
+
+fn layout(title: &str, body: Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) " · etcd-rules" }
+                link rel="stylesheet" href="/style.css";
+            }
+            body {
+                header {
+                    a.brand href="/" { "etcd-rules" }
+                    nav { a href="/" { "Rules" } a href="/instances" { "Instances" } }
+                }
+                main { (body) }
+                footer { "etcd-rules " (env!("CARGO_PKG_VERSION")) " · read-only · as of this request" }
+            }
+        }
+    }
+}
+
+/// A name of a state for people.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+fn pill(name: &str) -> Markup {
+    html! { span class={ "pill " (name) } { (words(name)) } }
+}
+
+/// Numbers with a thin space between thousands.
+fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push('\u{202f}');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// A time for people: two units at most.
+fn time(seconds: f64) -> String {
+    let whole = seconds as u64;
+    match whole {
+        0 => format!("{:.0} ms", seconds * 1000.0),
+        1..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..86_400 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+pub(super) fn overview(engines: &[EngineShown], parameters: &Parameters) -> Markup {
+    let filter = parameters.get("rule").unwrap_or("");
+    let many = engines.iter().any(|engine| engine.rules.len() > 10) || !filter.is_empty();
+    layout(
+        "Rules",
+        html! {
+            h1 { "Rules" }
+            @if many {
+                form.filter method="get" action="/" {
+                    label { "Rule contains " input type="search" name="rule" value=(filter); }
+                    button { "Show" }
+                }
+            }
+            @if engines.is_empty() { p.empty { "No engine is running." } }
+            @for engine in engines { (engine_section(engine, filter)) }
+        },
+    )
+}
+
+fn engine_section(engine: &EngineShown, filter: &str) -> Markup {
+    let found: Vec<&RuleShown> = engine.rules.iter().filter(|rule| rule.id.contains(filter)).collect();
+    html! {
+        section {
+            h2 { (engine.name) " " (pill(engine.state)) }
+            @if !engine.problems.is_empty() {
+                ul.problems {
+                    @for problem in &engine.problems {
+                        li { (pill(problem.reason)) " " b { (problem.part) } ": " (problem.message) }
+                    }
+                }
+            }
+            @if let Some(error) = &engine.error { p.error { (error) } }
+            @if !found.is_empty() {
+                div.table { table {
+                    thead { tr {
+                        th { "rule" } th { "condition" } th.number { "true" }
+                        @for state in STATES { th.number { (words(state.name())) } }
+                        th.number title="callbacks started since the engine's last start" { "fired" }
+                    } }
+                    tbody { @for rule in found.iter().take(RULES) { (rule_row(&engine.name, rule)) } }
+                } }
+            } @else if engine.live && engine.error.is_none() {
+                p.empty { "No rule contains this text." }
+            }
+            @if found.len() > RULES {
+                p.empty { (found.len() - RULES) " more rules: look for them by a part of their id." }
+            }
+        }
+    }
+}
+
+fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
+    let link = Parameters::default().with("engine", engine).with("rule", &rule.id);
+    let count =
+        |state: StateKind| rule.instances.iter().find(|(kind, _)| *kind == state).map_or(0, |(_, n)| *n);
+    html! {
+        tr {
+            td.name {
+                a href=(link.link("/instances")) { (rule.id) }
+                @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
+            }
+            td.condition data-label="condition" { code { (rule.condition) } }
+            td.number data-label="true" { (number(rule.true_instances as u64)) }
+            @for state in STATES {
+                @let count = count(state);
+                td.number data-label=(words(state.name())) {
+                    @if count == 0 { span.zero { "0" } } @else {
+                        a class=(state.name()) href=(link.with("state", state).link("/instances")) {
+                            (number(count as u64))
+                        }
+                    }
+                }
+            }
+            td.number data-label="fired" { (number(rule.fired)) }
+        }
+    }
+}
+
+pub(super) fn instances(
+    engine: &str,
+    engines: &[EngineShown],
+    found: Result<PageShown, Refused>,
+    parameters: &Parameters,
+    reveals: bool,
+) -> Markup {
+    layout(
+        "Instances",
+        html! {
+            h1 { "Instances" }
+            (filters(engine, engines, parameters, reveals))
+            @match found {
+                Err(refused) => p.error { (refused.message) },
+                Ok(page) => (listed(&page, parameters)),
+            }
+            @if !reveals {
+                p.empty { "Which instances these are, and what their errors say, is not revealed by this engine." }
+            }
+        },
+    )
+}
+
+fn filters(engine: &str, engines: &[EngineShown], parameters: &Parameters, reveals: bool) -> Markup {
+    let rules = engines.iter().find(|known| known.name == engine).map_or(&[][..], |known| &known.rules);
+    let rule = parameters.get("rule").unwrap_or("");
+    let state = parameters.get("state").unwrap_or("");
+    let attributes = rules.iter().find(|known| known.id == rule).map_or(&[][..], |known| &known.attributes);
+    let given = parameters.attributes();
+    html! {
+        form.filter method="get" action="/instances" {
+            @if engines.len() > 1 {
+                label { "Engine " select name="engine" {
+                    @for known in engines {
+                        option value=(known.name) selected[known.name == engine] { (known.name) }
+                    }
+                } }
+            }
+            label { "Rule " select name="rule" {
+                option value="" { "all" }
+                @for known in rules { option value=(known.id) selected[known.id == rule] { (known.id) } }
+            } }
+            label { "State " select name="state" {
+                option value="" { "all" }
+                @for known in STATES {
+                    option value=(known) selected[known.name() == state] { (words(known.name())) }
+                }
+            } }
+            @if reveals {
+                @for name in attributes {
+                    label { ":" (name) " " input name={ (ATTRIBUTE) (name) } value=(given.get(name).unwrap_or("")); }
+                }
+            }
+            button { "Show" }
+        }
+    }
+}
+
+fn listed(page: &PageShown, parameters: &Parameters) -> Markup {
+    let paged = parameters.get("after").is_some();
+    html! {
+        @if page.instances.is_empty() {
+            p.empty { @if paged { "No more instances." } @else { "No such instance." } }
+        } @else {
+            div.table { table {
+                thead { tr {
+                    th { "rule" } th { "instance" } th { "state" } th { "what is done about it" }
+                    th.number { "for" } th.number { "failures" } th { "last error" }
+                } }
+                tbody { @for instance in &page.instances { (instance_row(&page.engine, instance)) } }
+            } }
+        }
+        p.pages {
+            @if paged { a href=(parameters.without("after").link("/instances")) { "First page" } }
+            @if let Some(next) = &page.next {
+                a rel="next" href=(parameters.with("after", next).link("/instances")) { "Next page" }
+            }
+        }
+    }
+}
+
+fn instance_row(engine: &str, instance: &InstanceShown) -> Markup {
+    html! {
+        tr {
+            td.name data-label="rule" { (instance.rule) }
+            td.name data-label="instance" { (attributes(engine, instance)) }
+            td data-label="state" { (pill(instance.state)) }
+            td data-label="what is done" { (detail(instance)) }
+            td.number data-label="for" { @if instance.state != "untrue" { (time(instance.lasting_seconds)) } }
+            td.number data-label="failures" { @if instance.failures > 0 { (instance.failures) } }
+            td.message data-label="last error" {
+                @if let Some(error) = &instance.error { (error) }
+                @if instance.error_hidden { span.zero { "not revealed" } }
+            }
+        }
+    }
+}
+
+fn attributes(engine: &str, instance: &InstanceShown) -> Markup {
+    let Some(attributes) = &instance.attributes else { return html! { span.zero { "not revealed" } } };
+    let link = attributes.iter().fold(
+        Parameters::default().with("engine", engine).with("rule", &instance.rule),
+        |link, (name, value)| link.with(&format!("{ATTRIBUTE}{name}"), value),
+    );
+    html! {
+        a href=(link.link("/explain")) {
+            @if attributes.is_empty() { "explain" }
+            @for (number, (name, value)) in attributes.iter().enumerate() {
+                @if number > 0 { " " }
+                span.attribute { (name) "=" } (value)
+            }
+        }
+    }
+}
+
+fn detail(instance: &InstanceShown) -> Markup {
+    html! {
+        (instance.detail)
+        @if let Some(by) = &instance.by { ": " b { (by) } }
+        @if let Some(remaining) = instance.remaining_seconds { ", in " (time(remaining)) }
+    }
+}
+
+pub(super) fn explanation(found: &ExplanationShown, parameters: &Parameters) -> Markup {
+    let list = Parameters::default().with("engine", &found.engine).with("rule", &found.rule);
+    layout(
+        "Explanation",
+        html! {
+            h1 {
+                a href=(list.link("/instances")) { (found.rule) }
+                @for (name, value) in &found.attributes { " " span.attribute { (name) "=" } (value) }
+            }
+            @match &found.instance {
+                None => p.empty { "No existing key has these attributes: the engine does not know this instance." },
+                Some(instance) => {
+                    dl {
+                        dt { "engine" } dd { (found.engine) }
+                        dt { "state" } dd { (pill(instance.state)) " " (detail(instance)) }
+                        @if instance.state != "untrue" { dt { "for" } dd { (time(instance.lasting_seconds)) } }
+                        @if instance.failures > 0 { dt { "failures" } dd { (instance.failures) " in a row" } }
+                        @if let Some(error) = &instance.error { dt { "last error" } dd.message { (error) } }
+                    }
+                }
+            }
+            h2 { "Condition" }
+            ul.tree { (tree(&found.condition)) }
+            p.pages {
+                a href=(parameters.link("/explain")) { "Look again" }
+                a href=(parameters.link("/api/explain")) { "JSON" }
+            }
+        },
+    )
+}
+
+fn tree(part: &PartShown) -> Markup {
+    html! {
+        li class=(if part.truth { "true" } else { "false" }) {
+            span.truth title=(if part.truth { "true" } else { "false" }) {
+                @if part.truth { "✓" } @else { "✗" }
+            }
+            " " code { (part.text) }
+            @if !part.seen.is_empty() { ul.seen { @for seen in &part.seen { (seen_key(seen)) } } }
+            @if !part.children.is_empty() { ul { @for child in &part.children { (tree(child)) } } }
+        }
+    }
+}
+
+fn seen_key(seen: &SeenShown) -> Markup {
+    html! {
+        li {
+            code { (seen.key) }
+            @if !seen.exists { " is absent" } @else {
+                @match &seen.value {
+                    Some(value) => {
+                        " is " code.value { (value) }
+                        @if value.len() < seen.bytes { "… (" (number(seen.bytes as u64)) " bytes)" }
+                    }
+                    None => { " exists, " (number(seen.bytes as u64)) " bytes" }
+                }
+                @if let Some(revision) = seen.revision { ", revision " (revision) }
+            }
+        }
+    }
+}
+
+pub(super) fn refused(refused: &Refused) -> Markup {
+    layout(
+        refused.status.as_str(),
+        html! {
+            h1 { (refused.status) }
+            p.error { (refused.message) }
+            p.pages { a href="/" { "To the rules" } }
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_times_are_easy_to_read() {
+        for (value, text) in
+            [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")]
+        {
+            assert_eq!(number(value), text);
+        }
+        for (seconds, text) in [
+            (0.0, "0 ms"),
+            (0.25, "250 ms"),
+            (2.5, "2.5 s"),
+            (75.0, "1 min 15 s"),
+            (7260.0, "2 h 1 min"),
+            (200_000.0, "2 d 7 h"),
+        ] {
+            assert_eq!(time(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The probes: checks of each engine, and their text. Pure.
+
+use crate::engine::{Health, Reason};
+
+/// Which question is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    Live,
+    Ready,
+}
+
+/// An engine, to be checked.
+pub(super) struct Checked {
+    pub(super) name: String,
+    pub(super) health: Health,
+    /// Whether a panic may be told.
+    pub(super) tells: bool,
+}
+
+/// The answer to a probe.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) passed: bool,
+    pub(super) text: String,
+}
+
+struct Check {
+    engine: String,
+    name: &'static str,
+    failure: Option<String>,
+}
+
+/// Checks all engines; with nothing to check a process is live and not ready. A check in `exclude` (by its name,
+/// or with its engine: `NAME/lagging`) does not count.
+pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &[String]) -> Verdict {
+    let mut checks: Vec<Check> = engines.iter().flat_map(|engine| checks(probe, engine)).collect();
+    if engines.is_empty() && probe == Probe::Ready {
+        let failure = Some("no engine is running yet".into());
+        checks.push(Check { engine: "endpoint".into(), name: "engines", failure });
+    }
+    checks.retain(|check| {
+        let full = format!("{}/{}", check.engine, check.name);
+        !exclude.iter().any(|excluded| *excluded == full || excluded == check.name)
+    });
+    let passed = checks.iter().all(|check| check.failure.is_none());
+    let name = match probe {
+        Probe::Live => "livez",
+        Probe::Ready => "readyz",
+    };
+    if passed && !verbose {
+        return Verdict { passed, text: "ok".into() };
+    }
+    let line = |check: &Check| match &check.failure {
+        None => format!("[+]{}/{} ok\n", check.engine, check.name),
+        Some(failure) => format!("[-]{}/{} failed: {failure}\n", check.engine, check.name),
+    };
+    let lines: String = checks.iter().map(line).collect();
+    Verdict { passed, text: format!("{lines}{name} check {}\n", if passed { "passed" } else { "failed" }) }
+}
+
+fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
+    let Checked { name, health, tells } = engine;
+    let check =
+        |name: &'static str, failure: Option<String>| Check { engine: engine.name.clone(), name, failure };
+    let ended = || match health {
+        Health::Failed { reason } if *tells => format!("it has failed: {reason}"),
+        Health::Failed { .. } => "it has failed".to_owned(),
+        other => format!("it is {}", other.name()),
+    };
+    let mut all = vec![check("live", (!health.is_live()).then(ended))];
+    if probe == Probe::Live {
+        return all;
+    }
+    let started = matches!(health, Health::Ready | Health::Degraded { .. });
+    all.push(check("started", (!started).then(ended)));
+    for reason in Reason::ALL {
+        let problems = health.problems().iter().filter(|problem| problem.reason == *reason);
+        let texts: Vec<String> = problems.map(ToString::to_string).collect();
+        all.push(check(reason.name(), (!texts.is_empty()).then(|| texts.join("; "))));
+    }
+    debug_assert_eq!(all.iter().all(|check| check.failure.is_none()), health.is_ready(), "{name}: {health}");
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::Problem;
+
+    fn engine(name: &str, health: Health) -> Checked {
+        Checked { name: name.into(), health, tells: false }
+    }
+
+    fn degraded(reason: Reason) -> Health {
+        let problem = Problem { part: "requests".into(), reason, message: "no answer".into() };
+        Health::Degraded { problems: vec![problem] }
+    }
+
+    #[test]
+    fn a_process_is_as_live_and_as_ready_as_its_worst_engine() {
+        for (healths, live, ready) in [
+            (vec![], true, false),
+            (vec![Health::Ready], true, true),
+            (vec![Health::Starting { problems: vec![] }], true, false),
+            (vec![Health::Ready, degraded(Reason::Lagging)], true, false),
+            (vec![Health::Ready, Health::Stopping], true, false),
+            (vec![Health::Failed { reason: "secret".into() }, Health::Ready], false, false),
+            (vec![Health::Stopped], false, false),
+        ] {
+            let engines: Vec<Checked> = healths.iter().map(|health| engine("e", health.clone())).collect();
+            assert_eq!(probe(Probe::Live, &engines, false, &[]).passed, live, "{healths:?}");
+            assert_eq!(probe(Probe::Ready, &engines, false, &[]).passed, ready, "{healths:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_brief_unless_it_fails_or_is_asked() {
+        let well = [engine("poller", Health::Ready)];
+        assert_eq!(probe(Probe::Ready, &well, false, &[]).text, "ok");
+        assert_eq!(probe(Probe::Live, &well, true, &[]).text, "[+]poller/live ok\nlivez check passed\n");
+        let ill = [engine("poller", degraded(Reason::Disconnected))];
+        let text = probe(Probe::Ready, &ill, false, &[]).text;
+        assert!(text.contains("[-]poller/disconnected failed: requests: no answer\n"), "{text}");
+        assert!(text.contains("[+]poller/lagging ok\n") && text.ends_with("readyz check failed\n"), "{text}");
+    }
+
+    #[test]
+    fn a_check_can_be_excluded_everywhere_or_of_one_engine() {
+        let engines = [engine("a", degraded(Reason::Lagging)), engine("b", Health::Ready)];
+        for (exclude, passes) in
+            [("lagging", true), ("a/lagging", true), ("b/lagging", false), ("auth", false)]
+        {
+            assert_eq!(probe(Probe::Ready, &engines, false, &[exclude.into()]).passed, passes, "{exclude}");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_told_only_if_it_may_be() {
+        let mut failed = engine("a", Health::Failed { reason: "secret".into() });
+        assert!(!probe(Probe::Live, std::slice::from_ref(&failed), true, &[]).text.contains("secret"));
+        failed.tells = true;
+        assert!(probe(Probe::Live, &[failed], true, &[]).text.contains("secret"));
+    }
+}

@@ -1,0 +1,113 @@
+//! Which path answers what.
+
+use super::Shared;
+use super::ask::{self, Refused};
+use super::page;
+use super::probes::{Checked, Probe, probe};
+use super::query::Parameters;
+use crate::trace::reveal::Reveal;
+use hyper::StatusCode;
+use serde::Serialize;
+
+/// What is answered.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) kind: &'static str,
+    pub(super) body: String,
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// The text format of Prometheus.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Answer {
+    pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Self {
+        Self { status, kind: TEXT, body: body.into() }
+    }
+
+    fn html(status: StatusCode, page: maud::Markup) -> Self {
+        Self { status, kind: HTML, body: page.into_string() }
+    }
+
+    fn json<T: Serialize>(found: Result<T, Refused>) -> Self {
+        let (status, body) = match found {
+            Ok(found) => (StatusCode::OK, serde_json::to_string(&found)),
+            Err(Refused { status, message }) => {
+                (status, serde_json::to_string(&serde_json::json!({ "error": message })))
+            }
+        };
+        match body {
+            Ok(body) => Self { status, kind: JSON, body },
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
+    }
+}
+
+/// Answers a GET.
+pub(super) async fn respond(path: &str, query: &str, shared: &Shared) -> Answer {
+    let parameters = Parameters::parse(query);
+    match path {
+        "/livez" => probes(Probe::Live, &parameters, shared),
+        "/readyz" => probes(Probe::Ready, &parameters, shared),
+        "/metrics" => match &shared.metrics {
+            Some(render) => Answer { status: StatusCode::OK, kind: METRICS, body: render() },
+            None => Answer::text(StatusCode::NOT_FOUND, "this endpoint was not given metrics to serve\n"),
+        },
+        _ if !shared.page => Answer::text(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics\n"),
+        "/style.css" => {
+            Answer { status: StatusCode::OK, kind: "text/css; charset=utf-8", body: page::STYLE.into() }
+        }
+        "/" => Answer::html(StatusCode::OK, page::overview(&ask::engines(shared).await, &parameters)),
+        "/api/engines" => Answer::json(Ok(ask::engines(shared).await)),
+        "/instances" | "/api/instances" => instances(path, &parameters, shared).await,
+        "/explain" | "/api/explain" => explain(path, &parameters, shared).await,
+        _ => refused(Refused { status: StatusCode::NOT_FOUND, message: "there is nothing here".into() }),
+    }
+}
+
+fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
+    let checked = shared.engines().into_iter().map(|engine| Checked {
+        name: engine.engine.to_string(),
+        health: engine.health(),
+        tells: engine.reveal >= Reveal::Keys,
+    });
+    let exclude: Vec<String> = parameters.all("exclude").map(str::to_owned).collect();
+    let verdict = probe(which, &checked.collect::<Vec<_>>(), parameters.has("verbose"), &exclude);
+    let status = if verdict.passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Answer::text(status, verdict.text)
+}
+
+async fn instances(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
+    let engine = match ask::engine(shared, parameters) {
+        Ok(engine) => engine,
+        Err(error) => {
+            return if path.starts_with("/api/") { Answer::json::<()>(Err(error)) } else { refused(error) };
+        }
+    };
+    let found = ask::instances(&engine, parameters).await;
+    if path.starts_with("/api/") {
+        return Answer::json(found);
+    }
+    let status = found.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
+    let engines = ask::engines(shared).await;
+    let reveals = engine.reveal >= Reveal::Keys;
+    Answer::html(status, page::instances(&engine.engine, &engines, found, parameters, reveals))
+}
+
+async fn explain(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
+    let found = match ask::engine(shared, parameters) {
+        Ok(engine) => ask::explain(&engine, parameters).await,
+        Err(error) => Err(error),
+    };
+    match found {
+        _ if path.starts_with("/api/") => Answer::json(found),
+        Ok(found) => Answer::html(StatusCode::OK, page::explanation(&found, parameters)),
+        Err(error) => refused(error),
+    }
+}
+
+fn refused(error: Refused) -> Answer {
+    Answer::html(error.status, page::refused(&error))
+}
