@@ -191,6 +191,11 @@ mod trace;
 mod value;
 mod watch;
 
+/// The code in the guides is compiled, and run where it can be.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
+mod guides {}
+
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
