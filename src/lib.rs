@@ -49,6 +49,21 @@
 //! If somebody else changes a key of the instance after the mark was written, every engine tries again after
 //! the rule's backoff base.
 //!
+//! # Pace
+//!
+//! Changes are decided in memory, so that nothing has to be held back to spare etcd reads, and an instance is
+//! queued once, so that it does not try for its lock again and again. What holds the engine back, if wanted:
+//!
+//! - [`EngineBuilder::crawl_interval`], its [jitter](EngineBuilder::crawl_jitter), the
+//!   [rate](EngineBuilder::crawl_rate) of a crawl, and one engine [at a time](EngineBuilder::crawl_mutex): how
+//!   much crawls ask of etcd.
+//! - [`EngineBuilder::settle`] and [`Rule::settle`]: how long a change waits before it fires something.
+//! - [`EngineBuilder::concurrency`] and [`Rule::concurrency`]: how many callbacks run at once.
+//! - [`EngineBuilder::batch_size`]: how many transactions share a request.
+//!
+//! The sizes of queues are no options: each is bounded, and a full one makes those wait who fill it, back to the
+//! watch; nothing is dropped.
+//!
 //! # Observation
 //!
 //! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](Reason):

@@ -59,8 +59,8 @@ async fn the_delay_is_in_the_transaction_that_ends_the_firing() {
     etcd.put("/servers/a/state", "active").await;
     let (mut put, mut unlocked) = (None, None);
     while put.is_none() || unlocked.is_none() {
-        let response = events.message().await.unwrap().unwrap();
-        for event in response.events() {
+        let response = tokio::time::timeout(20 * SECOND, events.message()).await.expect("both happen");
+        for event in response.unwrap().unwrap().events() {
             let kv = event.kv().unwrap();
             match (kv.key_str().unwrap(), event.event_type()) {
                 ("/polls/a/ttl", etcd_client::EventType::Put) => put = Some(kv.mod_revision()),

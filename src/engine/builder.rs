@@ -3,7 +3,7 @@
 use super::Engine;
 use super::check::{check_application, check_endpoints, check_options, reserved, warn};
 use super::config::{Config, Options};
-use super::coverage::{MAX_WATCHES, watched};
+use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use super::env::Env;
 use crate::error::{BuildError, Error, Mistake};
 use crate::etcd::Target;
@@ -197,9 +197,9 @@ impl EngineBuilder {
     ///
     /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
     /// meantime are one. With jitter the engine that is first is another one each time, and the others often
-    /// find the work done instead of trying for the lock. Every firing comes later by so much; retries, crawls
-    /// and polls that a callback asked for are not delayed. The latency metrics count from the end of the
-    /// wait.
+    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
+    /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
+    /// of the wait.
     pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
         self.options.settle = (delay, jitter);
         self
@@ -440,6 +440,10 @@ impl EngineBuilder {
             return Err(BuildError { mistakes }.into());
         }
         let prefixes = watched(&rules, MAX_WATCHES);
+        let exact = covering(literal_prefixes(&rules), usize::MAX).len();
+        if exact > MAX_WATCHES {
+            tracing::warn!(exact, watched = ?prefixes, "the patterns have more prefixes than are watched apart: wider ones are watched");
+        }
         let target = match self.channel {
             Some(channel) => Target::Channel(channel, self.connect_options),
             None => Target::Endpoints(self.endpoints, self.connect_options),

@@ -48,7 +48,12 @@ pub(crate) fn watched(rules: &[CompiledRule], max: usize) -> Vec<String> {
             return prefixes;
         }
     }
-    covering(slots().map(|(rule, slot)| rule.slots()[slot].literal_prefix()), max)
+    covering(literal_prefixes(rules), max)
+}
+
+/// What the patterns begin with, constraints or not.
+pub(crate) fn literal_prefixes(rules: &[CompiledRule]) -> impl Iterator<Item = &str> {
+    rules.iter().flat_map(|rule| rule.slots()).map(|pattern| pattern.literal_prefix())
 }
 
 fn depth(prefix: &str) -> usize {
