@@ -5,6 +5,7 @@
 //! many seconds to run (default: until Ctrl-C).
 
 use etcd_rules::embedded::EmbeddedEtcd;
+use etcd_rules::etcd_client::{Txn, TxnOp};
 use etcd_rules::http::Endpoint;
 use etcd_rules::{Engine, Error, Firing, Outcome, Reveal, Rule, key};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,10 +38,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let etcd = EmbeddedEtcd::start().await?;
     let mut client = etcd.client().await?;
-    for order in 0..orders {
-        let payment = ["cash", "card", "cash", "card", "cash", "card", "cash", "later", "cheque", "barter"];
-        let payment = payment[(order % 10) as usize];
-        client.put(format!("/orders/{order}"), payment, None).await?;
+    let payments = ["cash", "card", "cash", "card", "cash", "card", "cash", "later", "cheque", "barter"];
+    for first in (0..orders).step_by(100) {
+        let put = |order: u64| TxnOp::put(format!("/orders/{order}"), payments[(order % 10) as usize], None);
+        let puts: Vec<TxnOp> = (first..orders.min(first + 100)).map(put).collect();
+        client.txn(Txn::new().and_then(puts)).await?;
     }
     let open = key("/orders/:id").exists() & key("/orders/:id/processed").absent();
     let rule = |id: &str| Rule::new(id).when(open.clone()).run(process);

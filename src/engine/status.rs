@@ -3,7 +3,7 @@
 use super::health::{Health, Problem, Reason};
 use crate::etcd::Failure;
 use crate::metrics::Meters;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -121,11 +121,11 @@ impl Status {
     /// faster than that is told as it is then.
     pub(crate) async fn announce(&self) {
         let (mut health, mut ended) = (self.subscribe(), self.subscribe());
-        let mut told = (Health::NAMES[0], Vec::new());
+        let mut told = (Health::NAMES[0], BTreeSet::new());
         let mut quiet_until = Instant::now();
         loop {
             let now = health.borrow_and_update().clone();
-            let reasons = now.problems().iter().map(|p| (p.part.clone(), p.reason)).collect();
+            let reasons: BTreeSet<Reason> = now.problems().iter().map(|problem| problem.reason).collect();
             let tell = (now.name(), reasons);
             if tell != told {
                 announce(&self.0.engine, &now);
@@ -150,8 +150,8 @@ fn announce(engine: &str, health: &Health) {
         Health::Failed { reason } => tracing::error!(engine, state, reason, "engine failed"),
         _ if !health.problems().is_empty() => {
             let problems: Vec<String> = health.problems().iter().map(ToString::to_string).collect();
-            let mut reasons: Vec<&str> = health.problems().iter().map(|p| p.reason.name()).collect();
-            reasons.dedup();
+            let reasons: BTreeSet<Reason> = health.problems().iter().map(|problem| problem.reason).collect();
+            let reasons: Vec<&str> = reasons.into_iter().map(Reason::name).collect();
             let (reasons, problems) = (reasons.join(","), problems.join("; "));
             tracing::warn!(engine, state, reasons, problems, "engine has trouble; it goes on trying");
         }
