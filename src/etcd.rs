@@ -510,8 +510,13 @@ impl Watch {
     }
 
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
-    /// another watch on the same stream, on a key within the range of the first.
+    /// another watch on the same stream, on a key within the range of the first. An error also if the first
+    /// was never registered: the answer would be taken for its own, and nothing would be watched.
     pub(crate) async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
+        if self.id.is_none() {
+            let unanswered = etcd_client::Error::WatchError("the watch was not registered".into());
+            return Err(Failure::new("watch", unanswered));
+        }
         self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::new("watch", error))
     }
 }

@@ -185,6 +185,7 @@ pub mod embedded;
 pub mod http;
 pub mod metrics;
 
+mod broken;
 mod condition;
 mod crawl;
 mod dispatch;
@@ -195,6 +196,7 @@ mod evaluate;
 mod firing;
 mod index;
 mod inspect;
+mod latest;
 mod lock;
 mod pattern;
 #[cfg(feature = "prometheus")]
@@ -202,6 +204,8 @@ mod prometheus;
 #[cfg(test)]
 mod properties;
 mod rule;
+#[cfg(all(test, feature = "embedded"))]
+mod simulation;
 mod trace;
 mod value;
 mod watch;

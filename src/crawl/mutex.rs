@@ -6,6 +6,7 @@
 use crate::engine::env::Retry;
 use crate::etcd::{Failure, Link};
 use crate::index::Revision;
+use crate::latest::Latest;
 use crate::lock::keeper::LockLease;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
@@ -13,14 +14,13 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 /// See the [module](self).
 pub(crate) struct CrawlMutex {
     pub(crate) engine: Arc<str>,
     pub(crate) key: String,
-    pub(crate) lease: watch::Receiver<Option<LockLease>>,
+    pub(crate) lease: Latest<Option<LockLease>>,
     pub(crate) retry: Retry,
 }
 
@@ -35,7 +35,7 @@ impl CrawlMutex {
     pub(super) async fn acquire(&mut self, link: &Link, rng: &mut StdRng) -> Result<Held, Failure> {
         loop {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
-            let Ok(Some(lease)) = self.lease.wait_for(alive).await.map(|lease| lease.clone()) else {
+            let Some(Some(lease)) = self.lease.wait_for(alive).await else {
                 // The keeper has ended: this actor is about to.
                 std::future::pending::<()>().await;
                 continue;

@@ -29,9 +29,10 @@ use crate::rule::CompiledRule;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use actix::prelude::*;
+use foldhash::fast::FixedState;
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -68,9 +69,9 @@ pub(crate) struct Dispatcher {
     /// What goes back to the index, bounded by the number of instances that are not idle.
     outbox: Feedback,
     outbox_waits: bool,
-    busy: HashMap<InstanceId, Busy>,
+    busy: HashMap<InstanceId, Busy, FixedState>,
     /// Numbers of attempts whose lock may exist.
-    nonces: HashSet<u64>,
+    nonces: BTreeSet<u64>,
     timer: Option<(Instant, SpawnHandle)>,
     draining: Option<oneshot::Sender<usize>>,
     rng: StdRng,
@@ -111,8 +112,8 @@ impl Dispatcher {
             index: None,
             outbox: Feedback::default(),
             outbox_waits: false,
-            busy: HashMap::new(),
-            nonces: HashSet::new(),
+            busy: HashMap::with_hasher(env.hasher()),
+            nonces: BTreeSet::new(),
             timer: None,
             draining: None,
             settings,

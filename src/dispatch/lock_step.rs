@@ -1,11 +1,13 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
 use super::messages::FoundMark;
+use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::etcd::FailureKind;
 use crate::firing::Fence;
 use crate::index::{Binding, Change, Revision, Snapshot};
+use crate::latest::Latest;
 use crate::lock::batch::Class;
 use crate::lock::keeper::LockLease;
 use crate::lock::requests::{Requests, submit};
@@ -14,7 +16,6 @@ use crate::rule::CompiledRule;
 use actix::Addr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// How long a firing waits for a lease before it gives its slot to others.
@@ -32,7 +33,7 @@ pub(super) struct LockStep {
     pub(super) witness: Witness,
     pub(super) overrule: Option<Revision>,
     pub(super) holder: Holder,
-    pub(super) lease: watch::Receiver<Option<LockLease>>,
+    pub(super) lease: Latest<Option<LockLease>>,
     pub(super) requests: Addr<Requests>,
     pub(super) retry: Retry,
 }
@@ -83,8 +84,7 @@ impl LockStep {
     async fn attempt(&mut self) -> LockEnd {
         let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
         let lease = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
-            Ok(Ok(lease)) => lease.clone(),
-            Ok(Err(_)) => None,
+            Ok(lease) => lease.flatten(),
             Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
         };
         let Some(lease) = lease else { return LockEnd::Failed("the engine is stopping".into()) };
@@ -118,7 +118,9 @@ impl LockStep {
                             lease,
                             self.retry.fork(),
                         );
-                        actix::spawn(freeing);
+                        if !is_broken(Promise::Orphans) {
+                            actix::spawn(freeing);
+                        }
                         return LockEnd::Failed(failure.to_string());
                     }
                     self.retry.wait().await;

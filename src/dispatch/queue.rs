@@ -2,6 +2,7 @@
 //! waited long as if it were live.
 
 use super::record::Class;
+use crate::broken::{Promise, is_broken};
 use crate::index::InstanceId;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -109,7 +110,7 @@ impl Queue {
 
     /// Takes the next valid entry that may run now and occupies a slot for it.
     pub(crate) fn take(&mut self, now: Instant, valid: impl Fn(&Ticket) -> bool) -> Option<(u32, Ticket)> {
-        if self.running >= self.limit {
+        if self.running >= self.limit && !is_broken(Promise::Slots) {
             return None;
         }
         let (rule, ticket) =
@@ -133,7 +134,7 @@ impl Queue {
                     queue.pop_front();
                 }
             }
-            if lane.running >= lane.limit {
+            if lane.running >= lane.limit && !is_broken(Promise::Slots) {
                 continue;
             }
             let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= self.ageing;

@@ -17,6 +17,7 @@
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
 use super::path::Path;
+use crate::broken::{Promise, is_broken};
 use crate::engine::config::LONGEST;
 use crate::index::{Binding, Revision, Snapshot, Touch};
 use crate::inspect::StateKind;
@@ -260,6 +261,9 @@ impl Record {
     /// Keeps changes until it is known which of them are ours: one a slot, since of two that are
     /// newer than the values given one must be somebody else's.
     fn remember(&mut self, touches: &[Touch]) {
+        if is_broken(Promise::DirtyMark) {
+            return;
+        }
         for touch in touches {
             let foreign = self.is_foreign(*touch);
             match self.during.iter().find(|known| known.0 == touch.0) {

@@ -74,6 +74,7 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
     let instance = || telling.reveal.instance(seen.attributes());
     let overdue = async {
         tokio::select! {
+            biased;
             () = told.cancelled() => {}
             () = tokio::time::sleep(limit) => {}
         }

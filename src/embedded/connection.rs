@@ -1,5 +1,6 @@
 //! Connections: over TCP or a pipe in memory, and closed when a fault says so.
 
+use super::path::Way;
 use super::shared::Shared;
 use hyper_util::rt::TokioIo;
 use std::future::Future;
@@ -23,7 +24,13 @@ pub(super) const BACKLOG: usize = 16;
 /// The server's end of a connection.
 pub(super) struct Connection {
     transport: Transport,
-    cut: CancellationToken,
+    way: Arc<Way>,
+    /// Of the server, and of the way to it.
+    cuts: [Cut; 2],
+}
+
+struct Cut {
+    token: CancellationToken,
     waiting: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -33,8 +40,14 @@ enum Transport {
 }
 
 impl Connection {
-    fn new(transport: Transport, cut: CancellationToken) -> Self {
-        Self { transport, waiting: Box::pin(cut.clone().cancelled_owned()), cut }
+    fn new(transport: Transport, shared: &Shared, way: &Arc<Way>) -> Self {
+        let cuts = [shared.connections(), way.connections()]
+            .map(|token| Cut { waiting: Box::pin(token.clone().cancelled_owned()), token });
+        Self { transport, way: way.clone(), cuts }
+    }
+
+    fn is_cut(&self) -> bool {
+        self.cuts.iter().any(|cut| cut.token.is_cancelled())
     }
 }
 
@@ -64,8 +77,12 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         // A server always reads, so that this is where it notices.
-        if self.cut.is_cancelled() || self.waiting.as_mut().poll(context).is_ready() {
+        let cut = self.cuts.iter_mut().any(|cut| cut.waiting.as_mut().poll(context).is_ready());
+        if cut || self.is_cut() {
             return Poll::Ready(Err(closed()));
+        }
+        if self.way.holds_up(context) {
+            return Poll::Pending;
         }
         transport!(self, poll_read(context, buffer))
     }
@@ -77,8 +94,11 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.cut.is_cancelled() {
+        if self.is_cut() {
             return Poll::Ready(Err(closed()));
+        }
+        if self.way.holds_up(context) {
+            return Poll::Pending;
         }
         transport!(self, poll_write(context, bytes))
     }
@@ -98,6 +118,7 @@ pub(super) async fn accept(
     connections: mpsc::Sender<Connection>,
     shared: Arc<Shared>,
 ) {
+    let way = Arc::default();
     while let Ok(free) = connections.reserve().await {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file handles, or the like: others may end meanwhile.
@@ -106,7 +127,7 @@ pub(super) async fn accept(
         };
         let _ = stream.set_nodelay(true);
         if !shared.look(|inner| inner.condition.unreachable) {
-            free.send(Connection::new(Transport::Tcp(stream), shared.connections()));
+            free.send(Connection::new(Transport::Tcp(stream), &shared, &way));
         }
     }
 }
@@ -116,6 +137,7 @@ pub(super) async fn accept(
 pub(super) struct Connector {
     pub(super) connections: mpsc::Sender<Connection>,
     pub(super) shared: Arc<Shared>,
+    pub(super) way: Arc<Way>,
 }
 
 impl std::fmt::Debug for Connector {
@@ -134,14 +156,14 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { connections, shared } = self.clone();
+        let Self { connections, shared, way } = self.clone();
         Box::pin(async move {
             let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "no server is there");
-            if shared.look(|inner| inner.condition.unreachable) {
+            if way.is_unreachable() || shared.look(|inner| inner.condition.unreachable) {
                 return Err(refused());
             }
             let (client, server) = tokio::io::duplex(PIPE_BYTES);
-            let connection = Connection::new(Transport::Pipe(server), shared.connections());
+            let connection = Connection::new(Transport::Pipe(server), &shared, &way);
             connections.send(connection).await.map_err(|_| refused())?;
             Ok(TokioIo::new(client))
         })

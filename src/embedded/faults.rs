@@ -169,6 +169,7 @@ impl Faults {
             inner.cut_streams();
             inner.starts += 1;
             inner.member = data(&inner.member);
+            inner.replaced();
             inner.member.new_term(now);
         });
     }

@@ -47,7 +47,8 @@
 //! Time is tokio's: with a paused clock (`#[tokio::test(start_paused = true)]`) leases expire as the clock is
 //! advanced. Use the channel for that, never TCP: a paused clock runs ahead while bytes are in the kernel.
 //! [`Faults`] make requests fail before or after they take effect, lose and delay them, cut streams and
-//! connections, take the leader away, and go back to older data.
+//! connections, take the leader away, and go back to older data. A [`Path`] is a way to the server that can be
+//! cut and frozen by itself, for one client of several.
 //!
 //! # What it has
 //!
@@ -82,8 +83,11 @@ mod faults;
 mod lease;
 mod lock;
 mod member;
+mod path;
 mod plan;
 mod range;
+#[cfg(test)]
+pub(crate) mod record;
 mod refusal;
 mod server;
 mod service;
@@ -94,6 +98,7 @@ mod txn;
 mod watch;
 
 pub use faults::{Faults, Saved};
+pub use path::Path;
 pub use plan::{Fault, On};
 pub use refusal::Refusal;
 pub use server::EmbeddedEtcd;

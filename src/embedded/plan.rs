@@ -148,6 +148,13 @@ impl Fault {
     fn with(self, action: Action) -> Self {
         Self { action, ..self }
     }
+
+    /// Events of watches come later, on a stream that seems well.
+    #[cfg(test)]
+    pub(crate) fn delays_events(&self) -> bool {
+        let delays = matches!(self.action, Action::Delay(_) | Action::DelayRegardless(_));
+        delays && matches!(self.on, On::WatchResponse | On::WatchRequest | On::Watch)
+    }
 }
 
 /// The faults that wait, and how many requests have come.

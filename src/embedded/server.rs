@@ -2,6 +2,7 @@
 
 use super::connection::{BACKLOG, Connector, accept};
 use super::faults::Faults;
+use super::path::Path;
 use super::service;
 use super::shared::Shared;
 use etcd_client::{Channel, Client, ConnectOptions};
@@ -10,6 +11,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +38,7 @@ impl EmbeddedEtcd {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut etcd = Self::in_process();
         etcd.address = Some(listener.local_addr()?);
-        let Connector { connections, shared } = etcd.connector.clone();
+        let Connector { connections, shared, .. } = etcd.connector.clone();
         etcd.spawn(accept(listener, connections, shared));
         Ok(etcd)
     }
@@ -54,7 +56,7 @@ impl EmbeddedEtcd {
             Some((Ok::<_, Infallible>(connection), incoming))
         });
         let serving = Server::builder().add_routes(service::routes(&shared)).serve_with_incoming(incoming);
-        let connector = Connector { connections, shared: shared.clone() };
+        let connector = Connector { connections, shared: shared.clone(), way: Arc::default() };
         let etcd = Self { connector, address: None, stop: CancellationToken::new() };
         etcd.spawn(async move {
             // It ends when the server is stopped; a connection that fails ends by itself.
@@ -87,8 +89,12 @@ impl EmbeddedEtcd {
     ///
     /// Outside of a tokio runtime.
     pub fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_static("http://embedded.invalid");
-        Channel::Tonic(endpoint.connect_with_connector_lazy(self.connector.clone()))
+        channel_through(self.connector.clone())
+    }
+
+    /// A way to the server of its own: cut off, it leaves the other clients alone.
+    pub fn path(&self) -> Path {
+        Path::new(&self.connector)
     }
 
     /// A client with a [`channel`](Self::channel) of its own.
@@ -109,10 +115,20 @@ impl EmbeddedEtcd {
         Client::from_channel(self.channel(), Some(options)).await
     }
 
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<super::shared::Shared> {
+        &self.connector.shared
+    }
+
     /// The handle that makes trouble.
     pub fn faults(&self) -> Faults {
         Faults::new(self.connector.shared.clone())
     }
+}
+
+/// A connection that is made at the first request and again whenever it is lost.
+pub(super) fn channel_through(connector: Connector) -> Channel {
+    Channel::Tonic(Endpoint::from_static("http://embedded.invalid").connect_with_connector_lazy(connector))
 }
 
 impl Drop for EmbeddedEtcd {

@@ -3,9 +3,9 @@
 use super::member::Member;
 use super::plan::{Action, On, Plan};
 use super::refusal::Refusal;
+use crate::latest::{Latest, Setter, latest};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -33,13 +33,16 @@ pub(super) struct Inner {
     streams: CancellationToken,
     /// Closes the connections that are open now.
     connections: CancellationToken,
+    /// Of a test: is told everything.
+    #[cfg(test)]
+    pub(super) recorder: super::record::Recorder,
 }
 
 /// The server's state. No lock is held while anything waits.
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     /// Told after every change.
-    changed: watch::Sender<()>,
+    changed: Setter<()>,
 }
 
 impl Shared {
@@ -51,8 +54,10 @@ impl Shared {
             starts: 0,
             streams: CancellationToken::new(),
             connections: CancellationToken::new(),
+            #[cfg(test)]
+            recorder: Default::default(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), changed: watch::Sender::new(()) })
+        Arc::new(Self { inner: Mutex::new(inner), changed: latest(()).0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -70,11 +75,13 @@ impl Shared {
         let now = Instant::now();
         let before = inner.shown();
         inner.expire(now);
+        inner.record();
         let result = apply(&mut inner, now);
+        inner.record();
         let changed = inner.shown() != before;
         drop(inner);
         if changed {
-            self.changed.send_replace(());
+            self.changed.set(());
         }
         result
     }
@@ -82,18 +89,21 @@ impl Shared {
     /// Changes the state as a fault does, and tells everybody.
     pub(super) fn disturb<T>(&self, disturb: impl FnOnce(&mut Inner, Instant) -> T) -> T {
         let result = self.apply(disturb);
-        self.changed.send_replace(());
+        self.changed.set(());
         result
     }
 
     /// Notices every change from now on.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
+    pub(super) fn changes(&self) -> Latest<()> {
         self.changed.subscribe()
     }
 
     /// Counts a request, and says what shall happen to it.
     pub(super) fn arrive(&self, on: On) -> Option<Action> {
-        self.lock().plan.arrive(on)
+        let mut inner = self.lock();
+        let action = inner.plan.arrive(on);
+        inner.arrived(on, action);
+        action
     }
 
     pub(super) fn streams(&self) -> CancellationToken {
@@ -109,7 +119,7 @@ impl Shared {
         let mut changes = self.changes();
         while self.lock().condition.frozen {
             // The sender lives as long as `self`.
-            let _ = changes.changed().await;
+            changes.changed().await;
         }
     }
 
@@ -165,6 +175,18 @@ impl Inner {
         let Member { store, leases, .. } = &self.member;
         (store.revision(), store.compacted(), leases.next_expiry())
     }
+
+    /// Tells a test what was committed.
+    #[cfg(not(test))]
+    fn record(&mut self) {}
+
+    /// Tells a test what was asked.
+    #[cfg(not(test))]
+    fn arrived(&mut self, _: On, _: Option<Action>) {}
+
+    /// Tells a test that what is stored is something else from now on.
+    #[cfg(not(test))]
+    pub(super) fn replaced(&mut self) {}
 
     pub(super) fn cut_streams(&mut self) {
         std::mem::take(&mut self.streams).cancel();

@@ -110,6 +110,12 @@ impl Store {
         histories.into_iter().flatten().filter_map(move |(_, history)| at(history, revision))
     }
 
+    /// All keys now, in order.
+    #[cfg(test)]
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<PbKeyValue>> {
+        self.keys.values().filter_map(|history| history.last()?.kv.as_ref())
+    }
+
     /// Puts a key, as part of the transaction being applied.
     pub(super) fn put(&mut self, key: &[u8], value: Vec<u8>, lease: i64) {
         let revision = self.next_revision();

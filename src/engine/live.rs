@@ -9,6 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 type Key = (u32, Binding);
 
+/// Parts of the list that are locked apart.
+const SHARDS: usize = 16;
+
 #[derive(Clone)]
 pub(crate) struct Live(Arc<DashMap<Key, LiveFiring, FixedState>>);
 
@@ -26,7 +29,8 @@ pub(crate) struct Registered {
 
 impl Live {
     pub(crate) fn new(hasher: FixedState) -> Self {
-        Self(Arc::new(DashMap::with_hasher(hasher)))
+        // As many on every machine, so that the order is the same too in which all are told to end.
+        Self(Arc::new(DashMap::with_hasher_and_shard_amount(hasher, SHARDS)))
     }
 
     pub(crate) fn register(&self, rule: u32, binding: Binding, firing: LiveFiring) -> Registered {

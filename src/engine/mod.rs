@@ -151,6 +151,7 @@ impl Engine {
         let deadline = self.config.options.shutdown_deadline;
         let handle = self.start().await?;
         tokio::select! {
+            biased;
             _ = stop => handle.shutdown(deadline).await,
             reason = handle.failed() => Err(Error::Stopped(reason)),
         }

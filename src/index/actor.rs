@@ -12,7 +12,7 @@ use crate::engine::status::Status;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::metrics::Meters;
 use actix::prelude::*;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ pub(crate) struct IndexActor {
     status: Status,
     faults: Faults,
     working: bool,
-    closing: HashMap<ViewId, oneshot::Sender<Closed>>,
+    closing: BTreeMap<ViewId, oneshot::Sender<Closed>>,
 }
 
 impl IndexActor {
@@ -51,7 +51,7 @@ impl IndexActor {
             status,
             faults,
             working: false,
-            closing: HashMap::new(),
+            closing: BTreeMap::new(),
         }
     }
 

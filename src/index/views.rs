@@ -7,9 +7,10 @@
 
 use super::mirror::{Content, Deletion, Revision};
 use super::{Change, Index, Reason};
+use crate::broken::{Promise, is_broken};
 use crate::value::Value;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ViewId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +202,7 @@ impl Index {
             let start = sweep.unwrap_or(0);
             let end = self.mirror.capacity().min(start + budget);
             budget -= end - start;
-            let missing: Vec<Box<str>> = (start..end)
+            let mut missing: Vec<Box<str>> = (start..end)
                 .filter_map(|index| self.mirror.at(index))
                 .filter(|(_, entry)| {
                     entry.watcher == watcher
@@ -210,6 +211,9 @@ impl Index {
                 })
                 .map(|(_, entry)| entry.key.clone())
                 .collect();
+            if is_broken(Promise::Deletions) {
+                missing.clear();
+            }
             self.views.open[at].drift += missing.len() as u64;
             for key in missing {
                 let key = key.into_boxed_bytes().into_vec();

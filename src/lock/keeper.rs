@@ -3,20 +3,22 @@
 //! are told, and a new one takes its place.
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
+use crate::broken::{Promise, is_broken};
 use crate::engine::env::Retry;
 use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Grant, Link};
+use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
 use actix::prelude::*;
 use futures_util::StreamExt as _;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +33,7 @@ pub(crate) struct LockLease {
 }
 
 /// Leases for locks by TTL, kept by the keeper and read by the dispatcher.
-pub(crate) type LockLeases = Arc<HashMap<Duration, watch::Receiver<Option<LockLease>>>>;
+pub(crate) type LockLeases = Arc<BTreeMap<Duration, Latest<Option<LockLease>>>>;
 
 /// What a keeper is made of.
 pub(crate) struct Settings {
@@ -44,11 +46,11 @@ pub(crate) struct Settings {
 
 pub(crate) struct Keeper {
     settings: Settings,
-    leases: Vec<(Duration, watch::Sender<Option<LockLease>>)>,
+    leases: Vec<(Duration, Setter<Option<LockLease>>)>,
     readers: LockLeases,
-    shared: HashMap<Purpose, SharedLeases>,
+    shared: BTreeMap<Purpose, SharedLeases>,
     /// Grants under way, with who waits for them.
-    granting: HashMap<(Purpose, Duration), Vec<TicketReply>>,
+    granting: BTreeMap<(Purpose, Duration), Vec<TicketReply>>,
     /// Leases of marks: they go with the engine.
     marks: Vec<i64>,
     /// What renews and replaces the leases of locks.
@@ -59,7 +61,7 @@ pub(crate) struct Keeper {
 type TicketReply = oneshot::Sender<Result<Ticket, Failure>>;
 
 /// What a key with a TTL is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Purpose {
     /// The application's: it outlives the engine.
     Data,
@@ -71,10 +73,10 @@ impl Keeper {
     /// Keeps one lease for each of the TTLs.
     pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
         let mut leases = Vec::new();
-        let mut readers = HashMap::new();
+        let mut readers = BTreeMap::new();
         for ttl in ttls {
             readers.entry(ttl).or_insert_with(|| {
-                let (sender, receiver) = watch::channel(None);
+                let (sender, receiver) = latest(None);
                 leases.push((ttl, sender));
                 receiver
             });
@@ -84,8 +86,8 @@ impl Keeper {
             settings,
             leases,
             readers: readers.clone(),
-            shared: HashMap::new(),
-            granting: HashMap::new(),
+            shared: BTreeMap::new(),
+            granting: BTreeMap::new(),
             marks: Vec::new(),
             keeping: Vec::new(),
         };
@@ -136,7 +138,7 @@ struct Keep {
     retry: Retry,
     rng: StdRng,
     ttl: Duration,
-    published: watch::Sender<Option<LockLease>>,
+    published: Setter<Option<LockLease>>,
 }
 
 impl Keep {
@@ -158,9 +160,9 @@ impl Keep {
             let life = Lifetime::new(grant.sent, grant.ttl);
             let lost = CancellationToken::new();
             // Also when this future is dropped: nothing is renewed then.
-            let _told = lost.clone().drop_guard();
+            let told = lost.clone().drop_guard();
             let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
-            self.published.send_replace(Some(lease));
+            self.published.set(Some(lease));
             let gone = || Failure {
                 kind: FailureKind::LeaseGone,
                 request: "txn",
@@ -172,7 +174,11 @@ impl Keep {
                 () = lost.cancelled() => gone(),
                 failure = self.renew(grant.id, life) => failure,
             };
-            self.published.send_replace(None);
+            if is_broken(Promise::LeaseLoss) {
+                told.disarm();
+                continue;
+            }
+            self.published.set(None);
             lost.cancel();
             self.meters.lease_lost();
             // Until there is a new one, whatever keeps etcd from granting it.
@@ -336,8 +342,11 @@ impl Handler<Revoke> for Keeper {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
-        let locks = self.readers.values().filter_map(|lease| lease.borrow().as_ref().map(|lease| lease.id));
-        let ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
+        let mut ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        if is_broken(Promise::Revoke) {
+            ids.clear();
+        }
         // Or a lease that is found to be gone would be replaced, and the new one left behind.
         self.keeping.drain(..).for_each(|keeping| {
             ctx.cancel_future(keeping);

@@ -1,7 +1,8 @@
 //! How long a lease can be relied on, and which keys may share one. No I/O, no clock.
 
+use crate::broken::{Promise, is_broken};
 use crate::etcd::Grant;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -51,7 +52,7 @@ impl Lifetime {
 /// window joins it, so that its key lives at least as long as it asked for.
 #[derive(Debug, Default)]
 pub(crate) struct SharedLeases {
-    open: HashMap<Duration, Shared>,
+    open: BTreeMap<Duration, Shared>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +109,10 @@ impl SharedLeases {
 /// The key must be sent while the lease still has its whole TTL before it. `None` if the server
 /// granted less than that.
 fn ticket(grant: &Grant, ttl: Duration) -> Option<Ticket> {
-    let slack = grant.ttl.checked_sub(ttl)?;
+    let mut slack = grant.ttl.checked_sub(ttl)?;
+    if is_broken(Promise::KeyTtl) {
+        slack = grant.ttl;
+    }
     Some(Ticket { lease: grant.id, send_before: grant.sent + slack })
 }
 

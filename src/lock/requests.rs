@@ -9,7 +9,7 @@ use crate::metrics::Meters;
 use actix::prelude::*;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Txn, TxnOp};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -33,7 +33,7 @@ pub(crate) struct Requests {
     settings: Settings,
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
-    refused: HashSet<u32>,
+    refused: BTreeSet<u32>,
     /// What keeps requests from being answered, until one is.
     trouble: Option<FailureKind>,
     probing: bool,
@@ -56,7 +56,7 @@ struct Entry {
 impl Requests {
     pub(crate) fn new(settings: Settings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
-        Self { settings, batcher, refused: HashSet::new(), trouble: None, probing: false }
+        Self { settings, batcher, refused: BTreeSet::new(), trouble: None, probing: false }
     }
 
     /// Sends batches while there are any and a flight is free.

@@ -4,6 +4,7 @@
 mod tests;
 
 use super::batch::{Footprint, KeyMark};
+use crate::broken::{Promise, is_broken};
 use crate::condition::Check;
 use crate::etcd::FailureKind;
 use crate::firing::{Effect, Effects, Expectation, Fence};
@@ -76,8 +77,13 @@ impl Locking<'_> {
     pub(crate) fn request(&self) -> Request {
         let holder = serde_json::to_vec(self.holder).unwrap_or_default();
         let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
-        let mut compares = vec![absent(self.lock), mark_is(self.mark, self.overrule)];
-        compares.extend(self.witness.iter().map(|check| self.compare(check)));
+        let mut compares = vec![absent(self.lock)];
+        if !is_broken(Promise::Backoff) {
+            compares.push(mark_is(self.mark, self.overrule));
+        }
+        if !is_broken(Promise::Witness) {
+            compares.extend(self.witness.iter().map(|check| self.compare(check)));
+        }
         let mut then =
             vec![TxnOp::put(self.lock, holder.clone(), Some(PutOptions::new().with_lease(self.lease)))];
         let mut writes = vec![self.lock];
@@ -226,14 +232,17 @@ impl Ending<'_> {
         let unlocked = self.fence.is_none();
         let mut compares: Vec<Compare> = Vec::new();
         match self.fence {
+            Some(_) if is_broken(Promise::Fence) => {}
             Some(Fence { key, create_revision }) => {
                 compares.push(Compare::create_revision(key.as_str(), CompareOp::Equal, *create_revision));
             }
             None => compares.push(mark_is(self.mark_key, self.overrule)),
         }
-        compares.extend(expectations.iter().map(|Expectation { key, revision }| {
-            Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision)
-        }));
+        if !is_broken(Promise::Expectations) {
+            compares.extend(expectations.iter().map(|Expectation { key, revision }| {
+                Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision)
+            }));
+        }
         let mut request_bytes = 0;
         let mut then = Vec::new();
         for (effect, lease) in changes.iter().zip(self.leases) {

@@ -1,5 +1,6 @@
 //! From where a watch goes on. No I/O.
 
+use crate::broken::{Promise, is_broken};
 use crate::etcd::{Header, Heard};
 use crate::index::{Change, Revision};
 
@@ -47,15 +48,17 @@ impl Resume {
     pub(crate) fn start(&mut self, header: Header) -> Start {
         if let Some(cluster) = self.cluster
             && cluster != header.cluster
+            && !is_broken(Promise::Rewind)
         {
             return Start::Rewound(format!("the cluster's id was {cluster:x} and is {:x}", header.cluster));
         }
         self.cluster = Some(header.cluster);
         match self.position {
             None => Start::Snapshot(header.revision),
-            Some(position) if header.revision < position => {
+            Some(position) if header.revision < position && !is_broken(Promise::Rewind) => {
                 Start::Rewound(format!("the revision was {position} and is {}", header.revision))
             }
+            Some(_) if is_broken(Promise::Resume) => Start::Watch(header.revision + 1),
             Some(position) => Start::Watch(position + 1),
         }
     }
@@ -76,6 +79,10 @@ impl Resume {
             return Step::Doubt;
         }
         match heard {
+            Heard::Created(header) if is_broken(Promise::Position) => {
+                self.position = self.position.max(Some(header.revision));
+                Step::Alive
+            }
             Heard::Created(_) => Step::Alive,
             Heard::Changes(_, changes) => {
                 // Not the header's revision: a watch that catches up stamps the store's newest on

@@ -6,6 +6,7 @@ use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome};
 use super::super::run::{self, Run};
 use super::*;
+use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::engine::live::LiveFiring;
@@ -230,7 +231,7 @@ impl Handler<LockEnded> for Dispatcher {
                     LockOutcome::Won
                 }
                 LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
-                    if !this.nonces.contains(&holder.nonce) =>
+                    if !this.nonces.contains(&holder.nonce) && !is_broken(Promise::Orphans) =>
                 {
                     // Left over from an attempt whose answer never came.
                     this.tell_orphan(rule, Some(&id), &key, create_revision);

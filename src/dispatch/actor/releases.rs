@@ -1,6 +1,7 @@
 //! Locks and marks that are gone, and locks that nobody works under.
 
 use super::*;
+use crate::broken::{Promise, is_broken};
 use crate::etcd::LockKey;
 use crate::index::Revision;
 use crate::lock::txn::{Holder, free_orphan};
@@ -15,6 +16,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
+            _ if is_broken(Promise::Releases) => {}
             None => this.pending.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
@@ -37,7 +39,7 @@ impl Handler<LocksSeen> for Dispatcher {
     fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, _| {
             let leases = this.settings.leases.values();
-            let ours: Vec<i64> = leases.filter_map(|l| l.borrow().as_ref().map(|lease| lease.id)).collect();
+            let ours: Vec<i64> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
                 let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));

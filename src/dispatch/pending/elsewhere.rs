@@ -49,7 +49,12 @@ impl Pending {
         if !matches!(record.state, State::Held | State::GivenUp) {
             return;
         }
-        if record.blind || self.releases.get(&key).is_some_and(|&deleted| deleted > at) {
+        // Taken, so that it counts once: after older data was restored it is newer than every answer.
+        let released = self.releases.get(&key).is_some_and(|&deleted| deleted > at);
+        if released {
+            self.releases.remove(&key);
+        }
+        if record.blind || released {
             return self.step(id, now, out, |record, now| record.released(Duration::ZERO, now));
         }
         let key: Arc<str> = key.into();

@@ -128,7 +128,7 @@ pub(super) async fn leader_lost(shared: &Shared, required: bool) {
     let mut changes = shared.changes();
     while !required || !shared.look(|inner| inner.condition.leaderless && !inner.condition.frozen) {
         // The sender lives as long as `shared`.
-        let _ = changes.changed().await;
+        changes.changed().await;
     }
 }
 

@@ -126,7 +126,7 @@ impl Waiting {
         let mut renew_at = Instant::now();
         loop {
             self.shared.thawed().await;
-            changes.mark_unchanged();
+            changes.mark_seen();
             if let Some(header) = self.shared.look(|inner| inner.member.lock_is_held(&self.place)) {
                 self.done = true;
                 return header;

@@ -6,13 +6,13 @@ use crate::embedded::plan::{Action, On};
 use crate::embedded::refusal::Refusal;
 use crate::embedded::shared::Shared;
 use crate::embedded::watch::Watches;
+use crate::latest::Latest;
 use etcd_client::proto::{PbWatchRequest, PbWatchResponse, PbWatchService};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -71,7 +71,7 @@ struct WatchStream {
     watches: Watches,
     /// What is to be sent next; bounded by what `Watches` hands out at once.
     ready: VecDeque<PbWatchResponse>,
-    changes: Receiver<()>,
+    changes: Latest<()>,
     cut: CancellationToken,
     next_tick: Instant,
     /// Why the stream ends after the response that goes out now.
@@ -100,7 +100,7 @@ impl WatchStream {
     async fn respond(&mut self) -> Result<Option<PbWatchResponse>, Refusal> {
         loop {
             self.shared.thawed().await;
-            self.changes.mark_unchanged();
+            self.changes.mark_seen();
             if self.ready.is_empty() {
                 let Self { shared, watches, ready, .. } = self;
                 shared.apply(|inner, _| watches.collect(&inner.member, ready));

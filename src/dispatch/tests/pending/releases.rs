@@ -25,6 +25,17 @@ fn a_release_that_overtook_the_losing_answer_wakes_at_once() {
     }
 }
 
+/// After older data was restored, a release from before is newer than every answer: it must not wake again
+/// and again, without a pause.
+#[test]
+fn a_release_that_overtook_an_answer_wakes_once() {
+    let mut b = bench();
+    b.decide(1, true, &[5, 0], &[]).released(LOCK, 25).locked(1, held(23)).advance(Duration::ZERO);
+    assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
+    b.answer(1, true, &[5, 0]).locked(1, held(23)).advance(ms(100));
+    assert_eq!(b.state(1), Some(State::Held));
+}
+
 #[test]
 fn a_release_of_a_busy_lock_is_remembered_as_the_newest() {
     let mut b = bench();

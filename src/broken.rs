@@ -1,0 +1,94 @@
+//! Promises that the simulation breaks on purpose, to see that its checker notices. In a build that is no test
+//! none can be broken, and the questions cost nothing.
+
+/// What can be broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Promise {
+    /// A watch resumes where its last one ended; broken: from now.
+    Resume,
+    /// Effects take place only while the lock is held.
+    Fence,
+    /// A new snapshot tells of deletions.
+    Deletions,
+    /// Who loses a lease is told.
+    LeaseLoss,
+    /// What changes while a callback runs makes it run again.
+    DirtyMark,
+    /// A lock is taken only while the condition holds.
+    Witness,
+    /// A failure holds back all engines.
+    Backoff,
+    /// Who waits for a lock is woken when it is free.
+    Releases,
+    /// Older data voids all that is known.
+    Rewind,
+    /// A lock whose taking was in doubt is freed.
+    Orphans,
+    /// A commit without a lock depends on what was shown.
+    Expectations,
+    /// What an engine held is freed at its end.
+    Revoke,
+    /// A key does not expire before its TTL.
+    KeyTtl,
+    /// The position of a watch is what it delivered, not what a header says.
+    Position,
+    /// No more firings at once than there are slots.
+    Slots,
+    /// Revisions of a key in memory only move forward.
+    Forward,
+}
+
+#[cfg(test)]
+pub(crate) const PROMISES: [Promise; 16] = {
+    use Promise::*;
+    [
+        Resume,
+        Fence,
+        Deletions,
+        LeaseLoss,
+        DirtyMark,
+        Witness,
+        Backoff,
+        Releases,
+        Rewind,
+        Orphans,
+        Expectations,
+        Revoke,
+        KeyTtl,
+        Position,
+        Slots,
+        Forward,
+    ]
+};
+
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn is_broken(_: Promise) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use switch::{is_broken, while_broken};
+
+#[cfg(test)]
+mod switch {
+    use super::Promise;
+    use std::cell::Cell;
+
+    thread_local! {
+        static BROKEN: Cell<Option<Promise>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn is_broken(promise: Promise) -> bool {
+        BROKEN.get() == Some(promise)
+    }
+
+    /// Breaks a promise on this thread, as long as `run` runs.
+    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the simulation"))]
+    pub(crate) fn while_broken<T>(promise: Option<Promise>, run: impl FnOnce() -> T) -> T {
+        BROKEN.set(promise);
+        let result = run();
+        BROKEN.set(None);
+        result
+    }
+}

@@ -1,0 +1,117 @@
+//! A way to the server of its own, on which one client's trouble is made while others have none.
+
+use super::connection::Connector;
+use super::server::channel_through;
+use etcd_client::Channel;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
+use tokio_util::sync::CancellationToken;
+
+/// A way through memory to an [`EmbeddedEtcd`](super::EmbeddedEtcd), made by its
+/// [`path`](super::EmbeddedEtcd::path). What happens to it concerns its own connections only, so that one of
+/// several engines is cut off. Cheap to clone.
+///
+/// ```
+/// # use etcd_rules::embedded::*;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let etcd = EmbeddedEtcd::in_process();
+/// let path = etcd.path();
+/// let mut cut_off = etcd_client::Client::from_channel(path.channel(), None).await?;
+/// path.set_reachable(false);
+/// assert!(cut_off.put("key", "value", None).await.is_err());
+/// assert!(etcd.client().await?.put("key", "value", None).await.is_ok());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Path {
+    connector: Connector,
+}
+
+impl std::fmt::Debug for Path {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Path").finish_non_exhaustive()
+    }
+}
+
+impl Path {
+    pub(super) fn new(connector: &Connector) -> Self {
+        Self { connector: Connector { way: Arc::default(), ..connector.clone() } }
+    }
+
+    /// A connection along this path, as [`EmbeddedEtcd::channel`](super::EmbeddedEtcd::channel).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn channel(&self) -> Channel {
+        channel_through(self.connector.clone())
+    }
+
+    /// Stops carrying anything, without a word: connections stay open, and bytes wait.
+    pub fn freeze(&self) {
+        self.connector.way.look(|state| state.frozen = true);
+    }
+
+    /// Ends a [`freeze`](Self::freeze): what has waited arrives.
+    pub fn thaw(&self) {
+        let waiting = self.connector.way.look(|state| {
+            state.frozen = false;
+            std::mem::take(&mut state.waiting)
+        });
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Closes the connections along this path. Clients can connect again at once.
+    pub fn cut(&self) {
+        self.connector.way.look(|state| std::mem::take(&mut state.connections)).cancel();
+    }
+
+    /// Closes the connections along this path and refuses new ones, or, with `true`, takes them again.
+    pub fn set_reachable(&self, reachable: bool) {
+        self.connector.way.look(|state| state.unreachable = !reachable);
+        if !reachable {
+            self.cut();
+        }
+    }
+}
+
+/// The state of a path, shared with its connections.
+#[derive(Default)]
+pub(super) struct Way(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    frozen: bool,
+    unreachable: bool,
+    /// Closes the connections that are open now.
+    connections: CancellationToken,
+    /// Connections that have something to do once nothing is frozen; each is here once.
+    waiting: Vec<Waker>,
+}
+
+impl Way {
+    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+        let mut state: MutexGuard<'_, State> = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        look(&mut state)
+    }
+
+    pub(super) fn is_unreachable(&self) -> bool {
+        self.look(|state| state.unreachable)
+    }
+
+    pub(super) fn connections(&self) -> CancellationToken {
+        self.look(|state| state.connections.clone())
+    }
+
+    /// True if nothing may pass; then the task is woken when something may.
+    pub(super) fn holds_up(&self, context: &Context<'_>) -> bool {
+        self.look(|state| {
+            if state.frozen && !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
+                state.waiting.push(context.waker().clone());
+            }
+            state.frozen
+        })
+    }
+}

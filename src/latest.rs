@@ -1,0 +1,166 @@
+//! A value of which everybody wants the latest. Unlike tokio's `watch`, which picks at random whom to wake
+//! first, it wakes those who wait in the order in which they began to: a simulation must repeat.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+/// Begins with a value that counts as seen.
+pub(crate) fn latest<T>(value: T) -> (Setter<T>, Latest<T>) {
+    let state = Mutex::new(State { value, version: 0, ended: false });
+    let shared = Arc::new(Shared { state, changed: Notify::new() });
+    (Setter(shared.clone()), Latest { shared, seen: 0 })
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    value: T,
+    version: u64,
+    ended: bool,
+}
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The one who sets the value. When it is dropped, nobody waits any longer.
+#[derive(Debug)]
+pub(crate) struct Setter<T>(Arc<Shared<T>>);
+
+impl<T> Setter<T> {
+    pub(crate) fn set(&self, value: T) {
+        let mut state = self.0.lock();
+        state.value = value;
+        state.version += 1;
+        drop(state);
+        self.0.changed.notify_waiters();
+    }
+
+    /// A reader for which the value as it is counts as seen.
+    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
+    pub(crate) fn subscribe(&self) -> Latest<T> {
+        let seen = self.0.lock().version;
+        Latest { shared: self.0.clone(), seen }
+    }
+}
+
+impl<T> Drop for Setter<T> {
+    fn drop(&mut self) {
+        self.0.lock().ended = true;
+        self.0.changed.notify_waiters();
+    }
+}
+
+/// A reader.
+#[derive(Debug)]
+pub(crate) struct Latest<T> {
+    shared: Arc<Shared<T>>,
+    seen: u64,
+}
+
+impl<T> Clone for Latest<T> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), seen: self.seen }
+    }
+}
+
+impl<T: Clone> Latest<T> {
+    pub(crate) fn get(&self) -> T {
+        self.shared.lock().value.clone()
+    }
+
+    /// The value as it is counts as seen.
+    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
+    pub(crate) fn mark_seen(&mut self) {
+        self.seen = self.shared.lock().version;
+    }
+
+    /// Waits for a value that was not seen. False if there will be none.
+    pub(crate) async fn changed(&mut self) -> bool {
+        loop {
+            // Before the look, so that no change comes in between.
+            let notified = self.shared.changed.notified();
+            {
+                let state = self.shared.lock();
+                if state.version > self.seen {
+                    self.seen = state.version;
+                    return true;
+                }
+                if state.ended {
+                    return false;
+                }
+            }
+            notified.await;
+        }
+    }
+
+    /// Waits for a value of a kind. `None` if there will be none.
+    pub(crate) async fn wait_for(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Option<T> {
+        loop {
+            let (value, version, ended) = {
+                let state = self.shared.lock();
+                (state.value.clone(), state.version, state.ended)
+            };
+            self.seen = version;
+            if wanted(&value) {
+                return Some(value);
+            }
+            if ended || !self.changed().await {
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn those_who_wait_are_woken_in_order_and_see_the_latest() {
+        let (setter, reader) = latest(0);
+        let woken = Arc::new(Mutex::new(Vec::new()));
+        let waiting: Vec<_> = (0..50)
+            .map(|number| {
+                let (mut reader, woken) = (reader.clone(), woken.clone());
+                tokio::spawn(async move {
+                    let seen = reader.wait_for(|value| *value > 0).await;
+                    woken.lock().unwrap().push((number, seen));
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        setter.set(1);
+        setter.set(2);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        let expected: Vec<_> = (0..50).map(|number| (number, Some(2))).collect();
+        assert_eq!(*woken.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_value_is_news_once_and_the_end_is_no_value() {
+        let (setter, mut reader) = latest(0);
+        assert_eq!(reader.changed().now_or_never(), None, "the first value is no news");
+        setter.set(1);
+        assert_eq!(reader.changed().now_or_never(), Some(true));
+        assert_eq!(reader.changed().now_or_never(), None);
+        drop(setter);
+        assert_eq!(reader.changed().now_or_never(), Some(false));
+        assert_eq!(
+            reader.wait_for(|value| *value > 0).now_or_never(),
+            Some(Some(1)),
+            "what is there is given"
+        );
+        assert_eq!(reader.wait_for(|value| *value > 1).now_or_never(), Some(None));
+    }
+}

@@ -1,0 +1,152 @@
+//! What callbacks do: by chance, but by the same chance for the same run of the same seed.
+
+use super::kinds::Kind;
+use super::plan::{Callbacks, Plan};
+use super::process::Process;
+use super::story::{Began, Event, How, Life, Story};
+use crate::error::Error;
+use crate::firing::{Firing, Outcome};
+use crate::rule::{Backoff, BoxError, Rule};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::time::sleep;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What the callbacks of one life of an engine share.
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) story: Story,
+    pub(super) life: Life,
+    pub(super) process: Process,
+    pub(super) callbacks: Callbacks,
+    /// From now on they succeed.
+    pub(super) calm: Arc<AtomicBool>,
+}
+
+pub(super) fn rules(plan: &Plan, world: &Arc<World>) -> Vec<Rule> {
+    plan.kinds.iter().map(|&kind| rule(kind, plan, world.clone())).collect()
+}
+
+fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
+    let (base, max) = plan.options.backoff;
+    let mut rule = Rule::new(kind.name())
+        .when(kind.condition())
+        .backoff(Backoff::new(base, max))
+        .time_limit(plan.options.time_limit)
+        .run(move |firing| {
+            let world = world.clone();
+            // The process may stand still, or end, with the callback in it.
+            let process = world.process.clone();
+            async move {
+                let mut noted = Noted::begin(&world, kind, &firing);
+                let body = run(&world, kind, firing, noted.run);
+                match process.host(body).await {
+                    Some((how, result)) => {
+                        noted.end(how);
+                        result
+                    }
+                    None => {
+                        noted.end(How::Crashed);
+                        Err("the process has ended".into())
+                    }
+                }
+            }
+        });
+    if let Some(lock) = kind.lock() {
+        rule = rule.lock(lock);
+    }
+    if kind == Kind::Optimistic { rule.optimistic() } else { rule }
+}
+
+/// Tells the story of one run, also if it is dropped.
+struct Noted {
+    story: Story,
+    run: u64,
+    ended: bool,
+}
+
+impl Noted {
+    fn begin(world: &World, kind: Kind, firing: &Firing) -> Self {
+        let story = world.story.clone();
+        let run = story.next_run();
+        let text = |pattern: &&str| firing.value(pattern).map(|value| value.to_string_lossy().into_owned());
+        story.add(Event::Began(Began {
+            run,
+            life: world.life,
+            kind,
+            id: firing.attributes().iter().map(|(_, value)| value.to_owned()).collect(),
+            token: firing.fencing_token(),
+            attempt: firing.attempt(),
+            shown: kind.slots().iter().map(text).collect(),
+        }));
+        Self { story, run, ended: false }
+    }
+
+    fn end(&mut self, how: How) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.story.add(Event::Ended { run: self.run, how });
+        }
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.end(How::Dropped);
+    }
+}
+
+async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Result<Outcome, BoxError>) {
+    if world.calm.load(Ordering::SeqCst) {
+        sleep(MS).await;
+        return finish(kind, &firing, run);
+    }
+    let rng = &mut StdRng::seed_from_u64(world.seed ^ run.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let chances = &world.callbacks;
+    if rng.random_range(0..100) < chances.reading
+        && let Err(error) = firing.get_opt(kind.slots()[0]).await
+    {
+        return (How::Failed, Err(error.into()));
+    }
+    let pause = match rng.random_range(0..100) {
+        0..30 => Duration::ZERO,
+        slow if slow >= 100 - chances.slow => MS * rng.random_range(300..8000),
+        _ => MS * rng.random_range(1..80),
+    };
+    if rng.random_bool(0.5) {
+        tokio::select! {
+            biased;
+            () = firing.cancelled() => return (How::Failed, Err("told to end".into())),
+            () = sleep(pause) => {}
+        }
+    } else {
+        sleep(pause).await;
+    }
+    let failing = if kind == Kind::Flaky { 60 } else { chances.failing };
+    if rng.random_range(0..100) < failing {
+        return match rng.random_range(0..4) {
+            // No hook is called, so that nothing is printed.
+            0 => {
+                world.story.add(Event::Ended { run, how: How::Panicked });
+                std::panic::resume_unwind(Box::new("on purpose"))
+            }
+            1 if kind.consumes() => (How::GaveUp, Ok(kind.commit(&firing, run).give_up("on purpose"))),
+            2 => (How::RetryAfter, Ok(Outcome::retry_after(MS * rng.random_range(1..1500)))),
+            _ => (How::Failed, Err(Error::Etcd("on purpose".into()).into())),
+        };
+    }
+    if kind == Kind::Stay && rng.random_bool(0.2) {
+        return (How::GaveUp, Ok(Outcome::give_up("on purpose")));
+    }
+    finish(kind, &firing, run)
+}
+
+fn finish(kind: Kind, firing: &Firing, run: u64) -> (How, Result<Outcome, BoxError>) {
+    match kind {
+        Kind::Stay if run.is_multiple_of(2) => (How::Done, Ok(Outcome::done())),
+        _ => (How::Committed, Ok(kind.commit(firing, run).into())),
+    }
+}

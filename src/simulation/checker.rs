@@ -1,0 +1,460 @@
+//! Checks that a schedule kept the promises. It takes what is true from the server's own history and from what
+//! the callbacks noted, and knows nothing of the engine's insides.
+
+use super::kinds::Kind;
+use super::plan::{Act, Plan};
+use super::story::{Began, Event, How, Life, Store};
+use super::world::NAMESPACE;
+use crate::condition::Explanation;
+use crate::embedded::record::{Done, Written};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Violation {
+    /// Since the start of the schedule.
+    pub(super) at: Duration,
+    pub(super) text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {:?}: {}", self.at, self.text)
+    }
+}
+
+/// The instances that keys imply.
+pub(super) fn instances(plan: &Plan, now: &Store) -> BTreeSet<(Kind, Vec<String>)> {
+    let implied = |kind: Kind| now.keys.keys().filter_map(move |key| Some((kind, kind.implied_by(key)?)));
+    plan.kinds.iter().flat_map(|&kind| implied(kind)).collect()
+}
+
+fn values<'s>(kind: Kind, id: &[String], store: &'s Store) -> Vec<Option<&'s str>> {
+    kind.keys(id).iter().map(|key| store.value(key)).collect()
+}
+
+/// What was shown is what is there, as far as it matters.
+fn same(kind: Kind, shown: &[Option<String>], values: &[Option<&str>]) -> bool {
+    shown.iter().zip(values).enumerate().all(|(slot, (shown, value))| {
+        let shown = shown.as_deref();
+        if kind.is_shared(slot) { kind.leaf(shown) == kind.leaf(*value) } else { shown == *value }
+    })
+}
+
+/// Instances that are true and have not been dealt with: nothing may be lost.
+pub(super) fn missing(plan: &Plan, now: &Store, events: &[(Duration, Event)]) -> Vec<String> {
+    let mut runs: BTreeMap<u64, &Began> = BTreeMap::new();
+    let mut dealt_with: BTreeMap<(Kind, &[String]), Vec<_>> = BTreeMap::new();
+    for (_, event) in events {
+        match event {
+            Event::Began(began) => drop(runs.insert(began.run, began)),
+            Event::Ended { run, how } => {
+                let began = runs[run];
+                dealt_with.entry((began.kind, &began.id)).or_default().push((*how, began));
+            }
+            _ => {}
+        }
+    }
+    let mut missing = Vec::new();
+    for (kind, id) in instances(plan, now) {
+        let values = values(kind, &id, now);
+        // Of absences only: known by a deletion alone, and checked with the history.
+        if kind == Kind::Gone || !kind.truth(&values) {
+            continue;
+        }
+        let runs = dealt_with.get(&(kind, id.as_slice())).map_or(&[][..], Vec::as_slice);
+        let done = runs.iter().any(|(how, began)| {
+            let enough = match how {
+                How::GaveUp | How::Done => true,
+                How::Committed => !kind.consumes(),
+                _ => false,
+            };
+            enough && same(kind, &began.shown, &values)
+        });
+        if !done {
+            missing.push(format!("{} {id:?} is true ({values:?}) and has not been dealt with", kind.name()));
+        }
+    }
+    missing
+}
+
+/// What an engine has in memory of the keys of an instance, and what the store has.
+pub(super) fn compare(engine: usize, explained: &Explanation, now: &Store) -> Vec<String> {
+    let mut wrong: Vec<String> =
+        explained.children.iter().flat_map(|part| compare(engine, part, now)).collect();
+    for seen in &explained.seen {
+        let stored = now.keys.get(&seen.key);
+        let known = seen.value.as_ref().map(|value| value.to_string_lossy().into_owned());
+        if known.as_deref() != stored.and_then(|kv| kv.value.as_deref())
+            || known.is_some() && seen.mod_revision != stored.map(|kv| kv.mod_revision)
+        {
+            wrong.push(format!("engine {engine} has {known:?} for {}, etcd {stored:?}", seen.key));
+        }
+    }
+    wrong
+}
+
+/// Replays the story and tells what was not kept.
+pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation> {
+    let mut checker = Checker::new(plan);
+    for (at, event) in events {
+        checker.at = *at;
+        checker.see(event);
+    }
+    checker.finish();
+    checker.violations
+}
+
+/// Starts of one instance within a second, by one engine, that count as spinning.
+const SPINNING: usize = 40;
+
+struct Run {
+    began: Began,
+    at: Duration,
+    ended: Option<How>,
+}
+
+/// What a restored backup takes back.
+#[derive(Clone, Default)]
+struct Line {
+    store: Rc<Store>,
+    /// How often the effects of a run took place.
+    applied: BTreeMap<u64, usize>,
+}
+
+struct Checker<'p> {
+    plan: &'p Plan,
+    at: Duration,
+    line: Line,
+    saved: Option<Line>,
+    /// By create revision of a lock: the store before it was taken.
+    taken: BTreeMap<i64, Rc<Store>>,
+    runs: BTreeMap<u64, Run>,
+    running: BTreeSet<u64>,
+    /// The revision of the last effects for an instance, by the life whose run they were.
+    own: BTreeMap<(Life, Kind, Vec<String>), i64>,
+    /// Of every key: when it changed, and what it held then.
+    changed: BTreeMap<String, Vec<(Duration, i64, Option<String>)>>,
+    /// When marks were written.
+    marked: BTreeMap<String, Duration>,
+    /// When keys with a TTL were put.
+    put_at: BTreeMap<String, Duration>,
+    /// The last deletion of a key by the test, for rules of absences.
+    deletions: BTreeMap<(Kind, Vec<String>), Duration>,
+    lives: BTreeMap<Life, (Duration, Option<Duration>)>,
+    starts: BTreeMap<(Life, Kind, Vec<String>), Vec<Duration>>,
+    /// Locks can be lost without their holder's clock telling.
+    locks_taken: bool,
+    leases_ended: bool,
+    replaced: bool,
+    calm: Option<Duration>,
+    violations: Vec<Violation>,
+}
+
+impl<'p> Checker<'p> {
+    fn new(plan: &'p Plan) -> Self {
+        Self {
+            plan,
+            at: Duration::ZERO,
+            line: Line::default(),
+            saved: None,
+            taken: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            running: BTreeSet::new(),
+            own: BTreeMap::new(),
+            changed: BTreeMap::new(),
+            marked: BTreeMap::new(),
+            put_at: BTreeMap::new(),
+            deletions: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            locks_taken: plan.does(Act::takes_locks),
+            leases_ended: plan.does(|act| matches!(act, Act::ExpireLease(_))),
+            replaced: false,
+            calm: None,
+            violations: Vec::new(),
+        }
+    }
+
+    fn violate(&mut self, text: String) {
+        self.violations.push(Violation { at: self.at, text });
+    }
+
+    fn see(&mut self, event: &Event) {
+        match event {
+            Event::Server(done @ Done::Committed { revision, changes, by_test }) => {
+                let before = self.line.store.clone();
+                Rc::make_mut(&mut self.line.store).apply(done);
+                self.committed(&before, *revision, changes, *by_test);
+            }
+            Event::Server(done @ Done::Replaced { .. }) => {
+                // A restart goes on with what there was.
+                let before = self.line.store.clone();
+                Rc::make_mut(&mut self.line.store).apply(done);
+                if self.line.store.keys != before.keys || self.line.store.revision != before.revision {
+                    self.replaced = true;
+                    self.own.clear();
+                    self.changed.clear();
+                }
+            }
+            Event::Server(Done::Arrived(..)) => {}
+            Event::Did(Act::Save) => self.saved = Some(self.line.clone()),
+            Event::Did(Act::Restore) => {
+                if let Some(saved) = &self.saved {
+                    self.line.applied = saved.applied.clone();
+                }
+            }
+            Event::Did(Act::RestartEmpty) => {
+                self.saved = None;
+                self.line.applied.clear();
+            }
+            Event::Did(_) | Event::Health(..) => {}
+            Event::Started(life) => drop(self.lives.insert(*life, (self.at, None))),
+            Event::Over(life, _) => {
+                if let Some((_, end)) = self.lives.get_mut(life) {
+                    end.get_or_insert(self.at);
+                }
+            }
+            Event::Began(began) => self.began(began),
+            Event::Ended { run, how } => {
+                self.running.remove(run);
+                if let Some(run) = self.runs.get_mut(run) {
+                    run.ended = Some(*how);
+                }
+            }
+            Event::Calm => self.calm = Some(self.at),
+        }
+    }
+
+    fn committed(&mut self, before: &Rc<Store>, revision: i64, changes: &[Written], by_test: bool) {
+        for change in changes {
+            let key = &change.key;
+            if let Some(own) = key.strip_prefix(NAMESPACE) {
+                let new = !before.keys.contains_key(key);
+                if own.starts_with("lock/") && change.value.is_some() && new {
+                    self.taken.insert(revision, before.clone());
+                }
+                if own.starts_with("backoff/") && change.value.is_some() {
+                    self.marked.insert(key.clone(), self.at);
+                }
+                continue;
+            }
+            self.changed.entry(key.clone()).or_default().push((self.at, revision, change.value.clone()));
+            match &change.value {
+                Some(run) if key.starts_with("/out/") => self.took_effect(before, revision, run, changes),
+                Some(_) => drop(self.put_at.insert(key.clone(), self.at)),
+                None if by_test && key.starts_with("/gone") => {
+                    if let Some(id) = Kind::Gone.implied_by(key) {
+                        self.deletions.insert((Kind::Gone, id), self.at);
+                    }
+                }
+                None if !by_test && key.starts_with("/rest/") => {
+                    let lived = self.at.saturating_sub(self.put_at.get(key).copied().unwrap_or_default());
+                    if !self.leases_ended && !self.replaced && lived < super::kinds::REST {
+                        self.violate(format!(
+                            "{key} was to live for {:?} and lived {lived:?}",
+                            super::kinds::REST
+                        ));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The effects of a run took place.
+    fn took_effect(&mut self, before: &Rc<Store>, revision: i64, run: &str, changes: &[Written]) {
+        let number: u64 = run.parse().unwrap_or_default();
+        let Some(Run { began, ended, .. }) = self.runs.get(&number) else {
+            return self.violate(format!("effects of an unknown run {run}"));
+        };
+        let (began, ended) = (began.clone(), *ended);
+        let Began { kind, ref id, token, ref shown, life, .. } = began;
+        let name = format!("run {run} ({} {id:?})", kind.name());
+        let count = self.line.applied.entry(number).or_default();
+        *count += 1;
+        if *count > 1 {
+            self.violate(format!("{name} took effect again"));
+        }
+        if !matches!(ended, Some(How::Committed | How::GaveUp)) {
+            self.violate(format!("{name} took effect, though its callback ended as {ended:?}"));
+        }
+        if kind == Kind::Optimistic {
+            if !same(kind, shown, &values(kind, id, before)) {
+                self.violate(format!("{name} took effect on other values than it was shown"));
+            }
+        } else {
+            let lock = before.keys.values().find(|kv| {
+                kv.key.starts_with(NAMESPACE)
+                    && kv.create_revision == token
+                    && kv.key[NAMESPACE.len()..].starts_with("lock/")
+                    && changes.iter().any(|change| change.key == kv.key && change.value.is_none())
+            });
+            if lock.is_none() {
+                self.violate(format!("{name} took effect without its lock, of revision {token}"));
+            }
+        }
+        for &slot in kind.expects() {
+            let key = kind.key(kind.slots()[slot], id);
+            if before.value(&key) != shown[slot].as_deref() {
+                self.violate(format!("{name} took effect although {key} had changed"));
+            }
+        }
+        if let Some((slot, value)) = kind.effect(number, shown) {
+            let key = kind.key(kind.slots()[slot], id);
+            // A deletion of what is absent is no change.
+            let there = changes.iter().any(|change| change.key == key && change.value == value)
+                || value.is_none() && !before.keys.contains_key(&key);
+            if !there {
+                self.violate(format!("{name} took effect in part: {key} is not {value:?}"));
+            }
+        }
+        self.own.insert((life, kind, id.clone()), revision);
+    }
+
+    fn began(&mut self, began: &Began) {
+        let Began { run, life, kind, ref id, token, ref shown, .. } = *began;
+        let name = format!("run {run} ({} {id:?})", kind.name());
+        let shown_values: Vec<Option<&str>> = shown.iter().map(Option::as_deref).collect();
+        if !kind.truth(&shown_values) {
+            self.violate(format!("{name} was shown {shown:?}, for which its condition is false"));
+        }
+        let before = (kind != Kind::Optimistic).then(|| self.taken.get(&token).cloned()).flatten();
+        match &before {
+            Some(before) => self.locked(began, before, &name),
+            None if kind == Kind::Optimistic => {}
+            None => {
+                self.violate(format!("{name} began under a lock that was never taken, of revision {token}"))
+            }
+        }
+        self.alone(began, &name);
+        self.is_fresh(began, &name);
+        let starts = self.starts.entry((life, kind, id.clone())).or_default();
+        starts.push(self.at);
+        let recent = starts.iter().rev().take_while(|at| self.at - **at < Duration::from_secs(1)).count();
+        if recent == SPINNING {
+            self.violate(format!("{name} is one of {SPINNING} within a second"));
+        }
+        self.running.insert(run);
+        self.runs.insert(run, Run { began: began.clone(), at: self.at, ended: None });
+    }
+
+    /// The lock was taken on the truth, and while no mark held the instance back.
+    fn locked(&mut self, began: &Began, before: &Rc<Store>, name: &str) {
+        let Began { kind, ref id, token, attempt, .. } = *began;
+        if !kind.truth(&values(kind, id, before)) {
+            self.violate(format!("{name}: its lock was taken while its condition was false"));
+        }
+        let instance: Vec<&str> = std::iter::once(kind.name()).chain(id.iter().map(String::as_str)).collect();
+        let mark_key = format!("{NAMESPACE}backoff/{}", instance.join("/"));
+        let Some(mark) = before.keys.get(&mark_key) else { return };
+        if self.line.store.keys.get(&mark_key).is_some_and(|now| now.mod_revision == mark.mod_revision)
+            && !self.replaced
+        {
+            return self.violate(format!("{name}: its lock was taken although a mark holds it back"));
+        }
+        // Somebody overruled the mark: its time was over, or a key changed.
+        let text = mark.value.as_deref().unwrap_or_default();
+        let mark: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
+        let until = Duration::from_millis(mark["until"].as_u64().unwrap_or_default());
+        let Some(&written) = self.marked.get(&mark_key) else { return };
+        let last = self.runs.values().rev().find(|run| run.began.kind == kind && run.began.id == *id);
+        let shown = last.map_or(&[][..], |run| &run.began.shown);
+        // The first change after what the last run was shown.
+        let since = |(slot, key): (usize, &String)| {
+            let all = self.changed.get(key)?;
+            let seen = |change: &(_, _, Option<String>)| shown.get(slot) == Some(&change.2);
+            let later = all.iter().rposition(seen).map_or(0, |at| at + 1);
+            all.get(later).map(|change| change.0)
+        };
+        let changed = kind.keys(id).iter().enumerate().filter_map(since).min();
+        let base = self.plan.options.backoff.0;
+        let failed = mark["attempt"].as_u64().unwrap_or_default() > 0 && mark["gave_up"] != true;
+        let earliest = match changed {
+            Some(_) if !failed => return,
+            Some(at) => until.min(at.max(written) + base),
+            None => until,
+        };
+        const TOLERANCE: Duration = Duration::from_millis(5);
+        if self.at + TOLERANCE < earliest && !self.replaced {
+            self.violate(format!(
+                "{name} (attempt {attempt}, lock {token}) began at {:?}, and was to be held back until {earliest:?}",
+                self.at
+            ));
+        }
+    }
+
+    /// An instance never runs twice at once; a lock has one holder; slots are limited.
+    fn alone(&mut self, began: &Began, name: &str) {
+        let Began { kind, ref id, life, .. } = *began;
+        let mut wrong = Vec::new();
+        let mut together = 1;
+        for other in self.running.iter().map(|run| &self.runs[run].began) {
+            let same_lock = match (kind.lock(), other.kind.lock()) {
+                (Some(lock), Some(others)) => lock == others,
+                _ => kind == other.kind && *id == other.id,
+            };
+            together += usize::from(other.life == life);
+            if other.life == life && kind == other.kind && *id == other.id {
+                wrong.push(format!("{name} began while run {} of the same instance ran", other.run));
+            } else if same_lock && kind != Kind::Optimistic && !self.locks_taken {
+                wrong.push(format!("{name} began while run {} had its lock", other.run));
+            }
+        }
+        if together > self.plan.options.concurrency {
+            wrong.push(format!("{name} is one of {together} at a time"));
+        }
+        wrong.into_iter().for_each(|text| self.violate(text));
+    }
+
+    /// What is shown is not older than the engine's own last commit for the instance.
+    fn is_fresh(&mut self, began: &Began, name: &str) {
+        let Began { kind, ref id, life, ref shown, .. } = *began;
+        let Some(&own) = self.own.get(&(life, kind, id.clone())) else { return };
+        let Some((slot, value)) = self.last_effect(life, kind, id) else { return };
+        let key = kind.key(kind.slots()[slot], id);
+        let changed_since = self.changed.get(&key).is_some_and(|all| all.iter().any(|(_, at, _)| *at > own));
+        if !changed_since && shown[slot] != value {
+            self.violate(format!(
+                "{name} was shown {:?} for {key}, older than the engine's own {value:?}",
+                shown[slot]
+            ));
+        }
+    }
+
+    fn last_effect(&self, life: Life, kind: Kind, id: &[String]) -> Option<(usize, Option<String>)> {
+        let run = self.runs.values().rev().find(|run| {
+            let Began { life: its, kind: of, id: which, run, .. } = &run.began;
+            (*its, *of) == (life, kind) && which == id && self.line.applied.contains_key(run)
+        })?;
+        kind.effect(run.began.run, &run.began.shown)
+    }
+
+    fn finish(&mut self) {
+        // Rules of absences only: an engine that saw the deletion fires.
+        if self.plan.does(Act::forgets) {
+            return;
+        }
+        let deletions = std::mem::take(&mut self.deletions);
+        for ((kind, id), at) in deletions {
+            let store = self.line.store.clone();
+            if !kind.truth(&values(kind, &id, &store)) {
+                continue;
+            }
+            // It must have known the key: so it was there long before.
+            let long = Duration::from_secs(15);
+            let calm = self.calm.unwrap_or_default();
+            let knew = |(start, end): &(Duration, Option<Duration>)| {
+                *start + long < at && end.is_none_or(|end| end > calm)
+            };
+            let fired =
+                self.runs.values().any(|run| run.began.kind == kind && run.began.id == id && run.at >= at);
+            if self.lives.values().any(knew) && !fired {
+                self.violate(format!("{} {id:?} was deleted at {at:?}, and nobody fired", kind.name()));
+            }
+        }
+    }
+}

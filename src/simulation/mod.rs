@@ -1,0 +1,91 @@
+//! A simulation of whole engines: real code on the embedded etcd, several engines in one thread, under a clock
+//! that jumps from event to event, with random work and random trouble. The same seed is the same run.
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`plan`] | what a seed means |
+//! | [`kinds`] | the rules, and what the checker knows of them |
+//! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
+//! | [`world`] | runs a schedule |
+//! | [`story`] | everything that happened |
+//! | [`checker`] | tells which promises were not kept |
+//! | [`runner`] | many schedules, on all cores |
+//!
+//! Run one again with `SEED=n cargo test --all-features --lib simulation::replay -- --ignored --nocapture`.
+
+mod callbacks;
+mod checker;
+mod kinds;
+mod plan;
+mod process;
+mod runner;
+mod story;
+mod world;
+
+use plan::Plan;
+use runner::{number, run_many};
+
+/// Schedules that the gate runs.
+const SCHEDULES: u64 = 1000;
+
+#[test]
+fn a_thousand_schedules_break_no_promise() {
+    let done = run_many(0..number("SCHEDULES", SCHEDULES));
+    println!("{done}");
+    assert_eq!(done.violations, 0, "{done}");
+}
+
+/// For longer: `make soak SCHEDULES=100000`. The first seed is `SEED`.
+#[test]
+#[ignore = "runs for as long as it is told to"]
+fn soak() {
+    let first = number("SEED", 1_000_000);
+    let done = run_many(first..first + number("SCHEDULES", 10_000));
+    println!("{done}");
+    assert_eq!(done.violations, 0, "{done}");
+}
+
+/// One schedule, with everything that happened: `SEED=n`.
+#[test]
+#[ignore = "shows one schedule"]
+fn replay() {
+    let seed = number("SEED", 0);
+    println!("{:#?}", Plan::of(seed));
+    let outcome = world::run(seed, None);
+    outcome.story.look(|_, events| {
+        for (at, event) in events {
+            println!("{at:>14?} {event:?}");
+        }
+    });
+    for violation in &outcome.violations {
+        println!("VIOLATION {violation}");
+    }
+    assert!(outcome.violations.is_empty());
+}
+
+/// Schedules within which a broken promise must show.
+const PATIENCE: u64 = 400;
+
+#[test]
+fn every_promise_that_is_broken_on_purpose_is_missed() {
+    let mut unnoticed = Vec::new();
+    for (promise, noticed) in runner::break_all(PATIENCE) {
+        match noticed {
+            Some((schedules, violation)) => println!("{promise:?}: after {schedules} schedules, {violation}"),
+            None => unnoticed.push(promise),
+        }
+    }
+    assert!(unnoticed.is_empty(), "not noticed within {PATIENCE} schedules: {unnoticed:?}");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..40 {
+        let [first, second] =
+            [(); 2].map(|()| world::run(seed, None).story.look(|_, events| events.to_vec()));
+        for (one, other) in first.iter().zip(&second) {
+            assert_eq!(one, other, "seed {seed}");
+        }
+        assert_eq!(first.len(), second.len(), "seed {seed}");
+    }
+}

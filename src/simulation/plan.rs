@@ -1,0 +1,314 @@
+//! What a seed means: engines, rules, options, and what happens when.
+
+use super::kinds::{KINDS, Kind};
+use crate::embedded::{Fault, On, Refusal};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use std::time::Duration;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A schedule.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) engines: usize,
+    pub(super) kinds: Vec<Kind>,
+    pub(super) options: Options,
+    pub(super) callbacks: Callbacks,
+    /// Each with the pause before it.
+    pub(super) steps: Vec<(Duration, Act)>,
+}
+
+/// Of the engines: all have the same.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) lock_ttl: Duration,
+    pub(super) request_timeout: Duration,
+    pub(super) watch_silence: Duration,
+    pub(super) crawl_interval: Duration,
+    pub(super) concurrency: usize,
+    pub(super) evaluators: usize,
+    pub(super) backoff: (Duration, Duration),
+    pub(super) time_limit: Duration,
+}
+
+/// How callbacks behave until all is calm: parts of a hundred.
+#[derive(Clone, Debug)]
+pub(super) struct Callbacks {
+    pub(super) slow: u32,
+    pub(super) failing: u32,
+    pub(super) reading: u32,
+}
+
+/// Something that is done to etcd or an engine.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Act {
+    Put(String, String),
+    Delete(String),
+    Inject(Fault),
+    CutStreams,
+    CutConnections,
+    Unreachable(Duration),
+    Freeze(Duration),
+    LoseLeader(Duration),
+    NoSpace(Duration),
+    Compact,
+    /// The lease at this place of the list, modulo its length.
+    ExpireLease(usize),
+    Restart,
+    Save,
+    /// Back to what was saved last.
+    Restore,
+    RestartEmpty,
+    CutPath(usize),
+    FreezePath(usize, Duration),
+    BlockPath(usize, Duration),
+    /// Its process ends at once, and starts again after a while.
+    Crash(usize, Duration),
+    /// Shut down with this deadline, and started again after a while.
+    Shutdown(usize, Duration, Duration),
+    /// Its handle is dropped, and it is started again after a while.
+    Drop(usize, Duration),
+    /// Its process stands still.
+    Stall(usize, Duration),
+    /// A part of it panics at its next message.
+    Poison(usize, &'static str),
+}
+
+impl Act {
+    /// After it, a lock may be lost without its holder's clock telling.
+    pub(super) fn takes_locks(&self) -> bool {
+        matches!(
+            self,
+            Act::ExpireLease(_) | Act::Restore | Act::RestartEmpty | Act::Stall(..) | Act::Crash(..)
+        )
+    }
+
+    /// After it, what was deleted before may be known to nobody.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(self, Act::Compact | Act::Restore | Act::RestartEmpty | Act::Poison(..))
+    }
+}
+
+/// Classes of trouble; a schedule has some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    Requests,
+    Streams,
+    Server,
+    Leader,
+    Space,
+    Compaction,
+    Leases,
+    Backups,
+    Paths,
+    Crashes,
+    Shutdowns,
+    Stalls,
+    Panics,
+}
+
+const TROUBLES: [Trouble; 13] = [
+    Trouble::Requests,
+    Trouble::Streams,
+    Trouble::Server,
+    Trouble::Leader,
+    Trouble::Space,
+    Trouble::Compaction,
+    Trouble::Leases,
+    Trouble::Backups,
+    Trouble::Paths,
+    Trouble::Crashes,
+    Trouble::Shutdowns,
+    Trouble::Stalls,
+    Trouble::Panics,
+];
+
+fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
+    from.choose(rng).expect("there is something to choose").clone()
+}
+
+fn between(rng: &mut StdRng, from: u64, to: u64) -> Duration {
+    MS * rng.random_range(from..=to) as u32
+}
+
+impl Plan {
+    pub(super) fn of(seed: u64) -> Self {
+        let rng = &mut StdRng::seed_from_u64(seed);
+        let engines = pick(rng, &[1, 1, 2, 2, 2, 3]);
+        let mut kinds: Vec<Kind> = KINDS.iter().copied().filter(|_| rng.random_bool(0.25)).collect();
+        if kinds.is_empty() {
+            kinds.push(pick(rng, &KINDS));
+        }
+        if kinds.contains(&Kind::Left) && !kinds.contains(&Kind::Right) {
+            kinds.push(Kind::Right);
+        }
+        let base = between(rng, 30, 200);
+        let options = Options {
+            lock_ttl: pick(rng, &[2, 2, 3, 5]) * SECOND,
+            request_timeout: pick(rng, &[300, 1000, 2500]) * MS,
+            watch_silence: pick(rng, &[1, 3, 10]) * SECOND,
+            crawl_interval: pick(rng, &[2, 5, 3600, 3600, 3600, 3600]) * SECOND,
+            concurrency: pick(rng, &[1, 2, 4, 128]),
+            evaluators: pick(rng, &[0, 1, 1, 3]),
+            backoff: (base, pick(rng, &[500, 2000]) * MS),
+            time_limit: pick(rng, &[400, 3000, 60_000]) * MS,
+        };
+        let callbacks = Callbacks {
+            slow: pick(rng, &[0, 10, 30]),
+            failing: pick(rng, &[0, 10, 40]),
+            reading: pick(rng, &[0, 20]),
+        };
+        let share = pick(rng, &[0.1, 0.25, 0.5]);
+        let troubles: Vec<Trouble> = TROUBLES.into_iter().filter(|_| rng.random_bool(share)).collect();
+        let count = rng.random_range(15..70);
+        let rate = pick(rng, &[0.08, 0.25]);
+        let pace = pick(rng, &[20, 150, 400]);
+        let mut writer = Writer { ids: pick(rng, &[1, 2, 4]), number: 0 };
+        let mut steps = Vec::new();
+        // Or most instances of `Work` would be false for ever.
+        if kinds.contains(&Kind::Work) {
+            steps.push((Duration::ZERO, Act::Put("/config/enabled".into(), "yes".into())));
+        }
+        let mut poisons = 0;
+        for _ in 0..count {
+            let trouble = (!troubles.is_empty() && rng.random_bool(rate)).then(|| pick(rng, &troubles));
+            let pause = if rng.random_bool(0.3) { Duration::ZERO } else { between(rng, 0, 2 * pace) };
+            let act = match trouble {
+                Some(Trouble::Panics) if poisons >= 3 => continue,
+                Some(trouble) => act(trouble, rng, engines),
+                None => writer.write(rng, &kinds),
+            };
+            poisons += usize::from(matches!(act, Act::Poison(..)));
+            steps.push((pause, act));
+        }
+        Self { seed, engines, kinds, options, callbacks, steps }
+    }
+
+    pub(super) fn does(&self, what: impl Fn(&Act) -> bool) -> bool {
+        self.steps.iter().any(|(_, act)| what(act))
+    }
+}
+
+/// Writes as an application does, each value once.
+struct Writer {
+    ids: usize,
+    number: u64,
+}
+
+impl Writer {
+    fn write(&mut self, rng: &mut StdRng, kinds: &[Kind]) -> Act {
+        self.number += 1;
+        let kind = pick(rng, kinds);
+        let id: Vec<String> = kind
+            .attributes()
+            .iter()
+            .map(|name| match *name {
+                "zone" => pick(rng, &["x", "y"]).to_owned(),
+                _ => pick(rng, &["a", "b", "c", "d"][..self.ids]).to_owned(),
+            })
+            .collect();
+        let slots = kind.keys(&id);
+        let first = rng.random_bool(0.65);
+        let at = if first { 0 } else { rng.random_range(0..slots.len()) };
+        let key = slots[at].clone();
+        let put = !(first && rng.random_bool(0.15)) && (first || rng.random_bool(0.5));
+        if !put && key != "/config/enabled" {
+            return Act::Delete(key);
+        }
+        let number = self.number;
+        let value = match (kind, at) {
+            (Kind::Work, 1) => pick(rng, &["yes", "yes", "no"]).to_owned(),
+            (Kind::Assign, 1) => format!("{}-{number}", pick(rng, &["open", "open", "closed"])),
+            (Kind::Poll, 0) => format!("{}-{number}", pick(rng, &["active", "active", "down"])),
+            (Kind::Optimistic, 0) => format!("{}-{number}", pick(rng, &["new", "new", "new", "idle"])),
+            _ => format!("v{number}"),
+        };
+        Act::Put(key, value)
+    }
+}
+
+fn act(trouble: Trouble, rng: &mut StdRng, engines: usize) -> Act {
+    let engine = rng.random_range(0..engines);
+    match trouble {
+        Trouble::Requests => Act::Inject(request_fault(rng)),
+        Trouble::Streams => match rng.random_range(0..6) {
+            0 => Act::CutStreams,
+            1 => Act::CutConnections,
+            _ => Act::Inject(stream_fault(rng)),
+        },
+        Trouble::Server => match rng.random_range(0..3) {
+            0 => Act::Unreachable(between(rng, 10, 4000)),
+            1 => Act::Freeze(between(rng, 10, 6000)),
+            _ => Act::Restart,
+        },
+        Trouble::Leader => Act::LoseLeader(between(rng, 10, 6000)),
+        Trouble::Space => Act::NoSpace(between(rng, 10, 5000)),
+        Trouble::Compaction => Act::Compact,
+        Trouble::Leases => Act::ExpireLease(rng.random_range(0..8)),
+        Trouble::Backups => match rng.random_range(0..8) {
+            0..4 => Act::Save,
+            4..7 => Act::Restore,
+            _ => Act::RestartEmpty,
+        },
+        Trouble::Paths => match rng.random_range(0..4) {
+            0 => Act::CutPath(engine),
+            1 => Act::BlockPath(engine, between(rng, 10, 6000)),
+            _ => Act::FreezePath(engine, between(rng, 10, 9000)),
+        },
+        Trouble::Crashes => Act::Crash(engine, between(rng, 0, 3000)),
+        Trouble::Shutdowns => match rng.random_bool(0.7) {
+            true => Act::Shutdown(engine, between(rng, 0, 1500), between(rng, 0, 3000)),
+            false => Act::Drop(engine, between(rng, 0, 3000)),
+        },
+        Trouble::Stalls => Act::Stall(engine, between(rng, 100, 8000)),
+        Trouble::Panics => {
+            let parts = ["index", "evaluator", "dispatcher", "requests", "lease keeper"];
+            Act::Poison(engine, pick(rng, &parts))
+        }
+    }
+}
+
+fn request_fault(rng: &mut StdRng) -> Fault {
+    let on = [
+        On::Any,
+        On::Txn,
+        On::Txn,
+        On::Txn,
+        On::Range,
+        On::LeaseGrant,
+        On::LeaseRevoke,
+        On::LeaseKeepAlive,
+        On::Watch,
+    ];
+    let fault = Fault::on(pick(rng, &on)).after(rng.random_range(0..4)).times(pick(rng, &[1, 1, 2, 8]));
+    // Of these the client can't know whether the request took effect.
+    let doubt = [Refusal::STOPPED, Refusal::LEADER_CHANGED, Refusal::TIMED_OUT, Refusal::CONNECTION_LOST];
+    let plain = [Refusal::NO_LEADER, Refusal::TOO_MANY_REQUESTS, Refusal::STOPPED, Refusal::TIMED_OUT];
+    match rng.random_range(0..7) {
+        0 => fault.fail(pick(rng, &plain)),
+        1 | 2 => fault.fail_after(pick(rng, &doubt)),
+        3 => fault.lose(),
+        4 => fault.lose_answer(),
+        5 => match rng.random_bool(0.5) {
+            true => fault.delay(between(rng, 1, 3000)),
+            false => fault.delay_regardless(between(rng, 1, 3000)),
+        },
+        _ => fault.duplicate(),
+    }
+}
+
+fn stream_fault(rng: &mut StdRng) -> Fault {
+    let on = pick(rng, &[On::WatchResponse, On::WatchResponse, On::WatchRequest, On::Watch]);
+    let fault = Fault::on(on).after(rng.random_range(0..6)).times(pick(rng, &[1, 1, 3]));
+    match rng.random_range(0..4) {
+        0 => fault.fail(Refusal::STOPPED),
+        1 => fault.fail_after(Refusal::NO_LEADER),
+        // A lost response would break a promise of etcd's own.
+        2 if on != On::WatchResponse => fault.lose(),
+        _ => fault.delay(between(rng, 1, 3000)),
+    }
+}

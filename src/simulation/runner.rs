@@ -1,0 +1,133 @@
+//! Many schedules on all cores, each in one thread.
+
+use super::world;
+use crate::broken::{PROMISES, Promise};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What many schedules came to.
+#[derive(Debug, Default)]
+pub(super) struct Summary {
+    pub(super) schedules: u64,
+    pub(super) violations: u64,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "schedules {}, violations {}", self.schedules, self.violations)
+    }
+}
+
+/// A number from the environment.
+pub(super) fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// By promise: after how many schedules it was noticed that it is broken, and how.
+pub(super) type Noticed = (Promise, Option<(u64, String)>);
+
+/// Breaks every promise, and runs schedules until that is noticed.
+pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
+    let next = AtomicUsize::new(0);
+    let noticed = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some(&promise) = PROMISES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let first = (0..patience).find_map(|seed| {
+                        let violations = world::run(seed, Some(promise)).violations;
+                        violations.first().map(|violation| (seed + 1, violation.to_string()))
+                    });
+                    noticed.lock().unwrap_or_else(|e| e.into_inner()).push((promise, first));
+                }
+            });
+        }
+    });
+    let mut noticed = noticed.into_inner().unwrap_or_else(|e| e.into_inner());
+    noticed.sort_by_key(|(promise, _)| PROMISES.iter().position(|other| other == promise));
+    noticed
+}
+
+/// How to run a seed again.
+fn again(seed: u64) -> String {
+    format!("again: SEED={seed} cargo test --all-features --lib simulation::replay -- --ignored --nocapture")
+}
+
+/// A schedule that takes longer than this does not end: its clock stands still.
+const HANGS: Duration = Duration::from_secs(120);
+
+/// The schedules that run now, so that one which does not end is named.
+#[derive(Default)]
+struct Watchdog {
+    running: Mutex<BTreeMap<u64, Instant>>,
+    over: AtomicBool,
+}
+
+impl Watchdog {
+    fn run(&self, seed: u64, broken: Option<Promise>) -> world::Outcome {
+        let running = || self.running.lock().unwrap_or_else(|e| e.into_inner());
+        running().insert(seed, Instant::now());
+        let outcome = world::run(seed, broken);
+        running().remove(&seed);
+        outcome
+    }
+
+    /// Ends the process if a schedule hangs: nothing else would.
+    fn watch(&self) {
+        while !self.over.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+            let running = self.running.lock().unwrap_or_else(|e| e.into_inner());
+            if let Some((seed, _)) = running.iter().find(|(_, since)| since.elapsed() > HANGS) {
+                println!("seed {seed} does not end; {}", again(*seed));
+                std::process::exit(101);
+            }
+        }
+    }
+}
+
+pub(super) fn run_many(seeds: Range<u64>) -> Summary {
+    let watchdog = Watchdog::default();
+    let (next, violations) = (AtomicU64::new(seeds.start), AtomicU64::new(0));
+    let started = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        scope.spawn(|| watchdog.watch());
+        let working = (0..threads).map(|_| {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let outcome = watchdog.run(seed, None);
+                    if !outcome.violations.is_empty() {
+                        violations.fetch_add(1, Ordering::Relaxed);
+                        println!("seed {seed} broke promises:");
+                        for violation in outcome.violations.iter().take(5) {
+                            println!("  {violation}");
+                        }
+                        println!("  {}", again(seed));
+                    }
+                }
+            })
+        });
+        let working: Vec<_> = working.collect();
+        let ended = working.into_iter().map(|thread| thread.join());
+        let ended: Vec<_> = ended.collect();
+        watchdog.over.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|ended| ended.expect("no schedule panics"));
+    });
+    let took = started.elapsed();
+    let schedules = seeds.end - seeds.start;
+    println!(
+        "{schedules} schedules in {took:?}, {:.0} a minute",
+        schedules as f64 / took.as_secs_f64() * 60.0
+    );
+    Summary { schedules, violations: violations.into_inner() }
+}

@@ -1,0 +1,174 @@
+//! Everything that happened in a schedule, in order: the server's own history, what callbacks were shown and
+//! did, and what was done to them all. The checker reads nothing else.
+
+use super::kinds::Kind;
+use super::plan::Act;
+use crate::embedded::record::{Done, Written};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event {
+    Server(Done),
+    /// A callback began.
+    Began(Began),
+    /// A callback ended, or was dropped.
+    Ended {
+        run: u64,
+        how: How,
+    },
+    /// The schedule did this.
+    Did(Act),
+    /// An engine was started.
+    Started(Life),
+    /// An engine became ready, or something else. In words, as [`crate::Health`] tells it.
+    Health(Life, String),
+    /// An engine's life is over: it is ended by force, or its shutdown is complete.
+    Over(Life, String),
+    /// All trouble is over, and callbacks succeed from now on.
+    Calm,
+}
+
+/// One run of one engine: a restart is another life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Life {
+    pub(super) engine: usize,
+    pub(super) number: u32,
+}
+
+/// What a callback was given.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Began {
+    /// Different for every run of a callback in a schedule.
+    pub(super) run: u64,
+    pub(super) life: Life,
+    pub(super) kind: Kind,
+    /// The values of the instance's attributes.
+    pub(super) id: Vec<String>,
+    /// The fencing token.
+    pub(super) token: i64,
+    pub(super) attempt: u32,
+    /// By slot of the kind.
+    pub(super) shown: Vec<Option<String>>,
+}
+
+/// How a callback ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// Returned a commit with effects.
+    Committed,
+    /// Returned without effects.
+    Done,
+    RetryAfter,
+    GaveUp,
+    Failed,
+    Panicked,
+    /// Dropped by the engine: told to end, or its time was over.
+    Dropped,
+    /// Its process ended.
+    Crashed,
+}
+
+/// The keys as the server's history makes them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Store {
+    pub(super) revision: i64,
+    pub(super) keys: BTreeMap<String, Written>,
+}
+
+impl Store {
+    pub(super) fn apply(&mut self, done: &Done) {
+        match done {
+            Done::Arrived(..) => {}
+            Done::Committed { revision, changes, .. } => {
+                self.revision = *revision;
+                for change in changes {
+                    match change.value {
+                        Some(_) => self.keys.insert(change.key.clone(), change.clone()),
+                        None => self.keys.remove(&change.key),
+                    };
+                }
+            }
+            Done::Replaced { revision, keys } => {
+                self.revision = *revision;
+                self.keys = keys.iter().map(|kv| (kv.key.clone(), kv.clone())).collect();
+            }
+        }
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<&str> {
+        self.keys.get(key)?.value.as_deref()
+    }
+}
+
+/// Written by all, in the order in which things happen.
+#[derive(Clone)]
+pub(super) struct Story {
+    inner: Arc<Mutex<Inner>>,
+    full: Arc<Notify>,
+}
+
+struct Inner {
+    start: Instant,
+    events: Vec<(Duration, Event)>,
+    now: Store,
+    runs: u64,
+}
+
+/// Events after which a schedule counts as one that spins.
+const TOO_MANY: usize = 60_000;
+
+impl Story {
+    pub(super) fn new() -> Self {
+        let (start, events, now) = (Instant::now(), Vec::new(), Store::default());
+        let inner = Arc::new(Mutex::new(Inner { start, events, now, runs: 0 }));
+        Self { inner, full: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn add(&self, event: Event) {
+        let mut inner = self.lock();
+        if let Event::Server(done) = &event {
+            inner.now.apply(done);
+        }
+        let at = inner.start.elapsed();
+        if inner.events.len() < TOO_MANY {
+            inner.events.push((at, event));
+        } else {
+            self.full.notify_one();
+        }
+    }
+
+    /// Completes once nothing more is recorded, because far too much happened: something spins, perhaps
+    /// without any time going by.
+    pub(super) async fn full(&self) {
+        self.full.notified().await;
+    }
+
+    /// Time since the start.
+    pub(super) fn time(&self) -> Duration {
+        self.lock().start.elapsed()
+    }
+
+    pub(super) fn next_run(&self) -> u64 {
+        let mut inner = self.lock();
+        inner.runs += 1;
+        inner.runs
+    }
+
+    pub(super) fn now(&self) -> Store {
+        self.lock().now.clone()
+    }
+
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Store, &[(Duration, Event)]) -> T) -> T {
+        let inner = self.lock();
+        look(&inner.now, &inner.events)
+    }
+}
