@@ -6,7 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-//ALERTS
+mod alerts;
 mod dashboards;
 mod documentation;
 mod expressions;
