@@ -73,6 +73,8 @@
 //!   waiting until when and after which error, held by which engine, given up and why.
 //! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory,
 //!   and what is being done about it.
+//! - [`EngineHandle::events`] tells what happens as it happens: instances found due, locks, callbacks with
+//!   their outcomes, commits.
 //! - [`EngineHandle::rules`] and [`EngineHandle::stats`] count what the instances are doing; [`metrics`] tells
 //!   the rest.
 //! - With the feature `http`, `http::Endpoint` serves probes, metrics, and pages of all that.
@@ -193,6 +195,7 @@ mod engine;
 mod error;
 mod etcd;
 mod evaluate;
+mod events;
 mod firing;
 mod index;
 mod inspect;
@@ -221,6 +224,7 @@ pub use condition::{
 pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Health, Problem, Reason, Stats};
 pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
+pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
 pub use firing::{Commit, Firing, Outcome};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,

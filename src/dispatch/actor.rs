@@ -5,18 +5,20 @@ mod drain;
 mod firing;
 mod look;
 mod releases;
+mod tell;
 
 pub(crate) use drain::Drain;
 pub(crate) use look::{GetRules, GetTally, LookAt};
 pub(crate) use releases::{LocksSeen, Released};
 
-use super::messages::Action;
+use super::messages::{Action, Finish};
 use super::pending::Pending;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
 use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
+use crate::events::{Event, EventKind, Events};
 use crate::firing::{Effects, Fence};
 use crate::index::actor::{Feedback, IndexActor};
 use crate::index::{Binding, InstanceId, Revision};
@@ -58,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) live: Live,
+    pub(crate) events: Events,
     pub(crate) telling: Telling,
     pub(crate) faults: Faults,
 }
@@ -84,12 +87,15 @@ struct Busy {
     lease: Option<LockLease>,
     overrule: Option<Revision>,
     cancelled: CancellationToken,
+    /// How the callback ended.
+    finish: Option<Finish>,
     span: Span,
 }
 
 impl Busy {
     fn new(nonce: u64, overrule: Option<Revision>, span: Span) -> Self {
-        Self { nonce, fence: None, lease: None, overrule, cancelled: CancellationToken::new(), span }
+        let cancelled = CancellationToken::new();
+        Self { nonce, fence: None, lease: None, overrule, cancelled, finish: None, span }
     }
 }
 
@@ -125,6 +131,7 @@ impl Dispatcher {
         guarded(self, ctx, |this, ctx| {
             let now = Instant::now();
             let mut actions = Vec::new();
+            this.pending.observe(this.settings.events.has_listeners());
             happened(this, now, &mut actions);
             this.pending.fill(now, &mut actions);
             for action in actions {
@@ -144,6 +151,7 @@ impl Dispatcher {
 
     fn carry_out(&mut self, action: Action, ctx: &mut Context<Self>) {
         match action {
+            Action::Tell { rule, binding, state } => self.tell_of(rule, &binding, || EventKind::State(state)),
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, Effects::default(), ctx),
@@ -164,6 +172,22 @@ impl Dispatcher {
                 self.busy.insert(instance, Busy::new(nonce, overrule, span));
                 self.start(instance, snapshot, ctx);
             }
+        }
+    }
+
+    /// Tells those who listen what happened to an instance.
+    fn tell_of(&self, rule: u32, binding: &Binding, kind: impl FnOnce() -> EventKind) {
+        self.settings.events.tell(|| {
+            let rule = &self.settings.rules[rule as usize];
+            let (id, attributes) = (rule.id().clone(), rule.attributes_of(binding));
+            Event { at: Instant::now(), rule: id, attributes, kind: kind() }
+        });
+    }
+
+    /// Tells those who listen what happened to an instance that there is a record of.
+    fn tell_event(&self, instance: InstanceId, kind: impl FnOnce() -> EventKind) {
+        if let Some(record) = self.pending.record(instance) {
+            self.tell_of(record.rule, &record.binding, kind);
         }
     }
 

@@ -1,8 +1,10 @@
 //! What the core of the dispatcher is told, and what it wants to be done.
 
 use crate::condition::{Slot, Witness};
+use crate::events::FiringOutcome;
 use crate::firing::Then;
 use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::inspect::InstanceState;
 use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -31,6 +33,8 @@ pub(crate) enum Verdict {
 /// What must be done.
 #[derive(Debug)]
 pub(crate) enum Action {
+    /// Tell those who listen that the instance came into this state.
+    Tell { rule: u32, binding: Binding, state: InstanceState },
     /// Have the instance decided again; the number comes back with the answer.
     Ask(InstanceId, u64),
     /// Take its lock, verifying the witness.
@@ -96,6 +100,19 @@ impl Finish {
             Finish::Panicked(_) => "panic",
             Finish::TimedOut => "timeout",
             Finish::Cancelled => "cancelled",
+        }
+    }
+
+    /// For those who listen.
+    pub(crate) fn told(&self) -> FiringOutcome {
+        match self.clone() {
+            Finish::Returned(Then::Done) => FiringOutcome::Done,
+            Finish::Returned(Then::RetryAfter(delay)) => FiringOutcome::RetryAfter(delay),
+            Finish::Returned(Then::GiveUp(reason)) => FiringOutcome::GaveUp(reason),
+            Finish::Failed(error) => FiringOutcome::Failed(error),
+            Finish::Panicked(text) => FiringOutcome::Panicked(text),
+            Finish::TimedOut => FiringOutcome::TimedOut,
+            Finish::Cancelled => FiringOutcome::Cancelled,
         }
     }
 

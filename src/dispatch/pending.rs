@@ -17,7 +17,7 @@ use crate::condition::Witness;
 use crate::engine::config::LONGEST;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
-use crate::inspect::StateCounts;
+use crate::inspect::{InstanceState, StateCounts};
 use crate::rule::{CompiledRule, lanes};
 use foldhash::fast::FixedState;
 use rand::RngExt;
@@ -63,6 +63,8 @@ pub(crate) struct Pending {
     release_order: VecDeque<(String, Revision)>,
     asked: u64,
     stopping: bool,
+    /// Somebody listens: changes of states are told.
+    observed: bool,
     census: Census,
     /// By lane: true instances by state, and callbacks started.
     counts: Vec<StateCounts>,
@@ -93,6 +95,7 @@ impl Pending {
             release_order: VecDeque::new(),
             asked: 0,
             stopping: false,
+            observed: false,
             census: Census::new(count, hasher),
             counts: vec![StateCounts::default(); count],
             fired: vec![0; count],
@@ -121,6 +124,11 @@ impl Pending {
     /// What happened since the last call.
     pub(crate) fn take_notes(&mut self) -> impl Iterator<Item = Note> {
         self.census.take_notes()
+    }
+
+    /// Whether changes of states are to be told.
+    pub(crate) fn observe(&mut self, observed: bool) {
+        self.observed = observed;
     }
 
     /// No instance gets a slot from now on.
@@ -197,14 +205,15 @@ impl Pending {
             *self.counts[lane as usize].at(record.state.kind()) += 1;
             self.timers.insert((at, instance));
             self.records.insert(instance, record);
-            return;
+            return self.tell(instance, now, out);
         }
         // What was just decided needs no second look if it can go on at once.
         let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
         self.census.note(Note::Added(lane));
         self.records.insert(instance, record);
-        if at_once && self.reserve(instance, now) {
+        self.tell(instance, now, out);
+        if at_once && self.reserve(instance, now, out) {
             self.queue.occupy(lane);
             self.census.note(Note::Taken(lane, Duration::ZERO));
             self.checked(instance, snapshot, witness, now, out);
@@ -255,7 +264,7 @@ impl Pending {
             let Some((lane, ticket)) = self.queue.take(now, valid) else { return };
             let id = ticket.instance;
             self.tickets.remove(&id);
-            if !self.reserve(id, now) {
+            if !self.reserve(id, now, out) {
                 self.queue.vacate(lane);
                 continue;
             }
@@ -401,6 +410,7 @@ impl Pending {
                 }
             }
         }
+        let changed = record.state != before;
         let vacates = held_slot && (dropped || !record.holds_slot());
         if vacates {
             self.queue.vacate(lane);
@@ -420,13 +430,20 @@ impl Pending {
             Next::WakeAt(at) => {
                 self.timers.insert((at, id));
             }
-            Next::Drop => self.forget(id, out),
+            Next::Drop => return self.forget(id, out),
+        }
+        if changed {
+            self.tell(id, now, out);
         }
     }
 
     fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
         self.tickets.remove(&id);
         let Some(record) = self.records.remove(&id) else { return };
+        if self.observed {
+            let (rule, binding) = (record.rule, record.binding.clone());
+            out.push(Action::Tell { rule, binding, state: InstanceState::Untrue });
+        }
         if record.orphaned {
             out.push(Action::Release(id));
         }

@@ -7,6 +7,7 @@ use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use super::env::Env;
 use crate::error::{BuildError, Error, Mistake};
 use crate::etcd::Target;
+use crate::events::Events;
 use crate::rule::domain::Domains;
 use crate::rule::{CompiledRule, Limits, Rule, RuleError};
 use crate::trace::reveal::Reveal;
@@ -376,6 +377,17 @@ impl EngineBuilder {
         self
     }
 
+    /// How many [events](crate::EngineHandle::events) are kept for receivers that are behind. From 1 to
+    /// 16,777,216; default: 1,024. It is rounded up to a power of two. The memory is taken (some 40 bytes an
+    /// event, and what the events hold) when somebody listens first.
+    ///
+    /// Smaller: receivers miss events in bursts. Larger: more memory while events come faster than they are
+    /// received.
+    pub fn event_buffer(mut self, events: usize) -> Self {
+        self.options.event_buffer = events;
+        self
+    }
+
     /// The tokio runtime on which callbacks run. Default: the one from which the engine is started.
     /// Everything else runs on threads of the engine's own.
     ///
@@ -455,6 +467,7 @@ impl EngineBuilder {
                 target,
                 rules: Arc::from(rules),
                 prefixes,
+                events: Events::new(self.options.event_buffer),
                 options: self.options.bounded(),
                 runtime: self.runtime,
                 #[cfg(feature = "http")]

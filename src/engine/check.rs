@@ -39,6 +39,9 @@ pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>)
     }
 }
 
+/// Events that are kept at most: what is asked for is memory taken at once.
+const MAX_EVENTS: usize = 1 << 24;
+
 pub(super) fn check_options(options: &Options) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     let mut wrong = |option: &'static str, value: String, reason: &str| {
@@ -55,6 +58,7 @@ pub(super) fn check_options(options: &Options) -> Vec<Mistake> {
         watch_silence,
         lag_limit,
         max_txn_ops,
+        event_buffer,
         batch_size,
         ..
     } = options;
@@ -63,6 +67,9 @@ pub(super) fn check_options(options: &Options) -> Vec<Mistake> {
     }
     if *lock_ttl < Duration::from_secs(1) {
         wrong("lock_ttl", format!("{lock_ttl:?}"), "etcd grants leases of whole seconds, from 1");
+    }
+    if !(1..=MAX_EVENTS).contains(event_buffer) {
+        wrong("event_buffer", event_buffer.to_string(), "it must be from 1 to 16,777,216");
     }
     if *max_txn_ops < 4 {
         wrong("max_txn_ops", max_txn_ops.to_string(), "taking a lock needs at least 4 operations");

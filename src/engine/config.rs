@@ -2,6 +2,7 @@
 
 use super::env::Env;
 use crate::etcd::{Target, Timeouts};
+use crate::events::Events;
 use crate::rule::CompiledRule;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ pub(crate) struct Options {
     pub(crate) watch_silence: Duration,
     pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
+    pub(crate) event_buffer: usize,
     pub(crate) reveal: Reveal,
     pub(crate) batch_size: usize,
     /// How long what became true waits, at least, and for how much longer at random.
@@ -50,6 +52,7 @@ impl Default for Options {
             watch_silence: Duration::from_secs(10),
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
+            event_buffer: 1024,
             reveal: Reveal::default(),
             batch_size: 64,
             settle: (Duration::ZERO, Duration::ZERO),
@@ -95,6 +98,7 @@ pub(crate) struct Config {
     pub(crate) runtime: Option<Handle>,
     #[cfg(feature = "http")]
     pub(crate) endpoint: Option<crate::http::Endpoint>,
+    pub(crate) events: Events,
     pub(crate) env: Env,
 }
 

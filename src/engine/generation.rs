@@ -117,6 +117,7 @@ impl Generation {
             leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
+            events: config.events.clone(),
             telling: telling.clone(),
             faults: faults.clone(),
         });

@@ -10,6 +10,7 @@ use super::part::panic_text;
 use super::status::Status;
 use super::supervisor::{Command, supervise};
 use crate::error::Error;
+use crate::events::{EventStream, Events};
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
@@ -28,6 +29,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct EngineHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<Health>,
+    events: Events,
     supervisor: Option<std::thread::JoinHandle<()>>,
     /// Its place on an endpoint.
     #[cfg(feature = "http")]
@@ -84,6 +86,8 @@ impl EngineHandle {
             };
             (endpoint, observer)
         });
+        let events = config.events.clone();
+        let ended = events.clone();
         let supervising = supervise(config, runtime, status.clone(), meters, receiver);
         let main = async move {
             let supervising = async {
@@ -94,6 +98,7 @@ impl EngineHandle {
             };
             // However it ends, it is told.
             tokio::join!(supervising, status.announce());
+            ended.close();
         };
         let failed = |error: std::io::Error| Error::Start(error.to_string());
         let supervisor = match placement {
@@ -111,6 +116,7 @@ impl EngineHandle {
         Ok(Self {
             commands,
             health,
+            events,
             supervisor,
             #[cfg(feature = "http")]
             _shown: endpoint.map(|(endpoint, observer)| endpoint.show(observer)),
@@ -147,6 +153,30 @@ impl EngineHandle {
             Ok(Health::Failed { reason }) => reason.clone(),
             _ => std::future::pending().await,
         }
+    }
+
+    /// What happens from now on: instances found due, locks, callbacks with their outcomes, commits. For tests
+    /// and for observers of your own; nothing is recorded while nobody listens. See [`EventStream`].
+    ///
+    /// ```no_run
+    /// # async fn example(engine: &etcd_rules::EngineHandle) {
+    /// use etcd_rules::EventKind;
+    /// let mut events = engine.events();
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         Ok(event) => match &event.kind {
+    ///             EventKind::Closed { outcome, .. } => {
+    ///                 println!("{} {}: {}", event.rule, event.attributes, outcome.name());
+    ///             }
+    ///             _ => {}
+    ///         },
+    ///         Err(missed) => eprintln!("{missed}"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn events(&self) -> EventStream {
+        self.events.subscribe()
     }
 
     /// Figures of now. For continuous observation take the [metrics](crate::metrics).

@@ -42,6 +42,7 @@ pub use health::{Health, Problem, Reason};
 pub use offline::EvaluatedInstance;
 
 use crate::error::Error;
+use crate::events::EventStream;
 use config::Config;
 use etcd_client::Channel;
 use std::future::Future;
@@ -108,6 +109,12 @@ impl Engine {
     /// 32; instead of more, what the longest have in common is watched. An empty prefix is all of etcd.
     pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
         self.config.prefixes.iter().map(String::as_str)
+    }
+
+    /// What happens in the engine from its start on; as [`EngineHandle::events`], which misses what happens
+    /// before it is called.
+    pub fn events(&self) -> EventStream {
+        self.config.events.subscribe()
     }
 
     /// Starts the engine. Callbacks run on the tokio runtime from which this is called, or on the one

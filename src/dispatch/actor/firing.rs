@@ -5,7 +5,7 @@ use super::super::end_step::{EndEnd, EndStep};
 use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome};
 use super::super::run::{self, Run};
-use super::*;
+use super::{tell, *};
 use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
@@ -90,13 +90,15 @@ impl Dispatcher {
         let Some(busy) = self.busy.get(&instance) else { return };
         let Settings { engine, rules, link, reserved, max_txn_ops, runtime, live, .. } = &self.settings;
         let rule = &rules[record.rule as usize];
+        let attempt = record.failures + 1;
+        self.tell_event(instance, || EventKind::Started { attempt });
         let cancelled = busy.cancelled.clone();
         let firing = Firing::new(Parts {
             rules: rules.clone(),
             rule: record.rule as usize,
             binding: record.binding.clone(),
             snapshot,
-            attempt: record.failures + 1,
+            attempt,
             fence: busy.fence.clone(),
             cancelled: cancelled.clone(),
             link: link.clone(),
@@ -206,7 +208,7 @@ impl Handler<LockEnded> for Dispatcher {
         let mut won = false;
         self.turn(ctx, |this, now, out| {
             let Some(record) = this.pending.record(instance) else { return this.forget(instance) };
-            let rule = record.rule;
+            let (rule, took) = (record.rule, now - record.entered);
             let id = this.settings.rules[rule as usize].id().clone();
             this.settings.meters.rule(rule).locked(&end);
             if !matches!(end, LockEnd::Won { .. })
@@ -214,6 +216,7 @@ impl Handler<LockEnded> for Dispatcher {
             {
                 spans::outcome(&busy.span, end.result(), matches!(end, LockEnd::Failed(_)));
             }
+            this.tell_event(instance, || tell::lock(&end, took));
             let outcome = match end {
                 LockEnd::Won { fence, lease } => {
                     if let Some(busy) = this.busy.get_mut(&instance) {
@@ -272,9 +275,13 @@ impl Handler<RunEnded> for Dispatcher {
     fn handle(&mut self, ended: RunEnded, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let RunEnded { instance, finish, effects } = ended;
-            let closing = this.pending.finished(instance, &finish, Instant::now());
-            if let Some(busy) = this.busy.get(&instance) {
+            let now = Instant::now();
+            let took = this.pending.record(instance).map_or(Duration::ZERO, |record| now - record.entered);
+            let closing = this.pending.finished(instance, &finish, now);
+            this.tell_event(instance, || EventKind::Ended { outcome: finish.told(), took });
+            if let Some(busy) = this.busy.get_mut(&instance) {
                 spans::outcome(&busy.span, finish.outcome(), finish.is_failure());
+                busy.finish = Some(finish);
             }
             this.close(instance, closing, effects.unwrap_or_default(), ctx);
         });
@@ -310,6 +317,14 @@ impl Handler<EndEnded> for Dispatcher {
                     end.result(),
                     matches!(end, EndEnd::Refused(_) | EndEnd::Failed(_)),
                 );
+            }
+            if let EndEnd::Refused(error) = &end
+                && let Some(busy) = this.busy.get_mut(&instance)
+            {
+                busy.finish = Some(Finish::Failed(error.clone()));
+            }
+            if let Some(finish) = this.busy.get(&instance).and_then(|busy| busy.finish.as_ref()) {
+                this.tell_event(instance, || tell::end(&end, finish, took));
             }
             let outcome = match end {
                 EndEnd::Closed { revision, slots, marked, changes } => {

@@ -61,6 +61,7 @@ impl Pending {
         record.waits_for = Some(key.clone());
         record.elsewhere = elsewhere.map(Box::new);
         self.held.entry(key).or_default().insert(id);
+        self.tell(id, now, out);
     }
 
     /// A lock or backoff key of the namespace was deleted.

@@ -5,7 +5,7 @@ use super::*;
 
 impl Pending {
     /// Reserves the lock within this engine; parks the instance if another one has it.
-    pub(super) fn reserve(&mut self, id: InstanceId, now: Instant) -> bool {
+    pub(super) fn reserve(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
         let Some(key) = self.shared_lock(id) else { return true };
         let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
         if *holder == id {
@@ -15,6 +15,7 @@ impl Pending {
         waiting.insert(number, id);
         self.tickets.insert(id, number);
         self.enter(id, State::Parked, now);
+        self.tell(id, now, out);
         false
     }
 

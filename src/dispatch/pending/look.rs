@@ -1,7 +1,7 @@
 //! What people see of instances: their state in words, and how many are in which state.
 
 use super::*;
-use crate::inspect::{InstanceState, Phase, QueuedFor, WaitReason};
+use crate::inspect::{Phase, QueuedFor, WaitReason};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One instance as it is now.
@@ -34,6 +34,27 @@ impl Pending {
     pub(crate) fn rules(&self) -> Vec<RuleLook> {
         let rules = self.fired.iter().zip(&self.counts);
         rules.map(|(&fired, &counts)| RuleLook { fired, counts }).collect()
+    }
+
+    /// Tells those who listen about a new state, if it is one between firings and all of it is known.
+    pub(super) fn tell(&self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+        if !self.observed {
+            return;
+        }
+        let Some(record) = self.records.get(&id) else { return };
+        let between = match record.state {
+            State::Queued(_) | State::Parked | State::Waiting(..) | State::Idle => true,
+            // Of another engine: not before it is known of which.
+            State::Held => record.waits_for.is_some(),
+            State::GivenUp => record.waits_for.is_some() || record.mark.is_none_or(|mark| mark.mine),
+            State::Checking(_) | State::Locking | State::Running | State::Ending | State::Settling(_) => {
+                false
+            }
+        };
+        if between {
+            let (rule, binding) = (record.rule, record.binding.clone());
+            out.push(Action::Tell { rule, binding, state: state(record, now) });
+        }
     }
 
     /// `None`: there is no record of it, because it is not true.

@@ -10,6 +10,7 @@ use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
 use super::*;
 use crate::condition::Slot;
 use crate::firing::Then;
+use crate::inspect::InstanceState;
 use etcd::{Etcd, Keys, LockAnswer};
 use rand::RngExt;
 use std::collections::{BTreeMap, HashMap};
@@ -109,6 +110,8 @@ struct World {
     calm: bool,
     /// What every callback does, if not something random.
     habit: Option<Habit>,
+    /// The last state that was told of each instance.
+    told: Vec<Option<InstanceState>>,
     actions: u64,
     /// Actions in each second.
     busy: BTreeMap<u64, u64>,
@@ -172,6 +175,7 @@ impl World {
             fired: vec![0; all],
             calm: false,
             habit: None,
+            told: vec![None; all],
             actions: 0,
             busy: BTreeMap::new(),
         }
@@ -216,8 +220,17 @@ impl World {
 
     fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) {
         let mut actions = Vec::new();
+        self.pending.observe(true);
         happened(&mut self.pending, self.now, &mut actions);
         self.pending.fill(self.now, &mut actions);
+        actions.retain(|action| match action {
+            Action::Tell { binding, state, .. } => {
+                let id: usize = binding.get(1, 2).parse().expect("bindings are numbers");
+                self.told[id] = Some(state.clone());
+                false
+            }
+            _ => true,
+        });
         self.actions += actions.len() as u64;
         *self.busy.entry((self.now - self.start).as_secs()).or_default() += actions.len() as u64;
         for action in actions {
@@ -230,6 +243,7 @@ impl World {
         match action {
             Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
             Action::Release(_) => {}
+            Action::Tell { .. } => panic!("told already"),
             Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),
             Action::ClearMark { binding, revision, .. } => {
                 let id = binding.get(1, 2).parse().expect("bindings are numbers");

@@ -1,7 +1,7 @@
 //! What must hold in the little world.
 
 use super::*;
-use crate::inspect::{StateCounts, StateKind};
+use crate::inspect::{InstanceState, StateCounts, StateKind};
 
 impl World {
     /// What holds at every step.
@@ -25,6 +25,7 @@ impl World {
         }
         let looks = self.pending.rules();
         assert!(looks.iter().map(|look| look.counts).eq(counts), "{looks:?}, but {counts:?}");
+        self.check_told();
         let total: usize = running.iter().sum();
         assert_eq!(self.pending.running(), total, "slots leak");
         assert!(total <= LIMIT, "{total} at once");
@@ -33,6 +34,25 @@ impl World {
         locks.sort();
         locks.dedup();
         assert_eq!(locks.len(), count, "two that share a lock have slots at once");
+    }
+
+    /// Whoever listens knows the state of everything that is not being fired.
+    fn check_told(&self) {
+        for id in 0..INSTANCES {
+            let told = self.told[id as usize].as_ref();
+            match self.pending.look(instance(id), self.now) {
+                None => {
+                    assert!(matches!(told, None | Some(InstanceState::Untrue)), "{id} is gone, but {told:?}")
+                }
+                Some(look) => {
+                    let record = self.pending.record(instance(id)).map(|record| record.state);
+                    if look.state.kind() != StateKind::Running && !matches!(record, Some(State::Settling(_)))
+                    {
+                        assert_eq!(told.map(InstanceState::kind), Some(look.state.kind()), "{id} {record:?}");
+                    }
+                }
+            }
+        }
     }
 
     /// What holds when nothing happens any more.

@@ -1,0 +1,322 @@
+//! What happens in a running engine, told to those who listen: for tests, and for observers of the
+//! application's own. Bounded: whoever is slow misses the oldest, and is told how many.
+
+use crate::inspect::InstanceState;
+use crate::pattern::Attributes;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::Instant;
+
+/// Something that happened to a rule instance in one engine.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Event {
+    /// When.
+    pub at: Instant,
+    /// The id of the rule.
+    pub rule: Arc<str>,
+    /// The instance's attributes and their values.
+    pub attributes: Attributes,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// What happened to an instance.
+///
+/// A firing that goes well has the events `State(Queued)` (it was found due), `Locked`, `Started`, `Ended`,
+/// `Closed`, and then `State` with what follows: `Untrue` if the callback made its condition false.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum EventKind {
+    /// It came into another state: found due (`Queued`), held by another engine, waiting until when and after
+    /// which error, given up, dealt with (`Idle`), found false (`Untrue`). The steps of a firing
+    /// ([`InstanceState::Running`]) have events of their own.
+    State(InstanceState),
+    /// Its lock was taken; not of [optimistic](crate::Rule::optimistic) rules.
+    Locked {
+        /// As [`Firing::fencing_token`](crate::Firing::fencing_token).
+        fencing_token: i64,
+        /// How long that took.
+        took: Duration,
+    },
+    /// Its lock was not taken. A `State` with what follows comes next, if it is not tried again at once.
+    NotLocked {
+        /// Why not.
+        reason: NotLocked,
+        /// How long that took.
+        took: Duration,
+    },
+    /// Its callback starts.
+    Started {
+        /// As [`Firing::attempt`](crate::Firing::attempt).
+        attempt: u32,
+    },
+    /// Its callback ended. What it wants to commit is not yet committed.
+    Ended {
+        /// How.
+        outcome: FiringOutcome,
+        /// How long it ran.
+        took: Duration,
+    },
+    /// The firing is over: the transaction that ends it took effect, or can't.
+    Closed {
+        /// How the callback ended; [`FiringOutcome::Failed`] also if etcd refused its commit.
+        outcome: FiringOutcome,
+        /// What became of the transaction.
+        result: CommitResult,
+        /// How long it took, repeats included.
+        took: Duration,
+    },
+}
+
+/// Why a lock was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotLocked {
+    /// Another engine has it; its name, if the lock's value can be read.
+    Held(Option<String>),
+    /// Another engine holds the instance back, or gave it up; its name, if the mark can be read.
+    BackedOff(Option<String>),
+    /// The condition does not hold as it was seen; the instance is decided again.
+    Untrue,
+    /// There was no lease, or etcd did not answer or refused.
+    Failed(String),
+}
+
+/// How a callback ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FiringOutcome {
+    /// It succeeded.
+    Done,
+    /// It asked to be run again in this time.
+    RetryAfter(Duration),
+    /// It gave up, for this reason.
+    GaveUp(String),
+    /// It returned this error, or its commit has this mistake.
+    Failed(String),
+    /// It panicked with this text.
+    Panicked(String),
+    /// Its time limit was over.
+    TimedOut,
+    /// It was cancelled: its lock was lost, or the engine ended.
+    Cancelled,
+}
+
+impl FiringOutcome {
+    /// A word for it, as in the metric `etcd_rules_callbacks_total`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            FiringOutcome::Done => "done",
+            FiringOutcome::RetryAfter(_) => "retry_after",
+            FiringOutcome::GaveUp(_) => "gave_up",
+            FiringOutcome::Failed(_) => "error",
+            FiringOutcome::Panicked(_) => "panic",
+            FiringOutcome::TimedOut => "timeout",
+            FiringOutcome::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What became of the transaction that ends a firing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CommitResult {
+    /// It took effect, at this revision; 0 if that is not known, or if there was nothing to do.
+    Committed {
+        /// The revision.
+        revision: i64,
+    },
+    /// The lock was lost before; nothing took effect.
+    FenceLost,
+    /// What the callback [expected](crate::Commit::expect_unchanged) did not hold; nothing took effect.
+    Unexpected,
+    /// Another engine holds the instance of an [optimistic](crate::Rule::optimistic) rule back; nothing took
+    /// effect.
+    BackedOff,
+    /// etcd refused it. The firing counts as failed, and is closed with less.
+    Refused(String),
+    /// It could not be sent, or its outcome is unknown.
+    Failed(String),
+}
+
+impl CommitResult {
+    /// Whether the effects of the callback took effect, as far as is known.
+    pub fn is_committed(&self) -> bool {
+        matches!(self, CommitResult::Committed { .. })
+    }
+}
+
+/// Events that a [slow receiver](EventStream) has missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} events were missed: they came faster than they were received")]
+pub struct Missed(pub u64);
+
+/// The events of a running engine from now on; made by [`EngineHandle::events`](crate::EngineHandle::events)
+/// or, before the engine starts, by [`Engine::events`](crate::Engine::events).
+///
+/// Events wait in a buffer of the engine, of [`event_buffer`](crate::EngineBuilder::event_buffer) events, which
+/// all streams share. A stream that falls behind by more than that misses the oldest; it is told how many, in
+/// the place where they are missing. It never slows the engine.
+///
+/// Events of one instance come in the order in which they happened.
+pub struct EventStream {
+    receiver: Option<broadcast::Receiver<Arc<Event>>>,
+    shared: Arc<Shared>,
+}
+
+impl EventStream {
+    /// The next event; `None` when the engine has ended and all were received. An error tells that some were
+    /// missed; the stream goes on after it.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Result<Arc<Event>, Missed>> {
+        match self.receiver.as_mut()?.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(missed)) => Some(Err(Missed(missed))),
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    /// The next event, if one is there already.
+    pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Missed>> {
+        match self.receiver.as_mut()?.try_recv() {
+            Ok(event) => Some(Ok(event)),
+            Err(TryRecvError::Lagged(missed)) => Some(Err(Missed(missed))),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream").finish_non_exhaustive()
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        self.shared.listeners.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Where the parts of an engine tell what happens. Costs next to nothing while nobody listens.
+#[derive(Clone)]
+pub(crate) struct Events(Arc<Shared>);
+
+struct Shared {
+    listeners: AtomicUsize,
+    capacity: usize,
+    sender: Mutex<Sender>,
+}
+
+/// The buffer is made for the first who listens.
+enum Sender {
+    Unused,
+    Open(broadcast::Sender<Arc<Event>>),
+    Closed,
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").field("capacity", &self.0.capacity).finish_non_exhaustive()
+    }
+}
+
+impl Events {
+    pub(crate) fn new(capacity: usize) -> Self {
+        let (listeners, sender) = (AtomicUsize::new(0), Mutex::new(Sender::Unused));
+        Self(Arc::new(Shared { listeners, capacity, sender }))
+    }
+
+    pub(crate) fn subscribe(&self) -> EventStream {
+        let mut sender = self.0.sender.lock().unwrap_or_else(|e| e.into_inner());
+        let receiver = match &*sender {
+            Sender::Closed => None,
+            Sender::Open(sender) => Some(sender.subscribe()),
+            Sender::Unused => {
+                let (opened, receiver) = broadcast::channel(self.0.capacity);
+                *sender = Sender::Open(opened);
+                Some(receiver)
+            }
+        };
+        self.0.listeners.fetch_add(1, Ordering::AcqRel);
+        EventStream { receiver, shared: self.0.clone() }
+    }
+
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.0.listeners.load(Ordering::Acquire) > 0
+    }
+
+    /// Tells an event, which is made only if somebody listens.
+    pub(crate) fn tell(&self, event: impl FnOnce() -> Event) {
+        if !self.has_listeners() {
+            return;
+        }
+        let event = Arc::new(event());
+        if let Sender::Open(sender) = &*self.0.sender.lock().unwrap_or_else(|e| e.into_inner()) {
+            // Whoever listened may just have left.
+            let _ = sender.send(event);
+        }
+    }
+
+    /// Nothing more will happen: streams end when they have told what is left.
+    pub(crate) fn close(&self) {
+        *self.0.sender.lock().unwrap_or_else(|e| e.into_inner()) = Sender::Closed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(attempt: u32) -> Event {
+        let kind = EventKind::Started { attempt };
+        Event { at: Instant::now(), rule: "r".into(), attributes: Attributes::new(), kind }
+    }
+
+    fn attempts(stream: &mut EventStream) -> Vec<Result<u32, Missed>> {
+        let attempt = |event: Arc<Event>| match event.kind {
+            EventKind::Started { attempt } => attempt,
+            _ => panic!("{event:?}"),
+        };
+        std::iter::from_fn(|| stream.try_next()).map(|event| event.map(attempt)).collect()
+    }
+
+    #[test]
+    fn without_listeners_no_event_is_made() {
+        let events = Events::new(4);
+        events.tell(|| panic!("nobody listens"));
+        drop(events.subscribe());
+        events.tell(|| panic!("nobody listens any more"));
+    }
+
+    #[test]
+    fn who_is_slow_misses_the_oldest_and_is_told_how_many() {
+        let events = Events::new(4);
+        let (mut slow, mut quick) = (events.subscribe(), events.subscribe());
+        for attempt in 0..6 {
+            events.tell(|| event(attempt));
+            assert_eq!(attempts(&mut quick), [Ok(attempt)]);
+        }
+        assert_eq!(attempts(&mut slow), [Err(Missed(2)), Ok(2), Ok(3), Ok(4), Ok(5)]);
+        events.tell(|| event(6));
+        assert_eq!(attempts(&mut slow), [Ok(6)]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_the_engine_after_what_is_left() {
+        let events = Events::new(4);
+        let mut stream = events.subscribe();
+        events.tell(|| event(1));
+        events.close();
+        assert!(matches!(stream.next().await, Some(Ok(_))));
+        assert_eq!(stream.next().await, None);
+        assert_eq!(events.subscribe().next().await, None);
+        events.tell(|| event(2));
+    }
+}
