@@ -161,6 +161,11 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("reveal", "tracing", "no_key_and_no_value_is_told_unless_it_may_be"),
             ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
             ("endpoint", "http", "probes_follow_the_health_of_all_engines"),
+            (
+                "event_buffer",
+                "events",
+                "a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_missed",
+            ),
             ("runtime", "options", "callbacks_run_on_the_runtime_that_was_given"),
         ],
     ),
