@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check bench bench-full
+.PHONY: help quickstart test soak check bench bench-full
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -16,6 +16,13 @@ quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS=
 test: ## run all tests and doctests, on private etcd servers
 	@scripts/setup test
 	$(CARGO) test --all-features
+
+SCHEDULES ?= 10000
+SEED ?= 1000000
+
+soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
+	@scripts/setup
+	@CARGO="$(CARGO)" scripts/soak $(SCHEDULES) $(SEED)
 
 check: ## formatting, lints, documentation
 	@scripts/setup test

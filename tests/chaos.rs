@@ -116,6 +116,8 @@ async fn start(number: usize, proxy: &Proxy, books: &[Arc<Book>; 2]) -> EngineHa
         .watch_silence(SECOND)
         .crawl_interval(2 * SECOND)
         .concurrency(16)
+        // None of their own, one, or several that share the instances.
+        .evaluators(number)
         .rules([locked.rule(), optimistic.rule().optimistic()]);
     builder.build().unwrap().start().await.unwrap()
 }

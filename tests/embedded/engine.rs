@@ -2,7 +2,7 @@
 
 use crate::support::eventually;
 use etcd_client::{Client, GetOptions};
-use etcd_rules::embedded::EmbeddedEtcd;
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, On};
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
 use std::time::Duration;
 
@@ -65,5 +65,21 @@ async fn an_engine_survives_a_restart_on_older_data() {
         answer.is_ok_and(|answer| answer.count() == 1)
     })
     .await;
+    engine.shutdown(5 * SECOND).await.expect("shutdown");
+}
+
+/// The answer to the sign of life that a silent stream is asked for must not be taken for the watch itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_notices_that_its_watch_was_never_registered() {
+    let etcd = EmbeddedEtcd::in_process();
+    let mut client = etcd.client().await.expect("a client");
+    // Of the jobs, of what is done, and of released locks.
+    etcd.faults().inject(Fault::on(On::WatchRequest).times(3).lose());
+    let builder = Engine::builder_with_channel("app", etcd.channel()).rule(acknowledge());
+    let engine = builder.watch_silence(SECOND / 5).build().expect("a sound configuration").start().await;
+    let engine = engine.expect("the engine starts");
+    eventually(10 * SECOND, "all were lost", async || etcd.faults().waiting() == 0).await;
+    client.put("/jobs/1", "", None).await.expect("put");
+    eventually(10 * SECOND, "the job is done", async || count(&client, "/done/").await == 1).await;
     engine.shutdown(5 * SECOND).await.expect("shutdown");
 }

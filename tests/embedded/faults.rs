@@ -151,6 +151,34 @@ async fn streams_and_connections_are_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn trouble_on_a_path_concerns_its_own_client_only() {
+    let (etcd, other) = server().await;
+    let path = etcd.path();
+    let client = Client::from_channel(path.channel(), None).await.expect("a client");
+    put(&client, "before").await.expect("all is well");
+    path.freeze();
+    assert!(timeout(SECOND, put(&client, "frozen")).await.is_err());
+    put(&other, "other").await.expect("it goes another way");
+    path.thaw();
+    put(&client, "thawed").await.expect("it goes on");
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        async move { put(&client, "cut").await }
+    });
+    path.freeze();
+    sleep(SECOND).await;
+    path.cut();
+    assert!(waiting.await.expect("no panic").is_err(), "its connection was closed");
+    path.thaw();
+    put(&client, "again").await.expect("it connects again");
+    path.set_reachable(false);
+    assert!(put(&client, "refused").await.is_err());
+    put(&other, "other").await.expect("it goes another way");
+    path.set_reachable(true);
+    put(&client, "reachable").await.expect("it connects again");
+}
+
+#[tokio::test(start_paused = true)]
 async fn it_restarts_on_its_own_on_older_and_on_no_data() {
     let (etcd, client) = server().await;
     let header =
