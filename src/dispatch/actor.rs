@@ -8,7 +8,7 @@ mod releases;
 mod tell;
 
 pub(crate) use drain::Drain;
-pub(crate) use look::{GetRules, GetTally, LookAt};
+pub(crate) use look::{FireNow, GetRules, GetTally, LookAt};
 pub(crate) use releases::{LocksSeen, Released};
 
 use super::messages::{Action, Finish};

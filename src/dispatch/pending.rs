@@ -338,6 +338,17 @@ impl Pending {
         }
     }
 
+    /// Fires an instance now that waits, is idle or was given up. False: it is none of these.
+    pub(crate) fn fire_now(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
+        let mut queued = false;
+        self.step(id, now, out, |record, now| {
+            let next = record.fire_now(now);
+            queued = next != Next::Stay;
+            next
+        });
+        queued
+    }
+
     /// Waiting times are over.
     pub(crate) fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         while let Some(&(at, id)) = self.timers.first()

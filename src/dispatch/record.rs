@@ -445,6 +445,19 @@ impl Record {
         self.wait(delay, Wait::Trouble, now)
     }
 
+    /// Somebody asks for it to be fired now, whatever it waits for; but not what is under way, here or
+    /// elsewhere.
+    pub(crate) fn fire_now(&mut self, now: Instant) -> Next {
+        let marked = self.mark.is_some_and(|mark| !mark.mine);
+        match self.state {
+            State::Waiting(..) | State::GivenUp | State::Idle => {}
+            State::Held if marked => {}
+            _ => return Next::Stay,
+        }
+        self.disregard_mark();
+        self.enqueue(Class::Live, now)
+    }
+
     /// Its waiting time is over.
     pub(crate) fn due(&mut self, now: Instant) -> Next {
         match self.state {

@@ -227,6 +227,28 @@ impl EngineHandle {
         self.inspector().await?.instances(query).await
     }
 
+    /// Fires one instance now, if its condition holds: cuts short whatever it waits for (the backoff after a
+    /// failure, here or in another engine, a delay that its callback asked for), tries it again if it was given
+    /// up, and runs it again if it is idle. It still waits for a slot and for its lock; attempts count on.
+    ///
+    /// False, and nothing is done, if the engine does not know the instance to be true, or if it is queued or
+    /// running already, here or in another engine.
+    ///
+    /// # Errors
+    /// As [`explain`](EngineHandle::explain), but for comparisons.
+    pub async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, Error> {
+        self.inspector().await?.fire_now(rule, attributes).await
+    }
+
+    /// Tries again now all instances of a rule that were given up, by this engine or another; returns how many
+    /// there are. [`instances`](EngineHandle::instances) lists them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats).
+    pub async fn retry_given_up(&self, rule: &str) -> Result<usize, Error> {
+        self.inspector().await?.retry_given_up(rule).await
+    }
+
     /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its
     /// condition with the values and revisions that this engine has in memory, and the instance's state.
     /// Nothing is read from etcd, and nothing fires.

@@ -3,7 +3,7 @@
 use super::handle::Stats;
 use super::part::panic_text;
 use crate::condition::Explanation;
-use crate::dispatch::actor::{Dispatcher, GetRules, GetTally, LookAt};
+use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt};
 use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::Error;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -115,6 +115,31 @@ impl Inspector {
                 None => return Ok(InstancePage { instances, next: None }),
             }
         }
+    }
+
+    /// Fires one instance now.
+    pub(crate) async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, Error> {
+        let rule::Instance::Of(rule, binding) = rule::find(&self.rules, rule, attributes)? else {
+            return Ok(false);
+        };
+        let (_, id) = ask(&self.index, LookUp { rule, binding }).await?;
+        let message = FireNow { instances: id.into_iter().collect(), states: StateSet::default() };
+        Ok(ask(&self.dispatcher, message).await? > 0)
+    }
+
+    /// Fires now what was given up of a rule; answers how many instances that are.
+    pub(crate) async fn retry_given_up(&self, rule: &str) -> Result<usize, Error> {
+        let wanted = Arc::new(self.wanted(Some(rule), &Attributes::new())?);
+        let states = InstanceQuery::new().state(StateKind::GivenUp).states;
+        let (mut count, mut from) = (0, Some(0));
+        while let Some(place) = from {
+            let list = GetListed { from: place, wanted: wanted.clone(), limit: CHUNK };
+            let (listed, next) = ask(&self.index, list).await?;
+            let instances = listed.iter().map(|listed| listed.id).collect();
+            count += ask(&self.dispatcher, FireNow { instances, states }).await?;
+            from = next;
+        }
+        Ok(count)
     }
 
     pub(crate) async fn explain(

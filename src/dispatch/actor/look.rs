@@ -1,4 +1,4 @@
-//! Answers to those who ask what instances are doing. Each takes a bounded time, so that it holds up nothing.
+//! Answers to those who ask what instances are doing, or want them fired. Each takes a bounded time, so that it holds up nothing.
 
 use super::super::pending::look::{Look, RuleLook};
 use super::*;
@@ -27,6 +27,31 @@ impl Handler<GetRules> for Dispatcher {
 
     fn handle(&mut self, _: GetRules, _: &mut Self::Context) -> Self::Result {
         MessageResult(self.pending.rules())
+    }
+}
+
+/// Fires those of these instances now that are in one of the states, and answers how many it will.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub(crate) struct FireNow {
+    pub(crate) instances: Vec<InstanceId>,
+    pub(crate) states: StateSet,
+}
+
+impl Handler<FireNow> for Dispatcher {
+    type Result = MessageResult<FireNow>;
+
+    fn handle(&mut self, FireNow { instances, states }: FireNow, ctx: &mut Self::Context) -> Self::Result {
+        let mut count = 0;
+        self.turn(ctx, |this, now, out| {
+            for id in instances {
+                let kind = this.pending.record(id).map(|record| record.state.kind());
+                if kind.is_some_and(|kind| states.contains(kind)) && this.pending.fire_now(id, now, out) {
+                    count += 1;
+                }
+            }
+        });
+        MessageResult(count)
     }
 }
 

@@ -62,6 +62,8 @@ enum Op {
     /// This engine's lease is lost.
     LoseLocks,
     Crawl,
+    /// Somebody wants an instance to be fired now.
+    FireNow(u32),
     /// Releases that are on their way are missed; this is noticed.
     MissReleases,
 }
@@ -361,6 +363,9 @@ impl World {
             }
             Op::LoseLocks => self.etcd.lose_locks(),
             Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], Reason::Crawl)),
+            Op::FireNow(id) => self.turn(|pending, now, out| {
+                pending.fire_now(instance(id), now, out);
+            }),
             Op::MissReleases => {
                 self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
                 self.send("releases", Event::Released(None));

@@ -13,6 +13,7 @@ fn ops() -> impl Strategy<Value = Op> {
         8 => (id.clone(), 0..2u8).prop_map(|(id, slot)| Op::Delete(id, slot)),
         4 => (id.clone(), 1..400u64).prop_map(|(id, takes)| Op::Lock(id, takes)),
         2 => id.clone().prop_map(Op::GiveUp),
+        4 => id.clone().prop_map(Op::FireNow),
         2 => (id, 1..1000u64).prop_map(|(id, takes)| Op::HoldBack(id, takes)),
         1 => Just(Op::LoseLocks),
         2 => Just(Op::Crawl),
