@@ -138,7 +138,7 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
         |state: StateKind| rule.instances.iter().find(|(kind, _)| *kind == state).map_or(0, |(_, n)| *n);
     html! {
         tr {
-            td.name {
+            td.name data-label="rule" {
                 a href=(link.link("/instances")) { (rule.id) }
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
             }
