@@ -81,27 +81,6 @@ async fn disconnected_and_then_without_a_lease() {
     running.shutdown(SECOND).await.unwrap();
 }
 
-/// Trouble of requests ends also if there is nothing more to ask for: here because the lock is held by
-/// somebody else, who frees it while the connection is cut.
-#[tokio::test(flavor = "multi_thread")]
-async fn disconnected_ends_without_a_request_that_is_needed() {
-    let etcd = Etcd::start().await;
-    let proxy = Proxy::start(etcd.endpoint());
-    let running =
-        start(Engine::builder("app", [proxy.endpoint()]).lock_ttl(3 * SECOND).request_timeout(SECOND)).await;
-    is_well(&running).await;
-    // Frozen, so that the lock is asked for without an answer; then the job is gone.
-    proxy.freeze();
-    etcd.put("/jobs/1", "").await;
-    proxy.heal();
-    proxy.cut();
-    says(&running, Reason::Disconnected).await;
-    etcd.delete("/jobs/1").await;
-    proxy.heal();
-    is_well(&running).await;
-    running.shutdown(SECOND).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn without_space_until_there_is_some_though_deletions_are_answered() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes=16777216").start().await;

@@ -272,3 +272,6 @@ pub(crate) async fn submit(
     requests.send(Submit { rule, class, request, reply, send_before }).await.ok()?;
     answer.await.ok()
 }
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
