@@ -105,7 +105,7 @@
 //!
 //! - Effects of a commit take effect together, at most once, and only while the lock is held. Everything else
 //!   that a callback does happens at least once.
-//! - The engine's own threads (`etcd-rules-main`, `-watch`, `-io`, `-core`, `-ev0` and so on) keep leases and
+//! - The engine's own threads (`etcd-rules-main`, `-watch`, `-lease`, `-core` and so on) keep leases and
 //!   watches going while the application's runtime is blocked. Callbacks need that runtime: without it none
 //!   starts, and none can be dropped.
 //! - Of several endpoints the engine uses one at a time, and moves on when that does not answer. What was

@@ -83,10 +83,13 @@ impl LockStep {
 
     async fn attempt(&mut self) -> LockEnd {
         let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
-        let lease = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
-            Ok(lease) => lease.flatten(),
-            Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
-        };
+        let mut lease = self.lease.get().filter(|lease| !lease.lost.is_cancelled());
+        if lease.is_none() {
+            lease = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
+                Ok(lease) => lease.flatten(),
+                Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
+            };
+        }
         let Some(lease) = lease else { return LockEnd::Failed("the engine is stopping".into()) };
         let rule = &self.rules[self.rule as usize];
         let lock = rule.lock_key(&self.namespace, &self.binding);

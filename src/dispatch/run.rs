@@ -12,6 +12,7 @@ use crate::trace::{Telling, spans};
 use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
@@ -39,9 +40,14 @@ pub(crate) struct Run {
     pub(crate) number: u32,
 }
 
-/// Runs it to its end. A callback that blocks its thread can't be dropped: it is waited for, and
-/// counted as stuck.
-pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) -> (Finish, Option<Effects>) {
+/// Starts it; the future follows it to its end. A callback that blocks its thread can't be dropped: it is
+/// waited for, and counted as stuck.
+pub(crate) fn start(
+    engine: Arc<str>,
+    rule: Arc<str>,
+    runtime: &Handle,
+    run: Run,
+) -> impl Future<Output = (Finish, Option<Effects>)> + use<> {
     let Run { callback, firing, limit, cancelled, grace, registered, span, telling, path, meters, number } =
         run;
     let meters_of_task = meters.clone();
@@ -71,52 +77,55 @@ pub(crate) async fn run(engine: &str, rule: &str, runtime: &Handle, run: Run) ->
         ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
     };
     let mut task = runtime.spawn(running.instrument(span.clone()));
-    let instance = || telling.reveal.instance(seen.attributes());
-    let overdue = async {
-        tokio::select! {
-            biased;
-            () = told.cancelled() => {}
-            () = tokio::time::sleep(limit) => {}
-        }
-        tokio::time::sleep(grace + STUCK).await;
-    };
-    let ended = tokio::select! {
-        biased;
-        ended = &mut task => ended,
-        () = overdue => {
-            if let Some(suppressed) = telling.lines.pass(Line::CallbackStuck, seen.rule_number(), Instant::now()) {
-                let instance = instance();
-                let instance = instance.as_deref();
-                tracing::warn!(
-                    parent: &span, engine, rule, instance, suppressed,
-                    "callback does not end although it was told to; it keeps its slot"
-                );
+    async move {
+        let instance = || telling.reveal.instance(seen.attributes());
+        let overdue = async {
+            tokio::select! {
+                biased;
+                () = told.cancelled() => {}
+                () = tokio::time::sleep(limit) => {}
             }
-            meters.rule(number).stuck(1.0);
-            let ended = task.await;
-            meters.rule(number).stuck(-1.0);
-            ended
-        }
-    };
-    // An error here: the application's runtime is shutting down.
-    let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
-    meters.rule(number).finished(&finish);
-    spans::outcome(&span, finish.outcome(), finish.is_failure());
-    if finish.is_failure()
-        && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, seen.rule_number(), Instant::now())
-    {
-        let (instance, attempt, outcome) = (instance(), seen.attempt(), finish.outcome());
-        let error = match &finish {
-            Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
-            _ => None,
+            tokio::time::sleep(grace + STUCK).await;
         };
-        let (instance, error) = (instance.as_deref(), error.as_deref());
-        tracing::warn!(
-            parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
-            "callback failed; it will be tried again"
-        );
+        let ended = tokio::select! {
+            biased;
+            ended = &mut task => ended,
+            () = overdue => {
+                if let Some(suppressed) = telling.lines.pass(Line::CallbackStuck, seen.rule_number(), Instant::now()) {
+                    let instance = instance();
+                    let instance = instance.as_deref();
+                    tracing::warn!(
+                        parent: &span, engine = &*engine, rule = &*rule, instance, suppressed,
+                        "callback does not end although it was told to; it keeps its slot"
+                    );
+                }
+                meters.rule(number).stuck(1.0);
+                let ended = task.await;
+                meters.rule(number).stuck(-1.0);
+                ended
+            }
+        };
+        // An error here: the application's runtime is shutting down.
+        let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
+        meters.rule(number).finished(&finish);
+        spans::outcome(&span, finish.outcome(), finish.is_failure());
+        if finish.is_failure()
+            && let Some(suppressed) =
+                telling.lines.pass(Line::CallbackFailed, seen.rule_number(), Instant::now())
+        {
+            let (instance, attempt, outcome) = (instance(), seen.attempt(), finish.outcome());
+            let error = match &finish {
+                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
+                _ => None,
+            };
+            let (instance, error) = (instance.as_deref(), error.as_deref());
+            tracing::warn!(
+                parent: &span, engine = &*engine, rule = &*rule, instance, attempt, outcome, error, suppressed,
+                "callback failed; it will be tried again"
+            );
+        }
+        (finish, effects)
     }
-    (finish, effects)
 }
 
 /// How long after its time, and the grace for it, a callback counts as stuck.

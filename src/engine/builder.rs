@@ -182,12 +182,12 @@ impl EngineBuilder {
         self
     }
 
-    /// Threads that evaluate conditions. Default: 1. An instance is always decided by the same one.
+    /// Threads that evaluate conditions. An instance is always decided by the same one. Default: 0, which
+    /// evaluates them on the thread that keeps the index and dispatches: a comparison that blocks then holds
+    /// everything up but the watch and the leases.
     ///
-    /// More are of use only for costly [`compare`](crate::Key::compare) functions and regular expressions;
-    /// else they cost a thread each for nothing. With 0 conditions are evaluated on the thread that keeps
-    /// the index and dispatches: a change takes two steps between threads less, and a comparison that
-    /// blocks holds everything up but the watch, the leases and the requests.
+    /// More are of use for costly [`compare`](crate::Key::compare) functions and regular expressions; else
+    /// each costs a thread, and every change two steps between threads, for nothing.
     pub fn evaluators(mut self, threads: usize) -> Self {
         self.options.evaluators = threads;
         self

@@ -38,7 +38,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             concurrency: 128,
-            evaluators: 1,
+            evaluators: 0,
             lock_ttl: Duration::from_secs(10),
             crawl_interval: Duration::from_secs(5 * 60),
             crawl_jitter: 0.1,

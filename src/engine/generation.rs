@@ -78,7 +78,6 @@ impl Generation {
         let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
         let (watch_link, lease_link, request_link) = (link(), link(), link());
 
-        let io = Stage::start("etcd-rules-io", placement)?;
         let requests = Requests::new(RequestsSettings {
             meters: meters.clone(),
             link: request_link.clone(),
@@ -97,10 +96,13 @@ impl Generation {
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
         let (keeper, leases) = Keeper::new(keeper, ttls);
-        let (requests, keeper) =
-            io.run(move || (requests.start(), keeper.start())).await.ok_or_else(ended)?;
+        // Leases have a thread of their own: whatever holds the others up, they are renewed.
+        let lease = Stage::start("etcd-rules-lease", placement)?;
+        let keeper = lease.run(move || keeper.start()).await.ok_or_else(ended)?;
 
+        // Requests share the dispatcher's: a hop between threads costs more than what they do.
         let core = Stage::start("etcd-rules-core", placement)?;
+        let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let dispatcher = Dispatcher::new(DispatcherSettings {
             engine: engine.clone(),
             meters: meters.clone(),
@@ -148,7 +150,7 @@ impl Generation {
         let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
-        stages.extend([core, io]);
+        stages.extend([core, lease]);
 
         let watch = Stage::start("etcd-rules-watch", placement)?;
         let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());

@@ -88,6 +88,21 @@ pub(crate) fn spawn_guarded(
     })
 }
 
+/// Tells an actor something from a task, waiting for room in its mailbox only if there is none: who waits for
+/// the answer to a message that has none is woken once more for nothing.
+pub(crate) async fn tell<A, M>(to: &Addr<A>, message: M) -> Result<(), MailboxError>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message<Result = ()> + Send + 'static,
+{
+    match to.try_send(message) {
+        Ok(()) => Ok(()),
+        Err(SendError::Full(message)) => to.send(message).await,
+        Err(SendError::Closed(_)) => Err(MailboxError::Closed),
+    }
+}
+
 /// A task that ends with its actor.
 pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
 

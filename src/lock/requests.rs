@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::txn::{Reply, Request, is_at_fault};
-use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
+use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell};
 use crate::engine::status::Status;
 use crate::etcd::{Answer, Failure, FailureKind, Link};
 use crate::metrics::Meters;
@@ -80,7 +80,7 @@ impl Requests {
             let sending = async move {
                 let answer = link.txn(txn).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
-                let _ = me.send(Landed { batch, answer }).await;
+                let _ = tell(&me, Landed { batch, answer }).await;
             };
             spawn_guarded(&self.settings.faults, Self::NAME, Box::pin(sending));
         }
@@ -269,7 +269,7 @@ pub(crate) async fn submit(
     send_before: Option<Instant>,
 ) -> Option<Result<Reply, Failure>> {
     let (reply, answer) = oneshot::channel();
-    requests.send(Submit { rule, class, request, reply, send_before }).await.ok()?;
+    tell(requests, Submit { rule, class, request, reply, send_before }).await.ok()?;
     answer.await.ok()
 }
 

@@ -10,12 +10,12 @@ use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::engine::live::LiveFiring;
+use crate::engine::part::tell;
 use crate::firing::{Effects, Firing, Parts};
 use crate::index::Snapshot;
 use crate::lock::txn::{Holder, free_orphan};
 use crate::trace::reveal::Reveal;
 use crate::trace::spans::Beginning;
-use rand::SeedableRng;
 
 impl Dispatcher {
     /// Has its lock taken.
@@ -48,7 +48,7 @@ impl Dispatcher {
             holder: Holder { engine: engine.to_string(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
             requests: requests.clone(),
-            retry: Retry::new(StdRng::from_rng(&mut self.rng)),
+            retry: Retry::seeded(self.rng.next_u64()),
         };
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
@@ -56,7 +56,7 @@ impl Dispatcher {
             locking.record("result", end.result());
             drop(locking);
             // Closed: the engine is stopping or restarting.
-            let _ = me.send(LockEnded { instance, end, snapshot }).await;
+            let _ = tell(&me, LockEnded { instance, end, snapshot }).await;
         });
     }
 
@@ -118,13 +118,12 @@ impl Dispatcher {
             span: spans::callback(&busy.span),
             telling: self.settings.telling.clone(),
         };
-        let (engine, id) = (engine.clone(), rule.id().clone());
-        let runtime = runtime.clone();
+        let running = run::start(engine.clone(), rule.id().clone(), runtime, run);
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let (finish, effects) = run::run(&engine, &id, &runtime, run).await;
+            let (finish, effects) = running.await;
             // Closed: the engine is stopping or restarting.
-            let _ = me.send(RunEnded { instance, finish, effects }).await;
+            let _ = tell(&me, RunEnded { instance, finish, effects }).await;
         });
     }
 
@@ -172,7 +171,7 @@ impl Dispatcher {
             overrule: busy.overrule,
             requests: requests.clone(),
             keeper: keeper.clone(),
-            retry: Retry::new(StdRng::from_rng(&mut self.rng)),
+            retry: Retry::seeded(self.rng.next_u64()),
             used: Vec::new(),
         };
         let committing = spans::commit(&busy.span);
@@ -187,7 +186,7 @@ impl Dispatcher {
             }
             drop(committing);
             // Closed: the engine is stopping or restarting.
-            let _ = me.send(EndEnded { instance, end, took }).await;
+            let _ = tell(&me, EndEnded { instance, end, took }).await;
         });
     }
 }
