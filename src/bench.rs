@@ -69,9 +69,7 @@ impl Decider {
 
     /// Takes changes in and decides what they concern; returns how many instances are true.
     pub fn decide(&mut self, Changes(changes): Changes) -> usize {
-        for change in changes {
-            self.index.apply(change);
-        }
+        self.index.apply_all(changes);
         self.drain()
     }
 

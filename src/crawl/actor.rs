@@ -21,6 +21,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// How long events that explain a difference may take to arrive, after the last key was read.
 const SETTLE: Duration = Duration::from_secs(1);
 
+/// Keys that the index compares at once.
+const PIECE: usize = 512;
+
 /// How long the index may take to compare, behind live changes.
 const COMPARE: Duration = Duration::from_secs(60);
 
@@ -153,11 +156,19 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
         }
     }
     let mut keys = 0;
-    let mut pace = Pace::new(settings.rate);
+    let mut pace = Pace::beside(settings.rate);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
-        let page = async |found: Vec<_>| {
+        let page = async |mut found: Vec<_>| {
             keys += found.len();
-            index.send(ViewPage(view, found)).await.unwrap_or(false)
+            // In pieces, so that a live change waits for one of them at most.
+            while !found.is_empty() {
+                let rest = found.split_off(found.len().min(PIECE));
+                let piece = std::mem::replace(&mut found, rest);
+                if !index.send(ViewPage(view, piece)).await.unwrap_or(false) {
+                    return false;
+                }
+            }
+            true
         };
         let read = reader::read(link, prefix, revision, splits, &mut pace, page).await;
         if !matches!(read, Ok(true)) {

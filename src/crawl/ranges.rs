@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 
 /// The end of a range that has none: up to the last key there is.
 const UNBOUNDED: &[u8] = &[0];
-/// A range between learned split points may return this many pages at once, as keys were added since.
+/// A range between split points may return this many pages at once: keys were added since they were learned, or
+/// they were guessed, and walking a range twice costs more than a larger answer.
 const GUARD: usize = 4;
 /// A rest of up to this many pages is read on page by page, as splitting it costs more than walking it twice.
 const SHORT_REST: usize = 2;
@@ -118,7 +119,7 @@ impl RangePlan {
         };
         let mut start = last.to_vec();
         start.push(0);
-        self.wait_for(start, points, request.end.clone(), self.page);
+        self.wait_for(start, points, request.end.clone(), self.page.saturating_mul(GUARD));
     }
 
     /// Takes back a request that got no answer, to be sent again.
@@ -396,8 +397,8 @@ mod tests {
     fn numbers_are_walked_few_times_at_first_and_once_with_learned_splits() {
         let keys = shape("numbers", 200_000, &mut SmallRng::seed_from_u64(1));
         let (first, splits) = read(&keys, b"/k/", 1000, &[], 0);
-        assert!(first.walked <= 4 * keys.len() && first.requests <= 400, "{first:?}");
-        assert_eq!(first.largest, 1000);
+        assert!(first.walked * 10 <= 31 * keys.len() && first.requests <= 200, "{first:?}");
+        assert!(first.largest <= 1000 * GUARD, "{first:?}");
         let (second, again) = read(&keys, b"/k/", 1000, &splits, 0);
         assert_eq!((second.walked, second.requests), (keys.len(), 200));
         assert_eq!(again, splits);
@@ -461,7 +462,7 @@ mod tests {
     #[test]
     fn a_short_rest_is_read_on_without_splitting() {
         let keys = shape("uuids", 3000, &mut SmallRng::seed_from_u64(6));
-        assert_eq!(read(&keys, b"/k/", 1000, &[], 0).0.requests, 3);
+        assert_eq!(read(&keys, b"/k/", 1000, &[], 0).0.requests, 2);
     }
 
     #[test]

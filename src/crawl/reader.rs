@@ -4,6 +4,7 @@ use super::ranges::{RangePlan, RangeRequest};
 use crate::etcd::{Failure, FailureKind, Link, Page};
 use crate::index::{Found, Revision};
 use futures_util::StreamExt;
+use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -49,6 +50,8 @@ impl Following {
 
 /// How fast to read, of several prefixes one after the other.
 pub(crate) struct Pace {
+    /// Requests under way at once.
+    parallel: usize,
     /// Keys in a second at most.
     rate: Option<u32>,
     started: Instant,
@@ -56,15 +59,21 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
-    pub(crate) fn new(rate: Option<u32>) -> Self {
-        Self { rate, started: Instant::now(), got: 0 }
+    /// As fast as it goes: somebody waits.
+    pub(crate) fn fast() -> Self {
+        Self { parallel: PARALLEL, rate: None, started: Instant::now(), got: 0 }
+    }
+
+    /// Beside live work, which is to notice little of it: one request at a time.
+    pub(crate) fn beside(rate: Option<u32>) -> Self {
+        Self { parallel: 1, rate, ..Self::fast() }
     }
 
     /// Keys in a page, and requests under way at once: at a limited rate, a few small pages a second and
     /// not a burst now and then.
     fn shape(&self) -> (usize, usize) {
         match self.rate {
-            None => (PAGE, PARALLEL),
+            None => (PAGE, self.parallel),
             Some(rate) => (PAGE.min(rate as usize / 4).max(1), 1),
         }
     }
@@ -78,7 +87,7 @@ impl Pace {
 }
 
 /// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order. Returns false
-/// as soon as `page` does.
+/// as soon as `page` does. While it takes a page in, the next ones are on their way.
 pub(crate) async fn read(
     link: &Link,
     prefix: &str,
@@ -90,6 +99,7 @@ pub(crate) async fn read(
     let (pages, parallel) = pace.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), pages, &splits.get());
     let mut out = FuturesUnordered::new();
+    let mut heard = None;
     loop {
         pace.wait().await;
         while out.len() < parallel
@@ -97,7 +107,11 @@ pub(crate) async fn read(
         {
             out.push(fetch(link, request, revision));
         }
-        let Some((request, answer)) = out.next().await else { break };
+        let next = match heard.take() {
+            Some(heard) => Some(heard),
+            None => out.next().await,
+        };
+        let Some((request, answer)) = next else { break };
         let Page { keys, count } = match answer {
             // Large values: less at a time.
             Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {
@@ -108,9 +122,11 @@ pub(crate) async fn read(
         };
         pace.got += keys.len() as u64;
         plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
-        if !page(keys).await {
+        let (goes_on, next) = join(page(keys), out.next()).await;
+        if !goes_on {
             return Ok(false);
         }
+        heard = next;
     }
     // Those of smaller pages would make a snapshot send more requests than it needs.
     if pace.rate.is_none() {

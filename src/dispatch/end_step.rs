@@ -78,7 +78,7 @@ impl EndEnd {
 }
 
 impl EndStep {
-    pub(super) async fn run(mut self) -> EndEnd {
+    pub(super) async fn run(mut self: Box<Self>) -> EndEnd {
         if self.fence.is_none()
             && self.effects.changes.is_empty()
             && self.hold.is_none()

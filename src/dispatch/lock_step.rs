@@ -76,7 +76,7 @@ impl LockEnd {
 
 impl LockStep {
     /// Returns the snapshot with the outcome: it is what the callback is given.
-    pub(super) async fn run(mut self) -> (LockEnd, Snapshot) {
+    pub(super) async fn run(mut self: Box<Self>) -> (LockEnd, Snapshot) {
         let end = self.attempt().await;
         (end, self.snapshot)
     }

@@ -4,7 +4,7 @@
 use super::record::Class;
 use crate::broken::{Promise, is_broken};
 use crate::index::InstanceId;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,9 +25,51 @@ struct Lane {
     limit: usize,
 }
 
+impl Lane {
+    fn len(&self) -> usize {
+        self.live.len() + self.crawl.len()
+    }
+
+    /// Takes its next valid entry, if it may run now; `entries` counts down with what is removed.
+    fn pick(
+        &mut self,
+        class: Class,
+        now: Instant,
+        ageing: Duration,
+        valid: &impl Fn(&Ticket) -> bool,
+        entries: &mut usize,
+    ) -> Option<Ticket> {
+        let before = self.len();
+        for queue in [&mut self.live, &mut self.crawl] {
+            while queue.front().is_some_and(|ticket| !valid(ticket)) {
+                queue.pop_front();
+            }
+        }
+        let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= ageing;
+        let ticket = match class {
+            _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
+            Class::Live => match (self.live.front(), self.crawl.front()) {
+                // Crawl work that has aged goes by its age among the live.
+                (Some(live), Some(crawl)) if aged(crawl) && crawl.since < live.since => {
+                    self.crawl.pop_front()
+                }
+                (None, Some(crawl)) if aged(crawl) => self.crawl.pop_front(),
+                _ => self.live.pop_front(),
+            },
+            Class::Crawl => self.crawl.pop_front(),
+        };
+        *entries -= before - self.len();
+        ticket
+    }
+}
+
 /// Queues and slots of all rules.
 pub(crate) struct Queue {
     lanes: Vec<Lane>,
+    /// The lanes with entries, stale ones included: what is asked next does not depend on how many rules
+    /// there are.
+    waiting: BTreeSet<usize>,
+    entries: usize,
     limit: usize,
     running: usize,
     ageing: Duration,
@@ -41,7 +83,16 @@ impl Queue {
     /// work counts as live.
     pub(crate) fn new(limit: usize, limits: impl IntoIterator<Item = usize>, ageing: Duration) -> Self {
         let lanes = limits.into_iter().map(|limit| Lane { limit, ..Lane::default() }).collect();
-        Self { lanes, limit, running: 0, ageing, turn: [0; 2], numbers: 0 }
+        Self {
+            lanes,
+            waiting: BTreeSet::new(),
+            entries: 0,
+            limit,
+            running: 0,
+            ageing,
+            turn: [0; 2],
+            numbers: 0,
+        }
     }
 
     /// A number that no entry has.
@@ -52,17 +103,22 @@ impl Queue {
 
     /// Removes entries that are not valid any more, wherever they stand.
     pub(crate) fn retain(&mut self, valid: impl Fn(&Ticket) -> bool) {
-        for lane in &mut self.lanes {
+        let Self { lanes, waiting, entries, .. } = self;
+        waiting.retain(|&rule| {
+            let lane = &mut lanes[rule];
+            *entries -= lane.len();
             lane.live.retain(&valid);
             lane.crawl.retain(&valid);
-        }
+            *entries += lane.len();
+            lane.len() > 0
+        });
     }
 
     /// Adds an instance; returns the number that keeps its place valid.
     pub(crate) fn push(&mut self, rule: u32, class: Class, instance: InstanceId, now: Instant) -> u64 {
         let number = self.number();
         let ticket = Ticket { instance, number, since: now };
-        let lane = &mut self.lanes[rule as usize];
+        let lane = self.lane_of_one_more(rule);
         match class {
             Class::Live => lane.live.push_back(ticket),
             Class::Crawl => lane.crawl.push_back(ticket),
@@ -74,8 +130,14 @@ impl Queue {
     pub(crate) fn push_front(&mut self, rule: u32, instance: InstanceId, now: Instant) -> u64 {
         let number = self.number();
         let ticket = Ticket { instance, number, since: now };
-        self.lanes[rule as usize].live.push_front(ticket);
+        self.lane_of_one_more(rule).live.push_front(ticket);
         number
+    }
+
+    fn lane_of_one_more(&mut self, rule: u32) -> &mut Lane {
+        self.entries += 1;
+        self.waiting.insert(rule as usize);
+        &mut self.lanes[rule as usize]
     }
 
     pub(crate) fn has_slot(&self, rule: u32) -> bool {
@@ -85,8 +147,7 @@ impl Queue {
 
     /// Nothing of this rule is queued before a newcomer.
     pub(crate) fn is_empty(&self, rule: u32) -> bool {
-        let lane = &self.lanes[rule as usize];
-        lane.live.is_empty() && lane.crawl.is_empty()
+        self.lanes[rule as usize].len() == 0
     }
 
     pub(crate) fn occupy(&mut self, rule: u32) {
@@ -105,7 +166,7 @@ impl Queue {
 
     /// Entries, stale ones included.
     pub(crate) fn len(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.live.len() + lane.crawl.len()).sum()
+        self.entries
     }
 
     /// Takes the next valid entry that may run now and occupies a slot for it.
@@ -125,36 +186,29 @@ impl Queue {
         now: Instant,
         valid: &impl Fn(&Ticket) -> bool,
     ) -> Option<(u32, Ticket)> {
-        let count = self.lanes.len();
         let first = self.turn[class as usize];
-        for rule in (first..count).chain(0..first) {
-            let lane = &mut self.lanes[rule];
-            for queue in [&mut lane.live, &mut lane.crawl] {
-                while queue.front().is_some_and(|ticket| !valid(ticket)) {
-                    queue.pop_front();
+        let mut from = first;
+        let mut wrapped = false;
+        loop {
+            // Those from the first on, then those before it.
+            let next = match self.waiting.range(from..).next() {
+                Some(&rule) if !wrapped || rule < first => rule,
+                None if !wrapped => {
+                    (from, wrapped) = (0, true);
+                    continue;
                 }
-            }
-            if lane.running >= lane.limit && !is_broken(Promise::Slots) {
-                continue;
-            }
-            let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= self.ageing;
-            let ticket = match class {
-                Class::Live => match (lane.live.front(), lane.crawl.front()) {
-                    // Crawl work that has aged goes by its age among the live.
-                    (Some(live), Some(crawl)) if aged(crawl) && crawl.since < live.since => {
-                        lane.crawl.pop_front()
-                    }
-                    (None, Some(crawl)) if aged(crawl) => lane.crawl.pop_front(),
-                    _ => lane.live.pop_front(),
-                },
-                Class::Crawl => lane.crawl.pop_front(),
+                _ => return None,
             };
-            if let Some(ticket) = ticket {
-                self.turn[class as usize] = (rule + 1) % count;
-                return Some((rule as u32, ticket));
+            let ticket = self.lanes[next].pick(class, now, self.ageing, valid, &mut self.entries);
+            if self.lanes[next].len() == 0 {
+                self.waiting.remove(&next);
             }
+            if let Some(ticket) = ticket {
+                self.turn[class as usize] = (next + 1) % self.lanes.len();
+                return Some((next as u32, ticket));
+            }
+            from = next + 1;
         }
-        None
     }
 }
 

@@ -155,9 +155,7 @@ impl Handler<Batch> for IndexActor {
 
     fn handle(&mut self, batch: Batch, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            for change in batch.changes {
-                this.index.apply(change);
-            }
+            this.index.apply_all(batch.changes);
             this.index.advance(batch.watcher, batch.position);
             this.flush(ctx, Vec::new(), batch.arrived);
         });
@@ -185,9 +183,7 @@ impl Handler<Feedback> for IndexActor {
 
     fn handle(&mut self, feedback: Feedback, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            for change in feedback.changes {
-                this.index.apply(change);
-            }
+            this.index.apply_all(feedback.changes);
             for instance in feedback.releases {
                 this.index.release(instance);
             }

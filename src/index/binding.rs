@@ -1,5 +1,6 @@
 //! The values of a rule's attributes for one instance, packed into one allocation.
 
+use smallvec::SmallVec;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ impl Binding {
     pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
         let count = values.len();
         let text: usize = values.clone().map(str::len).sum();
-        let mut packed = Vec::with_capacity(count.saturating_sub(1) * 4 + text);
+        let mut packed = SmallVec::<[u8; 128]>::with_capacity(count.saturating_sub(1) * 4 + text);
         let mut end = 0u32;
         for value in values.clone().take(count.saturating_sub(1)) {
             end += value.len() as u32;
@@ -22,7 +23,7 @@ impl Binding {
         for value in values {
             packed.extend_from_slice(value.as_bytes());
         }
-        Self(packed.into())
+        Self(packed.as_slice().into())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

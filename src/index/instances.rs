@@ -31,6 +31,12 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
+    /// Reads what deciding it will need, so that it is in the processor's cache by then.
+    pub(crate) fn touch(&self) -> u32 {
+        let binding = self.binding.bytes().first().copied().unwrap_or(0);
+        self.dirty_at ^ self.generation ^ u32::from(binding)
+    }
+
     /// Its place in the list of dirty instances.
     pub(crate) fn dirty_at(&self) -> Option<usize> {
         (self.dirty_at != CLEAN).then_some(self.dirty_at as usize)

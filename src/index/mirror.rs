@@ -121,8 +121,13 @@ impl Mirror {
     }
 
     pub(crate) fn find(&self, key: &str) -> Option<EntryId> {
+        self.find_bytes(key.as_bytes())
+    }
+
+    /// What is not text is not found.
+    pub(crate) fn find_bytes(&self, key: &[u8]) -> Option<EntryId> {
         let hash = self.hasher.hash_one(key);
-        self.by_key.find(hash, |&id| &*self.entries[id as usize].key == key).copied()
+        self.by_key.find(hash, |&id| self.entries[id as usize].key.as_bytes() == key).copied()
     }
 
     pub(crate) fn entry(&self, id: EntryId) -> &Entry {
@@ -153,12 +158,23 @@ impl Mirror {
         self.entries.get(index).map(|entry| (index as EntryId, entry))
     }
 
+    #[cfg(test)]
     pub(crate) fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> Merge {
-        let Some(id) = self.find(key) else {
-            self.bytes += key.len() + value.len();
-            self.present += 1;
-            return Merge::Appeared(self.insert(key, Content::Present { value, revision }, watcher));
-        };
+        match self.find(key) {
+            Some(id) => self.put_at(id, value, revision),
+            None => Merge::Appeared(self.put_new(key, value, revision, watcher)),
+        }
+    }
+
+    /// Puts a key that has no entry.
+    pub(crate) fn put_new(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> EntryId {
+        self.bytes += key.len() + value.len();
+        self.present += 1;
+        self.insert(key, Content::Present { value, revision }, watcher)
+    }
+
+    /// Puts the key of an entry.
+    pub(crate) fn put_at(&mut self, id: EntryId, value: Value, revision: Revision) -> Merge {
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision == *known => Merge::Known,
@@ -174,7 +190,7 @@ impl Mirror {
                 Merge::Stale(id)
             }
             Content::Gone { .. } => {
-                self.bytes += key.len() + value.len();
+                self.bytes += entry.key.len() + value.len();
                 self.present += 1;
                 self.gone -= 1;
                 entry.content = Content::Present { value, revision };
@@ -225,9 +241,9 @@ impl Mirror {
             stamp: 0,
             buried: false,
         }) as EntryId;
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.hash_one(key.as_bytes());
         let (entries, hasher) = (&self.entries, &self.hasher);
-        self.by_key.insert_unique(hash, id, |&id| hasher.hash_one(&*entries[id as usize].key));
+        self.by_key.insert_unique(hash, id, |&id| hasher.hash_one(entries[id as usize].key.as_bytes()));
         id
     }
 
@@ -259,7 +275,7 @@ impl Mirror {
                 Content::Gone { revision } => {
                     newest = newest.max(Some(revision));
                     *gone -= 1;
-                    let hash = hasher.hash_one(&*entry.key);
+                    let hash = hasher.hash_one(entry.key.as_bytes());
                     if let Ok(found) = by_key.find_entry(hash, |&other| other == id) {
                         found.remove();
                     }

@@ -5,8 +5,10 @@
 use crate::condition::Slot;
 use crate::pattern::{Pattern, Segment};
 use crate::rule::domain::Constraint;
+use foldhash::fast::FixedState;
 use radix_trie::{Trie, TrieCommon};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,7 +32,7 @@ pub(crate) type Captures<'k> = SmallVec<[&'k str; 8]>;
 
 #[derive(Default)]
 struct Node {
-    literal: HashMap<Box<str>, u32>,
+    literal: HashMap<Box<str>, u32, FixedState>,
     any: Option<u32>,
     ends: Vec<Use>,
     rest: Vec<Use>,
@@ -40,6 +42,8 @@ struct Prefix {
     text: Box<str>,
     /// The longest other prefix that this one begins with.
     shorter: Option<u32>,
+    /// Other prefixes begin with this one.
+    has_longer: bool,
     root: u32,
 }
 
@@ -47,12 +51,15 @@ pub(crate) struct Patterns {
     trie: Trie<String, u32>,
     prefixes: Vec<Prefix>,
     nodes: Vec<Node>,
+    /// The prefix that was looked up last: keys of one kind often come together.
+    last: Cell<Option<u32>>,
 }
 
 impl Patterns {
     /// Builds the index of all uses; they can't change afterwards.
     pub(crate) fn new<'a>(uses: impl IntoIterator<Item = (&'a Pattern, Use)>) -> Self {
-        let mut this = Self { trie: Trie::new(), prefixes: Vec::new(), nodes: Vec::new() };
+        let mut this =
+            Self { trie: Trie::new(), prefixes: Vec::new(), nodes: Vec::new(), last: Cell::new(None) };
         for (pattern, usage) in uses {
             this.insert(pattern, usage);
         }
@@ -67,7 +74,7 @@ impl Patterns {
             None => {
                 let prefix = self.prefixes.len() as u32;
                 let root = self.node();
-                self.prefixes.push(Prefix { text: text.into(), shorter: None, root });
+                self.prefixes.push(Prefix { text: text.into(), shorter: None, has_longer: false, root });
                 self.trie.insert(text.to_owned(), prefix);
                 prefix
             }
@@ -110,14 +117,19 @@ impl Patterns {
             let last = prefix.text.char_indices().next_back();
             prefix.shorter = last.and_then(|(at, _)| lookup(&self.trie, &prefix.text[..at]));
         }
+        for prefix in 0..self.prefixes.len() {
+            if let Some(shorter) = self.prefixes[prefix].shorter {
+                self.prefixes[shorter as usize].has_longer = true;
+            }
+        }
     }
 
     /// Calls `found` for every use of a pattern that `key` matches.
     pub(crate) fn matching<'k>(&self, key: &'k str, mut found: impl FnMut(&Use, &Captures<'k>)) {
-        let mut next = lookup(&self.trie, key);
+        let mut next = self.longest_prefix(key);
         let mut captures = Captures::new();
         while let Some(prefix) = next {
-            let Prefix { text, shorter, root } = &self.prefixes[prefix as usize];
+            let Prefix { text, shorter, root, .. } = &self.prefixes[prefix as usize];
             let tail = &key[text.len()..];
             let root = &self.nodes[*root as usize];
             if tail.is_empty() {
@@ -127,6 +139,16 @@ impl Patterns {
             }
             next = *shorter;
         }
+    }
+
+    fn longest_prefix(&self, key: &str) -> Option<u32> {
+        let fits = |prefix: &Prefix| !prefix.has_longer && key.starts_with(&*prefix.text);
+        if let Some(last) = self.last.get().filter(|&last| fits(&self.prefixes[last as usize])) {
+            return Some(last);
+        }
+        let found = lookup(&self.trie, key);
+        self.last.set(found);
+        found
     }
 
     fn descend<'k>(

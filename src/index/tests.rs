@@ -59,11 +59,9 @@ fn delete(key: &str, revision: Revision, how: Deletion) -> Change {
 
 /// What the watch delivers: changes, and the position after them.
 fn deliver(index: &mut Index, changes: impl IntoIterator<Item = Change>) {
-    let mut position = 0;
-    for change in changes {
-        position = change.revision();
-        index.apply(change);
-    }
+    let changes: Vec<Change> = changes.into_iter().collect();
+    let position = changes.last().map_or(0, Change::revision);
+    index.apply_all(changes);
     index.advance(0, position);
 }
 

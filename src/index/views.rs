@@ -120,7 +120,7 @@ impl Index {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let purpose = self.views.open[at].purpose;
         for found in page {
-            let Some((key, _)) = self.wanted(&found.key) else { continue };
+            let Some((key, watcher)) = self.wanted(&found.key) else { continue };
             let known = self.mirror.find(key);
             if let Some(entry) = known {
                 self.mirror.entry_mut(entry).stamp = id.0;
@@ -128,7 +128,11 @@ impl Index {
                     continue;
                 }
             }
-            if purpose == Purpose::Snapshot {
+            if let (Purpose::Snapshot, None) = (purpose, known) {
+                if let Some(entry) = self.put_new(key, found.value, found.revision, watcher) {
+                    self.mirror.entry_mut(entry).stamp = id.0;
+                }
+            } else if purpose == Purpose::Snapshot {
                 self.repair(id, found);
             } else if known.is_some() || !self.uses(key).is_empty() {
                 let view = &mut self.views.open[at];
@@ -168,8 +172,14 @@ impl Index {
 
     fn repair(&mut self, id: ViewId, Found { key, value, revision }: Found) {
         let Some((key, watcher)) = self.wanted(&key) else { return };
-        self.put(key, value, revision, watcher);
-        if let Some(entry) = self.mirror.find(key) {
+        let entry = match self.mirror.find(key) {
+            Some(entry) => {
+                self.put_known(entry, value, revision);
+                Some(entry)
+            }
+            None => self.put_new(key, value, revision, watcher),
+        };
+        if let Some(entry) = entry {
             self.mirror.entry_mut(entry).stamp = id.0;
         }
     }

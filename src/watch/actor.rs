@@ -194,7 +194,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failu
     let Ok(Some(view)) = index.send(open).await else { return Ok(false) };
     let started = Instant::now();
     let page = async |keys| index.send(ViewPage(view, keys)).await.unwrap_or(false);
-    let pace = &mut Pace::new(None);
+    let pace = &mut Pace::fast();
     if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
         return Ok(false);
     }

@@ -37,7 +37,7 @@ impl Dispatcher {
         self.busy.insert(instance, Busy::new(nonce, overrule, span));
         let Settings { engine, env, rules, namespace, requests, leases, .. } = &self.settings;
         let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
-        let step = LockStep {
+        let step = Box::new(LockStep {
             rules: rules.clone(),
             rule,
             binding,
@@ -49,7 +49,7 @@ impl Dispatcher {
             lease: lease.clone(),
             requests: requests.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
-        };
+        });
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
             let (end, snapshot) = step.run().instrument(locking.clone()).await;
@@ -157,7 +157,7 @@ impl Dispatcher {
             Closing::Nothing => return,
         };
         let Settings { engine, env, rules, namespace, requests, keeper, .. } = &self.settings;
-        let step = EndStep {
+        let step = Box::new(EndStep {
             engine: engine.clone(),
             env: env.clone(),
             rules: rules.clone(),
@@ -173,7 +173,7 @@ impl Dispatcher {
             keeper: keeper.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
             used: Vec::new(),
-        };
+        });
         let committing = spans::commit(&busy.span);
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {

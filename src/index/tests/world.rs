@@ -257,7 +257,7 @@ impl World {
         let walks = self.index.walks.len();
         let members = self.groups_with_members();
         let (revision, is_put) = (told.revision(), matches!(told, Change::Put { .. }));
-        self.index.apply(told);
+        self.index.apply_all(vec![told]);
         self.look(key);
         let changed = before[key] != self.mirror[key];
         let groups_changed = self.note(key, &before, |name| members.contains(name).then_some(revision));
