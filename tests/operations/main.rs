@@ -10,6 +10,7 @@ mod alerts;
 mod dashboards;
 mod documentation;
 mod expressions;
+mod prometheus;
 
 use std::path::PathBuf;
 

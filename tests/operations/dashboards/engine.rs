@@ -15,10 +15,15 @@ pub(crate) fn dashboard() -> Dashboard {
             ("Health", health()),
             ("Watch and memory", watch()),
             ("Crawl", crawl()),
-            ("etcd", etcd()),
-            ("Leases and locks", leases()),
+            ("etcd", wide(etcd())),
+            ("Leases and locks", wide(leases())),
         ],
     }
+}
+
+/// Two in a row.
+fn wide(panels: Vec<Panel>) -> Vec<Panel> {
+    panels.into_iter().map(|panel| panel.size(12, 8)).collect()
 }
 
 fn health() -> Vec<Panel> {
@@ -34,7 +39,7 @@ fn health() -> Vec<Panel> {
             .thresholds(&[(1.0, "green")]),
         panel(View::Lines, "States and troubles", "short",
             "Engines in each state, and engines with each kind of trouble: lagging, disconnected, no_leader, no_space, auth, permission, lease_lost, overloaded, refused.",
-            [(gauge("sum", "state", "health", ENGINE), "{{state}}")])
+            [(format!("{} > 0", gauge("sum", "state", "health", ENGINE)), "{{state}}")])
             .size(12, 8),
         panel(View::Latency, "Change to callback", "s",
             "From when an instance became due to the start of its callback, all rules of the chosen engines.",

@@ -257,7 +257,7 @@ impl Panel {
                     "fillOpacity": if stacked { 60 } else { 8 }, "showPoints": "never", "scaleDistribution": scale,
                     "stacking": { "mode": if stacked { "normal" } else { "none" }, "group": "A" },
                     "thresholdsStyle": { "mode": if self.thresholds.is_empty() { "off" } else { "line" } },
-                    "axisPlacement": "auto", "axisSoftMin": 0,
+                    "axisPlacement": "auto",
                 });
             }
             View::States => {
