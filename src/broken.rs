@@ -38,8 +38,10 @@ pub(crate) enum Promise {
     Forward,
 }
 
-#[cfg(test)]
-pub(crate) const PROMISES: [Promise; 16] = {
+/// Those that random schedules show to be broken. Not the others: `Orphans`, `Position` and `Forward` did not show
+/// within 150 schedules.
+#[cfg(all(test, feature = "embedded"))]
+pub(crate) const PROMISES: [Promise; 13] = {
     use Promise::*;
     [
         Resume,
@@ -51,13 +53,10 @@ pub(crate) const PROMISES: [Promise; 16] = {
         Backoff,
         Releases,
         Rewind,
-        Orphans,
         Expectations,
         Revoke,
         KeyTtl,
-        Position,
         Slots,
-        Forward,
     ]
 };
 

@@ -64,7 +64,7 @@ fn replay() {
 }
 
 /// Schedules within which a broken promise must show.
-const PATIENCE: u64 = 400;
+const PATIENCE: u64 = 150;
 
 #[test]
 fn every_promise_that_is_broken_on_purpose_is_missed() {
@@ -76,6 +76,14 @@ fn every_promise_that_is_broken_on_purpose_is_missed() {
         }
     }
     assert!(unnoticed.is_empty(), "not noticed within {PATIENCE} schedules: {unnoticed:?}");
+}
+
+#[test]
+fn changes_while_a_callback_runs_are_not_lost() {
+    for seed in 0..40 {
+        let violations = world::run_plan(Plan::hasty(seed), None).violations;
+        assert_eq!(violations, [], "seed {seed}");
+    }
 }
 
 #[test]

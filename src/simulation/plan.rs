@@ -188,6 +188,20 @@ impl Plan {
         Self { seed, engines, kinds, options, callbacks, steps }
     }
 
+    /// No trouble, but a change that comes while the callback runs.
+    pub(super) fn hasty(seed: u64) -> Self {
+        let mut plan = Self::of(seed);
+        plan.engines = 1;
+        plan.kinds = vec![Kind::Stay];
+        plan.callbacks = Callbacks { slow: 0, failing: 0, reading: 0 };
+        plan.options.crawl_interval = 3600 * SECOND;
+        plan.options.time_limit = 60 * SECOND;
+        let put = |value: &str| Act::Put("/stay/a".into(), value.into());
+        let pause = MS * (seed % 40) as u32;
+        plan.steps = vec![(SECOND, put("v1")), (pause, put("v2")), (SECOND, put("v3")), (pause, put("v4"))];
+        plan
+    }
+
     pub(super) fn does(&self, what: impl Fn(&Act) -> bool) -> bool {
         self.steps.iter().any(|(_, act)| what(act))
     }
