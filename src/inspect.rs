@@ -86,6 +86,8 @@ pub enum QueuedFor {
     Slot,
     /// A lock that another instance of this engine has.
     Lock,
+    /// Its rule is [paused](crate::EngineHandle::pause).
+    Resume,
 }
 
 /// What is being done with a slot.
@@ -337,6 +339,8 @@ pub struct RuleStatus {
     pub attributes: Vec<Arc<str>>,
     /// It runs without a lock.
     pub optimistic: bool,
+    /// It is [paused](crate::EngineHandle::pause) in this engine: nothing of it starts.
+    pub paused: bool,
     /// How many instances may be fired at once in this engine.
     pub concurrency: usize,
     /// How long a callback may run.
@@ -420,6 +424,7 @@ impl fmt::Display for InstanceState {
             InstanceState::Queued(QueuedFor::Lock) => {
                 f.write_str("queued for a lock that another instance has")
             }
+            InstanceState::Queued(QueuedFor::Resume) => f.write_str("queued: its rule is paused"),
             InstanceState::Running(Phase::Deciding) => f.write_str("being decided again"),
             InstanceState::Running(Phase::Locking) => f.write_str("taking its lock"),
             InstanceState::Running(Phase::Callback) => f.write_str("running"),

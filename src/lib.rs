@@ -81,6 +81,15 @@
 //! - The log (crate `tracing`) has a line for every change of health (at most one a second) and for failed
 //!   callbacks.
 //!
+//! # Intervention
+//!
+//! Each is a matter of one engine, and needs no restart:
+//!
+//! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: nothing of a rule starts meanwhile; what runs ends as
+//!   it would. A rule may begin so ([`Rule::paused`]).
+//! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up, and
+//!   [`EngineHandle::retry_given_up`] all that was given up of a rule.
+//!
 //! # Tracing
 //!
 //! Through the crate [`tracing`](https://docs.rs/tracing), spans with the target `etcd_rules` and the level

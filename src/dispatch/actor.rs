@@ -1,18 +1,21 @@
 //! The dispatcher actor: tells [`Pending`] what happened and carries out what it wants. It never waits
 //! for anybody up the path: what goes back to the index is kept until the index has room.
 
+mod brake;
 mod drain;
 mod firing;
 mod look;
 mod releases;
 mod tell;
 
+pub(crate) use brake::Brake;
 pub(crate) use drain::Drain;
 pub(crate) use look::{FireNow, GetRules, GetTally, LookAt};
 pub(crate) use releases::{LocksSeen, Released};
 
 use super::messages::{Action, Finish};
 use super::pending::Pending;
+use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
 use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
@@ -60,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) live: Live,
+    pub(crate) brakes: Brakes,
     pub(crate) events: Events,
     pub(crate) telling: Telling,
     pub(crate) faults: Faults,
@@ -295,7 +299,7 @@ impl Handler<Attach> for Dispatcher {
 
     fn handle(&mut self, Attach(index): Attach, ctx: &mut Self::Context) {
         self.index = Some(index);
-        self.turn(ctx, |_, _, _| {});
+        self.turn(ctx, |this, now, out| this.brake(now, out));
     }
 }
 

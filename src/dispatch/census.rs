@@ -30,6 +30,7 @@ pub(crate) enum Note {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) states: StateCounts,
+    pub(crate) paused: bool,
     /// The sum of the times that slots have been held.
     pub(crate) working: Duration,
     pub(crate) longest_working: Option<Instant>,

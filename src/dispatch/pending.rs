@@ -1,6 +1,7 @@
 //! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
 
+mod brakes;
 mod elsewhere;
 mod ending;
 mod locks;
@@ -115,8 +116,9 @@ impl Pending {
     /// What there is now, by lane.
     pub(crate) fn loads(&self, now: Instant) -> Vec<Load> {
         let mut loads = self.census.loads(now);
-        for (load, counts) in loads.iter_mut().zip(&self.counts) {
+        for (lane, (load, counts)) in (0..).zip(loads.iter_mut().zip(&self.counts)) {
             load.states = *counts;
+            load.paused = self.is_paused(lane);
         }
         loads
     }
@@ -155,7 +157,9 @@ impl Pending {
         }
         match (record.state, decided.reason) {
             (State::Checking(asked), Reason::Ask(number)) if asked == number => match decided.verdict {
-                Verdict::True(_) if self.stopping => {
+                Verdict::True(_)
+                    if self.stopping || self.queue.is_paused(self.lanes[decided.rule as usize]) =>
+                {
                     self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
                 }
                 Verdict::True(witness) => {
@@ -317,7 +321,11 @@ impl Pending {
                 record.mark = None;
                 record.troubles = 0;
                 record.rechecks = 0;
-                self.enter(id, State::Running, now);
+                if self.queue.is_paused(self.lanes[record.rule as usize]) {
+                    self.give_up_lock(id, now, out);
+                } else {
+                    self.enter(id, State::Running, now);
+                }
             }
             LockOutcome::Untrue { mark_gone } => {
                 record.rechecks += 1;
@@ -477,6 +485,13 @@ impl Pending {
     #[cfg(test)]
     pub(crate) fn locks_taken(&self) -> usize {
         self.locks.len()
+    }
+
+    /// Those that have a lock within this engine, or wait for it, without a slot.
+    #[cfg(test)]
+    pub(crate) fn idle_holders(&self) -> impl Iterator<Item = InstanceId> {
+        let all = self.locks.values().flat_map(|(holder, waiting)| waiting.values().chain([holder]));
+        all.copied().filter(|id| self.records.get(id).is_none_or(|record| !record.holds_slot()))
     }
 
     /// Timers, waits for releases, and places in queues, void ones included.

@@ -23,6 +23,7 @@ struct Lane {
     crawl: VecDeque<Ticket>,
     running: usize,
     limit: usize,
+    paused: bool,
 }
 
 impl Lane {
@@ -47,6 +48,7 @@ impl Lane {
         }
         let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= ageing;
         let ticket = match class {
+            _ if self.paused => None,
             _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
             Class::Live => match (self.live.front(), self.crawl.front()) {
                 // Crawl work that has aged goes by its age among the live.
@@ -142,7 +144,16 @@ impl Queue {
 
     pub(crate) fn has_slot(&self, rule: u32) -> bool {
         let lane = &self.lanes[rule as usize];
-        self.running < self.limit && lane.running < lane.limit
+        self.running < self.limit && lane.running < lane.limit && !lane.paused
+    }
+
+    /// Whether the rule's entries stay where they are.
+    pub(crate) fn pause(&mut self, rule: u32, paused: bool) {
+        self.lanes[rule as usize].paused = paused;
+    }
+
+    pub(crate) fn is_paused(&self, rule: u32) -> bool {
+        self.lanes[rule as usize].paused
     }
 
     /// Nothing of this rule is queued before a newcomer.

@@ -111,6 +111,8 @@ pub(crate) enum End {
     Failed(Duration),
     /// Not completed for a reason that is not the callback's.
     Interrupted,
+    /// Its callback was not to run any more when it had its lock.
+    NotRun,
 }
 
 /// A commit of this engine for the instance: these changes are nobody else's.
@@ -400,6 +402,7 @@ impl Record {
             }
             End::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             End::Failed(delay) => self.wait(delay, Wait::Backoff, now),
+            End::NotRun => self.enqueue(Class::Live, now),
             End::Interrupted => {
                 self.path = Path::new(now);
                 self.trouble(base, now)

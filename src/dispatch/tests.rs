@@ -1,5 +1,6 @@
 //! Tests of this module.
 
+mod brakes;
 mod firing;
 mod look;
 mod pending;

@@ -1,5 +1,6 @@
 //! All actors of one start, wired together, on their stages.
 
+use super::brakes::Brakes;
 use super::config::{Config, LONGEST, Options};
 use super::env::Retry;
 use super::inspector::Inspector;
@@ -46,6 +47,7 @@ pub(crate) struct Generation {
     dispatcher: Addr<Dispatcher>,
     keeper: Addr<Keeper>,
     live: Live,
+    brakes: Brakes,
     /// Watchers, releases and crawler: the first to end.
     watch: Stage,
     /// Everything else.
@@ -64,6 +66,7 @@ impl Generation {
         status: &Status,
         meters: &Meters,
         live: &Live,
+        brakes: &Brakes,
         number: u64,
     ) -> std::io::Result<Self> {
         let ended = || std::io::Error::other("a thread of the engine ended at once");
@@ -119,6 +122,7 @@ impl Generation {
             leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
+            brakes: brakes.clone(),
             events: config.events.clone(),
             telling: telling.clone(),
             faults: faults.clone(),
@@ -215,6 +219,7 @@ impl Generation {
             dispatcher,
             keeper,
             live: live.clone(),
+            brakes: brakes.clone(),
             watch,
             stages,
             _watchers: watchers,
@@ -225,7 +230,7 @@ impl Generation {
 
     /// For those who ask what is going on.
     pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
-        Inspector::new(rules, self.index.clone(), self.dispatcher.clone())
+        Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.brakes.clone())
     }
 
     /// Ends in order; returns the number of firings that did not end.

@@ -249,6 +249,28 @@ impl EngineHandle {
         self.inspector().await?.retry_given_up(rule).await
     }
 
+    /// Pauses a rule in this engine: nothing of it starts any more when this returns. Callbacks that run end
+    /// as they would, and commit. What is or becomes true waits in the queue, and shares no lock with others
+    /// meanwhile. To pause a rule that begins so, see [`Rule::paused`](crate::Rule::paused).
+    ///
+    /// It lasts until [`resume`](EngineHandle::resume) or the end of the engine, also when the engine's parts
+    /// restart. Other engines go on: pause the rule in each of them.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats), after which the
+    /// rule may be paused or not.
+    pub async fn pause(&self, rule: &str) -> Result<(), Error> {
+        self.inspector().await?.pause(rule, true).await
+    }
+
+    /// Ends a [pause](EngineHandle::pause): what has waited fires, if it is still true.
+    ///
+    /// # Errors
+    /// As [`pause`](EngineHandle::pause).
+    pub async fn resume(&self, rule: &str) -> Result<(), Error> {
+        self.inspector().await?.pause(rule, false).await
+    }
+
     /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its
     /// condition with the values and revisions that this engine has in memory, and the instance's state.
     /// Nothing is read from etcd, and nothing fires.

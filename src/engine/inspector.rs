@@ -1,9 +1,10 @@
 //! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
 
+use super::brakes::Brakes;
 use super::handle::Stats;
 use super::part::panic_text;
 use crate::condition::Explanation;
-use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt};
+use crate::dispatch::actor::{Brake, Dispatcher, FireNow, GetRules, GetTally, LookAt};
 use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::Error;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -33,6 +34,7 @@ pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
+    brakes: Brakes,
 }
 
 async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, Error>
@@ -54,8 +56,9 @@ impl Inspector {
         rules: Arc<[CompiledRule]>,
         index: Addr<IndexActor>,
         dispatcher: Addr<Dispatcher>,
+        brakes: Brakes,
     ) -> Self {
-        Self { rules, index, dispatcher }
+        Self { rules, index, dispatcher, brakes }
     }
 
     pub(crate) async fn stats(&self) -> Result<Stats, Error> {
@@ -140,6 +143,17 @@ impl Inspector {
             from = next;
         }
         Ok(count)
+    }
+
+    /// Pauses a rule, or lets it go on.
+    pub(crate) async fn pause(&self, rule: &str, paused: bool) -> Result<(), Error> {
+        self.brakes.pause(self.lane(rule)?, paused);
+        ask(&self.dispatcher, Brake).await
+    }
+
+    fn lane(&self, rule: &str) -> Result<u32, Error> {
+        let lane = self.rules.chunk_by(|a, b| a.id() == b.id()).position(|rules| **rules[0].id() == *rule);
+        lane.map(|lane| lane as u32).ok_or_else(|| Error::UnknownRule(rule.to_owned()))
     }
 
     pub(crate) async fn explain(
@@ -227,7 +241,11 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
     })
 }
 
-fn rule_status(rule: &CompiledRule, RuleLook { fired, mut counts }: RuleLook, known: usize) -> RuleStatus {
+fn rule_status(
+    rule: &CompiledRule,
+    RuleLook { paused, fired, mut counts }: RuleLook,
+    known: usize,
+) -> RuleStatus {
     // The two were asked one after the other.
     *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
     RuleStatus {
@@ -235,6 +253,7 @@ fn rule_status(rule: &CompiledRule, RuleLook { fired, mut counts }: RuleLook, kn
         condition: rule.condition_text().to_owned(),
         attributes: rule.all_attributes().cloned().collect(),
         optimistic: rule.options().optimistic,
+        paused,
         concurrency: rule.concurrency(),
         time_limit: rule.options().time_limit,
         lock_ttl: rule.lock_ttl(),

@@ -15,6 +15,7 @@
 //! | [`live`] | the firings that run now |
 //! | [`env`] | clock, randomness, hashers, placement: injected |
 
+pub(crate) mod brakes;
 pub(crate) mod builder;
 mod check;
 pub(crate) mod config;

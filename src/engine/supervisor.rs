@@ -1,5 +1,6 @@
 //! Starts the actors, restarts them from a resync after a panic or a restored backup, ends them.
 
+use super::brakes::Brakes;
 use super::config::Config;
 use super::generation::Generation;
 use super::health::Health;
@@ -58,9 +59,12 @@ pub(crate) async fn supervise(
     mut commands: mpsc::Receiver<Command>,
 ) {
     let live = Live::new(config.env.hasher());
+    let brakes = Brakes::new(&config.rules);
     let mut panics: VecDeque<Instant> = VecDeque::new();
     for number in 0.. {
-        let generation = match Generation::start(&config, &runtime, &status, &meters, &live, number).await {
+        let generation = match Generation::start(&config, &runtime, &status, &meters, &live, &brakes, number)
+            .await
+        {
             Ok(generation) => generation,
             Err(error) => return status.end(Health::Failed { reason: format!("could not start: {error}") }),
         };

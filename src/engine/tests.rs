@@ -74,6 +74,32 @@ async fn a_panic_in_the_dispatcher_is_survived() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_outlasts_a_restart_of_the_parts() {
+    let etcd = Etcd::start().await;
+    let mut builder = engine(&etcd);
+    let left = poison(&mut builder, "index", 0);
+    let running = builder.build().unwrap().start().await.unwrap();
+    running.ready().await;
+    running.pause("acknowledge").await.unwrap();
+    left.store(1, Ordering::SeqCst);
+    let mut job = 0;
+    eventually(30 * SECOND, "it panicked", async || {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+        job += 1;
+        left.load(Ordering::SeqCst) == 0
+    })
+    .await;
+    eventually(20 * SECOND, "it knows all jobs again", async || {
+        running.stats().await.is_ok_and(|stats| stats.queued == job)
+    })
+    .await;
+    assert!(running.rules().await.unwrap()[0].paused && etcd.keys("/done/").await.is_empty());
+    running.resume("acknowledge").await.unwrap();
+    eventually(20 * SECOND, "all are done", async || etcd.keys("/done/").await.len() == job).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_the_requests_actor_is_survived() {
     survives("requests").await;
 }

@@ -141,6 +141,7 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
             td.name data-label="rule" {
                 a href=(link.link("/instances")) { (rule.id) }
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
+                @if rule.paused { " " span.note title="nothing of it starts in this engine" { "paused" } }
             }
             td.condition data-label="condition" { code { (rule.condition) } }
             td.number data-label="true" { (number(rule.true_instances as u64)) }

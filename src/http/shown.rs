@@ -40,6 +40,7 @@ pub(super) struct RuleShown {
     pub(super) condition: String,
     pub(super) attributes: Vec<String>,
     pub(super) optimistic: bool,
+    pub(super) paused: bool,
     pub(super) concurrency: usize,
     pub(super) time_limit_seconds: f64,
     pub(super) lock_ttl_seconds: f64,
@@ -136,6 +137,7 @@ pub(super) fn rule(rule: RuleStatus) -> RuleShown {
         condition: rule.condition,
         attributes: rule.attributes.iter().map(ToString::to_string).collect(),
         optimistic: rule.optimistic,
+        paused: rule.paused,
         concurrency: rule.concurrency,
         time_limit_seconds: rule.time_limit.as_secs_f64(),
         lock_ttl_seconds: rule.lock_ttl.as_secs_f64(),
@@ -191,6 +193,7 @@ fn words(state: &InstanceState) -> Words<'_> {
         InstanceState::Queued(QueuedFor::Lock) => {
             ("queued for a lock that another instance has", None, None, None)
         }
+        InstanceState::Queued(QueuedFor::Resume) => ("queued: its rule is paused", None, None, None),
         InstanceState::Running(Phase::Deciding) => ("being decided again", None, None, None),
         InstanceState::Running(Phase::Locking) => ("taking its lock", None, None, None),
         InstanceState::Running(Phase::Callback) => ("callback runs", None, None, None),

@@ -80,6 +80,7 @@ pub(crate) struct RuleMeters {
     longest_running: Gauge,
     instances: Gauge,
     by_state: Family<Gauge>,
+    paused: Gauge,
     failing: Gauge,
     longest_failing: Gauge,
     evaluations: Family<Counter>,
@@ -282,6 +283,7 @@ impl RuleMeters {
             longest_running: labels.one(&LONGEST_RUNNING),
             instances: labels.one(&INSTANCES),
             by_state: labels.each(&INSTANCES_BY_STATE),
+            paused: labels.one(&PAUSED),
             failing: labels.one(&FAILING),
             longest_failing: labels.one(&LONGEST_FAILING),
             evaluations: labels.each(&EVALUATIONS),
@@ -294,6 +296,7 @@ impl RuleMeters {
         for (kind, count) in states.iter().filter(|(kind, _)| *kind != StateKind::Untrue) {
             self.by_state.set(kind.name(), count as f64);
         }
+        self.paused.set(if load.paused { 1.0 } else { 0.0 });
         self.unfinished.set(load.working.as_secs_f64());
         self.longest_running.set(age(load.longest_working, now));
         self.failing.set(load.failing as f64);

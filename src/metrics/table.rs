@@ -64,6 +64,8 @@ metrics! {
         "The longest time that an instance which has a slot now has had it";
     SLOTS = "slots", Gauge, ["engine", "rule"], [],
         "Slots that the rule may have at most";
+    PAUSED = "rule_paused", Gauge, ["engine", "rule"], [],
+        "1 while the rule is paused in this engine: nothing of it starts; else 0";
     ENGINE_SLOTS = "engine_slots", Gauge, ["engine"], [],
         "Slots of all rules together";
 

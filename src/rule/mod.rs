@@ -71,6 +71,7 @@ pub(crate) struct Options {
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
     pub(crate) settle: Option<(Duration, Duration)>,
+    pub(crate) paused: bool,
 }
 
 /// Default of [`Rule::time_limit`].
@@ -85,6 +86,7 @@ impl Default for Options {
             backoff: Backoff::default(),
             optimistic: false,
             settle: None,
+            paused: false,
         }
     }
 }
@@ -201,6 +203,13 @@ impl Rule {
     /// For conditions that flicker, and for several keys that are written one after the other.
     pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
         self.options.settle = Some((delay, jitter));
+        self
+    }
+
+    /// Begins [paused](crate::EngineHandle::pause): nothing of it starts before it is
+    /// [resumed](crate::EngineHandle::resume). Default: it begins at once.
+    pub fn paused(mut self) -> Self {
+        self.options.paused = true;
         self
     }
 

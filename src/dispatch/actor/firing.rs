@@ -4,6 +4,7 @@
 use super::super::end_step::{EndEnd, EndStep};
 use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome};
+use super::super::record::{Record, State};
 use super::super::run::{self, Run};
 use super::{tell, *};
 use crate::broken::{Promise, is_broken};
@@ -254,7 +255,9 @@ impl Handler<LockEnded> for Dispatcher {
             }
             this.pending.locked(instance, outcome, now, out);
         });
-        if won {
+        // It may have been paused meanwhile.
+        let starts = |record: &Record| record.state == State::Running;
+        if won && self.pending.record(instance).is_some_and(starts) {
             guarded(self, ctx, |this, ctx| this.start(instance, snapshot, ctx));
         }
     }

@@ -16,6 +16,7 @@ pub(crate) struct Look {
 /// One rule as it is now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuleLook {
+    pub(crate) paused: bool,
     pub(crate) fired: u64,
     pub(crate) counts: StateCounts,
 }
@@ -32,8 +33,10 @@ impl Pending {
 
     /// Every lane: one a rule, in the order of the rules.
     pub(crate) fn rules(&self) -> Vec<RuleLook> {
-        let rules = self.fired.iter().zip(&self.counts);
-        rules.map(|(&fired, &counts)| RuleLook { fired, counts }).collect()
+        let rules = (0..).zip(self.fired.iter().zip(&self.counts));
+        rules
+            .map(|(lane, (&fired, &counts))| RuleLook { paused: self.is_paused(lane), fired, counts })
+            .collect()
     }
 
     /// Tells those who listen about a new state, if it is one between firings and all of it is known.
@@ -53,7 +56,7 @@ impl Pending {
         };
         if between {
             let (rule, binding) = (record.rule, record.binding.clone());
-            out.push(Action::Tell { rule, binding, state: state(record, now) });
+            out.push(Action::Tell { rule, binding, state: self.state(record, now) });
         }
     }
 
@@ -61,11 +64,20 @@ impl Pending {
     pub(crate) fn look(&self, id: InstanceId, now: Instant) -> Option<Look> {
         let record = self.records.get(&id)?;
         Some(Look {
-            state: state(record, now),
+            state: self.state(record, now),
             lasting: now.saturating_duration_since(record.entered),
             failures: record.failures,
             last_error: record.last_error.clone(),
         })
+    }
+
+    fn state(&self, record: &Record, now: Instant) -> InstanceState {
+        match record.state {
+            State::Queued(_) if self.is_paused(self.lane(record.rule)) => {
+                InstanceState::Queued(QueuedFor::Resume)
+            }
+            _ => state(record, now),
+        }
     }
 }
 

@@ -64,6 +64,9 @@ enum Op {
     Crawl,
     /// Somebody wants an instance to be fired now.
     FireNow(u32),
+    /// A rule is paused, or let go on.
+    Pause(u32),
+    Resume(u32),
     /// Releases that are on their way are missed; this is noticed.
     MissReleases,
 }
@@ -274,6 +277,7 @@ impl World {
     /// The callback begins; how it will end is decided now.
     fn start(&mut self, id: u32, given: Snapshot, overrule: Option<Revision>, fence: Option<Revision>) {
         let at = id as usize;
+        assert!(!self.pending.is_paused(rule_of(id)), "{id} starts although its rule is paused");
         self.fired[at] += 1;
         self.completed[at] = false;
         self.dirty[at] = !self.etcd.keys[at].matches(&given);
@@ -366,6 +370,8 @@ impl World {
             Op::FireNow(id) => self.turn(|pending, now, out| {
                 pending.fire_now(instance(id), now, out);
             }),
+            Op::Pause(rule) => self.turn(|pending, now, out| pending.pause(rule, now, out)),
+            Op::Resume(rule) => self.turn(|pending, _, _| pending.resume(rule)),
             Op::MissReleases => {
                 self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
                 self.send("releases", Event::Released(None));
@@ -424,6 +430,12 @@ impl World {
             self.send("feedback", Event::Learned(id, changes));
         }
         let won = matches!(outcome, LockOutcome::Won);
+        if won && self.pending.is_paused(rule_of(id)) {
+            // Its end is all that is left of it.
+            let run = Run { given, overrule, finish: Finish::Cancelled, effects: Vec::new(), fence };
+            self.runs.insert(id, run);
+            return self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        }
         self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
         if won {
             assert_eq!(self.pending.record(instance(id)).map(|r| r.state), Some(State::Running));

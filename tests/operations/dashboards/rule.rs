@@ -134,13 +134,14 @@ fn queue() -> Vec<Panel> {
             View::Lines,
             "Slots",
             "short",
-            "Slots that the rule has in all chosen engines, and those that it may have at most.",
+            "Slots that the rule has in all chosen engines, and those that it may have at most; and in how many engines it is paused.",
             [
                 (
                     gauge("sum", "rule", "instances_by_state", &format!(r#"{RULE},state="running""#)),
                     "{{rule}} in use",
                 ),
                 (gauge("sum", "rule", "slots", RULE), "{{rule}} limit"),
+                (gauge("sum", "rule", "rule_paused", RULE), "{{rule}} paused"),
             ],
         ),
         panel(

@@ -19,6 +19,12 @@ impl World {
             let busy = matches!(record.state, State::Locking | State::Running | State::Ending);
             assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
         }
+        for id in self.pending.idle_holders() {
+            assert!(
+                !self.pending.is_paused(rule_of(id.index)),
+                "{id:?} is paused and keeps others from a lock"
+            );
+        }
         let mut counts = [StateCounts::default(); RULES as usize];
         for (_, record) in self.pending.records() {
             *counts[record.rule as usize].at(record.state.kind()) += 1;

@@ -14,6 +14,8 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => (id.clone(), 1..400u64).prop_map(|(id, takes)| Op::Lock(id, takes)),
         2 => id.clone().prop_map(Op::GiveUp),
         4 => id.clone().prop_map(Op::FireNow),
+        2 => (0..RULES).prop_map(Op::Pause),
+        2 => (0..RULES).prop_map(Op::Resume),
         2 => (id, 1..1000u64).prop_map(|(id, takes)| Op::HoldBack(id, takes)),
         1 => Just(Op::LoseLocks),
         2 => Just(Op::Crawl),
@@ -31,6 +33,7 @@ fn play(seed: u64, script: &[(u64, Op)]) -> World {
         world.run(world.now + ms(*wait));
         world.outside(*op);
     }
+    (0..RULES).for_each(|rule| world.outside(Op::Resume(rule)));
     world.calm = true;
     world.run(world.now + Duration::from_secs(3600));
     world

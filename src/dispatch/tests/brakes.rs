@@ -1,0 +1,127 @@
+//! What is held back.
+
+use super::super::messages::{Closing, ClosingOutcome, Finish};
+use super::super::record::Class;
+use super::*;
+use crate::firing::Then;
+use crate::inspect::{InstanceState, QueuedFor};
+
+const QUEUED: Option<State> = Some(State::Queued(Class::Live));
+
+impl Bench {
+    fn pause(&mut self, lane: u32) -> &mut Self {
+        self.turn(|pending, now, out| pending.pause(lane, now, out))
+    }
+
+    fn resume(&mut self, lane: u32) -> &mut Self {
+        self.turn(|pending, _, _| pending.resume(lane))
+    }
+
+    fn decide_of(&mut self, rule: u32, id: u32) -> &mut Self {
+        let decided = Decided { rule, ..decision(instance(id), true, &[5, 0], &[], Reason::Change) };
+        self.turn(|pending, now, out| pending.decided(decided, now, out))
+    }
+
+    /// Answers what was asked last.
+    fn answer_of(&mut self, rule: u32, id: u32) -> &mut Self {
+        let Some(State::Checking(number)) = self.state(id) else { panic!("{:?}", self.state(id)) };
+        let decided = Decided { rule, ..decision(instance(id), true, &[5, 0], &[], Reason::Ask(number)) };
+        self.turn(|pending, now, out| pending.decided(decided, now, out))
+    }
+
+    fn closed(&mut self, id: u32) -> &mut Self {
+        let outcome = ClosingOutcome::Closed { revision: 9, slots: Default::default(), marked: false };
+        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out))
+    }
+
+    /// Which locks were asked for since the last call.
+    fn locks(&mut self) -> Vec<u32> {
+        let wanted = self.wanted().into_iter();
+        wanted
+            .filter_map(|a| if let Action::Lock { instance, .. } = a { Some(instance.index) } else { None })
+            .collect()
+    }
+}
+
+#[test]
+fn nothing_of_a_paused_rule_starts_and_all_of_it_does_when_it_goes_on() {
+    let mut b = Bench::new([rule("a"), rule("b")], 8);
+    b.pause(0).decide_of(0, 1).decide_of(1, 2);
+    assert_eq!((b.state(1), b.locks()), (QUEUED, vec![2]), "the other rule is not paused");
+    let look = b.pending.look(instance(1), b.now).map(|look| look.state);
+    assert_eq!(look, Some(InstanceState::Queued(QueuedFor::Resume)));
+    assert!(b.advance(Duration::from_secs(60)).wanted().is_empty(), "crawl work that has aged stays too");
+    b.resume(0).answer(1, true, &[6, 0]);
+    assert_eq!(b.locks(), [1]);
+    assert_eq!(b.pending.rules()[0].paused, false);
+}
+
+#[test]
+fn what_runs_ends_as_it_would_and_what_fires_again_waits() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won).pause(0);
+    assert_eq!(b.state(1), Some(State::Running));
+    b.decide(1, true, &[7, 0], &[(0, 7)]);
+    let closing = b.pending.finished(instance(1), &Finish::Returned(Then::Done), b.now);
+    assert_eq!(closing, Closing::Commit(None), "with its effects");
+    b.closed(1).answer(1, true, &[7, 0]).advance(Duration::from_secs(1));
+    assert_eq!(b.state(1), QUEUED);
+}
+
+#[test]
+fn a_look_before_the_lock_ends_in_the_queue() {
+    let mut b = Bench::new([rule("a")], 1);
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).locked(1, LockOutcome::Failed("no".into()));
+    assert!(matches!(b.state(2), Some(State::Checking(_))));
+    b.pause(0).locks();
+    b.answer_of(0, 2);
+    assert_eq!((b.state(2), b.locks(), b.pending.running()), (QUEUED, vec![], 0));
+}
+
+#[test]
+fn a_lock_that_is_won_after_the_pause_is_given_back_and_counts_for_nothing() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.decide(1, true, &[5, 0], &[]);
+    b.pause(0).wanted();
+    b.locked(1, LockOutcome::Won);
+    assert!(matches!(b.wanted()[..], [Action::Close(_, Closing::Unlock(None))]));
+    b.closed(1).answer(1, true, &[5, 0]);
+    assert_eq!((b.state(1), b.pending.running()), (QUEUED, 0));
+    assert_eq!(b.pending.rules()[0].fired, 0);
+    let record = b.pending.record(instance(1)).map(|record| (record.failures, record.troubles));
+    assert_eq!(record, Some((0, 0)));
+    b.resume(0).answer(1, true, &[5, 0]);
+    assert_eq!(b.locks(), [1]);
+}
+
+#[test]
+fn a_paused_rule_keeps_no_other_from_a_lock_that_they_share() {
+    let share = |id: &str| rule(id).lock("/all");
+    let mut b = Bench::new([share("a"), share("b")], 8);
+    b.decide_of(0, 1).decide_of(0, 2).decide_of(1, 3).decide_of(0, 4);
+    assert_eq!((b.locks(), b.state(2)), (vec![1], Some(State::Parked)));
+    b.pause(0);
+    assert_eq!((b.state(2), b.state(3), b.state(4)), (QUEUED, Some(State::Parked), QUEUED));
+    b.locked(1, LockOutcome::Failed("no".into()));
+    b.answer_of(1, 3);
+    assert_eq!(b.locks(), [3], "though others waited before it");
+    b.locked(3, LockOutcome::Failed("no".into())).resume(0);
+    b.answer_of(0, 2);
+    assert_eq!((b.locks(), b.state(4)), (vec![2], Some(State::Parked)), "oldest first again");
+}
+
+#[test]
+fn a_lock_handed_to_one_that_waits_for_a_slot_is_handed_on_by_a_pause() {
+    let share = |id: &str| rule(id).lock("/all").concurrency(1);
+    let mut b = Bench::new([share("a"), share("b"), rule("c")], 2);
+    // Two slots: the first two share a lock, so that the second is parked; then others take all slots.
+    b.decide_of(1, 1).decide_of(0, 2).decide_of(2, 3).decide_of(2, 4).decide_of(1, 5);
+    assert_eq!((b.state(2), b.state(4)), (Some(State::Parked), QUEUED));
+    b.turn(|pending, now, out| {
+        pending.locked(instance(1), LockOutcome::Failed("no".into()), now, out);
+        assert_eq!(pending.idle_holders().collect::<Vec<_>>(), [instance(2)], "it has the lock and no slot");
+        pending.pause(0, now, out);
+        assert_eq!(pending.idle_holders().count(), 0);
+    });
+    assert_eq!(b.state(2), QUEUED);
+}

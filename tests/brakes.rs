@@ -1,0 +1,118 @@
+//! Rules that are held back, on a live etcd: each in one engine, for as long as its operator wants.
+
+mod support;
+
+use etcd_rules::{
+    Engine, EngineBuilder, EngineHandle, Error, Firing, InstanceState, Outcome, QueuedFor, Rule, key,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Etcd, eventually};
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Does a job when it may, by taking it away.
+fn work(id: &str, may: &Arc<Semaphore>) -> Rule {
+    let may = may.clone();
+    Rule::new(id).when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let may = may.clone();
+        async move {
+            let permit = may.acquire().await;
+            drop(permit);
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        }
+    })
+}
+
+fn open() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
+}
+
+fn builder(etcd: &Etcd, name: &str) -> EngineBuilder {
+    Engine::builder("test", [etcd.endpoint()]).name(name)
+}
+
+async fn start(builder: EngineBuilder) -> EngineHandle {
+    let running = builder.build().unwrap().start().await.unwrap();
+    running.ready().await;
+    running
+}
+
+async fn done(etcd: &Etcd) {
+    eventually(5 * SECOND, "all jobs are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_rule_lets_its_callbacks_end_and_starts_nothing_until_it_is_resumed() {
+    let etcd = Etcd::start().await;
+    let may = Arc::new(Semaphore::new(0));
+    let other = Rule::new("other").when(key("/others/:id").exists()).run(|firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().delete("/others/:id").into())
+    });
+    let engine = start(builder(&etcd, "a").rule(work("work", &may)).rule(other)).await;
+    etcd.put("/jobs/1", "").await;
+    let fired = async || engine.rules().await.unwrap()[0].fired;
+    eventually(5 * SECOND, "it runs", async || fired().await == 1).await;
+    engine.pause("work").await.unwrap();
+    may.add_permits(1);
+    done(&etcd).await;
+
+    etcd.put("/jobs/2", "").await;
+    etcd.put("/others/1", "").await;
+    eventually(5 * SECOND, "the other rule goes on", async || etcd.keys("/others/").await.is_empty()).await;
+    let two = [("id", "2")].into();
+    let waits = async || engine.explain("work", &two).await.unwrap().instance.map(|one| one.state);
+    let paused = InstanceState::Queued(QueuedFor::Resume);
+    eventually(5 * SECOND, "it waits", async || waits().await == Some(paused.clone())).await;
+    assert!(!engine.fire_now("work", &two).await.unwrap(), "it is queued already");
+    sleep(SECOND / 2).await;
+    let rules = engine.rules().await.unwrap();
+    assert_eq!((rules[0].paused, rules[1].paused, rules[0].fired), (true, false, 1));
+    assert_eq!(etcd.keys("/jobs/").await, ["/jobs/2"]);
+
+    engine.resume("work").await.unwrap();
+    done(&etcd).await;
+    assert!(!engine.rules().await.unwrap()[0].paused);
+    assert!(matches!(engine.pause("nothing").await, Err(Error::UnknownRule(_))));
+    assert!(matches!(engine.resume("nothing").await, Err(Error::UnknownRule(_))));
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_may_begin_paused_and_is_so_in_its_own_engine_only() {
+    let etcd = Etcd::start().await;
+    let first = start(builder(&etcd, "a").rule(work("work", &open()).paused())).await;
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "it is found", async || first.stats().await.unwrap().queued == 1).await;
+    sleep(SECOND / 2).await;
+    assert_eq!(first.rules().await.unwrap()[0].fired, 0);
+    let second = start(builder(&etcd, "b").rule(work("work", &open()))).await;
+    done(&etcd).await;
+    assert_eq!(first.rules().await.unwrap()[0].fired, 0, "the other engine did it");
+    second.shutdown(SECOND).await.unwrap();
+    etcd.put("/jobs/2", "").await;
+    first.resume("work").await.unwrap();
+    done(&etcd).await;
+    first.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_while_locks_are_taken_leaves_none() {
+    let etcd = Etcd::start().await;
+    let engine = start(builder(&etcd, "a").rule(work("work", &open()).lock("/all/:id"))).await;
+    for round in 0..20 {
+        for id in 0..10 {
+            etcd.put(&format!("/jobs/{round}-{id}"), "").await;
+        }
+        engine.pause("work").await.unwrap();
+        eventually(5 * SECOND, "what had started ends", async || {
+            engine.stats().await.unwrap().running == 0 && etcd.keys("/etcd-rules/test/lock/").await.is_empty()
+        })
+        .await;
+        engine.resume("work").await.unwrap();
+    }
+    done(&etcd).await;
+    engine.shutdown(SECOND).await.unwrap();
+}
