@@ -195,6 +195,7 @@ pub mod embedded;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod metrics;
+pub mod testing;
 
 mod broken;
 mod condition;

@@ -109,9 +109,6 @@ const TALLY: Duration = Duration::from_secs(1);
 /// While another run of the same instance, from before a restart, has not ended.
 const STILL_RUNNING: Duration = Duration::from_millis(100);
 
-/// Grace for callbacks of optimistic rules, which have no lease.
-const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
-
 impl Dispatcher {
     pub(crate) fn new(settings: Settings) -> Self {
         let Settings { env, rules, limit, ageing, .. } = &settings;

@@ -20,7 +20,7 @@ pub(crate) mod path;
 pub(crate) mod pending;
 mod queue;
 pub(crate) mod record;
-mod run;
+pub(crate) mod run;
 
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
+/// Grace for callbacks of optimistic rules, which have no lease.
+pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
+
 /// Everything a run needs.
 pub(crate) struct Run {
     pub(crate) callback: Callback,

@@ -28,7 +28,7 @@ mod inspector;
 pub(crate) mod live;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
-mod offline;
+pub(crate) mod offline;
 pub(crate) mod part;
 mod stage;
 pub(crate) mod status;

@@ -1,11 +1,12 @@
 //! Asks an engine that is not running what it would decide on some keys, without an etcd.
 
 use super::Engine;
+use super::config::Config;
 use crate::condition::{Explanation, Seen};
 use crate::error::Error;
-use crate::index::{Decide, Found, Index, Purpose};
+use crate::index::{Binding, Decide, Found, Index, Purpose, Snapshot};
 use crate::pattern::Attributes;
-use crate::rule::{Instance, find};
+use crate::rule::{CompiledRule, Instance, find};
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
@@ -20,6 +21,49 @@ pub struct EvaluatedInstance {
     pub attributes: Attributes,
     /// Whether its condition is true, and why.
     pub explanation: Explanation,
+}
+
+/// An instance on some keys.
+pub(crate) struct Place {
+    /// The number of its rule.
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+    /// What its keys hold, by slot.
+    pub(crate) snapshot: Snapshot,
+}
+
+impl Place {
+    pub(crate) fn explain(&self, rules: &[CompiledRule]) -> Explanation {
+        let rule = &rules[self.rule as usize];
+        rule.condition().explain(&self.snapshot, |slot| rule.key(slot, &self.binding))
+    }
+}
+
+pub(crate) enum Placed {
+    At(Place),
+    /// Expansion or a constraint excludes it: why.
+    Excluded(String),
+}
+
+impl Config {
+    /// The instance that attributes name, with what its keys hold. Keys of namespaces are not seen.
+    pub(crate) fn place(
+        &self,
+        rule: &str,
+        attributes: &Attributes,
+        seen: impl Fn(&str) -> Option<Seen>,
+    ) -> Result<Placed, Error> {
+        let (number, binding) = match find(&self.rules, rule, attributes)? {
+            Instance::Of(number, binding) => (number, binding),
+            Instance::Excluded(reason) => return Ok(Placed::Excluded(reason)),
+        };
+        let slots = self.rules[number as usize].slots().iter();
+        let names: Vec<String> = slots.map(|slot| slot.format(attributes)).collect::<Result<_, _>>()?;
+        let reserved = self.reserved();
+        let visible = |name: &str| !reserved.iter().any(|namespace| name.starts_with(namespace.as_str()));
+        let snapshot = names.iter().map(|name| seen(name).filter(|_| visible(name))).collect();
+        Ok(Placed::At(Place { rule: number, binding, snapshot }))
+    }
 }
 
 /// For tests of rules: what the engine would decide, with its expansions and constraints, if there were these
@@ -57,26 +101,14 @@ impl Engine {
         attributes: &Attributes,
         keys: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Explanation, Error> {
-        let (number, binding) = match find(&self.config.rules, rule, attributes)? {
-            Instance::Of(number, binding) => (number, binding),
-            Instance::Excluded(reason) => return Ok(Explanation::excluded(reason)),
-        };
-        let rule = &self.config.rules[number as usize];
-        let names: Vec<String> =
-            rule.slots().iter().map(|slot| slot.format(attributes)).collect::<Result<_, _>>()?;
-        let mut values: HashMap<&str, Value> = HashMap::new();
         let keys: Vec<(K, V)> = keys.into_iter().collect();
-        for (key, value) in &keys {
-            values.insert(key.as_ref(), value.as_ref().into());
-        }
-        let reserved = self.config.reserved();
-        let visible = |name: &str| !reserved.iter().any(|namespace| name.starts_with(namespace.as_str()));
-        let seen = |name: &String| {
-            let value = values.get(name.as_str()).filter(|_| visible(name))?;
-            Some(Seen { value: value.clone(), mod_revision: 0 })
-        };
-        let snapshot: Vec<Option<Seen>> = names.iter().map(seen).collect();
-        Ok(rule.condition().explain(&snapshot, |slot| rule.key(slot, &binding)))
+        let values: HashMap<&str, &[u8]> =
+            keys.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        let seen = |name: &str| Some(Seen { value: Value::from(*values.get(name)?), mod_revision: 0 });
+        Ok(match self.config.place(rule, attributes, seen)? {
+            Placed::At(place) => place.explain(&self.config.rules),
+            Placed::Excluded(reason) => Explanation::excluded(reason),
+        })
     }
 
     /// All instances of all rules that these keys imply, true or not: what an engine that starts would find.

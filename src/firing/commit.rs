@@ -7,15 +7,28 @@ use crate::index::Revision;
 use crate::value::Value;
 use std::time::Duration;
 
-/// A change of one key.
+/// A change of one key by a [`Commit`]; seen in a [trial](crate::testing::Trial).
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Effect {
-    Put { key: String, value: Value, ttl: Option<Duration> },
-    Delete { key: String },
+pub enum Effect {
+    /// The key is put.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: Value,
+        /// For how long at least; `None`: for ever.
+        ttl: Option<Duration>,
+    },
+    /// The key is deleted.
+    Delete {
+        /// The key.
+        key: String,
+    },
 }
 
 impl Effect {
-    pub(crate) fn key(&self) -> &str {
+    /// The key that it changes.
+    pub fn key(&self) -> &str {
         match self {
             Effect::Put { key, .. } | Effect::Delete { key } => key,
         }

@@ -2,14 +2,15 @@
 
 mod commit;
 mod outcome;
+mod source;
 
-pub use commit::Commit;
-pub(crate) use commit::{Effect, Effects, Expectation};
+pub use commit::{Commit, Effect};
+pub(crate) use commit::{Effects, Expectation};
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
+pub(crate) use source::Source;
 
 use crate::error::Error;
-use crate::etcd::Link;
 use crate::index::{Binding, Revision, Snapshot};
 use crate::pattern::{Attributes, Pattern};
 use crate::rule::CompiledRule;
@@ -18,6 +19,7 @@ use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// One run of a callback for one instance, under its lock. Cheap to clone.
@@ -35,15 +37,17 @@ use tokio_util::sync::CancellationToken;
 pub struct Firing(Arc<Inner>);
 
 struct Inner {
+    engine: Arc<str>,
     rules: Arc<[CompiledRule]>,
     rule: usize,
     attributes: Attributes,
     binding: Binding,
     snapshot: Snapshot,
     attempt: u32,
+    due: Instant,
     fence: Option<Fence>,
     cancelled: CancellationToken,
-    link: Arc<Link>,
+    source: Source,
     reserved: Arc<[String]>,
     max_txn_ops: usize,
 }
@@ -58,33 +62,39 @@ pub(crate) struct Fence {
 
 /// What a firing is made of.
 pub(crate) struct Parts {
+    /// The engine's name.
+    pub(crate) engine: Arc<str>,
     pub(crate) rules: Arc<[CompiledRule]>,
     pub(crate) rule: usize,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
     pub(crate) attempt: u32,
+    /// Since when the instance is due.
+    pub(crate) due: Instant,
     pub(crate) fence: Option<Fence>,
     pub(crate) cancelled: CancellationToken,
-    pub(crate) link: Arc<Link>,
+    pub(crate) source: Source,
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
 }
 
 impl Firing {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { rules, rule, binding, snapshot, attempt, fence, cancelled, link, reserved, max_txn_ops } =
-            parts;
+        let Parts { engine, rules, rule, binding, snapshot, attempt, due, .. } = parts;
+        let Parts { fence, cancelled, source, reserved, max_txn_ops, .. } = parts;
         let attributes = rules[rule].attributes_of(&binding);
         Self(Arc::new(Inner {
+            engine,
             rules,
             rule,
             attributes,
             binding,
             snapshot,
             attempt,
+            due,
             fence,
             cancelled,
-            link,
+            source,
             reserved,
             max_txn_ops,
         }))
@@ -101,6 +111,11 @@ impl Firing {
     /// What an error of this firing says, as far as that may be told.
     pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
         reveal.error(error, &self.0.attributes, &self.0.snapshot)
+    }
+
+    /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
+    pub fn engine(&self) -> &str {
+        &self.0.engine
     }
 
     /// The rule's id.
@@ -126,6 +141,14 @@ impl Firing {
     /// condition was false in between.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
+    }
+
+    /// Since when this firing has been due; `due_since().elapsed()` at the start of the callback is how long it
+    /// waited for a slot, its lock and the like. That is since the engine received the change that made it
+    /// due, or since it found the instance true in a snapshot or a crawl; after a failure or a delay, since
+    /// the time to wait was over.
+    pub fn due_since(&self) -> Instant {
+        self.0.due
     }
 
     /// The value of a key of the condition, as it was when the condition was found true: all come
@@ -173,8 +196,7 @@ impl Firing {
     }
 
     async fn read(&self, key: &str) -> Result<Option<Value>, Error> {
-        let found = self.0.link.get(key).await.map_err(|failure| Error::Etcd(failure.to_string()))?;
-        Ok(found.map(|(value, _)| value))
+        self.0.source.get(key).await
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
@@ -184,9 +206,10 @@ impl Firing {
     /// Ask for it in every firing: a client that is kept stays with the endpoint that it was made for.
     ///
     /// # Errors
-    /// [`Error::Etcd`] if there is no connection and none can be made in time.
+    /// [`Error::Etcd`] if there is no connection and none can be made in time, and in a
+    /// [trial](crate::testing::Trial), which has no etcd.
     pub async fn client(&self) -> Result<etcd_client::Client, Error> {
-        self.0.link.client().await.map_err(|failure| Error::Etcd(failure.to_string()))
+        self.0.source.client().await
     }
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's

@@ -42,8 +42,13 @@ impl Lifetime {
     /// How long after being told a callback may go on before it is dropped. What is left then is for
     /// clocks and threads that are not exact.
     pub(crate) fn grace(&self) -> Duration {
-        self.ttl / 8
+        grace(self.ttl)
     }
+}
+
+/// The grace under a lease with this TTL.
+pub(crate) fn grace(ttl: Duration) -> Duration {
+    ttl / 8
 }
 
 /// Leases shared by keys with a TTL.

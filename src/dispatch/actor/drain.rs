@@ -1,5 +1,6 @@
 //! The end: nothing more starts, and what runs is waited for, then cancelled.
 
+use super::super::run::UNLOCKED_GRACE;
 use super::*;
 
 /// Starts nothing more, and answers once no firing is left, with 0; or with the number of firings

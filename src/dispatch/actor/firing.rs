@@ -5,14 +5,14 @@ use super::super::end_step::{EndEnd, EndStep};
 use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome};
 use super::super::record::{Record, State};
-use super::super::run::{self, Run};
+use super::super::run::{self, Run, UNLOCKED_GRACE};
 use super::{tell, *};
 use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::engine::live::LiveFiring;
 use crate::engine::part::tell;
-use crate::firing::{Effects, Firing, Parts};
+use crate::firing::{Effects, Firing, Parts, Source};
 use crate::index::Snapshot;
 use crate::lock::txn::{Holder, free_orphan};
 use crate::trace::reveal::Reveal;
@@ -95,14 +95,16 @@ impl Dispatcher {
         self.tell_event(instance, || EventKind::Started { attempt });
         let cancelled = busy.cancelled.clone();
         let firing = Firing::new(Parts {
+            engine: engine.clone(),
             rules: rules.clone(),
             rule: record.rule as usize,
             binding: record.binding.clone(),
             snapshot,
             attempt,
+            due: record.path.due,
             fence: busy.fence.clone(),
             cancelled: cancelled.clone(),
-            link: link.clone(),
+            source: Source::Etcd(link.clone()),
             reserved: reserved.clone(),
             max_txn_ops: *max_txn_ops,
         });

@@ -1,0 +1,267 @@
+//! Awaits firings of a running engine, in tests.
+
+use crate::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed};
+use crate::pattern::Attributes;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// Default of [`Firings::within`].
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Events that are kept for later: of more, the oldest are forgotten.
+const KEPT: usize = 100_000;
+
+/// Firings of a running engine, for tests to await.
+///
+/// It listens from when it is made, so that nothing is missed between what makes a rule fire and the `await`:
+/// make it before, from [`EngineHandle::events`](crate::EngineHandle::events), or from
+/// [`Engine::events`](crate::Engine::events) before the start. Firings that were not asked for yet stay for later;
+/// of one instance they are taken in their order, and those before the one that was awaited are gone with it.
+///
+/// A firing is one that was run, whatever its outcome, and is closed: its effects are in etcd.
+///
+/// ```
+/// # #[cfg(feature = "embedded")]
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use etcd_rules::embedded::EmbeddedEtcd;
+/// use etcd_rules::testing::Firings;
+/// use etcd_rules::{Engine, Error, Firing, FiringOutcome, Outcome, Rule, key};
+///
+/// async fn greet(firing: Firing) -> Result<Outcome, Error> {
+///     match firing.attribute("name")? {
+///         "nobody" => Ok(Outcome::give_up("there is nobody")),
+///         _ => Ok(firing.commit().put("/greeted/:name", "").into()),
+///     }
+/// }
+///
+/// let etcd = EmbeddedEtcd::in_process();
+/// let rule = Rule::new("greet").when(key("/guests/:name").exists() & key("/greeted/:name").absent()).run(greet);
+/// let engine = Engine::builder_with_channel("docs", etcd.channel()).rule(rule).build()?.start().await?;
+/// let mut firings = Firings::new(engine.events());
+///
+/// let mut client = etcd.client().await?;
+/// client.put("/guests/nobody", "", None).await?;
+/// client.put("/guests/ada", "", None).await?;
+///
+/// firings.done("greet", [("name", "ada")]).await?;
+/// assert_eq!(client.get("/greeted/ada", None).await?.count(), 1);
+/// let fired = firings.next("greet", [("name", "nobody")]).await?;
+/// assert_eq!(fired.outcome, FiringOutcome::GaveUp("there is nobody".into()));
+/// # engine.shutdown(std::time::Duration::from_secs(5)).await?;
+/// # Ok(())
+/// # }
+/// # #[cfg(not(feature = "embedded"))]
+/// # fn main() {}
+/// ```
+#[derive(Debug)]
+pub struct Firings {
+    events: EventStream,
+    within: Duration,
+    kept: VecDeque<Arc<Event>>,
+}
+
+/// A firing that is over.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Fired {
+    /// When it was closed.
+    pub at: Instant,
+    /// The id of the rule.
+    pub rule: Arc<str>,
+    /// The instance's attributes.
+    pub attributes: Attributes,
+    /// How the callback ended.
+    pub outcome: FiringOutcome,
+    /// What became of its commit, and of the release of the lock.
+    pub result: CommitResult,
+}
+
+impl Fired {
+    /// Whether the callback was done and its commit took effect.
+    pub fn is_done(&self) -> bool {
+        self.outcome == FiringOutcome::Done && self.result.is_committed()
+    }
+
+    fn of(event: &Event) -> Option<Self> {
+        let EventKind::Closed { outcome, result, .. } = &event.kind else { return None };
+        let (rule, attributes) = (event.rule.clone(), event.attributes.clone());
+        Some(Self { at: event.at, rule, attributes, outcome: outcome.clone(), result: result.clone() })
+    }
+}
+
+impl Firings {
+    /// Listens from now on.
+    pub fn new(events: EventStream) -> Self {
+        Self { events, within: WITHIN, kept: VecDeque::new() }
+    }
+
+    /// How long each call waits at most. Default: 10 s.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.within = limit;
+        self
+    }
+
+    /// The next firing of a rule for exactly these attributes, whatever its outcome.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`NotFired`]: there was none in time, the engine has ended, or events were missed. It tells what was seen
+    /// instead.
+    pub async fn next(&mut self, rule: &str, attributes: impl Into<Attributes>) -> Result<Fired, NotFired> {
+        self.matching(rule, attributes, |_| true).await
+    }
+
+    /// The next that is [done](Fired::is_done); failures, delays and lost commits before it are passed over.
+    ///
+    /// # Errors
+    /// As [`next`](Firings::next).
+    pub async fn done(&mut self, rule: &str, attributes: impl Into<Attributes>) -> Result<Fired, NotFired> {
+        self.matching(rule, attributes, Fired::is_done).await
+    }
+
+    /// The next of which this is true; those before it are passed over.
+    ///
+    /// ```no_run
+    /// # async fn example(mut firings: etcd_rules::testing::Firings) -> Result<(), etcd_rules::testing::NotFired> {
+    /// use etcd_rules::FiringOutcome;
+    /// let failed = |outcome: &FiringOutcome| matches!(outcome, FiringOutcome::Failed(_) | FiringOutcome::TimedOut);
+    /// firings.matching("build", [("id", "7")], |fired| failed(&fired.outcome)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`next`](Firings::next).
+    pub async fn matching(
+        &mut self,
+        rule: &str,
+        attributes: impl Into<Attributes>,
+        wanted: impl Fn(&Fired) -> bool,
+    ) -> Result<Fired, NotFired> {
+        let attributes = attributes.into();
+        let deadline = Instant::now() + self.within.min(crate::engine::config::LONGEST);
+        let is_of = |event: &Event| *event.rule == *rule && event.attributes == attributes;
+        let mut looked_at = 0;
+        let reason = loop {
+            while let Some(event) = self.kept.get(looked_at) {
+                if is_of(event)
+                    && let Some(fired) = Fired::of(event).filter(&wanted)
+                {
+                    let mut at = 0;
+                    self.kept.retain(|event| {
+                        at += 1;
+                        at > looked_at + 1 || !is_of(event)
+                    });
+                    return Ok(fired);
+                }
+                looked_at += 1;
+            }
+            match timeout_at(deadline, self.events.next()).await {
+                Ok(Some(Ok(event))) => {
+                    self.kept.push_back(event);
+                    if self.kept.len() > KEPT {
+                        self.kept.pop_front();
+                        looked_at -= 1;
+                    }
+                }
+                Ok(Some(Err(missed))) => break WhyNotFired::Missed(missed),
+                Ok(None) => break WhyNotFired::Ended,
+                Err(_) => break WhyNotFired::TimedOut(self.within),
+            }
+        };
+        let seen = self.kept.iter().filter(|event| is_of(event)).cloned().collect();
+        let mut others: BTreeMap<(Arc<str>, Attributes), usize> = BTreeMap::new();
+        for other in self.kept.iter().filter(|event| !is_of(event)).filter_map(|event| Fired::of(event)) {
+            *others.entry((other.rule, other.attributes)).or_default() += 1;
+        }
+        let others =
+            others.into_iter().map(|((rule, attributes), times)| (rule, attributes, times)).collect();
+        Err(NotFired { rule: rule.to_owned(), attributes, reason, seen, others })
+    }
+
+    /// Forgets what has fired until now.
+    ///
+    /// # Errors
+    /// [`Missed`] if events came faster than they were received; those after them are forgotten too.
+    pub fn clear(&mut self) -> Result<(), Missed> {
+        self.kept.clear();
+        let mut result = Ok(());
+        while let Some(event) = self.events.try_next() {
+            if let Err(missed) = event {
+                result = Err(missed);
+            }
+        }
+        result
+    }
+}
+
+/// What was awaited did not fire; as text, it tells what did.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct NotFired {
+    /// The rule.
+    pub rule: String,
+    /// The attributes.
+    pub attributes: Attributes,
+    /// What ended the wait.
+    pub reason: WhyNotFired,
+    /// What happened to the instance, in its order, since it was last awaited.
+    pub seen: Vec<Arc<Event>>,
+    /// Which other instances fired, and how often, since they were last awaited.
+    pub others: Vec<(Arc<str>, Attributes, usize)>,
+}
+
+/// What ended a wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhyNotFired {
+    /// It did not happen for so long.
+    TimedOut(Duration),
+    /// The engine has ended.
+    Ended,
+    /// It may have happened: events came faster than they were received. Await more often, or raise
+    /// [`event_buffer`](crate::EngineBuilder::event_buffer).
+    Missed(Missed),
+}
+
+impl std::error::Error for NotFired {}
+
+impl fmt::Display for NotFired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rule, attributes, reason, seen, others } = self;
+        let of = |attributes: &Attributes| match attributes.is_empty() {
+            true => String::new(),
+            false => format!(" for {attributes}"),
+        };
+        write!(f, "rule `{rule}` did not fire as awaited{}: ", of(attributes))?;
+        match reason {
+            WhyNotFired::TimedOut(within) => write!(f, "{within:?} are over")?,
+            WhyNotFired::Ended => f.write_str("the engine has ended")?,
+            WhyNotFired::Missed(missed) => write!(f, "{missed} (await more often, or raise `event_buffer`)")?,
+        }
+        match seen.as_slice() {
+            [] => f.write_str("\nnothing happened to this instance")?,
+            seen => f
+                .write_str("\nwhat happened to this instance:")
+                .and_then(|()| seen.iter().try_for_each(|event| write!(f, "\n  {:?}", event.kind)))?,
+        }
+        if !others.is_empty() {
+            f.write_str("\nwhat fired else:")?;
+        }
+        for (rule, attributes, times) in others.iter().take(SHOWN) {
+            write!(f, "\n  `{rule}`{} {times} times", of(attributes))?;
+        }
+        match others.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} instances more"),
+        }
+    }
+}
+
+/// Other instances that an error shows.
+const SHOWN: usize = 20;

@@ -1,0 +1,328 @@
+//! A trial: one run of a callback on given keys, without an etcd.
+
+use crate::condition::{Explanation, Seen};
+use crate::dispatch::path::Path;
+use crate::dispatch::run::{self, Run, UNLOCKED_GRACE};
+use crate::engine::Engine;
+use crate::engine::config::LONGEST;
+use crate::engine::live::{Live, LiveFiring};
+use crate::engine::offline::{Place, Placed};
+use crate::error::Error;
+use crate::events::FiringOutcome;
+use crate::firing::{Effect, Effects, Expectation, Fence, Firing, Parts, Source};
+use crate::index::Revision;
+use crate::lock::lease::grace;
+use crate::metrics::Meters;
+use crate::pattern::Attributes;
+use crate::rule::Rule;
+use crate::trace::Telling;
+use crate::value::Value;
+use foldhash::fast::FixedState;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
+
+type Keys = BTreeMap<String, Value>;
+
+/// Revisions of a trial: what was there, what somebody else changed after that, and the lock.
+const FIRST: Revision = 1;
+const MEANWHILE: Revision = 2;
+const LOCK: Revision = 3;
+
+/// Runs a rule's callback once, on given keys and without an etcd, and tells what it did.
+///
+/// It is run as an engine runs it: only if the condition is true; on the tokio runtime from which
+/// [`run`](Trial::run) is called; within its [time limit](Rule::time_limit); a panic is caught; the mistakes of
+/// a commit are found; a [poll](Rule::poll) adds its delay key. The callback can't tell the difference, but for:
+///
+/// - [`Firing::get`] and [`Firing::get_opt`] read the given keys, and never fail for etcd's reasons;
+/// - [`Firing::client`] is an error: there is no etcd;
+/// - [`Firing::fencing_token`] is made up.
+///
+/// Nothing goes to the metrics. With a paused clock (`#[tokio::test(start_paused = true)]`) time limits and
+/// delays take no time.
+///
+/// ```
+/// use etcd_rules::testing::{NotTried, Trial};
+/// use etcd_rules::{BoxError, Engine, Firing, FiringOutcome, Outcome, Rule, key};
+///
+/// async fn build(firing: Firing) -> Result<Outcome, BoxError> {
+///     match firing.get_opt("/jobs/:id/source").await? {
+///         None => Ok(Outcome::give_up("the job has no source")),
+///         Some(source) if source == "broken" => Err("it does not compile".into()),
+///         Some(_) => Ok(firing.commit().expect_unchanged("/jobs/:id/state").put("/jobs/:id/state", "built").into()),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::builder("builder", ["127.0.0.1:2379"])
+///     .rule(Rule::new("build").when(key("/jobs/:id/state").equals("new")).run(build))
+///     .build()?;
+/// let new = Trial::on(&engine, "build").attribute("id", "7").key("/jobs/7/state", "new");
+///
+/// let tried = new.clone().run().await?;
+/// assert_eq!(tried.outcome, FiringOutcome::GaveUp("the job has no source".into()));
+///
+/// let tried = new.clone().key("/jobs/7/source", "broken").run().await?;
+/// assert_eq!(tried.outcome, FiringOutcome::Failed("it does not compile".into()));
+/// assert!(tried.effects.is_empty());
+///
+/// let tried = new.clone().key("/jobs/7/source", "good").run().await?;
+/// assert_eq!(tried.keys["/jobs/7/state"], "built");
+/// assert!(!tried.explanation.truth);
+///
+/// // Somebody else writes while the callback runs.
+/// let tried = new.key("/jobs/7/source", "good").put_meanwhile("/jobs/7/state", "stopped").run().await?;
+/// assert_eq!(tried.unexpected.as_deref(), Some("/jobs/7/state"));
+/// assert_eq!(tried.keys["/jobs/7/state"], "stopped");
+///
+/// let untrue = Trial::on(&engine, "build").attribute("id", "7").key("/jobs/7/state", "old").run().await;
+/// assert!(matches!(untrue, Err(NotTried::Untrue { .. })));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a trial does nothing until it is run"]
+pub struct Trial {
+    engine: Arc<Engine>,
+    rule: String,
+    attributes: Attributes,
+    keys: Keys,
+    meanwhile: BTreeMap<String, Option<Value>>,
+    attempt: u32,
+    cancel_after: Option<Duration>,
+}
+
+/// What a callback did in a [`Trial`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Tried {
+    /// How it ended. [`Failed`](FiringOutcome::Failed) also if its commit has a mistake.
+    pub outcome: FiringOutcome,
+    /// What it wants to change, in the order of its commit, with what [polling](Rule::poll) adds.
+    pub effects: Vec<Effect>,
+    /// Keys that must be as they were shown for the effects to take place: those that it expects unchanged, or
+    /// all of an [optimistic](Rule::optimistic) rule.
+    pub expectations: Vec<String>,
+    /// The first of these that is not: [changed meanwhile](Trial::put_meanwhile). Then nothing takes effect.
+    pub unexpected: Option<String>,
+    /// All keys afterwards: those given, those changed meanwhile, and the effects if they took place. No key has
+    /// expired.
+    pub keys: BTreeMap<String, Value>,
+    /// The condition on these keys. If it is still true, and the callback is done, it was
+    /// [ineffective](crate#when-a-rule-fires).
+    pub explanation: Explanation,
+    /// How long it ran.
+    pub took: Duration,
+}
+
+impl Tried {
+    /// What it does to a key, if it does.
+    pub fn effect(&self, key: &str) -> Option<&Effect> {
+        self.effects.iter().find(|effect| effect.key() == key)
+    }
+}
+
+/// Why a callback was not run in a [`Trial`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotTried {
+    /// No such rule, an attribute that is missing, or a value that makes no key.
+    #[error(transparent)]
+    Instance(#[from] Error),
+    /// The condition is not true on the given keys, so that no engine would run it.
+    #[error("rule `{rule}` is not true for {attributes}, so that its callback is not run:\n{explanation}")]
+    Untrue {
+        /// The rule.
+        rule: String,
+        /// The attributes.
+        attributes: Attributes,
+        /// Why not.
+        explanation: Explanation,
+    },
+}
+
+impl Trial {
+    /// Of a rule in an engine, with its expansions, constraints, namespace and options. The engine need not run.
+    pub fn on(engine: &Engine, rule: impl Into<String>) -> Self {
+        let engine = Arc::new(Engine { config: engine.config.clone() });
+        let (rule, attributes) = (rule.into(), Attributes::new());
+        let (keys, meanwhile) = (Keys::new(), BTreeMap::new());
+        Self { engine, rule, attributes, keys, meanwhile, attempt: 1, cancel_after: None }
+    }
+
+    /// Of a rule by itself: in an engine of the default options.
+    ///
+    /// # Errors
+    /// [`Error::Build`] if it has mistakes.
+    pub fn of(rule: Rule) -> Result<Self, Error> {
+        let id = rule.id().to_owned();
+        Ok(Self::on(&Engine::builder("trial", ["127.0.0.1:2379"]).rule(rule).build()?, id))
+    }
+
+    /// The value of one of the rule's attributes; all are needed, others are ignored.
+    pub fn attribute(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.attributes.insert(name, value);
+        self
+    }
+
+    /// A key that exists. All others are absent.
+    pub fn key(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.keys.insert(key.into(), value.into());
+        self
+    }
+
+    /// Several keys that exist, for example [those after another trial](Tried::keys).
+    pub fn keys<K: Into<String>, V: Into<Value>>(mut self, keys: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.keys.extend(keys.into_iter().map(|(key, value)| (key.into(), value.into())));
+        self
+    }
+
+    /// Somebody else puts this key after the condition was found true and before the callback starts:
+    /// [`Firing::value`] shows the old value, [`Firing::get`] reads the new one, and a commit that
+    /// [expects it unchanged](crate::Commit::expect_unchanged) has no effect.
+    pub fn put_meanwhile(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.meanwhile.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// As [`put_meanwhile`](Trial::put_meanwhile): somebody else deletes it.
+    pub fn delete_meanwhile(mut self, key: impl Into<String>) -> Self {
+        self.meanwhile.insert(key.into(), None);
+        self
+    }
+
+    /// What [`Firing::attempt`] says. Default: 1.
+    pub fn attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt;
+        self
+    }
+
+    /// Cancels the callback so long after the start of the trial, as an engine does that ends: it is told
+    /// ([`Firing::cancelled`]), and dropped an eighth of the [lock TTL](Rule::lock_ttl) later (1 s for an optimistic rule). If
+    /// it ends by itself before that, its commit counts. Default: never.
+    pub fn cancel_after(mut self, delay: Duration) -> Self {
+        self.cancel_after = Some(delay.min(LONGEST));
+        self
+    }
+
+    /// Runs the callback to its end. If the future is dropped, the callback is cancelled.
+    ///
+    /// # Errors
+    /// [`NotTried`]: the instance is none, or is not true. What the callback does wrong is no error, but an
+    /// [outcome](Tried::outcome).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, and as a comparison function of the condition does.
+    pub async fn run(self) -> Result<Tried, NotTried> {
+        let Self { engine, rule, attributes, keys, meanwhile, attempt, cancel_after } = self;
+        let seen = |key: &str| Some(Seen { value: keys.get(key)?.clone(), mod_revision: FIRST });
+        let explanation = engine.evaluate_on(&rule, &attributes, &keys)?;
+        let place = match engine.config.place(&rule, &attributes, seen)? {
+            Placed::At(place) if explanation.truth => place,
+            Placed::At(_) | Placed::Excluded(_) => {
+                return Err(NotTried::Untrue { rule, attributes, explanation });
+            }
+        };
+        let mut newest = keys;
+        let revisions: BTreeMap<&str, Revision> = meanwhile
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_ref().map_or(0, |_| MEANWHILE)))
+            .collect();
+        for (key, value) in &meanwhile {
+            match value {
+                Some(value) => newest.insert(key.clone(), value.clone()),
+                None => newest.remove(key),
+            };
+        }
+        let started = Instant::now();
+        let (outcome, effects) = run_in(&engine, place, newest.clone(), attempt, cancel_after).await;
+        let took = started.elapsed();
+        let Effects { changes, expectations } = effects;
+        let now = |key: &str| match revisions.get(key) {
+            Some(revision) => *revision,
+            None => newest.get(key).map_or(0, |_| FIRST),
+        };
+        let differs = |expected: &&Expectation| now(&expected.key) != expected.revision;
+        let unexpected = expectations.iter().find(differs).map(|expected| expected.key.clone());
+        let mut keys = newest;
+        if unexpected.is_none() {
+            for effect in &changes {
+                match effect {
+                    Effect::Put { key, value, .. } => keys.insert(key.clone(), value.clone()),
+                    Effect::Delete { key } => keys.remove(key),
+                };
+            }
+        }
+        let explanation = engine.evaluate_on(&rule, &attributes, &keys)?;
+        let expectations = expectations.into_iter().map(|expected| expected.key).collect();
+        Ok(Tried { outcome, effects: changes, expectations, unexpected, keys, explanation, took })
+    }
+}
+
+/// Runs the callback as the dispatcher does, once it has the lock.
+async fn run_in(
+    engine: &Engine,
+    place: Place,
+    keys: Keys,
+    attempt: u32,
+    cancel_after: Option<Duration>,
+) -> (FiringOutcome, Effects) {
+    let config = &engine.config;
+    let Place { rule: number, binding, snapshot } = place;
+    let rule = &config.rules[number as usize];
+    let (due, cancelled) = (Instant::now(), CancellationToken::new());
+    let optimistic = rule.options().optimistic;
+    let lock = || Fence { key: rule.lock_key(&config.namespace, &binding), create_revision: LOCK };
+    let firing = Firing::new(Parts {
+        engine: config.engine.clone(),
+        rules: config.rules.clone(),
+        rule: number as usize,
+        binding: binding.clone(),
+        snapshot,
+        attempt,
+        due,
+        fence: (!optimistic).then(lock),
+        cancelled: cancelled.clone(),
+        source: Source::Keys(keys),
+        reserved: config.reserved().into(),
+        max_txn_ops: config.options.max_txn_ops,
+    });
+    let live = Live::new(FixedState::with_seed(0));
+    let run = Run {
+        callback: rule.callback().clone(),
+        firing,
+        limit: rule.options().time_limit,
+        cancelled: cancelled.clone(),
+        grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
+        registered: live.register(number, binding.clone(), LiveFiring { cancelled: cancelled.clone() }),
+        span: Span::none(),
+        telling: Telling { reveal: config.options.reveal, ..Telling::default() },
+        path: Path::new(due),
+        // Trials are not what an application's metrics are about.
+        meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
+            Meters::new(&config.engine, &config.rules, config.options.concurrency)
+        }),
+        number,
+    };
+    let _cancelled_with_the_trial = cancelled.clone().drop_guard();
+    let cancelling = async {
+        if let Some(delay) = cancel_after {
+            tokio::time::sleep(delay).await;
+            cancelled.cancel();
+        }
+        std::future::pending().await
+    };
+    let running = run::start(config.engine.clone(), rule.id().clone(), &Handle::current(), run);
+    let (finish, effects) = tokio::select! {
+        biased;
+        ran = running => ran,
+        never = cancelling => never,
+    };
+    (finish.told(), effects.unwrap_or_default())
+}
