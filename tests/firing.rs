@@ -285,3 +285,36 @@ async fn rules_without_attributes_and_of_equal_keys_fire() {
     eventually(5 * SECOND, "matched", async || etcd.get("/match/x").await.is_some()).await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_is_told_its_engine_and_since_when_it_was_due() {
+    let etcd = Etcd::start().await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let note = told.clone();
+    let rule = Rule::new("note").when(key("/jobs/:id").exists()).concurrency(1).run(move |firing: Firing| {
+        let note = note.clone();
+        async move {
+            let waited = firing.due_since().elapsed();
+            note.lock().unwrap().push((firing.engine().to_owned(), firing.attempt(), waited));
+            tokio::time::sleep(SECOND / 2).await;
+            match firing.attempt() {
+                1 => Err("again"),
+                _ => Ok(firing.commit().delete("/jobs/:id")),
+            }
+        }
+    });
+    let rule = rule.backoff(Backoff::new(SECOND, SECOND));
+    let running = engine(&etcd).name("anton").rule(rule).build().unwrap().start().await.unwrap();
+    running.ready().await;
+    etcd.put("/jobs/1", "").await;
+    etcd.put("/jobs/2", "").await;
+    eventually(20 * SECOND, "both are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    let [first, second, again, last] = &told[..] else { panic!("{told:?}") };
+    assert!(told.iter().all(|(engine, ..)| engine == "anton"));
+    assert_eq!([first.1, second.1, again.1, last.1], [1, 1, 2, 2]);
+    assert!(first.2 < SECOND / 4, "there was a slot: {told:?}");
+    assert!((SECOND / 2..SECOND).contains(&second.2), "it waited for the slot: {told:?}");
+    assert!(again.2 < SECOND / 4, "the backoff does not count: {told:?}");
+    running.shutdown(5 * SECOND).await.unwrap();
+}
