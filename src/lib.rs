@@ -7,6 +7,7 @@
 //! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
 //!   [`Commit`] what it returns.
 //! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], lists of instances, explanations, shutdown.
+//! - [`testing`] tries conditions and callbacks without an etcd, and awaits firings of a running engine.
 //! - [`metrics`] lists every metric; `install_prometheus` (feature `prometheus`) serves them.
 //!
 //! # When a rule fires

@@ -98,7 +98,23 @@ impl Engine {
         EngineBuilder::new(application.into(), endpoints.into_iter().map(Into::into).collect(), None)
     }
 
-    /// Begins an engine on a channel that the application made, for special transports.
+    /// Begins an engine on a channel that the application made, for special transports, and for layers of its
+    /// own, which see every request of the engine (crates `tonic` 0.14 and `tower` 0.5):
+    ///
+    /// ```no_run
+    /// use etcd_rules::{Channel, Engine};
+    /// use tonic::{body::Body, codegen::http::Request, transport::Endpoint};
+    /// use tower::{BoxError, ServiceBuilder, util::BoxCloneSyncService};
+    ///
+    /// let told = |request: Request<Body>| {
+    ///     println!("{}", request.uri().path());
+    ///     request
+    /// };
+    /// let transport = Endpoint::from_static("http://127.0.0.1:2379").connect_lazy();
+    /// let layered = ServiceBuilder::new().map_request(told).map_err(BoxError::from).service(transport);
+    /// let channel = Channel::Custom(BoxCloneSyncService::new(layered));
+    /// let builder = Engine::builder_with_channel("app", channel);
+    /// ```
     ///
     /// Then the channel's own runtime does its work: if that is blocked, leases are not renewed, and locks
     /// are lost. Keep-alive, time-outs of the connection and fail-over are the channel's.
