@@ -53,7 +53,7 @@ fn nothing_of_a_paused_rule_starts_and_all_of_it_does_when_it_goes_on() {
     assert!(b.advance(Duration::from_secs(60)).wanted().is_empty(), "crawl work that has aged stays too");
     b.resume(0).answer(1, true, &[6, 0]);
     assert_eq!(b.locks(), [1]);
-    assert_eq!(b.pending.rules()[0].paused, false);
+    assert!(!b.pending.rules()[0].paused);
 }
 
 #[test]
