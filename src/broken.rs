@@ -22,24 +22,17 @@ pub(crate) enum Promise {
     Releases,
     /// Older data voids all that is known.
     Rewind,
-    /// A lock whose taking was in doubt is freed.
-    Orphans,
     /// A commit without a lock depends on what was shown.
     Expectations,
     /// What an engine held is freed at its end.
     Revoke,
     /// A key does not expire before its TTL.
     KeyTtl,
-    /// The position of a watch is what it delivered, not what a header says.
-    Position,
     /// No more firings at once than there are slots.
     Slots,
-    /// Revisions of a key in memory only move forward.
-    Forward,
 }
 
-/// Those that random schedules show to be broken. Not the others: `Orphans`, `Position` and `Forward` did not show
-/// within 150 schedules.
+/// All of them.
 #[cfg(all(test, feature = "embedded"))]
 pub(crate) const PROMISES: [Promise; 13] = {
     use Promise::*;

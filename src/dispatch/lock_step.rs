@@ -1,7 +1,6 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
 use super::messages::FoundMark;
-use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::etcd::FailureKind;
@@ -121,9 +120,7 @@ impl LockStep {
                             lease,
                             self.retry.fork(),
                         );
-                        if !is_broken(Promise::Orphans) {
-                            actix::spawn(freeing);
-                        }
+                        actix::spawn(freeing);
                         return LockEnd::Failed(failure.to_string());
                     }
                     self.retry.wait().await;

@@ -79,10 +79,6 @@ impl Resume {
             return Step::Doubt;
         }
         match heard {
-            Heard::Created(header) if is_broken(Promise::Position) => {
-                self.position = self.position.max(Some(header.revision));
-                Step::Alive
-            }
             Heard::Created(_) => Step::Alive,
             Heard::Changes(_, changes) => {
                 // Not the header's revision: a watch that catches up stamps the store's newest on

@@ -7,7 +7,6 @@ use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome}
 use super::super::record::{Record, State};
 use super::super::run::{self, Run, UNLOCKED_GRACE};
 use super::{tell, *};
-use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::engine::live::LiveFiring;
@@ -236,7 +235,7 @@ impl Handler<LockEnded> for Dispatcher {
                     LockOutcome::Won
                 }
                 LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
-                    if !this.nonces.contains(&holder.nonce) && !is_broken(Promise::Orphans) =>
+                    if !this.nonces.contains(&holder.nonce) =>
                 {
                     // Left over from an attempt whose answer never came.
                     this.tell_orphan(rule, Some(&id), &key, create_revision);
