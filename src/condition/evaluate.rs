@@ -63,6 +63,22 @@ impl Compiled {
         self.leaves[leaf].holds(seen)
     }
 
+    /// Reads what evaluating it will need first, so that it is in the processor's cache by then.
+    pub(crate) fn touch(&self) -> u32 {
+        /// Those after them are read in order, which the processor foresees.
+        const FIRST: usize = 2;
+        let literal = |leaf: &Leaf| match &leaf.test {
+            Test::Equals(literal) => literal.as_bytes().first().copied().unwrap_or(0),
+            _ => 0,
+        };
+        let literals = self.leaves.iter().take(FIRST).fold(0, |all, leaf| all ^ literal(leaf));
+        let children = match &self.root {
+            Node::All(children) | Node::Any(children) => children.first(),
+            Node::Leaf(_) | Node::Not(_) => None,
+        };
+        u32::from(literals) ^ u32::from(matches!(children, Some(Node::Leaf(_))))
+    }
+
     /// The truth with a witness of few checks. May run leaves that [`Compiled::truth`] passes over.
     pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Verdict {
         self.root.verdict(&self.leaves, seen)

@@ -226,10 +226,16 @@ impl Index {
             let known: SmallVec<[Option<EntryId>; AHEAD]> =
                 ahead.map(|change| self.mirror.find_bytes(change.key())).collect();
             let mut touched = 0;
+            let mut rules: SmallVec<[u32; AHEAD]> = SmallVec::new();
             for &id in known.iter().flatten() {
                 if let Some(&Reader::Instance(index, _)) = self.mirror.entry(id).readers.first() {
-                    touched ^= self.instances.get(index).touch();
+                    let instance = self.instances.get(index);
+                    touched ^= instance.touch();
+                    rules.push(instance.rule);
                 }
+            }
+            for rule in rules {
+                touched ^= self.rules[rule as usize].condition().touch();
             }
             std::hint::black_box(touched);
             for (known, change) in known.into_iter().zip(&mut changes) {
