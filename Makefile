@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak check bench bench-full
+.PHONY: help quickstart test soak check bench bench-full bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -38,6 +38,9 @@ bench: ## every goal, on the etcd in the PATH: target/bench.json; about 15 minut
 	$(BENCH) decide -- "1M keys" $(JSON)
 	$(BENCH) memory -- $(JSON)
 	$(BENCH) etcd -- $(JSON) $(ARGS)
+
+bench-picture: ## the table of target/bench.json in Markdown, and benches/results.svg
+	$(CARGO) bench --bench results -- target/bench.json benches/results.svg
 
 bench-full: target/etcd36 ## all benchmarks, also on a current etcd, which needs Go: target/bench.json
 	@scripts/setup
