@@ -52,6 +52,7 @@ async fn worker() {
         );
     let running = engine.build().unwrap().start().await.unwrap();
     running.ready().await;
+    running.pause("fragile").await.unwrap();
     std::future::pending::<()>().await;
 }
 
