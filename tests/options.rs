@@ -106,7 +106,7 @@ async fn with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do() {
 async fn the_crawl_mutex_of_a_dead_engine_ends_with_its_lease() {
     let etcd = Etcd::start().await;
     let lease = etcd.grant(3).await;
-    etcd.put_leased("/etcd-rules/test/crawl", "dead", lease).await;
+    etcd.put_leased("/etcd-rules/test/crawl/dead", "", lease).await;
     let times = Arc::default();
     let builder = engine(&etcd).rule(decided(&times)).crawl_interval(100 * MS).crawl_mutex(true);
     let running = builder.build().unwrap().start().await.unwrap();

@@ -123,7 +123,7 @@ async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
 async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>, Failure> {
     let held = match &mut settings.mutex {
         None => None,
-        Some(mutex) => Some(mutex.acquire(&settings.link, &mut settings.rng).await?),
+        Some(mutex) => Some(mutex.acquire(&settings.link, &mut settings.rng).await),
     };
     let started = Instant::now();
     let crawled = crawl(settings).await;

@@ -1,15 +1,15 @@
-//! The crawl mutex: of all engines of an application, one crawls at a time.
+//! The crawl mutex: of all engines of an application, one crawls at a time, in the order in which they came.
 //!
-//! It is a key under the engine's lock lease. It limits load and nothing else: a lease that is lost during a
-//! crawl lets another engine begin, which does no harm.
+//! Each engine that waits has a key below one prefix under its lock lease, and the oldest key has the mutex (as
+//! in etcd's own lock recipe), so that none is passed over. It limits load and nothing else: a lease that is
+//! lost during a crawl lets another engine begin, which does no harm.
 
 use crate::engine::env::Retry;
-use crate::etcd::{Failure, Link};
-use crate::index::Revision;
+use crate::etcd::{Answer, Failure, Link};
 use crate::latest::Latest;
 use crate::lock::keeper::LockLease;
 use etcd_client::proto::PbTxnOpResponse;
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use tokio::time::sleep;
 /// See the [module](self).
 pub(crate) struct CrawlMutex {
     pub(crate) engine: Arc<str>,
-    pub(crate) key: String,
+    /// All keys of the mutex begin with it.
+    pub(crate) prefix: String,
     pub(crate) lease: Latest<Option<LockLease>>,
     pub(crate) retry: Retry,
 }
@@ -27,12 +28,14 @@ pub(crate) struct CrawlMutex {
 /// The mutex while this engine has it.
 pub(super) struct Held {
     lease: LockLease,
-    create_revision: Revision,
+    key: String,
 }
 
 impl CrawlMutex {
-    /// Waits for as long as another engine has it.
-    pub(super) async fn acquire(&mut self, link: &Link, rng: &mut StdRng) -> Result<Held, Failure> {
+    /// Waits for as long as other engines are before this one. It goes on after a failure, as its key may stand
+    /// in the way of others.
+    pub(super) async fn acquire(&mut self, link: &Link, rng: &mut StdRng) -> Held {
+        self.retry.reset();
         loop {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
             let Some(Some(lease)) = self.lease.wait_for(alive).await else {
@@ -40,39 +43,52 @@ impl CrawlMutex {
                 std::future::pending::<()>().await;
                 continue;
             };
-            let put = PutOptions::new().with_lease(lease.id);
-            let txn = Txn::new()
-                .when([Compare::create_revision(self.key.as_str(), CompareOp::Equal, 0)])
-                .and_then([TxnOp::put(self.key.as_str(), &*self.engine, Some(put))])
-                .or_else([TxnOp::get(self.key.as_str(), None)]);
-            let answer = link.txn(txn).await?;
-            if answer.succeeded {
-                return Ok(Held { lease, create_revision: answer.revision });
-            }
-            let holder = match answer.responses.into_iter().next().flatten() {
-                Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.into_iter().next(),
-                _ => None,
-            };
-            match holder {
-                // Taken by a request whose answer never came.
-                Some(kv) if kv.lease == lease.id => {
-                    return Ok(Held { lease, create_revision: kv.create_revision });
+            // No other engine has this lease.
+            let key = format!("{}{:016x}", self.prefix, lease.id);
+            match self.line_up(link, &lease, &key).await {
+                Ok(first) if first.as_deref() == Some(key.as_bytes()) => return Held { lease, key },
+                Ok(_) => {
+                    self.retry.reset();
+                    sleep(Duration::from_millis(rng.random_range(500..1500))).await;
                 }
-                _ => sleep(Duration::from_millis(rng.random_range(500..1500))).await,
+                Err(failure) => {
+                    let engine = &*self.engine;
+                    tracing::debug!(engine, %failure, "the crawl mutex could not be asked for; trying again");
+                    self.retry.wait().await;
+                }
             }
         }
     }
 
+    /// Puts the key if it is not there, and returns the oldest of all.
+    async fn line_up(&self, link: &Link, lease: &LockLease, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let put = PutOptions::new().with_lease(lease.id);
+        let oldest = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_limit(1)
+            .with_keys_only();
+        let oldest = TxnOp::get(self.prefix.as_str(), Some(oldest));
+        let txn = Txn::new()
+            .when([Compare::create_revision(key, CompareOp::Equal, 0)])
+            .and_then([TxnOp::put(key, &*self.engine, Some(put)), oldest.clone()])
+            .or_else([oldest]);
+        let Answer { responses, .. } = link.txn(txn).await?;
+        Ok(responses.into_iter().flatten().find_map(|response| match response {
+            PbTxnOpResponse::ResponseRange(range) => range.kvs.into_iter().next().map(|kv| kv.key),
+            _ => None,
+        }))
+    }
+
     /// Gives it back, however long etcd takes to answer: others wait for it.
-    pub(super) async fn release(&mut self, link: &Link, Held { lease, create_revision }: Held) {
+    pub(super) async fn release(&mut self, link: &Link, Held { lease, key }: Held) {
         self.retry.reset();
         while !lease.lost.is_cancelled() {
-            let ours = Compare::create_revision(self.key.as_str(), CompareOp::Equal, create_revision);
-            let txn = Txn::new().when([ours]).and_then([TxnOp::delete(self.key.as_str(), None)]);
-            match link.txn(txn).await {
+            match link.txn(Txn::new().and_then([TxnOp::delete(key.as_str(), None)])).await {
                 Ok(_) => return,
                 Err(failure) => {
-                    tracing::debug!(%failure, "the crawl mutex could not be released; trying again")
+                    let engine = &*self.engine;
+                    tracing::debug!(engine, %failure, "the crawl mutex could not be released; trying again");
                 }
             }
             self.retry.wait().await;

@@ -251,12 +251,12 @@ impl EngineBuilder {
         self
     }
 
-    /// Of all engines of the application, only one crawls at a time; the others wait for their turn. Default:
-    /// off, each at its own time.
+    /// Of all engines of the application, only one crawls at a time; the others wait for their turn, in the order
+    /// in which they came. Default: off, each at its own time.
     ///
     /// Each engine checks its own memory, so each still crawls; this only keeps the load of many engines apart.
-    /// The mutex is a key in the namespace under a lease of the [lock TTL](EngineBuilder::lock_ttl): an engine
-    /// that dies holds it for no longer. With many engines and many keys, or a low
+    /// Each that waits has a key in the namespace under a lease of the [lock TTL](EngineBuilder::lock_ttl), and
+    /// the oldest key is the mutex: an engine that dies holds it for no longer. With many engines and many keys, or a low
     /// [rate](EngineBuilder::crawl_rate), crawls come later than their interval says.
     pub fn crawl_mutex(mut self, on: bool) -> Self {
         self.options.crawl_mutex = on;

@@ -191,7 +191,7 @@ impl Generation {
         let releases = Releases::new(releases, Retry::new(env.rng(3)));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
-            key: format!("{}crawl", config.namespace),
+            prefix: format!("{}crawl/", config.namespace),
             lease: lease.clone(),
             retry: Retry::new(env.rng(6)),
         });
