@@ -223,7 +223,7 @@ async fn a_foreign_change_cuts_the_wait_to_the_base_delay() {
     let changed = Instant::now();
     etcd.put("/jobs/1", "again").await;
     eventually(5 * SECOND, "the sixth", async || count() == 6).await;
-    assert!(changed.elapsed() < SECOND, "{:?}", changed.elapsed());
+    assert!(changed.elapsed() < 2 * SECOND, "{:?}", changed.elapsed());
     running.shutdown(SECOND).await.unwrap();
 }
 

@@ -56,7 +56,7 @@ async fn crawl_gaps(jitter: f64) -> Vec<Duration> {
     let times = Arc::default();
     let builder = engine(&etcd).rule(decided(&times)).crawl_interval(SECOND).crawl_jitter(jitter);
     let running = builder.build().unwrap().start().await.unwrap();
-    eventually(40 * SECOND, "seven crawls", async || times.lock().unwrap().len() == 8).await;
+    eventually(60 * SECOND, "ten crawls", async || times.lock().unwrap().len() == 11).await;
     running.shutdown(SECOND).await.unwrap();
     gaps(&times, 1)
 }
@@ -65,8 +65,8 @@ async fn crawl_gaps(jitter: f64) -> Vec<Duration> {
 async fn crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted() {
     let spread = |gaps: &[Duration]| *gaps.iter().max().unwrap() - *gaps.iter().min().unwrap();
     let (even, spread_out) = tokio::join!(crawl_gaps(0.0), crawl_gaps(1.0));
-    assert!(spread(&even) < 150 * MS, "without jitter: {even:?}");
-    assert!(spread(&spread_out) > 200 * MS, "with jitter: {spread_out:?}");
+    assert!(spread(&even) < 400 * MS, "without jitter: {even:?}");
+    assert!(spread(&spread_out) > 400 * MS, "with jitter: {spread_out:?}");
 }
 
 /// Each crawl waits a second for late events before its end, and then every instance is decided.
@@ -138,7 +138,7 @@ async fn a_crawl_reads_no_faster_than_its_rate() {
         gaps(&times, 0)[0]
     };
     let (fast, slow) = tokio::join!(first_crawl("fast", None), first_crawl("slow", Some(400)));
-    assert!(fast < 2 * SECOND && slow >= 3 * SECOND, "{fast:?}, and at 400 keys a second {slow:?}");
+    assert!(fast + SECOND < slow && slow >= 3 * SECOND, "{fast:?}, and at 400 keys a second {slow:?}");
 }
 
 /// While live work never ends, what a crawl found waits for its age.
@@ -298,7 +298,7 @@ async fn a_connection_that_does_not_come_about_is_given_up_after_the_connect_tim
         started.elapsed()
     };
     let (soon, late) = tokio::join!(noticed(300 * MS), noticed(3 * SECOND));
-    assert!(soon < 2 * SECOND && late >= 3 * SECOND, "{soon:?} and {late:?}");
+    assert!(soon + SECOND < late && late >= 3 * SECOND, "{soon:?} and {late:?}");
 }
 
 /// Rules with the same lock TTL share a lease, others have their own; a lock shows which.
@@ -452,7 +452,7 @@ async fn a_request_without_an_answer_is_given_up_after_the_request_timeout() {
         took
     };
     let (soon, late) = tokio::join!(given_up(300 * MS), given_up(3 * SECOND));
-    assert!(soon < 2 * SECOND && late > 2500 * MS && late < 6 * SECOND, "{soon:?} and {late:?}");
+    assert!(soon + SECOND < late && late > 2500 * MS, "{soon:?} and {late:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -471,7 +471,7 @@ async fn a_watch_that_is_silent_is_left_after_twice_the_silence() {
         frozen.elapsed()
     };
     let (soon, late) = tokio::join!(noticed(300 * MS), noticed(2 * SECOND));
-    assert!(soon < 2500 * MS && late >= 3 * SECOND, "{soon:?} and {late:?}");
+    assert!(soon + SECOND < late && late >= 3 * SECOND, "{soon:?} and {late:?}");
 }
 
 #[test]
