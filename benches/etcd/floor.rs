@@ -10,7 +10,9 @@ use etcd_client::{
 use futures_util::StreamExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 /// Transactions in a request, and requests in flight: as the engine's own.
 const BATCH: usize = 64;
@@ -22,13 +24,21 @@ const HOLDER: &str = r#"{"engine":"bench","nonce":12345678901234567890,"since":1
 pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Outcome {
     let client = connect(&spec.endpoint).await;
     let times = Arc::new(Mutex::new(Vec::new()));
+    let crawls = Arc::new(Mutex::new(Vec::new()));
     match spec.work {
-        Work::Latency(_) => {
+        Work::Latency(options) => {
             let stream = watch(&client, "/jobs/").await;
             let lease = client.lease_client().grant(60, None).await.expect("a lease").id();
             tokio::spawn(latency(client, stream, lease, times.clone()));
+            let mut reading = JoinSet::new();
+            if let Some(interval) = options.crawl {
+                // Over a connection of its own, as an engine's.
+                let reader = connect(&spec.endpoint).await;
+                reading.spawn(crawl(reader, Duration::from_millis(interval), crawls.clone()));
+            }
             ready(Ready { seconds: 0.0, keys: 0 });
             end().await;
+            reading.shutdown().await;
         }
         Work::Burst { lock, jobs } => {
             let mut go = watch(&client, "/go").await;
@@ -59,7 +69,18 @@ pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn()
         }
     }
     let times = std::mem::take(&mut *times.lock().expect("no panic"));
-    Outcome { latency: Summary::of(times), ..Outcome::default() }
+    let crawls = std::mem::take(&mut *crawls.lock().expect("no panic"));
+    Outcome { latency: Summary::of(times), crawls, ..Outcome::default() }
+}
+
+/// Reads everything again and again.
+async fn crawl(client: Client, interval: Duration, crawls: Arc<Mutex<Vec<f64>>>) {
+    loop {
+        sleep(interval).await;
+        let begin = Instant::now();
+        read(&client).await;
+        crawls.lock().expect("no panic").push(begin.elapsed().as_secs_f64());
+    }
 }
 
 async fn watch(client: &Client, prefix: &str) -> WatchStream {

@@ -58,6 +58,14 @@ struct Bench {
     full: bool,
 }
 
+impl Bench {
+    /// How many keys there are where there are many, and how that is shown.
+    fn many_keys(&self) -> Vec<(usize, &'static str)> {
+        let all = [(100_000, "100k"), (1_000_000, "1M")];
+        all.into_iter().filter(|(keys, _)| self.full || *keys == 1_000_000).collect()
+    }
+}
+
 fn main() {
     if let Some(spec) = child::spec() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -8,9 +8,12 @@ mod throughput;
 
 use crate::Bench;
 use crate::child::Child;
+use crate::load;
 use crate::report::Row;
 use crate::server::Running;
 use crate::spec::{Ready, Side, Spec, Work};
+use std::time::Duration;
+use tokio::time::sleep;
 
 pub const GROUPS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
 
@@ -27,6 +30,16 @@ pub async fn measure(bench: &Bench, group: &str) -> Vec<Row> {
 
 async fn child(server: &Running, side: Side, work: Work) -> (Child, Ready) {
     Child::start(&Spec { side, endpoint: server.endpoint(), work }).await
+}
+
+/// A server with many items.
+async fn filled(bench: &Bench, keys: usize) -> Running {
+    /// For what etcd does with them afterwards.
+    const SETTLE: Duration = Duration::from_secs(3);
+    let server = bench.server.fresh().await;
+    load::fill(&server.client, keys, load::item).await;
+    sleep(SETTLE).await;
+    server
 }
 
 /// A figure of every round.

@@ -2,7 +2,8 @@
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
-use super::reader::{self, Following, Pace, Splits};
+use super::pace::Pace;
+use super::reader::{self, Following, Splits};
 use crate::dispatch::actor::{Dispatcher, LocksSeen};
 use crate::engine::part::{AbortOnDrop, Faults, Part, spawn_guarded};
 use crate::etcd::{Failure, Link};
@@ -25,7 +26,7 @@ const SETTLE: Duration = Duration::from_secs(1);
 const PIECE: usize = 512;
 
 /// How long the index may take to compare, behind live changes.
-const COMPARE: Duration = Duration::from_secs(60);
+const COMPARE: Duration = Duration::from_secs(120);
 
 /// What a crawler is made of.
 pub(crate) struct Settings {
@@ -156,7 +157,8 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
         }
     }
     let mut keys = 0;
-    let mut pace = Pace::beside(settings.rate);
+    let expected = settings.prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
+    let mut pace = Pace::beside(settings.rate, expected);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
         let page = async |mut found: Vec<_>| {
             keys += found.len();

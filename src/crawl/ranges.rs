@@ -21,8 +21,11 @@ const UNBOUNDED: &[u8] = &[0];
 const GUARD: usize = 4;
 /// A rest of up to this many pages is read on page by page, as splitting it costs more than walking it twice.
 const SHORT_REST: usize = 2;
-/// Pages are remembered in this many parts, from which the next split points are put together.
+/// Pages are remembered in so many parts, or more, from which the next split points are put together, for pages of
+/// any size.
 const PARTS: usize = 4;
+/// The most keys in such a part.
+const PART: usize = 128;
 /// A climb ends once it has this many points, and one byte adds no more than these and one for each run above:
 /// so a split makes at most 71 ranges.
 const ENOUGH_POINTS: usize = 16;
@@ -94,7 +97,7 @@ impl RangePlan {
         let returned = keys.len();
         let rest = usize::try_from(count).unwrap_or(0).saturating_sub(returned);
         let (mut first, mut last): (&[u8], &[u8]) = (&[], &[]);
-        let part = self.page.div_ceil(PARTS);
+        let part = self.page.div_ceil(PARTS.max(self.page.div_ceil(PART)));
         for (position, key) in keys.enumerate() {
             if position == 0 {
                 first = key;
@@ -134,18 +137,9 @@ impl RangePlan {
         self.waiting.is_empty() && self.out == 0
     }
 
-    /// The split points for the next read, ascending: about every `page`-th key.
-    pub(crate) fn splits(self) -> Vec<Vec<u8>> {
-        let mut splits = Vec::new();
-        let mut keys = 0;
-        for (first, stretch) in self.stretches {
-            if keys > 0 && keys + stretch > self.page {
-                splits.push(first);
-                keys = 0;
-            }
-            keys += stretch;
-        }
-        splits
+    /// What was learned for the next read.
+    pub(crate) fn learned(self) -> Learned {
+        Learned(self.stretches.into_iter().collect())
     }
 
     /// Adds the ranges from `start` over the points to `end`, the first of them to be sent first.
@@ -157,6 +151,30 @@ impl RangePlan {
             self.waiting.push(RangeRequest { start: point, end, limit });
         }
         self.waiting.push(RangeRequest { start, end, limit });
+    }
+}
+
+/// Where the keys of a prefix are: stretches of them, by the first key, with how many there are.
+#[derive(Debug, Default)]
+pub(crate) struct Learned(Vec<(Vec<u8>, usize)>);
+
+impl Learned {
+    pub(crate) fn keys(&self) -> usize {
+        self.0.iter().map(|(_, keys)| keys).sum()
+    }
+
+    /// The split points for a read, ascending: about every `page`-th key.
+    pub(crate) fn points(&self, page: usize) -> Vec<Vec<u8>> {
+        let mut points = Vec::new();
+        let mut keys = 0;
+        for (first, stretch) in &self.0 {
+            if keys > 0 && keys + stretch > page {
+                points.push(first.clone());
+                keys = 0;
+            }
+            keys += stretch;
+        }
+        points
     }
 }
 
@@ -307,7 +325,7 @@ mod tests {
         found.sort();
         let expected: Keys = keys.iter().filter(|key| key.starts_with(prefix)).cloned().collect();
         assert!(found == expected, "found {} of {} keys", found.len(), expected.len());
-        (cost, plan.splits())
+        (cost, plan.learned().points(page))
     }
 
     fn uuid(random: &mut impl Rng) -> String {

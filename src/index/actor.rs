@@ -6,6 +6,7 @@ pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Found, Purpose, ViewId};
 use super::{Change, Index, InstanceId, Reason, Revision};
+use crate::crawl::pace::Rests;
 use crate::dispatch::path::Came;
 use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::engine::status::Status;
@@ -14,11 +15,15 @@ use crate::metrics::Meters;
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Units of backlog done before live changes get their turn.
 const CHUNK: usize = 512;
+
+/// The same while only a crawl waits for it.
+const CRAWL_CHUNK: usize = 128;
 
 /// Messages that wait for the index at most; then watchers and the crawler wait.
 const MAILBOX: usize = 64;
@@ -32,6 +37,7 @@ pub(crate) struct IndexActor {
     status: Status,
     faults: Faults,
     working: bool,
+    rests: Rests,
     closing: BTreeMap<ViewId, oneshot::Sender<Closed>>,
 }
 
@@ -51,6 +57,7 @@ impl IndexActor {
             status,
             faults,
             working: false,
+            rests: Rests::new(1),
             closing: BTreeMap::new(),
         }
     }
@@ -88,24 +95,41 @@ impl IndexActor {
         }
         self.show();
         if self.index.has_backlog() && !self.working {
-            self.working = true;
-            // The next chunk only when the last one has been decided: what is queued before a live
-            // change is one chunk at most.
-            let decided: Vec<_> = self.evaluators.iter().map(|evaluator| evaluator.send(Reached)).collect();
-            let turn = async move {
+            self.work_on(ctx, Duration::ZERO);
+        }
+    }
+
+    /// Does the next chunk of the backlog once the last one, which took so long, has been decided: what is queued
+    /// before a live change is one chunk at most. What only a crawl waits for is done with rests.
+    fn work_on(&mut self, ctx: &mut Context<Self>, took: Duration) {
+        self.working = true;
+        let rest = if self.index.has_time() { self.rests.after(took) } else { None };
+        let turn = async move {
+            if let Some(rest) = rest {
+                sleep(rest).await;
+            }
+        };
+        ctx.spawn(actix::fut::wrap_future::<_, Self>(turn).then(|(), this, ctx| {
+            let begun = Instant::now();
+            guarded(this, ctx, |this, ctx| {
+                this.index.work(if this.index.has_time() { CRAWL_CHUNK } else { CHUNK });
+                this.flush(ctx, Vec::new(), Instant::now());
+            });
+            let decided: Vec<_> = this.evaluators.iter().map(|evaluator| evaluator.send(Reached)).collect();
+            let decided = async move {
                 for decided in decided {
                     // Closed: the engine is restarting, and this actor with it.
                     let _ = decided.await;
                 }
+                begun.elapsed()
             };
-            ctx.spawn(actix::fut::wrap_future::<_, Self>(turn).map(|(), this, ctx| {
+            actix::fut::wrap_future::<_, Self>(decided).map(|took, this: &mut Self, ctx| {
                 this.working = false;
-                guarded(this, ctx, |this, ctx| {
-                    this.index.work(CHUNK);
-                    this.flush(ctx, Vec::new(), Instant::now());
-                });
-            }));
-        }
+                if this.index.has_backlog() {
+                    this.work_on(ctx, took);
+                }
+            })
+        }));
     }
 }
 
@@ -251,6 +275,7 @@ impl Handler<CloseView> for IndexActor {
 
     fn handle(&mut self, CloseView(view, done): CloseView, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
+            this.rests = Rests::new(this.index.keys() / CRAWL_CHUNK);
             if this.index.close_view(view) {
                 this.closing.retain(|_, waiting| !waiting.is_closed());
                 this.closing.insert(view, done);
@@ -283,6 +308,7 @@ impl Handler<DecideAll> for IndexActor {
 
     fn handle(&mut self, _: DecideAll, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
+            this.rests = Rests::new(this.index.instances() / CRAWL_CHUNK);
             this.index.decide_all(Reason::Crawl);
             this.flush(ctx, Vec::new(), Instant::now());
         });

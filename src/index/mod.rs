@@ -13,6 +13,7 @@ pub(crate) mod listing;
 mod mirror;
 pub(crate) mod patterns;
 pub(crate) mod views;
+mod walks;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use crate::condition::{Seen, Slot};
 use crate::rule::CompiledRule;
 use crate::value::Value;
 use foldhash::fast::FixedState;
-use groups::{Groups, Walk};
+use groups::Groups;
 use instances::Instances;
 use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Reader};
 use patterns::{Captures, Patterns, Use};
@@ -34,6 +35,7 @@ use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use views::Views;
+use walks::FullWalk;
 
 /// What a rule's keys hold, by slot.
 pub(crate) type Snapshot = Box<[Option<Seen>]>;
@@ -126,11 +128,6 @@ type Uses = SmallVec<[(u32, Slot, Option<u8>, Binding); 2]>;
 struct Dirty {
     instance: u32,
     touches: SmallVec<[Touch; 2]>,
-    reason: Reason,
-}
-
-struct FullWalk {
-    next: usize,
     reason: Reason,
 }
 
@@ -506,61 +503,6 @@ impl Index {
             out.push(decide);
         }
         self.dirty = dirty;
-    }
-
-    /// Work is left that should be done in chunks behind live changes.
-    pub(crate) fn has_backlog(&self) -> bool {
-        !self.walks.is_empty() || self.full_walk.is_some() || self.views.sweeping()
-    }
-
-    /// Does up to `budget` units of the backlog. Finished sweeps end in [`Index::take_closed`].
-    pub(crate) fn work(&mut self, budget: usize) {
-        let budget = self.sweep(budget);
-        let budget = self.walk_groups(budget);
-        self.walk_all(budget);
-    }
-
-    fn walk_groups(&mut self, mut budget: usize) -> usize {
-        while budget > 0
-            && let Some(&index) = self.walks.front()
-        {
-            let Some(Walk { next, touches }) = self.groups.walk(index) else {
-                self.walks.pop_front();
-                continue;
-            };
-            let step = budget.min(next);
-            for at in (next - step..next).rev() {
-                let Some(member) = self.groups.member(index, at) else { continue };
-                self.soil(member, None, Reason::Change);
-                if let Some(at) = self.instances.get(member).dirty_at() {
-                    self.dirty[at].touches.extend(touches.iter().copied());
-                }
-            }
-            budget -= step;
-            self.groups.walked_to(index, next - step);
-            if next == step {
-                self.walks.pop_front();
-            }
-        }
-        budget
-    }
-
-    fn walk_all(&mut self, budget: usize) {
-        let Some(FullWalk { next, reason }) = self.full_walk.take() else { return };
-        let end = self.instances.capacity().min(next + budget);
-        for at in next..end {
-            if let Some(index) = self.instances.at(at) {
-                self.soil(index, None, reason);
-            }
-        }
-        if end < self.instances.capacity() {
-            self.full_walk = Some(FullWalk { next: end, reason });
-        }
-    }
-
-    /// Has every instance decided, in chunks (see [`Index::work`]).
-    pub(crate) fn decide_all(&mut self, reason: Reason) {
-        self.full_walk = Some(FullWalk { next: 0, reason });
     }
 
     /// Removes an instance that nothing implies any more. Returns false if it is in use again.

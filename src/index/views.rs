@@ -87,6 +87,10 @@ impl Views {
     pub(crate) fn sweeping(&self) -> bool {
         self.open.iter().any(|view| view.sweep.is_some())
     }
+
+    pub(super) fn sweeping_snapshot(&self) -> bool {
+        self.open.iter().any(|view| view.sweep.is_some() && view.purpose == Purpose::Snapshot)
+    }
 }
 
 impl Index {

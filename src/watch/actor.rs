@@ -4,7 +4,8 @@
 use super::lag::Lag;
 use super::resume::{Resume, Start, Step};
 use super::standing::Standings;
-use crate::crawl::reader::{self, Following, Pace, Splits};
+use crate::crawl::pace::Pace;
+use crate::crawl::reader::{self, Following, Splits};
 use crate::engine::env::Retry;
 use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
@@ -194,7 +195,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failu
     let Ok(Some(view)) = index.send(open).await else { return Ok(false) };
     let started = Instant::now();
     let page = async |keys| index.send(ViewPage(view, keys)).await.unwrap_or(false);
-    let pace = &mut Pace::fast();
+    let pace = &mut Pace::Fast;
     if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
         return Ok(false);
     }

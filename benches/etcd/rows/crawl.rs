@@ -1,4 +1,4 @@
-//! What a running crawl does to live work.
+//! What a running crawl does to live work; and what bare reads of the same keys do to the bare client's.
 
 use super::{child, each};
 use crate::Bench;
@@ -11,30 +11,49 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 const RATE: u64 = 500;
-const LENGTH: Duration = Duration::from_secs(8);
+
+/// Without a crawl.
+const ALONE: Duration = Duration::from_secs(8);
+
+/// Longer than a crawl of a million keys takes, with all that follows it.
+const BESIDE: Duration = Duration::from_secs(36);
+
+/// From the end of a crawl to the next: so short that one runs nearly all the time.
+const INTERVAL: u64 = 100;
+
+#[derive(Default)]
+struct Rounds {
+    without: Vec<Summary>,
+    during: Vec<Summary>,
+}
 
 pub async fn rows(bench: &Bench) -> Vec<Row> {
-    let sizes: &[(usize, &str)] =
-        if bench.full { &[(100_000, "100k"), (1_000_000, "1M")] } else { &[(1_000_000, "1M")] };
     let mut rows = Vec::new();
-    for &(keys, shown) in sizes {
-        let server = bench.server.fresh().await;
-        load::fill(&server.client, keys, load::item).await;
-        let (mut without, mut during, mut crawls) = (Vec::new(), Vec::new(), Vec::new());
+    for (keys, shown) in bench.many_keys() {
+        let server = super::filled(bench, keys).await;
+        let (mut bare, mut engine, mut crawls) = (Rounds::default(), Rounds::default(), Vec::new());
         for _ in 0..bench.rounds {
-            without.push(once(&server, None).await.0);
-            // So often that a crawl runs nearly all the time.
-            let (latency, took) = once(&server, Some(100)).await;
-            during.push(latency);
+            bare.without.push(once(&server, Side::Floor, None, ALONE).await.0);
+            bare.during.push(once(&server, Side::Floor, Some(INTERVAL), ALONE).await.0);
+            engine.without.push(once(&server, Side::Engine, None, ALONE).await.0);
+            let (latency, took) = once(&server, Side::Engine, Some(INTERVAL), BESIDE).await;
+            engine.during.push(latency);
             crawls.extend(took);
         }
         let label = bench.server.label();
         type Figure = fn(&Summary) -> f64;
         let figures: [(&str, Figure); 2] = [("p50", |s| s.p50), ("p99", |s| s.p99)];
         for (percentile, figure) in figures {
-            let name = format!("crawl: live {percentile} during a crawl of {shown} keys and without");
-            let row = Row::new(name, "µs", label, &each(&during, figure)).floor(&each(&without, figure));
-            rows.push(if keys == 1_000_000 && percentile == "p99" { row.goal("<=1.5") } else { row });
+            let row = |name: String, rounds: &Rounds| {
+                Row::new(name, "µs", label, &each(&rounds.during, figure))
+                    .floor(&each(&rounds.without, figure))
+            };
+            let ours =
+                row(format!("crawl: live {percentile} during a crawl of {shown} keys and without"), &engine);
+            rows.push(if keys == 1_000_000 && percentile == "p99" { ours.goal("<=1.5") } else { ours });
+            let name =
+                format!("crawl: bare client's {percentile} during bare reads of {shown} keys and without");
+            rows.push(row(name, &bare));
         }
         rows.push(Row::new(format!("crawl: time, {shown} keys, with {RATE} changes/s"), "s", label, &crawls));
     }
@@ -42,11 +61,11 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
 }
 
 /// Live latency, and how long crawls took meanwhile.
-async fn once(server: &Running, crawl: Option<u64>) -> (Summary, Vec<f64>) {
+async fn once(server: &Running, side: Side, crawl: Option<u64>, length: Duration) -> (Summary, Vec<f64>) {
     let options = Options { crawl, items: true, ..Options::default() };
-    let (child, _) = child(server, Side::Engine, Work::Latency(options)).await;
+    let (child, _) = child(server, side, Work::Latency(options)).await;
     sleep(Duration::from_millis(500)).await;
-    let sent = load::jobs(&server.client, RATE, LENGTH).await;
+    let sent = load::jobs(&server.client, RATE, length).await;
     sleep(Duration::from_millis(500)).await;
     let outcome = child.end().await;
     assert_eq!(outcome.latency.count, sent, "every change is one callback");

@@ -3,17 +3,13 @@
 use super::child;
 use crate::Bench;
 use crate::child::peak_memory;
-use crate::load;
 use crate::report::Row;
 use crate::spec::{Side, Work};
 
 pub async fn rows(bench: &Bench) -> Vec<Row> {
-    let sizes: &[(usize, &str)] =
-        if bench.full { &[(100_000, "100k"), (1_000_000, "1M")] } else { &[(1_000_000, "1M")] };
     let mut rows = Vec::new();
-    for &(keys, shown) in sizes {
-        let server = bench.server.fresh().await;
-        load::fill(&server.client, keys, load::item).await;
+    for (keys, shown) in bench.many_keys() {
+        let server = super::filled(bench, keys).await;
         let (mut floor, mut ours) = (Vec::new(), Vec::new());
         let (mut floor_memory, mut our_memory) = (Vec::new(), Vec::new());
         for _ in 0..bench.rounds {

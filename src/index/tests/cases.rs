@@ -311,3 +311,27 @@ fn what_nobody_reads_any_more_leaves_nothing_behind() {
         assert_eq!((index.groups.len(), index.has_backlog()), (0, false));
     }
 }
+
+#[test]
+fn a_crawl_that_comes_while_the_last_one_is_worked_on_does_not_begin_again() {
+    let names: Vec<String> = (0..10).map(|n| format!("/s/{n}/state")).collect();
+    let keys: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let mut index = ready([state()], &keys);
+    let mut decided = Vec::new();
+    let work = |index: &mut Index, decided: &mut Vec<u32>| {
+        index.work(4);
+        decided.extend(drain(index).iter().map(|decide| decide.instance.index));
+    };
+    index.decide_all(Reason::Crawl);
+    for _ in 0..2 {
+        work(&mut index, &mut decided);
+        index.decide_all(Reason::Crawl);
+    }
+    assert_eq!(decided, (0..8).collect::<Vec<_>>());
+    decided.clear();
+    while index.has_backlog() {
+        assert!(index.has_time());
+        work(&mut index, &mut decided);
+    }
+    assert_eq!(decided, (8..10).chain(0..8).collect::<Vec<_>>());
+}
