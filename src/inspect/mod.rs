@@ -1,0 +1,252 @@
+//! What an application sees of a running engine's rules and instances.
+
+mod query;
+mod rules;
+mod text;
+
+pub(crate) use query::StateSet;
+pub use query::{Cursor, InstancePage, InstanceQuery};
+pub use rules::{RuleStatus, StateCounts};
+
+use crate::condition::Explanation;
+use crate::pattern::Attributes;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// One rule instance, and what the engine is doing about it; see
+/// [`EngineHandle::instances`](crate::EngineHandle::instances).
+///
+/// Its text is one line, such as
+/// `poll id=7: waiting for another 2.5s after failure 3 (connection refused)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Instance {
+    /// The id of its rule.
+    pub rule: Arc<str>,
+    /// Its attributes and their values.
+    pub attributes: Attributes,
+    /// What the engine is doing about it.
+    pub state: InstanceState,
+    /// For how long it has been in this state; zero for [`InstanceState::Untrue`].
+    pub lasting: Duration,
+    /// Failures of its callback in a row so far, those of other engines included as far as their marks were
+    /// seen. The next attempt has one more.
+    pub failures: u32,
+    /// What went wrong last: an error or panic of the callback, the reason for which it gave up, or trouble
+    /// with etcd. `None` after a success.
+    pub last_error: Option<Arc<str>>,
+}
+
+/// What an engine is doing about an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceState {
+    /// The condition was found false, or has not been decided yet. Nothing is done.
+    Untrue,
+    /// True; waits for its turn.
+    Queued(QueuedFor),
+    /// It has a slot.
+    Running(Phase),
+    /// True; it waits for a time.
+    Waiting {
+        /// Why.
+        reason: WaitReason,
+        /// How long from now.
+        remaining: Duration,
+    },
+    /// True; another engine has its lock. It is tried again when that is released.
+    Locked {
+        /// The engine that has the lock, by its [name](crate::EngineBuilder::name), if the lock's value can be
+        /// read.
+        engine: Option<String>,
+        /// Since when, by that engine's clock.
+        since: Option<SystemTime>,
+    },
+    /// True; another engine holds it back: its callback failed there, or asked to be run again later. It is
+    /// tried again when that engine removes its mark, or somebody changes a key.
+    HeldBack {
+        /// The engine that holds it back, by its [name](crate::EngineBuilder::name), if the mark can be read.
+        engine: Option<String>,
+        /// Until when, by that engine's clock.
+        until: Option<SystemTime>,
+        /// The error there; empty if the callback asked to be run again later.
+        error: String,
+    },
+    /// True; a callback gave it up. It is left alone until somebody changes a key.
+    GivenUp {
+        /// The engine that gave up, by its [name](crate::EngineBuilder::name); `None`: this one.
+        engine: Option<String>,
+        /// The reason it gave.
+        reason: String,
+    },
+    /// True, and its callback has dealt with what was there. It fires again when somebody changes a key, and
+    /// at the next crawl.
+    Idle,
+}
+
+/// What a queued instance waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueuedFor {
+    /// A free slot, of its rule or of the engine.
+    Slot,
+    /// A lock that another instance of this engine has.
+    Lock,
+    /// Its rule is [paused](crate::EngineHandle::pause).
+    Resume,
+}
+
+/// What is being done with a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// It is decided again, with the newest values.
+    Deciding,
+    /// Its lock is being taken.
+    Locking,
+    /// The callback runs.
+    Callback,
+    /// The transaction that ends the firing is out.
+    Committing,
+}
+
+/// Why an instance waits for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// The callback failed: [backoff](crate::Rule::backoff).
+    Backoff,
+    /// The callback asked to be run again later.
+    RetryAfter,
+    /// The callback succeeded and left the condition true; it is slowed down.
+    Ineffective,
+    /// Something other than the callback failed: no lease, no answer, a lock that was lost.
+    Trouble,
+    /// A lock or mark of another engine is gone; what it did should be seen first. Milliseconds.
+    Released,
+    /// It has just become true, or was changed: it is to [settle](crate::Rule::settle).
+    Settle,
+}
+
+/// The states of instances without their details, for queries and counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum StateKind {
+    /// [`InstanceState::Untrue`].
+    Untrue,
+    /// [`InstanceState::Queued`].
+    Queued,
+    /// [`InstanceState::Running`].
+    Running,
+    /// [`InstanceState::Waiting`].
+    Waiting,
+    /// [`InstanceState::Locked`] and [`InstanceState::HeldBack`].
+    Held,
+    /// [`InstanceState::GivenUp`].
+    GivenUp,
+    /// [`InstanceState::Idle`].
+    Idle,
+}
+
+impl StateKind {
+    /// All of them.
+    pub const ALL: &[StateKind] = &[
+        StateKind::Untrue,
+        StateKind::Queued,
+        StateKind::Running,
+        StateKind::Waiting,
+        StateKind::Held,
+        StateKind::GivenUp,
+        StateKind::Idle,
+    ];
+
+    /// Its name, as in the metric `etcd_rules_instances_by_state`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateKind::Untrue => "untrue",
+            StateKind::Queued => "queued",
+            StateKind::Running => "running",
+            StateKind::Waiting => "waiting",
+            StateKind::Held => "held",
+            StateKind::GivenUp => "given_up",
+            StateKind::Idle => "idle",
+        }
+    }
+
+    fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+impl fmt::Display for StateKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The text is not the [name](StateKind::name) of a state.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the name of a state")]
+pub struct UnknownState(String);
+
+impl FromStr for StateKind {
+    type Err = UnknownState;
+
+    fn from_str(name: &str) -> Result<Self, UnknownState> {
+        let found = Self::ALL.iter().find(|kind| kind.name() == name);
+        found.copied().ok_or_else(|| UnknownState(name.to_owned()))
+    }
+}
+
+impl InstanceState {
+    /// The state without its details.
+    pub fn kind(&self) -> StateKind {
+        match self {
+            InstanceState::Untrue => StateKind::Untrue,
+            InstanceState::Queued(_) => StateKind::Queued,
+            InstanceState::Running(_) => StateKind::Running,
+            InstanceState::Waiting { .. } => StateKind::Waiting,
+            InstanceState::Locked { .. } | InstanceState::HeldBack { .. } => StateKind::Held,
+            InstanceState::GivenUp { .. } => StateKind::GivenUp,
+            InstanceState::Idle => StateKind::Idle,
+        }
+    }
+}
+
+/// Why an instance is true or false, and what the engine is doing about it; see
+/// [`EngineHandle::explain`](crate::EngineHandle::explain). Its text has a line for each part of the condition
+/// and one for the instance.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct InstanceExplanation {
+    /// The truth of each part of the condition, with what was seen.
+    pub condition: Explanation,
+    /// The instance; `None` if no existing key implies it, so that the engine does not know it.
+    pub instance: Option<Instance>,
+}
+
+impl fmt::Display for InstanceExplanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.condition.fmt(f)?;
+        match &self.instance {
+            Some(instance) => instance.fmt(f),
+            None => f.write_str("no such instance: no existing key has these attributes"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_name_that_leads_back_to_it() {
+        for (at, kind) in StateKind::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, at, "counts are kept by number");
+            assert_eq!(kind.name().parse(), Ok(*kind));
+        }
+        assert!("True".parse::<StateKind>().is_err());
+    }
+}

@@ -1,0 +1,57 @@
+//! A rule, and how many of its instances are in which state.
+
+use super::StateKind;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A rule of a running engine: what it is, and what its instances are doing; see
+/// [`EngineHandle::rules`](crate::EngineHandle::rules).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleStatus {
+    /// The rule's id.
+    pub id: Arc<str>,
+    /// The condition, as text.
+    pub condition: String,
+    /// Its attributes.
+    pub attributes: Vec<Arc<str>>,
+    /// It runs without a lock.
+    pub optimistic: bool,
+    /// It is [paused](crate::EngineHandle::pause) in this engine: nothing of it starts.
+    pub paused: bool,
+    /// How many instances may be fired at once in this engine.
+    pub concurrency: usize,
+    /// How long a callback may run.
+    pub time_limit: Duration,
+    /// The TTL of the lease behind its locks.
+    pub lock_ttl: Duration,
+    /// Callbacks started since the last (re)start of the engine.
+    pub fired: u64,
+    /// Its instances by state.
+    pub counts: StateCounts,
+}
+
+/// How many instances are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateCounts([usize; StateKind::ALL.len()]);
+
+impl StateCounts {
+    /// How many are in this state.
+    pub fn get(&self, kind: StateKind) -> usize {
+        self.0[kind as usize]
+    }
+
+    /// How many are true.
+    pub fn all_true(&self) -> usize {
+        self.iter().filter(|(kind, _)| *kind != StateKind::Untrue).map(|(_, count)| count).sum()
+    }
+
+    /// Every state with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (StateKind, usize)> + '_ {
+        StateKind::ALL.iter().map(|kind| (*kind, self.get(*kind)))
+    }
+
+    pub(crate) fn at(&mut self, kind: StateKind) -> &mut usize {
+        &mut self.0[kind as usize]
+    }
+}
