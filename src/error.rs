@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// An error of the engine or of a firing.
 ///
-/// `Build`, `NotReady`, `Start`, `Stopped`, `Unfinished`, `Metrics` and `UnknownRule` are of the engine; the
+/// `Build`, `NotReady`, `Start`, `Stopped`, `Unfinished`, `Metrics`, `UnknownRule` and `Rule` are of the engine; the
 /// others end a firing, if its callback passes them on, and are then retried with backoff.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -104,6 +104,15 @@ pub enum Error {
     /// [`EngineHandle::explain`](crate::EngineHandle::explain): the engine has no such rule.
     #[error("no rule has the id `{0}`")]
     UnknownRule(String),
+    /// [`EngineHandle::set_rate_limit`](crate::EngineHandle::set_rate_limit) and the like: what is wanted of the
+    /// rule makes no sense.
+    #[error("rule `{rule}`: {error}")]
+    Rule {
+        /// The rule's id.
+        rule: String,
+        /// What is wrong with it.
+        error: RuleError,
+    },
 }
 
 /// All mistakes of a configuration, found by [`EngineBuilder::build`](crate::EngineBuilder::build).

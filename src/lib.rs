@@ -60,6 +60,7 @@
 //!   much crawls ask of etcd.
 //! - [`EngineBuilder::settle`] and [`Rule::settle`]: how long a change waits before it fires something.
 //! - [`EngineBuilder::concurrency`] and [`Rule::concurrency`]: how many callbacks run at once.
+//! - [`Rule::rate_limit`]: how many callbacks of a rule start in a time.
 //! - [`EngineBuilder::batch_size`]: how many transactions share a request.
 //!
 //! The sizes of queues are no options: each is bounded, and a full one makes those wait who fill it, back to the
@@ -88,6 +89,7 @@
 //!
 //! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: nothing of a rule starts meanwhile; what runs ends as
 //!   it would. A rule may begin so ([`Rule::paused`]).
+//! - [`EngineHandle::set_rate_limit`]: how many firings of a rule may start in a time.
 //! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up, and
 //!   [`EngineHandle::retry_given_up`] all that was given up of a rule.
 //!
@@ -244,6 +246,6 @@ pub use inspect::{
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
 #[cfg(feature = "prometheus")]
 pub use prometheus::{install_prometheus, install_prometheus_recorder};
-pub use rule::{Backoff, BoxError, Rule, RuleError};
+pub use rule::{Backoff, BoxError, RateLimit, Rule, RuleError};
 pub use trace::reveal::Reveal;
 pub use value::Value;

@@ -3,13 +3,14 @@
 mod support;
 
 use etcd_rules::{
-    Engine, EngineBuilder, EngineHandle, Error, Firing, InstanceState, Outcome, QueuedFor, Rule, key,
+    Engine, EngineBuilder, EngineHandle, Error, Firing, InstanceQuery, InstanceState, Outcome, QueuedFor,
+    RateLimit, Rule, key,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Etcd, eventually};
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -114,5 +115,57 @@ async fn a_pause_while_locks_are_taken_leaves_none() {
         engine.resume("work").await.unwrap();
     }
     done(&etcd).await;
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+/// Does jobs and notes when it started.
+fn noting(id: &str, starts: &Arc<Mutex<Vec<Instant>>>) -> Rule {
+    let starts = starts.clone();
+    Rule::new(id).when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        starts.lock().unwrap().push(Instant::now());
+        async move { Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into()) }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_one() {
+    let etcd = Etcd::start().await;
+    let starts = Arc::default();
+    let rule = noting("work", &starts).rate_limit(RateLimit::new(4, SECOND));
+    let engine = start(builder(&etcd, "a").rule(rule)).await;
+    let before = Instant::now();
+    for id in 0..12 {
+        etcd.put(&format!("/jobs/{id}"), "").await;
+    }
+    eventually(5 * SECOND, "the first have started", async || starts.lock().unwrap().len() == 4).await;
+    let page = engine.instances(InstanceQuery::new().only_true()).await.unwrap();
+    let waits = page.instances.iter().filter(|one| one.state == InstanceState::Queued(QueuedFor::Rate));
+    assert!(waits.count() >= 7, "{page:?}");
+    done(&etcd).await;
+    let spent = starts.lock().unwrap().clone();
+    assert_eq!(spent.len(), 12);
+    // Four that were saved, and one each quarter of a second.
+    let least = SECOND * 8 / 4;
+    assert!(*spent.last().unwrap() - spent[0] >= least - SECOND / 20, "{spent:?}");
+    assert!(before.elapsed() < least + 2 * SECOND, "no slower than it may be");
+    for (at, from) in spent.iter().enumerate() {
+        let within = spent[at..].iter().filter(|to| **to - *from < SECOND - SECOND / 20).count();
+        assert!(within < 2 * 4, "{spent:?}");
+    }
+
+    assert_eq!(engine.rules().await.unwrap()[0].rate_limit, Some(RateLimit::new(4, SECOND)));
+    engine.set_rate_limit("work", Some(RateLimit::new(1, 600 * SECOND))).await.unwrap();
+    for id in 0..3 {
+        etcd.put(&format!("/jobs/{id}"), "").await;
+    }
+    eventually(5 * SECOND, "one is done", async || etcd.keys("/jobs/").await.len() == 2).await;
+    sleep(SECOND).await;
+    assert_eq!(etcd.keys("/jobs/").await.len(), 2);
+    engine.set_rate_limit("work", None).await.unwrap();
+    done(&etcd).await;
+    assert_eq!(engine.rules().await.unwrap()[0].rate_limit, None);
+    let never = engine.set_rate_limit("work", Some(RateLimit::new(0, SECOND))).await;
+    assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
+    assert!(matches!(engine.set_rate_limit("no", None).await, Err(Error::UnknownRule(_))));
     engine.shutdown(SECOND).await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Bad input gets a clear error, all mistakes together.
 
-use etcd_rules::{Condition, Engine, Error, Firing, Key, Mistake, Outcome, Rule, RuleError, key};
+use etcd_rules::{Condition, Engine, Error, Firing, Key, Mistake, Outcome, RateLimit, Rule, RuleError, key};
 use std::time::Duration;
 
 async fn nothing(_: Firing) -> Result<Outcome, Error> {
@@ -130,4 +130,19 @@ fn the_smallest_covering_set_is_watched() {
     };
     assert_eq!(watched(&[key("/servers/:id/state"), key("/servers/internal/:id/delay")]), ["/servers/"]);
     assert_eq!(watched(&[key("/a/:id"), key("/config/enabled")]), ["/a/", "/config/enabled"]);
+}
+
+#[test]
+fn a_rate_limit_that_lets_nothing_through_or_means_nothing_is_a_mistake() {
+    let limited = |limit| of_rule(when(key("/a/:id").exists()).rate_limit(limit));
+    let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 24 * 3600));
+    for (limit, expected) in [
+        (RateLimit::new(0, second), "rate_limit is 0 in 1s: nothing could ever start"),
+        (RateLimit::new(1, Duration::ZERO), "rate_limit is 1 in 0ns: the time must be"),
+        (RateLimit::new(1, year), "the time must be more than zero and at most 365 days"),
+    ] {
+        let found = limited(limit);
+        assert!(found.iter().any(|mistake| mistake.contains(expected)), "{expected}: not in {found:#?}");
+    }
+    assert_eq!(limited(RateLimit::new(u32::MAX, Duration::from_nanos(1))), Vec::<String>::new());
 }

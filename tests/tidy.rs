@@ -187,6 +187,11 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
+            (
+                "rate_limit",
+                "brakes",
+                "of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_one",
+            ),
             ("paused", "brakes", "a_rule_may_begin_paused_and_is_so_in_its_own_engine_only"),
             ("backoff", "locks", "a_foreign_change_cuts_the_wait_to_the_base_delay"),
             ("optimistic", "firing", "optimistic_rules_fire_without_a_lock"),

@@ -8,7 +8,7 @@ mod look;
 mod releases;
 mod tell;
 
-pub(crate) use brake::Brake;
+pub(crate) use brake::SetBrakes;
 pub(crate) use drain::Drain;
 pub(crate) use look::{FireNow, GetRules, GetTally, LookAt};
 pub(crate) use releases::{LocksSeen, Released};

@@ -31,6 +31,8 @@ pub(crate) enum Note {
 pub(crate) struct Load {
     pub(crate) states: StateCounts,
     pub(crate) paused: bool,
+    /// Something waits for its rate.
+    pub(crate) throttled: bool,
     /// The sum of the times that slots have been held.
     pub(crate) working: Duration,
     pub(crate) longest_working: Option<Instant>,

@@ -19,8 +19,8 @@ use crate::condition::Witness;
 use crate::engine::config::LONGEST;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
-use crate::inspect::{InstanceState, StateCounts};
-use crate::rule::{CompiledRule, lanes};
+use crate::inspect::{InstanceState, StateCounts, StateKind};
+use crate::rule::{Brake, CompiledRule, lanes};
 use foldhash::fast::FixedState;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -60,11 +60,17 @@ pub(crate) struct Pending {
     locks: Map<String, (InstanceId, BTreeMap<u64, InstanceId>)>,
     /// Keys in etcd whose deletion instances wait for: those that are held, or given up by others.
     held: Map<Arc<str>, BTreeSet<InstanceId>>,
+    /// Those that were handed their lock within this engine while they wait for a slot.
+    handed: BTreeSet<InstanceId>,
     releases: Map<String, Revision>,
     /// Oldest first; a key that was deleted again counts at its last place.
     release_order: VecDeque<(String, Revision)>,
     asked: u64,
     stopping: bool,
+    /// When a rate lets something start next.
+    opens: Option<Instant>,
+    /// By lane: what holds it back.
+    brakes: Vec<Brake>,
     /// Somebody listens: changes of states are told.
     observed: bool,
     census: Census,
@@ -93,10 +99,13 @@ impl Pending {
             timers: BTreeSet::new(),
             locks: HashMap::with_hasher(hasher.clone()),
             held: HashMap::with_hasher(hasher.clone()),
+            handed: BTreeSet::new(),
             releases: HashMap::with_hasher(hasher.clone()),
             release_order: VecDeque::new(),
             asked: 0,
             stopping: false,
+            opens: None,
+            brakes: vec![Brake::default(); count],
             observed: false,
             census: Census::new(count, hasher),
             counts: vec![StateCounts::default(); count],
@@ -120,6 +129,7 @@ impl Pending {
         for (lane, (load, counts)) in (0..).zip(loads.iter_mut().zip(&self.counts)) {
             load.states = *counts;
             load.paused = self.is_paused(lane);
+            load.throttled = counts.get(StateKind::Queued) > 0 && self.queue.is_throttled(lane, now);
         }
         loads
     }
@@ -141,7 +151,7 @@ impl Pending {
 
     /// When [`Pending::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.opens).min()
     }
 
     /// An instance was decided.
@@ -213,7 +223,7 @@ impl Pending {
             return self.tell(instance, now, out);
         }
         // What was just decided needs no second look if it can go on at once.
-        let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane);
+        let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
         self.census.note(Note::Added(lane));
         self.records.insert(instance, record);
@@ -263,13 +273,29 @@ impl Pending {
             let tickets = &self.tickets;
             self.queue.retain(|ticket| tickets.get(&ticket.instance) == Some(&ticket.number));
         }
-        while !self.stopping {
+        self.opens = None;
+        if self.stopping {
+            return;
+        }
+        loop {
+            self.fill_slots(now, out);
+            // Until its rate lets it start, a lock is of no use to it.
+            if !self.hand_on(now, |this, lane| this.queue.is_throttled(lane, now)) {
+                break;
+            }
+        }
+        self.opens = self.queue.opens(now);
+    }
+
+    fn fill_slots(&mut self, now: Instant, out: &mut Vec<Action>) {
+        loop {
             let tickets = &self.tickets;
             let valid = |ticket: &Ticket| tickets.get(&ticket.instance) == Some(&ticket.number);
             let Some((lane, ticket)) = self.queue.take(now, valid) else { return };
             let id = ticket.instance;
             self.tickets.remove(&id);
             if !self.reserve(id, now, out) {
+                self.queue.withdraw(lane);
                 self.queue.vacate(lane);
                 continue;
             }

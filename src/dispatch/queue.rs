@@ -1,9 +1,11 @@
 //! Who gets the next slot: rules, each with a lane of its own, in turn; live work before crawl work, and crawl work that has
 //! waited long as if it were live.
 
+use super::rate::Rate;
 use super::record::Class;
 use crate::broken::{Promise, is_broken};
 use crate::index::InstanceId;
+use crate::rule::RateLimit;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -24,9 +26,16 @@ struct Lane {
     running: usize,
     limit: usize,
     paused: bool,
+    rate: Option<Rate>,
+    /// Of those that have a slot, those that have not started yet: each has a permit of the rate.
+    reserved: usize,
 }
 
 impl Lane {
+    fn is_throttled(&self, now: Instant) -> bool {
+        self.rate.is_some_and(|rate| !rate.is_open(self.reserved, now))
+    }
+
     fn len(&self) -> usize {
         self.live.len() + self.crawl.len()
     }
@@ -48,7 +57,7 @@ impl Lane {
         }
         let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= ageing;
         let ticket = match class {
-            _ if self.paused => None,
+            _ if self.paused || self.is_throttled(now) => None,
             _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
             Class::Live => match (self.live.front(), self.crawl.front()) {
                 // Crawl work that has aged goes by its age among the live.
@@ -142,9 +151,9 @@ impl Queue {
         &mut self.lanes[rule as usize]
     }
 
-    pub(crate) fn has_slot(&self, rule: u32) -> bool {
+    pub(crate) fn has_slot(&self, rule: u32, now: Instant) -> bool {
         let lane = &self.lanes[rule as usize];
-        self.running < self.limit && lane.running < lane.limit && !lane.paused
+        self.running < self.limit && lane.running < lane.limit && !lane.paused && !lane.is_throttled(now)
     }
 
     /// Whether the rule's entries stay where they are.
@@ -156,19 +165,58 @@ impl Queue {
         self.lanes[rule as usize].paused
     }
 
+    /// How many of the rule may start from now on in which time.
+    pub(crate) fn limit_rate(&mut self, rule: u32, limit: Option<RateLimit>, now: Instant) {
+        self.lanes[rule as usize].rate = limit.map(|limit| Rate::new(limit, now));
+    }
+
+    /// None of the rule may start now, because of its rate.
+    pub(crate) fn is_throttled(&self, rule: u32, now: Instant) -> bool {
+        self.lanes[rule as usize].is_throttled(now)
+    }
+
+    /// When an entry that only its rate keeps may start, if nothing happens before.
+    pub(crate) fn opens(&self, now: Instant) -> Option<Instant> {
+        let lanes = self.waiting.iter().map(|rule| &self.lanes[*rule]);
+        let kept = lanes.filter(|lane| !lane.paused && lane.running < lane.limit);
+        kept.filter_map(|lane| lane.rate?.opens(lane.reserved, now)).min()
+    }
+
     /// Nothing of this rule is queued before a newcomer.
     pub(crate) fn is_empty(&self, rule: u32) -> bool {
         self.lanes[rule as usize].len() == 0
     }
 
+    /// Something of the rule has a slot, and is to start.
     pub(crate) fn occupy(&mut self, rule: u32) {
         self.running += 1;
         self.lanes[rule as usize].running += 1;
+        self.lanes[rule as usize].reserved += 1;
     }
 
+    /// It starts.
+    pub(crate) fn start(&mut self, rule: u32, now: Instant) {
+        let lane = &mut self.lanes[rule as usize];
+        lane.reserved -= 1;
+        if let Some(rate) = &mut lane.rate {
+            rate.spend(now);
+        }
+    }
+
+    /// It does not start after all.
+    pub(crate) fn withdraw(&mut self, rule: u32) {
+        self.lanes[rule as usize].reserved -= 1;
+    }
+
+    /// It has started, or was withdrawn, and has its slot no more.
     pub(crate) fn vacate(&mut self, rule: u32) {
         self.running -= 1;
         self.lanes[rule as usize].running -= 1;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reserved(&self, rule: u32) -> usize {
+        self.lanes[rule as usize].reserved
     }
 
     pub(crate) fn running(&self) -> usize {

@@ -1,41 +1,31 @@
 //! What is held back of each rule, as an operator wants it now. Outlives the actors, so that their restart
 //! lifts no brake.
 
-use crate::rule::{CompiledRule, lanes};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use crate::rule::{Brake, CompiledRule, lanes};
+use std::sync::{Arc, Mutex};
 
-/// Read by the dispatcher when it is told that something changed: whoever changes what and in which order, in
-/// the end it has what is here. Cheap to clone.
+/// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes what
+/// and in which order, in the end it has what is here. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Brakes(Arc<[OfLane]>);
-
-#[derive(Debug, Default)]
-struct OfLane {
-    paused: AtomicBool,
-}
+pub(crate) struct Brakes(Arc<[Mutex<Brake>]>);
 
 impl Brakes {
     /// As the rules begin.
     pub(crate) fn new(rules: &[CompiledRule]) -> Self {
         let (lanes, limits) = lanes(rules);
-        let mut brakes: Vec<OfLane> = Vec::new();
-        brakes.resize_with(limits.len(), OfLane::default);
+        let mut brakes = vec![Brake::default(); limits.len()];
         for (rule, lane) in rules.iter().zip(&lanes) {
-            *brakes[*lane as usize].paused.get_mut() = rule.options().paused;
+            brakes[*lane as usize] = rule.options().brake;
         }
-        Self(brakes.into())
+        Self(brakes.into_iter().map(Mutex::new).collect())
     }
 
-    pub(crate) fn is_paused(&self, lane: u32) -> bool {
-        self.0[lane as usize].paused.load(Ordering::Acquire)
+    pub(crate) fn change(&self, lane: u32, change: impl FnOnce(&mut Brake)) {
+        change(&mut self.0[lane as usize].lock().unwrap_or_else(|e| e.into_inner()));
     }
 
-    pub(crate) fn pause(&self, lane: u32, paused: bool) {
-        self.0[lane as usize].paused.store(paused, Ordering::Release);
-    }
-
-    pub(crate) fn lanes(&self) -> impl Iterator<Item = u32> + use<> {
-        0..self.0.len() as u32
+    /// Every lane, as it is wanted now.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = (u32, Brake)> + '_ {
+        (0..).zip(self.0.iter().map(|brake| *brake.lock().unwrap_or_else(|e| e.into_inner())))
     }
 }

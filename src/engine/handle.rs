@@ -14,6 +14,7 @@ use crate::events::{EventStream, Events};
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
+use crate::rule::RateLimit;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -260,7 +261,7 @@ impl EngineHandle {
     /// [`Error::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats), after which the
     /// rule may be paused or not.
     pub async fn pause(&self, rule: &str) -> Result<(), Error> {
-        self.inspector().await?.pause(rule, true).await
+        self.inspector().await?.brake(rule, |brake| brake.paused = true).await
     }
 
     /// Ends a [pause](EngineHandle::pause): what has waited fires, if it is still true.
@@ -268,7 +269,28 @@ impl EngineHandle {
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
     pub async fn resume(&self, rule: &str) -> Result<(), Error> {
-        self.inspector().await?.pause(rule, false).await
+        self.inspector().await?.brake(rule, |brake| brake.paused = false).await
+    }
+
+    /// Limits how many firings of a rule may start in this engine in a time, or lifts the limit (`None`). It counts
+    /// as [`Rule::rate_limit`](crate::Rule::rate_limit) says, from now on, and lasts as a
+    /// [pause](EngineHandle::pause) does; what has a slot already may start beyond it.
+    ///
+    /// ```no_run
+    /// # async fn example(engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
+    /// use etcd_rules::RateLimit;
+    /// use std::time::Duration;
+    /// engine.set_rate_limit("mail", Some(RateLimit::new(1, Duration::from_secs(10)))).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Rule`] if the limit makes no sense; those of [`pause`](EngineHandle::pause).
+    pub async fn set_rate_limit(&self, rule: &str, limit: Option<RateLimit>) -> Result<(), Error> {
+        let checked = limit.map_or(Ok(()), |limit| limit.check());
+        checked.map_err(|error| Error::Rule { rule: rule.to_owned(), error })?;
+        self.inspector().await?.brake(rule, |brake| brake.rate_limit = limit).await
     }
 
     /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its

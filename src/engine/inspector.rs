@@ -4,7 +4,7 @@ use super::brakes::Brakes;
 use super::handle::Stats;
 use super::part::panic_text;
 use crate::condition::Explanation;
-use crate::dispatch::actor::{Brake, Dispatcher, FireNow, GetRules, GetTally, LookAt};
+use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
 use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::Error;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -15,7 +15,7 @@ use crate::inspect::{
     StateSet,
 };
 use crate::pattern::Attributes;
-use crate::rule::{self, CompiledRule};
+use crate::rule::{self, Brake, CompiledRule};
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -145,10 +145,10 @@ impl Inspector {
         Ok(count)
     }
 
-    /// Pauses a rule, or lets it go on.
-    pub(crate) async fn pause(&self, rule: &str, paused: bool) -> Result<(), Error> {
-        self.brakes.pause(self.lane(rule)?, paused);
-        ask(&self.dispatcher, Brake).await
+    /// Holds a rule back in another way, or lets it go.
+    pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), Error> {
+        self.brakes.change(self.lane(rule)?, change);
+        ask(&self.dispatcher, SetBrakes).await
     }
 
     fn lane(&self, rule: &str) -> Result<u32, Error> {
@@ -243,7 +243,7 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
 
 fn rule_status(
     rule: &CompiledRule,
-    RuleLook { paused, fired, mut counts }: RuleLook,
+    RuleLook { brake, fired, mut counts }: RuleLook,
     known: usize,
 ) -> RuleStatus {
     // The two were asked one after the other.
@@ -253,7 +253,8 @@ fn rule_status(
         condition: rule.condition_text().to_owned(),
         attributes: rule.all_attributes().cloned().collect(),
         optimistic: rule.options().optimistic,
-        paused,
+        paused: brake.paused,
+        rate_limit: brake.rate_limit,
         concurrency: rule.concurrency(),
         time_limit: rule.options().time_limit,
         lock_ttl: rule.lock_ttl(),

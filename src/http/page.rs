@@ -142,6 +142,9 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
                 a href=(link.link("/instances")) { (rule.id) }
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
                 @if rule.paused { " " span.note title="nothing of it starts in this engine" { "paused" } }
+                @if let Some(limit) = &rule.rate_limit {
+                    " " span.note title="no more than so many start in this engine" { "limit " (limit) }
+                }
             }
             td.condition data-label="condition" { code { (rule.condition) } }
             td.number data-label="true" { (number(rule.true_instances as u64)) }

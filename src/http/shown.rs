@@ -41,6 +41,8 @@ pub(super) struct RuleShown {
     pub(super) attributes: Vec<String>,
     pub(super) optimistic: bool,
     pub(super) paused: bool,
+    /// Such as `10 in 60s`.
+    pub(super) rate_limit: Option<String>,
     pub(super) concurrency: usize,
     pub(super) time_limit_seconds: f64,
     pub(super) lock_ttl_seconds: f64,
@@ -138,6 +140,7 @@ pub(super) fn rule(rule: RuleStatus) -> RuleShown {
         attributes: rule.attributes.iter().map(ToString::to_string).collect(),
         optimistic: rule.optimistic,
         paused: rule.paused,
+        rate_limit: rule.rate_limit.map(|limit| limit.to_string()),
         concurrency: rule.concurrency,
         time_limit_seconds: rule.time_limit.as_secs_f64(),
         lock_ttl_seconds: rule.lock_ttl.as_secs_f64(),
@@ -194,6 +197,7 @@ fn words(state: &InstanceState) -> Words<'_> {
             ("queued for a lock that another instance has", None, None, None)
         }
         InstanceState::Queued(QueuedFor::Resume) => ("queued: its rule is paused", None, None, None),
+        InstanceState::Queued(QueuedFor::Rate) => ("queued for the rate limit of its rule", None, None, None),
         InstanceState::Running(Phase::Deciding) => ("being decided again", None, None, None),
         InstanceState::Running(Phase::Locking) => ("taking its lock", None, None, None),
         InstanceState::Running(Phase::Callback) => ("callback runs", None, None, None),

@@ -96,6 +96,8 @@ pub enum QueuedFor {
     Lock,
     /// Its rule is [paused](crate::EngineHandle::pause).
     Resume,
+    /// The [rate limit](crate::Rule::rate_limit) of its rule.
+    Rate,
 }
 
 /// What is being done with a slot.

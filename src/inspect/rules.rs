@@ -1,6 +1,7 @@
 //! A rule, and how many of its instances are in which state.
 
 use super::StateKind;
+use crate::rule::RateLimit;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ pub struct RuleStatus {
     pub optimistic: bool,
     /// It is [paused](crate::EngineHandle::pause) in this engine: nothing of it starts.
     pub paused: bool,
+    /// How many firings of it may start in this engine in a time, as of now; `None`: it is not limited.
+    pub rate_limit: Option<RateLimit>,
     /// How many instances may be fired at once in this engine.
     pub concurrency: usize,
     /// How long a callback may run.

@@ -28,6 +28,7 @@ impl fmt::Display for InstanceState {
                 f.write_str("queued for a lock that another instance has")
             }
             InstanceState::Queued(QueuedFor::Resume) => f.write_str("queued: its rule is paused"),
+            InstanceState::Queued(QueuedFor::Rate) => f.write_str("queued for the rate limit of its rule"),
             InstanceState::Running(Phase::Deciding) => f.write_str("being decided again"),
             InstanceState::Running(Phase::Locking) => f.write_str("taking its lock"),
             InstanceState::Running(Phase::Callback) => f.write_str("running"),
@@ -72,6 +73,12 @@ mod tests {
         for (state, failures, error, expected) in [
             (InstanceState::Untrue, 0, None, "r id=7: not true"),
             (InstanceState::Queued(QueuedFor::Slot), 0, None, "r id=7: queued for a slot"),
+            (
+                InstanceState::Queued(QueuedFor::Rate),
+                0,
+                None,
+                "r id=7: queued for the rate limit of its rule",
+            ),
             (
                 waiting(WaitReason::Backoff),
                 3,

@@ -81,6 +81,7 @@ pub(crate) struct RuleMeters {
     instances: Gauge,
     by_state: Family<Gauge>,
     paused: Gauge,
+    throttled: Gauge,
     failing: Gauge,
     longest_failing: Gauge,
     evaluations: Family<Counter>,
@@ -284,6 +285,7 @@ impl RuleMeters {
             instances: labels.one(&INSTANCES),
             by_state: labels.each(&INSTANCES_BY_STATE),
             paused: labels.one(&PAUSED),
+            throttled: labels.one(&THROTTLED),
             failing: labels.one(&FAILING),
             longest_failing: labels.one(&LONGEST_FAILING),
             evaluations: labels.each(&EVALUATIONS),
@@ -297,6 +299,7 @@ impl RuleMeters {
             self.by_state.set(kind.name(), count as f64);
         }
         self.paused.set(if load.paused { 1.0 } else { 0.0 });
+        self.throttled.set(if load.throttled { 1.0 } else { 0.0 });
         self.unfinished.set(load.working.as_secs_f64());
         self.longest_running.set(age(load.longest_working, now));
         self.failing.set(load.failing as f64);

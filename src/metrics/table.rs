@@ -66,6 +66,8 @@ metrics! {
         "Slots that the rule may have at most";
     PAUSED = "rule_paused", Gauge, ["engine", "rule"], [],
         "1 while the rule is paused in this engine: nothing of it starts; else 0";
+    THROTTLED = "rule_throttled", Gauge, ["engine", "rule"], [],
+        "1 while the rule's rate limit makes instances wait; else 0";
     ENGINE_SLOTS = "engine_slots", Gauge, ["engine"], [],
         "Slots of all rules together";
 

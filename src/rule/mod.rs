@@ -1,19 +1,23 @@
 //! A rule: when a condition over keys holds for a binding of its attributes, run a callback.
 
 mod backoff;
+mod brake;
 mod compiled;
 pub(crate) mod domain;
 mod error;
 mod lanes;
 mod look_up;
 mod polling;
+mod rate_limit;
 
 pub use backoff::Backoff;
+pub(crate) use brake::Brake;
 pub(crate) use compiled::{CompiledRule, Limits};
 pub use error::RuleError;
 pub(crate) use lanes::lanes;
 pub(crate) use look_up::{Instance, find};
 pub(crate) use polling::Polling;
+pub use rate_limit::RateLimit;
 
 use crate::condition::{Condition, key};
 use crate::firing::{Firing, Outcome};
@@ -71,7 +75,7 @@ pub(crate) struct Options {
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
     pub(crate) settle: Option<(Duration, Duration)>,
-    pub(crate) paused: bool,
+    pub(crate) brake: Brake,
 }
 
 /// Default of [`Rule::time_limit`].
@@ -86,7 +90,7 @@ impl Default for Options {
             backoff: Backoff::default(),
             optimistic: false,
             settle: None,
-            paused: false,
+            brake: Brake::default(),
         }
     }
 }
@@ -206,10 +210,37 @@ impl Rule {
         self
     }
 
+    /// How many firings may start in one engine in a time. Default: as many as there are slots for. It can be
+    /// [changed](crate::EngineHandle::set_rate_limit) while the engine runs.
+    ///
+    /// It counts callbacks that start, of all instances together and for whatever reason: a retry counts as any
+    /// other. What is due beyond that waits in the queue (`workqueue_depth`, and the gauge `rule_throttled` is 1),
+    /// shares no lock with others meanwhile, and fires if it is still true when its turn comes. Each engine has a
+    /// rate of its own, and it begins anew when the engine's parts restart.
+    ///
+    /// For what the callback calls and must not overload. A lower rate than that at which instances become true
+    /// lets the queue grow up to all of them.
+    ///
+    /// ```
+    /// use etcd_rules::{Error, Firing, RateLimit, Rule, key};
+    /// use std::time::Duration;
+    ///
+    /// # async fn mail(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let rule = Rule::new("mail")
+    ///     .when(key("/alerts/:id").exists())
+    ///     .rate_limit(RateLimit::new(30, Duration::from_secs(60)))        // at once, then one every 2 s
+    ///     .run(mail);
+    /// # let _ = rule;
+    /// ```
+    pub fn rate_limit(mut self, limit: RateLimit) -> Self {
+        self.options.brake.rate_limit = Some(limit);
+        self
+    }
+
     /// Begins [paused](crate::EngineHandle::pause): nothing of it starts before it is
     /// [resumed](crate::EngineHandle::resume). Default: it begins at once.
     pub fn paused(mut self) -> Self {
-        self.options.paused = true;
+        self.options.brake.paused = true;
         self
     }
 

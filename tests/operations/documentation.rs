@@ -38,7 +38,7 @@ instance is an item, a slot is a worker. What is added while it is worked on cou
 |---|---|---|---|
 | `delivery` | a message of the watch was received | the index has taken its changes | more changes than the index can take; no CPU |
 | `decide` | the index has taken it | decided, looks before the lock included | slow comparisons; a change that concerns very many instances |
-| `queue` | due | a slot is free | the limits of the engine or the rule; callbacks that take long; the slow-down of ineffective firings |
+| `queue` | due | a slot is free | the limits of the engine or the rule, its rate limit too; callbacks that take long; the slow-down of ineffective firings |
 | `lock` | a slot is free | the lock is taken | etcd is slow; no lease; attempts that failed and were repeated |
 | `start` | the lock is taken | the application's runtime takes the callback up | that runtime is blocked or overloaded |
 | `callback` | the callback starts | it has ended | your code |

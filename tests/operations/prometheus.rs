@@ -7,7 +7,7 @@ use super::dashboards::{all, model::RESTARTS};
 use super::{alerts::RULES, project_file, support};
 use etcd_client::PutOptions;
 use etcd_rules::metrics::{Kind, METRICS};
-use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, RateLimit, Rule, key};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
@@ -35,6 +35,10 @@ async fn worker() {
         tokio::time::sleep(Duration::from_secs(8)).await;
         Ok::<Outcome, Error>(firing.commit().delete("/long/:id").into())
     });
+    let paced =
+        Rule::new("paced").when(key("/paced/:id").exists()).rate_limit(RateLimit::new(1, 5 * SECOND)).run(
+            |firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().delete("/paced/:id").into()) },
+        );
     let fragile = key("/jobs/:id").compare("is fragile", |value| {
         assert_ne!(value, Some(&b"break"[..]), "broken on purpose");
         false
@@ -45,6 +49,7 @@ async fn worker() {
         .request_timeout(SECOND)
         .rule(jobs)
         .rule(long)
+        .rule(paced)
         .rule(
             Rule::new("fragile")
                 .when(fragile)
@@ -277,6 +282,9 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
                 etcd.put("/jobs/stuck-1", "").await;
                 etcd.put("/jobs/refused-0", "").await;
                 etcd.put("/jobs/broken-0", "break").await;
+                for n in 0..6 {
+                    etcd.put(&format!("/paced/{n}"), "").await;
+                }
             }
             15 => {
                 // A lock that nobody works under, under each engine's lease.

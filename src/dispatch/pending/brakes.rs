@@ -1,25 +1,31 @@
-//! Rules that are paused: what runs ends as it would, and nothing starts.
+//! What holds rules back: pauses (what runs ends as it would, and nothing starts), and rates.
 
 use super::*;
 
 impl Pending {
+    /// Holds a lane back as it is wanted now.
+    pub(crate) fn brake(&mut self, lane: u32, wanted: Brake, now: Instant, out: &mut Vec<Action>) {
+        let was = std::mem::replace(&mut self.brakes[lane as usize], wanted);
+        if was.rate_limit != wanted.rate_limit {
+            self.queue.limit_rate(lane, wanted.rate_limit, now);
+        }
+        match (was.paused, wanted.paused) {
+            (false, true) => self.pause(lane, now, out),
+            (true, false) => self.queue.pause(lane, false),
+            _ => {}
+        }
+    }
+
     /// From now on nothing of the lane starts.
-    pub(crate) fn pause(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
+    fn pause(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
         self.queue.pause(lane, true);
         // What waits here for an unknown time must not hold up other rules: it gives back the locks that it
         // was handed, and will ask for them again.
         let mut parked = Vec::new();
-        let mut holders = Vec::new();
-        for (holder, waiting) in self.locks.values_mut() {
-            let of_lane = |id: &InstanceId| {
-                let record = self.records.get(id);
-                record.filter(|record| self.lanes[record.rule as usize] == lane)
-            };
-            if of_lane(holder).is_some_and(|record| matches!(record.state, State::Queued(_))) {
-                holders.push(*holder);
-            }
+        for (_, waiting) in self.locks.values_mut() {
             waiting.retain(|number, id| {
-                let stays = of_lane(id).is_none();
+                let record = self.records.get(id);
+                let stays = record.is_none_or(|record| self.lanes[record.rule as usize] != lane);
                 if !stays {
                     parked.push((*number, *id));
                 }
@@ -32,14 +38,7 @@ impl Pending {
             self.enter(id, State::Queued(Class::Live), now);
             self.tell(id, now, out);
         }
-        for id in holders {
-            self.unreserve(id, now);
-        }
-    }
-
-    /// Ends a [pause](Pending::pause).
-    pub(crate) fn resume(&mut self, lane: u32) {
-        self.queue.pause(lane, false);
+        self.hand_on(now, |_, of| of == lane);
     }
 
     pub(crate) fn is_paused(&self, lane: u32) -> bool {
@@ -50,6 +49,7 @@ impl Pending {
     pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
         self.enter(id, State::Ending, now);
         if let Some(record) = self.records.get_mut(&id) {
+            self.queue.withdraw(self.lanes[record.rule as usize]);
             record.end = Some(End::NotRun);
             record.tried = Tried::Unlock;
             out.push(Action::Close(id, Closing::Unlock(None)));

@@ -9,6 +9,7 @@ impl Pending {
         let Some(key) = self.shared_lock(id) else { return true };
         let (holder, waiting) = self.locks.entry(key).or_insert_with(|| (id, BTreeMap::new()));
         if *holder == id {
+            self.handed.remove(&id);
             return true;
         }
         let number = self.queue.number();
@@ -36,14 +37,28 @@ impl Pending {
             }
             return;
         }
+        self.handed.remove(&id);
         while let Some((_, next)) = waiting.pop_first() {
             if let Some(record) = self.records.get(&next) {
                 *holder = next;
+                self.handed.insert(next);
                 self.tickets.insert(next, self.queue.push_front(self.lanes[record.rule as usize], next, now));
                 self.enter(next, State::Queued(Class::Live), now);
                 return;
             }
         }
         self.locks.remove(&key);
+    }
+
+    /// What was handed a lock and can't get a slot, for how long whoever knows, gives it on to the next; it will
+    /// ask for it again. Returns whether there was any.
+    pub(super) fn hand_on(&mut self, now: Instant, stuck: impl Fn(&Self, u32) -> bool) -> bool {
+        let stuck = |id: &InstanceId| {
+            let record = self.records.get(id);
+            record.is_some_and(|record| stuck(self, self.lane(record.rule)))
+        };
+        let stuck: Vec<InstanceId> = self.handed.iter().copied().filter(stuck).collect();
+        stuck.iter().for_each(|id| self.unreserve(*id, now));
+        !stuck.is_empty()
     }
 }

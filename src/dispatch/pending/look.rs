@@ -16,7 +16,8 @@ pub(crate) struct Look {
 /// One rule as it is now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RuleLook {
-    pub(crate) paused: bool,
+    /// As it is now.
+    pub(crate) brake: Brake,
     pub(crate) fired: u64,
     pub(crate) counts: StateCounts,
 }
@@ -33,10 +34,8 @@ impl Pending {
 
     /// Every lane: one a rule, in the order of the rules.
     pub(crate) fn rules(&self) -> Vec<RuleLook> {
-        let rules = (0..).zip(self.fired.iter().zip(&self.counts));
-        rules
-            .map(|(lane, (&fired, &counts))| RuleLook { paused: self.is_paused(lane), fired, counts })
-            .collect()
+        let rules = self.brakes.iter().zip(&self.fired).zip(&self.counts);
+        rules.map(|((&brake, &fired), &counts)| RuleLook { brake, fired, counts }).collect()
     }
 
     /// Tells those who listen about a new state, if it is one between firings and all of it is known.
@@ -75,6 +74,9 @@ impl Pending {
         match record.state {
             State::Queued(_) if self.is_paused(self.lane(record.rule)) => {
                 InstanceState::Queued(QueuedFor::Resume)
+            }
+            State::Queued(_) if self.queue.is_throttled(self.lane(record.rule), now) => {
+                InstanceState::Queued(QueuedFor::Rate)
             }
             _ => state(record, now),
         }

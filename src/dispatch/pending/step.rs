@@ -15,6 +15,7 @@ impl Pending {
         self.census.moved(id, lane as u32, before, Some(state), now);
         if state == State::Running {
             self.fired[lane] += 1;
+            self.queue.start(lane as u32, now);
         }
         true
     }
@@ -69,6 +70,9 @@ impl Pending {
         let changed = record.state != before;
         let vacates = held_slot && (dropped || !record.holds_slot());
         if vacates {
+            if before.is_reserved() {
+                self.queue.withdraw(lane);
+            }
             self.queue.vacate(lane);
         }
         if vacates || dropped {
@@ -124,11 +128,28 @@ impl Pending {
         self.locks.len()
     }
 
-    /// Those that have a lock within this engine, or wait for it, without a slot.
+    /// Those that have a lock within this engine without a slot.
     #[cfg(test)]
     pub(crate) fn idle_holders(&self) -> impl Iterator<Item = InstanceId> {
-        let all = self.locks.values().flat_map(|(holder, waiting)| waiting.values().chain([holder]));
-        all.copied().filter(|id| self.records.get(id).is_none_or(|record| !record.holds_slot()))
+        let holders = self.locks.values().map(|(holder, _)| *holder);
+        holders.filter(|id| self.records.get(id).is_none_or(|record| !record.holds_slot()))
+    }
+
+    /// Those that wait for a lock within this engine.
+    #[cfg(test)]
+    pub(crate) fn parked(&self) -> impl Iterator<Item = InstanceId> {
+        self.locks.values().flat_map(|(_, waiting)| waiting.values().copied())
+    }
+
+    /// Permits of a lane's rate that are reserved.
+    #[cfg(test)]
+    pub(crate) fn reserved(&self, lane: u32) -> usize {
+        self.queue.reserved(lane)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_throttled(&self, lane: u32, now: Instant) -> bool {
+        self.queue.is_throttled(lane, now)
     }
 
     /// Timers, waits for releases, and places in queues, void ones included.

@@ -45,6 +45,11 @@ impl State {
         matches!(self, State::Checking(_) | State::Locking | State::Running | State::Ending)
     }
 
+    /// It has a slot, and its callback has not started.
+    pub(crate) fn is_reserved(self) -> bool {
+        matches!(self, State::Checking(_) | State::Locking)
+    }
+
     pub(crate) fn kind(self) -> StateKind {
         match self {
             State::Queued(_) | State::Parked => StateKind::Queued,

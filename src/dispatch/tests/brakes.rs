@@ -5,16 +5,25 @@ use super::super::record::Class;
 use super::*;
 use crate::firing::Then;
 use crate::inspect::{InstanceState, QueuedFor};
+use crate::rule::{Brake, RateLimit};
 
 const QUEUED: Option<State> = Some(State::Queued(Class::Live));
 
 impl Bench {
+    pub(super) fn brake(&mut self, lane: u32, change: impl FnOnce(&mut Brake)) -> &mut Self {
+        self.turn(|pending, now, out| {
+            let mut wanted = pending.rules()[lane as usize].brake;
+            change(&mut wanted);
+            pending.brake(lane, wanted, now, out);
+        })
+    }
+
     fn pause(&mut self, lane: u32) -> &mut Self {
-        self.turn(|pending, now, out| pending.pause(lane, now, out))
+        self.brake(lane, |brake| brake.paused = true)
     }
 
     fn resume(&mut self, lane: u32) -> &mut Self {
-        self.turn(|pending, _, _| pending.resume(lane))
+        self.brake(lane, |brake| brake.paused = false)
     }
 
     fn decide_of(&mut self, rule: u32, id: u32) -> &mut Self {
@@ -53,7 +62,7 @@ fn nothing_of_a_paused_rule_starts_and_all_of_it_does_when_it_goes_on() {
     assert!(b.advance(Duration::from_secs(60)).wanted().is_empty(), "crawl work that has aged stays too");
     b.resume(0).answer(1, true, &[6, 0]);
     assert_eq!(b.locks(), [1]);
-    assert!(!b.pending.rules()[0].paused);
+    assert!(!b.pending.rules()[0].brake.paused);
 }
 
 #[test]
@@ -120,8 +129,93 @@ fn a_lock_handed_to_one_that_waits_for_a_slot_is_handed_on_by_a_pause() {
     b.turn(|pending, now, out| {
         pending.locked(instance(1), LockOutcome::Failed("no".into()), now, out);
         assert_eq!(pending.idle_holders().collect::<Vec<_>>(), [instance(2)], "it has the lock and no slot");
-        pending.pause(0, now, out);
+        pending.brake(0, Brake { paused: true, ..Brake::default() }, now, out);
         assert_eq!(pending.idle_holders().count(), 0);
     });
     assert_eq!(b.state(2), QUEUED);
+}
+
+impl Bench {
+    fn limit(&mut self, lane: u32, count: u32, per: u64) -> &mut Self {
+        self.brake(lane, |brake| brake.rate_limit = Some(RateLimit::new(count, ms(per))))
+    }
+
+    /// What the callback of a firing does not matter for: it ends, and its condition is false.
+    fn done(&mut self, id: u32) -> &mut Self {
+        self.pending.finished(instance(id), &Finish::Returned(Then::Done), self.now);
+        self.closed(id).answer(id, false, &[5, 9])
+    }
+}
+
+#[test]
+fn of_a_limited_rule_so_many_start_and_the_others_when_their_time_comes() {
+    let mut b = Bench::new([rule("a"), rule("b")], 8);
+    b.limit(0, 2, 1000);
+    (0..4).for_each(|id| drop(b.decide_of(0, id)));
+    b.decide_of(1, 9);
+    assert_eq!(b.locks(), [0, 1, 9], "the other rule is not limited");
+    let look = b.pending.look(instance(2), b.now).map(|look| look.state);
+    assert_eq!(look, Some(InstanceState::Queued(QueuedFor::Rate)));
+    assert!(b.pending.loads(b.now)[0].throttled && !b.pending.loads(b.now)[1].throttled);
+    b.locked(0, LockOutcome::Won).locked(1, LockOutcome::Won);
+    assert_eq!(b.pending.deadline(), Some(b.now + ms(500)), "that is when it looks again");
+    b.advance(ms(499)).done(0).done(1);
+    assert_eq!((b.state(2), b.pending.running()), (QUEUED, 1), "free slots alone are of no use");
+    b.advance(ms(1)).answer(2, true, &[5, 0]);
+    assert_eq!((b.locks(), b.state(3)), (vec![2], QUEUED));
+    b.locked(2, LockOutcome::Won).advance(ms(500)).answer(3, true, &[5, 0]);
+    assert_eq!(b.locks(), [3]);
+    b.locked(3, LockOutcome::Won).advance(ms(1000)).done(2).done(3);
+    assert!(!b.pending.loads(b.now)[0].throttled, "nothing waits");
+}
+
+#[test]
+fn what_does_not_start_leaves_its_turn_to_the_next() {
+    let held = |key: &str| LockOutcome::Held { key: key.into(), holder: None, at: 9 };
+    let mut b = Bench::new([rule("a")], 8);
+    b.limit(0, 1, 60_000).decide_of(0, 1).decide_of(0, 2).decide_of(0, 3).decide_of(0, 4);
+    assert_eq!((b.locks(), b.state(2)), (vec![1], QUEUED));
+    b.locked(1, held("one")).answer(2, true, &[5, 0]);
+    assert_eq!((b.locks(), b.state(3)), (vec![2], QUEUED), "another engine does the first");
+    b.locked(2, LockOutcome::Failed("no".into()));
+    b.answer(3, false, &[0, 0]);
+    assert!(matches!(b.state(4), Some(State::Checking(_))), "the third was not true any more");
+    b.answer(4, true, &[5, 0]).pause(0).locked(4, LockOutcome::Won);
+    b.closed(4).answer(4, true, &[5, 0]).resume(0).answer(4, true, &[5, 0]).locks();
+    b.locked(4, LockOutcome::Won);
+    assert_eq!(b.state(4), Some(State::Running), "a pause took its lock, and not its turn");
+    b.decide_of(0, 5).advance(ms(59_000));
+    assert_eq!(b.state(5), QUEUED, "now one has started");
+}
+
+#[test]
+fn a_limit_may_be_changed_and_lifted() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.limit(0, 1, 60_000).decide_of(0, 1).locked(1, LockOutcome::Won);
+    (2..6).for_each(|id| drop(b.decide_of(0, id)));
+    assert_eq!((b.locks(), b.state(2)), (vec![1], QUEUED));
+    b.limit(0, 2, 60_000).answer(2, true, &[5, 0]).answer(3, true, &[5, 0]);
+    assert_eq!((b.locks(), b.state(4)), (vec![2, 3], QUEUED), "it counts anew");
+    b.pause(0).resume(0);
+    assert_eq!(b.state(4), QUEUED, "another brake leaves it as it is");
+    b.brake(0, |brake| brake.rate_limit = None).answer(4, true, &[5, 0]).answer(5, true, &[5, 0]);
+    assert_eq!(b.locks(), [4, 5]);
+}
+
+#[test]
+fn what_waits_for_its_rate_keeps_no_other_from_a_lock_that_they_share() {
+    let share = |id: &str| rule(id).lock("/all");
+    let mut b = Bench::new([share("a"), share("b")], 8);
+    // One of the first rule starts; then its others wait behind the second rule for their lock.
+    b.limit(0, 2, 60_000).decide_of(0, 1).locked(1, LockOutcome::Won).done(1);
+    b.decide_of(1, 2).decide_of(0, 3).decide_of(0, 4).decide_of(1, 5);
+    assert_eq!((b.locks(), b.state(3), b.state(4)), (vec![1, 2], Some(State::Parked), Some(State::Parked)));
+    b.locked(2, LockOutcome::Won).done(2).answer_of(0, 3);
+    assert_eq!(b.locks(), [3]);
+    b.locked(3, LockOutcome::Won).done(3);
+    assert_eq!(b.state(4), QUEUED, "it was its turn, but not its time");
+    b.answer_of(1, 5);
+    assert_eq!(b.locks(), [5]);
+    b.locked(5, LockOutcome::Won).advance(ms(30_000)).done(5).answer_of(0, 4);
+    assert_eq!(b.locks(), [4]);
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::condition::Slot;
 use crate::firing::Then;
 use crate::inspect::InstanceState;
+use crate::rule::{Brake, RateLimit};
 use etcd::{Etcd, Keys, LockAnswer};
 use rand::RngExt;
 use std::collections::{BTreeMap, HashMap};
@@ -67,6 +68,8 @@ enum Op {
     /// A rule is paused, or let go on.
     Pause(u32),
     Resume(u32),
+    /// So many of a rule may start in a second from now on; 0: as many as there are.
+    Limit(u32, u32),
     /// Releases that are on their way are missed; this is noticed.
     MissReleases,
 }
@@ -112,6 +115,11 @@ struct World {
     /// The last firing was completed.
     completed: Vec<bool>,
     fired: Vec<u32>,
+    brakes: [Brake; RULES as usize],
+    /// By rule: when callbacks started since its rate was last changed.
+    starts: [Vec<Instant>; RULES as usize],
+    /// By rule: what had a slot already then, and may start beyond it.
+    beyond: [usize; RULES as usize],
     calm: bool,
     /// What every callback does, if not something random.
     habit: Option<Habit>,
@@ -178,6 +186,9 @@ impl World {
             foreign: vec![0; all],
             completed: vec![true; all],
             fired: vec![0; all],
+            brakes: Default::default(),
+            starts: Default::default(),
+            beyond: Default::default(),
             calm: false,
             habit: None,
             told: vec![None; all],
@@ -278,6 +289,7 @@ impl World {
     fn start(&mut self, id: u32, given: Snapshot, overrule: Option<Revision>, fence: Option<Revision>) {
         let at = id as usize;
         assert!(!self.pending.is_paused(rule_of(id)), "{id} starts although its rule is paused");
+        self.started(rule_of(id) as usize);
         self.fired[at] += 1;
         self.completed[at] = false;
         self.dirty[at] = !self.etcd.keys[at].matches(&given);
@@ -370,14 +382,26 @@ impl World {
             Op::FireNow(id) => self.turn(|pending, now, out| {
                 pending.fire_now(instance(id), now, out);
             }),
-            Op::Pause(rule) => self.turn(|pending, now, out| pending.pause(rule, now, out)),
-            Op::Resume(rule) => self.turn(|pending, _, _| pending.resume(rule)),
+            Op::Pause(rule) => self.brake(rule, |brake| brake.paused = true),
+            Op::Resume(rule) => self.brake(rule, |brake| brake.paused = false),
+            Op::Limit(rule, count) => {
+                let limit = (count > 0).then(|| RateLimit::new(count, ms(1000)));
+                self.starts[rule as usize].clear();
+                self.beyond[rule as usize] = self.pending.reserved(rule);
+                self.brake(rule, |brake| brake.rate_limit = limit);
+            }
             Op::MissReleases => {
                 self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
                 self.send("releases", Event::Released(None));
             }
         }
         self.spread();
+    }
+
+    fn brake(&mut self, rule: u32, change: impl FnOnce(&mut Brake)) {
+        change(&mut self.brakes[rule as usize]);
+        let wanted = self.brakes[rule as usize];
+        self.turn(|pending, now, out| pending.brake(rule, wanted, now, out));
     }
 
     /// Somebody else changes a key.

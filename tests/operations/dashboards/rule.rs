@@ -134,14 +134,23 @@ fn queue() -> Vec<Panel> {
             View::Lines,
             "Slots",
             "short",
-            "Slots that the rule has in all chosen engines, and those that it may have at most; and in how many engines it is paused.",
+            "Slots that the rule has in all chosen engines, and those that it may have at most.",
             [
                 (
                     gauge("sum", "rule", "instances_by_state", &format!(r#"{RULE},state="running""#)),
                     "{{rule}} in use",
                 ),
                 (gauge("sum", "rule", "slots", RULE), "{{rule}} limit"),
+            ],
+        ),
+        panel(
+            View::Lines,
+            "Brakes",
+            "short",
+            "In how many of the chosen engines the rule is paused, and in how many its rate limit makes instances wait.",
+            [
                 (gauge("sum", "rule", "rule_paused", RULE), "{{rule}} paused"),
+                (gauge("sum", "rule", "rule_throttled", RULE), "{{rule}} throttled"),
             ],
         ),
         panel(

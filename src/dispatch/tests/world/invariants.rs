@@ -20,10 +20,17 @@ impl World {
             assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
         }
         for id in self.pending.idle_holders() {
-            assert!(
-                !self.pending.is_paused(rule_of(id.index)),
-                "{id:?} is paused and keeps others from a lock"
-            );
+            let rule = rule_of(id.index);
+            assert!(!self.pending.is_paused(rule), "{id:?} is paused and keeps others from a lock");
+            assert!(!self.pending.is_throttled(rule, self.now), "{id:?} waits for its rate and keeps a lock");
+        }
+        for id in self.pending.parked() {
+            assert!(!self.pending.is_paused(rule_of(id.index)), "{id:?} is paused and waits for a lock");
+        }
+        for rule in 0..RULES {
+            let of_rule = self.pending.records().filter(|(_, record)| record.rule == rule);
+            let reserved = of_rule.filter(|(_, record)| record.state.is_reserved()).count();
+            assert_eq!(self.pending.reserved(rule), reserved, "permits leak");
         }
         let mut counts = [StateCounts::default(); RULES as usize];
         for (_, record) in self.pending.records() {
@@ -40,6 +47,19 @@ impl World {
         locks.sort();
         locks.dedup();
         assert_eq!(locks.len(), count, "two that share a lock have slots at once");
+    }
+
+    /// A callback of a rule starts: not more than its rate allows, saved permits included.
+    pub(super) fn started(&mut self, rule: usize) {
+        let starts = &mut self.starts[rule];
+        starts.push(self.now);
+        let Some(limit) = self.brakes[rule].rate_limit else { return };
+        for (number, from) in (1..).zip(starts.iter().rev()) {
+            let came_due =
+                (self.now - *from).as_millis() * u128::from(limit.count()) / limit.per().as_millis();
+            let allowed = self.beyond[rule] as u128 + u128::from(limit.count()) + came_due;
+            assert!(number <= allowed, "{number} of rule {rule} started since {from:?}");
+        }
     }
 
     /// Whoever listens knows the state of everything that is not being fired.
