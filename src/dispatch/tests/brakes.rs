@@ -151,8 +151,7 @@ impl Bench {
 fn of_a_limited_rule_so_many_start_and_the_others_when_their_time_comes() {
     let mut b = Bench::new([rule("a"), rule("b")], 8);
     b.limit(0, 2, 1000);
-    (0..4).for_each(|id| drop(b.decide_of(0, id)));
-    b.decide_of(1, 9);
+    b.decide_of(0, 0).decide_of(0, 1).decide_of(0, 2).decide_of(0, 3).decide_of(1, 9);
     assert_eq!(b.locks(), [0, 1, 9], "the other rule is not limited");
     let look = b.pending.look(instance(2), b.now).map(|look| look.state);
     assert_eq!(look, Some(InstanceState::Queued(QueuedFor::Rate)));
@@ -192,7 +191,7 @@ fn what_does_not_start_leaves_its_turn_to_the_next() {
 fn a_limit_may_be_changed_and_lifted() {
     let mut b = Bench::new([rule("a")], 8);
     b.limit(0, 1, 60_000).decide_of(0, 1).locked(1, LockOutcome::Won);
-    (2..6).for_each(|id| drop(b.decide_of(0, id)));
+    b.decide_of(0, 2).decide_of(0, 3).decide_of(0, 4).decide_of(0, 5);
     assert_eq!((b.locks(), b.state(2)), (vec![1], QUEUED));
     b.limit(0, 2, 60_000).answer(2, true, &[5, 0]).answer(3, true, &[5, 0]);
     assert_eq!((b.locks(), b.state(4)), (vec![2, 3], QUEUED), "it counts anew");
