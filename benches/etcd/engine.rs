@@ -1,9 +1,10 @@
 //! The engine's side of each work.
 
 use crate::clock::{self, Summary};
-use crate::recorder::Crawls;
+use crate::recorder::Noted;
 use crate::spec::{Lock, Options, Outcome as Ended, Ready, Spec, Work};
-use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{Condition, Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -17,15 +18,20 @@ type Times = Arc<Mutex<Vec<u64>>>;
 
 pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Ended {
     let times = Times::default();
-    let crawls = Crawls::default();
+    let slowed = Arc::new(AtomicUsize::new(0));
+    let noted = Noted::default();
+    noted.install();
     let builder = Engine::builder("bench", [spec.endpoint]);
     let mut await_jobs = 0;
     let builder = match spec.work {
-        Work::Latency(options) => latency(builder, options, &times, &crawls),
-        Work::Burst { lock, jobs } => {
+        Work::Latency(options) => latency(builder, options, &times, &slowed),
+        Work::Burst { lock, jobs, contended } => {
             await_jobs = jobs;
-            burst(builder, lock)
+            let go = key("/go").exists();
+            let builder = if contended { builder.rule(contend(&go)) } else { builder };
+            builder.concurrency(SLOTS).rule(jobs_rule(lock, Some(go)))
         }
+        Work::Stream { lock } => builder.concurrency(SLOTS).rule(jobs_rule(lock, None)),
         Work::Lag => builder.rule(lag(&times)),
         Work::Ready => builder.rule(items()),
     };
@@ -43,24 +49,34 @@ pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn()
     end().await;
     engine.shutdown(Duration::from_secs(5)).await.expect("an end in order");
     let times = std::mem::take(&mut *times.lock().expect("no panic"));
-    Ended { latency: Summary::of(times), crawls: crawls.take(), slowed: 0 }
+    let slowed = slowed.load(Ordering::Relaxed);
+    Ended { latency: Summary::of(times), crawls: noted.crawls(), slowed, lost: noted.lost() }
 }
 
-fn latency(mut builder: EngineBuilder, options: Options, times: &Times, crawls: &Crawls) -> EngineBuilder {
-    let times = times.clone();
+fn latency(
+    mut builder: EngineBuilder,
+    options: Options,
+    times: &Times,
+    slowed: &Arc<AtomicUsize>,
+) -> EngineBuilder {
+    let (times, slowed) = (times.clone(), slowed.clone());
     let slow = options.slow.map(Duration::from_millis);
     let job = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
         let now = clock::now();
         let start: Option<u64> = firing.value("/jobs/:id").and_then(|value| value.parse()).filter(|s| *s > 0);
         let slow = slow.filter(|_| start.is_some_and(|start| start / 1000 % 100 == 0));
-        if let (Some(start), None) = (start, slow) {
+        if slow.is_some() {
+            slowed.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(start) = start {
             times.lock().expect("no panic").push(now.saturating_sub(start));
         }
         async move {
             if let Some(slow) = slow {
                 sleep(slow).await;
             }
-            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+            let commit = firing.commit().delete("/jobs/:id");
+            let commit = if options.again { commit.expect_unchanged("/jobs/:id") } else { commit };
+            Ok::<Outcome, Error>(commit.into())
         }
     });
     builder = builder.rule(job);
@@ -68,7 +84,6 @@ fn latency(mut builder: EngineBuilder, options: Options, times: &Times, crawls: 
         builder = builder.rule(items());
     }
     if let Some(interval) = options.crawl {
-        crawls.install();
         builder = builder.crawl_interval(Duration::from_millis(interval));
     }
     builder
@@ -81,18 +96,22 @@ fn items() -> Rule {
         .run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) })
 }
 
-fn burst(builder: EngineBuilder, lock: Lock) -> EngineBuilder {
-    let rule = Rule::new("job").concurrency(SLOTS);
-    let new = key("/go").exists();
-    let rule = match lock {
-        Lock::Own => rule.when(new & key("/jobs/:id").equals("new")),
-        Lock::None => rule.when(new & key("/jobs/:id").equals("new")).optimistic(),
-        Lock::Shared(_) => rule.when(new & key("/jobs/:group/:id").equals("new")).lock("/:group"),
-    };
-    let pattern = if matches!(lock, Lock::Shared(_)) { "/jobs/:group/:id" } else { "/jobs/:id" };
-    builder.concurrency(SLOTS).rule(rule.run(move |firing: Firing| async move {
-        Ok::<Outcome, Error>(firing.commit().put(pattern, "done").into())
-    }))
+/// Whatever is `new` becomes `done`, under a condition.
+fn jobs_rule(lock: Lock, go: Option<Condition>) -> Rule {
+    let new = key("/jobs/:id").equals("new");
+    let rule = Rule::new("job").concurrency(SLOTS).when(go.map_or(new.clone(), |go| go & new));
+    let rule = if lock == Lock::None { rule.optimistic() } else { rule };
+    rule.run(
+        |firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().put("/jobs/:id", "done").into()) },
+    )
+}
+
+/// The same of other jobs, many of which share a lock.
+fn contend(go: &Condition) -> Rule {
+    let new = key("/contended/:group/:id").equals("new");
+    Rule::new("contended").when(go.clone() & new).lock("/:group").run(|firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().put("/contended/:group/:id", "done").into())
+    })
 }
 
 /// A comparison that notes how old the change is that it sees, and is never true.

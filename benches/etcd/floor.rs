@@ -5,7 +5,8 @@ use crate::load;
 use crate::server::connect;
 use crate::spec::{Lock, Outcome, Ready, Spec, Work};
 use etcd_client::{
-    Client, Compare, CompareOp, EventType, GetOptions, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, EventType, GetOptions, KvClient, Txn, TxnOp, TxnOpResponse, WatchOptions,
+    WatchStream,
 };
 use futures_util::StreamExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +41,7 @@ pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn()
             end().await;
             reading.shutdown().await;
         }
-        Work::Burst { lock, jobs } => {
+        Work::Burst { lock, jobs, .. } => {
             let mut go = watch(&client, "/go").await;
             let lease = client.lease_client().grant(60, None).await.expect("a lease").id();
             let keys = jobs_to_do(&client).await;
@@ -54,6 +55,14 @@ pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn()
             };
             burst(&client, keys, lock, lease, switch).await;
             end().await;
+        }
+        Work::Stream { lock } => {
+            let stream = watch(&client, "/jobs/").await;
+            let lease = client.lease_client().grant(60, None).await.expect("a lease").id();
+            let mut lanes = stream_lanes(&client, stream, lock, lease);
+            ready(Ready { seconds: 0.0, keys: 0 });
+            end().await;
+            lanes.shutdown().await;
         }
         Work::Lag => {
             let stream = watch(&client, "/load/").await;
@@ -150,50 +159,82 @@ async fn burst(client: &Client, jobs: Vec<(String, i64)>, lock: Lock, lease: i64
         tokio::spawn(async move {
             loop {
                 let first = next.fetch_add(BATCH, Ordering::Relaxed);
-                let Some(mine) = jobs.get(first..jobs.len().min(first + BATCH)) else { return };
-                if mine.is_empty() {
-                    return;
+                match jobs.get(first..jobs.len().min(first + BATCH)) {
+                    None | Some([]) => return,
+                    Some(mine) => fire(&mut kv, mine, lock, lease, Some(switch)).await,
                 }
-                let effect = |key: &str| TxnOp::put(key, "done", None);
-                let txns: Vec<TxnOp> = match lock {
-                    Lock::None => mine
-                        .iter()
-                        .map(|(key, revision)| {
-                            let unchanged =
-                                |key: &str, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
-                            let compares = vec![
-                                unchanged(key, *revision),
-                                unchanged("/go", switch),
-                                unchanged(&format!("/marks{key}"), 0),
-                            ];
-                            let otherwise = [TxnOp::get(key.as_str(), None), TxnOp::get("/go", None)];
-                            Txn::new().when(compares).and_then([effect(key)]).or_else(otherwise)
-                        })
-                        .map(TxnOp::txn)
-                        .collect(),
-                    Lock::Own | Lock::Shared(_) => {
-                        let locks = mine.iter().map(|(key, _)| {
-                            let is_new = Compare::value(key.as_str(), CompareOp::Equal, "new");
-                            let may = Compare::create_revision("/go", CompareOp::Greater, 0);
-                            TxnOp::txn(take(key, vec![is_new, may], lease))
-                        });
-                        let locks = Txn::new().and_then(locks.collect::<Vec<_>>());
-                        let answer = kv.txn(locks).await.expect("locks");
-                        let fence = answer.header().map_or(0, |header| header.revision());
-                        let won = |answer: TxnOpResponse| {
-                            assert!(matches!(answer, TxnOpResponse::Txn(txn) if txn.succeeded()));
-                        };
-                        answer.op_responses().into_iter().for_each(won);
-                        mine.iter().map(|(key, _)| TxnOp::txn(give_back(key, fence, effect(key)))).collect()
-                    }
-                };
-                kv.txn(Txn::new().and_then(txns)).await.expect("commits");
             }
         })
     });
     for lane in lanes.collect::<Vec<_>>() {
         lane.await.expect("no panic");
     }
+}
+
+/// What has come while the requests before it were out goes with the next.
+fn stream_lanes(client: &Client, mut stream: WatchStream, lock: Lock, lease: i64) -> JoinSet<()> {
+    let (came, queue) = tokio::sync::mpsc::channel(65_536);
+    let queue = Arc::new(tokio::sync::Mutex::new(queue));
+    let mut lanes = JoinSet::new();
+    lanes.spawn(async move {
+        while let Ok(Some(response)) = stream.message().await {
+            for kv in response.events().iter().filter_map(|event| event.kv()) {
+                if kv.value() == b"new" {
+                    let job = (kv.key_str().expect("text").to_owned(), kv.mod_revision());
+                    came.send(job).await.expect("the lanes");
+                }
+            }
+        }
+    });
+    for _ in 0..IN_FLIGHT {
+        let (mut kv, queue) = (client.kv_client(), queue.clone());
+        lanes.spawn(async move {
+            let mut mine = Vec::new();
+            while queue.lock().await.recv_many(&mut mine, BATCH).await > 0 {
+                fire(&mut kv, &mine, lock, lease, None).await;
+                mine.clear();
+            }
+        });
+    }
+    lanes
+}
+
+/// Has the effect of some jobs take place, in one request or two.
+async fn fire(kv: &mut KvClient, jobs: &[(String, i64)], lock: Lock, lease: i64, switch: Option<i64>) {
+    let effect = |key: &str| TxnOp::put(key, "done", None);
+    let txns: Vec<TxnOp> = match lock {
+        Lock::None => {
+            let unchanged = |key: &str, revision| Compare::mod_revision(key, CompareOp::Equal, revision);
+            let txn = |(key, revision): &(String, i64)| {
+                let mut compares = vec![unchanged(key, *revision), unchanged(&format!("/marks{key}"), 0)];
+                let mut otherwise = vec![TxnOp::get(key.as_str(), None)];
+                if let Some(switch) = switch {
+                    compares.push(unchanged("/go", switch));
+                    otherwise.push(TxnOp::get("/go", None));
+                }
+                TxnOp::txn(Txn::new().when(compares).and_then([effect(key)]).or_else(otherwise))
+            };
+            jobs.iter().map(txn).collect()
+        }
+        Lock::Own => {
+            let locks = jobs.iter().map(|(key, _)| {
+                let mut verify = vec![Compare::value(key.as_str(), CompareOp::Equal, "new")];
+                if switch.is_some() {
+                    verify.push(Compare::create_revision("/go", CompareOp::Greater, 0));
+                }
+                TxnOp::txn(take(key, verify, lease))
+            });
+            let locks = Txn::new().and_then(locks.collect::<Vec<_>>());
+            let answer = kv.txn(locks).await.expect("locks");
+            let fence = answer.header().map_or(0, |header| header.revision());
+            let won = |answer: TxnOpResponse| {
+                assert!(matches!(answer, TxnOpResponse::Txn(txn) if txn.succeeded()));
+            };
+            answer.op_responses().into_iter().for_each(won);
+            jobs.iter().map(|(key, _)| TxnOp::txn(give_back(key, fence, effect(key)))).collect()
+        }
+    };
+    kv.txn(Txn::new().and_then(txns)).await.expect("commits");
 }
 
 async fn lag(mut stream: WatchStream, times: Arc<Mutex<Vec<u64>>>) {

@@ -1,26 +1,75 @@
 //! What puts load on a server, and what sees its effects.
 
 use crate::clock;
-use etcd_client::{Client, EventType, PutOptions, Txn, TxnOp, WatchOptions};
+use etcd_client::{Client, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// Puts `/jobs/<n>` at a rate, whatever the server makes of it; each value is the time before its put.
 /// Returns how many.
 pub async fn jobs(client: &Client, rate: u64, length: Duration) -> usize {
+    jobs_of(client, rate, length, |n| n as usize).await
+}
+
+/// The same of jobs that are put more than once.
+pub async fn jobs_of(
+    client: &Client,
+    rate: u64,
+    length: Duration,
+    mut job: impl FnMut(u64) -> usize,
+) -> usize {
     paced(rate, length, |n| {
-        let mut kv = client.kv_client();
-        async move { kv.put(format!("/jobs/{n}"), clock::now().to_string(), None).await.map(|_| ()) }
+        let (mut kv, job) = (client.kv_client(), job(n));
+        async move { kv.put(format!("/jobs/{job}"), clock::now().to_string(), None).await.map(|_| ()) }
     })
     .await
 }
 
+/// Numbers below some limit, small ones more often: number n in proportion to 1 / (n + 1)^exponent.
+pub struct Zipf {
+    /// Up to each, the sum of the shares.
+    sums: Vec<f64>,
+    random: SmallRng,
+}
+
+impl Zipf {
+    pub fn new(below: usize, exponent: f64) -> Self {
+        let mut sum = 0.0;
+        let mut add = |n: usize| {
+            sum += (n as f64 + 1.0).powf(-exponent);
+            sum
+        };
+        Self { sums: (0..below).map(&mut add).collect(), random: SmallRng::seed_from_u64(7) }
+    }
+
+    pub fn next(&mut self) -> usize {
+        let all = self.sums.last().copied().expect("not empty");
+        let at = self.random.random_range(0.0..all);
+        self.sums.partition_point(|sum| *sum <= at)
+    }
+}
+
+/// Waits until no key has the prefix.
+pub async fn until_none(client: &Client, prefix: &str) {
+    let count = || async {
+        let options = GetOptions::new().with_prefix().with_count_only();
+        client.kv_client().get(prefix, Some(options)).await.expect("a count").count()
+    };
+    let begin = Instant::now();
+    while count().await > 0 {
+        assert!(begin.elapsed() < PATIENCE, "keys are left below {prefix}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Calls `put` with consecutive numbers at a rate.
-pub async fn paced<F>(rate: u64, length: Duration, put: impl Fn(u64) -> F) -> usize
+pub async fn paced<F>(rate: u64, length: Duration, mut put: impl FnMut(u64) -> F) -> usize
 where
     F: Future<Output = Result<(), etcd_client::Error>> + Send + 'static,
 {
@@ -122,10 +171,14 @@ pub struct Observer {
 }
 
 impl Observer {
+    /// Those of `/jobs/`.
     pub async fn start(client: &Client) -> Self {
+        Self::of(client, "/jobs/").await
+    }
+
+    pub async fn of(client: &Client, prefix: &str) -> Self {
         let mut watch = client.watch_client().max_decoding_message_size(usize::MAX >> 1);
-        let mut stream =
-            watch.watch("/jobs/", Some(WatchOptions::new().with_prefix())).await.expect("a watch");
+        let mut stream = watch.watch(prefix, Some(WatchOptions::new().with_prefix())).await.expect("a watch");
         let (counted, done) = tokio::sync::watch::channel(0);
         let watching = tokio::spawn(async move {
             while let Ok(Some(response)) = stream.message().await {

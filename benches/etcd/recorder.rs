@@ -1,19 +1,36 @@
-//! Notes how long crawls took, from the engine's metrics.
+//! Notes how long crawls took, and attempts to take a lock that took none, from the engine's metrics.
 
-use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+use metrics::{
+    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Default)]
-pub struct Crawls(Arc<Mutex<Vec<f64>>>);
+pub struct Noted {
+    crawls: Arc<Crawls>,
+    lost: Arc<Lost>,
+}
 
-impl Crawls {
+#[derive(Default)]
+struct Crawls(Mutex<Vec<f64>>);
+
+#[derive(Default)]
+struct Lost(AtomicUsize);
+
+impl Noted {
     pub fn install(&self) {
         metrics::set_global_recorder(self.clone()).expect("the first recorder");
     }
 
-    /// Seconds that each took.
-    pub fn take(&self) -> Vec<f64> {
-        std::mem::take(&mut self.0.lock().expect("no panic"))
+    /// Seconds that each crawl took.
+    pub fn crawls(&self) -> Vec<f64> {
+        self.crawls.0.lock().expect("no panic").clone()
+    }
+
+    /// Attempts to take a lock that took none.
+    pub fn lost(&self) -> usize {
+        self.lost.0.load(Ordering::Relaxed)
     }
 }
 
@@ -23,13 +40,27 @@ impl HistogramFn for Crawls {
     }
 }
 
-impl Recorder for Crawls {
+impl CounterFn for Lost {
+    fn increment(&self, value: u64) {
+        self.0.fetch_add(value as usize, Ordering::Relaxed);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.0.store(value as usize, Ordering::Relaxed);
+    }
+}
+
+impl Recorder for Noted {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
-    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::noop()
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let won = key.labels().any(|label| label.key() == "result" && label.value() == "won");
+        match key.name() {
+            "etcd_rules_lock_attempts_total" if !won => Counter::from_arc(self.lost.clone()),
+            _ => Counter::noop(),
+        }
     }
 
     fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
@@ -38,7 +69,7 @@ impl Recorder for Crawls {
 
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         match key.name() {
-            "etcd_rules_crawl_duration_seconds" => Histogram::from_arc(Arc::new(self.clone())),
+            "etcd_rules_crawl_duration_seconds" => Histogram::from_arc(self.crawls.clone()),
             _ => Histogram::noop(),
         }
     }

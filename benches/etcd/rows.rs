@@ -1,5 +1,6 @@
 //! The rows of the table, by group.
 
+mod bursts;
 mod crawl;
 mod lag;
 mod latency;
@@ -15,12 +16,31 @@ use crate::spec::{Ready, Side, Spec, Work};
 use std::time::Duration;
 use tokio::time::sleep;
 
-pub const GROUPS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
+/// Those with a goal.
+const GOALS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
 
-pub async fn measure(bench: &Bench, group: &str) -> Vec<Row> {
+/// The others.
+const MORE: [&str; 2] = ["loads", "bursts"];
+
+/// Groups in their order: those that were named, or those with a goal, or all.
+pub fn groups(named: &[String], full: bool) -> Vec<&'static str> {
+    let all = GOALS.into_iter().chain(MORE);
+    let wanted = |group: &&str| match named {
+        [] => full || GOALS.contains(group),
+        named => named.iter().any(|named| group.starts_with(named.as_str())),
+    };
+    let groups: Vec<&str> = all.filter(wanted).collect();
+    assert!(!groups.is_empty(), "no such group: {named:?}");
+    groups
+}
+
+pub async fn measure(bench: Bench, group: &'static str) -> Vec<Row> {
+    let bench = &bench;
     match group {
         "latency" => latency::rows(bench).await,
         "throughput" => throughput::rows(bench).await,
+        "loads" => throughput::loads(bench).await,
+        "bursts" => bursts::rows(bench).await,
         "lag" => lag::rows(bench).await,
         "start" => start::rows(bench).await,
         "crawl" => crawl::rows(bench).await,
@@ -37,7 +57,7 @@ async fn filled(bench: &Bench, keys: usize) -> Running {
     /// For what etcd does with them afterwards.
     const SETTLE: Duration = Duration::from_secs(3);
     let server = bench.server.fresh().await;
-    load::fill(&server.client, keys, load::item).await;
+    load::fill(&server.client, bench.many(keys), load::item).await;
     sleep(SETTLE).await;
     server
 }

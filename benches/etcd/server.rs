@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+#[derive(Clone)]
 pub struct Server {
     program: String,
     flags: Vec<String>,
@@ -55,6 +56,10 @@ impl Running {
         self.process.endpoint()
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid().expect("it runs")
+    }
+
     /// What it has done so far.
     pub async fn counters(&self) -> Counters {
         let text = scrape(&self.endpoint()).await;
@@ -80,7 +85,7 @@ impl Running {
             puts: sum(["etcd_debugging_mvcc_put_total", "etcd_mvcc_put_total"]),
             deletes: sum(["etcd_debugging_mvcc_delete_total", "etcd_mvcc_delete_total"]),
             entries: sum(["etcd_server_proposals_applied_total", ""]),
-            cpu: cpu(self.process.pid().expect("it runs")),
+            cpu: cpu(self.pid()),
         }
     }
 }

@@ -20,8 +20,11 @@ pub enum Side {
 pub enum Work {
     /// Whatever is put below `/jobs/` is taken with a lock, timed and deleted.
     Latency(Options),
-    /// `/jobs/<n>`, as many as are there and `new`, become `done` once there is `/go`.
-    Burst { lock: Lock, jobs: usize },
+    /// `/jobs/<n>`, as many as are there and `new`, become `done` once there is `/go`. Beside them, if `contended`,
+    /// those of `/contended/<group>/<n>`, one a group at a time.
+    Burst { lock: Lock, jobs: usize, contended: bool },
+    /// `/jobs/<n>` become `done` as they come.
+    Stream { lock: Lock },
     /// Times when changes of `/load/<n>/hot` are known.
     Lag,
     /// Reads everything below `/items/`.
@@ -32,8 +35,6 @@ pub enum Work {
 pub enum Lock {
     /// One an instance.
     Own,
-    /// One for so many jobs.
-    Shared(usize),
     None,
 }
 
@@ -44,8 +45,10 @@ pub struct Options {
     pub crawl: Option<u64>,
     /// A second rule, over so much else: `/items/:id`, with the switch `/enabled`.
     pub items: bool,
-    /// One callback in a hundred takes so many milliseconds.
+    /// One callback in a hundred takes so many milliseconds, and is not timed.
     pub slow: Option<u64>,
+    /// Jobs may change while they are done: then they are done again.
+    pub again: bool,
 }
 
 /// What a child says once it is ready.
@@ -59,6 +62,10 @@ pub struct Ready {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     pub latency: crate::clock::Summary,
+    /// Seconds that each crawl took.
     pub crawls: Vec<f64>,
+    /// Callbacks that were slow.
     pub slowed: usize,
+    /// Attempts to take a lock that took none.
+    pub lost: usize,
 }

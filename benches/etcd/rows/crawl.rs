@@ -1,6 +1,6 @@
 //! What a running crawl does to live work; and what bare reads of the same keys do to the bare client's.
 
-use super::{child, each};
+use super::{child, each, filled};
 use crate::Bench;
 use crate::clock::Summary;
 use crate::load;
@@ -12,11 +12,11 @@ use tokio::time::sleep;
 
 const RATE: u64 = 500;
 
-/// Without a crawl.
-const ALONE: Duration = Duration::from_secs(8);
+/// Seconds without a crawl.
+const ALONE: u64 = 8;
 
-/// Longer than a crawl of a million keys takes, with all that follows it.
-const BESIDE: Duration = Duration::from_secs(36);
+/// More seconds than a crawl of a million keys takes, with all that follows it.
+const BESIDE: u64 = 36;
 
 /// From the end of a crawl to the next: so short that one runs nearly all the time.
 const INTERVAL: u64 = 100;
@@ -30,13 +30,14 @@ struct Rounds {
 pub async fn rows(bench: &Bench) -> Vec<Row> {
     let mut rows = Vec::new();
     for (keys, shown) in bench.many_keys() {
-        let server = super::filled(bench, keys).await;
         let (mut bare, mut engine, mut crawls) = (Rounds::default(), Rounds::default(), Vec::new());
         for _ in 0..bench.rounds {
-            bare.without.push(once(&server, Side::Floor, None, ALONE).await.0);
-            bare.during.push(once(&server, Side::Floor, Some(INTERVAL), ALONE).await.0);
-            engine.without.push(once(&server, Side::Engine, None, ALONE).await.0);
-            let (latency, took) = once(&server, Side::Engine, Some(INTERVAL), BESIDE).await;
+            let (alone, beside) = (bench.seconds(ALONE), bench.seconds(BESIDE));
+            let server = filled(bench, keys).await;
+            bare.without.push(once(&server, Side::Floor, None, alone).await.0);
+            bare.during.push(once(&server, Side::Floor, Some(INTERVAL), alone).await.0);
+            engine.without.push(once(&server, Side::Engine, None, alone).await.0);
+            let (latency, took) = once(&server, Side::Engine, Some(INTERVAL), beside).await;
             engine.during.push(latency);
             crawls.extend(took);
         }

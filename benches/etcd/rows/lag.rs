@@ -9,7 +9,7 @@ use crate::spec::{Side, Work};
 use std::time::Duration;
 use tokio::time::sleep;
 
-const LENGTH: Duration = Duration::from_secs(4);
+const SECONDS: u64 = 4;
 
 pub async fn rows(bench: &Bench) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -40,7 +40,7 @@ async fn once(bench: &Bench, side: Side, flood: Flood, every: usize) -> Summary 
     let server = bench.server.fresh().await;
     let (child, _) = child(&server, side, Work::Lag).await;
     sleep(Duration::from_millis(200)).await;
-    load::flood(&server.client, flood, every, LENGTH).await;
+    load::flood(&server.client, flood, every, bench.seconds(SECONDS)).await;
     // What is behind by more is late all the same.
     sleep(Duration::from_secs(1)).await;
     let outcome = child.end().await;

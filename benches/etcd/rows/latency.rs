@@ -9,7 +9,7 @@ use crate::spec::{Options, Side, Work};
 use std::time::Duration;
 use tokio::time::sleep;
 
-const LENGTH: Duration = Duration::from_secs(4);
+const SECONDS: u64 = 4;
 
 pub async fn rows(bench: &Bench) -> Vec<Row> {
     let rates: &[u64] = if bench.full { &[100, 500, 2000] } else { &[500] };
@@ -42,7 +42,7 @@ async fn once(bench: &Bench, side: Side, rate: u64) -> Summary {
         async move { kv.put(format!("/jobs/warm-{n}"), "0", None).await.map(|_| ()) }
     })
     .await;
-    let sent = load::jobs(&server.client, rate, LENGTH).await;
+    let sent = load::jobs(&server.client, rate, bench.seconds(SECONDS)).await;
     sleep(Duration::from_millis(500)).await;
     let outcome = child.end().await;
     assert_eq!(outcome.latency.count, sent, "every change is one callback");

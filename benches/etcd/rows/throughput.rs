@@ -1,8 +1,10 @@
-//! Firings a second, until their effects are visible in etcd, and what each costs.
+//! Firings a second, until their effects are visible in etcd, and what each costs: as many as can be, and at loads
+//! below that.
 
 use super::{child, each};
 use crate::Bench;
 use crate::child::cpu;
+use crate::cores::Apart;
 use crate::load::{self, Observer};
 use crate::report::Row;
 use crate::server::Counters;
@@ -10,66 +12,180 @@ use crate::spec::{Lock, Side, Work};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-struct Round {
+const LOCKS: [(Lock, &str); 2] = [(Lock::Own, "locked"), (Lock::None, "optimistic")];
+
+/// Jobs that become due at once.
+const AT_ONCE: usize = 20_000;
+
+pub struct Round {
     jobs: f64,
-    rate: f64,
+    pub rate: f64,
     etcd: Counters,
     cpu: Duration,
+    lost: f64,
+}
+
+type Figure = fn(&Round) -> f64;
+
+/// Of both sides.
+#[derive(Default)]
+struct Rounds {
+    ours: Vec<Round>,
+    floor: Vec<Round>,
+}
+
+impl Rounds {
+    fn row(&self, bench: &Bench, name: String, unit: &str, figure: Figure) -> Row {
+        Row::new(name, unit, bench.server.label(), &each(&self.ours, figure))
+    }
+
+    fn beside_floor(&self, bench: &Bench, name: String, unit: &str, figure: Figure) -> Row {
+        self.row(bench, name, unit, figure).floor(&each(&self.floor, figure))
+    }
+
+    /// What a firing costs.
+    fn costs(&self, bench: &Bench, what: &str) -> Vec<Row> {
+        let both: [(&str, &str, Figure); 4] = [
+            ("requests a firing", "requests", |r| r.etcd.requests / r.jobs),
+            ("raft entries a firing", "entries", |r| r.etcd.entries / r.jobs),
+            ("CPU a firing, the side itself", "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs),
+            ("CPU a firing, etcd", "µs", |r| r.etcd.cpu.as_secs_f64() * 1e6 / r.jobs),
+        ];
+        let row = |(shown, unit, figure)| self.beside_floor(bench, format!("{what}, {shown}"), unit, figure);
+        both.into_iter().map(row).collect()
+    }
 }
 
 pub async fn rows(bench: &Bench) -> Vec<Row> {
     let mut rows = Vec::new();
-    for (lock, shown, rate_goal, writes_goal) in
-        [(Lock::Own, "locked", ">=0.7", "<=2"), (Lock::None, "optimistic", ">=0.8", "<=1")]
-    {
-        let (mut floor, mut ours) = (Vec::new(), Vec::new());
+    for (lock, shown) in LOCKS {
+        let mut rounds = Rounds::default();
+        let mut apart = Rounds::default();
         for _ in 0..bench.rounds {
-            floor.push(burst(bench, Side::Floor, lock, 20_000).await);
-            ours.push(burst(bench, Side::Engine, lock, 20_000).await);
+            rounds.floor.push(burst(bench, Side::Floor, lock, AT_ONCE).await);
+            rounds.ours.push(burst(bench, Side::Engine, lock, AT_ONCE).await);
+            apart.floor.push(burst_as(bench, Side::Floor, lock, AT_ONCE, 1, true).await);
+            apart.ours.push(burst_as(bench, Side::Engine, lock, AT_ONCE, 1, true).await);
         }
-        let row = |what: &str, unit: &str, figure: fn(&Round) -> f64| {
-            let name = format!("throughput: {shown}, {what}");
-            Row::new(name, unit, bench.server.label(), &each(&ours, figure))
-        };
-        let both = |what: &str, unit: &str, figure: fn(&Round) -> f64| {
-            row(what, unit, figure).floor(&each(&floor, figure))
-        };
-        rows.push(both("20,000 at once", "firings/s", |r| r.rate).goal(rate_goal));
+        let name = |what: &str| format!("throughput: {shown}, {what}");
+        let (rate_goal, writes_goal) = if lock == Lock::None { (">=0.8", "<=1") } else { (">=0.7", "<=2") };
+        let rate: Figure = |r| r.rate;
+        rows.push(rounds.beside_floor(bench, name("20,000 at once"), "firings/s", rate).goal(rate_goal));
+        let apart_name = name("20,000 at once, etcd on a core of its own");
+        rows.push(apart.beside_floor(bench, apart_name, "firings/s", rate));
         // The effect itself is no cost of the locked engine; the optimistic one has nothing else.
-        let writes: fn(&Round) -> f64 = match lock {
-            Lock::None => |r| (r.etcd.puts + r.etcd.deletes) / r.jobs,
-            _ => |r| (r.etcd.puts + r.etcd.deletes) / r.jobs - 1.0,
+        let (what, writes): (_, Figure) = match lock {
+            Lock::None => {
+                ("keys written a firing, its effect included", |r| (r.etcd.puts + r.etcd.deletes) / r.jobs)
+            }
+            Lock::Own => ("keys written a firing, beside its effect", |r| {
+                (r.etcd.puts + r.etcd.deletes) / r.jobs - 1.0
+            }),
         };
-        let what = match lock {
-            Lock::None => "keys written a firing, its effect included",
-            _ => "keys written a firing, beside its effect",
-        };
-        rows.push(row(what, "writes", writes).goal(writes_goal));
-        rows.push(row("reads a firing", "requests", |r| r.etcd.ranges / r.jobs).goal("<=0.01"));
-        rows.push(both("requests a firing", "requests", |r| r.etcd.requests / r.jobs));
-        rows.push(both("raft entries a firing", "entries", |r| r.etcd.entries / r.jobs));
-        rows.push(row("CPU a firing, engine", "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs).goal("<=40"));
-        rows.push(both("CPU a firing, bare client", "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs));
-        rows.push(both("CPU a firing, etcd", "µs", |r| r.etcd.cpu.as_secs_f64() * 1e6 / r.jobs));
+        rows.push(rounds.row(bench, name(what), "writes", writes).goal(writes_goal));
+        let reads = rounds.row(bench, name("reads a firing"), "requests", |r| r.etcd.ranges / r.jobs);
+        rows.push(reads.goal("<=0.01"));
+        let used =
+            rounds.row(bench, name("CPU a firing, engine"), "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs);
+        rows.push(used.goal("<=40"));
+        rows.extend(rounds.costs(bench, &name("20,000 at once")));
+        if lock == Lock::Own {
+            rows.push(rounds.row(bench, name("losing attempts a firing"), "attempts", |r| r.lost / r.jobs));
+        }
     }
+    rows.extend(two_engines(bench).await);
     rows
 }
 
-async fn burst(bench: &Bench, side: Side, lock: Lock, jobs: usize) -> Round {
+/// Both want every lock.
+async fn two_engines(bench: &Bench) -> Vec<Row> {
+    let mut rounds = Rounds::default();
+    for _ in 0..bench.rounds {
+        rounds.ours.push(burst_as(bench, Side::Engine, Lock::Own, AT_ONCE, 2, false).await);
+    }
+    let figures: [(&str, &str, Figure); 4] = [
+        ("20,000 at once", "firings/s", |r| r.rate),
+        ("losing attempts a firing", "attempts", |r| r.lost / r.jobs),
+        ("raft entries a firing", "entries", |r| r.etcd.entries / r.jobs),
+        ("keys written a firing, beside its effect", "writes", |r| {
+            (r.etcd.puts + r.etcd.deletes) / r.jobs - 1.0
+        }),
+    ];
+    let row =
+        |(what, unit, figure)| rounds.row(bench, format!("throughput: two engines, {what}"), unit, figure);
+    figures.into_iter().map(row).collect()
+}
+
+pub async fn burst(bench: &Bench, side: Side, lock: Lock, jobs: usize) -> Round {
+    burst_as(bench, side, lock, jobs, 1, false).await
+}
+
+/// By so many engines; `apart`: with etcd on a core of its own.
+async fn burst_as(bench: &Bench, side: Side, lock: Lock, jobs: usize, engines: usize, apart: bool) -> Round {
+    let jobs = bench.many(jobs);
     let server = bench.server.fresh().await;
+    let _apart = apart.then(|| Apart::from(server.pid()));
     load::fill(&server.client, jobs, |n| (format!("/jobs/job-{n:07}"), "new".into())).await;
-    let (child, _) = child(&server, side, Work::Burst { lock, jobs }).await;
+    let mut children = Vec::new();
+    for _ in 0..engines {
+        children.push(child(&server, side, Work::Burst { lock, jobs, contended: false }).await.0);
+    }
     let mut observer = Observer::start(&server.client).await;
     sleep(Duration::from_millis(200)).await;
-    let (etcd, used) = (server.counters().await, cpu(child.pid()));
+    let used = || children.iter().map(|child| cpu(child.pid())).sum::<Duration>();
+    let (etcd, used_before) = (server.counters().await, used());
     let begin = Instant::now();
     server.client.kv_client().put("/go", "", None).await.expect("a put");
     observer.until(jobs).await;
     let took = begin.elapsed();
-    let (mut etcd, used) = (server.counters().await.since(&etcd), cpu(child.pid()) - used);
+    let (mut etcd, cpu) = (server.counters().await.since(&etcd), used() - used_before);
     // The switch is ours.
     etcd.puts -= 1.0;
     assert_eq!(observer.done(), jobs, "every firing has its effect once");
-    child.end().await;
-    Round { jobs: jobs as f64, rate: jobs as f64 / took.as_secs_f64(), etcd, cpu: used }
+    let mut lost = 0;
+    for child in children {
+        lost += child.end().await.lost;
+    }
+    Round { jobs: jobs as f64, rate: jobs as f64 / took.as_secs_f64(), etcd, cpu, lost: lost as f64 }
+}
+
+/// At loads below saturation.
+pub async fn loads(bench: &Bench) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (lock, shown) in LOCKS {
+        for load in [1000, 2000, 4000, 8000] {
+            let mut rounds = Rounds::default();
+            for _ in 0..bench.rounds {
+                rounds.floor.push(stream(bench, Side::Floor, lock, load).await);
+                rounds.ours.push(stream(bench, Side::Engine, lock, load).await);
+            }
+            let name = format!("loads: {shown}, {load}/s offered");
+            rows.push(rounds.beside_floor(bench, format!("{name}, done"), "firings/s", |r| r.rate));
+            rows.extend(rounds.costs(bench, &name));
+        }
+    }
+    rows
+}
+
+async fn stream(bench: &Bench, side: Side, lock: Lock, load: u64) -> Round {
+    let server = bench.server.fresh().await;
+    let (child, _) = child(&server, side, Work::Stream { lock }).await;
+    let mut observer = Observer::start(&server.client).await;
+    sleep(Duration::from_millis(200)).await;
+    let (etcd, used) = (server.counters().await, cpu(child.pid()));
+    let begin = Instant::now();
+    let jobs = load::paced(load, bench.seconds(3), |n| {
+        let mut kv = server.client.kv_client();
+        async move { kv.put(format!("/jobs/job-{n:07}"), "new", None).await.map(|_| ()) }
+    })
+    .await;
+    observer.until(jobs).await;
+    let took = begin.elapsed();
+    let (mut etcd, cpu) = (server.counters().await.since(&etcd), cpu(child.pid()) - used);
+    // The load's own.
+    let own = jobs as f64;
+    (etcd.puts, etcd.requests, etcd.entries) = (etcd.puts - own, etcd.requests - own, etcd.entries - own);
+    assert_eq!(observer.done(), jobs, "every firing has its effect once");
+    let lost = child.end().await.lost as f64;
+    Round { jobs: own, rate: own / took.as_secs_f64(), etcd, cpu, lost }
 }
