@@ -74,7 +74,7 @@ fn failed(error: &dyn std::error::Error) -> Error {
 }
 
 /// With the buckets of this crate.
-fn builder() -> Result<PrometheusBuilder, Error> {
+pub(crate) fn builder() -> Result<PrometheusBuilder, Error> {
     let failed = |error: metrics_exporter_prometheus::BuildError| failed(&error);
     let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(failed)?;
     for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {

@@ -187,7 +187,7 @@ impl EngineMeters {
         self.watch_lag_revisions.set(revisions as f64);
     }
 
-    pub(crate) fn reconnect(&self) {
+    pub(crate) fn stream_broke(&self) {
         self.reconnects.increment(1);
     }
 
@@ -259,6 +259,25 @@ impl EngineMeters {
         let reasons = Reason::ALL.iter().map(|reason| (reason.name(), health.has(*reason)));
         for (name, so) in states.chain(reasons) {
             self.health.set(name, if so { 1.0 } else { 0.0 });
+        }
+        if !health.is_live() {
+            self.ended();
+        }
+    }
+
+    /// What an engine that has ended has in memory is nothing. Callbacks that it left behind are still counted.
+    fn ended(&self) {
+        let rules = &self.rules;
+        rules.iter().for_each(|rule| rule.load(&Load::default(), Instant::now()));
+        rules.iter().for_each(|rule| rule.instances.set(0.0));
+        for gauge in [
+            &self.mirror_keys,
+            &self.mirror_bytes,
+            &self.tombstones,
+            &self.watch_lag,
+            &self.watch_lag_revisions,
+        ] {
+            gauge.set(0.0);
         }
     }
 }

@@ -13,6 +13,8 @@
 
 mod family;
 mod meters;
+#[cfg(all(test, feature = "embedded", feature = "prometheus"))]
+mod scenario;
 mod table;
 
 pub(crate) use meters::Meters;

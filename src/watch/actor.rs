@@ -121,7 +121,6 @@ async fn run(settings: Settings, mut retry: Retry) {
         if failure.kind == FailureKind::Compacted {
             resume.compacted();
         }
-        settings.meters.reconnect();
         settings.standings.broken(settings.number, Instant::now());
         if lag.broken() {
             settings.status.fine(&settings.lag_part());
@@ -165,6 +164,9 @@ async fn follow(
     settings.following.turn();
     let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
     settings.following.turn();
+    if end.is_err() {
+        settings.meters.stream_broke();
+    }
     // The next stream resumes after what was read: that must be with the index, however this one ended.
     if late(settings, lag, ahead.hand_on(settings)).await { end } else { Ok(Stop::IndexGone) }
 }
