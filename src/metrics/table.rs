@@ -98,7 +98,7 @@ metrics! {
     WATCH_LAG_REVISIONS = "watch_lag_revisions", Gauge, ["engine"], [],
         "Revisions that etcd had and the watch had yet to deliver, at its last message; 0 unless it catches up";
     RECONNECTS = "watch_reconnects_total", Counter, ["engine"], [],
-        "Watch streams that broke";
+        "Watch streams that broke; attempts to open another one are requests";
     RESYNCS = "resyncs_total", Counter, ["engine"], [],
         "Comparisons with a new snapshot because the history that a watch needed was compacted";
     SNAPSHOT = "snapshot_duration_seconds", Histogram, ["engine"], [],

@@ -44,8 +44,9 @@ instance is an item, a slot is a worker. What is added while it is worked on cou
 | `callback` | the callback starts | it has ended | your code |
 | `commit` | it has ended | its effects and the unlock are in etcd | etcd is slow; repeats after failures |
 
-`delivery` is there only for what a message of the watch made due, `lock` not for optimistic rules. How long etcd took
-to send the message is not in it: the message does not say when its change was made.
+`delivery` is there only for what the index told: a change that the watch delivered, or what a snapshot or a crawl found,
+which is 0; not after a wait. `lock` is not there for optimistic rules. How long etcd took to send a message is in none of
+them: the message does not say when its change was made.
 
 ## Table
 

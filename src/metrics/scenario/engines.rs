@@ -13,12 +13,14 @@ pub(super) async fn a_start(stage: &mut Stage) {
     let engine = stage.engine().concurrency(8).rule(job);
     stage.faults.inject(Fault::on(On::Range).after(1).delay(seconds(0.05)));
     let _engine = engine.build().expect("sound").start().await.expect("it starts");
+    stage
+        .expect("starting", "build_info{version=0.1.0} 1; engine_slots 8; slots 3; health{state=starting} 1");
     stage.at(0.5).await;
     stage.expect(
         "ready",
         "snapshot_duration_seconds_count 1; request connect 2; request get 2; request lease_grant 1;
          request range 1; request watch 2; etcd_request_duration_seconds_sum{request=get} 0.05;
-         health{state=ready} 1; build_info{version=0.1.0} 1; engine_slots 8; slots 3",
+         health{state=starting} 0; health{state=ready} 1",
     );
 }
 

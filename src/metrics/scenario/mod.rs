@@ -72,6 +72,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         watching::a_resync,
         watching::history,
         watching::drift,
+        watching::an_orphan_found_by_a_crawl,
         watching::a_crawl_that_fails,
         watching::a_comparison_that_panics,
         watching::a_pause,

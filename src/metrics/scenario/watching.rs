@@ -1,6 +1,6 @@
 //! Acts of watches, crawls and the index.
 
-use super::stage::{Stage, done, exists, rule, seconds};
+use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::condition::key;
 use crate::embedded::{Fault, On, Refusal};
 use crate::firing::Firing;
@@ -117,6 +117,20 @@ pub(super) async fn drift(stage: &mut Stage) {
          evaluations_total{result=true} 2; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2; request connect 1; request range 1",
+    );
+}
+
+/// A crawl finds a lock under this engine's lease that nobody works under.
+pub(super) async fn an_orphan_found_by_a_crawl(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine.crawl_interval(seconds(10.0))).await;
+    let holder = r#"{"engine":"e","nonce":1,"since":0}"#;
+    stage.put_under(stage.faults.leases()[0], &format!("{NAMESPACE}lock/r/1"), holder).await;
+    stage.at(11.5).await;
+    stage.expect(
+        "freed",
+        "crawl_duration_seconds_count 1; crawl_duration_seconds_sum 1; orphaned_locks_total 1; transactions 1;
+         request connect 1; request get 1; request range 2",
     );
 }
 
