@@ -7,6 +7,7 @@ use crate::embedded::{Fault, On};
 use crate::error::Error;
 use crate::events::EventKind;
 use crate::firing::Firing;
+use crate::rule::RateLimit;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -114,6 +115,35 @@ pub(super) async fn a_queue(stage: &mut Stage) {
          trigger_latency_seconds_sum 4; callbacks_total{outcome=done} 2; closed 2; workqueue_depth 0;
          workqueue_longest_running_processor_seconds 0; workqueue_queue_duration_seconds_sum 4;
          workqueue_unfinished_work_seconds 0; workqueue_work_duration_seconds_sum 4; transactions 3",
+    );
+}
+
+/// One firing in 2 s: the second instance waits.
+pub(super) async fn a_rate_limit(stage: &mut Stage) {
+    let limit = RateLimit::new(1, seconds(2.0));
+    let engine =
+        stage.engine().rule(rule(exists()).rate_limit(limit).run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine).await;
+    stage.put("/jobs/1", "");
+    stage.put("/jobs/2", "");
+    stage.at(1.5).await;
+    stage.expect(
+        "one waits",
+        "watch_events_total 3; watch_position 5; mirror_bytes 7; mirror_keys 1; instances 1;
+         instances_by_state{state=queued} 1; evaluations_total{result=false} 2;
+         evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
+         stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
+         workqueue_depth 1; transactions 2; request connect 1; rule_throttled 1",
+    );
+    stage.at(3.5).await;
+    stage.expect(
+        "both are done",
+        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
+         instances_by_state{state=queued} 0; evaluations_total{result=false} 2;
+         evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
+         stage_duration_seconds_sum{stage=queue} 2; trigger_latency_seconds_sum 2;
+         callbacks_total{outcome=done} 1; closed 1; workqueue_depth 0; workqueue_queue_duration_seconds_sum 2;
+         transactions 2; rule_throttled 0",
     );
 }
 
