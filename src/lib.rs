@@ -61,6 +61,7 @@
 //! - [`EngineBuilder::settle`] and [`Rule::settle`]: how long a change waits before it fires something.
 //! - [`EngineBuilder::concurrency`] and [`Rule::concurrency`]: how many callbacks run at once.
 //! - [`Rule::rate_limit`]: how many callbacks of a rule start in a time.
+//! - [`Rule::min_interval`]: how long an instance rests between two firings.
 //! - [`EngineBuilder::batch_size`]: how many transactions share a request.
 //!
 //! The sizes of queues are no options: each is bounded, and a full one makes those wait who fill it, back to the
@@ -89,7 +90,8 @@
 //!
 //! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: nothing of a rule starts meanwhile; what runs ends as
 //!   it would. A rule may begin so ([`Rule::paused`]).
-//! - [`EngineHandle::set_rate_limit`]: how many firings of a rule may start in a time.
+//! - [`EngineHandle::set_rate_limit`] and [`EngineHandle::set_min_interval`]: how many firings of a rule may start
+//!   in a time, and how long an instance rests between two. A rule may begin with both.
 //! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up, and
 //!   [`EngineHandle::retry_given_up`] all that was given up of a rule.
 //!

@@ -4,7 +4,7 @@ mod support;
 
 use etcd_rules::{
     Engine, EngineBuilder, EngineHandle, Error, Firing, InstanceQuery, InstanceState, Outcome, QueuedFor,
-    RateLimit, Rule, key,
+    RateLimit, Rule, WaitReason, key,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -167,5 +167,46 @@ async fn of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_o
     let never = engine.set_rate_limit("work", Some(RateLimit::new(0, SECOND))).await;
     assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
     assert!(matches!(engine.set_rate_limit("no", None).await, Err(Error::UnknownRule(_))));
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings() {
+    let etcd = Etcd::start().await;
+    let starts: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let count = || starts.lock().unwrap().len();
+    let engine = start(builder(&etcd, "a").rule(noting("work", &starts).min_interval(2 * SECOND))).await;
+    for round in 1..=2 {
+        etcd.put("/jobs/1", "").await;
+        done(&etcd).await;
+        assert_eq!(count(), round);
+    }
+    let rests = {
+        let starts = starts.lock().unwrap();
+        starts[1] - starts[0]
+    };
+    assert!(rests >= 2 * SECOND && rests < 3 * SECOND, "{rests:?}");
+    // Others need not wait for that.
+    etcd.put("/jobs/1", "").await;
+    etcd.put("/jobs/2", "").await;
+    eventually(SECOND, "the other fires", async || count() == 3).await;
+    let one = [("id", "1")].into();
+    let waits = engine.explain("work", &one).await.unwrap().instance.unwrap();
+    let InstanceState::Waiting { reason: WaitReason::Interval, remaining } = waits.state else {
+        panic!("{waits}")
+    };
+    assert!(remaining > SECOND, "{waits}");
+    assert!(engine.fire_now("work", &one).await.unwrap());
+    eventually(SECOND, "it fires, because somebody wants it", async || count() == 4).await;
+
+    assert_eq!(engine.rules().await.unwrap()[0].min_interval, Some(2 * SECOND));
+    engine.set_min_interval("work", Some(600 * SECOND)).await.unwrap();
+    etcd.put("/jobs/1", "").await;
+    sleep(3 * SECOND).await;
+    assert_eq!(count(), 4);
+    engine.set_min_interval("work", None).await.unwrap();
+    eventually(SECOND, "nothing holds it back", async || count() == 5).await;
+    let never = engine.set_min_interval("work", Some(Duration::ZERO)).await;
+    assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
     engine.shutdown(SECOND).await.unwrap();
 }

@@ -133,7 +133,7 @@ fn the_smallest_covering_set_is_watched() {
 }
 
 #[test]
-fn a_rate_limit_that_lets_nothing_through_or_means_nothing_is_a_mistake() {
+fn a_limit_that_lets_nothing_through_or_means_nothing_is_a_mistake() {
     let limited = |limit| of_rule(when(key("/a/:id").exists()).rate_limit(limit));
     let (second, year) = (Duration::from_secs(1), Duration::from_secs(366 * 24 * 3600));
     for (limit, expected) in [
@@ -145,4 +145,8 @@ fn a_rate_limit_that_lets_nothing_through_or_means_nothing_is_a_mistake() {
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{expected}: not in {found:#?}");
     }
     assert_eq!(limited(RateLimit::new(u32::MAX, Duration::from_nanos(1))), Vec::<String>::new());
+    for interval in [Duration::ZERO, year] {
+        let found = of_rule(when(key("/a/:id").exists()).min_interval(interval));
+        assert!(found.iter().any(|mistake| mistake.contains("min_interval is")), "{found:?}");
+    }
 }

@@ -192,6 +192,11 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "brakes",
                 "of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_one",
             ),
+            (
+                "min_interval",
+                "brakes",
+                "an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings",
+            ),
             ("paused", "brakes", "a_rule_may_begin_paused_and_is_so_in_its_own_engine_only"),
             ("backoff", "locks", "a_foreign_change_cuts_the_wait_to_the_base_delay"),
             ("optimistic", "firing", "optimistic_rules_fire_without_a_lock"),

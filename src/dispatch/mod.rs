@@ -5,6 +5,7 @@
 //! | [`messages`] | what the core is told and wants done | no |
 //! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
 //! | [`queue`], [`rate`] | slots, turns, classes; how many may start in a time | no |
+//! | [`interval`] | the least time between two firings of an instance | no |
 //! | [`path`], [`census`] | the stages behind an instance; what all of them are doing, by rule | no |
 //! | [`pending`] | all instances together: from what happened to what is to be done; below it the locks within the engine, waiting for other engines, and ends | no |
 //! | [`actor`] | carries messages between `pending` and the world; below it the steps of a firing, releases, and the end | yes |
@@ -14,6 +15,7 @@
 pub(crate) mod actor;
 pub(crate) mod census;
 pub(crate) mod end_step;
+mod interval;
 pub(crate) mod lock_step;
 pub(crate) mod messages;
 pub(crate) mod path;

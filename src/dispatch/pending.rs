@@ -9,6 +9,7 @@ pub(crate) mod look;
 mod step;
 
 use super::census::{Census, Load, Note};
+use super::interval::Interval;
 use super::messages::{
     Action, Closing, ClosingOutcome, Decided, Finish, FoundMark, Hold, LockOutcome, Verdict,
 };
@@ -71,6 +72,8 @@ pub(crate) struct Pending {
     opens: Option<Instant>,
     /// By lane: what holds it back.
     brakes: Vec<Brake>,
+    /// By number of a rule: its firings, if instances are to rest between them.
+    intervals: Vec<Option<Interval>>,
     /// Somebody listens: changes of states are told.
     observed: bool,
     census: Census,
@@ -106,6 +109,7 @@ impl Pending {
             stopping: false,
             opens: None,
             brakes: vec![Brake::default(); count],
+            intervals: rules.iter().map(|_| None).collect(),
             observed: false,
             census: Census::new(count, hasher),
             counts: vec![StateCounts::default(); count],
@@ -214,9 +218,16 @@ impl Pending {
         let mut record = Record::new(rule, binding, class, orphaned, now);
         record.see(&touches);
         let lane = self.lane(rule);
-        if let Some(delay) = self.settle(rule).filter(|_| !crawled)
-            && let Next::WakeAt(at) = record.wait(delay, Wait::Settle, now)
-        {
+        let settle = self.settle(rule).filter(|_| !crawled);
+        let interval = &mut self.intervals[rule as usize];
+        let wait = match settle {
+            Some(delay) => Some(record.wait(delay, Wait::Settle, now)),
+            None => {
+                let until = interval.as_mut().and_then(|interval| interval.until(&record.binding, now));
+                until.map(|until| record.rest(until))
+            }
+        };
+        if let Some(Next::WakeAt(at)) = wait {
             *self.counts[lane as usize].at(record.state.kind()) += 1;
             self.timers.insert((at, instance));
             self.records.insert(instance, record);
@@ -360,13 +371,12 @@ impl Pending {
 
     /// Fires an instance now that waits, is idle or was given up. False: it is none of these.
     pub(crate) fn fire_now(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
-        let mut queued = false;
-        self.step(id, now, out, |record, now| {
-            let next = record.fire_now(now);
-            queued = next != Next::Stay;
-            next
-        });
-        queued
+        let Some(record) = self.records.get(&id).filter(|record| record.is_at_rest()) else { return false };
+        if let Some(interval) = &mut self.intervals[record.rule as usize] {
+            interval.forget(&record.binding);
+        }
+        self.step(id, now, out, |record, now| record.fire_now(now));
+        true
     }
 
     /// Waiting times are over.

@@ -317,6 +317,12 @@ impl Record {
         Next::WakeAt(until)
     }
 
+    /// Not before this time, because it fired not long ago.
+    pub(crate) fn rest(&mut self, until: Instant) -> Next {
+        self.state = State::Waiting(until, Wait::Interval);
+        Next::WakeAt(until)
+    }
+
     /// Tries again later for a reason that is not the callback's.
     pub(crate) fn trouble(&mut self, base: Duration, now: Instant) -> Next {
         self.troubles = self.troubles.saturating_add(1);
@@ -324,14 +330,19 @@ impl Record {
         self.wait(delay, Wait::Trouble, now)
     }
 
-    /// Somebody asks for it to be fired now, whatever it waits for; but not what is under way, here or
-    /// elsewhere.
-    pub(crate) fn fire_now(&mut self, now: Instant) -> Next {
-        let marked = self.mark.is_some_and(|mark| !mark.mine);
+    /// It can be fired now: it is not under way, here or elsewhere.
+    pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
-            State::Waiting(..) | State::GivenUp | State::Idle => {}
-            State::Held if marked => {}
-            _ => return Next::Stay,
+            State::Waiting(..) | State::GivenUp | State::Idle => true,
+            State::Held => self.mark.is_some_and(|mark| !mark.mine),
+            _ => false,
+        }
+    }
+
+    /// Somebody asks for it to be fired now, whatever it waits for.
+    pub(crate) fn fire_now(&mut self, now: Instant) -> Next {
+        if !self.is_at_rest() {
+            return Next::Stay;
         }
         self.disregard_mark();
         self.enqueue(Class::Live, now)
@@ -357,7 +368,7 @@ impl Record {
                         path.locked(now);
                         self.path = path;
                     }
-                    Wait::Backoff | Wait::RetryAfter => {}
+                    Wait::Backoff | Wait::RetryAfter | Wait::Interval => {}
                 }
                 next
             }

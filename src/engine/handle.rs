@@ -14,7 +14,7 @@ use crate::events::{EventStream, Events};
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
-use crate::rule::RateLimit;
+use crate::rule::{RateLimit, check_interval};
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -291,6 +291,19 @@ impl EngineHandle {
         let checked = limit.map_or(Ok(()), |limit| limit.check());
         checked.map_err(|error| Error::Rule { rule: rule.to_owned(), error })?;
         self.inspector().await?.brake(rule, |brake| brake.rate_limit = limit).await
+    }
+
+    /// Changes the least time between two firings of an instance of a rule in this engine, or lifts it (`None`):
+    /// as [`Rule::min_interval`](crate::Rule::min_interval), and for as long as a [pause](EngineHandle::pause).
+    /// What waits for it now waits as the new one says, also after earlier firings; if there was none before, those
+    /// are not known.
+    ///
+    /// # Errors
+    /// [`Error::Rule`] if the interval is zero or longer than 365 days; those of [`pause`](EngineHandle::pause).
+    pub async fn set_min_interval(&self, rule: &str, interval: Option<Duration>) -> Result<(), Error> {
+        let checked = interval.map_or(Ok(()), check_interval);
+        checked.map_err(|error| Error::Rule { rule: rule.to_owned(), error })?;
+        self.inspector().await?.brake(rule, |brake| brake.min_interval = interval).await
     }
 
     /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its

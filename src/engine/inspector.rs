@@ -255,6 +255,7 @@ fn rule_status(
         optimistic: rule.options().optimistic,
         paused: brake.paused,
         rate_limit: brake.rate_limit,
+        min_interval: brake.min_interval,
         concurrency: rule.concurrency(),
         time_limit: rule.options().time_limit,
         lock_ttl: rule.lock_ttl(),

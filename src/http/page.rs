@@ -142,6 +142,11 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
                 a href=(link.link("/instances")) { (rule.id) }
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
                 @if rule.paused { " " span.note title="nothing of it starts in this engine" { "paused" } }
+                @if let Some(interval) = rule.min_interval_seconds {
+                    " " span.note title="least time between two firings of an instance in this engine" {
+                        "interval " (time(interval))
+                    }
+                }
                 @if let Some(limit) = &rule.rate_limit {
                     " " span.note title="no more than so many start in this engine" { "limit " (limit) }
                 }

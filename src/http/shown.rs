@@ -43,6 +43,7 @@ pub(super) struct RuleShown {
     pub(super) paused: bool,
     /// Such as `10 in 60s`.
     pub(super) rate_limit: Option<String>,
+    pub(super) min_interval_seconds: Option<f64>,
     pub(super) concurrency: usize,
     pub(super) time_limit_seconds: f64,
     pub(super) lock_ttl_seconds: f64,
@@ -141,6 +142,7 @@ pub(super) fn rule(rule: RuleStatus) -> RuleShown {
         optimistic: rule.optimistic,
         paused: rule.paused,
         rate_limit: rule.rate_limit.map(|limit| limit.to_string()),
+        min_interval_seconds: rule.min_interval.map(|interval| interval.as_secs_f64()),
         concurrency: rule.concurrency,
         time_limit_seconds: rule.time_limit.as_secs_f64(),
         lock_ttl_seconds: rule.lock_ttl.as_secs_f64(),
@@ -210,6 +212,7 @@ fn words(state: &InstanceState) -> Words<'_> {
                 WaitReason::Trouble => "tried again after trouble with etcd",
                 WaitReason::Released => "tried again after a release",
                 WaitReason::Settle => "settles: its keys may change again",
+                WaitReason::Interval => "fired less than its rule's interval ago",
             };
             (text, None, None, Some(*remaining))
         }

@@ -130,6 +130,8 @@ pub enum WaitReason {
     Released,
     /// It has just become true, or was changed: it is to [settle](crate::Rule::settle).
     Settle,
+    /// It fired less than the [least interval](crate::Rule::min_interval) of its rule ago.
+    Interval,
 }
 
 /// The states of instances without their details, for queries and counts.

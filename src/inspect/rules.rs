@@ -22,6 +22,8 @@ pub struct RuleStatus {
     pub paused: bool,
     /// How many firings of it may start in this engine in a time, as of now; `None`: it is not limited.
     pub rate_limit: Option<RateLimit>,
+    /// The least time between two firings of an instance in this engine, as of now; `None`: there is none.
+    pub min_interval: Option<Duration>,
     /// How many instances may be fired at once in this engine.
     pub concurrency: usize,
     /// How long a callback may run.

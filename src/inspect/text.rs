@@ -42,6 +42,7 @@ impl fmt::Display for InstanceState {
                     WaitReason::Trouble => " after trouble",
                     WaitReason::Released => " after a release",
                     WaitReason::Settle => " to settle",
+                    WaitReason::Interval => " because it has just fired",
                 })
             }
             InstanceState::Locked { engine, .. } => write!(f, "locked by {}", by(engine)),

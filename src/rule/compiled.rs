@@ -423,7 +423,7 @@ fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<
     {
         wrong("lock_ttl", format!("{ttl:?}"), "etcd grants leases of whole seconds, from 1");
     }
-    errors.extend(options.brake.rate_limit.and_then(|limit| limit.check().err()));
+    errors.extend(options.brake.mistakes());
     errors
 }
 

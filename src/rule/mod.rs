@@ -11,7 +11,7 @@ mod polling;
 mod rate_limit;
 
 pub use backoff::Backoff;
-pub(crate) use brake::Brake;
+pub(crate) use brake::{Brake, check_interval};
 pub(crate) use compiled::{CompiledRule, Limits};
 pub use error::RuleError;
 pub(crate) use lanes::lanes;
@@ -234,6 +234,37 @@ impl Rule {
     /// ```
     pub fn rate_limit(mut self, limit: RateLimit) -> Self {
         self.options.brake.rate_limit = Some(limit);
+        self
+    }
+
+    /// The least time between two firings of one instance in one engine, from the start of a callback to the start
+    /// of the next. More than zero, at most 365 days; default: none. It can be
+    /// [changed](crate::EngineHandle::set_min_interval) while the engine runs.
+    ///
+    /// It counts every firing, whatever became of it, and whatever makes the instance due again: a change, a
+    /// crawl, a delay or backoff that is shorter; also if the condition was false meanwhile. What is due sooner
+    /// waits, and fires then if it is still true. [`EngineHandle::fire_now`](crate::EngineHandle::fire_now) does
+    /// not wait.
+    ///
+    /// For callbacks that cost much or tell people something, over keys that change often. Too long an interval
+    /// makes the reaction to a change late by as much. Each engine knows its own firings only, and forgets them
+    /// when it or its parts restart: a delay that all engines keep is [`poll`](Rule::poll), or
+    /// [`retry_after`](Outcome::retry_after). It remembers a million instances of a rule that fired within the
+    /// interval, and forgets the oldest beyond that.
+    ///
+    /// ```
+    /// use etcd_rules::{Error, Firing, Rule, key};
+    /// use std::time::Duration;
+    ///
+    /// # async fn mail(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let rule = Rule::new("mail")
+    ///     .when(key("/alerts/:id").exists())
+    ///     .min_interval(Duration::from_secs(600))                // about one alert: a mail in ten minutes at most
+    ///     .run(mail);
+    /// # let _ = rule;
+    /// ```
+    pub fn min_interval(mut self, interval: Duration) -> Self {
+        self.options.brake.min_interval = Some(interval);
         self
     }
 

@@ -1,4 +1,4 @@
-//! What holds rules back: pauses (what runs ends as it would, and nothing starts), and rates.
+//! What holds rules back: pauses (what runs ends as it would, and nothing starts), rates and intervals.
 
 use super::*;
 
@@ -9,10 +9,33 @@ impl Pending {
         if was.rate_limit != wanted.rate_limit {
             self.queue.limit_rate(lane, wanted.rate_limit, now);
         }
+        if was.min_interval != wanted.min_interval {
+            self.set_interval(lane, wanted.min_interval, now, out);
+        }
         match (was.paused, wanted.paused) {
             (false, true) => self.pause(lane, now, out),
             (true, false) => self.queue.pause(lane, false),
             _ => {}
+        }
+    }
+
+    /// Instances of the lane rest for so long between two firings.
+    fn set_interval(&mut self, lane: u32, least: Option<Duration>, now: Instant, out: &mut Vec<Action>) {
+        let hasher = self.records.hasher();
+        for (interval, _) in self.intervals.iter_mut().zip(&self.lanes).filter(|(_, of)| **of == lane) {
+            match (&mut *interval, least) {
+                (Some(interval), Some(least)) => interval.change(least),
+                (_, least) => *interval = least.map(|least| Interval::new(least, hasher.clone())),
+            }
+        }
+        let rests = |id: &InstanceId| {
+            let record = self.records.get(id).filter(|record| self.lane(record.rule) == lane);
+            record.is_some_and(|record| matches!(record.state, State::Waiting(_, Wait::Interval)))
+        };
+        let resting: Vec<InstanceId> = self.timers.iter().map(|(_, id)| *id).filter(rests).collect();
+        for id in resting {
+            // Back to rest with it, if it is not over.
+            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
         }
     }
 

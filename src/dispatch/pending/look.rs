@@ -129,6 +129,7 @@ fn reason(why: Wait) -> WaitReason {
         Wait::Trouble => WaitReason::Trouble,
         Wait::Released => WaitReason::Released,
         Wait::Settle => WaitReason::Settle,
+        Wait::Interval => WaitReason::Interval,
     }
 }
 

@@ -16,6 +16,9 @@ impl Pending {
         if state == State::Running {
             self.fired[lane] += 1;
             self.queue.start(lane as u32, now);
+            if let Some(interval) = &mut self.intervals[record.rule as usize] {
+                interval.fired(&record.binding, now);
+            }
         }
         true
     }
@@ -31,7 +34,15 @@ impl Pending {
         let Some(record) = self.records.get_mut(&id) else { return };
         let held_slot = record.holds_slot();
         let (rule, before) = (record.rule, record.state);
-        let next = change(record, now);
+        let mut next = change(record, now);
+        if matches!(next, Next::Enqueue(_))
+            && !matches!(before, State::Queued(_) | State::Parked)
+            && let Some(until) = self.intervals[rule as usize]
+                .as_mut()
+                .and_then(|interval| interval.until(&record.binding, now))
+        {
+            next = record.rest(until);
+        }
         let dropped = next == Next::Drop;
         let counts = &mut self.counts[self.lanes[rule as usize] as usize];
         *counts.at(before.kind()) -= 1;
@@ -47,7 +58,7 @@ impl Pending {
         self.census.judge(id, lane, after.and(Some(&*record)), now);
         if let Some(State::Waiting(_, why)) = after
             && after != Some(before)
-            && !matches!(why, Wait::Released | Wait::Settle)
+            && !matches!(why, Wait::Released | Wait::Settle | Wait::Interval)
         {
             self.census.note(Note::PutOff(lane));
         }

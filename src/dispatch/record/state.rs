@@ -84,6 +84,8 @@ pub(crate) enum Wait {
     Released,
     /// It has just become true, or was changed: that may not be all.
     Settle,
+    /// It fired not long ago.
+    Interval,
 }
 
 /// How a firing ended, remembered until it is settled.

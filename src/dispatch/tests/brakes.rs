@@ -1,10 +1,11 @@
 //! What is held back.
 
+use super::super::census::Note;
 use super::super::messages::{Closing, ClosingOutcome, Finish};
-use super::super::record::Class;
+use super::super::record::{Class, Wait};
 use super::*;
 use crate::firing::Then;
-use crate::inspect::{InstanceState, QueuedFor};
+use crate::inspect::{InstanceState, QueuedFor, WaitReason};
 use crate::rule::{Brake, RateLimit};
 
 const QUEUED: Option<State> = Some(State::Queued(Class::Live));
@@ -217,4 +218,88 @@ fn what_waits_for_its_rate_keeps_no_other_from_a_lock_that_they_share() {
     assert_eq!(b.locks(), [5]);
     b.locked(5, LockOutcome::Won).advance(ms(30_000)).done(5).answer_of(0, 4);
     assert_eq!(b.locks(), [4]);
+}
+
+impl Bench {
+    fn rest(&mut self, lane: u32, least: u64) -> &mut Self {
+        self.brake(lane, |brake| brake.min_interval = Some(ms(least)))
+    }
+
+    fn rests_for(&self, id: u32) -> Option<Duration> {
+        match self.state(id) {
+            Some(State::Waiting(until, Wait::Interval)) => Some(until - self.now),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn an_instance_rests_between_two_firings_also_if_it_was_false_meanwhile() {
+    let mut b = Bench::new([rule("a"), rule("b")], 8);
+    b.rest(0, 1000).decide_of(0, 1).decide_of(0, 2).decide_of(1, 3);
+    b.locked(1, LockOutcome::Won).locked(3, LockOutcome::Won).advance(ms(100)).done(1).done(3);
+    assert_eq!(b.state(1), None);
+    b.decide_of(0, 1).decide_of(1, 3);
+    assert_eq!((b.rests_for(1), b.state(3)), (Some(ms(900)), Some(State::Locking)), "since it began");
+    assert_eq!(b.state(2), Some(State::Locking), "others don't wait for it, and have not fired");
+    let look = b.pending.look(instance(1), b.now).map(|look| look.state);
+    let reason = WaitReason::Interval;
+    assert_eq!(look, Some(InstanceState::Waiting { reason, remaining: ms(900) }));
+    let put_off =
+        |b: &mut Bench| b.pending.take_notes().filter(|note| matches!(note, Note::PutOff(_))).count();
+    assert_eq!(put_off(&mut b), 0, "no retry");
+    b.advance(ms(899)).decide(1, true, &[7, 0], &[(0, 7)]);
+    assert_eq!(b.rests_for(1), Some(ms(1)), "a change is no reason to hurry");
+    b.advance(ms(1)).answer_of(0, 1);
+    assert_eq!(b.state(1), Some(State::Locking));
+}
+
+#[test]
+fn whatever_makes_it_due_again_waits_for_the_interval_and_a_longer_delay_goes_on() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.rest(0, 1000).decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
+    b.pending.finished(instance(1), &Finish::Failed("no".into()), b.now);
+    b.closed(1).answer(1, true, &[5, 0]);
+    assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))), "{:?}", b.state(1));
+    b.advance(2 * BASE);
+    assert_eq!(b.rests_for(1), Some(ms(800)), "the backoff is over, the interval is not");
+    b.advance(ms(800)).answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
+    b.pending.finished(instance(1), &Finish::Returned(Then::RetryAfter(ms(5000))), b.now);
+    b.closed(1).answer(1, true, &[5, 0]).advance(ms(5000));
+    assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
+    // A lock that is not won is no firing.
+    let held = LockOutcome::Held { key: "one".into(), holder: None, at: 9 };
+    b.answer(1, true, &[5, 0]).locked(1, held).released("one", 10).advance(ms(5));
+    assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
+}
+
+#[test]
+fn who_asks_for_a_firing_now_does_not_wait_for_the_interval() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.rest(0, 60_000).decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won).done(1);
+    b.decide(1, true, &[5, 0], &[]);
+    assert_eq!(b.rests_for(1), Some(ms(60_000)));
+    b.turn(|pending, now, out| assert!(pending.fire_now(instance(1), now, out)));
+    let held = LockOutcome::Held { key: "one".into(), holder: None, at: 9 };
+    b.answer(1, true, &[5, 0]).locked(1, held).released("one", 10).advance(ms(5));
+    b.answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
+    assert_eq!(b.state(1), Some(State::Running), "not even if another engine comes in between");
+    b.turn(|pending, now, out| assert!(!pending.fire_now(instance(1), now, out)));
+    b.done(1).decide(1, true, &[5, 0], &[]);
+    assert_eq!(b.rests_for(1), Some(ms(60_000)), "that was a firing too");
+}
+
+#[test]
+fn an_interval_may_be_changed_and_lifted_and_what_waits_for_it_knows() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.rest(0, 60_000).decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won).done(1);
+    b.decide(1, true, &[5, 0], &[]).rest(0, 1000);
+    assert_eq!(b.rests_for(1), Some(ms(1000)));
+    b.rest(0, 2000);
+    assert_eq!(b.rests_for(1), Some(ms(2000)));
+    b.pause(0).resume(0);
+    assert_eq!(b.rests_for(1), Some(ms(2000)));
+    b.brake(0, |brake| brake.min_interval = None);
+    assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
+    assert_eq!(b.pending.deadline(), None);
 }

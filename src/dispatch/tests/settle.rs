@@ -66,3 +66,21 @@ fn jitter_makes_the_wait_longer_and_never_shorter() {
     let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
     assert!(*least >= ms(100) && *most <= ms(200) && *most - *least > ms(50), "{least:?} to {most:?}");
 }
+
+#[test]
+fn what_has_settled_still_rests_after_its_last_firing() {
+    let mut b = bench(100, 0);
+    b.brake(0, |brake| brake.min_interval = Some(ms(1000)));
+    b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
+    b.locked(1, LockOutcome::Won);
+    let now = b.now;
+    b.pending.finished(instance(1), &Finish::Returned(Then::Done), now);
+    let closed = ClosingOutcome::Closed { revision: 10, slots: Default::default(), marked: false };
+    b.turn(|pending, now, out| pending.closed(instance(1), closed, now, out)).answer(1, false, &[0, 0]);
+    b.decide(1, true, &[11, 0], &[(0, 11)]);
+    assert!(settles(&b, 1));
+    b.advance(ms(100));
+    assert!(matches!(b.state(1), Some(State::Waiting(until, Wait::Interval)) if until == b.now + ms(900)));
+    b.advance(ms(900));
+    assert!(matches!(b.state(1), Some(State::Checking(_))));
+}

@@ -70,6 +70,8 @@ enum Op {
     Resume(u32),
     /// So many of a rule may start in a second from now on; 0: as many as there are.
     Limit(u32, u32),
+    /// Instances of a rule rest for so long between firings, in ms; 0: not at all.
+    Rest(u32, u64),
     /// Releases that are on their way are missed; this is noticed.
     MissReleases,
 }
@@ -120,6 +122,8 @@ struct World {
     starts: [Vec<Instant>; RULES as usize],
     /// By rule: what had a slot already then, and may start beyond it.
     beyond: [usize; RULES as usize],
+    /// By instance: when it started last, as far as its interval must know of it.
+    rests: Vec<Option<Instant>>,
     calm: bool,
     /// What every callback does, if not something random.
     habit: Option<Habit>,
@@ -189,6 +193,7 @@ impl World {
             brakes: Default::default(),
             starts: Default::default(),
             beyond: Default::default(),
+            rests: vec![None; all],
             calm: false,
             habit: None,
             told: vec![None; all],
@@ -289,7 +294,7 @@ impl World {
     fn start(&mut self, id: u32, given: Snapshot, overrule: Option<Revision>, fence: Option<Revision>) {
         let at = id as usize;
         assert!(!self.pending.is_paused(rule_of(id)), "{id} starts although its rule is paused");
-        self.started(rule_of(id) as usize);
+        self.started(id, rule_of(id) as usize);
         self.fired[at] += 1;
         self.completed[at] = false;
         self.dirty[at] = !self.etcd.keys[at].matches(&given);
@@ -379,9 +384,17 @@ impl World {
             }
             Op::LoseLocks => self.etcd.lose_locks(),
             Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], Reason::Crawl)),
-            Op::FireNow(id) => self.turn(|pending, now, out| {
-                pending.fire_now(instance(id), now, out);
-            }),
+            Op::FireNow(id) => {
+                let mut fires = false;
+                self.turn(|pending, now, out| fires = pending.fire_now(instance(id), now, out));
+                self.rests[id as usize].take_if(|_| fires);
+            }
+            Op::Rest(rule, time) => {
+                (0..INSTANCES)
+                    .filter(|id| rule_of(*id) == rule)
+                    .for_each(|id| self.rests[id as usize] = None);
+                self.brake(rule, |brake| brake.min_interval = (time > 0).then(|| ms(time)));
+            }
             Op::Pause(rule) => self.brake(rule, |brake| brake.paused = true),
             Op::Resume(rule) => self.brake(rule, |brake| brake.paused = false),
             Op::Limit(rule, count) => {

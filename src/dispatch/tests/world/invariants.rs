@@ -49,8 +49,13 @@ impl World {
         assert_eq!(locks.len(), count, "two that share a lock have slots at once");
     }
 
-    /// A callback of a rule starts: not more than its rate allows, saved permits included.
-    pub(super) fn started(&mut self, rule: usize) {
+    /// A callback of a rule starts: not more than its rate allows, saved permits included, and of an
+    /// instance not before its interval is over.
+    pub(super) fn started(&mut self, id: u32, rule: usize) {
+        if let Some(least) = self.brakes[rule].min_interval {
+            let last = self.rests[id as usize].replace(self.now);
+            assert!(last.is_none_or(|last| self.now - last >= least), "{id} does not rest");
+        }
         let starts = &mut self.starts[rule];
         starts.push(self.now);
         let Some(limit) = self.brakes[rule].rate_limit else { return };

@@ -17,6 +17,7 @@ fn ops() -> impl Strategy<Value = Op> {
         2 => (0..RULES).prop_map(Op::Pause),
         2 => (0..RULES).prop_map(Op::Resume),
         2 => (0..RULES, 0..4u32).prop_map(|(rule, count)| Op::Limit(rule, count)),
+        2 => (0..RULES, 0..4u64).prop_map(|(rule, count)| Op::Rest(rule, count * 150)),
         2 => (id, 1..1000u64).prop_map(|(id, takes)| Op::HoldBack(id, takes)),
         1 => Just(Op::LoseLocks),
         2 => Just(Op::Crawl),
