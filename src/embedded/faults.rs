@@ -153,9 +153,10 @@ impl Faults {
         self.restart_on(|member| member.clone());
     }
 
-    /// Restarts the server on older data, as a restored backup does: the same cluster, a lower revision.
+    /// Restarts the server on older data, as a restored backup does: the same cluster, a lower revision, and
+    /// raft terms from the beginning.
     pub fn restore(&self, saved: &Saved) {
-        self.restart_on(|_| (*saved.0).clone());
+        self.restart_on(|_| (*saved.0).clone().as_restored());
     }
 
     /// Restarts the server empty: another cluster id, revision 1.

@@ -49,6 +49,11 @@ impl Member {
         Self { cluster_id: self.cluster_id + 1, ..Self::new() }
     }
 
+    /// As it comes out of a backup: a log that begins.
+    pub(super) fn as_restored(self) -> Self {
+        Self { raft_term: 1, raft_index: 4, ..self }
+    }
+
     pub(super) fn member_id(&self) -> u64 {
         MEMBER
     }

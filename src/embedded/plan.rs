@@ -63,6 +63,8 @@ pub(super) enum Action {
     Delay(Duration),
     /// It takes effect later, even if the client has given up meanwhile.
     DelayRegardless(Duration),
+    /// It takes effect at once, and its answer comes later.
+    DelayAnswer(Duration),
     /// It takes effect twice; the second answer counts.
     Duplicate,
 }
@@ -139,6 +141,12 @@ impl Fault {
         self.with(Action::DelayRegardless(delay))
     }
 
+    /// The request takes effect at once, and its answer comes later: what others do meanwhile comes before it.
+    /// On messages of watch streams this is [`delay`](Self::delay).
+    pub fn delay_answer(self, delay: Duration) -> Self {
+        self.with(Action::DelayAnswer(delay))
+    }
+
     /// The request takes effect twice, as one sent again does; the client gets the second answer. A
     /// duplicate [`On::WatchResponse`] is sent twice.
     pub fn duplicate(self) -> Self {
@@ -149,10 +157,17 @@ impl Fault {
         Self { action, ..self }
     }
 
+    /// Hits messages on watch streams.
+    #[cfg(test)]
+    pub(crate) fn is_in_stream(&self) -> bool {
+        matches!(self.on, On::WatchResponse | On::WatchRequest | On::Watch | On::Any)
+    }
+
     /// Events of watches come later, on a stream that seems well.
     #[cfg(test)]
     pub(crate) fn delays_events(&self) -> bool {
-        let delays = matches!(self.action, Action::Delay(_) | Action::DelayRegardless(_));
+        let delays =
+            matches!(self.action, Action::Delay(_) | Action::DelayRegardless(_) | Action::DelayAnswer(_));
         delays && matches!(self.on, On::WatchResponse | On::WatchRequest | On::Watch)
     }
 }

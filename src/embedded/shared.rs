@@ -219,6 +219,11 @@ pub(super) async fn strike<T: Send + 'static>(
             sleep(delay).await;
             apply()
         }
+        Some(Action::DelayAnswer(delay)) => {
+            let answer = apply();
+            sleep(delay).await;
+            answer
+        }
         Some(Action::DelayRegardless(delay)) => {
             let late = tokio::spawn(async move {
                 sleep(delay).await;

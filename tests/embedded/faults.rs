@@ -57,6 +57,12 @@ async fn requests_are_lost_late_and_doubled() {
         exists(&client, "late").await,
     ];
     assert_eq!(found, [false, true, false, true]);
+    faults.inject(Fault::on(On::Put).delay_answer(3 * SECOND));
+    let waiting = put(&client, "answered late");
+    tokio::pin!(waiting);
+    assert!(timeout(SECOND, &mut waiting).await.is_err(), "no answer yet");
+    assert!(exists(&client, "answered late").await);
+    waiting.await.expect("an answer in the end");
     faults.inject(Fault::on(On::Put).duplicate());
     put(&client, "twice").await.expect("put");
     assert_eq!(client.kv_client().get("twice", None).await.expect("get").kvs()[0].version(), 2);

@@ -37,7 +37,9 @@ impl PbWatchService for Service {
         match action {
             Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.into()),
             Some(Action::Lose | Action::LoseAnswer) => pending().await,
-            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay) | Action::DelayAnswer(delay)) => {
+                sleep(delay).await
+            }
             Some(Action::Duplicate) | None => {}
         }
         let stream = WatchStream {
@@ -135,7 +137,9 @@ impl WatchStream {
         match action {
             Some(Action::Fail(refusal)) => return Err(refusal),
             Some(Action::Lose) => return Ok(()),
-            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay) | Action::DelayAnswer(delay)) => {
+                sleep(delay).await
+            }
             _ => {}
         }
         if check_message(&request).is_err() {
@@ -167,7 +171,9 @@ impl WatchStream {
             Some(Action::Fail(refusal)) => return Err(refusal),
             Some(Action::FailAfter(refusal)) => self.end = Some(refusal),
             Some(Action::Lose | Action::LoseAnswer) => return Ok(None),
-            Some(Action::Delay(delay) | Action::DelayRegardless(delay)) => sleep(delay).await,
+            Some(Action::Delay(delay) | Action::DelayRegardless(delay) | Action::DelayAnswer(delay)) => {
+                sleep(delay).await
+            }
             Some(Action::Duplicate) => self.ready.push_front(response.clone()),
         }
         self.shared.thawed().await;
