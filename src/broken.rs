@@ -1,11 +1,27 @@
 //! Promises that the simulation breaks on purpose, to see that its checker notices. In a build that is no test
 //! none can be broken, and the questions cost nothing.
 
-/// What can be broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Promise {
+macro_rules! promises {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What can be broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Promise {
+            $($(#[$doc])* $name,)*
+        }
+
+        /// All of them.
+        #[cfg(all(test, feature = "embedded"))]
+        pub(crate) const PROMISES: &[Promise] = &[$(Promise::$name,)*];
+    };
+}
+
+promises! {
     /// A watch resumes where its last one ended; broken: from now.
     Resume,
+    /// A watch stands where the last change is that it was sent; broken: where the server stands.
+    Position,
+    /// Revisions of a key only move forward.
+    Forward,
     /// Effects take place only while the lock is held.
     Fence,
     /// A new snapshot tells of deletions.
@@ -24,34 +40,17 @@ pub(crate) enum Promise {
     Rewind,
     /// A commit without a lock depends on what was shown.
     Expectations,
+    /// A lock that was taken without an answer is freed.
+    Orphans,
     /// What an engine held is freed at its end.
     Revoke,
     /// A key does not expire before its TTL.
     KeyTtl,
     /// No more firings at once than there are slots.
     Slots,
+    /// Nothing of a paused rule starts.
+    Pause,
 }
-
-/// All of them.
-#[cfg(all(test, feature = "embedded"))]
-pub(crate) const PROMISES: [Promise; 13] = {
-    use Promise::*;
-    [
-        Resume,
-        Fence,
-        Deletions,
-        LeaseLoss,
-        DirtyMark,
-        Witness,
-        Backoff,
-        Releases,
-        Rewind,
-        Expectations,
-        Revoke,
-        KeyTtl,
-        Slots,
-    ]
-};
 
 #[cfg(not(test))]
 #[inline(always)]

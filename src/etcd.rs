@@ -150,6 +150,24 @@ pub(crate) struct Page {
 pub(crate) struct Header {
     pub(crate) cluster: u64,
     pub(crate) revision: Revision,
+    /// Of the leader's election.
+    pub(crate) term: u64,
+}
+
+impl Header {
+    fn of(header: Option<&etcd_client::proto::PbResponseHeader>) -> Self {
+        let header = header.cloned().unwrap_or_default();
+        Self { cluster: header.cluster_id, revision: header.revision, term: header.raft_term }
+    }
+}
+
+/// A change that was seen. A store without it in its history is not the one it was seen in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub(crate) key: Vec<u8>,
+    pub(crate) revision: Revision,
+    /// `None`: it was deleted.
+    pub(crate) value: Option<Value>,
 }
 
 /// A lock in etcd.
@@ -323,8 +341,34 @@ impl Link {
         let client = self.client().await?;
         let options = GetOptions::new().with_count_only();
         let response = self.bounded("get", client.kv_client().get(first_key(prefix), Some(options))).await?.0;
-        let header = response.header.unwrap_or_default();
-        Ok(Header { cluster: header.cluster_id, revision: header.revision })
+        Ok(Header::of(response.header.as_ref()))
+    }
+
+    /// Whether the store's history has the change, as far as it can be told: false only if it has not.
+    pub(crate) async fn has(&self, seen: &Sighting) -> Result<bool, Failure> {
+        let client = self.client().await?;
+        let get = async |revision| {
+            let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
+            let options = GetOptions::new().with_revision(revision);
+            let answer = self.bounded("get", kv.get(seen.key.clone(), Some(options))).await?;
+            Ok(answer.0.kvs.into_iter().next().map(|kv| (kv.mod_revision, kv.value)))
+        };
+        let looked = async {
+            let then = get(seen.revision).await?;
+            match &seen.value {
+                // Two histories may have changed the same key at the same revision.
+                Some(value) => Ok(then
+                    .is_some_and(|(revision, found)| revision == seen.revision && found == value.as_bytes())),
+                None => Ok(then.is_none() && get(seen.revision - 1).await?.is_some()),
+            }
+        };
+        match looked.await {
+            // That history is gone. What is there now can't be older.
+            Err(Failure { kind: FailureKind::Compacted, .. }) => {
+                Ok(get(0).await?.is_none_or(|(now, _)| now >= seen.revision))
+            }
+            looked => looked,
+        }
     }
 
     /// All locks below a prefix.
@@ -391,6 +435,13 @@ impl Link {
                 message: "the lease does not exist any more".into(),
             }),
         }
+    }
+
+    /// Whether a lease exists.
+    pub(crate) async fn is_alive(&self, id: i64) -> Result<bool, Failure> {
+        let client = self.client().await?;
+        let told = client.lease_client().time_to_live(id, None).await_in(self, "lease_ttl").await?;
+        Ok(told.ttl() > 0)
     }
 
     pub(crate) async fn revoke(&self, id: i64) -> Result<(), Failure> {
@@ -484,8 +535,7 @@ impl Watch {
         let ended = || etcd_client::Error::WatchError("the stream ended".into());
         let message = self.responses.message().await.and_then(|message| message.ok_or_else(ended));
         let response = message.map_err(|error| Failure::new("watch", error))?.0;
-        let header = response.header.unwrap_or_default();
-        let header = Header { cluster: header.cluster_id, revision: header.revision };
+        let header = Header::of(response.header.as_ref());
         let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
         if !ours && response.watch_id != PROGRESS_OF_ALL {
             // The answer to a heartbeat. Ending that watch needs no answer.

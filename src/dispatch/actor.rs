@@ -81,6 +81,8 @@ pub(crate) struct Dispatcher {
     nonces: BTreeSet<u64>,
     timer: Option<(Instant, SpawnHandle)>,
     draining: Option<oneshot::Sender<usize>>,
+    /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
+    out_of_time: CancellationToken,
     rng: StdRng,
 }
 
@@ -103,6 +105,9 @@ impl Busy {
     }
 }
 
+/// Why a step was ended at the end of a shutdown.
+pub(super) const OUT_OF_TIME: &str = "the engine is stopping, and etcd did not answer in time";
+
 /// How often what there is goes to the metrics.
 const TALLY: Duration = Duration::from_secs(1);
 
@@ -123,6 +128,7 @@ impl Dispatcher {
             nonces: BTreeSet::new(),
             timer: None,
             draining: None,
+            out_of_time: CancellationToken::new(),
             settings,
         }
     }

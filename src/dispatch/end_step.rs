@@ -3,7 +3,7 @@
 use super::messages::{FoundMark, Hold};
 use crate::condition::Slot;
 use crate::engine::env::{Env, Retry};
-use crate::etcd::{Failure, FailureKind};
+use crate::etcd::{Failure, FailureKind, Link};
 use crate::firing::{Effect, Effects, Fence};
 use crate::index::{Binding, Change, Deletion, Revision};
 use crate::lock::batch::Class;
@@ -34,6 +34,7 @@ pub(super) struct EndStep {
     pub(super) effects: Effects,
     pub(super) hold: Option<Hold>,
     pub(super) overrule: Option<Revision>,
+    pub(super) link: Arc<Link>,
     pub(super) requests: Addr<Requests>,
     pub(super) keeper: Addr<Keeper>,
     pub(super) retry: Retry,
@@ -97,7 +98,12 @@ impl EndStep {
             ambiguous |= failure.is_ambiguous();
             match failure.kind {
                 FailureKind::Rejected | FailureKind::Permission => {
-                    return EndEnd::Refused(failure.to_string());
+                    return match ambiguous && self.is_unlocked().await {
+                        true => {
+                            self.unlocked().await.unwrap_or_else(|doubt| EndEnd::Failed(doubt.to_string()))
+                        }
+                        false => EndEnd::Refused(failure.to_string()),
+                    };
                 }
                 // A lease of a key ended meanwhile: take another. The lock's own is checked below.
                 FailureKind::LeaseGone => {
@@ -150,17 +156,35 @@ impl EndStep {
         let Some(answer) = answer else { return Ok(EndEnd::Failed("the engine is stopping".into())) };
         Ok(match ending.read(answer?) {
             Ended::Committed { revision } => self.closed(revision),
-            // Sent twice, and the lock is gone while its lease lived: the first one took effect.
-            // Its revision is not known, so that its own events count as somebody else's.
-            Ended::FenceLost if *ambiguous && self.lease.as_ref().is_some_and(|l| !l.lost.is_cancelled()) => {
-                EndEnd::Closed { revision: 0, slots: SmallVec::new(), marked: false, changes: Vec::new() }
-            }
+            Ended::FenceLost if *ambiguous => self.unlocked().await?,
             Ended::FenceLost => EndEnd::FenceLost,
             Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
                 EndEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
             }
         })
+    }
+
+    /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
+    /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its own
+    /// events count as somebody else's.
+    async fn unlocked(&self) -> Result<EndEnd, Failure> {
+        let Some(lease) = self.lease.as_ref().filter(|lease| !lease.lost.is_cancelled()) else {
+            return Ok(EndEnd::FenceLost);
+        };
+        Ok(match self.link.is_alive(lease.id).await? {
+            true => {
+                EndEnd::Closed { revision: 0, slots: SmallVec::new(), marked: false, changes: Vec::new() }
+            }
+            false => EndEnd::FenceLost,
+        })
+    }
+
+    /// The lock is known to be gone.
+    async fn is_unlocked(&self) -> bool {
+        let Some(Fence { key, create_revision }) = &self.fence else { return false };
+        let found = self.link.get(key).await;
+        found.is_ok_and(|found| found.is_none_or(|(_, revision)| revision != *create_revision))
     }
 
     fn closed(&self, revision: Revision) -> EndEnd {

@@ -1,6 +1,8 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
+use super::actor::OUT_OF_TIME;
 use super::messages::FoundMark;
+use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::etcd::FailureKind;
@@ -16,6 +18,7 @@ use actix::Addr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// How long a firing waits for a lease before it gives its slot to others.
 const LEASE_WAIT: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ pub(super) struct LockStep {
     pub(super) lease: Latest<Option<LockLease>>,
     pub(super) requests: Addr<Requests>,
     pub(super) retry: Retry,
+    /// What has no answer then is waited for no more.
+    pub(super) out_of_time: CancellationToken,
 }
 
 /// How it ended.
@@ -76,7 +81,12 @@ impl LockEnd {
 impl LockStep {
     /// Returns the snapshot with the outcome: it is what the callback is given.
     pub(super) async fn run(mut self: Box<Self>) -> (LockEnd, Snapshot) {
-        let end = self.attempt().await;
+        let out_of_time = self.out_of_time.clone();
+        let end = tokio::select! {
+            biased;
+            end = self.attempt() => end,
+            () = out_of_time.cancelled() => LockEnd::Failed(OUT_OF_TIME.into()),
+        };
         (end, self.snapshot)
     }
 
@@ -120,7 +130,9 @@ impl LockStep {
                             lease,
                             self.retry.fork(),
                         );
-                        actix::spawn(freeing);
+                        if !is_broken(Promise::Orphans) {
+                            actix::spawn(freeing);
+                        }
                         return LockEnd::Failed(failure.to_string());
                     }
                     self.retry.wait().await;

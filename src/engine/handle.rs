@@ -338,6 +338,7 @@ impl EngineHandle {
     /// marks of failures and give-ups, so that other engines try again at once.
     ///
     /// It takes a few seconds longer than `deadline` if callbacks must be cancelled or etcd does not answer.
+    /// What etcd has not taken a second after that, because it has no space or no leader, has no effect.
     /// A deadline of zero cancels at once. Dropping the future leaves the shutdown to go on in the background.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::views::{Closed, Found, Purpose, ViewId};
 use super::{Change, Index, InstanceId, Reason, Revision};
 use crate::crawl::pace::Rests;
 use crate::dispatch::path::Came;
-use crate::engine::part::{Faults, Part, forward, guarded};
+use crate::engine::part::{Fault, Faults, Part, forward, guarded};
 use crate::engine::status::Status;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::metrics::Meters;
@@ -259,6 +259,13 @@ impl Handler<ViewPage> for IndexActor {
         let mut goes_on = false;
         guarded(self, ctx, |this, ctx| {
             goes_on = this.index.view_page(view, page);
+            if let Some((known, found, at)) = this.index.take_contradiction() {
+                let reason = format!(
+                    "a key that was changed at revision {known} was last changed at {found}, as of revision {at}"
+                );
+                this.faults.report(Fault::Rewound(reason));
+                goes_on = false;
+            }
             this.flush(ctx, Vec::new(), Instant::now());
         });
         goes_on

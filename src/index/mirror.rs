@@ -2,6 +2,7 @@
 //! known is refused, whatever order watch, crawl, own commits and reads of a lock transaction
 //! arrive in.
 
+use crate::broken::{Promise, is_broken};
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -177,13 +178,17 @@ impl Mirror {
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision == *known => Merge::Known,
-            Content::Present { revision: known, .. } if revision < *known => Merge::Stale(id),
+            Content::Present { revision: known, .. } if revision < *known && !is_broken(Promise::Forward) => {
+                Merge::Stale(id)
+            }
             Content::Present { value: old, revision: known } => {
                 self.bytes = self.bytes - old.len() + value.len();
                 (*old, *known) = (value, revision);
                 Merge::Changed(id)
             }
-            Content::Gone { revision: gone } if revision <= *gone => Merge::Stale(id),
+            Content::Gone { revision: gone } if revision <= *gone && !is_broken(Promise::Forward) => {
+                Merge::Stale(id)
+            }
             Content::Gone { .. } => {
                 self.bytes += entry.key.len() + value.len();
                 self.present += 1;
@@ -212,7 +217,11 @@ impl Mirror {
         };
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
-            Content::Present { revision: known, .. } if revision <= *known => Merge::Stale(id),
+            Content::Present { revision: known, .. }
+                if revision <= *known && !is_broken(Promise::Forward) =>
+            {
+                Merge::Stale(id)
+            }
             Content::Present { value, .. } => {
                 self.bytes -= entry.key.len() + value.len();
                 self.present -= 1;

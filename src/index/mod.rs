@@ -269,8 +269,16 @@ impl Index {
                 if unknown && !guard {
                     self.forget(watcher, revision);
                 }
+                let known =
+                    self.mirror.find(key).and_then(|id| self.mirror.present(id)).map(|(_, known)| known);
                 let merge = self.mirror.delete(key, revision, guard && unknown, watcher);
-                self.settle(merge, revision);
+                // Found by reading, it may have happened at any time since the key was put: the readers must
+                // not take it for later than what is known to be later than that.
+                let happened = match (&merge, known, how) {
+                    (Merge::Vanished(_), Some(known), Deletion::SeenAbsent) => known + 1,
+                    _ => revision,
+                };
+                self.settle(merge, happened);
             }
         }
     }

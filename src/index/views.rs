@@ -63,7 +63,12 @@ pub(crate) struct Views {
     closed: Vec<Closed>,
     /// Watchers whose first snapshot is complete.
     complete: Vec<u16>,
+    contradiction: Option<Contradiction>,
 }
+
+/// One history can't have both: a key was changed at the first revision, and at the third, which is not before,
+/// its last change was at the second, which is.
+pub(crate) type Contradiction = (Revision, Revision, Revision);
 
 impl Views {
     /// An open view of an older revision might still show a key deleted at `revision`.
@@ -122,13 +127,18 @@ impl Index {
     /// Compares keys that the view contains. False if the view was ended meanwhile.
     pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<Found>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
-        let purpose = self.views.open[at].purpose;
+        let View { purpose, revision: seen_at, .. } = self.views.open[at];
         for found in page {
             let Some((key, watcher)) = self.wanted(&found.key) else { continue };
             let known = self.mirror.find(key);
             if let Some(entry) = known {
                 self.mirror.entry_mut(entry).stamp = id.0;
-                if self.revision_of(entry) >= found.revision {
+                let known = self.revision_of(entry);
+                // Then the key was changed before the view, which does not have that change.
+                if found.revision < known && known <= seen_at && !is_broken(Promise::Rewind) {
+                    self.views.contradiction.get_or_insert((known, found.revision, seen_at));
+                }
+                if known >= found.revision {
                     continue;
                 }
             }
@@ -262,6 +272,11 @@ impl Index {
         }
         self.bury(watcher);
         self.views.closed.push(Closed { id, watcher, purpose, drift });
+    }
+
+    /// What a view told that can't be of the same store as what was known.
+    pub(crate) fn take_contradiction(&mut self) -> Option<Contradiction> {
+        self.views.contradiction.take()
     }
 
     /// Views whose comparison has ended since the last call.

@@ -212,6 +212,12 @@ impl<E> Batcher<E> {
         self.out.len()
     }
 
+    /// Nothing is queued, and nothing is out.
+    pub(crate) fn is_idle(&self) -> bool {
+        let Self { again, postponed, endings, locks, out, .. } = self;
+        again.is_empty() && postponed.is_empty() && endings.is_empty() && locks.is_empty() && out.is_empty()
+    }
+
     /// The next batch to send, if a flight is free and an entry may go. An entry too large for the limits goes
     /// alone, and etcd decides.
     pub(crate) fn next(&mut self) -> Option<Batch<E>> {

@@ -15,8 +15,8 @@ use actix::prelude::*;
 use futures_util::StreamExt as _;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -53,8 +53,31 @@ pub(crate) struct Keeper {
     granting: BTreeMap<(Purpose, Duration), Vec<TicketReply>>,
     /// Leases of marks: they go with the engine.
     marks: Vec<i64>,
+    retired: Retired,
     /// What renews and replaces the leases of locks.
     keeping: Vec<SpawnHandle>,
+}
+
+/// Leases of locks that can't be relied on any more, or whose grant was not answered. Etcd may still have them,
+/// and the locks and give-ups under them: they, too, go with the engine.
+#[derive(Clone, Default)]
+struct Retired(Arc<Mutex<VecDeque<i64>>>);
+
+impl Retired {
+    /// Leases end by themselves; only the latest can still be alive.
+    const LIMIT: usize = 64;
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<i64>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn add(&self, lease: i64) {
+        let mut leases = self.lock();
+        if leases.len() >= Self::LIMIT {
+            leases.pop_front();
+        }
+        leases.push_back(lease);
+    }
 }
 
 /// Where the answer to a request for a shared lease goes.
@@ -89,6 +112,7 @@ impl Keeper {
             shared: BTreeMap::new(),
             granting: BTreeMap::new(),
             marks: Vec::new(),
+            retired: Retired::default(),
             keeping: Vec::new(),
         };
         (this, readers)
@@ -115,6 +139,7 @@ impl Actor for Keeper {
                 rng: StdRng::from_rng(rng),
                 ttl,
                 published,
+                retired: self.retired.clone(),
             };
             let task = spawn_guarded(faults, Self::NAME, keep.run());
             self.keeping.push(ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task))));
@@ -139,6 +164,7 @@ struct Keep {
     rng: StdRng,
     ttl: Duration,
     published: Setter<Option<LockLease>>,
+    retired: Retired,
 }
 
 impl Keep {
@@ -146,9 +172,13 @@ impl Keep {
         let part = format!("lease of {:?}", self.ttl);
         let locks = format!("locks under the lease of {:?}", self.ttl);
         loop {
-            let grant = match self.link.grant(lease_id(&mut self.rng), self.ttl).await {
+            let id = lease_id(&mut self.rng);
+            let grant = match self.link.grant(id, self.ttl).await {
                 Ok(grant) => grant,
                 Err(failure) => {
+                    if failure.is_ambiguous() {
+                        self.retired.add(id);
+                    }
                     self.status.failure(&part, &failure);
                     self.retry.wait().await;
                     continue;
@@ -174,6 +204,9 @@ impl Keep {
                 () = lost.cancelled() => gone(),
                 failure = self.renew(grant.id, life) => failure,
             };
+            if failure.kind != FailureKind::LeaseGone {
+                self.retired.add(grant.id);
+            }
             if is_broken(Promise::LeaseLoss) {
                 told.disarm();
                 continue;
@@ -344,6 +377,7 @@ impl Handler<Revoke> for Keeper {
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
         let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
         let mut ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        ids.extend(self.retired.lock().drain(..));
         if is_broken(Promise::Revoke) {
             ids.clear();
         }

@@ -8,6 +8,7 @@ use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Link};
 use crate::index::{Change, Revision};
 use crate::watch::resume::{Resume, Start, Step};
+use crate::watch::start::start;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,7 @@ async fn run(settings: Settings, mut retry: Retry) {
 /// Follows the stream to its end; `Ok` if the dispatcher is gone.
 async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> Result<(), Failure> {
     let Settings { link, namespace, dispatcher, .. } = settings;
-    let from = match resume.start(link.header(namespace).await?) {
+    let from = match start(link, namespace, resume).await? {
         Start::Watch(from) => from,
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
@@ -82,7 +83,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
         }
         Start::Snapshot(revision) => {
             // What was deleted before is not known: all that wait look again.
-            resume.snapshot(revision);
+            resume.snapshot(revision, None);
             if dispatcher.send(Released(None)).await.is_err() {
                 return Ok(());
             }

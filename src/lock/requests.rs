@@ -84,6 +84,10 @@ impl Requests {
             };
             spawn_guarded(&self.settings.faults, Self::NAME, Box::pin(sending));
         }
+        // What needed space is not wanted any more, and nothing else will tell that there is some.
+        if self.trouble == Some(FailureKind::NoSpace) && self.batcher.is_idle() {
+            self.well();
+        }
     }
 
     fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {

@@ -116,7 +116,7 @@ metrics! {
         ["ok", "unreachable", "no_leader", "no_space", "authentication", "permission", "lease_gone", "compacted", "overloaded", "rejected"],
         "Requests to etcd; a series appears with its first request";
     REQUEST_DURATION = "etcd_request_duration_seconds", Histogram, ["engine", "request"],
-        ["connect", "range", "get", "txn", "lease_grant", "lease_renew", "lease_revoke", "watch"],
+        ["connect", "range", "get", "txn", "lease_grant", "lease_renew", "lease_ttl", "lease_revoke", "watch"],
         "Duration of requests to etcd";
     BATCH = "batch_entries", Histogram, ["engine"], [],
         "Transactions that travelled in one request";

@@ -114,7 +114,7 @@ const SPINNING: usize = 40;
 struct Run {
     began: Began,
     at: Duration,
-    ended: Option<How>,
+    ended: Option<(How, Duration)>,
 }
 
 /// What a restored backup takes back.
@@ -130,8 +130,8 @@ struct Checker<'p> {
     at: Duration,
     line: Line,
     saved: Option<Line>,
-    /// By create revision of a lock: the store before it was taken.
-    taken: BTreeMap<i64, Rc<Store>>,
+    /// By create revision of a lock: the store before it was taken, and when its taker looked at the keys.
+    taken: BTreeMap<i64, (Rc<Store>, Duration)>,
     runs: BTreeMap<u64, Run>,
     running: BTreeSet<u64>,
     /// The revision of the last effects for an instance, by the life whose run they were.
@@ -140,12 +140,12 @@ struct Checker<'p> {
     changed: BTreeMap<String, Vec<(Duration, i64, Option<String>)>>,
     /// When marks were written.
     marked: BTreeMap<String, Duration>,
-    /// When keys with a TTL were put.
-    put_at: BTreeMap<String, Duration>,
     /// The last deletion of a key by the test, for rules of absences.
     deletions: BTreeMap<(Kind, Vec<String>), Duration>,
     lives: BTreeMap<Life, (Duration, Option<Duration>)>,
     starts: BTreeMap<(Life, Kind, Vec<String>), Vec<Duration>>,
+    /// Since when rules are paused.
+    paused: BTreeMap<(Life, Kind), Duration>,
     /// Locks can be lost without their holder's clock telling.
     locks_taken: bool,
     leases_ended: bool,
@@ -167,10 +167,10 @@ impl<'p> Checker<'p> {
             own: BTreeMap::new(),
             changed: BTreeMap::new(),
             marked: BTreeMap::new(),
-            put_at: BTreeMap::new(),
             deletions: BTreeMap::new(),
             lives: BTreeMap::new(),
             starts: BTreeMap::new(),
+            paused: BTreeMap::new(),
             locks_taken: plan.does(Act::takes_locks),
             leases_ended: plan.does(|act| matches!(act, Act::ExpireLease(_))),
             replaced: false,
@@ -213,7 +213,13 @@ impl<'p> Checker<'p> {
             }
             Event::Did(_) | Event::Health(..) => {}
             Event::Started(life) => drop(self.lives.insert(*life, (self.at, None))),
-            Event::Over(life, _) => {
+            Event::Paused(life, kind) => drop(self.paused.insert((*life, *kind), self.at)),
+            Event::Resumed(life, kind) => drop(self.paused.remove(&(*life, *kind))),
+            Event::Over(life, how) => {
+                // Every callback ends when it is told to, or is dropped.
+                if how.contains("Unfinished") && !self.plan.does(|act| matches!(act, Act::Poison(..))) {
+                    self.violate(format!("engine {} was {how}", life.engine));
+                }
                 if let Some((_, end)) = self.lives.get_mut(life) {
                     end.get_or_insert(self.at);
                 }
@@ -222,7 +228,7 @@ impl<'p> Checker<'p> {
             Event::Ended { run, how } => {
                 self.running.remove(run);
                 if let Some(run) = self.runs.get_mut(run) {
-                    run.ended = Some(*how);
+                    run.ended = Some((*how, self.at));
                 }
             }
             Event::Calm => self.calm = Some(self.at),
@@ -234,8 +240,10 @@ impl<'p> Checker<'p> {
             let key = &change.key;
             if let Some(own) = key.strip_prefix(NAMESPACE) {
                 let new = !before.keys.contains_key(key);
-                if own.starts_with("lock/") && change.value.is_some() && new {
-                    self.taken.insert(revision, before.clone());
+                if let Some(holder) = change.value.as_deref().filter(|_| own.starts_with("lock/") && new) {
+                    let holder: serde_json::Value = serde_json::from_str(holder).unwrap_or_default();
+                    let looked = Duration::from_millis(holder["since"].as_u64().unwrap_or_default());
+                    self.taken.insert(revision, (before.clone(), looked));
                 }
                 if own.starts_with("backoff/") && change.value.is_some() {
                     self.marked.insert(key.clone(), self.at);
@@ -245,14 +253,17 @@ impl<'p> Checker<'p> {
             self.changed.entry(key.clone()).or_default().push((self.at, revision, change.value.clone()));
             match &change.value {
                 Some(run) if key.starts_with("/out/") => self.took_effect(before, revision, run, changes),
-                Some(_) => drop(self.put_at.insert(key.clone(), self.at)),
+                Some(_) => {}
                 None if by_test && key.starts_with("/gone") => {
                     if let Some(id) = Kind::Gone.implied_by(key) {
                         self.deletions.insert((Kind::Gone, id), self.at);
                     }
                 }
                 None if !by_test && key.starts_with("/rest/") => {
-                    let lived = self.at.saturating_sub(self.put_at.get(key).copied().unwrap_or_default());
+                    // Since its callback ended: how long its commit was under way is not the lease's affair.
+                    let run = before.value(key).and_then(|run| run.parse().ok());
+                    let run = run.and_then(|run: u64| self.runs.get(&run)?.ended);
+                    let lived = run.map_or(Duration::MAX, |(_, ended)| self.at.saturating_sub(ended));
                     if !self.leases_ended && !self.replaced && lived < super::kinds::REST {
                         self.violate(format!(
                             "{key} was to live for {:?} and lived {lived:?}",
@@ -271,7 +282,7 @@ impl<'p> Checker<'p> {
         let Some(Run { began, ended, .. }) = self.runs.get(&number) else {
             return self.violate(format!("effects of an unknown run {run}"));
         };
-        let (began, ended) = (began.clone(), *ended);
+        let (began, ended) = (began.clone(), ended.map(|(how, _)| how));
         let Began { kind, ref id, token, ref shown, life, .. } = began;
         let name = format!("run {run} ({} {id:?})", kind.name());
         let count = self.line.applied.entry(number).or_default();
@@ -324,7 +335,7 @@ impl<'p> Checker<'p> {
         }
         let before = (kind != Kind::Optimistic).then(|| self.taken.get(&token).cloned()).flatten();
         match &before {
-            Some(before) => self.locked(began, before, &name),
+            Some((before, _)) => self.locked(began, before, &name),
             None if kind == Kind::Optimistic => {}
             None => {
                 self.violate(format!("{name} began under a lock that was never taken, of revision {token}"))
@@ -332,6 +343,10 @@ impl<'p> Checker<'p> {
         }
         self.alone(began, &name);
         self.is_fresh(began, &name);
+        // Its task may have been about to begin.
+        if self.paused.get(&(life, kind)).is_some_and(|since| self.at > *since + Duration::from_millis(1)) {
+            self.violate(format!("{name} began although its rule is paused"));
+        }
         let starts = self.starts.entry((life, kind, id.clone())).or_default();
         starts.push(self.at);
         let recent = starts.iter().rev().take_while(|at| self.at - **at < Duration::from_secs(1)).count();
@@ -357,18 +372,26 @@ impl<'p> Checker<'p> {
             return self.violate(format!("{name}: its lock was taken although a mark holds it back"));
         }
         // Somebody overruled the mark: its time was over, or a key changed.
+        let mark_revision = mark.mod_revision;
         let text = mark.value.as_deref().unwrap_or_default();
         let mark: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         let until = Duration::from_millis(mark["until"].as_u64().unwrap_or_default());
         let Some(&written) = self.marked.get(&mark_key) else { return };
         let last = self.runs.values().rev().find(|run| run.began.kind == kind && run.began.id == *id);
         let shown = last.map_or(&[][..], |run| &run.began.shown);
-        // The first change after what the last run was shown.
+        let looked = last.and_then(|last| self.taken.get(&last.began.token)).map(|(_, looked)| *looked);
+        // The first change after what the last run was shown: of another value, or after it looked, or shortly
+        // before, if it may have been told of it later.
+        let unheard = Duration::from_secs(if self.plan.does(Act::delays_events) { 15 } else { 0 });
         let since = |(slot, key): (usize, &String)| {
             let all = self.changed.get(key)?;
             let seen = |change: &(_, _, Option<String>)| shown.get(slot) == Some(&change.2);
-            let later = all.iter().rposition(seen).map_or(0, |at| at + 1);
-            all.get(later).map(|change| change.0)
+            let other = all.iter().rposition(seen).map_or(0, |at| at + 1);
+            let after = |change: &&(Duration, i64, _)| {
+                looked.is_some_and(|looked| change.0 + unheard >= looked) && change.1 != mark_revision
+            };
+            let changes = all.get(other).into_iter().chain(all.iter().find(after));
+            changes.map(|change| change.0).min()
         };
         let changed = kind.keys(id).iter().enumerate().filter_map(since).min();
         let base = self.plan.options.backoff.0;

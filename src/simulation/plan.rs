@@ -76,9 +76,28 @@ pub(super) enum Act {
     Stall(usize, Duration),
     /// A part of it panics at its next message.
     Poison(usize, &'static str),
+    /// A rule is paused in it for a while.
+    Pause(usize, Kind, Duration),
+    /// So many changes of keys that nobody watches, at once.
+    Elsewhere(usize),
 }
 
 impl Act {
+    /// After it, an engine may hear of a change long after it happened.
+    pub(super) fn delays_events(&self) -> bool {
+        match self {
+            Act::Inject(fault) => fault.delays_events() || fault.is_in_stream(),
+            Act::Put(..) | Act::Delete(_) | Act::NoSpace(_) | Act::ExpireLease(_) | Act::Save => false,
+            Act::Pause(..) | Act::Elsewhere(_) => false,
+            _ => true,
+        }
+    }
+
+    /// After it, an engine that was not told can't know that the store is older than what it knows.
+    pub(super) fn outgrows(&self) -> bool {
+        matches!(self, Act::Elsewhere(_))
+    }
+
     /// After it, a lock may be lost without its holder's clock telling.
     pub(super) fn takes_locks(&self) -> bool {
         matches!(
@@ -95,7 +114,7 @@ impl Act {
 
 /// Classes of trouble; a schedule has some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     Requests,
     Streams,
     Server,
@@ -109,9 +128,11 @@ enum Trouble {
     Shutdowns,
     Stalls,
     Panics,
+    Pauses,
+    Elsewhere,
 }
 
-const TROUBLES: [Trouble; 13] = [
+const TROUBLES: [Trouble; 15] = [
     Trouble::Requests,
     Trouble::Streams,
     Trouble::Server,
@@ -125,6 +146,8 @@ const TROUBLES: [Trouble; 13] = [
     Trouble::Shutdowns,
     Trouble::Stalls,
     Trouble::Panics,
+    Trouble::Pauses,
+    Trouble::Elsewhere,
 ];
 
 fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
@@ -137,6 +160,11 @@ fn between(rng: &mut StdRng, from: u64, to: u64) -> Duration {
 
 impl Plan {
     pub(super) fn of(seed: u64) -> Self {
+        Self::with(seed, &[])
+    }
+
+    /// With much of some classes of trouble, and none of others; of any, if none is named.
+    pub(super) fn with(seed: u64, much: &[Trouble]) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
         let engines = pick(rng, &[1, 1, 2, 2, 2, 3]);
         let mut kinds: Vec<Kind> = KINDS.iter().copied().filter(|_| rng.random_bool(0.25)).collect();
@@ -147,7 +175,7 @@ impl Plan {
             kinds.push(Kind::Right);
         }
         let base = between(rng, 30, 200);
-        let options = Options {
+        let mut options = Options {
             lock_ttl: pick(rng, &[2, 2, 3, 5]) * SECOND,
             request_timeout: pick(rng, &[300, 1000, 2500]) * MS,
             watch_silence: pick(rng, &[1, 3, 10]) * SECOND,
@@ -163,9 +191,12 @@ impl Plan {
             reading: pick(rng, &[0, 20]),
         };
         let share = pick(rng, &[0.1, 0.25, 0.5]);
-        let troubles: Vec<Trouble> = TROUBLES.into_iter().filter(|_| rng.random_bool(share)).collect();
+        let mut troubles: Vec<Trouble> = TROUBLES.into_iter().filter(|_| rng.random_bool(share)).collect();
         let count = rng.random_range(15..70);
-        let rate = pick(rng, &[0.08, 0.25]);
+        let mut rate = pick(rng, &[0.08, 0.25]);
+        if !much.is_empty() {
+            (troubles, rate) = (much.to_vec(), 0.4);
+        }
         let pace = pick(rng, &[20, 150, 400]);
         let mut writer = Writer { ids: pick(rng, &[1, 2, 4]), number: 0 };
         let mut steps = Vec::new();
@@ -179,11 +210,21 @@ impl Plan {
             let pause = if rng.random_bool(0.3) { Duration::ZERO } else { between(rng, 0, 2 * pace) };
             let act = match trouble {
                 Some(Trouble::Panics) if poisons >= 3 => continue,
-                Some(trouble) => act(trouble, rng, engines),
+                Some(trouble) => act(trouble, rng, engines, &kinds),
                 None => writer.write(rng, &kinds),
             };
             poisons += usize::from(matches!(act, Act::Poison(..)));
+            let restored = act == Act::Restore;
             steps.push((pause, act));
+            // Before an engine connects again, the store may be further than it was.
+            if restored && rng.random_bool(0.5) {
+                let before = rng.random_range(0..4);
+                let written = (0..before).map(|_| writer.write(rng, &kinds)).collect::<Vec<_>>();
+                let elsewhere = Act::Elsewhere(rng.random_range(0..60));
+                steps.extend(written.into_iter().chain([elsewhere]).map(|act| (Duration::ZERO, act)));
+                // What nothing tells of, a crawl finds.
+                options.crawl_interval = options.crawl_interval.min(5 * SECOND);
+            }
         }
         Self { seed, engines, kinds, options, callbacks, steps }
     }
@@ -200,6 +241,25 @@ impl Plan {
         let pause = MS * (seed % 40) as u32;
         plan.steps = vec![(SECOND, put("v1")), (pause, put("v2")), (SECOND, put("v3")), (pause, put("v4"))];
         plan
+    }
+
+    /// Whatever is injected is a transaction that is answered after others have gone on.
+    pub(super) fn answered_late(mut self) -> Self {
+        self.options.request_timeout = 5 * SECOND;
+        for (number, (_, act)) in self.steps.iter_mut().enumerate() {
+            if let Act::Inject(fault) = act {
+                *fault = Fault::on(On::Txn).times(2).delay_answer(MS * (100 + 50 * number as u32));
+            }
+        }
+        self
+    }
+
+    /// Several engines, whose callbacks take their time.
+    pub(super) fn at_work(mut self) -> Self {
+        self.engines = self.engines.max(2);
+        self.callbacks = Callbacks { slow: 70, failing: 0, ..self.callbacks };
+        self.options.time_limit = 60 * SECOND;
+        self
     }
 
     pub(super) fn does(&self, what: impl Fn(&Act) -> bool) -> bool {
@@ -245,7 +305,7 @@ impl Writer {
     }
 }
 
-fn act(trouble: Trouble, rng: &mut StdRng, engines: usize) -> Act {
+fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Act {
     let engine = rng.random_range(0..engines);
     match trouble {
         Trouble::Requests => Act::Inject(request_fault(rng)),
@@ -283,6 +343,8 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize) -> Act {
             let parts = ["index", "evaluator", "dispatcher", "requests", "lease keeper"];
             Act::Poison(engine, pick(rng, &parts))
         }
+        Trouble::Pauses => Act::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),
+        Trouble::Elsewhere => Act::Elsewhere(rng.random_range(1..300)),
     }
 }
 
@@ -302,7 +364,7 @@ fn request_fault(rng: &mut StdRng) -> Fault {
     // Of these the client can't know whether the request took effect.
     let doubt = [Refusal::STOPPED, Refusal::LEADER_CHANGED, Refusal::TIMED_OUT, Refusal::CONNECTION_LOST];
     let plain = [Refusal::NO_LEADER, Refusal::TOO_MANY_REQUESTS, Refusal::STOPPED, Refusal::TIMED_OUT];
-    match rng.random_range(0..7) {
+    match rng.random_range(0..8) {
         0 => fault.fail(pick(rng, &plain)),
         1 | 2 => fault.fail_after(pick(rng, &doubt)),
         3 => fault.lose(),
@@ -311,6 +373,7 @@ fn request_fault(rng: &mut StdRng) -> Fault {
             true => fault.delay(between(rng, 1, 3000)),
             false => fault.delay_regardless(between(rng, 1, 3000)),
         },
+        6 => fault.delay_answer(between(rng, 1, 3000)),
         _ => fault.duplicate(),
     }
 }

@@ -1,6 +1,6 @@
 //! Many schedules on all cores, each in one thread.
 
-use super::plan::Plan;
+use super::plan::{Plan, Trouble};
 use super::world;
 use crate::broken::{PROMISES, Promise};
 use std::collections::BTreeMap;
@@ -32,8 +32,20 @@ pub(super) fn number(name: &str, default: u64) -> u64 {
 /// By promise: after how many schedules it was noticed that it is broken, and how.
 pub(super) type Noticed = (Promise, Option<(u64, String)>);
 
-/// Schedules with nothing but changes while a callback runs.
-const HASTY: u64 = 16;
+/// The trouble that a promise is for: without it, it is no matter whether it is kept. None: any.
+fn troubles(promise: Promise) -> &'static [Trouble] {
+    use Trouble::*;
+    match promise {
+        Promise::Position => &[Streams, Requests],
+        Promise::Forward => &[Requests],
+        Promise::Deletions => &[Compaction, Stalls, Paths],
+        Promise::LeaseLoss => &[Paths, Server],
+        Promise::Orphans => &[Requests],
+        Promise::Rewind => &[Backups],
+        Promise::Resume => &[Streams, Paths],
+        _ => &[],
+    }
+}
 
 /// Breaks every promise, and runs schedules until that is noticed.
 pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
@@ -44,9 +56,15 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(&promise) = PROMISES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let much = troubles(promise);
                     let first = (0..patience).find_map(|seed| {
-                        // First some that are all haste.
-                        let plan = seed.checked_sub(HASTY).map_or_else(|| Plan::hasty(seed), Plan::of);
+                        let plan = match promise {
+                            Promise::DirtyMark => Plan::hasty(seed),
+                            // Somebody must be at work when it happens, and somebody else must want to.
+                            Promise::LeaseLoss => Plan::with(seed, much).at_work(),
+                            Promise::Forward => Plan::with(seed, much).answered_late(),
+                            _ => Plan::with(seed, much),
+                        };
                         let violations = world::run_plan(plan.clone(), Some(promise)).violations;
                         // Only what is well when nothing is broken tells anything.
                         let first =

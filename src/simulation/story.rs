@@ -27,6 +27,9 @@ pub(super) enum Event {
     Started(Life),
     /// An engine became ready, or something else. In words, as [`crate::Health`] tells it.
     Health(Life, String),
+    /// A rule was paused in an engine, or is about to be resumed.
+    Paused(Life, Kind),
+    Resumed(Life, Kind),
     /// An engine's life is over: it is ended by force, or its shutdown is complete.
     Over(Life, String),
     /// All trouble is over, and callbacks succeed from now on.

@@ -3,6 +3,7 @@
 
 use super::callbacks::{World, rules};
 use super::checker::{self, Violation};
+use super::kinds::Kind;
 use super::plan::{Act, Plan};
 use super::process::Process;
 use super::story::{Event, Life, Story};
@@ -85,6 +86,7 @@ enum Later {
     OpenPath(usize),
     Start(usize),
     GoOn(usize, u32),
+    Resume(usize, u32, Kind),
 }
 
 /// Where an engine runs, one life after the other.
@@ -188,6 +190,34 @@ impl Schedule {
                     running.process.go_on();
                 }
             }
+            Later::Resume(machine, life, kind) => self.pause(machine, Some(life), kind, false),
+        }
+    }
+
+    /// Pauses or resumes a rule in an engine, if that lives; told while everything goes on.
+    fn pause(&self, machine: usize, life: Option<u32>, kind: Kind, pause: bool) {
+        if let Some(running) = &self.machines[machine].running
+            && life.is_none_or(|life| life == running.life.number)
+        {
+            let (handle, life, story) = (Rc::downgrade(&running.handle), running.life, self.story.clone());
+            spawn_local(async move {
+                if pause {
+                    let Some(handle) = handle.upgrade() else { return };
+                    if handle.pause(kind.name()).await.is_ok() {
+                        story.add(Event::Paused(life, kind));
+                    }
+                    return;
+                }
+                story.add(Event::Resumed(life, kind));
+                // Again, if its parts are just starting again.
+                while let Some(handle) = handle.upgrade() {
+                    if handle.resume(kind.name()).await.is_ok() {
+                        return story.add(Event::Resumed(life, kind));
+                    }
+                    drop(handle);
+                    sleep(Duration::from_millis(50)).await;
+                }
+            });
         }
     }
 
@@ -342,6 +372,18 @@ impl Schedule {
                     self.in_a_while(time, later);
                 }
             }
+            Act::Pause(machine, kind, time) => {
+                if let Some(Running { life, .. }) = &self.machines[machine].running {
+                    let later = Later::Resume(machine, life.number, kind);
+                    self.pause(machine, None, kind, true);
+                    self.in_a_while(time, later);
+                }
+            }
+            Act::Elsewhere(changes) => {
+                for change in 0..changes {
+                    self.etcd.write(&Write::Put("/elsewhere", &change.to_string()));
+                }
+            }
             Act::Poison(machine, part) => {
                 if let Some(running) = &self.machines[machine].running {
                     *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = Some(part);
@@ -360,6 +402,8 @@ impl Schedule {
             }
         }
         self.faults.clear();
+        // A backup may have been of a time without space.
+        self.faults.set_no_space(false);
         for machine in starts {
             self.start(machine).await;
         }
@@ -443,7 +487,10 @@ impl Schedule {
             }
         }
         // A crawl can't know what is still on its way for longer than it waits.
-        let late = self.plan.does(|act| matches!(act, Act::Inject(fault) if fault.delays_events()));
+        let delays = |act: &Act| matches!(act, Act::Inject(fault) if fault.delays_events());
+        // Nor does anything tell of a backup that has outgrown the position, if the last known change is in it.
+        let outgrown = self.plan.does(|act| *act == Act::Restore) && self.plan.does(Act::outgrows);
+        let late = self.plan.does(delays) || outgrown;
         if wrong.is_empty() && !late {
             drift.into_iter().for_each(|text| self.violate(text));
         }
@@ -485,7 +532,15 @@ impl Schedule {
 
 async fn shut_down(running: Running, deadline: Duration, story: Story) -> Result<(), crate::Error> {
     let Running { life, process, handle, task, .. } = running;
-    let handle = Rc::try_unwrap(handle).map_err(|_| crate::Error::Stopped("somebody looks at it".into()))?;
+    let mut shared = handle;
+    let handle = loop {
+        // Somebody may be pausing a rule.
+        match Rc::try_unwrap(shared) {
+            Ok(handle) => break handle,
+            Err(others) => shared = others,
+        }
+        sleep(Duration::from_millis(1)).await;
+    };
     let ended = handle.shutdown(deadline).await;
     story.add(Event::Over(life, format!("shut down: {ended:?}")));
     process.end();

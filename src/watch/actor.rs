@@ -4,15 +4,16 @@
 use super::lag::Lag;
 use super::resume::{Resume, Start, Step};
 use super::standing::Standings;
+use super::start::start;
 use crate::crawl::pace::Pace;
 use crate::crawl::reader::{self, Following, Splits};
 use crate::engine::env::Retry;
 use crate::engine::health::Reason;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
-use crate::etcd::{Failure, FailureKind, Heard, Link, Watch};
+use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
-use crate::index::{Change, Purpose, Revision};
+use crate::index::{Change, Found, Purpose, Revision};
 use crate::metrics::Meters;
 use actix::prelude::*;
 use std::pin::Pin;
@@ -143,15 +144,14 @@ async fn follow(
     lag: &mut Lag,
     retry: &mut Retry,
 ) -> Result<Stop, Failure> {
-    let header = settings.link.header(&settings.prefix).await?;
-    let from = match resume.start(header) {
+    let from = match start(&settings.link, &settings.prefix, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => from,
         Start::Snapshot(revision) => {
-            if !late(settings, lag, snapshot(settings, revision)).await? {
+            let Some(newest) = late(settings, lag, snapshot(settings, revision)).await? else {
                 return Ok(Stop::IndexGone);
-            }
-            resume.snapshot(revision);
+            };
+            resume.snapshot(revision, newest);
             revision + 1
         }
     };
@@ -190,22 +190,32 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Has the index compare the prefix at one revision. False if the index is gone.
-async fn snapshot(settings: &Settings, revision: Revision) -> Result<bool, Failure> {
+/// Has the index compare the prefix at one revision, and returns the newest change of what is there. `None` if
+/// the index is gone.
+async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<Sighting>>, Failure> {
     let Settings { index, number, .. } = settings;
     let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
-    let Ok(Some(view)) = index.send(open).await else { return Ok(false) };
+    let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
-    let page = async |keys| index.send(ViewPage(view, keys)).await.unwrap_or(false);
+    let mut newest: Option<Sighting> = None;
+    let page = async |keys: Vec<Found>| {
+        let known = newest.as_ref().map_or(0, |seen| seen.revision);
+        if let Some(Found { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
+            && *revision > known
+        {
+            newest = Some(Sighting { key: key.clone(), revision: *revision, value: Some(value.clone()) });
+        }
+        index.send(ViewPage(view, keys)).await.unwrap_or(false)
+    };
     let pace = &mut Pace::Fast;
     if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
-        return Ok(false);
+        return Ok(None);
     }
     let (done, closed) = oneshot::channel();
     let sent = index.send(CloseView(view, done)).await;
     let complete = sent.is_ok() && closed.await.is_ok();
     settings.meters.snapshot(started.elapsed());
-    Ok(complete)
+    Ok(complete.then_some(newest))
 }
 
 async fn stream_to_end(

@@ -1,13 +1,17 @@
 //! From where a watch goes on. No I/O.
 
 use crate::broken::{Promise, is_broken};
-use crate::etcd::{Header, Heard};
+use crate::etcd::{Header, Heard, Sighting};
 use crate::index::{Change, Revision};
 
 /// Where one watcher stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resume {
     cluster: Option<u64>,
+    /// The newest election that a linearizable read told of.
+    term: u64,
+    /// The newest change that was delivered.
+    seen: Option<Sighting>,
     /// Everything up to here was delivered by a snapshot or by the stream itself.
     position: Option<Revision>,
 }
@@ -39,6 +43,11 @@ pub(crate) enum Step {
 }
 
 impl Resume {
+    /// What the store must have in its history.
+    pub(crate) fn seen(&self) -> Option<&Sighting> {
+        self.seen.as_ref().filter(|_| !is_broken(Promise::Rewind))
+    }
+
     #[cfg(test)]
     pub(crate) fn position(&self) -> Option<Revision> {
         self.position
@@ -52,7 +61,11 @@ impl Resume {
         {
             return Start::Rewound(format!("the cluster's id was {cluster:x} and is {:x}", header.cluster));
         }
+        if header.term < self.term && !is_broken(Promise::Rewind) {
+            return Start::Rewound(format!("the raft term was {} and is {}", self.term, header.term));
+        }
         self.cluster = Some(header.cluster);
+        self.term = header.term;
         match self.position {
             None => Start::Snapshot(header.revision),
             Some(position) if header.revision < position && !is_broken(Promise::Rewind) => {
@@ -63,9 +76,17 @@ impl Resume {
         }
     }
 
-    /// A snapshot at this revision is complete.
-    pub(crate) fn snapshot(&mut self, revision: Revision) {
+    /// A snapshot at this revision is complete. `newest`: the latest change of what it has.
+    pub(crate) fn snapshot(&mut self, revision: Revision, newest: Option<Sighting>) {
         self.position = Some(revision.max(self.position.unwrap_or(0)));
+        self.saw(newest);
+    }
+
+    fn saw(&mut self, newest: Option<Sighting>) {
+        let known = self.seen.as_ref().map_or(0, |seen| seen.revision);
+        if newest.as_ref().is_some_and(|newest| newest.revision > known) {
+            self.seen = newest;
+        }
     }
 
     pub(crate) fn heard(&mut self, heard: Heard) -> Step {
@@ -78,13 +99,19 @@ impl Resume {
         {
             return Step::Doubt;
         }
+        if let (Some(header), Some(position)) = (header, self.position)
+            && is_broken(Promise::Position)
+        {
+            self.position = Some(position.max(header.revision));
+        }
         match heard {
             Heard::Created(_) => Step::Alive,
             Heard::Changes(_, changes) => {
                 // Not the header's revision: a watch that catches up stamps the store's newest on
                 // every message, whatever it contains.
-                let Some(last) = changes.last().map(Change::revision) else { return Step::Alive };
-                let position = last.max(self.position.unwrap_or(0));
+                let Some(last) = changes.last().map(sighting) else { return Step::Alive };
+                let position = last.revision.max(self.position.unwrap_or(0));
+                self.saw(Some(last));
                 self.position = Some(position);
                 Step::Deliver(changes, position)
             }
@@ -109,12 +136,21 @@ impl Resume {
     }
 }
 
+fn sighting(change: &Change) -> Sighting {
+    let (key, value) = match change {
+        Change::Put { key, value, .. } => (key, Some(value.clone())),
+        Change::Delete { key, .. } => (key, None),
+    };
+    Sighting { key: key.clone(), revision: change.revision(), value }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Deletion;
 
     fn header(cluster: u64, revision: Revision) -> Header {
-        Header { cluster, revision }
+        Header { cluster, revision, term: 5 }
     }
 
     fn put(revision: Revision) -> Change {
@@ -122,14 +158,14 @@ mod tests {
     }
 
     fn at(position: Revision) -> Resume {
-        Resume { cluster: Some(1), position: Some(position) }
+        Resume { cluster: Some(1), term: 5, seen: None, position: Some(position) }
     }
 
     #[test]
     fn a_watch_starts_after_its_snapshot_and_goes_on_after_what_it_delivered() {
         let mut resume = Resume::default();
         assert_eq!(resume.start(header(1, 10)), Start::Snapshot(10));
-        resume.snapshot(10);
+        resume.snapshot(10, None);
         assert_eq!(resume.start(header(1, 12)), Start::Watch(11));
         let step = resume.heard(Heard::Changes(header(1, 99), vec![put(11), put(14)]));
         assert_eq!(
@@ -174,5 +210,25 @@ mod tests {
         assert_eq!(at(10).heard(Heard::Created(header(2, 90))), Step::Doubt);
         assert_eq!(at(10).heard(Heard::Created(header(1, 9))), Step::Alive, "a member may lag");
         assert_eq!(at(10).start(header(1, 10)), Start::Watch(11));
+        assert!(matches!(at(10).start(Header { term: 4, ..header(1, 90) }), Start::Rewound(_)));
+        assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(11));
+    }
+
+    #[test]
+    fn the_newest_change_is_remembered_from_snapshots_and_the_stream() {
+        let sighting = |key: &str, revision, deleted: bool| {
+            let value = (!deleted).then(|| "v".into());
+            Sighting { key: key.into(), revision, value }
+        };
+        let mut resume = Resume::default();
+        resume.snapshot(10, Some(sighting("/x", 7, false)));
+        assert_eq!(resume.seen(), Some(&sighting("/x", 7, false)));
+        resume.heard(Heard::Alive(header(1, 50), true));
+        assert_eq!(resume.seen().map(|seen| seen.revision), Some(7), "progress is no change");
+        let gone = Change::Delete { key: b"/b".to_vec(), revision: 53, how: Deletion::Delivered };
+        resume.heard(Heard::Changes(header(1, 99), vec![put(51), gone]));
+        assert_eq!(resume.seen(), Some(&sighting("/b", 53, true)));
+        resume.snapshot(60, Some(sighting("/x", 7, false)));
+        assert_eq!(resume.seen(), Some(&sighting("/b", 53, true)), "an older one is no news");
     }
 }

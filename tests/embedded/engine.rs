@@ -2,8 +2,10 @@
 
 use crate::support::eventually;
 use etcd_client::{Client, GetOptions};
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, On};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -65,6 +67,103 @@ async fn an_engine_survives_a_restart_on_older_data() {
         answer.is_ok_and(|answer| answer.count() == 1)
     })
     .await;
+    engine.shutdown(5 * SECOND).await.expect("shutdown");
+}
+
+/// A commit was sent without an answer, and its lock is gone: whether it took effect is found out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_in_doubt_is_settled_by_what_etcd_has() {
+    let refused = || Fault::on(On::Txn).fail(Refusal::PERMISSION_DENIED);
+    let unanswered = || Fault::on(On::Txn).fail_after(Refusal::TIMED_OUT);
+    // Of commits that have no effect on their condition: what is taken for undone is done again.
+    for (name, faults, expires, runs) in [
+        ("it took effect", vec![unanswered()], false, 1),
+        ("it took effect, and then is refused", vec![unanswered(), refused()], false, 1),
+        (
+            "it had none, and then is refused",
+            vec![Fault::on(On::Txn).fail(Refusal::TIMED_OUT), refused()],
+            false,
+            2,
+        ),
+        ("it had none, and its lease ends", vec![Fault::on(On::Txn).fail(Refusal::TIMED_OUT)], true, 2),
+    ] {
+        let etcd = EmbeddedEtcd::in_process();
+        let count = Arc::new(AtomicUsize::new(0));
+        let (counting, injecting) = (count.clone(), etcd.faults());
+        let faults = Arc::new(Mutex::new(Some(faults)));
+        let stay = Rule::new("stay").when(key("/stay/:id").exists()).run(move |firing: Firing| {
+            counting.fetch_add(1, Ordering::SeqCst);
+            if let Some(faults) = faults.lock().unwrap().take() {
+                faults.into_iter().for_each(|fault| injecting.inject(fault));
+                if expires {
+                    // With the lease, the lock goes; the engine is not told before it looks.
+                    assert!(injecting.leases().into_iter().all(|lease| injecting.expire_lease(lease)));
+                }
+            }
+            async move { Ok::<Outcome, Error>(firing.commit().put("/out/:id", "").into()) }
+        });
+        let engine = Engine::builder_with_channel("app", etcd.channel()).rule(stay).lock_ttl(60 * SECOND);
+        let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
+        let mut client = etcd.client().await.expect("a client");
+        client.put("/stay/1", "", None).await.expect("put");
+        eventually(10 * SECOND, name, async || {
+            let idle = engine.stats().await.expect("figures").idle == 1;
+            idle && count.load(Ordering::SeqCst) == runs && etcd.faults().waiting() == 0
+        })
+        .await;
+        assert_eq!(self::count(&client, "/out/").await, 1, "{name}");
+        engine.shutdown(5 * SECOND).await.expect("shutdown");
+        assert_eq!(count.load(Ordering::SeqCst), runs, "{name}");
+    }
+}
+
+/// Deletions need no space: a commit that does is given up, and nothing is left behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_shut_down_without_space_leaves_nothing_behind() {
+    let etcd = EmbeddedEtcd::in_process();
+    let faults = etcd.faults();
+    let filling = faults.clone();
+    let rule = Rule::new("full").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        filling.set_no_space(true);
+        async move { Ok::<Outcome, Error>(firing.commit().put("/done/:id", "").delete("/jobs/:id").into()) }
+    });
+    let engine = Engine::builder_with_channel("app", etcd.channel()).rule(rule).lock_ttl(2 * SECOND);
+    let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
+    let mut client = etcd.client().await.expect("a client");
+    client.put("/jobs/1", "", None).await.expect("put");
+    eventually(10 * SECOND, "there is no space", async || {
+        engine.health().to_string().contains("database space exceeded")
+    })
+    .await;
+    engine.shutdown(SECOND / 10).await.expect("a clean end");
+    assert_eq!(count(&client, "/etcd-rules/").await, 0, "locks are left");
+    assert_eq!(faults.leases(), Vec::<i64>::new(), "leases are left");
+    assert_eq!(count(&client, "/jobs/").await, 1, "nothing of it took effect");
+}
+
+/// A backup of the same cluster is restored, and written to until it is further than the engine was, before that
+/// connects again. The revision tells nothing, but what was seen is not in its history.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_notices_a_restored_backup_that_has_outgrown_it() {
+    let etcd = EmbeddedEtcd::in_process();
+    let path = etcd.path();
+    let mut client = etcd.client().await.expect("a client");
+    client.put("/jobs/1", "", None).await.expect("put");
+    let saved = etcd.faults().save();
+    let builder = Engine::builder_with_channel("app", path.channel()).rule(acknowledge());
+    let engine = builder.build().expect("a sound configuration").start().await.expect("the engine starts");
+    client.put("/jobs/2", "", None).await.expect("put");
+    eventually(10 * SECOND, "both are done", async || count(&client, "/done/").await == 2).await;
+    let reached = etcd.faults().revision();
+    path.set_reachable(false);
+    etcd.faults().restore(&saved);
+    client.put("/jobs/3", "", None).await.expect("put");
+    while etcd.faults().revision() < reached + 10 {
+        client.put("/elsewhere", "", None).await.expect("put");
+    }
+    path.set_reachable(true);
+    eventually(20 * SECOND, "what is there now is done", async || count(&client, "/done/").await == 2).await;
+    assert_eq!(client.get("/done/2", None).await.expect("get").count(), 0, "its job is not in the backup");
     engine.shutdown(5 * SECOND).await.expect("shutdown");
 }
 

@@ -3,6 +3,9 @@
 use super::super::run::UNLOCKED_GRACE;
 use super::*;
 
+/// How long etcd has to answer once all callbacks have ended or were dropped.
+const ANSWERS: Duration = Duration::from_secs(1);
+
 /// Starts nothing more, and answers once no firing is left, with 0; or with the number of firings
 /// that are left a short while after `deadline`, when the rest was cancelled.
 #[derive(Message)]
@@ -24,7 +27,15 @@ impl Handler<Drain> for Dispatcher {
             this.busy.values().for_each(|busy| busy.cancelled.cancel());
             let graces =
                 this.busy.values().map(|b| b.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace));
-            let limit = graces.max().unwrap_or_default() + Duration::from_secs(2);
+            let graces = graces.max().unwrap_or_default();
+            // What the callbacks left needs etcd, which may have no space, or no leader, for a long time. The
+            // leases, and the locks with them, end with the engine.
+            let out_of_time = this.out_of_time.clone();
+            actix::spawn(async move {
+                tokio::time::sleep(graces + ANSWERS).await;
+                out_of_time.cancel();
+            });
+            let limit = graces + 2 * ANSWERS;
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
                 if let Some(drained) = this.draining.take() {
                     // The one who waits may have given up.

@@ -7,6 +7,7 @@ use super::super::messages::{Closing, ClosingOutcome, Finish, Hold, LockOutcome}
 use super::super::record::{Record, State};
 use super::super::run::{self, Run, UNLOCKED_GRACE};
 use super::{tell, *};
+use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::engine::live::LiveFiring;
@@ -49,6 +50,7 @@ impl Dispatcher {
             lease: lease.clone(),
             requests: requests.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
+            out_of_time: self.out_of_time.clone(),
         });
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
@@ -158,7 +160,7 @@ impl Dispatcher {
             Closing::Unlock(hold) => (Effects::default(), hold),
             Closing::Nothing => return,
         };
-        let Settings { engine, env, rules, namespace, requests, keeper, .. } = &self.settings;
+        let Settings { engine, env, rules, namespace, link, requests, keeper, .. } = &self.settings;
         let step = Box::new(EndStep {
             engine: engine.clone(),
             env: env.clone(),
@@ -171,16 +173,22 @@ impl Dispatcher {
             effects,
             hold,
             overrule: busy.overrule,
+            link: link.clone(),
             requests: requests.clone(),
             keeper: keeper.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
             used: Vec::new(),
         });
         let committing = spans::commit(&busy.span);
+        let out_of_time = self.out_of_time.clone();
         let me = ctx.address();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
             let started = Instant::now();
-            let end = step.run().instrument(committing.clone()).await;
+            let end = tokio::select! {
+                biased;
+                end = step.run().instrument(committing.clone()) => end,
+                () = out_of_time.cancelled() => EndEnd::Failed(OUT_OF_TIME.into()),
+            };
             let took = started.elapsed();
             committing.record("result", end.result());
             if let EndEnd::Closed { revision: revision @ 1.., .. } = end {
@@ -235,7 +243,7 @@ impl Handler<LockEnded> for Dispatcher {
                     LockOutcome::Won
                 }
                 LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
-                    if !this.nonces.contains(&holder.nonce) =>
+                    if !this.nonces.contains(&holder.nonce) && !is_broken(Promise::Orphans) =>
                 {
                     // Left over from an attempt whose answer never came.
                     this.tell_orphan(rule, Some(&id), &key, create_revision);

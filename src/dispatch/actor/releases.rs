@@ -43,7 +43,7 @@ impl Handler<LocksSeen> for Dispatcher {
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
                 let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
-                if ours.contains(&lock.lease) && !busy {
+                if ours.contains(&lock.lease) && !busy && !is_broken(Promise::Orphans) {
                     this.tell_orphan(0, None, &lock.key, lock.create_revision);
                     this.settings.meters.orphan();
                     this.tell(0, free_orphan(&lock.key, lock.create_revision));

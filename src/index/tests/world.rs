@@ -257,10 +257,16 @@ impl World {
         let walks = self.index.walks.len();
         let members = self.groups_with_members();
         let (revision, is_put) = (told.revision(), matches!(told, Change::Put { .. }));
+        let read = matches!(told, Change::Delete { how: Deletion::SeenAbsent, .. });
+        // What a read found deleted may have been so since just after it was put.
+        let told_at = match known {
+            Some((true, known)) if read && known < revision => known + 1,
+            _ => revision,
+        };
         self.index.apply_all(vec![told]);
         self.look(key);
         let changed = before[key] != self.mirror[key];
-        let groups_changed = self.note(key, &before, |name| members.contains(name).then_some(revision));
+        let groups_changed = self.note(key, &before, |name| members.contains(name).then_some(told_at));
         let stale = known.is_some_and(
             |(present, known)| if present { revision < known } else { is_put && revision <= known },
         );
@@ -268,7 +274,7 @@ impl World {
         if (changed || stale) && self.index.ready {
             for (number, slot) in &self.oracle.readers[key].instances {
                 if self.expected.contains(number) {
-                    self.touches.entry(*number).or_default().push((*slot, revision));
+                    self.touches.entry(*number).or_default().push((*slot, told_at));
                 }
             }
         }
