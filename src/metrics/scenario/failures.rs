@@ -336,6 +336,28 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     );
 }
 
+/// A commit takes effect, and its engine is told that it did not.
+pub(super) async fn a_commit_in_doubt(stage: &mut Stage) {
+    let faults = stage.faults.clone();
+    let job = rule(exists()).run(move |firing: Firing| {
+        faults.inject(Fault::on(On::Txn).fail_after(Refusal::TIMED_OUT));
+        async move { done(&firing) }
+    });
+    let engine = stage.engine().rule(job);
+    let _engine = stage.start(engine).await;
+    stage.put("/jobs/1", "");
+    stage.at(0.9).await;
+    stage.expect(
+        "its lock is gone, and its lease lives",
+        "watch_events_total 2; evaluations_total{result=false} 2; evaluations_total{result=true} 1;
+         workqueue_adds_total 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
+         stage_duration_seconds_sum{stage=commit} 0.05; callbacks_total{outcome=done} 1; closed 1;
+         workqueue_work_duration_seconds_sum 0.05; transactions 2; request connect 1; request lease_ttl 1;
+         etcd_request_duration_seconds_count{request=txn} 1;
+         etcd_requests_total{request=txn,result=unreachable} 1; batch_entries_count 1; batch_entries_sum 1",
+    );
+}
+
 /// A lock under this engine's lease that nobody works under.
 pub(super) async fn an_orphan(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));

@@ -66,6 +66,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         failures::a_commit_that_is_refused,
         failures::a_commit_that_is_held_back,
         failures::a_commit_that_fails,
+        failures::a_commit_in_doubt,
         failures::an_orphan,
         failures::a_stuck_callback,
         watching::a_broken_stream,
