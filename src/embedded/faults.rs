@@ -156,7 +156,7 @@ impl Faults {
     /// Restarts the server on older data, as a restored backup does: the same cluster, a lower revision, and
     /// raft terms from the beginning.
     pub fn restore(&self, saved: &Saved) {
-        self.restart_on(|_| (*saved.0).clone().as_restored());
+        self.restart_on(|_| (*saved.0).clone().into_restored());
     }
 
     /// Restarts the server empty: another cluster id, revision 1.

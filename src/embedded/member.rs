@@ -50,7 +50,7 @@ impl Member {
     }
 
     /// As it comes out of a backup: a log that begins.
-    pub(super) fn as_restored(self) -> Self {
+    pub(super) fn into_restored(self) -> Self {
         Self { raft_term: 1, raft_index: 4, ..self }
     }
 
