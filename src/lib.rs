@@ -90,6 +90,8 @@
 //!
 //! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: nothing of a rule starts meanwhile; what runs ends as
 //!   it would. A rule may begin so ([`Rule::paused`]).
+//! - [`EngineHandle::begin_dry_run`] and [`EngineHandle::end_dry_run`]: everything but lock and callback, counted and
+//!   listed. A rule may begin so ([`Rule::dry_run`]).
 //! - [`EngineHandle::set_rate_limit`] and [`EngineHandle::set_min_interval`]: how many firings of a rule may start
 //!   in a time, and how long an instance rests between two. A rule may begin with both.
 //! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up, and

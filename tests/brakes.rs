@@ -3,8 +3,8 @@
 mod support;
 
 use etcd_rules::{
-    Engine, EngineBuilder, EngineHandle, Error, Firing, InstanceQuery, InstanceState, Outcome, QueuedFor,
-    RateLimit, Rule, WaitReason, key,
+    Engine, EngineBuilder, EngineHandle, Error, EventKind, Firing, InstanceQuery, InstanceState, Outcome,
+    QueuedFor, RateLimit, Rule, StateKind, WaitReason, key,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -208,5 +208,84 @@ async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings()
     eventually(SECOND, "nothing holds it back", async || count() == 5).await;
     let never = engine.set_min_interval("work", Some(Duration::ZERO)).await;
     assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told() {
+    let etcd = Etcd::start().await;
+    let rules = [work("work", &open()).dry_run(), work("quick", &open()).optimistic().dry_run()];
+    let engine = start(builder(&etcd, "a").rules(rules)).await;
+    let mut events = engine.events();
+    let before = etcd.revision().await;
+    for id in 0..3 {
+        etcd.put(&format!("/jobs/{id}"), "").await;
+    }
+    let would = async || {
+        let would = InstanceQuery::new().rule("work").state(StateKind::WouldFire);
+        engine.instances(would).await.unwrap().instances.len()
+    };
+    eventually(5 * SECOND, "it would fire", async || would().await == 3).await;
+    etcd.put("/jobs/0", "again").await;
+    let counted = async || {
+        let rules = engine.rules().await.unwrap();
+        [rules[0].would_have_fired, rules[1].would_have_fired]
+    };
+    eventually(5 * SECOND, "a change counts", async || counted().await == [4, 4]).await;
+    assert_eq!(engine.stats().await.unwrap().would_fire, 6);
+    sleep(SECOND / 2).await;
+    assert_eq!((counted().await, etcd.revision().await), ([4, 4], before + 4), "it writes nothing");
+    let mut told = 0;
+    while let Some(event) = events.try_next() {
+        match &event.unwrap().kind {
+            EventKind::State(InstanceState::WouldFire) => told += 1,
+            EventKind::State(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(told, 8);
+    let rules = engine.rules().await.unwrap();
+    assert!(rules[0].dry_run && rules[0].fired == 0);
+    let one = [("id", "1")].into();
+    let explained = engine.explain("work", &one).await.unwrap();
+    assert!(explained.to_string().contains("work id=1: would fire: its rule is in a dry run"), "{explained}");
+    assert!(!engine.fire_now("work", &one).await.unwrap());
+
+    engine.end_dry_run("work").await.unwrap();
+    done(&etcd).await;
+    eventually(5 * SECOND, "nothing would fire", async || engine.stats().await.unwrap().would_fire == 0)
+        .await;
+    let rules = engine.rules().await.unwrap();
+    assert_eq!((rules[0].fired, rules[0].dry_run, rules[1].fired), (3, false, 0));
+
+    engine.begin_dry_run("work").await.unwrap();
+    etcd.put("/jobs/9", "").await;
+    eventually(5 * SECOND, "it would fire", async || would().await == 1).await;
+    assert!(matches!(engine.begin_dry_run("no").await, Err(Error::UnknownRule(_))));
+    assert!(matches!(engine.end_dry_run("no").await, Err(Error::UnknownRule(_))));
+    // Another engine is not in a dry run.
+    let second = start(builder(&etcd, "b").rule(work("work", &open()))).await;
+    done(&etcd).await;
+    eventually(5 * SECOND, "it is false", async || would().await == 0).await;
+    second.shutdown(SECOND).await.unwrap();
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_that_begins_while_locks_are_taken_leaves_none() {
+    let etcd = Etcd::start().await;
+    let engine = start(builder(&etcd, "a").rule(work("work", &open()))).await;
+    for round in 0..20 {
+        for id in 0..10 {
+            etcd.put(&format!("/jobs/{round}-{id}"), "").await;
+        }
+        engine.begin_dry_run("work").await.unwrap();
+        eventually(5 * SECOND, "what had started ends", async || {
+            engine.stats().await.unwrap().running == 0 && etcd.keys("/etcd-rules/test/lock/").await.is_empty()
+        })
+        .await;
+        engine.end_dry_run("work").await.unwrap();
+    }
+    done(&etcd).await;
     engine.shutdown(SECOND).await.unwrap();
 }

@@ -4,7 +4,7 @@ mod support;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
 use etcd_rules::http::Endpoint;
-use etcd_rules::{Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, Reveal, Rule, key};
+use etcd_rules::{Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal, Rule, key};
 use serde_json::Value as Json;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -227,6 +227,47 @@ async fn it_tells_rules_and_instances_as_far_as_they_are_revealed() {
         assert_eq!(all.contains("secret-"), tells_keys, "{reveal:?}: {all}");
         running.shutdown(SECOND).await.unwrap();
     }
+}
+
+/// The tags of a rule on the page, with the JSON of the same rule.
+async fn tags(endpoint: &Endpoint) -> (Vec<String>, Json) {
+    let (status, page) = get(endpoint, "/").await;
+    assert_eq!(status, 200, "{page}");
+    let tags = page.split("class=\"note\"").skip(1).filter_map(|rest| {
+        let text = rest.split_once('>')?.1.split('<').next()?;
+        Some(text.to_owned())
+    });
+    let engines = json(endpoint, "/api/engines").await;
+    (tags.collect(), engines[0]["rules"][0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_holds_a_rule_back_is_shown() {
+    let etcd = Etcd::start().await;
+    let endpoint = listen();
+    let builder = Engine::builder("test", [etcd.endpoint()]).rule(job()).endpoint(&endpoint);
+    let running = start(builder).await;
+    let (free, rule) = tags(&endpoint).await;
+    assert_eq!(free, Vec::<String>::new());
+    assert_eq!((&rule["paused"], &rule["dry_run"]), (&Json::Bool(false), &Json::Bool(false)), "{rule}");
+    assert!(rule["rate_limit"].is_null() && rule["min_interval_seconds"].is_null(), "{rule}");
+
+    running.begin_dry_run("job").await.unwrap();
+    etcd.put("/jobs/1", "").await;
+    eventually(5 * SECOND, "it would fire", async || running.stats().await.unwrap().would_fire == 1).await;
+    let rows = json(&endpoint, "/api/instances?state=would_fire").await;
+    assert_eq!(rows["instances"][0]["detail"], "would fire: its rule is in a dry run", "{rows}");
+    running.pause("job").await.unwrap();
+    running.set_rate_limit("job", Some(RateLimit::new(10, 60 * SECOND))).await.unwrap();
+    running.set_min_interval("job", Some(90 * SECOND)).await.unwrap();
+    let (held, rule) = tags(&endpoint).await;
+    assert_eq!(held, ["paused", "dry run", "interval 1 min 30 s", "limit 10 in 60s"]);
+    assert_eq!((&rule["paused"], &rule["dry_run"]), (&Json::Bool(true), &Json::Bool(true)), "{rule}");
+    assert_eq!((rule["would_have_fired"].as_u64(), rule["fired"].as_u64()), (Some(1), Some(0)), "{rule}");
+    assert_eq!(rule["instances"]["would_fire"], 1, "{rule}");
+    assert_eq!(rule["rate_limit"], "10 in 60s", "{rule}");
+    assert_eq!(rule["min_interval_seconds"].as_f64(), Some(90.0), "{rule}");
+    running.shutdown(SECOND).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -197,6 +197,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "brakes",
                 "an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings",
             ),
+            ("dry_run", "brakes", "in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told"),
             ("paused", "brakes", "a_rule_may_begin_paused_and_is_so_in_its_own_engine_only"),
             ("backoff", "locks", "a_foreign_change_cuts_the_wait_to_the_base_delay"),
             ("optimistic", "firing", "optimistic_rules_fire_without_a_lock"),

@@ -22,6 +22,8 @@ pub(crate) enum Note {
     Worked(u32, Duration),
     /// It waits for a time before it is done (again).
     PutOff(u32),
+    /// It would have fired, but for a dry run.
+    WouldHaveFired(u32),
     /// Its firing succeeded and left it as true as it was.
     Ineffective(u32),
 }
@@ -31,6 +33,7 @@ pub(crate) enum Note {
 pub(crate) struct Load {
     pub(crate) states: StateCounts,
     pub(crate) paused: bool,
+    pub(crate) dry_run: bool,
     /// Something waits for its rate.
     pub(crate) throttled: bool,
     /// The sum of the times that slots have been held.
@@ -92,9 +95,9 @@ impl Census {
 
     /// Looks whether an instance is failing; `None`: there is no record of it any more.
     pub(crate) fn judge(&mut self, id: InstanceId, lane: u32, record: Option<&Record>, now: Instant) {
-        // One that another engine holds back is that engine's to count.
-        let failing =
-            |record: &&Record| record.failures > 0 && !matches!(record.state, State::Held | State::GivenUp);
+        // One that another engine holds back is that engine's to count, and in a dry run nothing is tried.
+        let left_alone = |state| matches!(state, State::Held | State::GivenUp | State::WouldFire);
+        let failing = |record: &&Record| record.failures > 0 && !left_alone(record.state);
         match record.filter(failing) {
             Some(_) => {
                 self.failing.entry(id).or_insert((lane, now));

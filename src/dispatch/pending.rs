@@ -77,9 +77,10 @@ pub(crate) struct Pending {
     /// Somebody listens: changes of states are told.
     observed: bool,
     census: Census,
-    /// By lane: true instances by state, and callbacks started.
+    /// By lane: true instances by state, callbacks started, and those that a dry run kept from it.
     counts: Vec<StateCounts>,
     fired: Vec<u64>,
+    would_have_fired: Vec<u64>,
     rng: StdRng,
 }
 
@@ -114,6 +115,7 @@ impl Pending {
             census: Census::new(count, hasher),
             counts: vec![StateCounts::default(); count],
             fired: vec![0; count],
+            would_have_fired: vec![0; count],
             rules,
             rng,
         }
@@ -132,7 +134,8 @@ impl Pending {
         let mut loads = self.census.loads(now);
         for (lane, (load, counts)) in (0..).zip(loads.iter_mut().zip(&self.counts)) {
             load.states = *counts;
-            load.paused = self.is_paused(lane);
+            let brake = &self.brakes[lane as usize];
+            (load.paused, load.dry_run) = (brake.paused, brake.dry_run);
             load.throttled = counts.get(StateKind::Queued) > 0 && self.queue.is_throttled(lane, now);
         }
         loads
@@ -192,7 +195,11 @@ impl Pending {
             (_, reason) => {
                 let crawl = reason == Reason::Crawl;
                 let touches = &decided.touches;
-                let settle = if record.state == State::Idle { self.settle(decided.rule) } else { None };
+                let settle = if matches!(record.state, State::Idle | State::WouldFire) {
+                    self.settle(decided.rule)
+                } else {
+                    None
+                };
                 self.step(id, now, out, |record, now| {
                     match (record.decided(truth, touches, crawl, base, now), settle) {
                         (Next::Enqueue(Class::Live), Some(delay)) => record.wait(delay, Wait::Settle, now),
@@ -234,7 +241,8 @@ impl Pending {
             return self.tell(instance, now, out);
         }
         // What was just decided needs no second look if it can go on at once.
-        let at_once = !self.stopping && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
+        let dry = self.brakes[lane as usize].dry_run;
+        let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
         self.census.note(Note::Added(lane));
         self.records.insert(instance, record);
@@ -268,6 +276,9 @@ impl Pending {
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         record.give(&snapshot);
+        if self.brakes[self.lanes[record.rule as usize] as usize].dry_run {
+            return self.step(id, now, out, |record, _| record.would_fire());
+        }
         let overrule = record.overrule();
         if self.rules[record.rule as usize].options().optimistic {
             self.enter(id, State::Running, now);
@@ -344,7 +355,8 @@ impl Pending {
                 record.mark = None;
                 record.troubles = 0;
                 record.rechecks = 0;
-                if self.queue.is_paused(self.lanes[record.rule as usize]) {
+                let brake = self.brakes[self.lanes[record.rule as usize] as usize];
+                if brake.paused || brake.dry_run {
                     self.give_up_lock(id, now, out);
                 } else {
                     self.enter(id, State::Running, now);

@@ -14,6 +14,9 @@
 //!                             Idle (done) or GivenUp  <──────────────────┘
 //! ```
 //!
+//! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and when the
+//! dry run ends.
+//!
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
 mod state;
@@ -226,6 +229,7 @@ impl Record {
             State::Queued(Class::Crawl) if !crawl || !touches.is_empty() => self.enqueue(Class::Live, now),
             State::Queued(_) | State::Parked => Next::Stay,
             State::Idle if self.any_foreign(touches) => self.fire_again(Class::Live, base, None, now),
+            State::WouldFire if self.any_foreign(touches) => self.enqueue(Class::Live, now),
             State::Idle if crawl => self.fire_again(Class::Crawl, base, None, now),
             State::Held if self.mark.is_some_and(|mark| !mark.mine) && self.outdates_mark(touches) => {
                 self.disregard_mark();
@@ -242,7 +246,7 @@ impl Record {
                 self.disregard_mark();
                 self.wait(base, Wait::Backoff, now)
             }
-            State::Idle | State::Held | State::Waiting(..) | State::GivenUp => Next::Stay,
+            State::Idle | State::Held | State::Waiting(..) | State::GivenUp | State::WouldFire => Next::Stay,
         }
     }
 
@@ -315,6 +319,12 @@ impl Record {
         let until = now + delay.min(LONGEST);
         self.state = State::Waiting(until, why);
         Next::WakeAt(until)
+    }
+
+    /// This is as far as a dry run goes.
+    pub(crate) fn would_fire(&mut self) -> Next {
+        self.state = State::WouldFire;
+        Next::Stay
     }
 
     /// Not before this time, because it fired not long ago.

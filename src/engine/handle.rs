@@ -66,6 +66,8 @@ pub struct Stats {
     pub held: usize,
     /// Instances given up until somebody else changes a key.
     pub given_up: usize,
+    /// Instances that would fire, if their rule were not in a [dry run](EngineHandle::begin_dry_run).
+    pub would_fire: usize,
     /// Instances whose callback has dealt with what was there; some may be about to be looked at again.
     pub idle: usize,
 }
@@ -232,8 +234,9 @@ impl EngineHandle {
     /// failure, here or in another engine, a delay that its callback asked for), tries it again if it was given
     /// up, and runs it again if it is idle. It still waits for a slot and for its lock; attempts count on.
     ///
-    /// False, and nothing is done, if the engine does not know the instance to be true, or if it is queued or
-    /// running already, here or in another engine.
+    /// False, and nothing is done, if the engine does not know the instance to be true, if it is queued or
+    /// running already, here or in another engine, or if it would fire and its rule is in a
+    /// [dry run](EngineHandle::begin_dry_run).
     ///
     /// # Errors
     /// As [`explain`](EngineHandle::explain), but for comparisons.
@@ -270,6 +273,47 @@ impl EngineHandle {
     /// As [`pause`](EngineHandle::pause).
     pub async fn resume(&self, rule: &str) -> Result<(), Error> {
         self.inspector().await?.brake(rule, |brake| brake.paused = false).await
+    }
+
+    /// Begins a dry run of a rule in this engine: from when this returns on no lock is taken and no callback started.
+    /// Callbacks that run end as they would, and commit.
+    ///
+    /// Everything else is as ever. What comes to the point where its lock would be taken is
+    /// [`WouldFire`](crate::InstanceState::WouldFire) instead: it is listed by
+    /// [`instances`](EngineHandle::instances), told by [`events`](EngineHandle::events), and counted in
+    /// [`RuleStatus::would_have_fired`](crate::RuleStatus::would_have_fired) and the metric
+    /// `etcd_rules_would_have_fired_total`; again each time that somebody changes one of its keys. A rate limit and a
+    /// least interval count it as a firing. What no callback does can't be seen: an instance that a callback would
+    /// have made false stays true, and whether another engine has the lock, or holds the instance back, is not asked.
+    ///
+    /// It lasts until [`end_dry_run`](EngineHandle::end_dry_run) or the end of the engine, also when the engine's
+    /// parts restart. Other engines go on and fire: begin it in each of them. A rule may begin so:
+    /// [`Rule::dry_run`](crate::Rule::dry_run).
+    ///
+    /// ```no_run
+    /// # async fn example(engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
+    /// use etcd_rules::{InstanceQuery, StateKind};
+    /// engine.begin_dry_run("clean_up").await?;
+    /// // … some hours later …
+    /// let would = InstanceQuery::new().rule("clean_up").state(StateKind::WouldFire);
+    /// engine.instances(would).await?.instances.iter().for_each(|instance| println!("{instance}"));
+    /// engine.end_dry_run("clean_up").await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`pause`](EngineHandle::pause).
+    pub async fn begin_dry_run(&self, rule: &str) -> Result<(), Error> {
+        self.inspector().await?.brake(rule, |brake| brake.dry_run = true).await
+    }
+
+    /// Ends a [dry run](EngineHandle::begin_dry_run): what would have fired and is still true fires, as its turn
+    /// comes.
+    ///
+    /// # Errors
+    /// As [`pause`](EngineHandle::pause).
+    pub async fn end_dry_run(&self, rule: &str) -> Result<(), Error> {
+        self.inspector().await?.brake(rule, |brake| brake.dry_run = false).await
     }
 
     /// Limits how many firings of a rule may start in this engine in a time, or lifts the limit (`None`). It counts

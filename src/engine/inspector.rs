@@ -75,6 +75,7 @@ impl Inspector {
             waiting: tally.get(StateKind::Waiting),
             held: tally.get(StateKind::Held),
             given_up: tally.get(StateKind::GivenUp),
+            would_fire: tally.get(StateKind::WouldFire),
             idle: tally.get(StateKind::Idle),
         })
     }
@@ -243,7 +244,7 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
 
 fn rule_status(
     rule: &CompiledRule,
-    RuleLook { brake, fired, mut counts }: RuleLook,
+    RuleLook { brake, fired, would_have_fired, mut counts }: RuleLook,
     known: usize,
 ) -> RuleStatus {
     // The two were asked one after the other.
@@ -254,12 +255,14 @@ fn rule_status(
         attributes: rule.all_attributes().cloned().collect(),
         optimistic: rule.options().optimistic,
         paused: brake.paused,
+        dry_run: brake.dry_run,
         rate_limit: brake.rate_limit,
         min_interval: brake.min_interval,
         concurrency: rule.concurrency(),
         time_limit: rule.options().time_limit,
         lock_ttl: rule.lock_ttl(),
         fired,
+        would_have_fired,
         counts,
     }
 }

@@ -15,12 +15,13 @@ pub(super) const STYLE: &str = include_str!("style.css");
 const RULES: usize = 200;
 
 /// States in the order in which they are of interest.
-const STATES: [StateKind; 7] = [
+const STATES: [StateKind; 8] = [
     StateKind::Queued,
     StateKind::Running,
     StateKind::Waiting,
     StateKind::Held,
     StateKind::GivenUp,
+    StateKind::WouldFire,
     StateKind::Idle,
     StateKind::Untrue,
 ];
@@ -142,6 +143,7 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
                 a href=(link.link("/instances")) { (rule.id) }
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
                 @if rule.paused { " " span.note title="nothing of it starts in this engine" { "paused" } }
+                @if rule.dry_run { " " span.note title="no callback starts in this engine" { "dry run" } }
                 @if let Some(interval) = rule.min_interval_seconds {
                     " " span.note title="least time between two firings of an instance in this engine" {
                         "interval " (time(interval))

@@ -41,6 +41,7 @@ pub(super) struct RuleShown {
     pub(super) attributes: Vec<String>,
     pub(super) optimistic: bool,
     pub(super) paused: bool,
+    pub(super) dry_run: bool,
     /// Such as `10 in 60s`.
     pub(super) rate_limit: Option<String>,
     pub(super) min_interval_seconds: Option<f64>,
@@ -49,6 +50,8 @@ pub(super) struct RuleShown {
     pub(super) lock_ttl_seconds: f64,
     /// Callbacks started.
     pub(super) fired: u64,
+    /// Times that one would have been, but for a dry run.
+    pub(super) would_have_fired: u64,
     /// Instances whose condition was found true.
     pub(super) true_instances: usize,
     #[serde(serialize_with = "by_name")]
@@ -141,12 +144,14 @@ pub(super) fn rule(rule: RuleStatus) -> RuleShown {
         attributes: rule.attributes.iter().map(ToString::to_string).collect(),
         optimistic: rule.optimistic,
         paused: rule.paused,
+        dry_run: rule.dry_run,
         rate_limit: rule.rate_limit.map(|limit| limit.to_string()),
         min_interval_seconds: rule.min_interval.map(|interval| interval.as_secs_f64()),
         concurrency: rule.concurrency,
         time_limit_seconds: rule.time_limit.as_secs_f64(),
         lock_ttl_seconds: rule.lock_ttl.as_secs_f64(),
         fired: rule.fired,
+        would_have_fired: rule.would_have_fired,
         true_instances: rule.counts.all_true(),
         instances: rule.counts.iter().collect(),
     }
@@ -224,6 +229,7 @@ fn words(state: &InstanceState) -> Words<'_> {
             ("held back by another engine after a failure", engine.as_deref(), Some(error), None)
         }
         InstanceState::GivenUp { engine, reason } => ("given up", engine.as_deref(), Some(reason), None),
+        InstanceState::WouldFire => ("would fire: its rule is in a dry run", None, None, None),
         InstanceState::Idle => ("dealt with", None, None, None),
     }
 }

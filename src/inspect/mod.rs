@@ -81,6 +81,9 @@ pub enum InstanceState {
         /// The reason it gave.
         reason: String,
     },
+    /// True, and it would fire, if its rule were not in a [dry run](crate::EngineHandle::begin_dry_run). It fires
+    /// when that ends.
+    WouldFire,
     /// True, and its callback has dealt with what was there. It fires again when somebody changes a key, and
     /// at the next crawl.
     Idle,
@@ -150,6 +153,8 @@ pub enum StateKind {
     Held,
     /// [`InstanceState::GivenUp`].
     GivenUp,
+    /// [`InstanceState::WouldFire`].
+    WouldFire,
     /// [`InstanceState::Idle`].
     Idle,
 }
@@ -163,6 +168,7 @@ impl StateKind {
         StateKind::Waiting,
         StateKind::Held,
         StateKind::GivenUp,
+        StateKind::WouldFire,
         StateKind::Idle,
     ];
 
@@ -175,6 +181,7 @@ impl StateKind {
             StateKind::Waiting => "waiting",
             StateKind::Held => "held",
             StateKind::GivenUp => "given_up",
+            StateKind::WouldFire => "would_fire",
             StateKind::Idle => "idle",
         }
     }
@@ -214,6 +221,7 @@ impl InstanceState {
             InstanceState::Waiting { .. } => StateKind::Waiting,
             InstanceState::Locked { .. } | InstanceState::HeldBack { .. } => StateKind::Held,
             InstanceState::GivenUp { .. } => StateKind::GivenUp,
+            InstanceState::WouldFire => StateKind::WouldFire,
             InstanceState::Idle => StateKind::Idle,
         }
     }

@@ -20,6 +20,8 @@ pub struct RuleStatus {
     pub optimistic: bool,
     /// It is [paused](crate::EngineHandle::pause) in this engine: nothing of it starts.
     pub paused: bool,
+    /// It is in a [dry run](crate::EngineHandle::begin_dry_run) in this engine: no callback of it starts.
+    pub dry_run: bool,
     /// How many firings of it may start in this engine in a time, as of now; `None`: it is not limited.
     pub rate_limit: Option<RateLimit>,
     /// The least time between two firings of an instance in this engine, as of now; `None`: there is none.
@@ -32,6 +34,9 @@ pub struct RuleStatus {
     pub lock_ttl: Duration,
     /// Callbacks started since the last (re)start of the engine.
     pub fired: u64,
+    /// Times since then that an instance would have fired, had it not been for a
+    /// [dry run](crate::EngineHandle::begin_dry_run).
+    pub would_have_fired: u64,
     /// Its instances by state.
     pub counts: StateCounts,
 }

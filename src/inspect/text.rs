@@ -56,6 +56,7 @@ impl fmt::Display for InstanceState {
             InstanceState::GivenUp { engine: Some(engine), reason } => {
                 write!(f, "given up by {engine}: {reason}")
             }
+            InstanceState::WouldFire => f.write_str("would fire: its rule is in a dry run"),
             InstanceState::Idle => f.write_str("idle: its callback has dealt with it"),
         }
     }
@@ -92,6 +93,7 @@ mod tests {
                 None,
                 "r id=7: waiting for another 1.0s as its callback asked",
             ),
+            (InstanceState::WouldFire, 0, None, "r id=7: would fire: its rule is in a dry run"),
             (InstanceState::Locked { engine: other(), since: None }, 0, None, "r id=7: locked by b"),
             (
                 InstanceState::HeldBack { engine: None, until: None, error: "no".into() },

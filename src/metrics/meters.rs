@@ -82,6 +82,8 @@ pub(crate) struct RuleMeters {
     by_state: Family<Gauge>,
     paused: Gauge,
     throttled: Gauge,
+    dry_run: Gauge,
+    would_have_fired: Counter,
     failing: Gauge,
     longest_failing: Gauge,
     evaluations: Family<Counter>,
@@ -167,6 +169,7 @@ impl EngineMeters {
             Note::PutOff(lane) => self.lane(lane).retries.increment(1),
             Note::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
             Note::Worked(lane, took) => self.lane(lane).work_duration.record(took),
+            Note::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
             Note::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
         }
     }
@@ -305,6 +308,8 @@ impl RuleMeters {
             by_state: labels.each(&INSTANCES_BY_STATE),
             paused: labels.one(&PAUSED),
             throttled: labels.one(&THROTTLED),
+            dry_run: labels.one(&DRY_RUN),
+            would_have_fired: labels.one(&WOULD_HAVE_FIRED),
             failing: labels.one(&FAILING),
             longest_failing: labels.one(&LONGEST_FAILING),
             evaluations: labels.each(&EVALUATIONS),
@@ -318,6 +323,7 @@ impl RuleMeters {
             self.by_state.set(kind.name(), count as f64);
         }
         self.paused.set(if load.paused { 1.0 } else { 0.0 });
+        self.dry_run.set(if load.dry_run { 1.0 } else { 0.0 });
         self.throttled.set(if load.throttled { 1.0 } else { 0.0 });
         self.unfinished.set(load.working.as_secs_f64());
         self.longest_running.set(age(load.longest_working, now));

@@ -68,14 +68,18 @@ metrics! {
         "1 while the rule is paused in this engine: nothing of it starts; else 0";
     THROTTLED = "rule_throttled", Gauge, ["engine", "rule"], [],
         "1 while the rule's rate limit makes instances wait; else 0";
+    DRY_RUN = "rule_dry_run", Gauge, ["engine", "rule"], [],
+        "1 while the rule is in a dry run in this engine: no callback starts; else 0";
+    WOULD_HAVE_FIRED = "would_have_fired_total", Counter, ["engine", "rule"], [],
+        "Times that an instance would have fired, had its rule not been in a dry run";
     ENGINE_SLOTS = "engine_slots", Gauge, ["engine"], [],
         "Slots of all rules together";
 
     INSTANCES = "instances", Gauge, ["engine", "rule"], [],
         "Rule instances known, true or false";
     INSTANCES_BY_STATE = "instances_by_state", Gauge, ["engine", "rule", "state"],
-        ["queued", "running", "waiting", "held", "given_up", "idle"],
-        "True instances; running: those that have a slot; held: another engine has the lock, or holds it back";
+        ["queued", "running", "waiting", "held", "given_up", "would_fire", "idle"],
+        "True instances; running: those that have a slot; held: another engine has the lock, or holds it back; would_fire: the rule is in a dry run";
     FAILING = "failing_instances", Gauge, ["engine", "rule"], [],
         "Instances whose callback failed the last time";
     LONGEST_FAILING = "longest_failing_seconds", Gauge, ["engine", "rule"], [],

@@ -8,6 +8,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Brake {
     pub(crate) paused: bool,
+    pub(crate) dry_run: bool,
     pub(crate) rate_limit: Option<RateLimit>,
     pub(crate) min_interval: Option<Duration>,
 }

@@ -268,6 +268,15 @@ impl Rule {
         self
     }
 
+    /// Begins in a [dry run](crate::EngineHandle::begin_dry_run): everything but lock and callback, counted and
+    /// listed, until the dry run [is ended](crate::EngineHandle::end_dry_run). Default: it fires.
+    ///
+    /// For a new rule, or a new condition, beside the data of a system that works.
+    pub fn dry_run(mut self) -> Self {
+        self.options.brake.dry_run = true;
+        self
+    }
+
     /// Begins [paused](crate::EngineHandle::pause): nothing of it starts before it is
     /// [resumed](crate::EngineHandle::resume). Default: it begins at once.
     pub fn paused(mut self) -> Self {

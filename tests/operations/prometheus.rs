@@ -61,6 +61,7 @@ async fn worker() {
         .rule(jobs)
         .rule(long)
         .rule(paced)
+        .rule(Rule::new("rehearsed").when(key("/jobs/:id").exists()).dry_run().run(job))
         .rule(noise)
         .rule(
             Rule::new("fragile")

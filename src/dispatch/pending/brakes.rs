@@ -1,4 +1,5 @@
-//! What holds rules back: pauses (what runs ends as it would, and nothing starts), rates and intervals.
+//! What holds rules back: pauses (what runs ends as it would, and nothing starts), rates, intervals,
+//! and dry runs.
 
 use super::*;
 
@@ -11,6 +12,9 @@ impl Pending {
         }
         if was.min_interval != wanted.min_interval {
             self.set_interval(lane, wanted.min_interval, now, out);
+        }
+        if was.dry_run && !wanted.dry_run {
+            self.end_dry_run(lane, now, out);
         }
         match (was.paused, wanted.paused) {
             (false, true) => self.pause(lane, now, out),
@@ -35,6 +39,23 @@ impl Pending {
         let resting: Vec<InstanceId> = self.timers.iter().map(|(_, id)| *id).filter(rests).collect();
         for id in resting {
             // Back to rest with it, if it is not over.
+            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+        }
+    }
+
+    /// What would have fired does. That it would have is no reason to rest.
+    fn end_dry_run(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
+        let waits =
+            |record: &Record| record.state == State::WouldFire && self.lanes[record.rule as usize] == lane;
+        let mut waiting: Vec<InstanceId> =
+            self.records.iter().filter(|(_, record)| waits(record)).map(|(id, _)| *id).collect();
+        waiting.sort_unstable();
+        for id in waiting {
+            if let Some(record) = self.records.get(&id)
+                && let Some(interval) = &mut self.intervals[record.rule as usize]
+            {
+                interval.forget(&record.binding);
+            }
             self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
         }
     }

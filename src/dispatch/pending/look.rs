@@ -19,6 +19,7 @@ pub(crate) struct RuleLook {
     /// As it is now.
     pub(crate) brake: Brake,
     pub(crate) fired: u64,
+    pub(crate) would_have_fired: u64,
     pub(crate) counts: StateCounts,
 }
 
@@ -34,8 +35,13 @@ impl Pending {
 
     /// Every lane: one a rule, in the order of the rules.
     pub(crate) fn rules(&self) -> Vec<RuleLook> {
-        let rules = self.brakes.iter().zip(&self.fired).zip(&self.counts);
-        rules.map(|((&brake, &fired), &counts)| RuleLook { brake, fired, counts }).collect()
+        let look = |lane: usize| RuleLook {
+            brake: self.brakes[lane],
+            fired: self.fired[lane],
+            would_have_fired: self.would_have_fired[lane],
+            counts: self.counts[lane],
+        };
+        (0..self.brakes.len()).map(look).collect()
     }
 
     /// Tells those who listen about a new state, if it is one between firings and all of it is known.
@@ -45,7 +51,7 @@ impl Pending {
         }
         let Some(record) = self.records.get(&id) else { return };
         let between = match record.state {
-            State::Queued(_) | State::Parked | State::Waiting(..) | State::Idle => true,
+            State::Queued(_) | State::Parked | State::Waiting(..) | State::Idle | State::WouldFire => true,
             // Of another engine: not before it is known of which.
             State::Held => record.waits_for.is_some(),
             State::GivenUp => record.waits_for.is_some() || record.mark.is_none_or(|mark| mark.mine),
@@ -92,6 +98,7 @@ fn state(record: &Record, now: Instant) -> InstanceState {
         State::Running => InstanceState::Running(Phase::Callback),
         State::Ending => InstanceState::Running(Phase::Committing),
         State::Settling(_) | State::Idle => InstanceState::Idle,
+        State::WouldFire => InstanceState::WouldFire,
         State::Waiting(until, why) => {
             InstanceState::Waiting { reason: reason(why), remaining: until.saturating_duration_since(now) }
         }

@@ -15,12 +15,18 @@ impl Pending {
         self.census.moved(id, lane as u32, before, Some(state), now);
         if state == State::Running {
             self.fired[lane] += 1;
-            self.queue.start(lane as u32, now);
-            if let Some(interval) = &mut self.intervals[record.rule as usize] {
-                interval.fired(&record.binding, now);
-            }
+            self.begins(id, now);
         }
         true
+    }
+
+    /// It fires, or would: for its rate and its interval that is the same.
+    fn begins(&mut self, id: InstanceId, now: Instant) {
+        let Some(record) = self.records.get(&id) else { return };
+        self.queue.start(self.lanes[record.rule as usize], now);
+        if let Some(interval) = &mut self.intervals[record.rule as usize] {
+            interval.fired(&record.binding, now);
+        }
     }
 
     /// Changes a record and does what follows from it: slots, locks, queues, timers.
@@ -81,7 +87,11 @@ impl Pending {
         let changed = record.state != before;
         let vacates = held_slot && (dropped || !record.holds_slot());
         if vacates {
-            if before.is_reserved() {
+            if after == Some(State::WouldFire) {
+                self.begins(id, now);
+                self.would_have_fired[lane as usize] += 1;
+                self.census.note(Note::WouldHaveFired(lane));
+            } else if before.is_reserved() {
                 self.queue.withdraw(lane);
             }
             self.queue.vacate(lane);

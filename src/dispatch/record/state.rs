@@ -38,6 +38,8 @@ pub(crate) enum State {
     Held,
     /// True, and given up until somebody changes a key.
     GivenUp,
+    /// True; it would fire, if its rule were not in a dry run.
+    WouldFire,
 }
 
 impl State {
@@ -57,6 +59,7 @@ impl State {
             State::Waiting(..) => StateKind::Waiting,
             State::Held => StateKind::Held,
             State::GivenUp => StateKind::GivenUp,
+            State::WouldFire => StateKind::WouldFire,
             State::Idle | State::Settling(_) => StateKind::Idle,
         }
     }

@@ -303,3 +303,99 @@ fn an_interval_may_be_changed_and_lifted_and_what_waits_for_it_knows() {
     assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
     assert_eq!(b.pending.deadline(), None);
 }
+
+const WOULD: Option<State> = Some(State::WouldFire);
+
+impl Bench {
+    fn rehearse(&mut self, lane: u32, dry_run: bool) -> &mut Self {
+        self.brake(lane, |brake| brake.dry_run = dry_run)
+    }
+
+    fn would_have_fired(&self) -> u64 {
+        self.pending.rules()[0].would_have_fired
+    }
+}
+
+#[test]
+fn in_a_dry_run_everything_but_lock_and_callback_is_done() {
+    let mut b = Bench::new([rule("a"), rule("b").optimistic(), rule("c")], 8);
+    b.rehearse(0, true).rehearse(1, true).pending.observe(true);
+    b.decide_of(0, 1).answer_of(0, 1).decide_of(1, 2).answer_of(1, 2).decide_of(2, 3);
+    assert_eq!((b.state(1), b.state(2), b.state(3)), (WOULD, WOULD, Some(State::Locking)));
+    assert_eq!(b.pending.running(), 1, "they need no slot");
+    assert_eq!((b.would_have_fired(), b.pending.rules()[0].fired, b.pending.rules()[1].fired), (1, 0, 0));
+    let told = b
+        .actions
+        .iter()
+        .filter(|action| matches!(action, Action::Tell { rule: 0 | 1, state: InstanceState::WouldFire, .. }));
+    assert_eq!(told.count(), 2);
+    assert!(!b.actions.iter().any(|action| matches!(action, Action::Run { .. })));
+    assert_eq!(b.locks(), [3]);
+    let noted = b.pending.take_notes().filter(|note| *note == Note::WouldHaveFired(0)).count();
+    assert_eq!((noted, b.pending.loads(b.now)[0].dry_run), (1, true));
+}
+
+#[test]
+fn what_would_fire_does_so_again_after_a_change_but_not_for_a_crawl_and_not_if_it_is_false() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.rehearse(0, true).decide(1, true, &[5, 0], &[(0, 5)]).answer(1, true, &[5, 0]);
+    b.crawl(1, &[5, 0]).decide(1, true, &[5, 0], &[(0, 5)]);
+    b.turn(|pending, now, out| assert!(!pending.fire_now(instance(1), now, out)));
+    assert_eq!((b.state(1), b.would_have_fired()), (WOULD, 1));
+    b.decide(1, true, &[7, 0], &[(0, 7)]).answer(1, true, &[7, 0]);
+    assert_eq!((b.state(1), b.would_have_fired()), (WOULD, 2));
+    b.decide(1, false, &[7, 8], &[(1, 8)]);
+    assert_eq!((b.state(1), b.would_have_fired()), (None, 2));
+    b.decide(2, true, &[5, 0], &[]).answer(2, false, &[0, 0]);
+    assert_eq!((b.state(2), b.would_have_fired()), (None, 2), "it was not true any more");
+}
+
+#[test]
+fn when_a_dry_run_ends_what_would_have_fired_does() {
+    let mut b = Bench::new([rule("a"), rule("b")], 8);
+    b.rest(0, 60_000).rehearse(0, true).rehearse(1, true);
+    b.decide_of(0, 1).answer_of(0, 1).decide_of(0, 2).answer_of(0, 2).decide_of(1, 3).answer_of(1, 3);
+    b.rehearse(0, false).answer_of(0, 1).answer_of(0, 2);
+    assert_eq!((b.locks(), b.state(3)), (vec![1, 2], WOULD));
+    b.locked(1, LockOutcome::Won);
+    assert_eq!((b.state(1), b.pending.rules()[0].fired), (Some(State::Running), 1));
+}
+
+#[test]
+fn a_lock_that_is_won_after_a_dry_run_began_is_given_back_and_what_runs_ends_as_it_would() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).locked(2, LockOutcome::Won);
+    b.rehearse(0, true).wanted();
+    b.locked(1, LockOutcome::Won);
+    assert!(matches!(b.wanted()[..], [Action::Close(_, Closing::Unlock(None))]));
+    b.closed(1).answer(1, true, &[5, 0]).answer(1, true, &[5, 0]);
+    assert_eq!((b.state(1), b.would_have_fired(), b.pending.rules()[0].fired), (WOULD, 1, 1));
+    let closing = b.pending.finished(instance(2), &Finish::Returned(Then::Done), b.now);
+    assert_eq!(closing, Closing::Commit(None), "with its effects");
+    b.closed(2).answer(2, true, &[5, 0]);
+    assert_eq!(b.state(2), Some(State::Idle));
+}
+
+#[test]
+fn a_dry_run_keeps_to_limits_and_keeps_no_lock_from_others() {
+    let share = |id: &str| rule(id).lock("/all");
+    let mut b = Bench::new([share("a"), share("b")], 8);
+    b.limit(0, 1, 60_000).rest(0, 90_000).rehearse(0, true);
+    b.decide_of(0, 1).answer_of(0, 1).decide_of(0, 2).decide_of(1, 3);
+    assert_eq!((b.state(1), b.state(2), b.locks()), (WOULD, QUEUED, vec![3]));
+    b.locked(3, LockOutcome::Won).done(3).advance(ms(60_000)).answer_of(0, 2);
+    assert_eq!((b.state(2), b.would_have_fired()), (WOULD, 2));
+    b.decide(1, true, &[7, 0], &[(0, 7)]);
+    assert_eq!(b.rests_for(1), Some(ms(30_000)), "as if it had fired");
+}
+
+#[test]
+fn what_had_failed_does_not_count_as_failing_while_nothing_is_tried() {
+    let mut b = Bench::new([rule("a")], 8);
+    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
+    b.pending.finished(instance(1), &Finish::Failed("no".into()), b.now);
+    b.closed(1).answer(1, true, &[5, 0]);
+    assert_eq!(b.pending.loads(b.now)[0].failing, 1);
+    b.rehearse(0, true).advance(2 * BASE).answer(1, true, &[5, 0]);
+    assert_eq!((b.state(1), b.pending.loads(b.now)[0].failing), (WOULD, 0));
+}

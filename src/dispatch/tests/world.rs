@@ -68,6 +68,9 @@ enum Op {
     /// A rule is paused, or let go on.
     Pause(u32),
     Resume(u32),
+    /// A dry run of a rule begins, or ends.
+    Rehearse(u32),
+    Perform(u32),
     /// So many of a rule may start in a second from now on; 0: as many as there are.
     Limit(u32, u32),
     /// Instances of a rule rest for so long between firings, in ms; 0: not at all.
@@ -293,7 +296,8 @@ impl World {
     /// The callback begins; how it will end is decided now.
     fn start(&mut self, id: u32, given: Snapshot, overrule: Option<Revision>, fence: Option<Revision>) {
         let at = id as usize;
-        assert!(!self.pending.is_paused(rule_of(id)), "{id} starts although its rule is paused");
+        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        assert!(!paused && !dry_run, "{id} starts although its rule is paused, or in a dry run");
         self.started(id, rule_of(id) as usize);
         self.fired[at] += 1;
         self.completed[at] = false;
@@ -397,6 +401,14 @@ impl World {
             }
             Op::Pause(rule) => self.brake(rule, |brake| brake.paused = true),
             Op::Resume(rule) => self.brake(rule, |brake| brake.paused = false),
+            Op::Rehearse(rule) => self.brake(rule, |brake| brake.dry_run = true),
+            Op::Perform(rule) => {
+                // What would have fired counts as if it had, but not for its own interval.
+                (0..INSTANCES)
+                    .filter(|id| rule_of(*id) == rule)
+                    .for_each(|id| self.rests[id as usize] = None);
+                self.brake(rule, |brake| brake.dry_run = false);
+            }
             Op::Limit(rule, count) => {
                 let limit = (count > 0).then(|| RateLimit::new(count, ms(1000)));
                 self.starts[rule as usize].clear();
@@ -467,7 +479,8 @@ impl World {
             self.send("feedback", Event::Learned(id, changes));
         }
         let won = matches!(outcome, LockOutcome::Won);
-        if won && self.pending.is_paused(rule_of(id)) {
+        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        if won && (paused || dry_run) {
             // Its end is all that is left of it.
             let run = Run { given, overrule, finish: Finish::Cancelled, effects: Vec::new(), fence };
             self.runs.insert(id, run);

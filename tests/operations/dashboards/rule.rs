@@ -147,11 +147,19 @@ fn queue() -> Vec<Panel> {
             View::Lines,
             "Brakes",
             "short",
-            "In how many of the chosen engines the rule is paused, and in how many its rate limit makes instances wait.",
+            "In how many of the chosen engines the rule is paused or in a dry run, and in how many its rate limit makes instances wait.",
             [
                 (gauge("sum", "rule", "rule_paused", RULE), "{{rule}} paused"),
+                (gauge("sum", "rule", "rule_dry_run", RULE), "{{rule}} dry run"),
                 (gauge("sum", "rule", "rule_throttled", RULE), "{{rule}} throttled"),
             ],
+        ),
+        panel(
+            View::Lines,
+            "Would have fired",
+            "ops",
+            "Times per second that an instance would have fired, had its rule not been in a dry run.",
+            [(rate("rule", "would_have_fired_total", RULE), "{{rule}}")],
         ),
         panel(
             View::Latency,

@@ -16,6 +16,8 @@ fn ops() -> impl Strategy<Value = Op> {
         4 => id.clone().prop_map(Op::FireNow),
         2 => (0..RULES).prop_map(Op::Pause),
         2 => (0..RULES).prop_map(Op::Resume),
+        2 => (0..RULES).prop_map(Op::Rehearse),
+        2 => (0..RULES).prop_map(Op::Perform),
         2 => (0..RULES, 0..4u32).prop_map(|(rule, count)| Op::Limit(rule, count)),
         2 => (0..RULES, 0..4u64).prop_map(|(rule, count)| Op::Rest(rule, count * 150)),
         2 => (id, 1..1000u64).prop_map(|(id, takes)| Op::HoldBack(id, takes)),
@@ -35,7 +37,10 @@ fn play(seed: u64, script: &[(u64, Op)]) -> World {
         world.run(world.now + ms(*wait));
         world.outside(*op);
     }
-    (0..RULES).for_each(|rule| world.outside(Op::Resume(rule)));
+    for rule in 0..RULES {
+        world.outside(Op::Resume(rule));
+        world.outside(Op::Perform(rule));
+    }
     world.calm = true;
     world.run(world.now + Duration::from_secs(3600));
     world
