@@ -147,6 +147,32 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     );
 }
 
+/// What would fire does not, until the dry run ends.
+pub(super) async fn a_dry_run(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let engine = stage.start(engine).await;
+    engine.begin_dry_run("r").await.unwrap();
+    stage.put("/jobs/1", "");
+    stage.at(1.5).await;
+    stage.expect(
+        "it would fire",
+        "watch_events_total 1; watch_position 2; mirror_bytes 7; mirror_keys 1; instances 1;
+         instances_by_state{state=would_fire} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
+         workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1;
+         would_have_fired_total 1; rule_dry_run 1",
+    );
+    engine.end_dry_run("r").await.unwrap();
+    stage.at(2.5).await;
+    stage.expect(
+        "it fires",
+        "watch_events_total 1; watch_position 4; mirror_bytes 0; mirror_keys 0; instances 0;
+         instances_by_state{state=would_fire} 0; evaluations_total{result=false} 2;
+         evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
+         stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
+         transactions 2; request connect 1; rule_dry_run 0",
+    );
+}
+
 /// It asks to be run again in 5 s, then is done.
 pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {

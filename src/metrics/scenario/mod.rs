@@ -48,6 +48,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         firings::blocked_threads,
         firings::a_queue,
         firings::a_rate_limit,
+        firings::a_dry_run,
         firings::a_retry_that_was_asked_for,
         firings::giving_up,
         firings::no_effect,
