@@ -9,12 +9,14 @@
     reason = "every test file is a crate of its own and takes a part"
 )]
 
+mod browser;
 pub mod etcd;
 mod leftovers;
 mod proxy;
 mod server;
 mod wait;
 
+pub use browser::Browser;
 pub use etcd::Saved;
 pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
 pub use proxy::Proxy;
