@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 base, folder = sys.argv[1], pathlib.Path(sys.argv[2])
 span = int(sys.argv[3]) if len(sys.argv) > 3 else 120
@@ -40,6 +40,10 @@ def shown(value, unit):
         return f"{100 * value:.3g} %"
     if unit == "bytes":
         return f"{value / 1024:.3g} KiB" if value >= 1024 else f"{value:.3g} B"
+    if abs(value) >= 1e4:
+        for factor, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+            if abs(value) >= factor:
+                return f"{value / factor:.3g} {name}" + {"ops": "/s", "reqps": "/s"}.get(unit, "")
     return f"{value:.4g}" + {"ops": "/s", "reqps": "/s"}.get(unit, "")
 
 def named(legend, labels):
@@ -85,15 +89,22 @@ def draw(axes, panel):
                 axes.stackplot(times, ys, labels=[name for name, _ in lines], alpha=0.7)
         else:
             for name, points in lines:
-                axes.plot([t for t, _ in points], [v for _, v in points], label=name, linewidth=0.9)
+                # As in Grafana, no line leads over a time without data; a point alone is seen.
+                drawn = []
+                for t, v in points:
+                    if drawn and t - drawn[-1][0] > 1.5:
+                        drawn.append((t - 1, math.nan))
+                    drawn.append((t, v))
+                axes.plot([t for t, _ in drawn], [v for _, v in drawn], label=name, linewidth=0.9, marker=".", markersize=1.5)
         if custom["scaleDistribution"]["type"] == "log":
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: shown(v, unit)))
         axes.set_xlim(0, span)
         if lines:
-            axes.legend(fontsize=5, loc="upper left", ncol=2)
+            axes.legend(fontsize=5, loc="upper left", ncol=2, framealpha=0.5)
         else:
             axes.text(0.5, 0.5, "no data", ha="center", transform=axes.transAxes)
     elif kind == "heatmap":
@@ -120,7 +131,9 @@ def draw(axes, panel):
                 names.append(named(target["legendFormat"], series["metric"]))
                 for t, v in series["values"]:
                     axes.barh(at, 1, left=float(t) - start, color=COLORS["green" if float(v) == 1 else "red"], height=0.8)
-        axes.set_yticks(range(len(names))); axes.set_yticklabels(names, fontsize=6); axes.set_xlim(0, span)
+        axes.set_yticks(range(len(names))); axes.set_yticklabels([]); axes.set_xlim(0, span)
+        for at, name in enumerate(names):
+            axes.text(0.2, at, name, fontsize=6, va="center")
     elif kind == "table":
         axes.axis("off")
         rows, columns = {}, []
@@ -143,7 +156,7 @@ for file in sorted(pathlib.Path(__file__).parent.glob("*.json")):
     figure = plt.figure(figsize=(18, height * 0.42))
     for panel in panels:
         p = panel["gridPos"]
-        place = [p["x"] / 24 + 0.02, 1 - (p["y"] + p["h"]) / height + 0.012, p["w"] / 24 - 0.03, p["h"] / height - 0.026]
+        place = [p["x"] / 24 + 0.03, 1 - (p["y"] + p["h"]) / height + 0.012, p["w"] / 24 - 0.04, p["h"] / height - 0.026]
         if panel["type"] == "row":
             figure.text(0.01, 1 - (p["y"] + 0.8) / height, panel["title"], fontsize=11, weight="bold")
         else:

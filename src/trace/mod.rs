@@ -9,6 +9,8 @@
 pub(crate) mod lines;
 pub(crate) mod reveal;
 pub(crate) mod spans;
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
 
 use lines::Lines;
 use reveal::Reveal;

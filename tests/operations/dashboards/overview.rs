@@ -47,7 +47,7 @@ fn healthy() -> Vec<super::model::Panel> {
             .thresholds(&[(60.0, "yellow"), (600.0, "red")]),
         panel(View::Number, "Drift, last hour", "short",
             "Differences between memory and etcd that no event explains. Expected: none, ever; anything else is a defect of the engine, of etcd, or of what is between.",
-            [(format!("sum(increase(etcd_rules_drift_total{{{ENGINE}}}[1h]))"), "")])
+            [(format!("round(sum(increase(etcd_rules_drift_total{{{ENGINE}}}[1h])))"), "")])
             .thresholds(&[(0.5, "red")]),
         panel(View::States, "Ready", "short",
             "Each engine over time: green while it is ready. The engine dashboard tells what is wrong with one that is not.",
