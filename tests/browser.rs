@@ -59,7 +59,7 @@ async fn people_click_their_way_and_hostile_text_stays_text() {
     eventually(10 * SECOND, "all have failed", async || running.stats().await.unwrap().waiting == 150).await;
 
     let mut browser = Browser::start();
-    let mut look = |browser: &mut Browser, title: &str| {
+    let look = |browser: &mut Browser, title: &str| {
         assert_eq!(browser.text("document.title"), format!("{title} · etcd-rules"));
         assert_eq!(browser.count("script, img"), 0, "{title}");
         assert!(browser.text("document.body.innerText").contains(HOSTILE), "{title}");

@@ -2,7 +2,7 @@
 
 mod support;
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, ConnectOptions, Permission};
+use etcd_client::{ConnectOptions, Permission};
 use etcd_rules::{Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Reason, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -86,43 +86,23 @@ async fn without_space_until_there_is_some_though_deletions_are_answered() {
     let etcd = Etcd::builder().flag("--quota-backend-bytes=16777216").start().await;
     let running = start(Engine::builder("app", [etcd.endpoint()])).await;
     is_well(&running).await;
-    let mut client = etcd.client().await;
     etcd.put("/jobs/1", "").await;
     eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
-    let mut filler = 0;
-    while client.put(format!("/filler/{filler}"), vec![b'x'; 1 << 20], None).await.is_ok() {
-        filler += 1;
-        assert!(filler < 100);
-    }
+    etcd.fill().await;
     // Makes the rule true: its lock needs a put.
     etcd.delete("/done/1").await;
     says(&running, Reason::NoSpace).await;
-    etcd.delete_prefix("/filler/").await;
-    etcd.compact(etcd.revision().await).await;
-    client.defragment().await.unwrap();
-    let alarms = client.alarm(AlarmAction::Get, AlarmType::None, None).await.unwrap();
-    let mut member = AlarmOptions::new();
-    member.with_member(alarms.alarms()[0].member_id());
-    client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.unwrap();
+    assert!(etcd.get("/done/1").await.is_none(), "it waits");
+    etcd.make_space().await;
     is_well(&running).await;
+    eventually(20 * SECOND, "it fired again", async || etcd.get("/done/1").await.is_some()).await;
     running.shutdown(SECOND).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_wrong_password_and_without_permission() {
     let etcd = Etcd::start().await;
-    let mut client = etcd.client().await;
-    for user in ["root", "engine"] {
-        client.user_add(user, "secret", None).await.unwrap();
-        client.role_add(user).await.unwrap();
-        client.user_grant_role(user, user).await.unwrap();
-    }
-    client
-        .role_grant_permission("engine", Permission::read_write("/etcd-rules/").with_prefix())
-        .await
-        .unwrap();
-    client.auth_enable().await.unwrap();
-    let root = etcd.client_with(ConnectOptions::new().with_user("root", "secret")).await;
+    let root = etcd.enable_auth(&["/etcd-rules/"]).await;
     let user = |password| ConnectOptions::new().with_user("engine", password);
     let running = start(Engine::builder("app", [etcd.endpoint()]).connect_options(user("guess"))).await;
     says(&running, Reason::Auth).await;
@@ -179,7 +159,6 @@ async fn lagging_while_the_index_is_held_up() {
 /// The watch was cut while much happened: etcd sends it step by step.
 #[tokio::test(flavor = "multi_thread")]
 async fn lagging_while_etcd_sends_history() {
-    const CHANGES: usize = 30_000;
     let etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.endpoint());
     let builder = Engine::builder("app", [proxy.endpoint()]).lag_limit(Duration::from_millis(500));
@@ -187,16 +166,7 @@ async fn lagging_while_etcd_sends_history() {
     is_well(&running).await;
     proxy.cut();
     says(&running, Reason::Disconnected).await;
-    let client = etcd.client().await;
-    let writers = (0..64).map(|writer| {
-        let mut client = client.clone();
-        async move {
-            for n in 0..CHANGES / 64 {
-                client.put(format!("/done/{writer}/{n}"), "", None).await.unwrap();
-            }
-        }
-    });
-    futures_util::future::join_all(writers).await;
+    etcd.flood("/done/1", 30_000).await;
     proxy.heal();
     says(&running, Reason::Lagging).await;
     is_well(&running).await;

@@ -426,6 +426,7 @@ async fn a_hundred_thousand_instances_are_paged_and_filtered_quickly() {
     let endpoint = listen();
     let rule = Rule::new("job")
         .when(key("/jobs/:id").equals("failing"))
+        .backoff(Backoff::new(3600 * SECOND, 3600 * SECOND))
         .run(|_: Firing| async { Err::<Outcome, _>("always") });
     let builder =
         Engine::builder("app", [etcd.endpoint()]).rule(rule).reveal(Reveal::Keys).endpoint(&endpoint);

@@ -82,7 +82,7 @@ async fn every_state_is_told_with_what_one_needs_to_know() {
         one(&engine, "6").await.filter(|one| one.state == InstanceState::Running(Phase::Callback))
     })
     .await;
-    assert_eq!(running.to_string(), "obey geo=eu id=6: running");
+    assert_eq!(running.to_string(), "obey geo=eu id=6: its callback runs");
 
     let failed = one(&engine, "1").await.unwrap();
     let InstanceState::Waiting { reason: WaitReason::Backoff, remaining } = failed.state else {

@@ -4,8 +4,7 @@
 use crate::condition::{Explanation, SeenKey};
 use crate::engine::Health;
 use crate::inspect::{
-    Instance, InstanceExplanation, InstancePage, InstanceState, Phase, QueuedFor, RuleStatus, StateKind,
-    WaitReason,
+    Instance, InstanceExplanation, InstancePage, InstanceState, RuleStatus, StateKind, WaitReason,
 };
 use crate::pattern::Attributes;
 use crate::trace::reveal::Reveal;
@@ -198,17 +197,6 @@ type Words<'a> = (&'static str, Option<&'a str>, Option<&'a str>, Option<std::ti
 /// A state in words, which other engine it is about, what that says went wrong, and how long it will last.
 fn words(state: &InstanceState) -> Words<'_> {
     match state {
-        InstanceState::Untrue => ("not true", None, None, None),
-        InstanceState::Queued(QueuedFor::Slot) => ("queued for a slot", None, None, None),
-        InstanceState::Queued(QueuedFor::Lock) => {
-            ("queued for a lock that another instance has", None, None, None)
-        }
-        InstanceState::Queued(QueuedFor::Resume) => ("queued: its rule is paused", None, None, None),
-        InstanceState::Queued(QueuedFor::Rate) => ("queued for the rate limit of its rule", None, None, None),
-        InstanceState::Running(Phase::Deciding) => ("being decided again", None, None, None),
-        InstanceState::Running(Phase::Locking) => ("taking its lock", None, None, None),
-        InstanceState::Running(Phase::Callback) => ("callback runs", None, None, None),
-        InstanceState::Running(Phase::Committing) => ("committing", None, None, None),
         InstanceState::Waiting { reason, remaining } => {
             let text = match reason {
                 WaitReason::Backoff => "retried after a failure",
@@ -229,8 +217,11 @@ fn words(state: &InstanceState) -> Words<'_> {
             ("held back by another engine after a failure", engine.as_deref(), Some(error), None)
         }
         InstanceState::GivenUp { engine, reason } => ("given up", engine.as_deref(), Some(reason), None),
-        InstanceState::WouldFire => ("would fire: its rule is in a dry run", None, None, None),
-        InstanceState::Idle => ("dealt with", None, None, None),
+        InstanceState::Untrue
+        | InstanceState::Queued(_)
+        | InstanceState::Running(_)
+        | InstanceState::WouldFire
+        | InstanceState::Idle => (state.words().unwrap_or_default(), None, None, None),
     }
 }
 

@@ -18,21 +18,33 @@ impl fmt::Display for Instance {
     }
 }
 
+impl InstanceState {
+    /// The state in a few words, where those say all.
+    pub(crate) fn words(&self) -> Option<&'static str> {
+        Some(match self {
+            InstanceState::Untrue => "not true",
+            InstanceState::Queued(QueuedFor::Slot) => "queued for a slot",
+            InstanceState::Queued(QueuedFor::Lock) => "queued for a lock that another instance has",
+            InstanceState::Queued(QueuedFor::Resume) => "queued: its rule is paused",
+            InstanceState::Queued(QueuedFor::Rate) => "queued for the rate limit of its rule",
+            InstanceState::Running(Phase::Deciding) => "being decided again",
+            InstanceState::Running(Phase::Locking) => "taking its lock",
+            InstanceState::Running(Phase::Callback) => "its callback runs",
+            InstanceState::Running(Phase::Committing) => "committing",
+            InstanceState::WouldFire => "would fire: its rule is in a dry run",
+            InstanceState::Idle => "idle: its callback has dealt with it",
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for InstanceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let by = |engine: &Option<String>| engine.clone().unwrap_or_else(|| "an unknown engine".into());
+        if let Some(words) = self.words() {
+            return f.write_str(words);
+        }
         match self {
-            InstanceState::Untrue => f.write_str("not true"),
-            InstanceState::Queued(QueuedFor::Slot) => f.write_str("queued for a slot"),
-            InstanceState::Queued(QueuedFor::Lock) => {
-                f.write_str("queued for a lock that another instance has")
-            }
-            InstanceState::Queued(QueuedFor::Resume) => f.write_str("queued: its rule is paused"),
-            InstanceState::Queued(QueuedFor::Rate) => f.write_str("queued for the rate limit of its rule"),
-            InstanceState::Running(Phase::Deciding) => f.write_str("being decided again"),
-            InstanceState::Running(Phase::Locking) => f.write_str("taking its lock"),
-            InstanceState::Running(Phase::Callback) => f.write_str("running"),
-            InstanceState::Running(Phase::Committing) => f.write_str("committing"),
             InstanceState::Waiting { reason, remaining } => {
                 write!(f, "waiting for another {remaining:.1?}")?;
                 f.write_str(match reason {
@@ -56,8 +68,12 @@ impl fmt::Display for InstanceState {
             InstanceState::GivenUp { engine: Some(engine), reason } => {
                 write!(f, "given up by {engine}: {reason}")
             }
-            InstanceState::WouldFire => f.write_str("would fire: its rule is in a dry run"),
-            InstanceState::Idle => f.write_str("idle: its callback has dealt with it"),
+            // They have words.
+            InstanceState::Untrue
+            | InstanceState::Queued(_)
+            | InstanceState::Running(_)
+            | InstanceState::WouldFire
+            | InstanceState::Idle => Ok(()),
         }
     }
 }

@@ -372,7 +372,7 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
     }
     // History that takes etcd seconds to send.
     proxy.cut();
-    flood(etcd, 40_000).await;
+    etcd.flood("/noise/1", 40_000).await;
     proxy.heal();
     tokio::time::sleep(6 * SECOND).await;
     // An older state of the store: the engines start anew.
@@ -383,18 +383,4 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
     tokio::time::sleep(SECOND).await;
     etcd.restore(&saved).await;
     tokio::time::sleep(8 * SECOND).await;
-}
-
-/// So many changes of one key, several at a time.
-async fn flood(etcd: &Etcd, changes: usize) {
-    let client = etcd.client().await;
-    let puts = (0..64).map(|_| {
-        let mut kv = client.kv_client();
-        async move {
-            for _ in 0..changes / 64 {
-                kv.put("/noise/1", "", None).await.unwrap();
-            }
-        }
-    });
-    futures_util::future::join_all(puts).await;
 }

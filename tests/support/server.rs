@@ -5,7 +5,8 @@
 use std::path::PathBuf;
 
 use etcd_client::{
-    Client, CompactionOptions, ConnectOptions, DeleteOptions, GetOptions, PutOptions, ResponseHeader,
+    AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, DeleteOptions,
+    GetOptions, Permission, PutOptions, ResponseHeader,
 };
 
 use super::etcd::{EtcdProcess, LaunchError, LaunchOptions, Saved};
@@ -200,4 +201,64 @@ fn launched<T>(result: Result<T, LaunchError>) -> T {
 
 fn revision_of(header: Option<&ResponseHeader>) -> i64 {
     header.expect("a response has a header").revision()
+}
+
+/// Trouble.
+impl Etcd {
+    /// Fills it until it has no more space (`--quota-backend-bytes` should be small).
+    pub async fn fill(&self) {
+        let mut client = self.client().await;
+        for n in 0..100 {
+            if client.put(format!("/filler/{n}"), vec![b'x'; 1 << 20], None).await.is_err() {
+                return;
+            }
+        }
+        panic!("etcd has too much space");
+    }
+
+    /// Ends [`fill`](Self::fill), and takes back the alarm.
+    pub async fn make_space(&self) {
+        self.delete_prefix("/filler/").await;
+        self.compact(self.revision().await).await;
+        let mut client = self.client().await;
+        client.defragment().await.expect("etcd defragments");
+        let alarms =
+            client.alarm(AlarmAction::Get, AlarmType::None, None).await.expect("etcd tells its alarms");
+        let mut member = AlarmOptions::new();
+        member.with_member(alarms.alarms()[0].member_id());
+        let disarmed = client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await;
+        disarmed.expect("etcd disarms the alarm");
+    }
+
+    /// From now on there is a user `engine`, who may read and write below these prefixes, and `root`, whose client this
+    /// returns. Their passwords are `secret`.
+    pub async fn enable_auth(&self, prefixes: &[&str]) -> Client {
+        let mut client = self.client().await;
+        for user in ["root", "engine"] {
+            client.user_add(user, "secret", None).await.expect("etcd adds a user");
+            client.role_add(user).await.expect("etcd adds a role");
+            client.user_grant_role(user, user).await.expect("etcd grants a role");
+        }
+        for prefix in prefixes {
+            let permission = Permission::read_write(*prefix).with_prefix();
+            client.role_grant_permission("engine", permission).await.expect("etcd grants a permission");
+        }
+        client.auth_enable().await.expect("etcd enables authentication");
+        self.client_with(ConnectOptions::new().with_user("root", "secret")).await
+    }
+
+    /// So many changes of a key, several at a time.
+    pub async fn flood(&self, key: &str, changes: usize) {
+        const WRITERS: usize = 64;
+        let client = self.client().await;
+        let writers = (0..WRITERS).map(|_| {
+            let mut kv = client.kv_client();
+            async move {
+                for _ in 0..changes / WRITERS {
+                    kv.put(key, "", None).await.expect("etcd takes a put");
+                }
+            }
+        });
+        futures_util::future::join_all(writers).await;
+    }
 }
