@@ -4,7 +4,9 @@ mod support;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
 use etcd_rules::http::Endpoint;
-use etcd_rules::{Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal, Rule, key};
+use etcd_rules::{
+    Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal, Rule, key,
+};
 use serde_json::Value as Json;
 use std::net::SocketAddr;
 use std::sync::Arc;
