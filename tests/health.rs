@@ -1,4 +1,5 @@
-//! Health: every state, brought about on a real etcd (the loss of a leader on the embedded one), and left.
+//! Health: states and troubles, brought about on a real etcd, and left (the loss of a leader on the embedded one). All of
+//! them, with those that a real etcd does not get into on demand, are in `src/metrics/scenario`.
 
 mod support;
 
@@ -173,9 +174,21 @@ async fn lagging_while_etcd_sends_history() {
     running.shutdown(SECOND).await.unwrap();
 }
 
+/// A second member that never comes: the first one has no majority any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_there_is_no_leader() {
+    let etcd = Etcd::start().await;
+    let running = start(Engine::builder("app", [etcd.endpoint()])).await;
+    is_well(&running).await;
+    // Discard is never listened on.
+    etcd.client().await.member_add(["http://127.0.0.1:9"], None).await.unwrap();
+    says(&running, Reason::NoLeader).await;
+    running.shutdown(Duration::ZERO).await.unwrap();
+}
+
 #[cfg(feature = "embedded")]
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_leader() {
+async fn without_a_leader_until_there_is_one() {
     let etcd = etcd_rules::embedded::EmbeddedEtcd::start().await.unwrap();
     let running = start(Engine::builder("app", [etcd.endpoint()])).await;
     is_well(&running).await;
