@@ -122,6 +122,13 @@ async fn every_way_to_end_is_told() {
     assert_eq!(panicked.outcome, FiringOutcome::Panicked("on fire".into()));
 }
 
+#[tokio::test]
+async fn a_callback_may_be_told_that_it_is_not_the_first_attempt() {
+    let say = async |firing: Firing| Ok(firing.commit().put("/attempt", firing.attempt().to_string()).into());
+    assert_eq!(job(say).run().await.unwrap().keys["/attempt"], "1");
+    assert_eq!(job(say).attempt(3).run().await.unwrap().keys["/attempt"], "3");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_time_limit_and_the_grace_after_a_cancellation_hold() {
     let hanging = || Rule::new("job").when(key("/jobs/:id").equals("new")).time_limit(60 * SECOND);

@@ -265,3 +265,78 @@ impl fmt::Display for NotFired {
 
 /// Other instances that an error shows.
 const SHOWN: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Events;
+
+    fn tell(events: &Events, id: &str, outcome: FiringOutcome, result: CommitResult) {
+        let kind = EventKind::Closed { outcome, result, took: Duration::ZERO };
+        let attributes = Attributes::from([("id", id)]);
+        events.tell(|| Event { at: Instant::now(), rule: "r".into(), attributes, kind });
+    }
+
+    fn committed(revision: i64) -> CommitResult {
+        CommitResult::Committed { revision }
+    }
+
+    #[tokio::test]
+    async fn several_firings_of_an_instance_are_taken_in_their_order() {
+        let events = Events::new(16);
+        let mut firings = Firings::new(events.subscribe());
+        for revision in 1..=4 {
+            tell(&events, "7", FiringOutcome::Done, committed(revision));
+            tell(&events, "8", FiringOutcome::Done, committed(10 * revision));
+        }
+        let mut next = async |id| firings.next("r", [("id", id)]).await.map(|fired| fired.result);
+        assert_eq!(next("7").await, Ok(committed(1)));
+        assert_eq!(next("7").await, Ok(committed(2)));
+        assert_eq!(next("8").await, Ok(committed(10)));
+        let third = firings.matching("r", [("id", "8")], |fired| fired.result == committed(30)).await;
+        assert_eq!(third.map(|fired| fired.result), Ok(committed(30)));
+        let last = firings.next("r", [("id", "8")]).await.map(|fired| fired.result);
+        assert_eq!(last, Ok(committed(40)), "those before the one that was awaited are gone with it");
+    }
+
+    #[tokio::test]
+    async fn done_is_only_what_was_committed() {
+        let events = Events::new(16);
+        let mut firings = Firings::new(events.subscribe());
+        tell(&events, "7", FiringOutcome::Done, CommitResult::FenceLost);
+        tell(&events, "7", FiringOutcome::GaveUp("no".into()), committed(1));
+        tell(&events, "7", FiringOutcome::Done, committed(2));
+        let done = firings.done("r", [("id", "7")]).await.map(|fired| fired.result);
+        assert_eq!(done, Ok(committed(2)));
+    }
+
+    #[tokio::test]
+    async fn what_was_cleared_is_forgotten_received_or_not() {
+        let events = Events::new(4);
+        let mut firings = Firings::new(events.subscribe()).within(Duration::from_secs(5));
+        tell(&events, "7", FiringOutcome::Done, committed(1));
+        assert_eq!(firings.clear(), Ok(()));
+        tell(&events, "7", FiringOutcome::Done, committed(2));
+        assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(2)));
+        (0..6).for_each(|_| tell(&events, "7", FiringOutcome::Done, committed(3)));
+        assert_eq!(firings.clear(), Err(Missed(2)), "something was cleared that nobody saw");
+        tell(&events, "7", FiringOutcome::Done, committed(4));
+        assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(4)));
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_later_has_a_bound_and_an_instance_is_none_of_the_others() {
+        let events = Events::new(2 * KEPT);
+        let mut firings = Firings::new(events.subscribe()).within(Duration::ZERO);
+        tell(&events, "7", FiringOutcome::Done, committed(1));
+        (0..KEPT).for_each(|_| tell(&events, "8", FiringOutcome::TimedOut, committed(2)));
+        // Nothing is waited for, but what is there is received.
+        let mut of_eight = firings.done("r", [("id", "8")]).await;
+        while firings.kept.len() < KEPT {
+            of_eight = firings.done("r", [("id", "8")]).await;
+        }
+        let not_fired = of_eight.unwrap_err();
+        assert_eq!((not_fired.seen.len(), not_fired.others), (KEPT, Vec::new()));
+        assert!(firings.next("r", [("id", "7")]).await.is_err(), "the oldest was forgotten");
+    }
+}

@@ -250,7 +250,10 @@ fn an_instance_rests_between_two_firings_also_if_it_was_false_meanwhile() {
     assert_eq!(put_off(&mut b), 0, "no retry");
     b.advance(ms(899)).decide(1, true, &[7, 0], &[(0, 7)]);
     assert_eq!(b.rests_for(1), Some(ms(1)), "a change is no reason to hurry");
-    b.advance(ms(1)).answer_of(0, 1);
+    b.advance(ms(1));
+    let due = b.pending.record(instance(1)).map(|record| record.path.due);
+    assert_eq!(due, Some(b.now), "it was not due before: no latency");
+    b.answer_of(0, 1);
     assert_eq!(b.state(1), Some(State::Locking));
 }
 
@@ -263,6 +266,8 @@ fn whatever_makes_it_due_again_waits_for_the_interval_and_a_longer_delay_goes_on
     assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))), "{:?}", b.state(1));
     b.advance(2 * BASE);
     assert_eq!(b.rests_for(1), Some(ms(800)), "the backoff is over, the interval is not");
+    let put_off = b.pending.take_notes().filter(|note| matches!(note, Note::PutOff(_))).count();
+    assert_eq!(put_off, 1, "it is put off by the failure, and by nothing else");
     b.advance(ms(800)).answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
     b.pending.finished(instance(1), &Finish::Returned(Then::RetryAfter(ms(5000))), b.now);
     b.closed(1).answer(1, true, &[5, 0]).advance(ms(5000));
@@ -287,6 +292,16 @@ fn who_asks_for_a_firing_now_does_not_wait_for_the_interval() {
     b.turn(|pending, now, out| assert!(!pending.fire_now(instance(1), now, out)));
     b.done(1).decide(1, true, &[5, 0], &[]);
     assert_eq!(b.rests_for(1), Some(ms(60_000)), "that was a firing too");
+}
+
+#[test]
+fn what_is_queued_stays_so_if_the_interval_becomes_longer() {
+    let mut b = Bench::new([rule("a")], 1);
+    b.rest(0, 1000).decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won).done(1);
+    b.advance(ms(1000)).decide(2, true, &[5, 0], &[]).crawl(1, &[5, 0]).rest(0, 60_000);
+    assert_eq!(b.state(1), Some(State::Queued(Class::Crawl)));
+    b.decide(1, true, &[6, 0], &[(0, 6)]);
+    assert_eq!(b.state(1), QUEUED);
 }
 
 #[test]

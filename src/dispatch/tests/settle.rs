@@ -84,3 +84,13 @@ fn what_has_settled_still_rests_after_its_last_firing() {
     b.advance(ms(900));
     assert!(matches!(b.state(1), Some(State::Checking(_))));
 }
+
+#[test]
+fn what_changes_in_a_dry_run_settles_as_it_would_otherwise() {
+    let mut b = bench(100, 0);
+    b.brake(0, |brake| brake.dry_run = true);
+    b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
+    assert_eq!(b.state(1), Some(State::WouldFire));
+    b.decide(1, true, &[6, 0], &[(0, 6)]);
+    assert!(settles(&b, 1));
+}
