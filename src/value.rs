@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-/// The value of an etcd key: any bytes, cheap to clone (clones share the memory).
+/// The value of an etcd key: any bytes, cheap to clone (clones of long ones share the memory).
 ///
 /// ```
 /// use etcd_rules::Value;
@@ -13,23 +15,37 @@ use std::fmt;
 /// assert_eq!(value.as_str(), Some("active"));
 /// assert_eq!(Value::from(vec![0xff]).as_str(), None);
 /// ```
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct Value(Bytes);
+#[derive(Clone)]
+pub struct Value(Content);
+
+/// Most values are words and numbers: those lie where they are used, so that to take one up, or to replace it, does
+/// not lead to another place in memory.
+#[derive(Clone)]
+enum Content {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Arc<[u8]>),
+}
+
+/// What fits beside the length in three words.
+const SHORT: usize = 22;
 
 impl Value {
     /// The bytes as they are in etcd.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Content::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Content::Long(bytes) => bytes,
+        }
     }
 
     /// The value as text, or `None` if it is not UTF-8.
     pub fn as_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
+        std::str::from_utf8(self.as_bytes()).ok()
     }
 
     /// The value as text; what is not UTF-8 is replaced by `U+FFFD`.
     pub fn to_string_lossy(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
+        String::from_utf8_lossy(self.as_bytes())
     }
 
     /// The value parsed as text, for example as a number; `None` if it is not UTF-8 or does not parse.
@@ -39,72 +55,97 @@ impl Value {
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     /// True if the value has no bytes. A key with an empty value exists all the same.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.as_bytes().is_empty()
+    }
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self(Content::Short { length: 0, bytes: [0; SHORT] })
+    }
+}
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Value {}
+
+impl Hash for Value {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
 impl AsRef<[u8]> for Value {
     fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self(Bytes::copy_from_slice(text.as_bytes()))
-    }
-}
-
-impl From<String> for Value {
-    fn from(text: String) -> Self {
-        Self(text.into())
+        self.as_bytes()
     }
 }
 
 impl From<&[u8]> for Value {
     fn from(bytes: &[u8]) -> Self {
-        Self(Bytes::copy_from_slice(bytes))
+        if bytes.len() > SHORT {
+            return Self(Content::Long(bytes.into()));
+        }
+        let mut short = [0; SHORT];
+        short[..bytes.len()].copy_from_slice(bytes);
+        Self(Content::Short { length: bytes.len() as u8, bytes: short })
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        text.as_bytes().into()
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        text.as_bytes().into()
     }
 }
 
 impl From<Vec<u8>> for Value {
     fn from(bytes: Vec<u8>) -> Self {
-        Self(bytes.into())
+        bytes.as_slice().into()
     }
 }
 
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
-        Self(bytes)
+        bytes.as_ref().into()
     }
 }
 
 impl From<Value> for Vec<u8> {
     fn from(value: Value) -> Self {
-        value.0.into()
+        value.as_bytes().into()
     }
 }
 
 impl PartialEq<str> for Value {
     fn eq(&self, other: &str) -> bool {
-        self.0 == other.as_bytes()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
 impl PartialEq<&str> for Value {
     fn eq(&self, other: &&str) -> bool {
-        self.0 == other.as_bytes()
+        self.as_bytes() == other.as_bytes()
     }
 }
 
 impl PartialEq<[u8]> for Value {
     fn eq(&self, other: &[u8]) -> bool {
-        self.0 == other
+        self.as_bytes() == other
     }
 }
 
@@ -112,10 +153,10 @@ impl PartialEq<[u8]> for Value {
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 128;
-        let shown = &self.0[..self.0.len().min(SHOWN)];
+        let shown = &self.as_bytes()[..self.len().min(SHOWN)];
         write!(f, "\"{}\"", shown.escape_ascii())?;
-        if self.0.len() > SHOWN {
-            write!(f, "… ({} bytes)", self.0.len())?;
+        if self.len() > SHOWN {
+            write!(f, "… ({} bytes)", self.len())?;
         }
         Ok(())
     }
@@ -125,5 +166,23 @@ impl fmt::Debug for Value {
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_string_lossy())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_every_length_come_back_and_take_three_words() {
+        assert_eq!(size_of::<Value>(), 24);
+        for length in [0, 1, SHORT - 1, SHORT, SHORT + 1, 1000] {
+            let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
+            let value = Value::from(bytes.as_slice());
+            assert_eq!((value.as_bytes(), value.len()), (bytes.as_slice(), length));
+            assert_eq!((Vec::from(value.clone()), value == Value::from(bytes.clone())), (bytes, true));
+        }
+        assert_ne!(Value::from("a"), Value::from("a\0"));
+        assert_eq!(Value::default(), "");
     }
 }

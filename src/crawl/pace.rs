@@ -65,6 +65,11 @@ impl Pace {
         }
     }
 
+    /// Pages may be read ahead of what takes them in.
+    pub(super) fn reads_ahead(&self) -> bool {
+        matches!(self, Self::Fast)
+    }
+
     /// Keys in a page, and requests under way at once: at a limited rate, a few small pages a second and not a
     /// burst now and then.
     pub(super) fn shape(&self) -> (usize, usize) {

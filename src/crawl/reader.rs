@@ -5,8 +5,8 @@ use super::ranges::{Learned, RangePlan, RangeRequest};
 use crate::etcd::{Failure, FailureKind, Link, Page};
 use crate::index::{Found, Revision};
 use futures_util::StreamExt;
-use futures_util::future::join;
 use futures_util::stream::FuturesUnordered;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -52,8 +52,11 @@ impl Following {
     }
 }
 
+/// Pages that wait to be taken in at most, while others are on their way.
+const AHEAD: usize = 2;
+
 /// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order. Returns false
-/// as soon as `page` does. While it takes a page in, the next ones are on their way.
+/// as soon as `page` does. While it takes a page in, the next ones are on their way, unless there is time.
 pub(crate) async fn read(
     link: &Link,
     prefix: &str,
@@ -65,7 +68,7 @@ pub(crate) async fn read(
     let (size, parallel) = pace.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
-    let mut heard = None;
+    let mut heard: VecDeque<Vec<Found>> = VecDeque::new();
     loop {
         let begun = Instant::now();
         while out.len() < parallel
@@ -73,37 +76,60 @@ pub(crate) async fn read(
         {
             out.push(fetch(link, request, revision));
         }
-        let next = match heard.take() {
-            Some(heard) => Some(heard),
-            None => out.next().await,
-        };
-        let Some((request, answer)) = next else { break };
-        let Page { keys, count } = match answer {
-            // Large values: less at a time.
-            Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {
-                plan.failed(RangeRequest { limit: (request.limit / 8).max(1), ..request });
-                continue;
-            }
-            answer => answer?,
+        let keys = match heard.pop_front() {
+            Some(keys) => keys,
+            None => match out.next().await {
+                None => break,
+                Some(answer) => match take(answer, &mut plan)? {
+                    None => continue,
+                    Some(keys) => keys,
+                },
+            },
         };
         let got = keys.len();
-        plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
-        let (goes_on, next) = join(page(keys), out.next()).await;
+        let mut taking_in = std::pin::pin!(page(keys));
+        let goes_on = loop {
+            while pace.reads_ahead()
+                && out.len() < parallel
+                && heard.len() < AHEAD
+                && let Some(request) = plan.next()
+            {
+                out.push(fetch(link, request, revision));
+            }
+            tokio::select! {
+                biased;
+                goes_on = &mut taking_in => break goes_on,
+                Some(answer) = out.next(), if heard.len() < AHEAD => heard.extend(take(answer, &mut plan)?),
+            }
+        };
         if !goes_on {
             return Ok(false);
         }
-        heard = next;
         pace.wait(got, begun.elapsed()).await;
     }
     splits.set(plan.learned());
     Ok(true)
 }
 
-async fn fetch(
-    link: &Link,
-    request: RangeRequest,
-    revision: Revision,
-) -> (RangeRequest, Result<Page, Failure>) {
+type Answered = (RangeRequest, Result<Page, Failure>);
+
+/// The keys of an answer; none if they must be asked for again, in smaller parts.
+fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<Vec<Found>>, Failure> {
+    match answer {
+        // Large values: less at a time.
+        Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {
+            plan.failed(RangeRequest { limit: (request.limit / 8).max(1), ..request });
+            Ok(None)
+        }
+        answer => {
+            let Page { keys, count } = answer?;
+            plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
+            Ok(Some(keys))
+        }
+    }
+}
+
+async fn fetch(link: &Link, request: RangeRequest, revision: Revision) -> Answered {
     let answer = link.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
     (request, answer)
 }

@@ -22,6 +22,9 @@ use tokio::time::{Instant, sleep};
 /// Units of backlog done before live changes get their turn.
 const CHUNK: usize = 512;
 
+/// The same before the first snapshot is complete: nothing is decided until then.
+const FIRST_CHUNK: usize = 16_384;
+
 /// The same while only a crawl waits for it.
 const CRAWL_CHUNK: usize = 128;
 
@@ -112,7 +115,11 @@ impl IndexActor {
         ctx.spawn(actix::fut::wrap_future::<_, Self>(turn).then(|(), this, ctx| {
             let begun = Instant::now();
             guarded(this, ctx, |this, ctx| {
-                this.index.work(if this.index.has_time() { CRAWL_CHUNK } else { CHUNK });
+                this.index.work(match (this.index.is_ready(), this.index.has_time()) {
+                    (false, _) => FIRST_CHUNK,
+                    (true, false) => CHUNK,
+                    (true, true) => CRAWL_CHUNK,
+                });
                 this.flush(ctx, Vec::new(), Instant::now());
             });
             let decided: Vec<_> = this.evaluators.iter().map(|evaluator| evaluator.send(Reached)).collect();

@@ -2,8 +2,8 @@
 
 use super::binding::Binding;
 use super::mirror::{EntryId, NO_ENTRY};
+use super::table::Table;
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
@@ -61,7 +61,7 @@ impl Instance {
 
 pub(crate) struct Instances {
     table: Slab<Instance>,
-    by_binding: HashTable<u32>,
+    by_binding: Table,
     hasher: FixedState,
     generation: u32,
     /// How many each rule has.
@@ -70,7 +70,7 @@ pub(crate) struct Instances {
 
 impl Instances {
     pub(crate) fn new(rules: usize, hasher: FixedState) -> Self {
-        let (table, by_binding, by_rule) = (Slab::new(), HashTable::new(), vec![0; rules]);
+        let (table, by_binding, by_rule) = (Slab::new(), Table::default(), vec![0; rules]);
         Self { table, by_binding, hasher, generation: 0, by_rule }
     }
 
@@ -109,18 +109,23 @@ impl Instances {
     }
 
     pub(crate) fn find(&self, rule: u32, binding: &Binding) -> Option<u32> {
-        let hash = self.hasher.hash_one((rule, binding.bytes()));
-        self.by_binding
-            .find(hash, |&index| {
-                let instance = self.get(index);
-                instance.rule == rule && instance.binding == *binding
-            })
-            .copied()
+        self.find_hashed(self.hash(rule, binding), rule, binding)
     }
 
-    /// Adds an instance that must not exist yet.
-    pub(crate) fn insert(&mut self, rule: u32, binding: Binding, slots: usize) -> u32 {
-        let hash = self.hasher.hash_one((rule, binding.bytes()));
+    /// The hash of an instance, for those who look it up more than once.
+    pub(crate) fn hash(&self, rule: u32, binding: &Binding) -> u64 {
+        self.hasher.hash_one((rule, binding.bytes()))
+    }
+
+    pub(crate) fn find_hashed(&self, hash: u64, rule: u32, binding: &Binding) -> Option<u32> {
+        self.by_binding.find(hash, |index| {
+            let instance = self.get(index);
+            instance.rule == rule && instance.binding == *binding
+        })
+    }
+
+    /// Adds an instance that must not exist yet; `hash` as of [`Instances::hash`].
+    pub(crate) fn insert(&mut self, hash: u64, rule: u32, binding: Binding, slots: usize) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.by_rule[rule as usize] += 1;
         let index = self.table.insert(Instance {
@@ -132,11 +137,7 @@ impl Instances {
             implied_by: 0,
             dirty_at: CLEAN,
         }) as u32;
-        let (table, hasher) = (&self.table, &self.hasher);
-        self.by_binding.insert_unique(hash, index, |&index| {
-            let instance = &table[index as usize];
-            hasher.hash_one((instance.rule, instance.binding.bytes()))
-        });
+        self.by_binding.insert(hash, index);
         index
     }
 
@@ -144,8 +145,6 @@ impl Instances {
         let instance = self.table.remove(index as usize);
         self.by_rule[instance.rule as usize] -= 1;
         let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
-        if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
-            found.remove();
-        }
+        self.by_binding.remove(hash, index);
     }
 }

@@ -2,10 +2,10 @@
 //! known is refused, whatever order watch, crawl, own commits and reads of a lock transaction
 //! arrive in.
 
+use super::table::Table;
 use crate::broken::{Promise, is_broken};
 use crate::value::Value;
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::cmp::Reverse;
@@ -83,7 +83,7 @@ pub(crate) enum Deletion {
 
 pub(crate) struct Mirror {
     entries: Slab<Entry>,
-    by_key: HashTable<EntryId>,
+    by_key: Table,
     hasher: FixedState,
     /// By watcher: entries that became tombstones, by a revision not above theirs. What has come
     /// back since is found out when its turn comes.
@@ -97,7 +97,7 @@ impl Mirror {
     pub(crate) fn new(hasher: FixedState) -> Self {
         Self {
             entries: Slab::new(),
-            by_key: HashTable::new(),
+            by_key: Table::default(),
             hasher,
             graves: Vec::new(),
             gone: 0,
@@ -126,8 +126,16 @@ impl Mirror {
 
     /// What is not text is not found.
     pub(crate) fn find_bytes(&self, key: &[u8]) -> Option<EntryId> {
-        let hash = self.hasher.hash_one(key);
-        self.by_key.find(hash, |&id| self.entries[id as usize].key.as_bytes() == key).copied()
+        self.find_hashed(self.hash(key), key)
+    }
+
+    /// The hash of a key, for those who look it up more than once.
+    pub(crate) fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    pub(crate) fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<EntryId> {
+        self.by_key.find(hash, |id| self.entries[id as usize].key.as_bytes() == key)
     }
 
     pub(crate) fn entry(&self, id: EntryId) -> &Entry {
@@ -162,15 +170,22 @@ impl Mirror {
     pub(crate) fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> Merge {
         match self.find(key) {
             Some(id) => self.put_at(id, value, revision),
-            None => Merge::Appeared(self.put_new(key, value, revision, watcher)),
+            None => Merge::Appeared(self.put_new(self.hash(key.as_bytes()), key, value, revision, watcher)),
         }
     }
 
-    /// Puts a key that has no entry.
-    pub(crate) fn put_new(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> EntryId {
+    /// Puts a key that has no entry; `hash` as of [`Mirror::hash`].
+    pub(crate) fn put_new(
+        &mut self,
+        hash: u64,
+        key: &str,
+        value: Value,
+        revision: Revision,
+        watcher: u16,
+    ) -> EntryId {
         self.bytes += key.len() + value.len();
         self.present += 1;
-        self.insert(key, Content::Present { value, revision }, watcher)
+        self.insert(hash, key, Content::Present { value, revision }, watcher)
     }
 
     /// Puts the key of an entry.
@@ -208,9 +223,10 @@ impl Mirror {
         guard_unknown: bool,
         watcher: u16,
     ) -> Merge {
-        let Some(id) = self.find(key) else {
+        let hash = self.hash(key.as_bytes());
+        let Some(id) = self.find_hashed(hash, key.as_bytes()) else {
             if guard_unknown {
-                let id = self.insert(key, Content::Gone { revision }, watcher);
+                let id = self.insert(hash, key, Content::Gone { revision }, watcher);
                 self.dig(id, revision);
             }
             return Merge::Known;
@@ -236,7 +252,7 @@ impl Mirror {
         }
     }
 
-    fn insert(&mut self, key: &str, content: Content, watcher: u16) -> EntryId {
+    fn insert(&mut self, hash: u64, key: &str, content: Content, watcher: u16) -> EntryId {
         let id = self.entries.insert(Entry {
             key: key.into(),
             content,
@@ -245,9 +261,7 @@ impl Mirror {
             stamp: 0,
             buried: false,
         }) as EntryId;
-        let hash = self.hasher.hash_one(key.as_bytes());
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        self.by_key.insert_unique(hash, id, |&id| hasher.hash_one(entries[id as usize].key.as_bytes()));
+        self.by_key.insert(hash, id);
         id
     }
 
@@ -280,9 +294,7 @@ impl Mirror {
                     newest = newest.max(Some(revision));
                     *gone -= 1;
                     let hash = hasher.hash_one(entry.key.as_bytes());
-                    if let Ok(found) = by_key.find_entry(hash, |&other| other == id) {
-                        found.remove();
-                    }
+                    by_key.remove(hash, id);
                     entries.remove(id as usize);
                 }
             }

@@ -12,6 +12,7 @@ mod instances;
 pub(crate) mod listing;
 mod mirror;
 pub(crate) mod patterns;
+mod table;
 pub(crate) mod views;
 mod walks;
 
@@ -122,6 +123,9 @@ pub(crate) struct Index {
     counters: Counters,
 }
 
+/// Keys looked up before the first of them is merged.
+const AHEAD: usize = 32;
+
 /// Uses of patterns: rule, slot, group kind, and the values bound.
 type Uses = SmallVec<[(u32, Slot, Option<u8>, Binding); 2]>;
 
@@ -216,7 +220,6 @@ impl Index {
     /// up, and what they lead to is touched, before any of them is merged: looks that don't depend on each other
     /// wait for memory at the same time.
     pub(crate) fn apply_all(&mut self, changes: Vec<Change>) {
-        const AHEAD: usize = 32;
         let mut changes = changes.into_iter();
         while !changes.as_slice().is_empty() {
             let ahead = changes.as_slice().iter().take(AHEAD);
@@ -252,11 +255,12 @@ impl Index {
                 let Some((key, watcher)) = self.wanted(&key) else { return };
                 // News that comes late (an own commit, a read) of a key that was deleted since: the
                 // deletion is known already, and its tombstone was not needed any more.
-                match self.mirror.find(key) {
+                let hash = self.mirror.hash(key.as_bytes());
+                match self.mirror.find_hashed(hash, key.as_bytes()) {
                     Some(id) => self.put_known(id, value, revision),
                     None if revision < self.complete_to(watcher) => {}
                     None => {
-                        self.put_new(key, value, revision, watcher);
+                        self.put_new(hash, key, value, revision, watcher);
                     }
                 }
             }
@@ -289,13 +293,20 @@ impl Index {
     }
 
     /// Puts a key that has no entry, if a pattern matches it.
-    fn put_new(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> Option<EntryId> {
+    fn put_new(
+        &mut self,
+        hash: u64,
+        key: &str,
+        value: Value,
+        revision: Revision,
+        watcher: u16,
+    ) -> Option<EntryId> {
         self.counters.matched += 1;
         let uses = self.uses(key);
         if uses.is_empty() {
             return None;
         }
-        let id = self.mirror.put_new(key, value, revision, watcher);
+        let id = self.mirror.put_new(hash, key, value, revision, watcher);
         self.link(id, uses, revision);
         Some(id)
     }
@@ -418,12 +429,13 @@ impl Index {
 
     /// The instance of a rule for a binding, made if it is new.
     fn instance(&mut self, rule: u32, binding: Binding) -> u32 {
-        if let Some(index) = self.instances.find(rule, &binding) {
+        let hash = self.instances.hash(rule, &binding);
+        if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
         }
         let compiled = &self.rules[rule as usize];
         let slots = compiled.slots().len();
-        let index = self.instances.insert(rule, binding.clone(), slots);
+        let index = self.instances.insert(hash, rule, binding.clone(), slots);
         let attributes = compiled.attributes().len();
         for kind in 0..compiled.kinds().len() {
             let bound = &self.rules[rule as usize].kinds()[kind].attributes;

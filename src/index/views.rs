@@ -5,10 +5,11 @@
 //! crawl closes the view and only what is still unexplained then is drift. Keys that a view lacks
 //! were deleted; they are found by a sweep in chunks.
 
-use super::mirror::{Content, Deletion, Revision};
-use super::{Change, Index, Reason};
+use super::mirror::{Content, Deletion, EntryId, Revision};
+use super::{AHEAD, Change, Index, Reason};
 use crate::broken::{Promise, is_broken};
 use crate::value::Value;
+use smallvec::SmallVec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ViewId(u32);
@@ -127,37 +128,51 @@ impl Index {
     /// Compares keys that the view contains. False if the view was ended meanwhile.
     pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<Found>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
-        let View { purpose, revision: seen_at, .. } = self.views.open[at];
-        for found in page {
-            let Some((key, watcher)) = self.wanted(&found.key) else { continue };
-            let known = self.mirror.find(key);
-            if let Some(entry) = known {
-                self.mirror.entry_mut(entry).stamp = id.0;
-                let known = self.revision_of(entry);
-                // Then the key was changed before the view, which does not have that change.
-                if found.revision < known && known <= seen_at && !is_broken(Promise::Rewind) {
-                    self.views.contradiction.get_or_insert((known, found.revision, seen_at));
-                }
-                if known >= found.revision {
-                    continue;
-                }
-            }
-            if let (Purpose::Snapshot, None) = (purpose, known) {
-                if let Some(entry) = self.put_new(key, found.value, found.revision, watcher) {
-                    self.mirror.entry_mut(entry).stamp = id.0;
-                }
-            } else if purpose == Purpose::Snapshot {
-                self.repair(id, found);
-            } else if known.is_some() || !self.uses(key).is_empty() {
-                let view = &mut self.views.open[at];
-                if view.suspects.len() < SUSPECTS {
-                    view.suspects.push(found);
-                } else {
-                    self.clear_up(at, found);
-                }
+        let mut page = page.into_iter();
+        while !page.as_slice().is_empty() {
+            // Looks that don't depend on each other wait for memory at the same time; see `Index::apply_all`.
+            let ahead = page.as_slice().iter().take(AHEAD);
+            let looked_up: SmallVec<[(u64, Option<EntryId>); AHEAD]> = ahead
+                .map(|found| {
+                    let hash = self.mirror.hash(&found.key);
+                    (hash, self.mirror.find_hashed(hash, &found.key))
+                })
+                .collect();
+            for ((hash, known), found) in looked_up.into_iter().zip(&mut page) {
+                self.view_key(at, hash, known, found);
             }
         }
         true
+    }
+
+    fn view_key(&mut self, at: usize, hash: u64, known: Option<EntryId>, found: Found) {
+        let View { id, purpose, revision: seen_at, .. } = self.views.open[at];
+        let Some((key, watcher)) = self.wanted(&found.key) else { return };
+        if let Some(entry) = known {
+            self.mirror.entry_mut(entry).stamp = id.0;
+            let known = self.revision_of(entry);
+            // Then the key was changed before the view, which does not have that change.
+            if found.revision < known && known <= seen_at && !is_broken(Promise::Rewind) {
+                self.views.contradiction.get_or_insert((known, found.revision, seen_at));
+            }
+            if known >= found.revision {
+                return;
+            }
+        }
+        if let (Purpose::Snapshot, None) = (purpose, known) {
+            if let Some(entry) = self.put_new(hash, key, found.value, found.revision, watcher) {
+                self.mirror.entry_mut(entry).stamp = id.0;
+            }
+        } else if purpose == Purpose::Snapshot {
+            self.repair(id, found);
+        } else if known.is_some() || !self.uses(key).is_empty() {
+            let view = &mut self.views.open[at];
+            if view.suspects.len() < SUSPECTS {
+                view.suspects.push(found);
+            } else {
+                self.clear_up(at, found);
+            }
+        }
     }
 
     fn revision_of(&self, entry: u32) -> Revision {
@@ -191,7 +206,7 @@ impl Index {
                 self.put_known(entry, value, revision);
                 Some(entry)
             }
-            None => self.put_new(key, value, revision, watcher),
+            None => self.put_new(self.mirror.hash(key.as_bytes()), key, value, revision, watcher),
         };
         if let Some(entry) = entry {
             self.mirror.entry_mut(entry).stamp = id.0;
