@@ -147,6 +147,48 @@ mod tests {
         assert_eq!(*woken.lock().unwrap(), expected);
     }
 
+    /// Whatever the setter does between a reader's look and its wait, the reader gets the last value and the end.
+    #[test]
+    fn nobody_sleeps_through_a_change_on_several_threads() {
+        const READERS: usize = 6;
+        const ROUNDS: usize = 300;
+        const LAST: u32 = 20;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build();
+        runtime.unwrap().block_on(async {
+            for round in 0..ROUNDS {
+                let (setter, reader) = latest(0);
+                let readers: Vec<_> = (0..READERS)
+                    .map(|_| {
+                        let (mut changes, mut waits) = (reader.clone(), reader.clone());
+                        tokio::spawn(async move {
+                            let mut seen = 0;
+                            while changes.changed().await {
+                                let value = changes.get();
+                                assert!(value >= seen, "{value} after {seen}");
+                                seen = value;
+                            }
+                            (seen, waits.wait_for(|value| *value == LAST).await)
+                        })
+                    })
+                    .collect();
+                let setting = tokio::spawn(async move {
+                    for value in 1..=LAST {
+                        setter.set(value);
+                        if (value as usize + round).is_multiple_of(3) {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                });
+                for reader in readers {
+                    let limit = std::time::Duration::from_secs(20);
+                    let told = tokio::time::timeout(limit, reader).await;
+                    assert_eq!(told.expect("somebody sleeps for ever").unwrap(), (LAST, Some(LAST)));
+                }
+                setting.await.unwrap();
+            }
+        });
+    }
+
     #[tokio::test]
     async fn a_value_is_news_once_and_the_end_is_no_value() {
         let (setter, mut reader) = latest(0);

@@ -129,6 +129,28 @@ async fn older_data_is_a_new_start() {
     running.shutdown(5 * SECOND).await.unwrap();
 }
 
+/// Before the engine connects again, the store is further than it was: the revision tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn older_data_that_has_outgrown_what_was_known_is_a_new_start() {
+    let mut etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    etcd.put("/from/a", "").await;
+    let saved = etcd.save();
+    let running = engine(proxy.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
+    let reached = etcd.put("/from/b", "").await;
+    eventually(10 * SECOND, "first copies", async || copies(&etcd).await == ids(["a", "b"])).await;
+    proxy.cut();
+    etcd.restore(&saved).await;
+    etcd.put("/from/c", "").await;
+    while etcd.put("/other", "").await < reached + 50 {}
+    proxy.heal();
+    eventually(30 * SECOND, "built anew", async || copies(&etcd).await == ids(["a", "c"])).await;
+    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    let stats = running.stats().await.unwrap();
+    assert_eq!((stats.keys, stats.drift), (4, 0), "no crawl was needed");
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_at_the_same_address_is_a_new_start() {
     let mut etcd = Etcd::start().await;
