@@ -41,9 +41,16 @@ impl Splits {
 pub(crate) struct Following(Arc<AtomicU64>);
 
 impl Following {
-    /// A stream was opened, or has ended: odd numbers are open streams.
-    pub(crate) fn turn(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    /// A stream has spoken: before, its watch may not be registered. Odd numbers are such streams.
+    pub(crate) fn start(&self) {
+        self.0.fetch_or(1, Ordering::Relaxed);
+    }
+
+    /// The stream has ended.
+    pub(crate) fn stop(&self) {
+        let number = self.0.load(Ordering::Relaxed);
+        // Only the watcher changes it.
+        self.0.store(number + number % 2, Ordering::Relaxed);
     }
 
     /// The number of the stream that is open.

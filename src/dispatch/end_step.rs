@@ -167,17 +167,31 @@ impl EndStep {
 
     /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
     /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its own
-    /// events count as somebody else's.
+    /// events count as somebody else's; unless it left a mark, which tells it.
     async fn unlocked(&self) -> Result<EndEnd, Failure> {
         let Some(lease) = self.lease.as_ref().filter(|lease| !lease.lost.is_cancelled()) else {
             return Ok(EndEnd::FenceLost);
         };
-        Ok(match self.link.is_alive(lease.id).await? {
-            true => {
+        if !self.link.is_alive(lease.id).await? {
+            return Ok(EndEnd::FenceLost);
+        }
+        Ok(match self.marked_at().await? {
+            Some(revision) => self.closed(revision),
+            None => {
                 EndEnd::Closed { revision: 0, slots: SmallVec::new(), marked: false, changes: Vec::new() }
             }
-            false => EndEnd::FenceLost,
         })
+    }
+
+    /// The revision of the mark that was to be left behind, if it is there.
+    async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
+        let Some(hold) = &self.hold else { return Ok(None) };
+        let key = self.rules[self.rule as usize].backoff_key(&self.namespace, &self.binding);
+        let Some((value, revision)) = self.link.get(&key).await? else { return Ok(None) };
+        let ours = self.mark(hold);
+        let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
+        // All but the time, which is another one in every attempt.
+        Ok(found.filter(|found| Mark { until: ours.until, ..found.clone() } == ours).map(|_| revision))
     }
 
     /// The lock is known to be gone.

@@ -408,6 +408,8 @@ impl Schedule {
             self.start(machine).await;
         }
         for running in self.machines.iter().flat_map(|machine| &machine.running) {
+            // Two stalls that end at one moment are undone as one.
+            running.process.run_on();
             *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = None;
         }
         self.calm.store(true, Ordering::SeqCst);

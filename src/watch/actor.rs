@@ -161,9 +161,8 @@ async fn follow(
     settings.standings.following(settings.number);
     settings.report(lag);
     let mut ahead = Ahead::default();
-    settings.following.turn();
     let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
-    settings.following.turn();
+    settings.following.stop();
     if end.is_err() {
         settings.meters.stream_broke();
     }
@@ -255,6 +254,7 @@ async fn stream_to_end(
                 asked = false;
                 let heard = heard?;
                 let store = heard.store();
+                settings.following.start();
                 if let Heard::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
