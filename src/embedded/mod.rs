@@ -50,6 +50,59 @@
 //! connections, take the leader away, and go back to older data. A [`Path`] is a way to the server that can be
 //! cut and frozen by itself, for one client of several.
 //!
+//! Each kind of trouble is one call, which a test makes at the point that it is about:
+//!
+//! ```
+//! use etcd_client::PutOptions;
+//! use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
+//! use std::time::Duration;
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! const SECOND: Duration = Duration::from_secs(1);
+//! let etcd = EmbeddedEtcd::in_process();
+//! let faults = etcd.faults();
+//!
+//! // Requests: the next of a kind, the third from now on, several, or all.
+//! faults.inject(Fault::on(On::Put).fail(Refusal::NO_LEADER)); // before it takes effect
+//! faults.inject(Fault::on(On::Txn).after(2).fail_after(Refusal::TIMED_OUT)); // after it took effect
+//! faults.inject(Fault::on(On::Txn).times(2).lose()); // or lose_answer()
+//! faults.inject(Fault::on(On::Range).always().delay(SECOND)); // or delay_answer(…), delay_regardless(…)
+//! faults.inject(Fault::on(On::LeaseGrant).duplicate());
+//!
+//! // Streams: cut after three messages; a message that comes late; all of them, or their connections, cut now.
+//! faults.inject(Fault::on(On::WatchResponse).after(3).fail(Refusal::STOPPED));
+//! faults.inject(Fault::on(On::WatchResponse).after(9).delay(SECOND));
+//! faults.clear();
+//! faults.cut_streams();
+//! faults.cut_connections();
+//!
+//! // The server: without a leader, out of space, frozen, restarted, back on an older backup.
+//! faults.lose_leader();
+//! faults.elect_leader();
+//! faults.set_no_space(true);
+//! faults.set_no_space(false);
+//! faults.freeze();
+//! faults.thaw();
+//! let backup = faults.save();
+//! faults.restart();
+//! faults.restore(&backup);
+//!
+//! // Leases end by the paused clock, or on demand; history is compacted.
+//! let mut client = etcd.client().await?;
+//! for (lease, key) in [(1, "by the clock"), (2, "on demand")] {
+//!     client.lease_grant(60, Some(etcd_client::LeaseGrantOptions::new().with_id(lease))).await?;
+//!     client.put(key, "", Some(PutOptions::new().with_lease(lease))).await?;
+//! }
+//! assert!(faults.expire_lease(2));
+//! assert_eq!(client.get("on demand", None).await?.count(), 0);
+//! tokio::time::advance(61 * SECOND).await;
+//! assert_eq!(client.get("by the clock", None).await?.count(), 0);
+//! faults.compact(faults.revision()).expect("it is not compacted yet");
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What it has
 //!
 //! KV, watches, leases, locks, status, alarms, and the list of its one member, with etcd's error codes and messages.
@@ -75,6 +128,8 @@
 //!   1.5 MiB for a request may be off by a few bytes.
 //! - **Transactions** that delete from a key on, and then put such a key keeping its value or lease
 //!   (`ignore_value`, `ignore_lease`): etcd 3.4.23 panics; this one puts it without.
+//! - **Restarts**: the server answers again at once. A restored backup keeps the ids of the cluster and its member,
+//!   as etcd's does if it is restored with the same names, addresses and token.
 //! - **Losing the leader** is noticed at once, where etcd takes some election time-outs.
 
 mod check;

@@ -108,6 +108,9 @@ pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation>
     checker.violations
 }
 
+/// How long an engine may be without news.
+const UNHEARD: Duration = Duration::from_secs(15);
+
 /// Starts of one instance within a second, by one engine, that count as spinning.
 const SPINNING: usize = 40;
 
@@ -287,7 +290,8 @@ impl<'p> Checker<'p> {
             return self.violate(format!("effects of an unknown run {run}"));
         };
         let (began, ended) = (began.clone(), ended.map(|(how, _)| how));
-        let comparable = *at >= self.rewound;
+        // An engine that has yet to notice goes by revisions that were counted anew.
+        let comparable = self.rewound == Duration::ZERO || *at > self.rewound + UNHEARD;
         let Began { kind, ref id, token, ref shown, life, .. } = began;
         let name = format!("run {run} ({} {id:?})", kind.name());
         let count = self.line.applied.entry(number).or_default();
@@ -387,7 +391,7 @@ impl<'p> Checker<'p> {
         let looked = last.and_then(|last| self.taken.get(&last.began.token)).map(|(_, looked)| *looked);
         // The first change after what the last run was shown: of another value, or after it looked, or shortly
         // before, if it may have been told of it later.
-        let unheard = Duration::from_secs(if self.plan.does(Act::delays_events) { 15 } else { 0 });
+        let unheard = if self.plan.does(Act::delays_events) { UNHEARD } else { Duration::ZERO };
         let since = |(slot, key): (usize, &String)| {
             let all = self.changed.get(key)?;
             let seen = |change: &(_, _, Option<String>)| shown.get(slot) == Some(&change.2);
