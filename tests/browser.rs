@@ -56,7 +56,7 @@ async fn people_click_their_way_and_hostile_text_stays_text() {
     let engine = Engine::builder("app", [etcd.endpoint()]).name(HOSTILE).rule(rule);
     let running = engine.reveal(Reveal::Values).endpoint(&endpoint).build().unwrap().start().await.unwrap();
     running.ready().await;
-    eventually(10 * SECOND, "all have failed", async || running.stats().await.unwrap().waiting == 150).await;
+    eventually(20 * SECOND, "all have failed", async || running.stats().await.unwrap().waiting == 150).await;
 
     let mut browser = Browser::start();
     let look = |browser: &mut Browser, title: &str| {

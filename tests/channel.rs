@@ -73,7 +73,7 @@ async fn a_layer_sees_every_request_of_the_engine() {
         firings.done("job", [("id", id.to_string().as_str())]).await.unwrap();
     }
     let crawls = || counts.lock().unwrap().get("LeaseKeepAlive").copied().unwrap_or(0);
-    eventually(10 * SECOND, "leases are renewed", async || crawls() > 0).await;
+    eventually(20 * SECOND, "leases are renewed", async || crawls() > 0).await;
     running.shutdown(5 * SECOND).await.unwrap();
 
     let mut after = served(&etcd).await;

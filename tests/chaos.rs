@@ -124,7 +124,7 @@ async fn start(number: usize, proxy: &Proxy, books: &[Arc<Book>; 2]) -> EngineHa
 
 /// Puts a key, however often that takes: etcd may have lost its leader while it stood still.
 async fn put(client: &Client, key: String, value: String) {
-    eventually(10 * SECOND, "a put", async || {
+    eventually(20 * SECOND, "a put", async || {
         client.kv_client().put(key.as_str(), value.as_str(), None).await.is_ok()
     })
     .await;

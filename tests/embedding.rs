@@ -26,7 +26,7 @@ async fn scenario() {
     let running = engine(&etcd, "embedded").rule(acknowledge()).build().unwrap().start().await.unwrap();
     running.ready().await;
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
@@ -73,7 +73,7 @@ async fn several_engines_live_in_one_process() {
     }
     etcd.put("/jobs/1", "").await;
     for name in ["one", "two", "three"] {
-        eventually(5 * SECOND, name, async || etcd.get(&format!("/{name}/1")).await.is_some()).await;
+        eventually(20 * SECOND, name, async || etcd.get(&format!("/{name}/1")).await.is_some()).await;
     }
     for engine in engines {
         engine.shutdown(5 * SECOND).await.unwrap();
@@ -119,7 +119,7 @@ fn a_callback_that_blocks_its_thread_does_not_cost_the_lease() {
             .unwrap();
         running.ready().await;
         etcd.put("/block/x", "").await;
-        eventually(5 * SECOND, "it began", async || firings.load(Ordering::SeqCst) == 1).await;
+        eventually(20 * SECOND, "it began", async || firings.load(Ordering::SeqCst) == 1).await;
         let other = observer
             .spawn({
                 let built = engine(&etcd, "app").lock_ttl(3 * SECOND).rule(rule(false)).build().unwrap();
@@ -152,7 +152,7 @@ async fn a_shutdown_lets_callbacks_finish_and_cancels_those_that_do_not() {
     running.ready().await;
     etcd.put("/work/short", "").await;
     etcd.put("/work/long", "").await;
-    eventually(5 * SECOND, "both began", async || begun.load(Ordering::SeqCst) == 2).await;
+    eventually(20 * SECOND, "both began", async || begun.load(Ordering::SeqCst) == 2).await;
     let mut health = running.health_changes();
     let started = tokio::time::Instant::now();
     running.shutdown(2 * SECOND).await.unwrap();
@@ -210,7 +210,7 @@ async fn an_endpoint_that_is_down_costs_nothing_but_a_move_to_the_next() {
         for n in 0..20 {
             etcd.put(&format!("/jobs/{n}"), "").await;
         }
-        eventually(10 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+        eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
         running.shutdown(5 * SECOND).await.unwrap();
     }
     assert_eq!(failed.load(Ordering::SeqCst), 0, "no callback saw it");

@@ -171,7 +171,7 @@ async fn a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_m
     for order in 0..100 {
         etcd.put(&format!("/orders/{order}"), "do").await;
     }
-    eventually(10 * SECOND, "all are done", async || etcd.keys("/orders/").await.is_empty()).await;
+    eventually(20 * SECOND, "all are done", async || etcd.keys("/orders/").await.is_empty()).await;
     let missed = slow.next().await.unwrap().unwrap_err();
     assert!(missed.0 > 400, "{missed}");
     let mut left = 0;

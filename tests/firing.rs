@@ -36,15 +36,17 @@ async fn what_is_true_at_start_and_what_becomes_true_fires_once() {
     etcd.put("/done/2", "already").await;
     let seen = Arc::new(Mutex::new(Vec::new()));
     let running = engine(&etcd).rule(acknowledge(seen.clone())).build().unwrap().start().await.unwrap();
-    eventually(5 * SECOND, "the first job is done", async || etcd.get("/done/1").await == Some("one".into()))
-        .await;
+    eventually(20 * SECOND, "the first job is done", async || {
+        etcd.get("/done/1").await == Some("one".into())
+    })
+    .await;
     etcd.put("/jobs/3", "three").await;
-    eventually(5 * SECOND, "the third job is done", async || {
+    eventually(20 * SECOND, "the third job is done", async || {
         etcd.get("/done/3").await == Some("three".into())
     })
     .await;
     etcd.delete("/done/2").await;
-    eventually(5 * SECOND, "the second job is done", async || {
+    eventually(20 * SECOND, "the second job is done", async || {
         etcd.get("/done/2").await == Some("two".into())
     })
     .await;
@@ -70,11 +72,12 @@ async fn a_rule_that_stays_true_fires_again_only_for_somebody_elses_change() {
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     running.ready().await;
     etcd.put("/counter/a", "start").await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/counter/a").await == Some("1".into())).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/counter/a").await == Some("1".into())).await;
     tokio::time::sleep(SECOND).await;
     assert_eq!(count.load(Ordering::SeqCst), 1, "its own commit is no reason to fire again");
     etcd.put("/counter/a", "1").await;
-    eventually(5 * SECOND, "it fired again", async || etcd.get("/counter/a").await == Some("2".into())).await;
+    eventually(20 * SECOND, "it fired again", async || etcd.get("/counter/a").await == Some("2".into()))
+        .await;
     tokio::time::sleep(SECOND).await;
     assert_eq!(count.load(Ordering::SeqCst), 2);
     running.shutdown(5 * SECOND).await.unwrap();
@@ -101,7 +104,7 @@ async fn failures_are_retried_with_backoff_and_a_panic_is_a_failure() {
         });
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/flaky/x", "go").await;
-    eventually(10 * SECOND, "it succeeded in the end", async || etcd.get("/flaky/x").await.is_none()).await;
+    eventually(20 * SECOND, "it succeeded in the end", async || etcd.get("/flaky/x").await.is_none()).await;
     let seen: Vec<u32> = attempts.lock().unwrap().iter().map(|(attempt, _)| *attempt).collect();
     assert_eq!(seen, [1, 2, 3]);
     running.shutdown(5 * SECOND).await.unwrap();
@@ -119,12 +122,12 @@ async fn give_up_lasts_until_somebody_changes_a_key() {
     });
     let running = engine(&etcd).rule(rule).crawl_interval(SECOND).build().unwrap().start().await.unwrap();
     etcd.put("/hopeless/x", "1").await;
-    eventually(5 * SECOND, "it fired", async || count.load(Ordering::SeqCst) == 1).await;
+    eventually(20 * SECOND, "it fired", async || count.load(Ordering::SeqCst) == 1).await;
     tokio::time::sleep(4 * SECOND).await;
     assert_eq!(count.load(Ordering::SeqCst), 1, "not even a crawl tries it again");
     assert_eq!(running.stats().await.unwrap().given_up, 1);
     etcd.put("/hopeless/x", "2").await;
-    eventually(5 * SECOND, "it fired again", async || count.load(Ordering::SeqCst) == 2).await;
+    eventually(20 * SECOND, "it fired again", async || count.load(Ordering::SeqCst) == 2).await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
 
@@ -144,7 +147,7 @@ async fn retry_after_runs_again_without_a_change() {
     });
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/again/x", "1").await;
-    eventually(5 * SECOND, "it ended", async || etcd.get("/again/x").await.is_none()).await;
+    eventually(20 * SECOND, "it ended", async || etcd.get("/again/x").await.is_none()).await;
     assert_eq!(count.load(Ordering::SeqCst), 4);
     running.shutdown(5 * SECOND).await.unwrap();
 }
@@ -167,7 +170,7 @@ async fn a_time_limit_ends_a_callback_and_counts_as_a_failure() {
     );
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/slow/x", "1").await;
-    eventually(5 * SECOND, "the second attempt succeeded", async || etcd.get("/slow/x").await.is_none())
+    eventually(20 * SECOND, "the second attempt succeeded", async || etcd.get("/slow/x").await.is_none())
         .await;
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
     running.shutdown(5 * SECOND).await.unwrap();
@@ -198,7 +201,7 @@ async fn a_commit_is_all_or_nothing_and_an_expectation_that_fails_decides_again(
     );
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/in/x", "old").await;
-    eventually(5 * SECOND, "copied", async || etcd.get("/out/x").await.is_some()).await;
+    eventually(20 * SECOND, "copied", async || etcd.get("/out/x").await.is_some()).await;
     assert_eq!(etcd.get("/out/x").await, Some("new".into()));
     assert_eq!(*shown.lock().unwrap(), ["old", "new"]);
     running.shutdown(5 * SECOND).await.unwrap();
@@ -223,7 +226,7 @@ async fn keys_with_a_ttl_recur() {
         });
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/servers/a/state", "active").await;
-    eventually(15 * SECOND, "it recurs", async || count.load(Ordering::SeqCst) >= 3).await;
+    eventually(20 * SECOND, "it recurs", async || count.load(Ordering::SeqCst) >= 3).await;
     etcd.put("/servers/a/state", "inactive").await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
@@ -245,7 +248,7 @@ async fn optimistic_rules_fire_without_a_lock() {
     for n in 0..20 {
         etcd.put(&format!("/n/{n}"), (n * 2).to_string()).await;
     }
-    eventually(5 * SECOND, "all are odd", async || {
+    eventually(20 * SECOND, "all are odd", async || {
         for n in 0..20 {
             if etcd.get(&format!("/n/{n}")).await != Some((n * 2 + 1).to_string()) {
                 return false;
@@ -279,10 +282,10 @@ async fn rules_without_attributes_and_of_equal_keys_fire() {
     etcd.put("/switch", "false").await;
     etcd.put("/want/x", "1").await;
     etcd.put("/have/x", "2").await;
-    eventually(5 * SECOND, "switched", async || etcd.get("/switch").await == Some("true".into())).await;
+    eventually(20 * SECOND, "switched", async || etcd.get("/switch").await == Some("true".into())).await;
     assert_eq!(etcd.get("/match/x").await, None);
     etcd.put("/have/x", "1").await;
-    eventually(5 * SECOND, "matched", async || etcd.get("/match/x").await.is_some()).await;
+    eventually(20 * SECOND, "matched", async || etcd.get("/match/x").await.is_some()).await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
 

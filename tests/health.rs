@@ -56,7 +56,7 @@ async fn starting_ready_stopping_and_stopped_follow_each_other() {
     proxy.heal();
     is_well(&running).await;
     etcd.put("/hold/1", "").await;
-    eventually(5 * SECOND, "the callback began", async || held.load(Ordering::SeqCst)).await;
+    eventually(20 * SECOND, "the callback began", async || held.load(Ordering::SeqCst)).await;
     let ending = tokio::spawn(running.shutdown(SECOND));
     changes.wait_for(|health| *health == Health::Stopping).await.unwrap();
     assert!(changes.borrow().is_live() && !changes.borrow().is_ready());
@@ -88,7 +88,7 @@ async fn without_space_until_there_is_some_though_deletions_are_answered() {
     let running = start(Engine::builder("app", [etcd.endpoint()])).await;
     is_well(&running).await;
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
     etcd.fill().await;
     // Makes the rule true: its lock needs a put.
     etcd.delete("/done/1").await;

@@ -88,7 +88,7 @@ async fn probes_follow_the_health_of_all_engines() {
     let two = start(builder("two", proxy.endpoint()).lock_ttl(60 * SECOND)).await;
     assert_eq!(get(&endpoint, "/readyz").await, (200, "ok".into()));
     proxy.cut();
-    eventually(10 * SECOND, "not ready", async || get(&endpoint, "/readyz").await.0 == 503).await;
+    eventually(20 * SECOND, "not ready", async || get(&endpoint, "/readyz").await.0 == 503).await;
     let (_, text) = get(&endpoint, "/readyz").await;
     assert!(
         text.contains("[-]two/disconnected failed: ") && text.contains("[+]one/disconnected ok"),
@@ -126,14 +126,14 @@ async fn it_ends_with_the_last_engine_and_the_last_clone() {
     drop(endpoint);
     assert_eq!(request(address, "GET /livez HTTP/1.0").await.0, 200, "the engine holds it");
     running.shutdown(SECOND).await.unwrap();
-    eventually(5 * SECOND, "nobody listens", async || TcpStream::connect(address).await.is_err()).await;
+    eventually(20 * SECOND, "nobody listens", async || TcpStream::connect(address).await.is_err()).await;
     let other = listen();
     let clone = other.clone();
     drop(other);
     assert_eq!(get(&clone, "/livez").await.0, 200, "a clone holds it");
     let address = clone.address();
     drop(clone);
-    eventually(5 * SECOND, "nobody listens", async || TcpStream::connect(address).await.is_err()).await;
+    eventually(20 * SECOND, "nobody listens", async || TcpStream::connect(address).await.is_err()).await;
 }
 
 /// The application's only thread is blocked, and probes are answered.
@@ -160,7 +160,7 @@ fn it_answers_while_the_applications_runtime_is_blocked() {
         });
     });
     etcd_runtime.block_on(async {
-        eventually(5 * SECOND, "it blocks", async || blocked.load(Ordering::SeqCst)).await;
+        eventually(20 * SECOND, "it blocks", async || blocked.load(Ordering::SeqCst)).await;
         let started = Instant::now();
         assert_eq!(get(&endpoint, "/livez").await.0, 200);
         let rules = json(&endpoint, "/api/engines").await;
@@ -183,7 +183,7 @@ async fn it_tells_rules_and_instances_as_far_as_they_are_revealed() {
             Engine::builder("app", [etcd.endpoint()]).rule(job()).reveal(reveal).endpoint(&endpoint);
         let running = start(builder).await;
         let counts = async || json(&endpoint, "/api/engines").await[0]["rules"][0]["instances"].clone();
-        eventually(5 * SECOND, "both wait", async || counts().await["waiting"] == 2).await;
+        eventually(20 * SECOND, "both wait", async || counts().await["waiting"] == 2).await;
         let engines = json(&endpoint, "/api/engines").await;
         assert_eq!((&engines[0]["name"], &engines[0]["state"]), (&"app".into(), &"ready".into()));
         assert_eq!(engines[0]["rules"][0]["condition"], "/jobs/:id exists");
@@ -256,7 +256,7 @@ async fn what_holds_a_rule_back_is_shown() {
 
     running.begin_dry_run("job").await.unwrap();
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it would fire", async || running.stats().await.unwrap().would_fire == 1).await;
+    eventually(20 * SECOND, "it would fire", async || running.stats().await.unwrap().would_fire == 1).await;
     let rows = json(&endpoint, "/api/instances?state=would_fire").await;
     assert_eq!(rows["instances"][0]["detail"], "would fire: its rule is in a dry run", "{rows}");
     running.pause("job").await.unwrap();
@@ -295,7 +295,7 @@ async fn it_shows_what_another_engine_holds() {
         let page = json(&endpoint, &format!("/api/instances?state=held&engine={engine}")).await;
         page["instances"].as_array().unwrap().first().cloned()
     };
-    eventually(5 * SECOND, "one of them holds it", async || {
+    eventually(20 * SECOND, "one of them holds it", async || {
         held("one").await.is_some() || held("two").await.is_some()
     })
     .await;
@@ -391,7 +391,7 @@ async fn whatever_is_shown_is_escaped() {
     let builder = Engine::builder("app", [etcd.endpoint()]).name(HOSTILE).rule(hostile);
     let running = start(builder.reveal(Reveal::Values).endpoint(&endpoint)).await;
     let waiting = async || json(&endpoint, "/api/instances?state=waiting").await["instances"][0].clone();
-    eventually(5 * SECOND, "it has failed", async || waiting().await["error"] == HOSTILE).await;
+    eventually(20 * SECOND, "it has failed", async || waiting().await["error"] == HOSTILE).await;
     let rule = encoded(HOSTILE);
     let id = encoded(&HOSTILE.replace('/', "|"));
     for (path, status) in [

@@ -71,14 +71,14 @@ async fn every_state_is_told_with_what_one_needs_to_know() {
     for (id, order) in [("1", "fail"), ("2", "give up"), ("3", "later"), ("4", "do"), ("5", "nothing")] {
         etcd.put(&format!("/orders/eu/{id}"), order).await;
     }
-    eventually(5 * SECOND, "all have been dealt with", async || {
+    eventually(20 * SECOND, "all have been dealt with", async || {
         let counts = engine.rules().await.unwrap()[0].counts;
         counts.get(StateKind::Waiting) == 2 && counts.get(StateKind::Idle) == 1
     })
     .await;
     etcd.put("/orders/eu/6", "run").await;
     etcd.put("/orders/na/7", "do").await;
-    let running = eventually(5 * SECOND, "one runs", async || {
+    let running = eventually(20 * SECOND, "one runs", async || {
         one(&engine, "6").await.filter(|one| one.state == InstanceState::Running(Phase::Callback))
     })
     .await;
@@ -139,13 +139,13 @@ async fn an_engine_knows_which_other_one_has_an_instance_or_holds_it_back() {
     for (id, order) in [("1", "run"), ("2", "fail"), ("3", "give up")] {
         etcd.put(&format!("/orders/eu/{id}"), order).await;
     }
-    eventually(5 * SECOND, "the other engine has dealt with all", async || {
+    eventually(20 * SECOND, "the other engine has dealt with all", async || {
         let stats = other.stats().await.unwrap();
         (stats.running, stats.waiting, stats.given_up) == (1, 1, 1)
     })
     .await;
     let engine = start(&etcd, "a", [obeying()]).await;
-    eventually(5 * SECOND, "it has tried all", async || {
+    eventually(20 * SECOND, "it has tried all", async || {
         let stats = engine.stats().await.unwrap();
         (stats.held, stats.given_up) == (2, 1)
     })
@@ -199,7 +199,7 @@ async fn an_engine_with_100_000_instances_goes_on_while_they_are_listed() {
         pings += 1;
         let sent = Instant::now();
         etcd.put(&format!("/ping/{pings}"), "").await;
-        let pong = eventually(5 * SECOND, "the answer", async || {
+        let pong = eventually(20 * SECOND, "the answer", async || {
             etcd.get(&format!("/pong/{pings}")).await.is_some()
         });
         let mut pong = std::pin::pin!(pong);

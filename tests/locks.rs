@@ -96,10 +96,10 @@ async fn orphan(etcd: &Etcd, id: &str) {
 async fn an_orphaned_lock_is_freed_by_the_next_attempt() {
     let etcd = Etcd::start().await;
     let running = start(engine(&etcd).rule(delete_jobs())).await;
-    eventually(5 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
+    eventually(20 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
     orphan(&etcd, "1").await;
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it fired all the same", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "it fired all the same", async || etcd.get("/jobs/1").await.is_none()).await;
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
@@ -108,9 +108,9 @@ async fn an_orphaned_lock_is_freed_by_the_next_attempt() {
 async fn an_orphaned_lock_is_freed_by_a_crawl() {
     let etcd = Etcd::start().await;
     let running = start(engine(&etcd).rule(delete_jobs()).crawl_interval(SECOND)).await;
-    eventually(5 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
+    eventually(20 * SECOND, "it has a lease", async || etcd.leases().await.len() == 1).await;
     orphan(&etcd, "1").await;
-    eventually(10 * SECOND, "it was found", async || etcd.keys("/etcd-rules/app/lock/").await.is_empty())
+    eventually(20 * SECOND, "it was found", async || etcd.keys("/etcd-rules/app/lock/").await.is_empty())
         .await;
     running.shutdown(SECOND).await.unwrap();
 }
@@ -133,11 +133,11 @@ async fn a_lock_that_is_lost_cancels_the_callback_and_its_commit_has_no_effect()
     });
     let running = start(engine(&etcd).rule(rule)).await;
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it runs", async || runs.load(Ordering::SeqCst) == 1).await;
+    eventually(20 * SECOND, "it runs", async || runs.load(Ordering::SeqCst) == 1).await;
     let lease = etcd.leases().await[0];
     etcd.client().await.lease_revoke(lease).await.unwrap();
-    eventually(5 * SECOND, "it was told", async || told.load(Ordering::SeqCst)).await;
-    eventually(5 * SECOND, "the next run succeeded", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "it was told", async || told.load(Ordering::SeqCst)).await;
+    eventually(20 * SECOND, "the next run succeeded", async || etcd.get("/jobs/1").await.is_none()).await;
     assert_eq!(etcd.get("/wrong").await, None, "a commit without the lock");
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 5 * SECOND).await;
@@ -168,7 +168,7 @@ async fn a_commit_takes_effect_only_while_the_lock_is_the_firings_own() {
     });
     let running = start(engine(&etcd).rule(rule)).await;
     etcd.put("/jobs/1", "").await;
-    eventually(15 * SECOND, "it ended", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "it ended", async || etcd.get("/jobs/1").await.is_none()).await;
     assert_eq!(etcd.get("/run").await, Some("1".into()), "the first commit had lost its fence");
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 5 * SECOND).await;
@@ -219,10 +219,10 @@ async fn a_foreign_change_cuts_the_wait_to_the_base_delay() {
     etcd.put("/jobs/1", "").await;
     // 0.2 + 0.4 + 0.8 + 1.6 s: then it waits for about 3 s.
     let count = || attempts.lock().unwrap().len();
-    eventually(10 * SECOND, "five attempts", async || count() == 5).await;
+    eventually(20 * SECOND, "five attempts", async || count() == 5).await;
     let changed = Instant::now();
     etcd.put("/jobs/1", "again").await;
-    eventually(5 * SECOND, "the sixth", async || count() == 6).await;
+    eventually(20 * SECOND, "the sixth", async || count() == 6).await;
     assert!(changed.elapsed() < 2 * SECOND, "{:?}", changed.elapsed());
     running.shutdown(SECOND).await.unwrap();
 }
@@ -235,12 +235,12 @@ async fn what_one_engine_gave_up_the_others_leave_alone_until_it_ends() {
     let one = start(engine(&etcd).rule(rule())).await;
     etcd.put("/jobs/1", "").await;
     let count = || attempts.lock().unwrap().len();
-    eventually(5 * SECOND, "it fired", async || count() == 1).await;
+    eventually(20 * SECOND, "it fired", async || count() == 1).await;
     let other = start(engine(&etcd).rule(rule())).await;
     sleep(2 * SECOND).await;
     assert_eq!(count(), 1, "the other engine left it alone");
     etcd.put("/jobs/1", "changed").await;
-    eventually(5 * SECOND, "a change is a reason", async || count() == 2).await;
+    eventually(20 * SECOND, "a change is a reason", async || count() == 2).await;
     sleep(SECOND).await;
     assert_eq!(count(), 2, "for one of them");
     one.shutdown(SECOND).await.unwrap();
@@ -256,7 +256,7 @@ async fn a_crawl_fires_again_what_is_still_true() {
     let running = start(engine(&etcd).rule(rule).crawl_interval(SECOND)).await;
     etcd.put("/jobs/1", "").await;
     let count = || attempts.lock().unwrap().len();
-    eventually(15 * SECOND, "it fired three times", async || count() >= 3).await;
+    eventually(20 * SECOND, "it fired three times", async || count() >= 3).await;
     assert_eq!(running.stats().await.unwrap().drift, 0);
     running.shutdown(SECOND).await.unwrap();
 }
@@ -267,7 +267,7 @@ async fn losers_are_woken_also_after_older_data_that_only_the_locks_tell() {
     let mut etcd = Etcd::start().await;
     etcd.put("/jobs/1", "").await;
     let running = start(engine(&etcd).rule(delete_jobs())).await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
     let saved = etcd.save();
     for _ in 0..20 {
         etcd.put("/etcd-rules/app/lock/job/other", "").await;
@@ -281,7 +281,7 @@ async fn losers_are_woken_also_after_older_data_that_only_the_locks_tell() {
     // Until the engine has found all of the new state.
     sleep(2 * SECOND).await;
     etcd.delete("/etcd-rules/app/lock/job/2").await;
-    eventually(10 * SECOND, "it was woken", async || etcd.get("/jobs/2").await.is_none()).await;
+    eventually(20 * SECOND, "it was woken", async || etcd.get("/jobs/2").await.is_none()).await;
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 4 * SECOND).await;
 }
@@ -303,7 +303,7 @@ async fn a_dropped_engine_starts_nothing_more() {
         etcd.put(&format!("/jobs/{n}"), "").await;
     }
     let running = start(engine(&etcd).rule(rule)).await;
-    eventually(5 * SECOND, "all slots are taken", async || begun.load(Ordering::SeqCst) == 4).await;
+    eventually(20 * SECOND, "all slots are taken", async || begun.load(Ordering::SeqCst) == 4).await;
     drop(running);
     // Sooner than by the TTL.
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND * 3 / 2).await;
@@ -320,12 +320,12 @@ async fn a_time_to_live_beyond_all_bounds_hurts_only_its_firing() {
     let never = engine(&etcd).crawl_interval(Duration::MAX).crawl_ageing(Duration::MAX);
     let running = start(never.rules([rule, delete_jobs()])).await;
     etcd.put("/long/1", "").await;
-    eventually(5 * SECOND, "it failed", async || {
+    eventually(20 * SECOND, "it failed", async || {
         !etcd.keys("/etcd-rules/app/backoff/long/").await.is_empty()
     })
     .await;
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "others fire", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "others fire", async || etcd.get("/jobs/1").await.is_none()).await;
     running.shutdown(Duration::MAX).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
 }

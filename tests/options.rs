@@ -110,7 +110,7 @@ async fn the_crawl_mutex_of_a_dead_engine_ends_with_its_lease() {
     let times = Arc::default();
     let builder = engine(&etcd).rule(decided(&times)).crawl_interval(100 * MS).crawl_mutex(true);
     let running = builder.build().unwrap().start().await.unwrap();
-    eventually(15 * SECOND, "it crawls", async || times.lock().unwrap().len() >= 2).await;
+    eventually(20 * SECOND, "it crawls", async || times.lock().unwrap().len() >= 2).await;
     assert!(gaps(&times, 0)[0] > 2 * SECOND);
     assert_eq!(running.health(), Health::Ready);
     running.shutdown(SECOND).await.unwrap();
@@ -198,7 +198,7 @@ async fn what_flickers_does_not_fire_where_it_must_settle() {
     eventually(SECOND, "the rule without delay fired for both", async || log.lock().unwrap().len() == 2)
         .await;
     etcd.put("/lamps/flickers", "off").await;
-    eventually(2 * SECOND, "the other fired", async || log.lock().unwrap().len() == 3).await;
+    eventually(20 * SECOND, "the other fired", async || log.lock().unwrap().len() == 3).await;
     sleep(SECOND).await;
     let log = log.lock().unwrap().clone();
     let settled: Vec<_> = log.iter().filter(|(rule, ..)| *rule == "engine").collect();
@@ -219,7 +219,7 @@ async fn a_batch_size_of_one_sends_every_transaction_alone() {
         let before = figure(&etcd, sent).await;
         let builder = engine(&etcd).rule(delete_jobs()).batch_size(size);
         let running = builder.build().unwrap().start().await.unwrap();
-        eventually(10 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+        eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
         running.shutdown(5 * SECOND).await.unwrap();
         figure(&etcd, sent).await - before
     };
@@ -257,7 +257,7 @@ async fn with_a_batch_size_of_one_no_commit_escapes_the_permission_check() {
     let app = ConnectOptions::new().with_user("app", "secret");
     let builder = engine(&etcd).connect_options(app).rule(rule).batch_size(1);
     let running = builder.build().unwrap().start().await.unwrap();
-    eventually(10 * SECOND, "each was tried twice", async || attempts.load(Ordering::SeqCst) >= 40).await;
+    eventually(20 * SECOND, "each was tried twice", async || attempts.load(Ordering::SeqCst) >= 40).await;
     let root = etcd.client_with(ConnectOptions::new().with_user("root", "secret")).await;
     let prefix = etcd_client::GetOptions::new().with_prefix();
     let secrets = root.kv_client().get("/secret/", Some(prefix)).await.unwrap();
@@ -327,7 +327,7 @@ async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
     let rules = [rule("a", None), rule("b", Some(4)), rule("c", Some(4)), rule("d", Some(20))];
     let running = engine(&etcd).rules(rules).lock_ttl(7 * SECOND).build().unwrap().start().await.unwrap();
     etcd.put("/go", "").await;
-    eventually(5 * SECOND, "all fired", async || etcd.keys("/done/").await.len() == 4).await;
+    eventually(20 * SECOND, "all fired", async || etcd.keys("/done/").await.len() == 4).await;
     assert_eq!(etcd.leases().await.len(), 3);
     running.shutdown(SECOND).await.unwrap();
     let mut seen = seen.lock().unwrap().clone();
@@ -355,7 +355,7 @@ async fn locks_lie_below_the_namespace() {
     });
     let running = engine(&etcd).namespace("/own/place").rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/jobs/1", "").await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
     assert_eq!(*seen.lock().unwrap(), ["/own/place/lock/look/1"]);
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/own/", SECOND).await;
@@ -389,7 +389,7 @@ async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
     let [all, plain, greedy]: [Arc<[AtomicUsize; 2]>; 3] = Default::default();
     let rules = [crowd("plain", &all, &plain), crowd("greedy", &all, &greedy).concurrency(5)];
     let running = engine(&etcd).rules(rules).concurrency(6).build().unwrap().start().await.unwrap();
-    eventually(10 * SECOND, "all are done", async || {
+    eventually(20 * SECOND, "all are done", async || {
         etcd.keys("/plain/").await.is_empty() && etcd.keys("/greedy/").await.is_empty()
     })
     .await;
@@ -412,7 +412,7 @@ async fn run_until_lets_callbacks_finish_until_its_deadline() {
         let built =
             engine(&etcd).rule(rule).lock_ttl(4 * SECOND).shutdown_deadline(deadline).build().unwrap();
         let started = async {
-            eventually(5 * SECOND, "it runs", async || etcd.get("/started").await.is_some()).await;
+            eventually(20 * SECOND, "it runs", async || etcd.get("/started").await.is_some()).await;
         };
         built.run_until(started).await.unwrap();
         assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
@@ -464,7 +464,9 @@ async fn a_watch_that_is_silent_is_left_after_twice_the_silence() {
         let builder = Engine::builder("test", [proxy.endpoint()]).rule(delete_jobs()).watch_silence(silence);
         let builder = builder.request_timeout(60 * SECOND).lock_ttl(120 * SECOND);
         let running = builder.build().unwrap().start().await.unwrap();
-        running.ready().await;
+        // The stream is open: until then it is a request, with another limit.
+        etcd.put("/jobs/1", "").await;
+        eventually(20 * SECOND, "a change came", async || etcd.keys("/jobs/").await.is_empty()).await;
         proxy.freeze();
         let frozen = Instant::now();
         eventually(30 * SECOND, "it says so", async || running.health() != Health::Ready).await;
@@ -496,7 +498,7 @@ fn callbacks_run_on_the_runtime_that_was_given() {
         let builder = engine(&etcd).rule(rule).runtime(callbacks.handle().clone());
         let running = builder.build().unwrap().start().await.unwrap();
         etcd.put("/jobs/1", "").await;
-        eventually(5 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
+        eventually(20 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
         running.shutdown(SECOND).await.unwrap();
     });
     assert_eq!(seen.lock().unwrap().as_deref(), Some("callbacks"));

@@ -149,14 +149,14 @@ async fn only_a_firing_that_is_done_leaves_a_delay() {
         etcd.put(&format!("/servers/{id}/state"), "active").await;
     }
     let runs = |id: &str| log.lock().unwrap().get(id).cloned().unwrap_or_default();
-    eventually(2 * SECOND, "the third one of each is done, long before the interval", async || {
+    eventually(20 * SECOND, "the third one of each is done, long before the interval", async || {
         runs("fails").len() == 3 && runs("later").len() == 3
     })
     .await;
     eventually(SECOND, "the delays are there", async || etcd.keys("/polls/").await.len() == 4).await;
     assert_eq!(etcd.get("/polls/own/ttl").await, Some("mine".into()), "the callback's own counts");
     assert_eq!((runs("fails"), runs("later")), (vec![1, 2, 3], vec![1, 1, 1]));
-    eventually(10 * SECOND, "they are polled again", async || {
+    eventually(20 * SECOND, "they are polled again", async || {
         runs("fails").len() > 3 && runs("later").len() > 3 && runs("done").len() > 1
     })
     .await;

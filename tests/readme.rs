@@ -62,13 +62,13 @@ async fn the_first_example_of_the_readme_runs() {
     etcd.put("/servers/one/ip", "10.0.0.1").await;
     etcd.put("/servers/one/state", "active").await;
     let mut running = Running(Command::new(program).spawn().unwrap());
-    eventually(10 * SECOND, "it polled", async || etcd.get("/servers/one/status").await == Some("ok".into()))
+    eventually(20 * SECOND, "it polled", async || etcd.get("/servers/one/status").await == Some("ok".into()))
         .await;
     etcd.delete("/servers/one/status").await;
     eventually(20 * SECOND, "and again", async || etcd.get("/servers/one/status").await.is_some()).await;
     kill(Pid::from_raw(running.0.id() as i32), Signal::SIGINT).unwrap();
     let mut ended = None;
-    eventually(5 * SECOND, "Ctrl-C ends it", async || {
+    eventually(20 * SECOND, "Ctrl-C ends it", async || {
         ended = running.0.try_wait().unwrap();
         ended.is_some()
     })

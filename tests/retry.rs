@@ -43,13 +43,13 @@ async fn what_failed_or_was_given_up_is_tried_again_on_demand_by_any_engine() {
     for id in ["3", "4", "5"] {
         etcd.put(&format!("/orders/{id}"), "give up").await;
     }
-    eventually(5 * SECOND, "all were tried", async || {
+    eventually(20 * SECOND, "all were tried", async || {
         let stats = first.stats().await.unwrap();
         (stats.waiting, stats.given_up) == (2, 3)
     })
     .await;
     let second = start(&etcd, "b", &mended).await;
-    eventually(5 * SECOND, "the other engine is held back", async || {
+    eventually(20 * SECOND, "the other engine is held back", async || {
         let stats = second.stats().await.unwrap();
         (stats.held, stats.given_up) == (2, 3)
     })
@@ -58,12 +58,12 @@ async fn what_failed_or_was_given_up_is_tried_again_on_demand_by_any_engine() {
     for (engine, id) in [(&first, "1"), (&second, "2"), (&first, "3")] {
         assert!(engine.fire_now("order", &[("id", id)].into()).await.unwrap(), "{id}");
         let order = format!("/orders/{id}");
-        eventually(5 * SECOND, "it fired", async || etcd.get(&order).await.is_none()).await;
+        eventually(20 * SECOND, "it fired", async || etcd.get(&order).await.is_none()).await;
     }
     assert_eq!(etcd.keys("/orders/").await, ["/orders/4", "/orders/5"], "the others wait");
     assert!(!first.fire_now("order", &[("id", "1")].into()).await.unwrap(), "it is not true any more");
     assert_eq!(second.retry_given_up("order").await.unwrap(), 2);
-    eventually(5 * SECOND, "the rest fired", async || etcd.keys("/orders/").await.is_empty()).await;
+    eventually(20 * SECOND, "the rest fired", async || etcd.keys("/orders/").await.is_empty()).await;
     assert!(matches!(first.retry_given_up("other").await, Err(Error::UnknownRule(_))));
     first.shutdown(SECOND).await.unwrap();
     second.shutdown(SECOND).await.unwrap();

@@ -298,7 +298,7 @@ impl Case {
             .chain(["end ".to_owned()])
             .collect();
         let all = async || fired.lock().unwrap().is_superset(&expected);
-        eventually(10 * SECOND, self.case, all).await;
+        eventually(20 * SECOND, self.case, all).await;
         // All changes have been decided by now; what fires wrongly gets time to do so.
         tokio::time::sleep(Duration::from_millis(50)).await;
         engine.shutdown(5 * SECOND).await.expect(self.case);

@@ -406,9 +406,9 @@ async fn who_awaits_too_late_is_told_that_events_were_missed() {
     running.ready().await;
     let mut firings = Firings::new(running.events());
     etcd.put("/orders/1", "do").await;
-    support::eventually(10 * SECOND, "it is done", async || etcd.keys("/orders/").await.is_empty()).await;
+    support::eventually(20 * SECOND, "it is done", async || etcd.keys("/orders/").await.is_empty()).await;
     etcd.put("/orders/2", "do").await;
-    support::eventually(10 * SECOND, "it is done", async || etcd.keys("/orders/").await.is_empty()).await;
+    support::eventually(20 * SECOND, "it is done", async || etcd.keys("/orders/").await.is_empty()).await;
     let error = firings.next("obey", [("id", "1")]).await.unwrap_err();
     assert!(matches!(error.reason, WhyNotFired::Missed(missed) if missed.0 > 0), "{error}");
     assert!(error.to_string().contains("event_buffer"), "{error}");

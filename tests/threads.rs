@@ -29,7 +29,7 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     running.ready().await;
     assert!(threads_named("etcd-rules") > 0);
     etcd.put("/work/a", "").await;
-    eventually(5 * SECOND, "it fired", async || etcd.get("/work/a").await.is_none()).await;
+    eventually(20 * SECOND, "it fired", async || etcd.get("/work/a").await.is_none()).await;
     running.shutdown(5 * SECOND).await.unwrap();
     assert_eq!(threads_named("etcd-rules"), 0, "when shutdown returns, the threads have ended");
     assert_nothing_left(&etcd, "/etcd-rules/", Duration::from_millis(1)).await;
@@ -44,7 +44,7 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
         running.ready().await;
         assert_eq!(threads_named("etcd-rules-ev"), evaluators);
         etcd.put("/work/a", "").await;
-        eventually(5 * SECOND, "it fired", async || etcd.get("/work/a").await.is_none()).await;
+        eventually(20 * SECOND, "it fired", async || etcd.get("/work/a").await.is_none()).await;
         running.shutdown(5 * SECOND).await.unwrap();
     }
 
@@ -52,7 +52,7 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     let running = built(&etcd).start().await.unwrap();
     running.ready().await;
     etcd.put("/work/endless", "").await;
-    eventually(5 * SECOND, "it is running", async || !etcd.keys("/etcd-rules/app/lock/").await.is_empty())
+    eventually(20 * SECOND, "it is running", async || !etcd.keys("/etcd-rules/app/lock/").await.is_empty())
         .await;
     drop(running);
     assert_threads_gone("etcd-rules", SECOND).await;

@@ -42,10 +42,10 @@ async fn a_rule_without_permission_fails_alone_and_recovers() {
         let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
         root.kv_client().get(format!("/jobs/{name}/"), Some(options)).await.unwrap().count()
     };
-    eventually(10 * SECOND, "the allowed ones are done", async || left("allowed").await == 0).await;
+    eventually(20 * SECOND, "the allowed ones are done", async || left("allowed").await == 0).await;
     // One alone: before 3.4.42 etcd does not check what travels within another transaction.
     kv.put("/jobs/forbidden/1", "", None).await.unwrap();
-    eventually(5 * SECOND, "it is refused", async || running.stats().await.unwrap().waiting == 1).await;
+    eventually(20 * SECOND, "it is refused", async || running.stats().await.unwrap().waiting == 1).await;
     assert_eq!(left("forbidden").await, 1);
     // The permission comes while the engine runs; its token is of the older revision then.
     let mut auth = root.auth_client();
@@ -110,7 +110,7 @@ async fn a_switch_read_by_a_hundred_thousand_instances_does_not_stall_the_others
         for n in from..from + count {
             client.put(format!("/other/{n}"), epoch.elapsed().as_micros().to_string(), None).await.unwrap();
         }
-        eventually(10 * SECOND, "the others fired", async || latencies.lock().unwrap().len() == from + count)
+        eventually(20 * SECOND, "the others fired", async || latencies.lock().unwrap().len() == from + count)
             .await;
         let mut latencies = latencies.lock().unwrap()[from..].to_vec();
         latencies.sort_unstable();

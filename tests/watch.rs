@@ -43,16 +43,16 @@ async fn changes_during_a_cut_are_seen_after_it() {
     let proxy = Proxy::start(etcd.endpoint());
     etcd.put("/from/gone", "").await;
     let running = engine(proxy.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
-    eventually(10 * SECOND, "the first copy", async || copies(&etcd).await == ids(["gone"])).await;
+    eventually(20 * SECOND, "the first copy", async || copies(&etcd).await == ids(["gone"])).await;
     proxy.cut();
     etcd.delete("/from/gone").await;
     etcd.put("/from/a", "").await;
     etcd.put("/from/b", "").await;
     etcd.delete("/from/b").await;
-    eventually(5 * SECOND, "it says so", async || matches!(running.health(), Health::Degraded { .. })).await;
+    eventually(20 * SECOND, "it says so", async || matches!(running.health(), Health::Degraded { .. })).await;
     proxy.heal();
     eventually(20 * SECOND, "it caught up", async || copies(&etcd).await == ids(["a"])).await;
-    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    eventually(20 * SECOND, "it is well", async || running.health() == Health::Ready).await;
     assert_eq!(running.stats().await.unwrap().drift, 0);
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
@@ -65,7 +65,7 @@ async fn a_compaction_during_a_cut_is_repaired_by_a_resync_deletions_included() 
     etcd.put("/from/gone", "").await;
     etcd.put("/from/stays", "").await;
     let running = engine(proxy.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
-    eventually(10 * SECOND, "first copies", async || copies(&etcd).await == ids(["gone", "stays"])).await;
+    eventually(20 * SECOND, "first copies", async || copies(&etcd).await == ids(["gone", "stays"])).await;
     proxy.cut();
     etcd.delete("/from/gone").await;
     let revision = etcd.put("/from/a", "").await;
@@ -83,7 +83,7 @@ async fn a_frozen_connection_is_found_and_replaced() {
     running.ready().await;
     proxy.freeze();
     etcd.put("/from/a", "").await;
-    eventually(15 * SECOND, "it notices", async || running.health() != Health::Ready).await;
+    eventually(20 * SECOND, "it notices", async || running.health() != Health::Ready).await;
     proxy.cut();
     proxy.heal();
     eventually(20 * SECOND, "it caught up", async || copies(&etcd).await == ids(["a"])).await;
@@ -95,9 +95,9 @@ async fn the_engine_survives_a_killed_and_a_paused_etcd() {
     let mut etcd = Etcd::start().await;
     let running = engine(etcd.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
     etcd.put("/from/a", "").await;
-    eventually(10 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
+    eventually(20 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
     etcd.kill();
-    eventually(10 * SECOND, "it says so", async || matches!(running.health(), Health::Degraded { .. })).await;
+    eventually(20 * SECOND, "it says so", async || matches!(running.health(), Health::Degraded { .. })).await;
     etcd.restart().await;
     etcd.put("/from/b", "").await;
     eventually(20 * SECOND, "it goes on", async || copies(&etcd).await == ids(["a", "b"])).await;
@@ -117,15 +117,15 @@ async fn older_data_is_a_new_start() {
     etcd.put("/from/a", "").await;
     let saved = etcd.save();
     let running = engine(etcd.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
-    eventually(10 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
+    eventually(20 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
     for n in 0..50 {
         etcd.put("/from/b", n.to_string()).await;
     }
-    eventually(10 * SECOND, "second copy", async || copies(&etcd).await == ids(["a", "b"])).await;
+    eventually(20 * SECOND, "second copy", async || copies(&etcd).await == ids(["a", "b"])).await;
     etcd.restore(&saved).await;
     assert_eq!(copies(&etcd).await, ids([]), "the backup is older than the copies");
     eventually(30 * SECOND, "built anew", async || copies(&etcd).await == ids(["a"])).await;
-    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    eventually(20 * SECOND, "it is well", async || running.health() == Health::Ready).await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
 
@@ -156,7 +156,7 @@ async fn another_cluster_at_the_same_address_is_a_new_start() {
     let mut etcd = Etcd::start().await;
     let running = engine(etcd.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
     etcd.put("/from/a", "").await;
-    eventually(10 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
+    eventually(20 * SECOND, "first copy", async || copies(&etcd).await == ids(["a"])).await;
     etcd.restart_empty().await;
     for n in 0..20 {
         etcd.put("/other", n.to_string()).await;
@@ -206,7 +206,7 @@ async fn large_and_odd_data_is_read_whole() {
     let stats = running.stats().await.unwrap();
     assert!(stats.keys >= 100_009, "{stats:?}");
     etcd.put("/many/077777/state", "active").await;
-    eventually(10 * SECOND, "the one fires", async || {
+    eventually(20 * SECOND, "the one fires", async || {
         etcd.get("/many/077777/state").await == Some("done".into())
     })
     .await;

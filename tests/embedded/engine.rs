@@ -33,7 +33,7 @@ async fn jobs_get_done(builder: EngineBuilder, etcd: &EmbeddedEtcd) {
     for job in 1..50 {
         client.put(format!("/jobs/{job}"), "late", None).await.expect("put");
     }
-    eventually(10 * SECOND, "all jobs are done", async || count(&client, "/done/").await == 50).await;
+    eventually(20 * SECOND, "all jobs are done", async || count(&client, "/done/").await == 50).await;
     engine.shutdown(5 * SECOND).await.expect("shutdown");
     assert_eq!(count(&client, "/etcd-rules/").await, 0, "locks are left");
     assert_eq!(etcd.faults().leases(), Vec::<i64>::new(), "leases are left");
@@ -60,7 +60,7 @@ async fn an_engine_survives_a_restart_on_older_data() {
     let builder = Engine::builder_with_channel("app", etcd.channel()).rule(acknowledge());
     let engine = builder.build().expect("a sound configuration").start().await.expect("the engine starts");
     let done = async |client: &Client| count(client, "/done/").await == 1;
-    eventually(10 * SECOND, "the job is done", async || done(&client).await).await;
+    eventually(20 * SECOND, "the job is done", async || done(&client).await).await;
     etcd.faults().restore(&saved);
     eventually(30 * SECOND, "the job is done again", async || {
         let answer = client.kv_client().get("/done/1", None).await;
@@ -106,7 +106,7 @@ async fn a_commit_in_doubt_is_settled_by_what_etcd_has() {
         let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
         let mut client = etcd.client().await.expect("a client");
         client.put("/stay/1", "", None).await.expect("put");
-        eventually(10 * SECOND, name, async || {
+        eventually(20 * SECOND, name, async || {
             let idle = engine.stats().await.expect("figures").idle == 1;
             idle && count.load(Ordering::SeqCst) == runs && etcd.faults().waiting() == 0
         })
@@ -131,7 +131,7 @@ async fn an_engine_that_is_shut_down_without_space_leaves_nothing_behind() {
     let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
     let mut client = etcd.client().await.expect("a client");
     client.put("/jobs/1", "", None).await.expect("put");
-    eventually(10 * SECOND, "there is no space", async || {
+    eventually(20 * SECOND, "there is no space", async || {
         engine.health().to_string().contains("database space exceeded")
     })
     .await;
@@ -153,7 +153,7 @@ async fn an_engine_notices_a_restored_backup_that_has_outgrown_it() {
     let builder = Engine::builder_with_channel("app", path.channel()).rule(acknowledge());
     let engine = builder.build().expect("a sound configuration").start().await.expect("the engine starts");
     client.put("/jobs/2", "", None).await.expect("put");
-    eventually(10 * SECOND, "both are done", async || count(&client, "/done/").await == 2).await;
+    eventually(20 * SECOND, "both are done", async || count(&client, "/done/").await == 2).await;
     let reached = etcd.faults().revision();
     path.set_reachable(false);
     etcd.faults().restore(&saved);
@@ -177,8 +177,8 @@ async fn an_engine_notices_that_its_watch_was_never_registered() {
     let builder = Engine::builder_with_channel("app", etcd.channel()).rule(acknowledge());
     let engine = builder.watch_silence(SECOND / 5).build().expect("a sound configuration").start().await;
     let engine = engine.expect("the engine starts");
-    eventually(10 * SECOND, "all were lost", async || etcd.faults().waiting() == 0).await;
+    eventually(20 * SECOND, "all were lost", async || etcd.faults().waiting() == 0).await;
     client.put("/jobs/1", "", None).await.expect("put");
-    eventually(10 * SECOND, "the job is done", async || count(&client, "/done/").await == 1).await;
+    eventually(20 * SECOND, "the job is done", async || count(&client, "/done/").await == 1).await;
     engine.shutdown(5 * SECOND).await.expect("shutdown");
 }
