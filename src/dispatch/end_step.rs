@@ -157,7 +157,9 @@ impl EndStep {
         Ok(match ending.read(answer?) {
             Ended::Committed { revision } => self.closed(revision),
             Ended::FenceLost if *ambiguous => self.unlocked().await?,
-            Ended::FenceLost => EndEnd::FenceLost,
+            // Should something between have sent it twice, the first may have left a mark, which would hold
+            // this engine back as another's does.
+            Ended::FenceLost => self.marked_at().await?.map_or(EndEnd::FenceLost, |at| self.closed(at)),
             Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
                 EndEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
@@ -185,13 +187,14 @@ impl EndStep {
 
     /// The revision of the mark that was to be left behind, if it is there.
     async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
-        let Some(hold) = &self.hold else { return Ok(None) };
+        let (Some(hold), Some(fence)) = (&self.hold, &self.fence) else { return Ok(None) };
         let key = self.rules[self.rule as usize].backoff_key(&self.namespace, &self.binding);
         let Some((value, revision)) = self.link.get(&key).await? else { return Ok(None) };
         let ours = self.mark(hold);
         let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
         // All but the time, which is another one in every attempt.
-        Ok(found.filter(|found| Mark { until: ours.until, ..found.clone() } == ours).map(|_| revision))
+        let same = found.is_some_and(|found| Mark { until: ours.until, ..found } == ours);
+        Ok((same && revision > fence.create_revision).then_some(revision))
     }
 
     /// The lock is known to be gone.
