@@ -67,6 +67,9 @@ const OUTAGES: [(&str, Fault, Fault); 4] = [
 fn outages(reveal: Reveal) -> Vec<(&'static str, Vec<Line>)> {
     let log = Log::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
+    // While there is but one subscriber, a line that another thread reaches first, where there is none, is switched
+    // off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(subscriber, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let local = LocalSet::new();
