@@ -157,10 +157,13 @@ async fn an_engine_notices_a_restored_backup_that_has_outgrown_it() {
     let reached = etcd.faults().revision();
     path.set_reachable(false);
     etcd.faults().restore(&saved);
-    client.put("/jobs/3", "", None).await.expect("put");
-    while etcd.faults().revision() < reached + 10 {
-        client.put("/elsewhere", "", None).await.expect("put");
-    }
+    // The restore ends all connections, at any moment from now on.
+    let put = async |key| client.clone().put(key, "", None).await.is_ok();
+    eventually(20 * SECOND, "a job is put", async || put("/jobs/3").await).await;
+    eventually(20 * SECOND, "it has outgrown the engine", async || {
+        put("/elsewhere").await && etcd.faults().revision() >= reached + 10
+    })
+    .await;
     path.set_reachable(true);
     eventually(20 * SECOND, "what is there now is done", async || count(&client, "/done/").await == 2).await;
     assert_eq!(client.get("/done/2", None).await.expect("get").count(), 0, "its job is not in the backup");
