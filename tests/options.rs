@@ -117,6 +117,30 @@ async fn the_crawl_mutex_of_a_dead_engine_ends_with_its_lease() {
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
 
+/// Of three, the engine is the second, though its key is not the second by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_have_the_crawl_mutex_in_the_order_in_which_they_came() {
+    let etcd = Etcd::start().await;
+    etcd.put("/etcd-rules/test/crawl/first", "").await;
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let builder = engine(&etcd).rule(decided(&times)).crawl_interval(100 * MS).crawl_mutex(true);
+    let running = builder.build().unwrap().start().await.unwrap();
+    let waiting = async || etcd.keys("/etcd-rules/test/crawl/").await.len() == 2;
+    eventually(20 * SECOND, "it waits", waiting).await;
+    etcd.put("/etcd-rules/test/crawl/0", "").await;
+    sleep(2 * SECOND).await;
+    let crawls = || times.lock().unwrap().len() - 1;
+    assert_eq!(crawls(), 0, "it is not the first");
+    etcd.delete("/etcd-rules/test/crawl/first").await;
+    eventually(20 * SECOND, "it crawls before the third", async || crawls() == 1).await;
+    sleep(3 * SECOND).await;
+    assert_eq!(crawls(), 1, "now it is the third's turn");
+    etcd.delete("/etcd-rules/test/crawl/0").await;
+    eventually(20 * SECOND, "it crawls again", async || crawls() > 1).await;
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crawl_reads_no_faster_than_its_rate() {
     let etcd = Etcd::start().await;
