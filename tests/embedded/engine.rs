@@ -141,6 +141,32 @@ async fn an_engine_that_is_shut_down_without_space_leaves_nothing_behind() {
     assert_eq!(count(&client, "/jobs/").await, 1, "nothing of it took effect");
 }
 
+/// The answer to a commit that something between sends twice says that the lock is gone. The mark that it left is the
+/// engine's own all the same, and does not hold it back when the job has changed meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_knows_what_it_gave_up_when_its_commit_is_sent_twice() {
+    let etcd = EmbeddedEtcd::in_process();
+    let (faults, client) = (etcd.faults(), etcd.client().await.expect("a client"));
+    let mut outside = client.clone();
+    let rule = Rule::new("twice").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let (faults, mut outside) = (faults.clone(), client.clone());
+        async move {
+            if firing.value("/jobs/:id").is_some_and(|value| value.as_bytes() == b"again") {
+                return Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into());
+            }
+            outside.put("/jobs/1", "again", None).await.expect("put");
+            faults.inject(Fault::on(On::Txn).duplicate());
+            Ok(Outcome::give_up("not this one"))
+        }
+    });
+    let engine = Engine::builder_with_channel("app", etcd.channel()).rule(rule);
+    let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
+    outside.put("/jobs/1", "", None).await.expect("put");
+    eventually(20 * SECOND, "the job is done", async || count(&outside, "/jobs/").await == 0).await;
+    assert_eq!(etcd.faults().waiting(), 0, "the commit was sent twice");
+    engine.shutdown(5 * SECOND).await.expect("shutdown");
+}
+
 /// A backup of the same cluster is restored, and written to until it is further than the engine was, before that
 /// connects again. The revision tells nothing, but what was seen is not in its history.
 #[tokio::test(flavor = "multi_thread")]
