@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Etcd, Proxy, assert_nothing_left, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -385,40 +386,69 @@ async fn locks_lie_below_the_namespace() {
     assert_nothing_left(&etcd, "/own/", SECOND).await;
 }
 
-/// A rule that notes how many of its callbacks run at once at most, and all rules that share `all`.
-fn crowd(id: &'static str, all: &Arc<[AtomicUsize; 2]>, own: &Arc<[AtomicUsize; 2]>) -> Rule {
-    let (all, own) = (all.clone(), own.clone());
-    Rule::new(id).when(key(format!("/{id}/:n")).exists()).run(move |firing: Firing| {
-        let counts = [all.clone(), own.clone()];
-        async move {
-            for count in &counts {
-                count[1].fetch_max(count[0].fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+/// A rule's callbacks, of which none ends before the test lets it.
+struct Held {
+    running: AtomicUsize,
+    may_end: watch::Sender<bool>,
+}
+
+impl Held {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { running: AtomicUsize::new(0), may_end: watch::Sender::new(false) })
+    }
+
+    fn running(&self) -> usize {
+        self.running.load(Ordering::SeqCst)
+    }
+
+    fn rule(self: &Arc<Self>, id: &'static str) -> Rule {
+        let held = self.clone();
+        Rule::new(id).when(key(format!("/{id}/:n")).exists()).run(move |firing: Firing| {
+            let held = held.clone();
+            async move {
+                held.running.fetch_add(1, Ordering::SeqCst);
+                held.may_end.subscribe().wait_for(|may| *may).await.unwrap();
+                held.running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<Outcome, Error>(firing.commit().delete(&format!("/{id}/:n")).into())
             }
-            sleep(50 * MS).await;
-            for count in &counts {
-                count[0].fetch_sub(1, Ordering::SeqCst);
-            }
-            Ok::<Outcome, Error>(firing.commit().delete(&format!("/{id}/:n")).into())
-        }
-    })
+        })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
     let etcd = Etcd::start().await;
+    let (plain, greedy) = (Held::new(), Held::new());
+    let rules = [plain.rule("plain"), greedy.rule("greedy").concurrency(5)];
+    let builder = engine(&etcd).rules(rules).concurrency(6).lock_ttl(60 * SECOND);
+    let running = builder.build().unwrap().start().await.unwrap();
+    // All that is due is known, and slots are given away as soon as they can be: no more will run.
+    let settled = async |slots: usize, queued: usize| {
+        let what = format!("{slots} have a slot and {queued} wait");
+        eventually(20 * SECOND, &what, async || {
+            let stats = running.stats().await.unwrap();
+            (stats.running, stats.queued, plain.running() + greedy.running()) == (slots, queued, slots)
+        })
+        .await;
+        (plain.running(), greedy.running())
+    };
+
     for n in 0..20 {
         etcd.put(&format!("/plain/{n}"), "").await;
         etcd.put(&format!("/greedy/{n}"), "").await;
     }
-    let [all, plain, greedy]: [Arc<[AtomicUsize; 2]>; 3] = Default::default();
-    let rules = [crowd("plain", &all, &plain), crowd("greedy", &all, &greedy).concurrency(5)];
-    let running = engine(&etcd).rules(rules).concurrency(6).build().unwrap().start().await.unwrap();
-    eventually(20 * SECOND, "all are done", async || {
-        etcd.keys("/plain/").await.is_empty() && etcd.keys("/greedy/").await.is_empty()
-    })
-    .await;
-    let most = [&all, &plain, &greedy].map(|count| count[1].load(Ordering::SeqCst));
-    assert_eq!(most, [6, 3, 5], "overall; half of that; its own");
+    settled(6, 34).await;
+    plain.may_end.send_replace(true);
+    assert_eq!(settled(5, 15).await, (0, 5), "alone, the one has its own limit");
+    greedy.may_end.send_replace(true);
+    settled(0, 0).await;
+    plain.may_end.send_replace(false);
+    for n in 0..20 {
+        etcd.put(&format!("/plain/{n}"), "").await;
+    }
+    assert_eq!(settled(3, 17).await, (3, 0), "and the other half of the engine's");
+    plain.may_end.send_replace(true);
+    settled(0, 0).await;
     running.shutdown(SECOND).await.unwrap();
 }
 
