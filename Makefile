@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak check bench bench-full bench-picture
+.PHONY: help quickstart test soak check bench bench-full bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -48,6 +48,18 @@ bench-full: target/etcd36 ## all benchmarks, also on a current etcd, which needs
 	$(BENCH) memory -- $(JSON)
 	$(BENCH) etcd -- --full $(JSON) $(ARGS)
 	$(BENCH) etcd -- --full --server target/etcd36 $(JSON) $(ARGS)
+
+# The peer's program: build another version of it yourself, and name it. PEER=/path/to/it
+PEER ?= target/peer
+
+bench-peer: $(PEER) ## beside go-etcd-rules, which needs Go: target/bench.json; PEER=FILE is a build of your own
+	@scripts/setup
+	$(BENCH) etcd -- peer --peer "$(abspath $(PEER))" $(JSON) $(ARGS)
+
+target/peer: $(wildcard benches/peers/go-etcd-rules/*)
+	mkdir -p target
+	cp benches/peers/go-etcd-rules/go.mod target/peer.mod
+	cd benches/peers/go-etcd-rules && go build -mod=mod -modfile=../../../target/peer.mod -o ../../../target/peer .
 
 target/etcd36: benches/servers/etcd36/main.go benches/servers/etcd36/go.mod
 	cd benches/servers/etcd36 && go build -o ../../../target/etcd36 .

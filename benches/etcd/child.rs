@@ -1,9 +1,10 @@
-//! The side that is measured, as a process of its own: this program again, told what to do by its arguments
-//! and its standard input, answering with lines of JSON.
+//! The side that is measured, as a process of its own: this program again, or the peer's, told what to do by its
+//! arguments and its standard input, answering with lines of JSON.
 
 use crate::spec::{Outcome, Ready, Side, Spec};
 use crate::{engine, floor};
 use serde::de::DeserializeOwned;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -12,6 +13,9 @@ use tokio::time::timeout;
 
 /// How long a child may take to get ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The same of the peer, which rests after every key that it finds.
+const PATIENCE_WITH_PEER: Duration = Duration::from_secs(3600);
 
 const CHILD: &str = "--child";
 
@@ -26,6 +30,7 @@ pub async fn run(spec: Spec) {
     let outcome = match spec.side {
         Side::Engine => engine::run(spec, said, asked_to_end).await,
         Side::Floor => floor::run(spec, said, asked_to_end).await,
+        Side::Peer(_) => panic!("the peer is another program"),
     };
     println!("{}", serde_json::to_string(&outcome).expect("JSON"));
 }
@@ -43,24 +48,30 @@ pub struct Child {
     process: tokio::process::Child,
     stdin: Option<ChildStdin>,
     lines: Lines<BufReader<ChildStdout>>,
+    patience: Duration,
 }
 
 impl Child {
-    /// Starts it and waits until it is ready.
-    pub async fn start(spec: &Spec) -> (Self, Ready) {
-        let mut command = Command::new(std::env::current_exe().expect("a path of this program"));
+    /// Starts it and waits until it is ready; `peer` is the peer's program.
+    pub async fn start(spec: &Spec, peer: Option<&Path>) -> (Self, Ready) {
+        let program = match spec.side {
+            Side::Peer(_) => peer.expect("the peer's program, with `--peer`").to_owned(),
+            Side::Engine | Side::Floor => std::env::current_exe().expect("a path of this program"),
+        };
+        let mut command = Command::new(program);
         command.arg(CHILD).arg(serde_json::to_string(spec).expect("JSON"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut process = command.spawn().expect("this program again");
+        let mut process = command.spawn().expect("a program");
         let stdin = process.stdin.take();
         let stdout = process.stdout.take().expect("piped");
-        let mut this = Self { process, stdin, lines: BufReader::new(stdout).lines() };
+        let patience = if matches!(spec.side, Side::Peer(_)) { PATIENCE_WITH_PEER } else { PATIENCE };
+        let mut this = Self { process, stdin, lines: BufReader::new(stdout).lines(), patience };
         let ready = this.hear().await;
         (this, ready)
     }
 
     async fn hear<T: DeserializeOwned>(&mut self) -> T {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("the child says nothing");
+        let line = timeout(self.patience, self.lines.next_line()).await.expect("the child says nothing");
         let line = line.expect("a pipe").expect("the child ended early");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("`{line}`: {error}"))
     }

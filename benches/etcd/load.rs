@@ -89,8 +89,8 @@ where
     all as usize
 }
 
-/// Puts many keys quickly, 120 in a transaction.
-pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, String)) {
+/// Puts many keys quickly, 120 in a transaction. Returns how many transactions.
+pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, String)) -> usize {
     const TXN: usize = 120;
     let free = Arc::new(Semaphore::new(6));
     let mut out = JoinSet::new();
@@ -110,6 +110,7 @@ pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, Stri
     while let Some(done) = out.join_next().await {
         done.expect("no panic");
     }
+    count.div_ceil(TXN)
 }
 
 /// A million items and the like: keys that exist.

@@ -30,7 +30,7 @@ use std::time::Duration;
 #[derive(Parser)]
 struct Options {
     /// Only rows whose group begins with one of these: latency, throughput, lag, start,
-    /// crawl, loads, bursts. Default: those that a goal is about.
+    /// crawl, loads, bursts, peer. Default: those that a goal is about, without the peer's.
     groups: Vec<String>,
     /// Also the rows that no goal is about.
     #[arg(long)]
@@ -41,6 +41,9 @@ struct Options {
     /// One more flag of the server, such as `--backend-batch-limit=1000`; may be repeated.
     #[arg(long, allow_hyphen_values = true)]
     flag: Vec<String>,
+    /// The peer's program, built from `benches/peers`: for the groups of the peer.
+    #[arg(long)]
+    peer: Option<PathBuf>,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Few keys, few jobs, short times: only whether everything runs is asked, the figures mean nothing.
@@ -61,6 +64,7 @@ struct Options {
 #[derive(Clone)]
 struct Bench {
     server: Server,
+    peer: Option<PathBuf>,
     rounds: usize,
     full: bool,
     quick: bool,
@@ -100,8 +104,8 @@ fn main() {
 async fn run(options: Options) {
     let server = Server::new(options.server, options.flag);
     report::print_head(server.label());
-    let Options { rounds, full, quick, .. } = options;
-    let bench = Bench { server, rounds, full, quick };
+    let Options { peer, rounds, full, quick, .. } = options;
+    let bench = Bench { server, peer, rounds, full, quick };
     let mut failed = Vec::new();
     for group in rows::groups(&options.groups, full) {
         // One that fails leaves the others to be measured.

@@ -4,6 +4,7 @@ mod bursts;
 mod crawl;
 mod lag;
 mod latency;
+mod peer;
 mod start;
 mod throughput;
 
@@ -22,11 +23,14 @@ const GOALS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
 /// The others.
 const MORE: [&str; 2] = ["loads", "bursts"];
 
-/// Groups in their order: those that were named, or those with a goal, or all.
+/// Those that need the peer's program: only if they are named.
+const PEER: [&str; 5] = ["peer-latency", "peer-throughput", "peer-loads", "peer-start", "peer-crawl"];
+
+/// Groups in their order: those that were named, or those with a goal, or all but the peer's.
 pub fn groups(named: &[String], full: bool) -> Vec<&'static str> {
-    let all = GOALS.into_iter().chain(MORE);
+    let all = GOALS.into_iter().chain(MORE).chain(PEER);
     let wanted = |group: &&str| match named {
-        [] => full || GOALS.contains(group),
+        [] => GOALS.contains(group) || full && MORE.contains(group),
         named => named.iter().any(|named| group.starts_with(named.as_str())),
     };
     let groups: Vec<&str> = all.filter(wanted).collect();
@@ -44,12 +48,17 @@ pub async fn measure(bench: Bench, group: &'static str) -> Vec<Row> {
         "lag" => lag::rows(bench).await,
         "start" => start::rows(bench).await,
         "crawl" => crawl::rows(bench).await,
+        "peer-latency" => peer::latency(bench).await,
+        "peer-throughput" => peer::throughput(bench).await,
+        "peer-loads" => peer::loads(bench).await,
+        "peer-start" => peer::start(bench).await,
+        "peer-crawl" => peer::crawl(bench).await,
         other => unreachable!("no group `{other}`"),
     }
 }
 
-async fn child(server: &Running, side: Side, work: Work) -> (Child, Ready) {
-    Child::start(&Spec { side, endpoint: server.endpoint(), work }).await
+async fn child(bench: &Bench, server: &Running, side: Side, work: Work) -> (Child, Ready) {
+    Child::start(&Spec { side, endpoint: server.endpoint(), work }, bench.peer.as_deref()).await
 }
 
 /// A server with many items.

@@ -14,6 +14,15 @@ pub enum Side {
     Engine,
     /// The bare client.
     Floor,
+    /// Another engine, go-etcd-rules: the program in `benches/peers/go-etcd-rules`.
+    Peer(Settings),
+}
+
+/// Those of the peer; its program says what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Settings {
+    Defaults,
+    Best,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

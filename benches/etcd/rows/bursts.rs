@@ -57,7 +57,7 @@ async fn slow_among_quick(bench: &Bench) -> Vec<Row> {
         for (slow, rounds) in [(None, &mut without), (Some(1000), &mut with)] {
             let server = bench.server.fresh().await;
             let options = Options { slow, ..Options::default() };
-            let (child, _) = child(&server, Side::Engine, Work::Latency(options)).await;
+            let (child, _) = child(bench, &server, Side::Engine, Work::Latency(options)).await;
             sleep(Duration::from_millis(300)).await;
             let sent = load::jobs(&server.client, RATE, bench.seconds(SECONDS)).await;
             sleep(Duration::from_millis(1500)).await;
@@ -79,7 +79,7 @@ async fn skewed(bench: &Bench) -> Vec<Row> {
         for (exponent, rounds) in [(0.0, &mut even), (1.0, &mut zipf)] {
             let server = bench.server.fresh().await;
             let options = Options { again: true, ..Options::default() };
-            let (child, _) = child(&server, Side::Engine, Work::Latency(options)).await;
+            let (child, _) = child(bench, &server, Side::Engine, Work::Latency(options)).await;
             sleep(Duration::from_millis(300)).await;
             let mut keys = Zipf::new(KEYS, exponent);
             let sent = load::jobs_of(&server.client, 1000, bench.seconds(SECONDS), |_| keys.next()).await;
@@ -116,7 +116,7 @@ async fn switch(bench: &Bench) -> Vec<Row> {
 
 async fn with_switch(bench: &Bench, server: &Running, flips: bool) -> Summary {
     let options = Options { items: true, ..Options::default() };
-    let (child, _) = child(server, Side::Engine, Work::Latency(options)).await;
+    let (child, _) = child(bench, server, Side::Engine, Work::Latency(options)).await;
     sleep(Duration::from_millis(500)).await;
     let flipping = async {
         let mut kv = server.client.kv_client();
@@ -148,7 +148,7 @@ async fn contended(bench: &Bench) -> Vec<Row> {
             let key = |n| (format!("/contended/group-{}/job-{n:07}", n % 10), "new".into());
             load::fill(&server.client, extra, key).await;
             let work = Work::Burst { lock: Lock::Own, jobs: jobs + extra, contended };
-            let (child, _) = child(&server, Side::Engine, work).await;
+            let (child, _) = child(bench, &server, Side::Engine, work).await;
             let mut observer = Observer::start(&server.client).await;
             let mut others = Observer::of(&server.client, "/contended/").await;
             sleep(Duration::from_millis(200)).await;

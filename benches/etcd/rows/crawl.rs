@@ -34,10 +34,10 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
         for _ in 0..bench.rounds {
             let (alone, beside) = (bench.seconds(ALONE), bench.seconds(BESIDE));
             let server = filled(bench, keys).await;
-            bare.without.push(once(&server, Side::Floor, None, alone).await.0);
-            bare.during.push(once(&server, Side::Floor, Some(INTERVAL), alone).await.0);
-            engine.without.push(once(&server, Side::Engine, None, alone).await.0);
-            let (latency, took) = once(&server, Side::Engine, Some(INTERVAL), beside).await;
+            bare.without.push(once(bench, &server, Side::Floor, None, alone).await.0);
+            bare.during.push(once(bench, &server, Side::Floor, Some(INTERVAL), alone).await.0);
+            engine.without.push(once(bench, &server, Side::Engine, None, alone).await.0);
+            let (latency, took) = once(bench, &server, Side::Engine, Some(INTERVAL), beside).await;
             engine.during.push(latency);
             crawls.extend(took);
         }
@@ -62,9 +62,15 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
 }
 
 /// Live latency, and how long crawls took meanwhile.
-async fn once(server: &Running, side: Side, crawl: Option<u64>, length: Duration) -> (Summary, Vec<f64>) {
+async fn once(
+    bench: &Bench,
+    server: &Running,
+    side: Side,
+    crawl: Option<u64>,
+    length: Duration,
+) -> (Summary, Vec<f64>) {
     let options = Options { crawl, items: true, ..Options::default() };
-    let (child, _) = child(server, side, Work::Latency(options)).await;
+    let (child, _) = child(bench, server, side, Work::Latency(options)).await;
     sleep(Duration::from_millis(500)).await;
     let sent = load::jobs(&server.client, RATE, length).await;
     sleep(Duration::from_millis(500)).await;

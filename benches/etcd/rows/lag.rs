@@ -38,7 +38,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
 
 async fn once(bench: &Bench, side: Side, flood: Flood, every: usize) -> Summary {
     let server = bench.server.fresh().await;
-    let (child, _) = child(&server, side, Work::Lag).await;
+    let (child, _) = child(bench, &server, side, Work::Lag).await;
     sleep(Duration::from_millis(200)).await;
     load::flood(&server.client, flood, every, bench.seconds(SECONDS)).await;
     // What is behind by more is late all the same.

@@ -7,7 +7,7 @@ use crate::load;
 use crate::report::Row;
 use crate::spec::{Options, Side, Work};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 const SECONDS: u64 = 4;
 
@@ -34,8 +34,13 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
 }
 
 async fn once(bench: &Bench, side: Side, rate: u64) -> Summary {
+    until_done(bench, side, rate).await.0
+}
+
+/// Also how long after the last change its job was done.
+pub async fn until_done(bench: &Bench, side: Side, rate: u64) -> (Summary, Duration) {
     let server = bench.server.fresh().await;
-    let (child, _) = child(&server, side, Work::Latency(Options::default())).await;
+    let (child, _) = child(bench, &server, side, Work::Latency(Options::default())).await;
     // Warm up, not timed: the values are no times.
     load::paced(200, Duration::from_secs(1), |n| {
         let mut kv = server.client.kv_client();
@@ -43,8 +48,11 @@ async fn once(bench: &Bench, side: Side, rate: u64) -> Summary {
     })
     .await;
     let sent = load::jobs(&server.client, rate, bench.seconds(SECONDS)).await;
+    let begin = Instant::now();
+    load::until_none(&server.client, "/jobs/").await;
+    let rest = begin.elapsed();
     sleep(Duration::from_millis(500)).await;
     let outcome = child.end().await;
     assert_eq!(outcome.latency.count, sent, "every change is one callback");
-    outcome.latency
+    (outcome.latency, rest)
 }

@@ -23,7 +23,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
             let server = filled(bench, keys).await;
             for (side, rounds) in [(Side::Floor, &mut floor), (Side::Engine, &mut ours)] {
                 let before = cpu(server.pid());
-                let (child, ready) = child(&server, side, Work::Ready).await;
+                let (child, ready) = child(bench, &server, side, Work::Ready).await;
                 assert_eq!(ready.keys, bench.many(keys));
                 rounds.push(Round {
                     seconds: ready.seconds,

@@ -15,8 +15,9 @@ use tokio::time::{Instant, sleep};
 const LOCKS: [(Lock, &str); 2] = [(Lock::Own, "locked"), (Lock::None, "optimistic")];
 
 /// Jobs that become due at once.
-const AT_ONCE: usize = 20_000;
+pub const AT_ONCE: usize = 20_000;
 
+#[derive(Clone)]
 pub struct Round {
     jobs: f64,
     pub rate: f64,
@@ -25,13 +26,13 @@ pub struct Round {
     lost: f64,
 }
 
-type Figure = fn(&Round) -> f64;
+pub type Figure = fn(&Round) -> f64;
 
 /// Of both sides.
 #[derive(Default)]
-struct Rounds {
-    ours: Vec<Round>,
-    floor: Vec<Round>,
+pub struct Rounds {
+    pub ours: Vec<Round>,
+    pub floor: Vec<Round>,
 }
 
 impl Rounds {
@@ -39,19 +40,19 @@ impl Rounds {
         Row::new(name, unit, bench.server.label(), &each(&self.ours, figure))
     }
 
-    fn beside_floor(&self, bench: &Bench, name: String, unit: &str, figure: Figure) -> Row {
+    pub fn beside_floor(&self, bench: &Bench, name: String, unit: &str, figure: Figure) -> Row {
         self.row(bench, name, unit, figure).floor(&each(&self.floor, figure))
     }
 
     /// What a firing costs.
-    fn costs(&self, bench: &Bench, what: &str) -> Vec<Row> {
+    pub fn costs(&self, bench: &Bench, name: impl Fn(&str) -> String) -> Vec<Row> {
         let both: [(&str, &str, Figure); 4] = [
             ("requests a firing", "requests", |r| r.etcd.requests / r.jobs),
             ("raft entries a firing", "entries", |r| r.etcd.entries / r.jobs),
             ("CPU a firing, the side itself", "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs),
             ("CPU a firing, etcd", "µs", |r| r.etcd.cpu.as_secs_f64() * 1e6 / r.jobs),
         ];
-        let row = |(shown, unit, figure)| self.beside_floor(bench, format!("{what}, {shown}"), unit, figure);
+        let row = |(shown, unit, figure)| self.beside_floor(bench, name(shown), unit, figure);
         both.into_iter().map(row).collect()
     }
 }
@@ -88,7 +89,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
         let used =
             rounds.row(bench, name("CPU a firing, engine"), "µs", |r| r.cpu.as_secs_f64() * 1e6 / r.jobs);
         rows.push(used.goal("<=40"));
-        rows.extend(rounds.costs(bench, &name("20,000 at once")));
+        rows.extend(rounds.costs(bench, |shown| name(&format!("20,000 at once, {shown}"))));
         if lock == Lock::Own {
             rows.push(rounds.row(bench, name("losing attempts a firing"), "attempts", |r| r.lost / r.jobs));
         }
@@ -121,14 +122,21 @@ pub async fn burst(bench: &Bench, side: Side, lock: Lock, jobs: usize) -> Round 
 }
 
 /// By so many engines; `apart`: with etcd on a core of its own.
-async fn burst_as(bench: &Bench, side: Side, lock: Lock, jobs: usize, engines: usize, apart: bool) -> Round {
+pub async fn burst_as(
+    bench: &Bench,
+    side: Side,
+    lock: Lock,
+    jobs: usize,
+    engines: usize,
+    apart: bool,
+) -> Round {
     let jobs = bench.many(jobs);
     let server = bench.server.fresh().await;
     let _apart = apart.then(|| Apart::from(server.pid()));
-    load::fill(&server.client, jobs, |n| (format!("/jobs/job-{n:07}"), "new".into())).await;
+    load::fill(&server.client, jobs, new_job).await;
     let mut children = Vec::new();
     for _ in 0..engines {
-        children.push(child(&server, side, Work::Burst { lock, jobs, contended: false }).await.0);
+        children.push(child(bench, &server, side, Work::Burst { lock, jobs, contended: false }).await.0);
     }
     let mut observer = Observer::start(&server.client).await;
     sleep(Duration::from_millis(200)).await;
@@ -141,11 +149,11 @@ async fn burst_as(bench: &Bench, side: Side, lock: Lock, jobs: usize, engines: u
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), used() - used_before);
     // The switch is ours.
     etcd.puts -= 1.0;
-    assert_eq!(observer.done(), jobs, "every firing has its effect once");
     let mut lost = 0;
     for child in children {
         lost += child.end().await.lost;
     }
+    assert_eq!(observer.done(), jobs, "every firing has its effect once");
     Round { jobs: jobs as f64, rate: jobs as f64 / took.as_secs_f64(), etcd, cpu, lost: lost as f64 }
 }
 
@@ -156,36 +164,51 @@ pub async fn loads(bench: &Bench) -> Vec<Row> {
         for load in [1000, 2000, 4000, 8000] {
             let mut rounds = Rounds::default();
             for _ in 0..bench.rounds {
-                rounds.floor.push(stream(bench, Side::Floor, lock, load).await);
-                rounds.ours.push(stream(bench, Side::Engine, lock, load).await);
+                rounds.floor.push(stream(bench, Side::Floor, lock, Some(load)).await);
+                rounds.ours.push(stream(bench, Side::Engine, lock, Some(load)).await);
             }
             let name = format!("loads: {shown}, {load}/s offered");
             rows.push(rounds.beside_floor(bench, format!("{name}, done"), "firings/s", |r| r.rate));
-            rows.extend(rounds.costs(bench, &name));
+            rows.extend(rounds.costs(bench, |shown| format!("{name}, {shown}")));
         }
     }
     rows
 }
 
-async fn stream(bench: &Bench, side: Side, lock: Lock, load: u64) -> Round {
+fn new_job(n: usize) -> (String, String) {
+    (format!("/jobs/job-{n:07}"), "new".into())
+}
+
+/// Jobs that come at a load, or, without one, as quickly as etcd takes them.
+pub async fn stream(bench: &Bench, side: Side, lock: Lock, load: Option<u64>) -> Round {
     let server = bench.server.fresh().await;
-    let (child, _) = child(&server, side, Work::Stream { lock }).await;
+    let (child, _) = child(bench, &server, side, Work::Stream { lock }).await;
     let mut observer = Observer::start(&server.client).await;
     sleep(Duration::from_millis(200)).await;
     let (etcd, used) = (server.counters().await, cpu(child.pid()));
     let begin = Instant::now();
-    let jobs = load::paced(load, bench.seconds(3), |n| {
-        let mut kv = server.client.kv_client();
-        async move { kv.put(format!("/jobs/job-{n:07}"), "new", None).await.map(|_| ()) }
-    })
-    .await;
+    let (jobs, requests) = match load {
+        Some(load) => {
+            let put = |n| {
+                let (mut kv, (key, value)) = (server.client.kv_client(), new_job(n as usize));
+                async move { kv.put(key, value, None).await.map(|_| ()) }
+            };
+            let jobs = load::paced(load, bench.seconds(3), put).await;
+            (jobs, jobs)
+        }
+        None => {
+            let jobs = bench.many(AT_ONCE);
+            (jobs, load::fill(&server.client, jobs, new_job).await)
+        }
+    };
     observer.until(jobs).await;
     let took = begin.elapsed();
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), cpu(child.pid()) - used);
     // The load's own.
-    let own = jobs as f64;
-    (etcd.puts, etcd.requests, etcd.entries) = (etcd.puts - own, etcd.requests - own, etcd.entries - own);
-    assert_eq!(observer.done(), jobs, "every firing has its effect once");
+    etcd.puts -= jobs as f64;
+    etcd.requests -= requests as f64;
+    etcd.entries -= requests as f64;
     let lost = child.end().await.lost as f64;
-    Round { jobs: own, rate: own / took.as_secs_f64(), etcd, cpu, lost }
+    assert_eq!(observer.done(), jobs, "every firing has its effect once");
+    Round { jobs: jobs as f64, rate: jobs as f64 / took.as_secs_f64(), etcd, cpu, lost }
 }

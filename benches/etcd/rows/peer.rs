@@ -1,0 +1,208 @@
+//! The engine beside the peer, go-etcd-rules: what is the floor elsewhere is the peer here, with its defaults and
+//! with its best settings.
+
+use super::latency::until_done;
+use super::throughput::{AT_ONCE, Figure, Rounds, burst, stream};
+use super::{child, each, filled};
+use crate::Bench;
+use crate::child::{cpu, peak_memory};
+use crate::clock::Summary;
+use crate::load;
+use crate::report::Row;
+use crate::server::Running;
+use crate::spec::{Lock, Options, Settings, Side, Work};
+use std::time::Duration;
+use tokio::time::sleep;
+
+const BEST: Side = Side::Peer(Settings::Best);
+
+const SIDES: [(Side, &str); 2] = [(Side::Peer(Settings::Defaults), "defaults"), (BEST, "best settings")];
+
+/// Changes a second, up to more than the peer can keep up with.
+const LADDER: [u64; 9] = [100, 250, 500, 750, 1000, 1500, 2000, 3000, 4000];
+
+type LatencyFigure = fn(&Summary) -> f64;
+
+const PERCENTILES: [(&str, LatencyFigure); 2] = [("p50", |s| s.p50), ("p99", |s| s.p99)];
+
+/// From a change to the start of its callback.
+pub async fn latency(bench: &Bench) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for rate in [100, 500, 2000] {
+        let mut ours = Vec::new();
+        let mut peer = [Vec::new(), Vec::new()];
+        for _ in 0..bench.rounds {
+            ours.push(until_done(bench, Side::Engine, rate).await.0);
+            for ((side, _), rounds) in SIDES.iter().zip(&mut peer) {
+                rounds.push(until_done(bench, *side, rate).await.0);
+            }
+        }
+        for ((_, shown), peer) in SIDES.iter().zip(&peer) {
+            for (percentile, figure) in PERCENTILES {
+                let name = format!("peer: change to callback, {rate}/s, {percentile}, {shown}");
+                let row = Row::new(name, "µs", bench.server.label(), &each(&ours, figure));
+                rows.push(row.floor(&each(peer, figure)));
+            }
+        }
+    }
+    rows.extend(where_stable(bench).await);
+    rows
+}
+
+/// At the highest load at which the peer is stable: where what it can't do at once is no more at the end than at
+/// the beginning, and its p99 at most ten times what it is at the least load.
+async fn where_stable(bench: &Bench) -> Vec<Row> {
+    const AT_THE_END: Duration = Duration::from_millis(250);
+    let least = until_done(bench, BEST, LADDER[0]).await.0.p99;
+    let mut stable = LADDER[0];
+    for rate in &LADDER[1..] {
+        let (summary, rest) = until_done(bench, BEST, *rate).await;
+        println!("    peer at {rate}/s: p99 {:.0} µs, the last done {rest:?} after the load", summary.p99);
+        if rest > AT_THE_END || summary.p99 > 10.0 * least {
+            break;
+        }
+        stable = *rate;
+    }
+    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        peer.push(until_done(bench, BEST, stable).await.0);
+        ours.push(until_done(bench, Side::Engine, stable).await.0);
+    }
+    let label = bench.server.label();
+    let row = |(percentile, figure): (&str, LatencyFigure)| {
+        let name =
+            format!("peer: change to callback, highest load where it is stable, {percentile}, best settings");
+        let row = Row::new(name, "µs", label, &each(&ours, figure)).floor(&each(&peer, figure));
+        if percentile == "p99" { row.goal("<=0.2") } else { row }
+    };
+    let mut rows: Vec<Row> = PERCENTILES.into_iter().map(row).collect();
+    rows.push(Row::new(
+        "peer: highest load where it is stable, best settings",
+        "changes/s",
+        label,
+        &[stable as f64],
+    ));
+    rows
+}
+
+/// As many locked firings as can be: of jobs that arrive, and of jobs that a switch makes due.
+pub async fn throughput(bench: &Bench) -> Vec<Row> {
+    let mut arriving = [Rounds::default(), Rounds::default()];
+    let mut switched = Rounds::default();
+    for _ in 0..bench.rounds {
+        let ours = stream(bench, Side::Engine, Lock::Own, None).await;
+        for ((side, _), rounds) in SIDES.iter().zip(&mut arriving) {
+            rounds.floor.push(stream(bench, *side, Lock::Own, None).await);
+            rounds.ours.push(ours.clone());
+        }
+        switched.ours.push(burst(bench, Side::Engine, Lock::Own, AT_ONCE).await);
+        switched.floor.push(burst(bench, BEST, Lock::Own, AT_ONCE).await);
+    }
+    let rate: Figure = |r| r.rate;
+    let mut rows = Vec::new();
+    for ((side, shown), rounds) in SIDES.iter().zip(&arriving) {
+        let name = |what: &str| format!("peer: locked, 20,000 arriving at once, {what}, {shown}");
+        let with_goal = |row: Row, goal: &str| if *side == BEST { row.goal(goal) } else { row };
+        rows.push(with_goal(rounds.beside_floor(bench, name("done"), "firings/s", rate), ">=10"));
+        let costs = rounds.costs(bench, name);
+        let goal = |row: Row| if row.unit == "requests" { with_goal(row, "<=0.2") } else { row };
+        rows.extend(costs.into_iter().map(goal));
+    }
+    let name = "peer: locked, 20,000 true at once by a switch, done, best settings";
+    rows.push(switched.beside_floor(bench, name.into(), "firings/s", rate));
+    rows
+}
+
+/// At loads below what the engine can do.
+pub async fn loads(bench: &Bench) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for load in [250, 500, 1000, 2000, 4000] {
+        let mut rounds = Rounds::default();
+        for _ in 0..bench.rounds {
+            rounds.floor.push(stream(bench, BEST, Lock::Own, Some(load)).await);
+            rounds.ours.push(stream(bench, Side::Engine, Lock::Own, Some(load)).await);
+        }
+        let name = |what: &str| format!("peer: locked, {load}/s offered, {what}, best settings");
+        rows.push(rounds.beside_floor(bench, name("done"), "firings/s", |r| r.rate));
+        rows.extend(rounds.costs(bench, name));
+    }
+    rows
+}
+
+/// From the start until every key that is there was looked at. A million only if all is measured: the peer rests
+/// a millisecond after each.
+pub async fn start(bench: &Bench) -> Vec<Row> {
+    struct Round {
+        seconds: f64,
+        peak: f64,
+        used: f64,
+    }
+    async fn once(bench: &Bench, server: &Running, side: Side, keys: usize) -> Round {
+        let (child, ready) = child(bench, server, side, Work::Ready).await;
+        assert_eq!(ready.keys, bench.many(keys));
+        let peak = peak_memory(child.pid()) as f64 / 1e6;
+        let used = cpu(child.pid()).as_secs_f64();
+        child.end().await;
+        Round { seconds: ready.seconds, peak, used }
+    }
+    let mut all = vec![(10_000, "10k"), (100_000, "100k")];
+    if bench.full {
+        all.push((1_000_000, "1M"));
+    }
+    let mut rows = Vec::new();
+    for (keys, shown) in all {
+        let (mut ours, mut peer) = (Vec::new(), Vec::new());
+        for _ in 0..bench.rounds {
+            let server = filled(bench, keys).await;
+            ours.push(once(bench, &server, Side::Engine, keys).await);
+            peer.push(once(bench, &server, BEST, keys).await);
+        }
+        type Figure = fn(&Round) -> f64;
+        let figures: [(&str, &str, Figure); 3] = [
+            ("ready", "s", |round| round.seconds),
+            ("peak memory", "MB", |round| round.peak),
+            ("CPU until ready, the side itself", "s", |round| round.used),
+        ];
+        for (what, unit, figure) in figures {
+            let name = format!("peer: {what}, {shown} keys, best settings");
+            rows.push(
+                Row::new(name, unit, bench.server.label(), &each(&ours, figure)).floor(&each(&peer, figure)),
+            );
+        }
+    }
+    rows
+}
+
+/// Live work while a million keys, which are another rule's, are crawled: of the peer its start, when it reads them
+/// all at once; of the engine crawls one after another.
+pub async fn crawl(bench: &Bench) -> Vec<Row> {
+    const KEYS: usize = 1_000_000;
+    let sides = [(Side::Engine, 36), (BEST, 8)];
+    let mut during = [Vec::new(), Vec::new()];
+    for _ in 0..bench.rounds {
+        let server = filled(bench, KEYS).await;
+        for ((side, seconds), rounds) in sides.into_iter().zip(&mut during) {
+            rounds.push(beside_crawl(bench, &server, side, seconds).await);
+        }
+    }
+    let [ours, peer] = &during;
+    let row = |(percentile, figure): (&str, LatencyFigure)| {
+        let name =
+            format!("peer: live {percentile} at {CRAWL_RATE}/s during a crawl of 1M keys, best settings");
+        Row::new(name, "µs", bench.server.label(), &each(ours, figure)).floor(&each(peer, figure))
+    };
+    PERCENTILES.into_iter().map(row).collect()
+}
+
+const CRAWL_RATE: u64 = 250;
+
+async fn beside_crawl(bench: &Bench, server: &Running, side: Side, seconds: u64) -> Summary {
+    let options = Options { crawl: Some(100), items: true, ..Options::default() };
+    let (child, _) = child(bench, server, side, Work::Latency(options)).await;
+    let sent = load::jobs(&server.client, CRAWL_RATE, bench.seconds(seconds)).await;
+    load::until_none(&server.client, "/jobs/").await;
+    sleep(Duration::from_millis(500)).await;
+    let outcome = child.end().await;
+    assert_eq!(outcome.latency.count, sent, "every change is one callback");
+    outcome.latency
+}
