@@ -137,32 +137,32 @@ async fn of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_o
     for id in 0..12 {
         etcd.put(&format!("/jobs/{id}"), "").await;
     }
-    eventually(20 * SECOND, "the first have started", async || starts.lock().unwrap().len() == 4).await;
-    let waiting = async || {
-        let page = engine.instances(InstanceQuery::new().only_true()).await.unwrap();
-        page.instances.iter().any(|one| one.state == InstanceState::Queued(QueuedFor::Rate))
-    };
-    eventually(SECOND, "others wait for their turn", waiting).await;
     done(&etcd).await;
-    let spent = starts.lock().unwrap().clone();
-    assert_eq!(spent.len(), 12);
-    // Four that were saved, and one each quarter of a second.
-    let least = SECOND * 8 / 4;
-    assert!(*spent.last().unwrap() - spent[0] >= least - SECOND / 20, "{spent:?}");
-    assert!(before.elapsed() < least + 2 * SECOND, "no slower than it may be");
-    for (at, from) in spent.iter().enumerate() {
-        let within = spent[at..].iter().filter(|to| **to - *from < SECOND - SECOND / 20).count();
-        assert!(within < 2 * 4, "{spent:?}");
+    {
+        let spent = starts.lock().unwrap();
+        assert_eq!(spent.len(), 12);
+        // Four that were saved, and one each quarter of a second.
+        for (number, at) in spent.iter().enumerate().skip(4) {
+            assert!(*at - before >= SECOND * (number as u32 - 3) / 4, "{number}: {:?}", *at - before);
+        }
     }
 
     assert_eq!(engine.rules().await.unwrap()[0].rate_limit, Some(RateLimit::new(4, SECOND)));
-    engine.set_rate_limit("work", Some(RateLimit::new(1, 600 * SECOND))).await.unwrap();
-    for id in 0..3 {
+    engine.set_rate_limit("work", Some(RateLimit::new(4, 3600 * SECOND))).await.unwrap();
+    for id in 0..12 {
         etcd.put(&format!("/jobs/{id}"), "").await;
     }
-    eventually(20 * SECOND, "one is done", async || etcd.keys("/jobs/").await.len() == 2).await;
+    let waiting = async || {
+        let page = engine.instances(InstanceQuery::new().only_true()).await.unwrap();
+        let waits = page.instances.iter().filter(|one| one.state == InstanceState::Queued(QueuedFor::Rate));
+        (waits.count(), etcd.keys("/jobs/").await.len())
+    };
+    eventually(20 * SECOND, "those that were saved are done, the others wait", async || {
+        waiting().await == (8, 8)
+    })
+    .await;
     sleep(SECOND).await;
-    assert_eq!(etcd.keys("/jobs/").await.len(), 2);
+    assert_eq!(waiting().await, (8, 8));
     engine.set_rate_limit("work", None).await.unwrap();
     done(&etcd).await;
     assert_eq!(engine.rules().await.unwrap()[0].rate_limit, None);
@@ -178,36 +178,39 @@ async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings()
     let starts: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let count = || starts.lock().unwrap().len();
     let engine = start(builder(&etcd, "a").rule(noting("work", &starts).min_interval(2 * SECOND))).await;
+    let before = Instant::now();
     for round in 1..=2 {
         etcd.put("/jobs/1", "").await;
         done(&etcd).await;
         assert_eq!(count(), round);
     }
-    let rests = {
-        let starts = starts.lock().unwrap();
-        starts[1] - starts[0]
-    };
-    assert!(rests >= 2 * SECOND && rests < 3 * SECOND, "{rests:?}");
+    let rests = starts.lock().unwrap()[1] - before;
+    assert!(rests >= 2 * SECOND, "{rests:?}");
     // Others need not wait for that.
+    engine.set_min_interval("work", Some(600 * SECOND)).await.unwrap();
     etcd.put("/jobs/1", "").await;
     etcd.put("/jobs/2", "").await;
-    eventually(SECOND, "the other fires", async || count() == 3).await;
+    eventually(20 * SECOND, "the other fires", async || count() == 3).await;
     let one = [("id", "1")].into();
-    let waits = engine.explain("work", &one).await.unwrap().instance.unwrap();
+    let waits = eventually(20 * SECOND, "it waits", async || {
+        let explained = engine.explain("work", &one).await.unwrap();
+        explained.instance.filter(|one| matches!(one.state, InstanceState::Waiting { .. }))
+    })
+    .await;
     let InstanceState::Waiting { reason: WaitReason::Interval, remaining } = waits.state else {
         panic!("{waits}")
     };
-    assert!(remaining > SECOND, "{waits}");
+    assert!(remaining > 300 * SECOND, "{waits}");
     assert!(engine.fire_now("work", &one).await.unwrap());
-    eventually(SECOND, "it fires, because somebody wants it", async || count() == 4).await;
+    eventually(20 * SECOND, "it fires, because somebody wants it", async || count() == 4).await;
+    done(&etcd).await;
 
-    assert_eq!(engine.rules().await.unwrap()[0].min_interval, Some(2 * SECOND));
-    engine.set_min_interval("work", Some(600 * SECOND)).await.unwrap();
+    assert_eq!(engine.rules().await.unwrap()[0].min_interval, Some(600 * SECOND));
     etcd.put("/jobs/1", "").await;
     sleep(3 * SECOND).await;
     assert_eq!(count(), 4);
     engine.set_min_interval("work", None).await.unwrap();
-    eventually(SECOND, "nothing holds it back", async || count() == 5).await;
+    eventually(20 * SECOND, "nothing holds it back", async || count() == 5).await;
     let never = engine.set_min_interval("work", Some(Duration::ZERO)).await;
     assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
     engine.shutdown(SECOND).await.unwrap();
@@ -227,7 +230,9 @@ async fn in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told() {
         let would = InstanceQuery::new().rule("work").state(StateKind::WouldFire);
         engine.instances(would).await.unwrap().instances.len()
     };
-    eventually(20 * SECOND, "it would fire", async || would().await == 3).await;
+    let both = async || engine.stats().await.unwrap().would_fire == 6;
+    eventually(20 * SECOND, "both would fire", both).await;
+    assert_eq!(would().await, 3);
     etcd.put("/jobs/0", "again").await;
     let counted = async || {
         let rules = engine.rules().await.unwrap();

@@ -67,7 +67,7 @@ async fn a_layer_sees_every_request_of_the_engine() {
     });
     let engine = Engine::builder_with_channel("layers", counting(&etcd, &counts));
     let engine = engine.lock_ttl(SECOND * 2).crawl_interval(SECOND / 2).rule(rule).build().unwrap();
-    let mut firings = Firings::new(engine.events());
+    let mut firings = Firings::new(engine.events()).within(30 * SECOND);
     let running = engine.start().await.unwrap();
     for id in 0..20 {
         firings.done("job", [("id", id.to_string().as_str())]).await.unwrap();
@@ -82,9 +82,13 @@ async fn a_layer_sees_every_request_of_the_engine() {
     }
     after.retain(|_, count| *count > 0);
     let counts = counts.lock().unwrap().clone();
-    assert_eq!(counts, after, "what the layer saw, and what etcd served");
-    for method in ["Range", "Txn", "Watch", "LeaseGrant", "LeaseKeepAlive", "LeaseRevoke"] {
-        assert!(counts.contains_key(method), "{method}: {counts:?}");
+    for (method, served) in &after {
+        // Requests that are given up, as a crawl is at the end, may not reach etcd.
+        let seen = counts.get(method).copied().unwrap_or(0);
+        assert!(seen >= *served, "{method}: etcd served {after:?}, the layer saw {counts:?}");
     }
-    assert!(counts["Range"] >= 40, "reads of callbacks are among them: {counts:?}");
+    for method in ["Range", "Txn", "Watch", "LeaseGrant", "LeaseKeepAlive", "LeaseRevoke"] {
+        assert!(after.contains_key(method), "{method}: {after:?}");
+    }
+    assert!(after["Range"] >= 40, "reads of callbacks are among them: {after:?}");
 }

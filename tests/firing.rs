@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Etcd, assert_nothing_left, eventually};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -291,16 +293,26 @@ async fn rules_without_attributes_and_of_equal_keys_fire() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callback_is_told_its_engine_and_since_when_it_was_due() {
+    struct Told {
+        attempt: u32,
+        due: Instant,
+        started: Instant,
+        ended: Instant,
+    }
     let etcd = Etcd::start().await;
     let told = Arc::new(Mutex::new(Vec::new()));
-    let note = told.clone();
+    let (both_are_there, there) = (watch::Sender::new(false), Arc::new(AtomicUsize::new(0)));
+    let (note, wait, begun) = (told.clone(), both_are_there.subscribe(), there.clone());
     let rule = Rule::new("note").when(key("/jobs/:id").exists()).concurrency(1).run(move |firing: Firing| {
-        let note = note.clone();
+        let (note, mut wait) = (note.clone(), wait.clone());
+        begun.fetch_add(1, Ordering::SeqCst);
         async move {
-            let waited = firing.due_since().elapsed();
-            note.lock().unwrap().push((firing.engine().to_owned(), firing.attempt(), waited));
-            tokio::time::sleep(SECOND).await;
-            match firing.attempt() {
+            let started = Instant::now();
+            assert_eq!(firing.engine(), "anton");
+            wait.wait_for(|there| *there).await.unwrap();
+            let (attempt, due, ended) = (firing.attempt(), firing.due_since(), Instant::now());
+            note.lock().unwrap().push(Told { attempt, due, started, ended });
+            match attempt {
                 1 => Err("again"),
                 _ => Ok(firing.commit().delete("/jobs/:id")),
             }
@@ -309,15 +321,19 @@ async fn a_callback_is_told_its_engine_and_since_when_it_was_due() {
     let rule = rule.backoff(Backoff::new(3 * SECOND, 3 * SECOND));
     let running = engine(&etcd).name("anton").rule(rule).build().unwrap().start().await.unwrap();
     running.ready().await;
+    let before = Instant::now();
     etcd.put("/jobs/1", "").await;
+    eventually(20 * SECOND, "one runs", async || there.load(Ordering::SeqCst) == 1).await;
     etcd.put("/jobs/2", "").await;
+    eventually(20 * SECOND, "one waits", async || running.stats().await.unwrap().queued == 1).await;
+    both_are_there.send_replace(true);
     eventually(20 * SECOND, "both are done", async || etcd.keys("/jobs/").await.is_empty()).await;
     let told = std::mem::take(&mut *told.lock().unwrap());
-    let [first, second, again, last] = &told[..] else { panic!("{told:?}") };
-    assert!(told.iter().all(|(engine, ..)| engine == "anton"));
-    assert_eq!([first.1, second.1, again.1, last.1], [1, 1, 2, 2]);
-    assert!(first.2 < SECOND / 2, "there was a slot: {told:?}");
-    assert!(second.2 > SECOND / 2, "it waited for the slot: {told:?}");
-    assert!(again.2 < 2 * SECOND, "the backoff does not count: {told:?}");
+    let [first, second, again, last] = &told[..] else { panic!("{} runs", told.len()) };
+    assert_eq!([first.attempt, second.attempt, again.attempt, last.attempt], [1, 1, 2, 2]);
+    assert!(before <= first.due && first.due <= first.started, "when it became true");
+    assert!(first.started <= second.due && second.due <= first.ended, "it waited for the slot");
+    // Of what a backoff is at random, half.
+    assert!(again.due - first.ended > SECOND, "the backoff does not count: {:?}", again.due - first.ended);
     running.shutdown(5 * SECOND).await.unwrap();
 }

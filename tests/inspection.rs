@@ -221,6 +221,6 @@ async fn an_engine_with_100_000_instances_goes_on_while_they_are_listed() {
     assert_eq!(many.len(), MANY, "each once");
     assert!(instances.len() <= MANY + pings, "none twice");
     println!("{MANY} instances listed in {took:?}, meanwhile {pings} changes, the slowest in {slowest:?}");
-    assert!(slowest < 2 * SECOND, "a change took {slowest:?}");
+    assert!(slowest < 10 * SECOND, "a change took {slowest:?}");
     engine.shutdown(5 * SECOND).await.unwrap();
 }

@@ -6,7 +6,7 @@ use etcd_rules::metrics::METRICS;
 use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 use std::collections::BTreeSet;
 use std::time::Duration;
-use support::{Etcd, eventually};
+use support::{Etcd, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn scrape(address: &str) -> String {
@@ -19,7 +19,7 @@ async fn scrape(address: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_shows_what_happened() {
-    let address = format!("127.0.0.1:{}", portpicker::pick_unused_port().unwrap());
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
     etcd_rules::install_prometheus(address.parse().unwrap()).unwrap();
     let etcd = Etcd::start().await;
     let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
@@ -34,8 +34,8 @@ async fn a_scrape_shows_what_happened() {
     for id in ["a", "b", "bad"] {
         etcd.put(&format!("/jobs/{id}"), "").await;
     }
-    eventually(Duration::from_secs(5), "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
-    eventually(Duration::from_secs(5), "the figures are there", async || {
+    eventually(Duration::from_secs(20), "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    eventually(Duration::from_secs(20), "the figures are there", async || {
         let text = scrape(&address).await;
         [
             r#"etcd_rules_callbacks_total{engine="scraped",rule="job",outcome="done"} 3"#,

@@ -8,9 +8,8 @@ use etcd_rules::{ConnectOptions, Engine, EngineBuilder, Error, Firing, Health, O
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use support::{Etcd, Proxy, assert_nothing_left, eventually};
+use support::{Etcd, Held, Proxy, assert_nothing_left, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -51,30 +50,39 @@ async fn figure(etcd: &Etcd, beginning: &str) -> f64 {
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
-/// The times between two crawls, of an engine with an interval of one second.
-async fn crawl_gaps(jitter: f64) -> Vec<Duration> {
+/// The times between two crawls, of an engine with an interval of two seconds, until they are enough.
+async fn crawl_gaps(jitter: f64, enough: impl Fn(&[Duration]) -> bool) -> Vec<Duration> {
     let etcd = Etcd::start().await;
     let times = Arc::default();
-    let builder = engine(&etcd).rule(decided(&times)).crawl_interval(SECOND).crawl_jitter(jitter);
+    let builder = engine(&etcd).rule(decided(&times)).crawl_interval(2 * SECOND).crawl_jitter(jitter);
     let running = builder.build().unwrap().start().await.unwrap();
-    eventually(60 * SECOND, "ten crawls", async || times.lock().unwrap().len() == 11).await;
+    eventually(120 * SECOND, "crawls", async || times.lock().unwrap().len() > 2 && enough(&gaps(&times, 1)))
+        .await;
     running.shutdown(SECOND).await.unwrap();
     gaps(&times, 1)
 }
 
+/// From the end of a crawl to the end of the next: the interval, and a second in which it waits for late events.
 #[tokio::test(flavor = "multi_thread")]
 async fn crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted() {
-    let spread = |gaps: &[Duration]| *gaps.iter().max().unwrap() - *gaps.iter().min().unwrap();
-    let (even, spread_out) = tokio::join!(crawl_gaps(0.0), crawl_gaps(1.0));
-    assert!(spread(&even) < 400 * MS, "without jitter: {even:?}");
-    assert!(spread(&spread_out) > 400 * MS, "with jitter: {spread_out:?}");
+    let early = |gap: &Duration| *gap < 2 * SECOND + SECOND / 2;
+    let (even, _) =
+        tokio::join!(crawl_gaps(0.0, |gaps| gaps.len() >= 6), crawl_gaps(1.0, |gaps| gaps.iter().any(early)));
+    assert!(!even.iter().any(early), "without jitter: {even:?}");
 }
 
 /// Each crawl waits a second for late events before its end, and then every instance is decided.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do() {
+    type Crawls = [Vec<Instant>; 3];
+    let gaps = |crawls: &Crawls| {
+        let mut all = crawls.concat();
+        all.sort_unstable();
+        gaps(&Mutex::new(all), 0)
+    };
+    let close = |gap: &Duration| *gap < SECOND / 2;
     let etcd = Etcd::start().await;
-    let crawls = async |application: &str, mutex: bool| {
+    let crawls = async |application: &str, mutex: bool, enough: &dyn Fn(&Crawls) -> bool| {
         let times: [Arc<Mutex<Vec<Instant>>>; 3] = Default::default();
         let mut engines = Vec::new();
         for (number, times) in times.iter().enumerate() {
@@ -83,22 +91,20 @@ async fn with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do() {
             let builder = builder.rule(decided(times)).crawl_interval(2 * SECOND).crawl_mutex(mutex);
             engines.push(builder.build().unwrap().start().await.unwrap());
         }
-        sleep(14 * SECOND).await;
+        // The first time of each is its start.
+        let seen = || times.each_ref().map(|times| times.lock().unwrap().iter().skip(1).copied().collect());
+        eventually(60 * SECOND, application, async || enough(&seen())).await;
         for engine in engines {
             engine.shutdown(SECOND).await.unwrap();
         }
-        let mut all = Vec::new();
-        for times in &times {
-            let crawls = times.lock().unwrap()[1..].to_vec();
-            assert!(!crawls.is_empty(), "{application}: each has its turn");
-            all.extend(crawls);
-        }
-        all.sort_unstable();
-        gaps(&Mutex::new(all), 0)
+        seen()
     };
-    let (alone, together) = tokio::join!(crawls("alone", true), crawls("together", false));
-    assert!(alone.iter().all(|gap| *gap >= 950 * MS), "one at a time: {alone:?}");
-    assert!(together.iter().any(|gap| *gap < 800 * MS), "at the same time: {together:?}");
+    let (all_twice, two_at_once) = (
+        |crawls: &Crawls| crawls.iter().all(|own| own.len() >= 2),
+        |crawls: &Crawls| gaps(crawls).iter().any(close),
+    );
+    let (alone, _) = tokio::join!(crawls("alone", true, &all_twice), crawls("together", false, &two_at_once));
+    assert!(!gaps(&alone).iter().any(close), "one at a time: {alone:?}");
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
 
@@ -106,13 +112,15 @@ async fn with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_crawl_mutex_of_a_dead_engine_ends_with_its_lease() {
     let etcd = Etcd::start().await;
+    let granted = Instant::now();
     let lease = etcd.grant(3).await;
     etcd.put_leased("/etcd-rules/test/crawl/dead", "", lease).await;
-    let times = Arc::default();
+    let times: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let builder = engine(&etcd).rule(decided(&times)).crawl_interval(100 * MS).crawl_mutex(true);
     let running = builder.build().unwrap().start().await.unwrap();
     eventually(20 * SECOND, "it crawls", async || times.lock().unwrap().len() >= 2).await;
-    assert!(gaps(&times, 0)[0] > 2 * SECOND);
+    // The first time is its start.
+    assert!(times.lock().unwrap()[1] - granted > 3 * SECOND, "before the lease was over");
     assert_eq!(running.health(), Health::Ready);
     running.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
@@ -156,14 +164,14 @@ async fn a_crawl_reads_no_faster_than_its_rate() {
         let builder = engine(&etcd).name(name).rules([decided(&times), keys]).crawl_interval(100 * MS);
         let builder = if let Some(rate) = rate { builder.crawl_rate(rate) } else { builder };
         let running = builder.build().unwrap().start().await.unwrap();
-        eventually(20 * SECOND, "it crawled", async || times.lock().unwrap().len() == 2).await;
+        eventually(20 * SECOND, "it crawled", async || times.lock().unwrap().len() >= 2).await;
         let stats = running.stats().await.unwrap();
         assert_eq!((stats.keys, stats.drift), (1000, 0));
         running.shutdown(SECOND).await.unwrap();
         gaps(&times, 0)[0]
     };
-    let (fast, slow) = tokio::join!(first_crawl("fast", None), first_crawl("slow", Some(400)));
-    assert!(fast + SECOND < slow && slow >= 3 * SECOND, "{fast:?}, and at 400 keys a second {slow:?}");
+    let (fast, slow) = tokio::join!(first_crawl("fast", None), first_crawl("slow", Some(200)));
+    assert!(fast < slow && slow >= 5 * SECOND, "{fast:?}, and at 200 keys a second {slow:?}");
 }
 
 /// While live work never ends, what a crawl found waits for its age.
@@ -171,17 +179,21 @@ async fn a_crawl_reads_no_faster_than_its_rate() {
 async fn what_a_crawl_found_waits_for_live_work_until_it_has_aged() {
     let runs = async |ageing: Duration| {
         let etcd = Etcd::start().await;
-        let done = Arc::new(AtomicUsize::new(0));
-        let (again, counted) = (Arc::new(AtomicUsize::new(0)), done.clone());
+        let (done, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // How often it had run when most jobs were done.
+        let runs = Arc::new(Mutex::new(None));
+        let (counted, noted) = (again.clone(), runs.clone());
         let live = Rule::new("live").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
-            let counted = counted.clone();
+            let (done, counted, noted) = (done.clone(), counted.clone(), noted.clone());
             async move {
                 sleep(15 * MS).await;
-                counted.fetch_add(1, Ordering::SeqCst);
+                if done.fetch_add(1, Ordering::SeqCst) == 350 {
+                    *noted.lock().unwrap() = Some(counted.load(Ordering::SeqCst));
+                }
                 Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
             }
         });
-        let counted = again.clone();
+        let counted = again;
         let stale = Rule::new("stale").when(key("/stale").exists()).run(move |_: Firing| {
             counted.fetch_add(1, Ordering::SeqCst);
             async { Ok::<(), Error>(()) }
@@ -192,8 +204,7 @@ async fn what_a_crawl_found_waits_for_live_work_until_it_has_aged() {
         }
         let builder = engine(&etcd).rules([live, stale]).concurrency(1).crawl_interval(100 * MS);
         let running = builder.crawl_ageing(ageing).build().unwrap().start().await.unwrap();
-        eventually(30 * SECOND, "most jobs are done", async || done.load(Ordering::SeqCst) >= 350).await;
-        let runs = again.load(Ordering::SeqCst);
+        let runs = eventually(60 * SECOND, "most jobs are done", async || *runs.lock().unwrap()).await;
         running.shutdown(5 * SECOND).await.unwrap();
         runs
     };
@@ -215,21 +226,22 @@ async fn what_flickers_does_not_fire_where_it_must_settle() {
         })
     };
     let engine = engine(&etcd).rules([rule("engine"), rule("quick").settle(Duration::ZERO, Duration::ZERO)]);
-    let running = engine.settle(400 * MS, 100 * MS).build().unwrap().start().await.unwrap();
+    let running = engine.settle(3 * SECOND, 100 * MS).build().unwrap().start().await.unwrap();
     running.ready().await;
     etcd.put("/lamps/flickers", "on").await;
     let on = Instant::now();
     etcd.put("/lamps/steady", "on").await;
-    eventually(SECOND, "the rule without delay fired for both", async || log.lock().unwrap().len() == 2)
+    eventually(20 * SECOND, "the rule without delay fired for both", async || log.lock().unwrap().len() == 2)
         .await;
     etcd.put("/lamps/flickers", "off").await;
+    assert!(on.elapsed() < 3 * SECOND, "this machine is too slow to flicker");
     eventually(20 * SECOND, "the other fired", async || log.lock().unwrap().len() == 3).await;
     sleep(SECOND).await;
     let log = log.lock().unwrap().clone();
     let settled: Vec<_> = log.iter().filter(|(rule, ..)| *rule == "engine").collect();
     assert_eq!(settled.len(), 1, "{log:?}");
     assert_eq!(settled[0].1, "steady");
-    assert!(settled[0].2 - on >= 400 * MS, "{:?}", settled[0].2 - on);
+    assert!(settled[0].2 - on >= 3 * SECOND, "{:?}", settled[0].2 - on);
     running.shutdown(SECOND).await.unwrap();
 }
 
@@ -322,8 +334,8 @@ async fn a_connection_that_does_not_come_about_is_given_up_after_the_connect_tim
         drop(running);
         started.elapsed()
     };
-    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(3 * SECOND));
-    assert!(soon + SECOND < late && late >= 3 * SECOND, "{soon:?} and {late:?}");
+    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(8 * SECOND));
+    assert!(soon < late && late >= 8 * SECOND, "{soon:?} and {late:?}");
 }
 
 /// Rules with the same lock TTL share a lease, others have their own; a lock shows which.
@@ -349,8 +361,8 @@ async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
             }
         })
     };
-    let rules = [rule("a", None), rule("b", Some(4)), rule("c", Some(4)), rule("d", Some(20))];
-    let running = engine(&etcd).rules(rules).lock_ttl(7 * SECOND).build().unwrap().start().await.unwrap();
+    let rules = [rule("a", None), rule("b", Some(14)), rule("c", Some(14)), rule("d", Some(30))];
+    let running = engine(&etcd).rules(rules).lock_ttl(17 * SECOND).build().unwrap().start().await.unwrap();
     etcd.put("/go", "").await;
     eventually(20 * SECOND, "all fired", async || etcd.keys("/done/").await.len() == 4).await;
     assert_eq!(etcd.leases().await.len(), 3);
@@ -358,7 +370,7 @@ async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
     let mut seen = seen.lock().unwrap().clone();
     seen.sort_unstable();
     let ttls: Vec<_> = seen.iter().map(|(id, _, ttl)| (*id, *ttl)).collect();
-    assert_eq!(ttls, [("a", 7), ("b", 4), ("c", 4), ("d", 20)]);
+    assert_eq!(ttls, [("a", 17), ("b", 14), ("c", 14), ("d", 30)]);
     assert_eq!(seen[1].1, seen[2].1, "the same TTL, the same lease");
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
@@ -386,40 +398,14 @@ async fn locks_lie_below_the_namespace() {
     assert_nothing_left(&etcd, "/own/", SECOND).await;
 }
 
-/// A rule's callbacks, of which none ends before the test lets it.
-struct Held {
-    running: AtomicUsize,
-    may_end: watch::Sender<bool>,
-}
-
-impl Held {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { running: AtomicUsize::new(0), may_end: watch::Sender::new(false) })
-    }
-
-    fn running(&self) -> usize {
-        self.running.load(Ordering::SeqCst)
-    }
-
-    fn rule(self: &Arc<Self>, id: &'static str) -> Rule {
-        let held = self.clone();
-        Rule::new(id).when(key(format!("/{id}/:n")).exists()).run(move |firing: Firing| {
-            let held = held.clone();
-            async move {
-                held.running.fetch_add(1, Ordering::SeqCst);
-                held.may_end.subscribe().wait_for(|may| *may).await.unwrap();
-                held.running.fetch_sub(1, Ordering::SeqCst);
-                Ok::<Outcome, Error>(firing.commit().delete(&format!("/{id}/:n")).into())
-            }
-        })
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
     let etcd = Etcd::start().await;
     let (plain, greedy) = (Held::new(), Held::new());
-    let rules = [plain.rule("plain"), greedy.rule("greedy").concurrency(5)];
+    let rules = [
+        plain.run(Rule::new("plain").when(key("/plain/:n").exists()), "/plain/:n"),
+        greedy.run(Rule::new("greedy").when(key("/greedy/:n").exists()).concurrency(5), "/greedy/:n"),
+    ];
     let builder = engine(&etcd).rules(rules).concurrency(6).lock_ttl(60 * SECOND);
     let running = builder.build().unwrap().start().await.unwrap();
     // All that is due is known, and slots are given away as soon as they can be: no more will run.
@@ -438,41 +424,42 @@ async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
         etcd.put(&format!("/greedy/{n}"), "").await;
     }
     settled(6, 34).await;
-    plain.may_end.send_replace(true);
+    plain.may_end(true);
     assert_eq!(settled(5, 15).await, (0, 5), "alone, the one has its own limit");
-    greedy.may_end.send_replace(true);
+    greedy.may_end(true);
     settled(0, 0).await;
-    plain.may_end.send_replace(false);
+    plain.may_end(false);
     for n in 0..20 {
         etcd.put(&format!("/plain/{n}"), "").await;
     }
     assert_eq!(settled(3, 17).await, (3, 0), "and the other half of the engine's");
-    plain.may_end.send_replace(true);
+    plain.may_end(true);
     settled(0, 0).await;
     running.shutdown(SECOND).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_until_lets_callbacks_finish_until_its_deadline() {
-    let finished = async |deadline: Duration| {
+    let finished = async |length: Duration, deadline: Duration| {
         let etcd = Etcd::start().await;
-        let rule = Rule::new("slow").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
+        let rule = Rule::new("slow").when(key("/jobs/:id").exists()).run(move |firing: Firing| async move {
             let mut client = firing.client().await?;
             client.put("/started", "", None).await.map_err(|error| Error::Etcd(error.to_string()))?;
-            sleep(2 * SECOND).await;
+            sleep(length).await;
             Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
         });
         etcd.put("/jobs/1", "").await;
         let built =
-            engine(&etcd).rule(rule).lock_ttl(4 * SECOND).shutdown_deadline(deadline).build().unwrap();
+            engine(&etcd).rule(rule).lock_ttl(60 * SECOND).shutdown_deadline(deadline).build().unwrap();
         let started = async {
             eventually(20 * SECOND, "it runs", async || etcd.get("/started").await.is_some()).await;
         };
-        built.run_until(started).await.unwrap();
+        timeout(60 * SECOND, built.run_until(started)).await.expect("it ends").unwrap();
         assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
         etcd.get("/jobs/1").await.is_none()
     };
-    assert_eq!(tokio::join!(finished(200 * MS), finished(10 * SECOND)), (false, true));
+    let both = tokio::join!(finished(3600 * SECOND, 200 * MS), finished(2 * SECOND, 30 * SECOND));
+    assert_eq!(both, (false, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -505,8 +492,8 @@ async fn a_request_without_an_answer_is_given_up_after_the_request_timeout() {
         running.shutdown(5 * SECOND).await.unwrap();
         took
     };
-    let (soon, late) = tokio::join!(given_up(300 * MS), given_up(3 * SECOND));
-    assert!(soon + SECOND < late && late > 2500 * MS, "{soon:?} and {late:?}");
+    let (soon, late) = tokio::join!(given_up(SECOND), given_up(6 * SECOND));
+    assert!(soon < late && late > 5 * SECOND, "{soon:?} and {late:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -526,8 +513,8 @@ async fn a_watch_that_is_silent_is_left_after_twice_the_silence() {
         eventually(30 * SECOND, "it says so", async || running.health() != Health::Ready).await;
         frozen.elapsed()
     };
-    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(2 * SECOND));
-    assert!(soon + SECOND < late && late >= 3 * SECOND, "{soon:?} and {late:?}");
+    let (soon, late) = tokio::join!(noticed(300 * MS), noticed(4 * SECOND));
+    assert!(soon < late && late >= 6 * SECOND, "{soon:?} and {late:?}");
 }
 
 #[test]

@@ -33,15 +33,19 @@ async fn it_polls_again_and_again_and_never_before_the_interval() {
     });
     etcd.put("/servers/a/state", "active").await;
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
-    eventually(20 * SECOND, "it polled four times", async || times.lock().unwrap().len() == 4).await;
+    eventually(20 * SECOND, "it polled four times", async || times.lock().unwrap().len() >= 4).await;
     etcd.put("/servers/a/state", "retired").await;
     let polled = times.lock().unwrap().clone();
+    // A delay begins with the commit of a poll, which comes after its callback.
     for pair in polled.windows(2) {
         assert!(pair[1] - pair[0] >= 2 * SECOND, "{:?}", pair[1] - pair[0]);
     }
-    tokio::time::sleep(4 * SECOND).await;
-    assert!(times.lock().unwrap().len() <= 5, "it is retired");
-    assert_eq!(etcd.keys("/polls/").await, Vec::<String>::new(), "and its delay has ended");
+    let ended = async || etcd.keys("/polls/").await.is_empty();
+    eventually(20 * SECOND, "its delay has ended", ended).await;
+    let retired = times.lock().unwrap().len();
+    tokio::time::sleep(3 * SECOND).await;
+    assert_eq!(times.lock().unwrap().len(), retired, "it is retired");
+    assert_eq!(etcd.keys("/polls/").await, Vec::<String>::new());
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
@@ -150,21 +154,21 @@ async fn only_a_firing_that_is_done_leaves_a_delay() {
     }
     let runs = |id: &str| log.lock().unwrap().get(id).cloned().unwrap_or_default();
     eventually(20 * SECOND, "the third one of each is done, long before the interval", async || {
-        runs("fails").len() == 3 && runs("later").len() == 3
+        runs("fails").len() >= 3 && runs("later").len() >= 3
     })
     .await;
-    eventually(SECOND, "the delays are there", async || etcd.keys("/polls/").await.len() == 4).await;
+    eventually(20 * SECOND, "the delays are there", async || etcd.keys("/polls/").await.len() == 4).await;
     assert_eq!(etcd.get("/polls/own/ttl").await, Some("mine".into()), "the callback's own counts");
-    assert_eq!((runs("fails"), runs("later")), (vec![1, 2, 3], vec![1, 1, 1]));
+    assert_eq!((&runs("fails")[..3], &runs("later")[..3]), (&[1, 2, 3][..], &[1, 1, 1][..]));
     eventually(20 * SECOND, "they are polled again", async || {
         runs("fails").len() > 3 && runs("later").len() > 3 && runs("done").len() > 1
     })
     .await;
     assert_eq!((runs("gives-up").len(), runs("own").len()), (1, 1));
     etcd.delete("/polls/own/ttl").await;
-    eventually(SECOND, "without its delay it is polled at once", async || runs("own").len() == 2).await;
+    eventually(20 * SECOND, "without its delay it is polled at once", async || runs("own").len() == 2).await;
     etcd.put("/servers/gives-up/state", "active").await;
-    eventually(SECOND, "a change ends a give-up", async || runs("gives-up").len() == 2).await;
+    eventually(20 * SECOND, "a change ends a give-up", async || runs("gives-up").len() == 2).await;
     running.shutdown(5 * SECOND).await.unwrap();
 }
 

@@ -336,7 +336,7 @@ async fn firings_are_awaited_in_any_order_and_none_is_missed() {
     let etcd = Etcd::start().await;
     etcd.put("/orders/before", "do").await;
     let built = engine(&etcd).build().unwrap();
-    let mut firings = Firings::new(built.events());
+    let mut firings = Firings::new(built.events()).within(30 * SECOND);
     let running = built.start().await.unwrap();
     firings.done("obey", [("id", "before")]).await.unwrap();
     etcd.put("/orders/1", "fail once").await;
@@ -351,7 +351,7 @@ async fn firings_are_awaited_in_any_order_and_none_is_missed() {
 
     etcd.put("/orders/3", "fail once").await;
     firings.done("obey", [("id", "3")]).await.unwrap();
-    let mut firings = firings.within(SECOND / 5);
+    firings = firings.within(SECOND / 5);
     let gone = firings.next("obey", [("id", "3")]).await.unwrap_err();
     assert_eq!(gone.reason, WhyNotFired::TimedOut(SECOND / 5), "the failure before it is gone with it");
     etcd.put("/orders/3", "do").await;

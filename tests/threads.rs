@@ -17,7 +17,12 @@ fn built(etcd: &Etcd) -> Engine {
         }
         Ok::<Outcome, Error>(firing.commit().delete("/work/:id").into())
     });
-    Engine::builder("app", [etcd.endpoint()]).rule(rule).lock_ttl(5 * SECOND).build().unwrap()
+    Engine::builder("app", [etcd.endpoint()])
+        .rule(rule)
+        .lock_ttl(5 * SECOND)
+        .request_timeout(60 * SECOND)
+        .build()
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,8 +60,8 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     eventually(20 * SECOND, "it is running", async || !etcd.keys("/etcd-rules/app/lock/").await.is_empty())
         .await;
     drop(running);
-    assert_threads_gone("etcd-rules", SECOND).await;
-    assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
+    assert_threads_gone("etcd-rules", 20 * SECOND).await;
+    assert_nothing_left(&etcd, "/etcd-rules/", 20 * SECOND).await;
     etcd.delete("/work/endless").await;
 
     // A drop while etcd does not answer.
@@ -65,7 +70,7 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     let mut etcd = etcd;
     etcd.pause();
     drop(running);
-    assert_threads_gone("etcd-rules", SECOND).await;
+    assert_threads_gone("etcd-rules", 20 * SECOND).await;
     etcd.resume();
-    assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
+    assert_nothing_left(&etcd, "/etcd-rules/", 20 * SECOND).await;
 }

