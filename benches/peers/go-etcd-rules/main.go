@@ -9,7 +9,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log"
 	"os"
@@ -79,7 +78,8 @@ func run(asked spec) error {
 	limited, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := engine.Shutdown(limited); err != nil {
-		return fmt.Errorf("shutdown: %w", err)
+		// It may hang; that says nothing of what was measured.
+		log.Printf("the peer's shutdown: %v", err)
 	}
 	return json.NewEncoder(os.Stdout).Encode(ended)
 }

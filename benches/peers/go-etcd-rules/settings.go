@@ -18,9 +18,9 @@ func (asked spec) options() []rules.EngineOption {
 	}
 	options := []rules.EngineOption{
 		// Workers, one callback each (default 5).
-		rules.EngineConcurrency(64),
+		rules.EngineConcurrency(16),
 		// Readers of what changed (default 5), and what may wait for them (default 1,000).
-		rules.KeyProcessorConcurrency(32),
+		rules.KeyProcessorConcurrency(16),
 		rules.KeyProcessorBuffer(10_000),
 		// What may wait for a worker (default nothing).
 		rules.EngineRuleWorkBuffer(10_000),
