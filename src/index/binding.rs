@@ -12,6 +12,16 @@ pub(crate) struct Binding(Arc<[u8]>);
 
 impl Binding {
     pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
+        Self::of(&Self::pack(values))
+    }
+
+    /// What [`Binding::pack`] made.
+    pub(crate) fn of(packed: &[u8]) -> Self {
+        Self(packed.into())
+    }
+
+    /// The bytes of a binding, to look for one that may exist.
+    pub(crate) fn pack<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> SmallVec<[u8; 128]> {
         let count = values.len();
         let text: usize = values.clone().map(str::len).sum();
         let mut packed = SmallVec::<[u8; 128]>::with_capacity(count.saturating_sub(1) * 4 + text);
@@ -23,7 +33,7 @@ impl Binding {
         for value in values {
             packed.extend_from_slice(value.as_bytes());
         }
-        Self(packed.as_slice().into())
+        packed
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

@@ -150,13 +150,13 @@ impl Groups {
         rules: &[CompiledRule],
         rule: u32,
         kind: u8,
-        binding: &Binding,
+        packed: &[u8],
     ) -> u32 {
-        let hash = self.hasher.hash_one((rule, kind, binding.bytes()));
+        let hash = self.hasher.hash_one((rule, kind, packed));
         let table = &self.table;
         let found = self.by_binding.find(hash, |&index| {
             let group = &table[index as usize];
-            group.rule == rule && group.kind == kind && group.binding == *binding
+            group.rule == rule && group.kind == kind && group.binding.bytes() == packed
         });
         if let Some(&index) = found {
             return index;
@@ -168,7 +168,7 @@ impl Groups {
         let index = self.table.insert(Group {
             rule,
             kind,
-            binding: binding.clone(),
+            binding: Binding::of(packed),
             entries: smallvec::smallvec![NO_ENTRY; shape.slots.len()],
             members: Vec::new(),
             truths,

@@ -362,7 +362,7 @@ impl Index {
                     self.soil(index, Some((slot, revision)), Reason::Change);
                 }
                 Some(kind) => {
-                    let index = self.groups.get_or_insert(&self.rules, rule, kind, &binding);
+                    let index = self.groups.get_or_insert(&self.rules, rule, kind, binding.bytes());
                     self.groups.get_mut(index).set_entry(&self.rules, slot, id);
                     readers.push(Reader::Group(index, slot));
                     self.group_changed(index, slot, revision);
@@ -433,18 +433,16 @@ impl Index {
         if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
         }
-        let compiled = &self.rules[rule as usize];
-        let slots = compiled.slots().len();
-        let index = self.instances.insert(hash, rule, binding.clone(), slots);
+        let Self { rules, instances, groups, .. } = self;
+        let compiled = &rules[rule as usize];
         let attributes = compiled.attributes().len();
-        for kind in 0..compiled.kinds().len() {
-            let bound = &self.rules[rule as usize].kinds()[kind].attributes;
-            let values: SmallVec<[&str; 4]> =
-                bound.iter().map(|&at| binding.get(at as usize, attributes)).collect();
-            let sub = Binding::new(values.iter().copied());
-            let group = self.groups.get_or_insert(&self.rules, rule, kind as u8, &sub);
-            let at = self.groups.get_mut(group).join(index);
-            self.instances.get_mut(index).groups.push((group, at));
+        let index = instances.insert(hash, rule, binding, compiled.slots().len());
+        let instance = instances.get_mut(index);
+        for (kind, shape) in compiled.kinds().iter().enumerate() {
+            let values = shape.attributes.iter().map(|&at| instance.binding.get(at as usize, attributes));
+            let group = groups.get_or_insert(rules, rule, kind as u8, &Binding::pack(values));
+            let at = groups.get_mut(group).join(index);
+            instance.groups.push((group, at));
         }
         self.soil(index, None, Reason::Change);
         index
