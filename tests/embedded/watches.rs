@@ -4,7 +4,7 @@ use crate::both::{Both, Dice, anonymous, seeds};
 use crate::kv::{Maker, compact, grant, one_operation};
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 use etcd_client::{Client, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -132,6 +132,8 @@ async fn compare_streams(seed: u64) {
     let mut embedded = Stream::open(&both.embedded, "", first()).await;
     let mut from_past = Vec::new();
     let mut compacted = 0;
+    // By request.
+    let mut cancelled = BTreeSet::new();
 
     for round in 0..ROUNDS {
         // Any from before this round, so that etcd has brought it up to date, but not the first, which tells
@@ -160,6 +162,7 @@ async fn compare_streams(seed: u64) {
             }
             let id = embedded.seen.iter().rev().find(|r| r.created).expect("created").watch_id;
             created_now.push(id);
+            cancelled.remove(&id);
             if start > 0 && start <= maker.revision && id != -1 {
                 from_past.push(id);
             }
@@ -167,13 +170,16 @@ async fn compare_streams(seed: u64) {
         if maker.dice.chance(40) {
             let id = maker.dice.one(&cancellable);
             let id = if created_now.contains(&id) { 77 } else { id };
+            // Also if a compaction has ended it before.
+            let is_answered = id != 77 && cancelled.insert(id);
             for stream in [&mut real, &mut embedded] {
-                let about = |r: &&PbWatchResponse| r.watch_id == id;
-                let ended = |seen: &[PbWatchResponse]| seen.iter().filter(about).any(|r| r.canceled);
-                let lives = stream.seen.iter().any(|r| about(&r)) && !ended(&stream.seen);
+                let ends =
+                    |seen: &[PbWatchResponse]| seen.iter().filter(|r| r.watch_id == id && r.canceled).count();
+                stream.rest();
+                let before = ends(&stream.seen);
                 stream.sender.cancel(id).await.expect("the stream is open");
                 // What happens from now on, it must not see.
-                assert!(!lives || stream.until(ended).await, "{}", both.context());
+                assert!(!is_answered || stream.until(|seen| ends(seen) > before).await, "{}", both.context());
             }
         }
         for _ in 0..OPERATIONS {
