@@ -138,14 +138,14 @@ async fn older_data_that_has_outgrown_what_was_known_is_a_new_start() {
     let saved = etcd.save();
     let running = engine(proxy.endpoint()).rules(follow()).build().unwrap().start().await.unwrap();
     let reached = etcd.put("/from/b", "").await;
-    eventually(10 * SECOND, "first copies", async || copies(&etcd).await == ids(["a", "b"])).await;
+    eventually(20 * SECOND, "first copies", async || copies(&etcd).await == ids(["a", "b"])).await;
     proxy.cut();
     etcd.restore(&saved).await;
     etcd.put("/from/c", "").await;
     while etcd.put("/other", "").await < reached + 50 {}
     proxy.heal();
     eventually(30 * SECOND, "built anew", async || copies(&etcd).await == ids(["a", "c"])).await;
-    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    eventually(20 * SECOND, "it is well", async || running.health() == Health::Ready).await;
     let stats = running.stats().await.unwrap();
     assert_eq!((stats.keys, stats.drift), (4, 0), "no crawl was needed");
     running.shutdown(5 * SECOND).await.unwrap();

@@ -53,7 +53,7 @@ async fn survives(part: &'static str) {
         etcd.keys("/done/").await.len() == job + 1
     })
     .await;
-    eventually(5 * SECOND, "it is well", async || running.health() == Health::Ready).await;
+    eventually(20 * SECOND, "it is well", async || running.health() == Health::Ready).await;
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", 10 * SECOND).await;
 }
@@ -155,7 +155,7 @@ async fn an_engine_runs_in_one_thread() {
             builder.env = Env::local(7, || SystemTime::UNIX_EPOCH);
             let running = builder.build().unwrap().start().await.unwrap();
             etcd.put("/jobs/1", "").await;
-            eventually(5 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
+            eventually(20 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
             running.shutdown(5 * SECOND).await.unwrap();
             assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
         }))
@@ -190,7 +190,7 @@ async fn a_comparison_that_panics_hurts_nobody_else() {
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     running.ready().await;
     etcd.put("/jobs/1", "x").await;
-    eventually(5 * SECOND, "the other rule fired", async || etcd.get("/done/1").await.is_some()).await;
+    eventually(20 * SECOND, "the other rule fired", async || etcd.get("/done/1").await.is_some()).await;
     let explained = running.explain("bad", &[("id", "1")].into()).await;
     assert!(matches!(&explained, Err(Error::Comparison { rule, .. }) if rule == "bad"), "{explained:?}");
     assert_eq!(running.health(), Health::Ready);

@@ -64,6 +64,10 @@ impl World {
         for key in (0..KEYS.len()).filter(|key| before[*key] != self.mirror[*key]).collect::<Vec<_>>() {
             self.note(key, &before, |_| None);
         }
+        // Key by key, what a group contributes may have changed and changed back.
+        for name in self.groups_with_walks() {
+            self.changed_groups.entry(name).or_default();
+        }
     }
 
     pub(super) fn groups_with_walks(&self) -> HashSet<GroupName> {
