@@ -192,9 +192,12 @@ async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings()
     etcd.put("/jobs/2", "").await;
     eventually(20 * SECOND, "the other fires", async || count() == 3).await;
     let one = [("id", "1")].into();
-    let waits = eventually(20 * SECOND, "it waits", async || {
+    // For a moment it may still wait for the news of what its own commit did.
+    let waits = eventually(20 * SECOND, "it waits for its interval", async || {
         let explained = engine.explain("work", &one).await.unwrap();
-        explained.instance.filter(|one| matches!(one.state, InstanceState::Waiting { .. }))
+        explained
+            .instance
+            .filter(|one| matches!(one.state, InstanceState::Waiting { reason: WaitReason::Interval, .. }))
     })
     .await;
     let InstanceState::Waiting { reason: WaitReason::Interval, remaining } = waits.state else {
