@@ -15,6 +15,7 @@ pub(crate) use releases::{LocksSeen, Released};
 
 use super::messages::{Action, Finish};
 use super::pending::Pending;
+use super::run::{Ended, Watched};
 use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
@@ -27,14 +28,16 @@ use crate::index::actor::{Feedback, IndexActor};
 use crate::index::{Binding, InstanceId, Revision};
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLease, LockLeases};
-use crate::lock::requests::{Requests, submit};
+use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
 use crate::lock::txn::clear_mark;
 use crate::metrics::Meters;
 use crate::rule::CompiledRule;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use actix::prelude::*;
+use firing::{RunsEnded, Step};
 use foldhash::fast::FixedState;
+use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::collections::{BTreeSet, HashMap};
@@ -76,6 +79,10 @@ pub(crate) struct Dispatcher {
     /// What goes back to the index, bounded by the number of instances that are not idle.
     outbox: Feedback,
     outbox_waits: bool,
+    /// What goes to etcd, and to the application's runtime, at the end of the turn.
+    submissions: Vec<Submit>,
+    starting: Vec<BoxFuture<'static, ()>>,
+    ended: Ended,
     busy: HashMap<InstanceId, Busy, FixedState>,
     /// Numbers of attempts whose lock may exist.
     nonces: BTreeSet<u64>,
@@ -93,6 +100,10 @@ struct Busy {
     lease: Option<LockLease>,
     overrule: Option<Revision>,
     cancelled: CancellationToken,
+    /// Waits for the answer to its transaction.
+    step: Option<Step>,
+    /// The callback runs.
+    running: Option<Watched>,
     /// How the callback ended.
     finish: Option<Finish>,
     span: Span,
@@ -101,7 +112,17 @@ struct Busy {
 impl Busy {
     fn new(nonce: u64, overrule: Option<Revision>, span: Span) -> Self {
         let cancelled = CancellationToken::new();
-        Self { nonce, fence: None, lease: None, overrule, cancelled, finish: None, span }
+        Self {
+            nonce,
+            fence: None,
+            lease: None,
+            overrule,
+            cancelled,
+            step: None,
+            running: None,
+            finish: None,
+            span,
+        }
     }
 }
 
@@ -124,6 +145,10 @@ impl Dispatcher {
             index: None,
             outbox: Feedback::default(),
             outbox_waits: false,
+            submissions: Vec::new(),
+            starting: Vec::new(),
+            // Nothing runs before the actor has started.
+            ended: Ended::new(|| {}),
             busy: HashMap::with_hasher(env.hasher()),
             nonces: BTreeSet::new(),
             timer: None,
@@ -147,6 +172,7 @@ impl Dispatcher {
             this.pending.take_notes().for_each(|note| this.settings.meters.note(note));
             this.send_back(ctx);
             this.set_timer(ctx);
+            this.hand_out();
             if this.pending.running() == 0
                 && let Some(drained) = this.draining.take()
             {
@@ -177,7 +203,7 @@ impl Dispatcher {
                 let span = self.span(instance, &snapshot);
                 let nonce = self.rng.next_u64();
                 self.busy.insert(instance, Busy::new(nonce, overrule, span));
-                self.start(instance, snapshot, ctx);
+                self.start(instance, snapshot);
             }
         }
     }
@@ -247,6 +273,27 @@ impl Dispatcher {
         }
     }
 
+    /// Hands out what the turn has come to: each in one piece, since every message and every task that is
+    /// started on another thread has its price.
+    fn hand_out(&mut self) {
+        if !self.submissions.is_empty() {
+            // Bounded by the firing slots. Closed: the engine is stopping or restarting.
+            self.settings.requests.do_send(Submissions(std::mem::take(&mut self.submissions)));
+        }
+        match self.starting.len() {
+            0 => {}
+            1 => drop(self.starting.pop().map(|run| self.settings.runtime.spawn(run))),
+            _ => {
+                let starting = std::mem::take(&mut self.starting);
+                self.settings.runtime.spawn(async move {
+                    for run in starting {
+                        tokio::spawn(run);
+                    }
+                });
+            }
+        }
+    }
+
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
         let Some(deadline) = self.pending.deadline() else { return };
         if let Some((at, _)) = self.timer
@@ -277,8 +324,12 @@ impl Actor for Dispatcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
+        let me = ctx.address();
+        self.ended = Ended::new(move || me.do_send(RunsEnded));
+        self.settings.requests.do_send(AnswerTo(ctx.address().recipient()));
         ctx.run_interval(TALLY, |this, _| {
             let now = Instant::now();
+            this.find_stuck(now);
             this.settings.meters.load(&this.pending.loads(now), now);
         });
     }

@@ -10,7 +10,7 @@ use crate::lock::batch::Class;
 use crate::lock::keeper::{Forget, Keeper, KeyLease, LockLease, Purpose};
 use crate::lock::lease::Ticket;
 use crate::lock::requests::{Requests, submit};
-use crate::lock::txn::{Ended, Ending, Mark, Marking};
+use crate::lock::txn::{Ended, Ending, Mark, Marking, Reply, Request};
 use crate::rule::CompiledRule;
 use actix::Addr;
 use smallvec::SmallVec;
@@ -38,6 +38,7 @@ pub(super) struct EndStep {
     pub(super) requests: Addr<Requests>,
     pub(super) keeper: Addr<Keeper>,
     pub(super) retry: Retry,
+    pub(super) began: Instant,
     /// Leases of keys in the last attempt.
     pub(super) used: Vec<i64>,
 }
@@ -79,21 +80,45 @@ impl EndEnd {
 }
 
 impl EndStep {
-    pub(super) async fn run(mut self: Box<Self>) -> EndEnd {
-        if self.fence.is_none()
-            && self.effects.changes.is_empty()
-            && self.hold.is_none()
-            && self.overrule.is_none()
-        {
-            // An optimistic rule that changes nothing has nothing to tell etcd.
+    /// The transaction, if it needs no lease. [`answered`](Self::answered) tells how it ended; what is then not
+    /// known yet is for [`run`](Self::run) to find out, and so is all that needs leases, or nothing at all.
+    pub(super) fn begin(&self) -> Option<Request> {
+        let leased = |effect: &Effect| matches!(effect, Effect::Put { ttl: Some(_), .. });
+        if self.is_nothing() || self.hold.is_some() || self.effects.changes.iter().any(leased) {
+            return None;
+        }
+        let leases: SmallVec<[Option<i64>; 8]> = self.effects.changes.iter().map(|_| None).collect();
+        let mark = self.mark_key();
+        Some(self.ending(&leases, &mark, None).request())
+    }
+
+    /// What the answer to the first attempt means.
+    pub(super) fn answered(&self, answer: Result<Reply, Failure>) -> Result<EndEnd, Failure> {
+        let mark = self.mark_key();
+        let ended = self.ending(&[], &mark, None).read(answer?);
+        Ok(self.end(ended).unwrap_or(EndEnd::FenceLost))
+    }
+
+    /// An optimistic rule that changes nothing has nothing to tell etcd.
+    fn is_nothing(&self) -> bool {
+        let Self { fence, effects, hold, overrule, .. } = self;
+        fence.is_none() && effects.changes.is_empty() && hold.is_none() && overrule.is_none()
+    }
+
+    /// `failed`: how the first attempt did, if there was one.
+    pub(super) async fn run(mut self: Box<Self>, mut failed: Option<Failure>) -> EndEnd {
+        if self.is_nothing() {
             return self.closed(0);
         }
-        let give_up_at = Instant::now() + UNLOCKED_LIMIT;
+        let give_up_at = self.began + UNLOCKED_LIMIT;
         let mut ambiguous = false;
         loop {
-            let failure = match self.send(&mut ambiguous).await {
-                Ok(end) => return end,
-                Err(failure) => failure,
+            let failure = match failed.take() {
+                Some(failure) => failure,
+                None => match self.send(&mut ambiguous).await {
+                    Ok(end) => return end,
+                    Err(failure) => failure,
+                },
             };
             ambiguous |= failure.is_ambiguous();
             match failure.kind {
@@ -125,8 +150,7 @@ impl EndStep {
     }
 
     async fn send(&mut self, ambiguous: &mut bool) -> Result<EndEnd, Failure> {
-        let rule = &self.rules[self.rule as usize];
-        let mark_key = rule.backoff_key(&self.namespace, &self.binding);
+        let mark_key = self.mark_key();
         let mut leases = Vec::new();
         let mut send_before: Option<Instant> = None;
         for effect in &self.effects.changes {
@@ -144,25 +168,41 @@ impl EndStep {
             Some(hold) => Some((self.mark(hold), self.mark_lease(hold).await?)),
         };
         self.used = leases.iter().flatten().copied().chain(mark.iter().map(|(_, lease)| *lease)).collect();
-        let ending = Ending {
-            fence: self.fence.as_ref(),
-            effects: &self.effects,
-            leases: &leases,
-            mark_key: &mark_key,
-            overrule: self.overrule,
-            marking: mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease }),
-        };
+        let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
+        let ending = self.ending(&leases, &mark_key, marking);
         let answer = submit(&self.requests, self.rule, Class::Ending, ending.request(), send_before).await;
         let Some(answer) = answer else { return Ok(EndEnd::Failed("the engine is stopping".into())) };
-        Ok(match ending.read(answer?) {
-            Ended::Committed { revision } => self.closed(revision),
-            Ended::FenceLost if *ambiguous => self.unlocked().await?,
+        match self.end(ending.read(answer?)) {
+            Some(end) => Ok(end),
+            None if *ambiguous => self.unlocked().await,
             // Should something between have sent it twice, the first may have left a mark, which would hold
             // this engine back as another's does.
-            Ended::FenceLost => self.marked_at().await?.map_or(EndEnd::FenceLost, |at| self.closed(at)),
+            None => Ok(self.marked_at().await?.map_or(EndEnd::FenceLost, |at| self.closed(at))),
+        }
+    }
+
+    fn mark_key(&self) -> String {
+        self.rules[self.rule as usize].backoff_key(&self.namespace, &self.binding)
+    }
+
+    fn ending<'a>(
+        &'a self,
+        leases: &'a [Option<i64>],
+        mark_key: &'a str,
+        marking: Option<Marking<'a>>,
+    ) -> Ending<'a> {
+        let Self { fence, effects, overrule, .. } = self;
+        Ending { fence: fence.as_ref(), effects, leases, mark_key, overrule: *overrule, marking }
+    }
+
+    /// `None`: the lock is gone.
+    fn end(&self, ended: Ended) -> Option<EndEnd> {
+        Some(match ended {
+            Ended::Committed { revision } => self.closed(revision),
+            Ended::FenceLost => return None,
             Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
-                EndEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
+                EndEnd::Marked(FoundMark { key: self.mark_key(), revision, mark, at })
             }
         })
     }
@@ -188,8 +228,7 @@ impl EndStep {
     /// The revision of the mark that was to be left behind, if it is there.
     async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
         let (Some(hold), Some(fence)) = (&self.hold, &self.fence) else { return Ok(None) };
-        let key = self.rules[self.rule as usize].backoff_key(&self.namespace, &self.binding);
-        let Some((value, revision)) = self.link.get(&key).await? else { return Ok(None) };
+        let Some((value, revision)) = self.link.get(&self.mark_key()).await? else { return Ok(None) };
         let ours = self.mark(hold);
         let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
         // All but the time, which is another one in every attempt.

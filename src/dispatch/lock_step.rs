@@ -5,17 +5,16 @@ use super::messages::FoundMark;
 use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
-use crate::etcd::FailureKind;
+use crate::etcd::{Failure, FailureKind};
 use crate::firing::Fence;
 use crate::index::{Binding, Change, Revision, Snapshot};
 use crate::latest::Latest;
 use crate::lock::batch::Class;
 use crate::lock::keeper::LockLease;
 use crate::lock::requests::{Requests, submit};
-use crate::lock::txn::{Holder, Locked, Locking, free_attempt};
+use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, free_attempt};
 use crate::rule::CompiledRule;
 use actix::Addr;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,19 +26,40 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 const SENDS: u32 = 5;
 
 pub(super) struct LockStep {
-    pub(super) rules: Arc<[CompiledRule]>,
     pub(super) rule: u32,
-    pub(super) binding: Binding,
-    pub(super) namespace: Arc<str>,
     pub(super) snapshot: Snapshot,
     pub(super) witness: Witness,
     pub(super) overrule: Option<Revision>,
     pub(super) holder: Holder,
     pub(super) lease: Latest<Option<LockLease>>,
+    /// The one that the lock is taken under.
+    pub(super) under: Option<LockLease>,
+    /// How often the transaction was sent.
+    pub(super) sent: u32,
+    pub(super) keys: Keys,
     pub(super) requests: Addr<Requests>,
     pub(super) retry: Retry,
     /// What has no answer then is waited for no more.
     pub(super) out_of_time: CancellationToken,
+}
+
+/// The keys that it is about.
+#[derive(Default)]
+pub(super) struct Keys {
+    pub(super) lock: String,
+    pub(super) mark: String,
+    /// Of the condition.
+    pub(super) of_slots: Vec<String>,
+}
+
+impl Keys {
+    pub(super) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
+        Self {
+            lock: rule.lock_key(namespace, binding),
+            mark: rule.backoff_key(namespace, binding),
+            of_slots: (0..rule.slots().len()).map(|slot| rule.key(slot as u8, binding)).collect(),
+        }
+    }
 }
 
 /// How it ended.
@@ -79,77 +99,96 @@ impl LockEnd {
 }
 
 impl LockStep {
-    /// Returns the snapshot with the outcome: it is what the callback is given.
-    pub(super) async fn run(mut self: Box<Self>) -> (LockEnd, Snapshot) {
+    /// The transaction, if there is a lease to take the lock under. [`answered`](Self::answered) tells how it
+    /// ended; what is then not known yet is for [`run`](Self::run) to find out, and so is all without a lease.
+    pub(super) fn begin(&mut self) -> Option<Request> {
+        self.under = self.lease.get().filter(|lease| !lease.lost.is_cancelled());
+        let lease = self.under.as_ref()?.id;
+        Some(self.request(lease))
+    }
+
+    pub(super) async fn run(mut self: Box<Self>) -> (LockEnd, Box<Self>) {
         let out_of_time = self.out_of_time.clone();
         let end = tokio::select! {
             biased;
             end = self.attempt() => end,
             () = out_of_time.cancelled() => LockEnd::Failed(OUT_OF_TIME.into()),
         };
-        (end, self.snapshot)
+        (end, self)
     }
 
     async fn attempt(&mut self) -> LockEnd {
-        let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
-        let mut lease = self.lease.get().filter(|lease| !lease.lost.is_cancelled());
-        if lease.is_none() {
-            lease = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
+        if self.sent > 0 {
+            self.retry.wait().await;
+        }
+        if self.under.is_none() {
+            let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
+            self.under = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
                 Ok(lease) => lease.flatten(),
                 Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
             };
         }
-        let Some(lease) = lease else { return LockEnd::Failed("the engine is stopping".into()) };
-        let rule = &self.rules[self.rule as usize];
-        let lock = rule.lock_key(&self.namespace, &self.binding);
-        let mark = rule.backoff_key(&self.namespace, &self.binding);
-        let keys: Vec<String> =
-            (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.binding)).collect();
-        let locking = Locking {
-            lock: &lock,
+        let Some(lease) = self.under.as_ref().map(|lease| lease.id) else {
+            return LockEnd::Failed("the engine is stopping".into());
+        };
+        loop {
+            let request = self.request(lease);
+            let Some(answer) = submit(&self.requests, self.rule, Class::Lock, request, None).await else {
+                return LockEnd::Failed("the engine is stopping".into());
+            };
+            if let Some(end) = self.answered(answer) {
+                return end;
+            }
+            self.retry.wait().await;
+        }
+    }
+
+    fn request(&mut self, lease: i64) -> Request {
+        self.sent += 1;
+        self.locking(lease).request()
+    }
+
+    fn locking(&self, lease: i64) -> Locking<'_> {
+        Locking {
+            lock: &self.keys.lock,
             holder: &self.holder,
-            lease: lease.id,
-            mark: &mark,
+            lease,
+            mark: &self.keys.mark,
             overrule: self.overrule,
             witness: &self.witness,
             snapshot: &self.snapshot,
-            keys: &keys,
-        };
-        for sent in 1.. {
-            let answer = submit(&self.requests, self.rule, Class::Lock, locking.request(), None).await;
-            match answer {
-                None => return LockEnd::Failed("the engine is stopping".into()),
-                Some(Ok(reply)) => return outcome(locking.read(reply), lock, mark, lease),
-                Some(Err(failure)) if failure.is_ambiguous() => {
-                    if sent >= SENDS || lease.lost.is_cancelled() {
-                        let freeing = free(
-                            self.requests.clone(),
-                            self.rule,
-                            lock,
-                            self.holder.clone(),
-                            lease,
-                            self.retry.fork(),
-                        );
-                        if !is_broken(Promise::Orphans) {
-                            actix::spawn(freeing);
-                        }
-                        return LockEnd::Failed(failure.to_string());
-                    }
-                    self.retry.wait().await;
-                }
-                Some(Err(failure)) => {
-                    if failure.kind == FailureKind::LeaseGone {
-                        lease.lost.cancel();
-                    }
-                    return LockEnd::Failed(failure.to_string());
-                }
-            }
+            keys: &self.keys.of_slots,
         }
-        LockEnd::Failed("not sent".into())
+    }
+
+    /// What an answer means; `None`: nothing is known yet, the transaction is to be sent again.
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Option<LockEnd> {
+        let lease = self.under.clone()?;
+        let failure = match answer {
+            Ok(reply) => {
+                let locked = self.locking(lease.id).read(reply);
+                return Some(outcome(locked, std::mem::take(&mut self.keys), lease));
+            }
+            Err(failure) => failure,
+        };
+        if failure.is_ambiguous() {
+            if self.sent < SENDS && !lease.lost.is_cancelled() {
+                return None;
+            }
+            let lock = std::mem::take(&mut self.keys.lock);
+            let (requests, holder, retry) = (self.requests.clone(), self.holder.clone(), self.retry.fork());
+            if !is_broken(Promise::Orphans) {
+                actix::spawn(free(requests, self.rule, lock, holder, lease, retry));
+            }
+        } else if failure.kind == FailureKind::LeaseGone {
+            lease.lost.cancel();
+        }
+        Some(LockEnd::Failed(failure.to_string()))
     }
 }
 
-fn outcome(locked: Locked, lock: String, mark_key: String, lease: LockLease) -> LockEnd {
+fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockEnd {
+    let Keys { lock, mark: mark_key, .. } = keys;
     match locked {
         Locked::Won(fence) => LockEnd::Won { fence, lease },
         Locked::Held { create_revision, lease: under, holder, at } => {

@@ -5,6 +5,7 @@ use super::path::Path;
 use crate::engine::live::Registered;
 use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};
+use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::rule::{BoxError, Callback};
 use crate::trace::lines::Line;
@@ -12,9 +13,8 @@ use crate::trace::{Telling, spans};
 use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
@@ -43,18 +43,14 @@ pub(crate) struct Run {
     pub(crate) number: u32,
 }
 
-/// Starts it; the future follows it to its end. A callback that blocks its thread can't be dropped: it is
-/// waited for, and counted as stuck.
-pub(crate) fn start(
+/// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
+pub(crate) fn run(
     engine: Arc<str>,
-    rule: Arc<str>,
-    runtime: &Handle,
     run: Run,
-) -> impl Future<Output = (Finish, Option<Effects>)> + use<> {
+) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
     let Run { callback, firing, limit, cancelled, grace, registered, span, telling, path, meters, number } =
         run;
-    let meters_of_task = meters.clone();
-    let (told, seen) = (cancelled.clone(), firing.clone());
+    let (seen, meters_of_task) = (firing.clone(), meters.clone());
     let running = async move {
         let _registered = registered;
         // Told before it began: nothing of it may run, not even up to its first wait.
@@ -79,57 +75,144 @@ pub(crate) fn start(
         let ended = timeout(grace, callback).await;
         ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
     };
-    let mut task = runtime.spawn(running.instrument(span.clone()));
+    let running = running.instrument(span.clone());
     async move {
-        let instance = || telling.reveal.instance(seen.attributes());
-        let overdue = async {
-            tokio::select! {
-                biased;
-                () = told.cancelled() => {}
-                () = tokio::time::sleep(limit) => {}
-            }
-            tokio::time::sleep(grace + STUCK).await;
-        };
-        let ended = tokio::select! {
-            biased;
-            ended = &mut task => ended,
-            () = overdue => {
-                if let Some(suppressed) = telling.lines.pass(Line::CallbackStuck, seen.rule_number(), Instant::now()) {
-                    let instance = instance();
-                    let instance = instance.as_deref();
-                    tracing::warn!(
-                        parent: &span, engine = &*engine, rule = &*rule, instance, suppressed,
-                        "callback does not end although it was told to; it keeps its slot"
-                    );
-                }
-                meters.rule(number).stuck(1.0);
-                let ended = task.await;
-                meters.rule(number).stuck(-1.0);
-                ended
-            }
-        };
-        // An error here: the application's runtime is shutting down.
-        let Ran(finish, effects) = ended.unwrap_or(Ran(Finish::Cancelled, None));
+        let Ran(finish, effects) = running.await;
         meters.rule(number).finished(&finish);
         spans::outcome(&span, finish.outcome(), finish.is_failure());
         if finish.is_failure()
-            && let Some(suppressed) =
-                telling.lines.pass(Line::CallbackFailed, seen.rule_number(), Instant::now())
+            && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, number, Instant::now())
         {
-            let (instance, attempt, outcome) = (instance(), seen.attempt(), finish.outcome());
+            let instance = telling.reveal.instance(seen.attributes());
+            let (attempt, outcome) = (seen.attempt(), finish.outcome());
             let error = match &finish {
                 Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
                 _ => None,
             };
+            let (engine, rule) = (&*engine, seen.rule());
             let (instance, error) = (instance.as_deref(), error.as_deref());
             tracing::warn!(
-                parent: &span, engine = &*engine, rule = &*rule, instance, attempt, outcome, error, suppressed,
+                parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
                 "callback failed; it will be tried again"
             );
         }
         (finish, effects)
     }
 }
+
+/// Runs it to its end, and tells the dispatcher.
+pub(crate) async fn run_and_tell(engine: Arc<str>, run: Run, mut end: End) {
+    let (finish, effects) = self::run(engine, run).await;
+    end.tell(finish, effects);
+}
+
+/// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down, and
+/// the callback was cancelled.
+pub(crate) struct End {
+    ended: Ended,
+    instance: InstanceId,
+    nonce: u64,
+    meters: Meters,
+    number: u32,
+    told: bool,
+}
+
+impl End {
+    fn tell(&mut self, finish: Finish, effects: Option<Effects>) {
+        self.told = true;
+        self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, finish, effects });
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if !self.told {
+            self.meters.rule(self.number).finished(&Finish::Cancelled);
+            self.tell(Finish::Cancelled, None);
+        }
+    }
+}
+
+/// How a run ended: that of this attempt.
+pub(crate) struct RunEnded {
+    pub(crate) instance: InstanceId,
+    pub(crate) nonce: u64,
+    pub(crate) finish: Finish,
+    pub(crate) effects: Option<Effects>,
+}
+
+/// The runs that have ended since the dispatcher looked, which is called once for all of them. Bounded by the
+/// firing slots.
+#[derive(Clone)]
+pub(crate) struct Ended {
+    ended: Arc<Mutex<Vec<RunEnded>>>,
+    call: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl Ended {
+    /// `call` has the dispatcher [take](Self::take) what is there.
+    pub(crate) fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { ended: Arc::default(), call: Arc::new(call) }
+    }
+
+    /// The number is the rule's.
+    pub(crate) fn end_of(&self, instance: InstanceId, nonce: u64, meters: Meters, number: u32) -> End {
+        End { ended: self.clone(), instance, nonce, meters, number, told: false }
+    }
+
+    pub(crate) fn take(&self) -> Vec<RunEnded> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn push(&self, ended: RunEnded) {
+        let first = {
+            let mut list = self.lock();
+            list.push(ended);
+            list.len() == 1
+        };
+        if first {
+            (self.call)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<RunEnded>> {
+        // Nothing that can panic is done under it.
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Since when a callback runs, as the dispatcher sees it.
+pub(crate) struct Watched {
+    /// When it is to have ended.
+    by: Instant,
+    grace: Duration,
+    told: bool,
+    stuck: bool,
+}
+
+impl Watched {
+    pub(crate) fn new(now: Instant, limit: Duration, grace: Duration) -> Self {
+        Self { by: now.checked_add(limit + grace).unwrap_or(now + LONG), grace, told: false, stuck: false }
+    }
+
+    /// Looked at from time to time. True once it does not end although it was told to.
+    pub(crate) fn has_got_stuck(&mut self, told: bool, now: Instant) -> bool {
+        if told && !self.told {
+            self.told = true;
+            self.by = self.by.min(now + self.grace);
+        }
+        let stuck = now >= self.by + STUCK && !self.stuck;
+        self.stuck |= stuck;
+        stuck
+    }
+
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+}
+
+/// In place of a time that no clock reaches.
+const LONG: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How long after its time, and the grace for it, a callback counts as stuck.
 const STUCK: Duration = Duration::from_secs(1);

@@ -104,10 +104,6 @@ impl Firing {
         &self.0.rules[self.0.rule]
     }
 
-    pub(crate) fn rule_number(&self) -> u32 {
-        self.0.rule as u32
-    }
-
     /// What an error of this firing says, as far as that may be told.
     pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
         reveal.error(error, &self.0.attributes, &self.0.snapshot)

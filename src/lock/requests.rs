@@ -5,6 +5,7 @@ use super::txn::{Reply, Request, is_at_fault};
 use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell};
 use crate::engine::status::Status;
 use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::index::InstanceId;
 use crate::metrics::Meters;
 use actix::prelude::*;
 use etcd_client::proto::PbTxnOpResponse;
@@ -37,6 +38,9 @@ pub(crate) struct Requests {
     /// What keeps requests from being answered, until one is.
     trouble: Option<FailureKind>,
     probing: bool,
+    /// Where the answers to firings go, and those that wait to go there together.
+    firings: Option<Recipient<Answered>>,
+    answered: Vec<(Awaited, Result<Reply, Failure>)>,
 }
 
 /// The name in the engine's health.
@@ -50,13 +54,34 @@ struct Entry {
     rule: u32,
     txn: Txn,
     send_before: Option<Instant>,
-    reply: oneshot::Sender<Result<Reply, Failure>>,
+    asker: Asker,
+}
+
+/// Who is to have the answer to a transaction.
+pub(crate) enum Asker {
+    Task(oneshot::Sender<Result<Reply, Failure>>),
+    Firing(Awaited),
+}
+
+/// The step of a firing that waits for an answer: the number is its attempt's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    pub(crate) instance: InstanceId,
+    pub(crate) nonce: u64,
 }
 
 impl Requests {
     pub(crate) fn new(settings: Settings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
-        Self { settings, batcher, refused: BTreeSet::new(), trouble: None, probing: false }
+        Self {
+            settings,
+            batcher,
+            refused: BTreeSet::new(),
+            trouble: None,
+            probing: false,
+            firings: None,
+            answered: Vec::new(),
+        }
     }
 
     /// Sends batches while there are any and a flight is free.
@@ -66,8 +91,7 @@ impl Requests {
             for entry in batch.take_out(|entry| entry.send_before.is_some_and(|limit| now >= limit)) {
                 let message = "a lease of its keys would end too early".to_owned();
                 let late = Failure { kind: FailureKind::LeaseGone, request: "txn", message };
-                // The one who asked may be gone.
-                let _ = entry.reply.send(Err(late));
+                self.answer(entry.asker, Err(late));
             }
             if batch.entries().len() == 0 {
                 self.batcher.landed(batch.flight());
@@ -98,7 +122,7 @@ impl Requests {
                     self.well();
                 }
                 self.batcher.landed(batch.flight());
-                reply(batch, answer);
+                self.reply(batch, answer);
             }
             Err(failure) if failure.kind == FailureKind::NoSpace => {
                 self.unwell(&failure, ctx);
@@ -108,6 +132,7 @@ impl Requests {
                     guarded(this, ctx, |this, ctx| {
                         this.batcher.hold_puts(false);
                         this.send(ctx);
+                        this.hand_over();
                     });
                 });
             }
@@ -116,20 +141,68 @@ impl Requests {
                     if failure.kind == FailureKind::Permission {
                         self.refused.insert(entry.rule);
                     }
-                    // The one who asked may be gone.
-                    let _ = entry.reply.send(Err(failure));
+                    self.answer(entry.asker, Err(failure));
                 }
             }
             Err(failure) => {
                 self.unwell(&failure, ctx);
                 self.batcher.landed(batch.flight());
                 for entry in batch.into_entries() {
-                    // The one who asked may be gone.
-                    let _ = entry.reply.send(Err(failure.clone()));
+                    self.answer(entry.asker, Err(failure.clone()));
                 }
             }
         }
         self.send(ctx);
+        self.hand_over();
+    }
+
+    fn answer(&mut self, asker: Asker, answer: Result<Reply, Failure>) {
+        match asker {
+            // The one who asked may be gone.
+            Asker::Task(task) => drop(task.send(answer)),
+            Asker::Firing(firing) => self.answered.push((firing, answer)),
+        }
+    }
+
+    /// Answers firings, all of a request at once.
+    fn hand_over(&mut self) {
+        if let Some(firings) = self.firings.as_ref().filter(|_| !self.answered.is_empty()) {
+            // Bounded by the firing slots, each of which waits for one answer at a time.
+            firings.do_send(Answered(std::mem::take(&mut self.answered)));
+        }
+    }
+
+    fn reply(&mut self, batch: Batch<Entry>, answer: Answer) {
+        let Answer { revision, succeeded, responses } = answer;
+        if !batch.is_nested() {
+            if let Some(entry) = batch.into_entries().next() {
+                self.answer(entry.asker, Ok(Reply { revision, succeeded, responses }));
+            }
+            return;
+        }
+        for (entry, response) in batch.into_entries().zip(responses) {
+            let answer = match response {
+                // Headers of nested answers are empty: the outer one's revision counts for all.
+                Some(PbTxnOpResponse::ResponseTxn(txn)) => Ok(Reply {
+                    revision,
+                    succeeded: txn.succeeded,
+                    responses: txn.responses.into_iter().map(|response| response.response).collect(),
+                }),
+                _ => Err(Failure {
+                    kind: FailureKind::Unreachable,
+                    request: "txn",
+                    message: "the answer lacks a part".into(),
+                }),
+            };
+            self.answer(entry.asker, answer);
+        }
+    }
+
+    fn push(&mut self, submit: Submit) {
+        let Submit { rule, class, request, asker, send_before } = submit;
+        let Request { txn, mut footprint } = request;
+        footprint.solo |= self.refused.contains(&rule);
+        self.batcher.push(class, footprint, Entry { rule, txn, send_before, asker });
     }
 
     fn well(&mut self) {
@@ -178,34 +251,6 @@ fn outer(batch: &Batch<Entry>) -> Txn {
     }
 }
 
-fn reply(batch: Batch<Entry>, answer: Answer) {
-    let Answer { revision, succeeded, responses } = answer;
-    if !batch.is_nested() {
-        if let Some(entry) = batch.into_entries().next() {
-            // The one who asked may be gone.
-            let _ = entry.reply.send(Ok(Reply { revision, succeeded, responses }));
-        }
-        return;
-    }
-    for (entry, response) in batch.into_entries().zip(responses) {
-        let answer = match response {
-            // Headers of nested answers are empty: the outer one's revision counts for all.
-            Some(PbTxnOpResponse::ResponseTxn(txn)) => Ok(Reply {
-                revision,
-                succeeded: txn.succeeded,
-                responses: txn.responses.into_iter().map(|response| response.response).collect(),
-            }),
-            _ => Err(Failure {
-                kind: FailureKind::Unreachable,
-                request: "txn",
-                message: "the answer lacks a part".into(),
-            }),
-        };
-        // The one who asked may be gone.
-        let _ = entry.reply.send(answer);
-    }
-}
-
 impl Actor for Requests {
     type Context = Context<Self>;
 
@@ -223,29 +268,49 @@ impl Part for Requests {
     }
 }
 
-/// A transaction to send. The answer comes to `reply`; if the actor ends before, the sender is dropped.
-#[derive(Message)]
-#[rtype(result = "()")]
+/// A transaction to send. If the actor ends before it is answered, a task's sender is dropped, and a firing
+/// ends with the actor, for all of them are restarted together.
 pub(crate) struct Submit {
     pub(crate) rule: u32,
     pub(crate) class: Class,
     pub(crate) request: Request,
-    pub(crate) reply: oneshot::Sender<Result<Reply, Failure>>,
+    pub(crate) asker: Asker,
     /// Of no use later: a lease that its keys use would end too early.
     pub(crate) send_before: Option<Instant>,
 }
 
-impl Handler<Submit> for Requests {
+/// Transactions to send.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submissions(pub(crate) Vec<Submit>);
+
+impl Handler<Submissions> for Requests {
     type Result = ();
 
-    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) {
+    fn handle(&mut self, Submissions(submissions): Submissions, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            let Submit { rule, class, request, reply, send_before } = submit;
-            let Request { txn, mut footprint } = request;
-            footprint.solo |= this.refused.contains(&rule);
-            this.batcher.push(class, footprint, Entry { rule, txn, send_before, reply });
+            submissions.into_iter().for_each(|submit| this.push(submit));
             this.send(ctx);
+            this.hand_over();
         });
+    }
+}
+
+/// Answers to firings.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Answered(pub(crate) Vec<(Awaited, Result<Reply, Failure>)>);
+
+/// Where the answers to firings go.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct AnswerTo(pub(crate) Recipient<Answered>);
+
+impl Handler<AnswerTo> for Requests {
+    type Result = ();
+
+    fn handle(&mut self, AnswerTo(firings): AnswerTo, _: &mut Self::Context) {
+        self.firings = Some(firings);
     }
 }
 
@@ -272,8 +337,9 @@ pub(crate) async fn submit(
     request: Request,
     send_before: Option<Instant>,
 ) -> Option<Result<Reply, Failure>> {
-    let (reply, answer) = oneshot::channel();
-    tell(requests, Submit { rule, class, request, reply, send_before }).await.ok()?;
+    let (task, answer) = oneshot::channel();
+    let submit = Submit { rule, class, request, asker: Asker::Task(task), send_before };
+    tell(requests, Submissions(vec![submit])).await.ok()?;
     answer.await.ok()
 }
 

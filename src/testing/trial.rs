@@ -1,6 +1,7 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
 use crate::condition::{Explanation, Seen};
+use crate::dispatch::messages::Finish;
 use crate::dispatch::path::Path;
 use crate::dispatch::run::{self, Run, UNLOCKED_GRACE};
 use crate::engine::Engine;
@@ -21,7 +22,6 @@ use foldhash::fast::FixedState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -318,10 +318,11 @@ async fn run_in(
         }
         std::future::pending().await
     };
-    let running = run::start(config.engine.clone(), rule.id().clone(), &Handle::current(), run);
+    let running = tokio::spawn(run::run(config.engine.clone(), run));
     let (finish, effects) = tokio::select! {
         biased;
-        ran = running => ran,
+        // An error: the runtime is shutting down.
+        ran = running => ran.unwrap_or((Finish::Cancelled, None)),
         never = cancelling => never,
     };
     (finish.told(), effects.unwrap_or_default())

@@ -22,7 +22,7 @@ impl Handler<Drain> for Dispatcher {
         self.draining = Some(drained);
         self.pending.stop();
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
-        ctx.spawn(sleeping.then(|(), this, _| {
+        ctx.spawn(sleeping.then(|(), this, ctx| {
             // From now on: told, then dropped, then unlocked.
             this.busy.values().for_each(|busy| busy.cancelled.cancel());
             let graces =
@@ -30,11 +30,11 @@ impl Handler<Drain> for Dispatcher {
             let graces = graces.max().unwrap_or_default();
             // What the callbacks left needs etcd, which may have no space, or no leader, for a long time. The
             // leases, and the locks with them, end with the engine.
-            let out_of_time = this.out_of_time.clone();
-            actix::spawn(async move {
-                tokio::time::sleep(graces + ANSWERS).await;
-                out_of_time.cancel();
-            });
+            let answers = actix::fut::wrap_future::<_, Self>(tokio::time::sleep(graces + ANSWERS));
+            ctx.spawn(answers.map(|(), this, ctx| {
+                this.out_of_time.cancel();
+                this.give_up(ctx);
+            }));
             let limit = graces + 2 * ANSWERS;
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
                 if let Some(drained) = this.draining.take() {

@@ -385,18 +385,22 @@ pub(super) async fn a_stuck_callback(stage: &mut Stage) {
     let engine = stage.engine().rule(job).runtime(blocked.handle().clone()).lock_ttl(seconds(8.0));
     let _engine = stage.start(engine).await;
     stage.put("/jobs/1", "");
-    // Time limit 2 s, grace 1 s (an eighth of the TTL), and a second of patience.
-    stage.at(4.05).await;
+    // Time limit 2 s, grace 1 s (an eighth of the TTL), a second of patience, and up to one until somebody looks.
+    stage.at(3.95).await;
     stage.begin();
-    stage.at(4.15).await;
-    stage.expect("stuck", "stuck_callbacks 1");
+    stage.at(5.15).await;
+    stage.expect(
+        "stuck",
+        "stuck_callbacks 1; workqueue_longest_running_processor_seconds 4.9;
+         workqueue_unfinished_work_seconds 4.9",
+    );
     blocked.shutdown_background();
-    stage.at(4.2).await;
+    stage.at(5.2).await;
     stage.expect(
         "ended",
         "evaluations_total{result=true} 1; stage_duration_seconds_count{stage=commit} 1;
          callbacks_total{outcome=cancelled} 1; commits_total{result=committed} 1; workqueue_retries_total 1;
-         workqueue_work_duration_seconds_count 1; workqueue_work_duration_seconds_sum 4.05; transactions 1;
+         workqueue_work_duration_seconds_count 1; workqueue_work_duration_seconds_sum 5.05; transactions 1;
          stuck_callbacks 0",
     );
 }

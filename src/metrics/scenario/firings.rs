@@ -64,12 +64,14 @@ pub(super) async fn blocked_threads(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "afterwards",
-        "watch_events_total 4; watch_position 7; evaluations_total{result=false} 4;
+        "watch_events_total 4; watch_position 6; evaluations_total{result=false} 4;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=delivery} 2; stage_duration_seconds_sum{stage=decide} 0.08;
          stage_duration_seconds_sum{stage=delivery} 0.04; stage_duration_seconds_sum{stage=lock} 0.04;
          stage_duration_seconds_sum{stage=start} 0.12; trigger_latency_seconds_sum 0.28;
-         callbacks_total{outcome=done} 2; closed 2; workqueue_work_duration_seconds_sum 0.16; transactions 4;
+         callbacks_total{outcome=done} 2; closed 2; workqueue_work_duration_seconds_sum 0.16;
+         batch_entries_count 3; batch_entries_sum 4; etcd_request_duration_seconds_count{request=txn} 3;
+         etcd_requests_total{request=txn,result=ok} 3;
          request connect 1; etcd_request_duration_seconds_sum{request=txn} 0.04",
     );
 }
