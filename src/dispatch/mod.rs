@@ -9,7 +9,7 @@
 //! | [`path`], [`census`] | the stages behind an instance; what all of them are doing, by rule | no |
 //! | [`pending`] | all instances together: from what happened to what is to be done; below it the locks within the engine, waiting for other engines, and ends | no |
 //! | [`actor`] | carries messages between `pending` and the world; below it the steps of a firing, releases, and the end | yes |
-//! | [`lock_step`], [`end_step`] | the transactions of one firing, sent until their outcome is known | yes |
+//! | [`lock_step`], [`end_step`] | the transactions of one firing: what the first answer means, and how to go on until the outcome is known | yes |
 //! | [`run`] | one callback on the application's runtime | yes |
 
 pub(crate) mod actor;

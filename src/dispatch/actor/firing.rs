@@ -1,5 +1,6 @@
-//! The steps of one firing: its lock, its callback, its end. Each is carried out by a task and comes back
-//! as a message.
+//! The steps of one firing: its lock, its callback, its end. What they need of etcd goes out at the end of the
+//! turn, and answers come back in one message a request. Only what one answer does not settle (a lease is
+//! missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
 
 use super::super::end_step::{EndEnd, EndStep};
 use super::super::lock_step::{Keys, LockEnd, LockStep};
