@@ -19,7 +19,7 @@ use super::run::{Ended, Watched};
 use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
-use crate::engine::part::{Faults, Part, guarded, spawn_guarded};
+use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell_at_once};
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
@@ -81,6 +81,7 @@ pub(crate) struct Dispatcher {
     outbox_waits: bool,
     /// What goes to etcd, and to the application's runtime, at the end of the turn.
     submissions: Vec<Submit>,
+    submit_to: Recipient<Submissions>,
     starting: Vec<BoxFuture<'static, ()>>,
     ended: Ended,
     busy: HashMap<InstanceId, Busy, FixedState>,
@@ -146,6 +147,7 @@ impl Dispatcher {
             outbox: Feedback::default(),
             outbox_waits: false,
             submissions: Vec::new(),
+            submit_to: settings.requests.clone().recipient(),
             starting: Vec::new(),
             // Nothing runs before the actor has started.
             ended: Ended::new(|| {}),
@@ -277,8 +279,8 @@ impl Dispatcher {
     /// started on another thread has its price.
     fn hand_out(&mut self) {
         if !self.submissions.is_empty() {
-            // Bounded by the firing slots. Closed: the engine is stopping or restarting.
-            self.settings.requests.do_send(Submissions(std::mem::take(&mut self.submissions)));
+            // Bounded by the firing slots.
+            tell_at_once(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
         }
         match self.starting.len() {
             0 => {}
@@ -324,9 +326,11 @@ impl Actor for Dispatcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        let me = ctx.address();
-        self.ended = Ended::new(move || me.do_send(RunsEnded));
-        self.settings.requests.do_send(AnswerTo(ctx.address().recipient()));
+        let me = ctx.address().recipient();
+        // One message is under way at a time.
+        self.ended = Ended::new(move || tell_at_once(&me, RunsEnded));
+        // One message.
+        tell_at_once(&self.settings.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));
         ctx.run_interval(TALLY, |this, _| {
             let now = Instant::now();
             this.find_stuck(now);

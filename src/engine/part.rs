@@ -104,6 +104,16 @@ where
     }
 }
 
+/// Tells an actor something whatever room there is in its mailbox: for messages of which there can't be many, by
+/// other bounds than the mailbox's, and which must not be lost. Closed: the engine is stopping or restarting.
+#[expect(clippy::disallowed_methods, reason = "bounded by the caller")]
+pub(crate) fn tell_at_once<M>(to: &Recipient<M>, message: M)
+where
+    M: Message<Result = ()> + Send + 'static,
+{
+    to.do_send(message);
+}
+
 /// A task that ends with its actor.
 pub(crate) struct AbortOnDrop(pub(crate) tokio::task::JoinHandle<()>);
 
