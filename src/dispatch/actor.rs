@@ -19,7 +19,7 @@ use super::run::{Ended, Watched};
 use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
-use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell_at_once};
+use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
@@ -166,6 +166,7 @@ impl Dispatcher {
             let now = Instant::now();
             let mut actions = Vec::new();
             this.pending.observe(this.settings.events.has_listeners());
+            this.take_ended(now, ctx);
             happened(this, now, &mut actions);
             this.pending.fill(now, &mut actions);
             for action in actions {
@@ -280,7 +281,7 @@ impl Dispatcher {
     fn hand_out(&mut self) {
         if !self.submissions.is_empty() {
             // Bounded by the firing slots.
-            tell_at_once(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
+            tell_soon(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
         }
         match self.starting.len() {
             0 => {}
@@ -327,12 +328,14 @@ impl Actor for Dispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         let me = ctx.address().recipient();
-        // One message is under way at a time.
-        self.ended = Ended::new(move || tell_at_once(&me, RunsEnded));
-        // One message.
-        tell_at_once(&self.settings.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));
-        ctx.run_interval(TALLY, |this, _| {
+        self.ended = Ended::new(move || {
+            // Full: what is in the mailbox makes turns, and each looks. Closed: the engine is stopping or restarting.
+            let _ = me.try_send(RunsEnded);
+        });
+        tell_soon(&self.settings.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));
+        ctx.run_interval(TALLY, |this, ctx| {
             let now = Instant::now();
+            guarded(this, ctx, |this, ctx| this.take_ended(now, ctx));
             this.find_stuck(now);
             this.settings.meters.load(&this.pending.loads(now), now);
         });

@@ -104,14 +104,20 @@ where
     }
 }
 
-/// Tells an actor something whatever room there is in its mailbox: for messages of which there can't be many, by
-/// other bounds than the mailbox's, and which must not be lost. Closed: the engine is stopping or restarting.
-#[expect(clippy::disallowed_methods, reason = "bounded by the caller")]
-pub(crate) fn tell_at_once<M>(to: &Recipient<M>, message: M)
+/// Tells an actor something; if its mailbox is full, a task of this thread waits for room. For messages of which
+/// no more than so many can be under way by other bounds, so that such tasks are few.
+pub(crate) fn tell_soon<M>(to: &Recipient<M>, message: M)
 where
     M: Message<Result = ()> + Send + 'static,
 {
-    to.do_send(message);
+    // Closed: the engine is stopping or restarting.
+    if let Err(SendError::Full(message)) = to.try_send(message) {
+        let sending = to.send(message);
+        actix::spawn(async move {
+            // Closed: as above.
+            let _ = sending.await;
+        });
+    }
 }
 
 /// A task that ends with its actor.

@@ -2,7 +2,7 @@
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::txn::{Reply, Request, is_at_fault};
-use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell, tell_at_once};
+use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
 use crate::engine::status::Status;
 use crate::etcd::{Answer, Failure, FailureKind, Link};
 use crate::index::InstanceId;
@@ -168,7 +168,7 @@ impl Requests {
     fn hand_over(&mut self) {
         if let Some(firings) = self.firings.as_ref().filter(|_| !self.answered.is_empty()) {
             // Bounded by the firing slots, each of which waits for one answer at a time.
-            tell_at_once(firings, Answered(std::mem::take(&mut self.answered)));
+            tell_soon(firings, Answered(std::mem::take(&mut self.answered)));
         }
     }
 

@@ -394,16 +394,24 @@ impl Handler<RunsEnded> for Dispatcher {
 
     fn handle(&mut self, _: RunsEnded, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            let now = Instant::now();
-            for ended in this.ended.take() {
-                this.run_ended(ended, now, ctx);
-            }
-            this.hand_out();
+            this.take_ended(Instant::now(), ctx);
         });
     }
 }
 
 impl Dispatcher {
+    /// Has an end made of all that has ended.
+    pub(super) fn take_ended(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        let ended = self.ended.take();
+        if ended.is_empty() {
+            return;
+        }
+        for ended in ended {
+            self.run_ended(ended, now, ctx);
+        }
+        self.hand_out();
+    }
+
     fn run_ended(&mut self, ended: RunEnded, now: Instant, ctx: &mut Context<Self>) {
         let RunEnded { instance, nonce, finish, effects } = ended;
         let Some(busy) = self.busy.get_mut(&instance).filter(|busy| busy.nonce == nonce) else { return };
