@@ -255,3 +255,6 @@ impl Ran {
         Self(Finish::Panicked(panic_text(&*panic).to_owned()), None)
     }
 }
+
+#[cfg(test)]
+mod tests;

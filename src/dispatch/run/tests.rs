@@ -1,0 +1,63 @@
+//! Tests of what is told of the ends of runs, and when a callback counts as stuck.
+
+use super::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+fn seconds(count: f64) -> Duration {
+    Duration::from_secs_f64(count)
+}
+
+/// Reads the number of calls, and has the ends of attempts.
+fn ended() -> (Arc<AtomicUsize>, Ended, impl Fn(u64) -> End) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let ended = Ended::new({
+        let calls = calls.clone();
+        move || {
+            calls.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let meters = metrics::with_local_recorder(&metrics::NoopRecorder, || Meters::new("e", &[], 1));
+    let of = ended.clone();
+    let instance = InstanceId { index: 0, generation: 0 };
+    // No rule counts it: the tests tell every end.
+    (calls, ended, move |nonce| of.end_of(instance, nonce, meters.clone(), 0))
+}
+
+#[test]
+fn the_dispatcher_is_called_once_for_all_ends_since_it_looked() {
+    let (calls, ended, end_of) = ended();
+    for nonce in 1..=3 {
+        end_of(nonce).tell(Finish::TimedOut, None);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+    let told: Vec<(u64, Finish)> = ended.take().into_iter().map(|end| (end.nonce, end.finish)).collect();
+    assert_eq!(told, [(1, Finish::TimedOut), (2, Finish::TimedOut), (3, Finish::TimedOut)]);
+    assert!(ended.take().is_empty());
+    end_of(4).tell(Finish::TimedOut, None);
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "it has looked since");
+}
+
+#[test]
+fn what_was_told_is_not_told_again_when_it_is_dropped() {
+    let (_, ended, end_of) = ended();
+    let mut end = end_of(1);
+    end.tell(Finish::TimedOut, None);
+    drop(end);
+    assert_eq!(ended.take().len(), 1);
+}
+
+#[test]
+fn a_callback_is_stuck_a_second_after_its_grace() {
+    // When it is told to end, and from when on it is stuck; the limit is 10 s, the grace 2 s.
+    let cases = [(None, 13.0), (Some(4.0), 7.0), (Some(9.0), 12.0), (Some(11.5), 13.0)];
+    for (told, stuck) in cases {
+        let begin = Instant::now();
+        let mut watched = Watched::new(begin, seconds(10.0), seconds(2.0));
+        let found: Vec<f64> = (0..200)
+            .map(|tenths| f64::from(tenths) / 10.0)
+            .filter(|at| watched.has_got_stuck(told.is_some_and(|told| *at >= told), begin + seconds(*at)))
+            .collect();
+        assert_eq!(found, [stuck], "told after {told:?}: found once, and in time");
+        assert!(watched.is_stuck());
+    }
+}
