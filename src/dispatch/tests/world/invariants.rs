@@ -60,8 +60,7 @@ impl World {
         starts.push(self.now);
         let Some(limit) = self.brakes[rule].rate_limit else { return };
         for (number, from) in (1..).zip(starts.iter().rev()) {
-            let came_due =
-                (self.now - *from).as_millis() * u128::from(limit.count()) / limit.per().as_millis();
+            let came_due = (self.now - *from).as_nanos() * u128::from(limit.count()) / limit.per().as_nanos();
             let allowed = self.beyond[rule] as u128 + u128::from(limit.count()) + came_due;
             assert!(number <= allowed, "{number} of rule {rule} started since {from:?}");
         }
