@@ -59,6 +59,7 @@ async fn the_delay_is_in_the_transaction_that_ends_the_firing() {
     let mut client = etcd.client().await;
     let options = etcd_client::WatchOptions::new().with_prefix();
     let mut events = client.watch("/", Some(options)).await.unwrap();
+    assert!(events.message().await.unwrap().unwrap().created());
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
     etcd.put("/servers/a/state", "active").await;
     let (mut put, mut unlocked) = (None, None);

@@ -277,7 +277,10 @@ async fn large_responses_come_in_the_fragments_of_etcd() {
 async fn a_slow_reader_gets_every_event_once_and_in_order() {
     let both = Both::start(0).await;
     let mut client = both.embedded.clone();
-    let slow = client.watch("k", None).await.expect("a watch stream");
+    let mut slow = client.watch("k", None).await.expect("a watch stream");
+    // The watch may begin only after its stream is there.
+    let created = timeout(SOON, slow.message()).await.expect("soon").expect("open").expect("an answer");
+    assert!(created.created());
     let value = vec![b'x'; 10_000];
     for _ in 0..500 {
         client.put("k", value.clone(), None).await.expect("put");
