@@ -1,5 +1,7 @@
 //! What only a look inside can show: parts that panic, and a whole engine in one thread.
 
+#[cfg(feature = "embedded")]
+mod delays;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
