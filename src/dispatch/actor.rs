@@ -26,6 +26,7 @@ use crate::events::{Event, EventKind, Events};
 use crate::firing::{Effects, Fence};
 use crate::index::actor::{Feedback, IndexActor};
 use crate::index::{Binding, InstanceId, Revision};
+use crate::latest::Setter;
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLease, LockLeases};
 use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
@@ -91,6 +92,8 @@ pub(crate) struct Dispatcher {
     draining: Option<oneshot::Sender<usize>>,
     /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
     out_of_time: CancellationToken,
+    releases: Setter<Option<Revision>>,
+    releases_after: Option<Revision>,
     rng: StdRng,
 }
 
@@ -137,7 +140,8 @@ const TALLY: Duration = Duration::from_secs(1);
 const STILL_RUNNING: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
-    pub(crate) fn new(settings: Settings) -> Self {
+    /// `releases` is told after which revision what is released is to be watched.
+    pub(crate) fn new(settings: Settings, releases: Setter<Option<Revision>>) -> Self {
         let Settings { env, rules, limit, ageing, .. } = &settings;
         let pending = Pending::new(rules.clone(), *limit, *ageing, env.rng(10), env.hasher());
         Self {
@@ -156,6 +160,8 @@ impl Dispatcher {
             timer: None,
             draining: None,
             out_of_time: CancellationToken::new(),
+            releases,
+            releases_after: None,
             settings,
         }
     }
@@ -173,6 +179,7 @@ impl Dispatcher {
                 this.carry_out(action, ctx);
             }
             this.pending.take_notes().for_each(|note| this.settings.meters.note(note));
+            this.watch_releases(now);
             this.send_back(ctx);
             this.set_timer(ctx);
             this.hand_out();
@@ -336,6 +343,7 @@ impl Actor for Dispatcher {
         ctx.run_interval(TALLY, |this, ctx| {
             let now = Instant::now();
             guarded(this, ctx, |this, ctx| this.take_ended(now, ctx));
+            this.watch_releases(now);
             this.find_stuck(now);
             this.settings.meters.load(&this.pending.loads(now), now);
         });

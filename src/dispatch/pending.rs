@@ -22,6 +22,7 @@ use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Revision, Snapshot};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
 use crate::rule::{Brake, CompiledRule, lanes};
+use elsewhere::ReleaseWatch;
 use foldhash::fast::FixedState;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -61,6 +62,7 @@ pub(crate) struct Pending {
     locks: Map<String, (InstanceId, BTreeMap<u64, InstanceId>)>,
     /// Keys in etcd whose deletion instances wait for: those that are held, or given up by others.
     held: Map<Arc<str>, BTreeSet<InstanceId>>,
+    release_watch: ReleaseWatch,
     /// Those that were handed their lock within this engine while they wait for a slot.
     handed: BTreeSet<InstanceId>,
     releases: Map<String, Revision>,
@@ -103,6 +105,7 @@ impl Pending {
             timers: BTreeSet::new(),
             locks: HashMap::with_hasher(hasher.clone()),
             held: HashMap::with_hasher(hasher.clone()),
+            release_watch: ReleaseWatch::default(),
             handed: BTreeSet::new(),
             releases: HashMap::with_hasher(hasher.clone()),
             release_order: VecDeque::new(),

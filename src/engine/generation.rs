@@ -16,6 +16,7 @@ use crate::etcd::Link;
 use crate::evaluate::Evaluator;
 use crate::index::Index;
 use crate::index::actor::IndexActor;
+use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
@@ -106,7 +107,8 @@ impl Generation {
         // Requests share the dispatcher's: a hop between threads costs more than what they do.
         let core = Stage::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
-        let dispatcher = Dispatcher::new(DispatcherSettings {
+        let (releases_after, after) = latest(None);
+        let dispatcher = DispatcherSettings {
             engine: engine.clone(),
             meters: meters.clone(),
             env: env.clone(),
@@ -126,7 +128,8 @@ impl Generation {
             events: config.events.clone(),
             telling: telling.clone(),
             faults: faults.clone(),
-        });
+        };
+        let dispatcher = Dispatcher::new(dispatcher, releases_after);
         let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
 
         let mut stages = vec![];
@@ -184,6 +187,7 @@ impl Generation {
             link: watch_link.clone(),
             namespace: config.namespace.to_string(),
             dispatcher: dispatcher.clone(),
+            after,
             status: status.clone(),
             silence: config.options.watch_silence,
             faults: faults.clone(),

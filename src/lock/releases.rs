@@ -1,5 +1,6 @@
 //! The releases actor: one watch on deletions below the namespace, so that instances which wait for
-//! another engine's lock or backoff key look again as soon as it is gone.
+//! another engine's lock or backoff key look again as soon as it is gone. It is open only while some wait: each
+//! firing of each engine is an event of it.
 
 use crate::dispatch::actor::{Dispatcher, Released};
 use crate::engine::env::Retry;
@@ -7,6 +8,7 @@ use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Link};
 use crate::index::{Change, Revision};
+use crate::latest::Latest;
 use crate::watch::resume::{Resume, Start, Step};
 use crate::watch::start::start;
 use actix::prelude::*;
@@ -19,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) link: Arc<Link>,
     pub(crate) namespace: String,
     pub(crate) dispatcher: Addr<Dispatcher>,
+    /// The revision after which deletions are wanted; `None`: nobody waits.
+    pub(crate) after: Latest<Option<Revision>>,
     pub(crate) status: Status,
     pub(crate) silence: Duration,
     pub(crate) faults: Faults,
@@ -54,44 +58,70 @@ impl Part for Releases {
     }
 }
 
-async fn run(settings: Settings, mut retry: Retry) {
+/// The name in the engine's health.
+const PART: &str = "watch of released locks";
+
+async fn run(mut settings: Settings, mut retry: Retry) {
     let mut resume = Resume::default();
+    let mut followed = None;
     loop {
-        match follow(&settings, &mut resume, &mut retry).await {
-            Ok(()) => return,
+        if settings.after.get().is_none() {
+            settings.status.fine(PART);
+        }
+        // `None`: the dispatcher is gone.
+        let Some(after) = settings.after.wait_for(Option::is_some).await.flatten() else { return };
+        if followed.replace(after) != Some(after) {
+            resume.forget_position();
+            resume.snapshot(after, None);
+        }
+        match follow(&mut settings, after, &mut resume, &mut retry).await {
+            Ok(End::Elsewhere) => followed = None,
+            Ok(End::Over) => return,
             Err(failure) => {
                 if failure.kind == FailureKind::Compacted {
-                    resume.compacted();
+                    resume.forget_position();
                 }
-                settings.status.failure("watch of released locks", &failure);
+                settings.status.failure(PART, &failure);
                 retry.wait().await;
             }
         }
     }
 }
 
-/// Follows the stream to its end; `Ok` if the dispatcher is gone.
-async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> Result<(), Failure> {
-    let Settings { link, namespace, dispatcher, .. } = settings;
+/// Why the stream is followed no further.
+enum End {
+    /// Nobody waits, or for what was deleted before it began.
+    Elsewhere,
+    /// The dispatcher is gone, or all parts are to start anew.
+    Over,
+}
+
+async fn follow(
+    settings: &mut Settings,
+    after: Revision,
+    resume: &mut Resume,
+    retry: &mut Retry,
+) -> Result<End, Failure> {
+    let Settings { link, namespace, dispatcher, after: wanted, .. } = settings;
     let from = match start(link, namespace, resume).await? {
         Start::Watch(from) => from,
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
         Start::Rewound(reason) => {
             settings.faults.report(Fault::Rewound(reason));
-            return Ok(());
+            return Ok(End::Over);
         }
         Start::Snapshot(revision) => {
             // What was deleted before is not known: all that wait look again.
             resume.snapshot(revision, None);
             if dispatcher.send(Released(None)).await.is_err() {
-                return Ok(());
+                return Ok(End::Over);
             }
             revision + 1
         }
     };
     let mut stream = link.watch(namespace, from, true).await?;
-    settings.status.fine("watch of released locks");
+    settings.status.fine(PART);
     let mut heard_at = Instant::now();
     let mut asked = false;
     loop {
@@ -106,7 +136,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
                         retry.reset();
                         let keys: Vec<(String, Revision)> = changes.into_iter().filter_map(deleted).collect();
                         if !keys.is_empty() && dispatcher.send(Released(Some(keys))).await.is_err() {
-                            return Ok(());
+                            return Ok(End::Over);
                         }
                     }
                     Step::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
@@ -114,6 +144,7 @@ async fn follow(settings: &Settings, resume: &mut Resume, retry: &mut Retry) -> 
                     Step::Reopen(reason) => return Err(ended(FailureKind::Unreachable, &reason)),
                 }
             }
+            Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
             () = sleep_until(heard_at + settings.silence) => {
                 if asked {
                     link.leave();

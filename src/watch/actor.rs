@@ -120,7 +120,7 @@ async fn run(settings: Settings, mut retry: Retry) {
             Err(failure) => failure,
         };
         if failure.kind == FailureKind::Compacted {
-            resume.compacted();
+            resume.forget_position();
         }
         settings.standings.broken(settings.number, Instant::now());
         if lag.broken() {

@@ -130,8 +130,8 @@ impl Resume {
         }
     }
 
-    /// History that is needed is gone.
-    pub(crate) fn compacted(&mut self) {
+    /// What comes next need not follow on what was: history that is needed is gone, or not needed.
+    pub(crate) fn forget_position(&mut self) {
         self.position = None;
     }
 }

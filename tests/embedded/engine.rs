@@ -201,8 +201,8 @@ async fn an_engine_notices_a_restored_backup_that_has_outgrown_it() {
 async fn an_engine_notices_that_its_watch_was_never_registered() {
     let etcd = EmbeddedEtcd::in_process();
     let mut client = etcd.client().await.expect("a client");
-    // Of the jobs, of what is done, and of released locks.
-    etcd.faults().inject(Fault::on(On::WatchRequest).times(3).lose());
+    // Of the jobs, and of what is done.
+    etcd.faults().inject(Fault::on(On::WatchRequest).times(2).lose());
     let builder = Engine::builder_with_channel("app", etcd.channel()).rule(acknowledge());
     let engine = builder.watch_silence(SECOND / 5).build().expect("a sound configuration").start().await;
     let engine = engine.expect("the engine starts");

@@ -11,6 +11,17 @@ use crate::lock::txn::{Holder, free_orphan};
 #[rtype(result = "()")]
 pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
 
+impl Dispatcher {
+    /// Has what is released watched from where it is needed, or not at all.
+    pub(super) fn watch_releases(&mut self, now: Instant) {
+        let after = self.pending.releases_after(now);
+        if after != self.releases_after {
+            self.releases_after = after;
+            self.releases.set(after);
+        }
+    }
+}
+
 impl Handler<Released> for Dispatcher {
     type Result = ();
 

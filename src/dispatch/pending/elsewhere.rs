@@ -3,6 +3,26 @@
 use super::*;
 use crate::lock::txn::Holder;
 
+/// How long the watch of what is released stays open when nobody waits any more: the next may come soon.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// From where on what is released must be known: not at all while nobody waits, for each firing of each engine
+/// is an event of that watch.
+#[derive(Default)]
+pub(super) struct ReleaseWatch {
+    /// What was deleted after this revision.
+    after: Option<Revision>,
+    needed: Option<Instant>,
+}
+
+impl ReleaseWatch {
+    /// Somebody waits for the deletion of what was there at a revision.
+    fn need(&mut self, at: Revision, now: Instant) {
+        self.after = Some(self.after.map_or(at, |after| after.min(at)));
+        self.needed = Some(now);
+    }
+}
+
 impl Pending {
     /// Another engine has the lock: waits until the key is deleted.
     pub(super) fn hold(
@@ -58,10 +78,22 @@ impl Pending {
             return self.step(id, now, out, |record, now| record.released(Duration::ZERO, now));
         }
         let key: Arc<str> = key.into();
+        self.release_watch.need(at, now);
         record.waits_for = Some(key.clone());
         record.elsewhere = elsewhere.map(Box::new);
         self.held.entry(key).or_default().insert(id);
         self.tell(id, now, out);
+    }
+
+    /// After which revision deletions must be told of with [`released`](Self::released); `None`: none need be.
+    pub(crate) fn releases_after(&mut self, now: Instant) -> Option<Revision> {
+        let watch = &mut self.release_watch;
+        if !self.held.is_empty() {
+            watch.needed = Some(now);
+        } else if watch.needed.is_none_or(|needed| now >= needed + IDLE) {
+            watch.after = None;
+        }
+        watch.after
     }
 
     /// A lock or backoff key of the namespace was deleted.

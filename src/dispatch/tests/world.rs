@@ -125,6 +125,9 @@ struct World {
     starts: [Vec<Instant>; RULES as usize],
     /// By rule: what had a slot already then, and may start beyond it.
     beyond: [usize; RULES as usize],
+    /// All that was released, and after which revision it is told of.
+    released: Vec<(String, Revision)>,
+    releases_after: Option<Revision>,
     /// By instance: when it started last, as far as its interval must know of it.
     rests: Vec<Option<Instant>>,
     calm: bool,
@@ -196,6 +199,8 @@ impl World {
             brakes: Default::default(),
             starts: Default::default(),
             beyond: Default::default(),
+            released: Vec::new(),
+            releases_after: None,
             rests: vec![None; all],
             calm: false,
             habit: None,
@@ -260,6 +265,7 @@ impl World {
         for action in actions {
             self.carry_out(action);
         }
+        self.watch_releases();
         self.check();
     }
 
@@ -442,8 +448,29 @@ impl World {
         for (id, slot, revision, present) in std::mem::take(&mut self.etcd.events) {
             self.send("watch", Event::Watch(id, slot, revision, present));
         }
-        for (key, revision) in std::mem::take(&mut self.etcd.releases) {
-            self.send("releases", Event::Released(Some((key, revision))));
+        let releases = std::mem::take(&mut self.etcd.releases);
+        if self.releases_after.is_some() {
+            for (key, revision) in &releases {
+                self.send("releases", Event::Released(Some((key.clone(), *revision))));
+            }
+        }
+        self.released.extend(releases);
+    }
+
+    /// The watch of what is released begins where it is needed, and ends when it is not.
+    fn watch_releases(&mut self) {
+        let after = self.pending.releases_after(self.now);
+        if after == self.releases_after {
+            return;
+        }
+        self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
+        self.releases_after = after;
+        if let Some(after) = after {
+            for (key, revision) in self.released.clone() {
+                if revision > after {
+                    self.send("releases", Event::Released(Some((key, revision))));
+                }
+            }
         }
     }
 

@@ -179,7 +179,8 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
         "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=held} 1; workqueue_queue_duration_seconds_count 1;
-         workqueue_work_duration_seconds_count 1; transactions 1; request connect 1",
+         workqueue_work_duration_seconds_count 1; transactions 1; request connect 1;
+         request get 1; request watch 1",
     );
     stage.delete(&lock);
     stage.at(2.5).await;
@@ -208,7 +209,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=backed_off} 1; workqueue_queue_duration_seconds_count 1;
          workqueue_work_duration_seconds_count 1; workqueue_work_duration_seconds_sum 0.2; transactions 1;
-         request connect 1; etcd_request_duration_seconds_sum{request=txn} 0.2",
+         request connect 1; request get 1; request watch 1; etcd_request_duration_seconds_sum{request=txn} 0.2",
     );
     stage.delete(&mark);
     stage.at(2.5).await;
@@ -298,7 +299,7 @@ pub(super) async fn a_commit_that_is_held_back(stage: &mut Stage) {
          stage_duration_seconds_count{stage=queue} 1; stage_duration_seconds_count{stage=start} 1;
          trigger_latency_seconds_count 1; callbacks_total{outcome=done} 1; commits_total{result=backed_off} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1; transactions 1;
-         request connect 1",
+         request connect 1; request get 1; request watch 1",
     );
 }
 

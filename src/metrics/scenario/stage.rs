@@ -99,7 +99,7 @@ impl Stage {
     pub(super) async fn start(&mut self, builder: EngineBuilder) -> EngineHandle {
         let handle = builder.build().expect("a sound configuration").start().await.expect("it starts");
         handle.ready().await;
-        // The watch of released locks may begin later.
+        // Its lease and its connections may come later.
         self.at(START).await;
         self.begin();
         handle

@@ -138,3 +138,28 @@ fn what_turned_false_and_true_again_meanwhile_is_held() {
     b.locked(1, held(10));
     assert_eq!(b.state(1), Some(State::Held));
 }
+
+#[test]
+fn releases_are_wanted_from_the_oldest_answer_on_while_somebody_waits_and_a_little_longer() {
+    let mut b = bench();
+    let after = |b: &mut Bench| {
+        let now = b.now;
+        b.pending.releases_after(now)
+    };
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
+    assert_eq!(after(&mut b), None, "nobody waits");
+    b.locked(1, held(12));
+    assert_eq!(after(&mut b), Some(12));
+    b.locked(2, marked(9, 3, true)).locked(3, held(14));
+    assert_eq!(after(&mut b), Some(10), "an answer that overtook another one may be newer");
+    b.advance(Duration::from_secs(60));
+    assert_eq!(after(&mut b), Some(10), "they wait");
+    b.released(LOCK, 20).released(MARK, 21);
+    assert_eq!(after(&mut b), Some(10));
+    b.advance(Duration::from_millis(9_990));
+    assert_eq!(after(&mut b), Some(10), "the next may come soon");
+    b.advance(ms(10));
+    assert_eq!(after(&mut b), None);
+    b.answer(1, true, &[5, 0]).locked(1, held(30));
+    assert_eq!(after(&mut b), Some(30), "what was released in the meantime is past");
+}
