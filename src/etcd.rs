@@ -1,12 +1,15 @@
 //! The one place that calls etcd: connections, requests, and what their failures mean.
 
-use crate::index::{Change, Deletion, Found, Revision};
+mod watch;
+
+pub(crate) use watch::{Heard, Watch};
+
+use crate::index::{Found, Revision};
 use crate::metrics::Meters;
 use crate::value::Value;
-use etcd_client::proto::{PbEvent, PbKeyValue, PbTxnOpResponse};
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{
     Channel, Client, ConnectOptions, GetOptions, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, Txn,
-    WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream,
 };
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,10 +124,6 @@ pub(crate) struct Timeouts {
 
 /// Largest response accepted, to transactions and reads of single keys. tonic's own default is 4 MiB.
 const MAX_RESPONSE: usize = 512 << 20;
-
-/// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB. A
-/// limit that is too low ends the watch for ever.
-const MAX_WATCH: usize = i32::MAX as usize;
 
 /// Largest page of a range accepted; larger ones are asked for in smaller parts.
 const MAX_PAGE: usize = 64 << 20;
@@ -452,24 +451,6 @@ impl Link {
             result => result.map(|_| ()),
         }
     }
-
-    /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
-    pub(crate) async fn watch(
-        &self,
-        prefix: &str,
-        from: Revision,
-        deletions_only: bool,
-    ) -> Result<Watch, Failure> {
-        let client = self.client().await?;
-        let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
-        if deletions_only {
-            options = options.with_filters([WatchFilterType::NoPut]);
-        }
-        let mut watcher = client.watch_client().max_decoding_message_size(MAX_WATCH);
-        let stream = self.bounded("watch", watcher.watch(first_key(prefix), Some(options))).await?;
-        let (requests, responses) = stream.split();
-        Ok(Watch { requests, responses, id: None })
-    }
 }
 
 /// Runs a client future within a link's bounds, in method position.
@@ -487,101 +468,10 @@ fn first_key(prefix: &str) -> Vec<u8> {
     if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() }
 }
 
-fn prefix_options(prefix: &str) -> WatchOptions {
-    let options = WatchOptions::new();
-    if prefix.is_empty() { options.with_from_key() } else { options.with_prefix() }
-}
-
 /// An open stream of renewals of one lease.
 pub(crate) struct Renewals {
     keeper: LeaseKeeper,
     stream: LeaseKeepAliveStream,
-}
-
-/// An open watch stream.
-pub(crate) struct Watch {
-    requests: WatchRequestSender,
-    responses: WatchResponseStream,
-    /// The id of the watch itself, known from its first answer; others are heartbeats.
-    id: Option<i64>,
-}
-
-/// What a watch stream said.
-#[derive(Debug)]
-pub(crate) enum Heard {
-    /// The watch is registered; `header` is where the server stands.
-    Created(Header),
-    /// Changes in order of revision, whole revisions only.
-    Changes(Header, Vec<Change>),
-    /// No changes; the stream is alive. `complete`: everything up to the header's revision was sent.
-    Alive(Header, bool),
-    /// The server ended the watch. `compacted` > 0: the oldest revision it still has.
-    Cancelled { compacted: Revision, reason: String },
-}
-
-impl Heard {
-    /// Where the store stood when this was sent.
-    pub(crate) fn store(&self) -> Revision {
-        match self {
-            Heard::Created(header) | Heard::Changes(header, _) | Heard::Alive(header, _) => header.revision,
-            Heard::Cancelled { .. } => 0,
-        }
-    }
-}
-
-impl Watch {
-    /// The next message; an error also when the stream ended.
-    pub(crate) async fn next(&mut self) -> Result<Heard, Failure> {
-        let ended = || etcd_client::Error::WatchError("the stream ended".into());
-        let message = self.responses.message().await.and_then(|message| message.ok_or_else(ended));
-        let response = message.map_err(|error| Failure::new("watch", error))?.0;
-        let header = Header::of(response.header.as_ref());
-        let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
-        if !ours && response.watch_id != PROGRESS_OF_ALL {
-            // The answer to a heartbeat. Ending that watch needs no answer.
-            if response.created && !response.canceled {
-                let _ = self.requests.cancel(response.watch_id).await;
-            }
-            return Ok(Heard::Alive(header, false));
-        }
-        if response.canceled {
-            let compacted = response.compact_revision;
-            return Ok(Heard::Cancelled { compacted, reason: response.cancel_reason });
-        }
-        if response.created {
-            return Ok(Heard::Created(header));
-        }
-        if response.events.is_empty() {
-            // Only the periodic notification of the watch itself is safe on every version:
-            // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
-            return Ok(Heard::Alive(header, response.watch_id != PROGRESS_OF_ALL));
-        }
-        Ok(Heard::Changes(header, response.events.into_iter().filter_map(change).collect()))
-    }
-
-    /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
-    /// another watch on the same stream, on a key within the range of the first. An error also if the first
-    /// was never registered: the answer would be taken for its own, and nothing would be watched.
-    pub(crate) async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
-        if self.id.is_none() {
-            let unanswered = etcd_client::Error::WatchError("the watch was not registered".into());
-            return Err(Failure::new("watch", unanswered));
-        }
-        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::new("watch", error))
-    }
-}
-
-/// The watch id of answers to progress requests, which concern the whole stream.
-const PROGRESS_OF_ALL: i64 = -1;
-
-fn change(event: PbEvent) -> Option<Change> {
-    const DELETE: i32 = 1;
-    let kv = event.kv?;
-    Some(if event.r#type == DELETE {
-        Change::Delete { key: kv.key, revision: kv.mod_revision, how: Deletion::Delivered }
-    } else {
-        Change::Put { key: kv.key, value: kv.value.into(), revision: kv.mod_revision }
-    })
 }
 
 #[cfg(test)]

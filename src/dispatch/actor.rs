@@ -2,8 +2,11 @@
 //! for anybody up the path: what goes back to the index is kept until the index has room.
 
 mod brake;
+mod callback;
 mod drain;
+mod end;
 mod firing;
+mod lock;
 mod look;
 mod releases;
 mod tell;
@@ -36,7 +39,8 @@ use crate::rule::CompiledRule;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use actix::prelude::*;
-use firing::{RunsEnded, Step};
+use callback::RunsEnded;
+use firing::Step;
 use foldhash::fast::FixedState;
 use futures_util::future::BoxFuture;
 use rand::Rng;

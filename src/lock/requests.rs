@@ -84,7 +84,7 @@ impl Requests {
         }
     }
 
-    /// Sends batches while there are any and a flight is free.
+    /// Sends batches while there are any and a flight is free, and answers whom there is an answer for.
     fn send(&mut self, ctx: &mut Context<Self>) {
         let now = Instant::now();
         while let Some(mut batch) = self.batcher.next() {
@@ -112,6 +112,7 @@ impl Requests {
         if self.trouble == Some(FailureKind::NoSpace) && self.batcher.is_idle() {
             self.well();
         }
+        self.hand_over();
     }
 
     fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {
@@ -132,7 +133,6 @@ impl Requests {
                     guarded(this, ctx, |this, ctx| {
                         this.batcher.hold_puts(false);
                         this.send(ctx);
-                        this.hand_over();
                     });
                 });
             }
@@ -153,7 +153,6 @@ impl Requests {
             }
         }
         self.send(ctx);
-        self.hand_over();
     }
 
     fn answer(&mut self, asker: Asker, answer: Result<Reply, Failure>) {
@@ -291,7 +290,6 @@ impl Handler<Submissions> for Requests {
         guarded(self, ctx, |this, ctx| {
             submissions.into_iter().for_each(|submit| this.push(submit));
             this.send(ctx);
-            this.hand_over();
         });
     }
 }

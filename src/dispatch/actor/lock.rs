@@ -1,0 +1,168 @@
+//! The first step of a firing: its lock.
+
+use super::super::lock_step::{Keys, LockEnd, LockStep};
+use super::super::messages::LockOutcome;
+use super::firing::Step;
+use super::{tell, *};
+use crate::broken::{Promise, is_broken};
+use crate::condition::Witness;
+use crate::engine::env::Retry;
+use crate::engine::part::tell;
+use crate::index::Snapshot;
+use crate::lock::txn::{Holder, free_orphan};
+use crate::trace::reveal::Reveal;
+
+impl Dispatcher {
+    /// Has its lock taken.
+    pub(super) fn lock(
+        &mut self,
+        instance: InstanceId,
+        (snapshot, witness): (Snapshot, Witness),
+        overrule: Option<Revision>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some((rule, binding)) = self.identity(instance) else { return };
+        if self.still_running(instance, rule, &binding, ctx) {
+            return;
+        }
+        let nonce = self.rng.next_u64();
+        self.nonces.insert(nonce);
+        let span = self.span(instance, &snapshot);
+        let locking = spans::lock(&span);
+        self.busy.insert(instance, Busy::new(nonce, overrule, span));
+        let Settings { engine, env, rules, namespace, requests, leases, .. } = &self.settings;
+        let of = &rules[rule as usize];
+        let Some(lease) = leases.get(&of.lock_ttl()) else { return };
+        let mut step = Box::new(LockStep {
+            rule,
+            keys: Keys::of(of, namespace, &binding),
+            snapshot,
+            witness,
+            overrule,
+            holder: Holder { engine: engine.to_string(), nonce, since: env.unix_millis() },
+            lease: lease.clone(),
+            under: None,
+            sent: 0,
+            requests: requests.clone(),
+            retry: Retry::seeded(self.rng.next_u64()),
+            out_of_time: self.out_of_time.clone(),
+        });
+        match step.begin() {
+            Some(request) => {
+                self.submit(instance, nonce, (rule, Class::Lock, request), Step::Lock(step, locking))
+            }
+            None => self.go_on_locking(instance, step, locking, ctx.address()),
+        }
+    }
+
+    /// What one answer did not settle.
+    pub(super) fn go_on_locking(
+        &self,
+        instance: InstanceId,
+        step: Box<LockStep>,
+        locking: Span,
+        me: Addr<Self>,
+    ) {
+        spawn_guarded(&self.settings.faults, Self::NAME, async move {
+            let (end, step) = step.run().instrument(locking.clone()).await;
+            locking.record("result", end.result());
+            drop(locking);
+            // Closed: the engine is stopping or restarting.
+            let _ = tell(&me, LockEnded { instance, end, snapshot: step.snapshot }).await;
+        });
+    }
+
+    /// An attempt to take a lock is over. True if it was won.
+    pub(super) fn lock_ended(
+        &mut self,
+        instance: InstanceId,
+        end: LockEnd,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        let mut won = false;
+        let Some(record) = self.pending.record(instance) else {
+            self.forget(instance);
+            return false;
+        };
+        let (rule, took) = (record.rule, now - record.entered);
+        let id = self.settings.rules[rule as usize].id().clone();
+        self.settings.meters.rule(rule).locked(&end);
+        if !matches!(end, LockEnd::Won { .. })
+            && let Some(busy) = self.busy.get(&instance)
+        {
+            spans::outcome(&busy.span, end.result(), matches!(end, LockEnd::Failed(_)));
+        }
+        self.tell_event(instance, || tell::lock(&end, took));
+        let outcome = match end {
+            LockEnd::Won { fence, lease } => {
+                if let Some(busy) = self.busy.get_mut(&instance) {
+                    busy.span.record("fencing_token", fence.create_revision);
+                    // Told to end while its transaction was out: the new token must say so too.
+                    let told = busy.cancelled.is_cancelled();
+                    busy.cancelled = lease.lost.child_token();
+                    if told {
+                        busy.cancelled.cancel();
+                    }
+                    busy.fence = Some(fence);
+                    busy.lease = Some(lease);
+                }
+                won = true;
+                LockOutcome::Won
+            }
+            LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
+                if !self.nonces.contains(&holder.nonce) && !is_broken(Promise::Orphans) =>
+            {
+                // Left over from an attempt whose answer never came.
+                self.tell_orphan(rule, Some(&id), &key, create_revision);
+                self.settings.meters.orphan();
+                self.tell(rule, free_orphan(&key, create_revision));
+                LockOutcome::Failed("an orphaned lock of this engine".into())
+            }
+            LockEnd::Held { key, holder, at, .. } => LockOutcome::Held { key, holder, at },
+            LockEnd::Marked(mark) => LockOutcome::Marked(mark),
+            LockEnd::Untrue { changes, mark_gone } => {
+                self.outbox.changes.extend(changes);
+                LockOutcome::Untrue { mark_gone }
+            }
+            LockEnd::Failed(error) => LockOutcome::Failed(error),
+        };
+        if !won {
+            self.forget(instance);
+        }
+        self.pending.locked(instance, outcome, now, out);
+        won
+    }
+
+    /// Tells that a lock is freed which this engine has without knowing why.
+    pub(super) fn tell_orphan(&self, rule: u32, id: Option<&str>, key: &str, revision: Revision) {
+        let Settings { engine, telling, .. } = &self.settings;
+        if let Some(suppressed) = telling.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
+            let key = (telling.reveal >= Reveal::Keys).then_some(key);
+            tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LockEnded {
+    instance: InstanceId,
+    end: LockEnd,
+    snapshot: Snapshot,
+}
+
+impl Handler<LockEnded> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, ended: LockEnded, ctx: &mut Self::Context) {
+        let LockEnded { instance, end, snapshot } = ended;
+        let mut won = Vec::new();
+        self.turn(ctx, |this, now, out| {
+            if this.lock_ended(instance, end, now, out) {
+                won.push((instance, snapshot));
+            }
+        });
+        self.start_won(won, ctx);
+    }
+}
