@@ -3,7 +3,7 @@
 
 use crate::Engine;
 use crate::dispatch::messages::Verdict;
-use crate::evaluate::{Order, decide};
+use crate::evaluate::{Order, decide_all};
 use crate::index::{Change, Decide, Found, Index, Purpose, Revision};
 use crate::rule::CompiledRule;
 use crate::value::Value;
@@ -75,8 +75,12 @@ impl Decider {
 
     fn drain(&mut self) -> usize {
         self.index.drain(&mut self.orders);
-        let decided = self.orders.drain(..).map(|order| decide(&self.rules, Order::Decide(order)));
-        decided.filter(|decided| matches!(decided.verdict, Verdict::True(_))).count()
+        let orders = self.orders.drain(..).map(Order::Decide).collect();
+        let mut count = 0;
+        decide_all(&self.rules, orders, |decided| {
+            count += usize::from(matches!(decided.verdict, Verdict::True(_)));
+        });
+        count
     }
 
     pub fn keys(&self) -> usize {

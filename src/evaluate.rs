@@ -124,8 +124,8 @@ impl Handler<Orders> for Evaluator {
 
     fn handle(&mut self, Orders { orders, came }: Orders, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            let decisions: Vec<Decided> =
-                orders.into_iter().map(|order| decide(&this.rules, order)).collect();
+            let mut decisions = Vec::with_capacity(orders.len());
+            decide_all(&this.rules, orders, |decided| decisions.push(decided));
             for decided in &decisions {
                 this.tell(decided);
                 // Of an instance that is gone nothing was evaluated.
@@ -143,6 +143,23 @@ impl Handler<Reached> for Evaluator {
     type Result = ();
 
     fn handle(&mut self, _: Reached, _: &mut Self::Context) {}
+}
+
+/// Orders of which the rules are read before the first is decided: reads that don't depend on each other wait for
+/// memory at the same time.
+const AHEAD: usize = 16;
+
+/// Decides one instance after the other.
+pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided: impl FnMut(Decided)) {
+    let mut orders = orders.into_iter();
+    while !orders.as_slice().is_empty() {
+        let touched = orders.as_slice().iter().take(AHEAD).fold(0, |touched, order| match order {
+            Order::Decide(decide) => touched ^ rules[decide.rule as usize].touch(),
+            Order::Gone(..) => touched,
+        });
+        std::hint::black_box(touched);
+        orders.by_ref().take(AHEAD).for_each(|order| decided(decide(rules, order)));
+    }
 }
 
 /// Decides one instance. A comparison that panics makes it neither true nor false.

@@ -160,13 +160,13 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let expected = settings.prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
     let mut pace = Pace::beside(settings.rate, expected);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
-        let page = async |mut found: Vec<_>| {
+        let page = async |mut found: Vec<_>, _| {
             keys += found.len();
             // In pieces, so that a live change waits for one of them at most.
             while !found.is_empty() {
                 let rest = found.split_off(found.len().min(PIECE));
                 let piece = std::mem::replace(&mut found, rest);
-                if !index.send(ViewPage(view, piece)).await.unwrap_or(false) {
+                if !index.send(ViewPage(view, piece, 0)).await.unwrap_or(false) {
                     return false;
                 }
             }

@@ -62,20 +62,21 @@ impl Following {
 /// Pages that wait to be taken in at most, while others are on their way.
 const AHEAD: usize = 2;
 
-/// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order. Returns false
-/// as soon as `page` does. While it takes a page in, the next ones are on their way, unless there is time.
+/// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order, with how many more the range
+/// has that was asked for: of a first read's first page, how many there are in all. Returns false as soon as `page`
+/// does. While it takes a page in, the next ones are on their way, unless there is time.
 pub(crate) async fn read(
     link: &Link,
     prefix: &str,
     revision: Revision,
     splits: &Splits,
     pace: &mut Pace,
-    mut page: impl AsyncFnMut(Vec<Found>) -> bool,
+    mut page: impl AsyncFnMut(Vec<Found>, usize) -> bool,
 ) -> Result<bool, Failure> {
     let (size, parallel) = pace.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
-    let mut heard: VecDeque<Vec<Found>> = VecDeque::new();
+    let mut heard: VecDeque<(Vec<Found>, usize)> = VecDeque::new();
     loop {
         let begun = Instant::now();
         while out.len() < parallel
@@ -83,18 +84,18 @@ pub(crate) async fn read(
         {
             out.push(fetch(link, request, revision));
         }
-        let keys = match heard.pop_front() {
-            Some(keys) => keys,
+        let (keys, rest) = match heard.pop_front() {
+            Some(heard) => heard,
             None => match out.next().await {
                 None => break,
                 Some(answer) => match take(answer, &mut plan)? {
                     None => continue,
-                    Some(keys) => keys,
+                    Some(heard) => heard,
                 },
             },
         };
         let got = keys.len();
-        let mut taking_in = std::pin::pin!(page(keys));
+        let mut taking_in = std::pin::pin!(page(keys, rest));
         let goes_on = loop {
             while pace.reads_ahead()
                 && out.len() < parallel
@@ -120,8 +121,8 @@ pub(crate) async fn read(
 
 type Answered = (RangeRequest, Result<Page, Failure>);
 
-/// The keys of an answer; none if they must be asked for again, in smaller parts.
-fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<Vec<Found>>, Failure> {
+/// The keys of an answer, and how many it lacks; none if they must be asked for again, in smaller parts.
+fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<(Vec<Found>, usize)>, Failure> {
     match answer {
         // Large values: less at a time.
         Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {
@@ -131,7 +132,8 @@ fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<Vec<
         answer => {
             let Page { keys, count } = answer?;
             plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
-            Ok(Some(keys))
+            let rest = usize::try_from(count).unwrap_or(0).saturating_sub(keys.len());
+            Ok(Some((keys, rest)))
         }
     }
 }

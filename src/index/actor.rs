@@ -254,18 +254,20 @@ impl Handler<OpenView> for IndexActor {
     }
 }
 
-/// Keys that a view contains. False if the view was ended meanwhile.
+/// Keys that a view contains, and how many more of them are known to come. False if the view was ended meanwhile.
 #[derive(Message)]
 #[rtype(result = "bool")]
-pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<Found>);
+pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<Found>, pub(crate) usize);
 
 impl Handler<ViewPage> for IndexActor {
     type Result = bool;
 
-    fn handle(&mut self, ViewPage(view, page): ViewPage, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, ViewPage(view, page, rest): ViewPage, ctx: &mut Self::Context) -> Self::Result {
         let mut goes_on = false;
         guarded(self, ctx, |this, ctx| {
+            let (told, had) = (page.len(), (this.index.keys(), this.index.instances()));
             goes_on = this.index.view_page(view, page);
+            this.index.make_room(rest, told, had);
             if let Some((known, found, at)) = this.index.take_contradiction() {
                 let reason = format!(
                     "a key that was changed at revision {known} was last changed at {found}, as of revision {at}"

@@ -4,6 +4,9 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::sync::Arc;
 
+/// The bytes of a binding that is not one yet.
+pub(super) type Packed = SmallVec<[u8; 128]>;
+
 /// Values in the order of their rule's attributes. Clones share the memory.
 ///
 /// Layout: the end offset of every value but the last, as `u32`, then the text of all values.
@@ -12,7 +15,9 @@ pub(crate) struct Binding(Arc<[u8]>);
 
 impl Binding {
     pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
-        Self::of(&Self::pack(values))
+        let mut packed = Packed::new();
+        Self::pack(values, &mut packed);
+        Self::of(&packed)
     }
 
     /// What [`Binding::pack`] made.
@@ -21,10 +26,12 @@ impl Binding {
     }
 
     /// The bytes of a binding, to look for one that may exist.
-    pub(crate) fn pack<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> SmallVec<[u8; 128]> {
+    ///
+    /// Into a buffer of the caller's: to return one copies what was only just written, and such a copy waits until
+    /// all earlier writes have reached the cache, those of new keys among them.
+    pub(crate) fn pack<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone, packed: &mut Packed) {
+        packed.clear();
         let count = values.len();
-        let text: usize = values.clone().map(str::len).sum();
-        let mut packed = SmallVec::<[u8; 128]>::with_capacity(count.saturating_sub(1) * 4 + text);
         let mut end = 0u32;
         for value in values.clone().take(count.saturating_sub(1)) {
             end += value.len() as u32;
@@ -33,7 +40,6 @@ impl Binding {
         for value in values {
             packed.extend_from_slice(value.as_bytes());
         }
-        packed
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

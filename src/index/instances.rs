@@ -117,6 +117,11 @@ impl Instances {
         self.hasher.hash_one((rule, binding.bytes()))
     }
 
+    /// Reads where an instance would be found, so that it is in the processor's cache by then.
+    pub(crate) fn touch(&self, hash: u64) -> u64 {
+        self.by_binding.touch(hash)
+    }
+
     pub(crate) fn find_hashed(&self, hash: u64, rule: u32, binding: &Binding) -> Option<u32> {
         self.by_binding.find(hash, |index| {
             let instance = self.get(index);
@@ -139,6 +144,12 @@ impl Instances {
         }) as u32;
         self.by_binding.insert(hash, index);
         index
+    }
+
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.table.reserve_exact(more);
+        self.by_binding.reserve(more);
     }
 
     pub(crate) fn remove(&mut self, index: u32) {

@@ -134,6 +134,11 @@ impl Mirror {
         self.hasher.hash_one(key)
     }
 
+    /// Reads where a key would be found, so that it is in the processor's cache by then.
+    pub(crate) fn touch(&self, hash: u64) -> u64 {
+        self.by_key.touch(hash)
+    }
+
     pub(crate) fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<EntryId> {
         self.by_key.find(hash, |id| self.entries[id as usize].key.as_bytes() == key)
     }
@@ -157,6 +162,12 @@ impl Mirror {
         }
     }
 
+    /// Makes room for so many more entries.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.entries.reserve_exact(more);
+        self.by_key.reserve(more);
+    }
+
     /// One past the highest index an entry may have, for sweeps.
     pub(crate) fn capacity(&self) -> usize {
         self.entries.capacity()
@@ -170,7 +181,9 @@ impl Mirror {
     pub(crate) fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> Merge {
         match self.find(key) {
             Some(id) => self.put_at(id, value, revision),
-            None => Merge::Appeared(self.put_new(self.hash(key.as_bytes()), key, value, revision, watcher)),
+            None => {
+                Merge::Appeared(self.put_new(self.hash(key.as_bytes()), key.into(), value, revision, watcher))
+            }
         }
     }
 
@@ -178,7 +191,7 @@ impl Mirror {
     pub(crate) fn put_new(
         &mut self,
         hash: u64,
-        key: &str,
+        key: Box<str>,
         value: Value,
         revision: Revision,
         watcher: u16,
@@ -226,7 +239,7 @@ impl Mirror {
         let hash = self.hash(key.as_bytes());
         let Some(id) = self.find_hashed(hash, key.as_bytes()) else {
             if guard_unknown {
-                let id = self.insert(hash, key, Content::Gone { revision }, watcher);
+                let id = self.insert(hash, key.into(), Content::Gone { revision }, watcher);
                 self.dig(id, revision);
             }
             return Merge::Known;
@@ -252,9 +265,9 @@ impl Mirror {
         }
     }
 
-    fn insert(&mut self, hash: u64, key: &str, content: Content, watcher: u16) -> EntryId {
+    fn insert(&mut self, hash: u64, key: Box<str>, content: Content, watcher: u16) -> EntryId {
         let id = self.entries.insert(Entry {
-            key: key.into(),
+            key,
             content,
             readers: SmallVec::new(),
             watcher,

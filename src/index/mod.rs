@@ -27,6 +27,7 @@ pub(crate) use views::{Found, Purpose};
 use crate::condition::{Seen, Slot};
 use crate::rule::CompiledRule;
 use crate::value::Value;
+use binding::Packed;
 use foldhash::fast::FixedState;
 use groups::Groups;
 use instances::Instances;
@@ -121,13 +122,23 @@ pub(crate) struct Index {
     walks: VecDeque<u32>,
     full_walk: Option<FullWalk>,
     counters: Counters,
+    /// A buffer, for as long as an instance is made.
+    packed: Packed,
 }
 
 /// Keys looked up before the first of them is merged.
 const AHEAD: usize = 32;
 
-/// Uses of patterns: rule, slot, group kind, and the values bound.
-type Uses = SmallVec<[(u32, Slot, Option<u8>, Binding); 2]>;
+/// One use of a pattern that a key matches.
+struct Matched {
+    rule: u32,
+    slot: Slot,
+    group: Option<u8>,
+    /// The values bound.
+    binding: Binding,
+    /// Of the instance, if all attributes are bound.
+    hash: u64,
+}
 
 struct Dirty {
     instance: u32,
@@ -160,13 +171,15 @@ impl Index {
             walks: VecDeque::new(),
             full_walk: None,
             counters: Counters::default(),
+            packed: Packed::new(),
             namespaces,
             prefixes,
             rules,
         };
         for number in 0..this.rules.len() as u32 {
             if this.rules[number as usize].attributes().is_empty() {
-                this.instance(number, Binding::new([].into_iter()));
+                let binding = Binding::new([].into_iter());
+                this.instance(this.instances.hash(number, &binding), number, binding);
             }
         }
         this
@@ -221,24 +234,28 @@ impl Index {
     /// wait for memory at the same time.
     pub(crate) fn apply_all(&mut self, changes: Vec<Change>) {
         let mut changes = changes.into_iter();
+        let (mut hashes, mut known) = (SmallVec::<[u64; AHEAD]>::new(), SmallVec::<[_; AHEAD]>::new());
         while !changes.as_slice().is_empty() {
-            let ahead = changes.as_slice().iter().take(AHEAD);
-            let known: SmallVec<[Option<EntryId>; AHEAD]> =
-                ahead.map(|change| self.mirror.find_bytes(change.key())).collect();
+            // What is read first does not decide what is read next, so that nothing waits for it.
             let mut touched = 0;
-            let mut rules: SmallVec<[u32; AHEAD]> = SmallVec::new();
+            hashes.clear();
+            for change in changes.as_slice().iter().take(AHEAD) {
+                let hash = self.mirror.hash(change.key());
+                touched ^= self.mirror.touch(hash);
+                hashes.push(hash);
+            }
+            known.clear();
+            for (change, &hash) in changes.as_slice().iter().zip(&hashes) {
+                known.push(self.mirror.find_hashed(hash, change.key()));
+            }
             for &id in known.iter().flatten() {
                 if let Some(&Reader::Instance(index, _)) = self.mirror.entry(id).readers.first() {
                     let instance = self.instances.get(index);
-                    touched ^= instance.touch();
-                    rules.push(instance.rule);
+                    touched ^= u64::from(instance.touch());
                 }
             }
-            for rule in rules {
-                touched ^= self.rules[rule as usize].condition().touch();
-            }
             std::hint::black_box(touched);
-            for (known, change) in known.into_iter().zip(&mut changes) {
+            for (known, change) in known.drain(..).zip(&mut changes) {
                 match (known, change) {
                     // A key with an entry is wanted, and entries are not removed while changes are merged.
                     (Some(id), Change::Put { value, revision, .. }) => self.put_known(id, value, revision),
@@ -252,15 +269,16 @@ impl Index {
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Put { key, value, revision } => {
-                let Some((key, watcher)) = self.wanted(&key) else { return };
+                let Some((text, watcher)) = self.wanted(&key) else { return };
                 // News that comes late (an own commit, a read) of a key that was deleted since: the
                 // deletion is known already, and its tombstone was not needed any more.
-                let hash = self.mirror.hash(key.as_bytes());
-                match self.mirror.find_hashed(hash, key.as_bytes()) {
+                let hash = self.mirror.hash(&key);
+                match self.mirror.find_hashed(hash, &key) {
                     Some(id) => self.put_known(id, value, revision),
                     None if revision < self.complete_to(watcher) => {}
                     None => {
-                        self.put_new(hash, key, value, revision, watcher);
+                        let uses = self.match_new(text);
+                        self.put_new(hash, Found { key, value, revision }, watcher, uses);
                     }
                 }
             }
@@ -292,20 +310,18 @@ impl Index {
         self.settle(merge, revision);
     }
 
-    /// Puts a key that has no entry, if a pattern matches it.
+    /// Puts a key that has no entry, if a pattern matches it: `uses` as of [`Index::match_new`].
     fn put_new(
         &mut self,
         hash: u64,
-        key: &str,
-        value: Value,
-        revision: Revision,
+        Found { key, value, revision }: Found,
         watcher: u16,
+        uses: impl IntoIterator<Item = Matched>,
     ) -> Option<EntryId> {
-        self.counters.matched += 1;
-        let uses = self.uses(key);
-        if uses.is_empty() {
-            return None;
-        }
+        let mut uses = uses.into_iter().peekable();
+        uses.peek()?;
+        // Where it was read is where it stays: most often it is no longer than what holds it.
+        let key = String::from_utf8(key).ok()?.into_boxed_str();
         let id = self.mirror.put_new(hash, key, value, revision, watcher);
         self.link(id, uses, revision);
         Some(id)
@@ -339,7 +355,7 @@ impl Index {
         match merge {
             Merge::Appeared(id) => {
                 let uses = self.uses(&self.mirror.entry(id).key);
-                self.link(id, uses, revision);
+                self.link(id, uses.into_iter(), revision);
             }
             Merge::Changed(id) => self.touch(id, revision),
             Merge::Vanished(id) => self.unlink(id, revision),
@@ -349,12 +365,12 @@ impl Index {
     }
 
     /// The key exists now: finds or makes the instances and groups that read it.
-    fn link(&mut self, id: EntryId, uses: Uses, revision: Revision) {
+    fn link(&mut self, id: EntryId, uses: impl Iterator<Item = Matched>, revision: Revision) {
         let mut readers: SmallVec<[Reader; 1]> = SmallVec::new();
-        for (rule, slot, group, binding) in uses {
+        for Matched { rule, slot, group, binding, hash } in uses {
             match group {
                 None => {
-                    let index = self.instance(rule, binding);
+                    let index = self.instance(hash, rule, binding);
                     let instance = self.instances.get_mut(index);
                     instance.entries[slot as usize] = id;
                     instance.implied_by += 1;
@@ -373,13 +389,25 @@ impl Index {
     }
 
     /// Every use of a pattern that the key matches, with the values it binds.
-    fn uses(&self, key: &str) -> Uses {
-        let mut uses = Uses::new();
-        self.patterns.matching(key, |usage: &Use, captures: &Captures<'_>| {
-            let values = usage.order.iter().map(|&at| captures[at as usize]);
-            uses.push((usage.rule, usage.slot, usage.group, Binding::new(values)));
-        });
+    fn uses(&self, key: &str) -> Vec<Matched> {
+        let mut uses = Vec::new();
+        self.add_uses(key, &mut uses);
         uses
+    }
+
+    /// The same of a key that has no entry.
+    fn match_new(&mut self, key: &str) -> Vec<Matched> {
+        self.counters.matched += 1;
+        self.uses(key)
+    }
+
+    fn add_uses(&self, key: &str, uses: &mut Vec<Matched>) {
+        self.patterns.matching(key, |usage: &Use, captures: &Captures<'_>| {
+            let &Use { rule, slot, group, ref order, .. } = usage;
+            let binding = Binding::new(order.iter().map(|&at| captures[at as usize]));
+            let hash = if group.is_none() { self.instances.hash(rule, &binding) } else { 0 };
+            uses.push(Matched { rule, slot, group, binding, hash });
+        });
     }
 
     /// The key does not exist any more.
@@ -418,29 +446,29 @@ impl Index {
             return self.touch(id, revision);
         }
         let key = self.mirror.entry(id).key.clone();
-        for (rule, slot, group, binding) in self.uses(&key) {
+        for Matched { rule, slot, group, binding, hash } in self.uses(&key) {
             if group.is_none()
-                && let Some(index) = self.instances.find(rule, &binding)
+                && let Some(index) = self.instances.find_hashed(hash, rule, &binding)
             {
                 self.soil(index, Some((slot, revision)), Reason::Change);
             }
         }
     }
 
-    /// The instance of a rule for a binding, made if it is new.
-    fn instance(&mut self, rule: u32, binding: Binding) -> u32 {
-        let hash = self.instances.hash(rule, &binding);
+    /// The instance of a rule for a binding, made if it is new; `hash` as of [`Instances::hash`].
+    fn instance(&mut self, hash: u64, rule: u32, binding: Binding) -> u32 {
         if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
         }
-        let Self { rules, instances, groups, .. } = self;
+        let Self { rules, instances, groups, packed, .. } = self;
         let compiled = &rules[rule as usize];
         let attributes = compiled.attributes().len();
         let index = instances.insert(hash, rule, binding, compiled.slots().len());
         let instance = instances.get_mut(index);
         for (kind, shape) in compiled.kinds().iter().enumerate() {
             let values = shape.attributes.iter().map(|&at| instance.binding.get(at as usize, attributes));
-            let group = groups.get_or_insert(rules, rule, kind as u8, &Binding::pack(values));
+            Binding::pack(values, packed);
+            let group = groups.get_or_insert(rules, rule, kind as u8, packed);
             let at = groups.get_mut(group).join(index);
             instance.groups.push((group, at));
         }
@@ -508,7 +536,9 @@ impl Index {
             snapshot,
             touches,
             reason,
-            orphaned: instance.is_orphaned(self.rules[instance.rule as usize].attributes().is_empty()),
+            // Of most instances the rule need not be read for that.
+            orphaned: instance.implied_by == 0
+                && instance.is_orphaned(self.rules[instance.rule as usize].attributes().is_empty()),
         }
     }
 

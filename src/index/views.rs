@@ -6,10 +6,9 @@
 //! were deleted; they are found by a sweep in chunks.
 
 use super::mirror::{Content, Deletion, EntryId, Revision};
-use super::{AHEAD, Change, Index, Reason};
+use super::{AHEAD, Change, Index, Matched, Reason};
 use crate::broken::{Promise, is_broken};
 use crate::value::Value;
-use smallvec::SmallVec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ViewId(u32);
@@ -28,6 +27,16 @@ pub(crate) struct Found {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Value,
     pub(crate) revision: Revision,
+}
+
+/// What is known of a key that a view contains.
+struct Look {
+    hash: u64,
+    entry: Option<EntryId>,
+    /// Whose it is, if a pattern may want it.
+    watcher: Option<u16>,
+    /// How many uses of patterns were found for it.
+    uses: usize,
 }
 
 /// A view that was compared to its end.
@@ -129,25 +138,64 @@ impl Index {
     pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<Found>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let mut page = page.into_iter();
+        let (mut looks, mut uses) = (Vec::new(), Vec::new());
         while !page.as_slice().is_empty() {
-            // Looks that don't depend on each other wait for memory at the same time; see `Index::apply_all`.
-            let ahead = page.as_slice().iter().take(AHEAD);
-            let looked_up: SmallVec<[(u64, Option<EntryId>); AHEAD]> = ahead
-                .map(|found| {
-                    let hash = self.mirror.hash(&found.key);
-                    (hash, self.mirror.find_hashed(hash, &found.key))
-                })
-                .collect();
-            for ((hash, known), found) in looked_up.into_iter().zip(&mut page) {
-                self.view_key(at, hash, known, found);
+            self.look_ahead(at, page.as_slice(), &mut looks, &mut uses);
+            let mut uses = uses.drain(..);
+            for (look, found) in looks.drain(..).zip(&mut page) {
+                self.view_key(at, look, found, &mut uses);
             }
         }
         true
     }
 
-    fn view_key(&mut self, at: usize, hash: u64, known: Option<EntryId>, found: Found) {
+    /// Makes room for `rest` more keys, where as many as that would have the tables grow again and again. Supposes
+    /// that patterns match as many of them as of those that were `told` last, before which the index had so many keys
+    /// and instances.
+    pub(crate) fn make_room(&mut self, rest: usize, told: usize, (keys, instances): (usize, usize)) {
+        if rest > self.mirror.keys() {
+            let share = |now: usize, had: usize| rest.min(now.saturating_sub(had) * rest / told.max(1));
+            self.mirror.reserve(share(self.keys(), keys));
+            self.instances.reserve(share(self.instances(), instances));
+        }
+    }
+
+    /// Looks up the first keys of a page, and matches those that have no entry. Looks that don't depend on each other
+    /// wait for memory at the same time; see [`Index::apply_all`].
+    fn look_ahead(&mut self, at: usize, page: &[Found], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
+        let snapshot = self.views.open[at].purpose == Purpose::Snapshot;
+        let mut touched = 0;
+        for Found { key, .. } in page.iter().take(AHEAD) {
+            let hash = self.mirror.hash(key);
+            touched ^= self.mirror.touch(hash);
+            looks.push(Look { hash, entry: None, watcher: None, uses: 0 });
+        }
+        for (look, Found { key, .. }) in looks.iter_mut().zip(page) {
+            look.entry = self.mirror.find_hashed(look.hash, key);
+            let Some((key, watcher)) = self.wanted(key) else { continue };
+            look.watcher = Some(watcher);
+            if snapshot && look.entry.is_none() {
+                self.counters.matched += 1;
+                let before = uses.len();
+                self.add_uses(key, uses);
+                look.uses = uses.len() - before;
+            }
+        }
+        for matched in uses {
+            touched ^= self.instances.touch(matched.hash);
+        }
+        std::hint::black_box(touched);
+    }
+
+    fn view_key(
+        &mut self,
+        at: usize,
+        Look { hash, entry: known, watcher, uses }: Look,
+        found: Found,
+        matched: &mut impl Iterator<Item = Matched>,
+    ) {
         let View { id, purpose, revision: seen_at, .. } = self.views.open[at];
-        let Some((key, watcher)) = self.wanted(&found.key) else { return };
+        let Some(watcher) = watcher else { return };
         if let Some(entry) = known {
             self.mirror.entry_mut(entry).stamp = id.0;
             let known = self.revision_of(entry);
@@ -160,12 +208,14 @@ impl Index {
             }
         }
         if let (Purpose::Snapshot, None) = (purpose, known) {
-            if let Some(entry) = self.put_new(hash, key, found.value, found.revision, watcher) {
+            if let Some(entry) = self.put_new(hash, found, watcher, matched.take(uses)) {
                 self.mirror.entry_mut(entry).stamp = id.0;
             }
         } else if purpose == Purpose::Snapshot {
             self.repair(id, found);
-        } else if known.is_some() || !self.uses(key).is_empty() {
+        } else if known.is_some()
+            || std::str::from_utf8(&found.key).is_ok_and(|key| !self.uses(key).is_empty())
+        {
             let view = &mut self.views.open[at];
             if view.suspects.len() < SUSPECTS {
                 view.suspects.push(found);
@@ -199,14 +249,17 @@ impl Index {
         }
     }
 
-    fn repair(&mut self, id: ViewId, Found { key, value, revision }: Found) {
-        let Some((key, watcher)) = self.wanted(&key) else { return };
+    fn repair(&mut self, id: ViewId, found: Found) {
+        let Some((key, watcher)) = self.wanted(&found.key) else { return };
         let entry = match self.mirror.find(key) {
             Some(entry) => {
-                self.put_known(entry, value, revision);
+                self.put_known(entry, found.value, found.revision);
                 Some(entry)
             }
-            None => self.put_new(self.mirror.hash(key.as_bytes()), key, value, revision, watcher),
+            None => {
+                let uses = self.match_new(key);
+                self.put_new(self.mirror.hash(&found.key), found, watcher, uses)
+            }
         };
         if let Some(entry) = entry {
             self.mirror.entry_mut(entry).stamp = id.0;

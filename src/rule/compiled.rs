@@ -174,6 +174,11 @@ impl CompiledRule {
         &self.id
     }
 
+    /// Reads what deciding an instance will need, so that it is in the processor's cache by then.
+    pub(crate) fn touch(&self) -> u64 {
+        u64::from(self.condition.touch()) ^ self.attributes.len() as u64 ^ self.slots.len() as u64
+    }
+
     pub(crate) fn condition(&self) -> &Compiled {
         &self.condition
     }

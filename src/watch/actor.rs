@@ -197,14 +197,14 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
     let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
     let mut newest: Option<Sighting> = None;
-    let page = async |keys: Vec<Found>| {
+    let page = async |keys: Vec<Found>, rest| {
         let known = newest.as_ref().map_or(0, |seen| seen.revision);
         if let Some(Found { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
             && *revision > known
         {
             newest = Some(Sighting { key: key.clone(), revision: *revision, value: Some(value.clone()) });
         }
-        index.send(ViewPage(view, keys)).await.unwrap_or(false)
+        index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
     let pace = &mut Pace::Fast;
     if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
