@@ -33,7 +33,7 @@ check: ## formatting, lints, documentation
 BENCH = $(CARGO) bench --features bench --bench
 JSON = --json target/bench.json
 
-bench: ## every goal, on the etcd in the PATH: target/bench.json; about 30 minutes
+bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minutes
 	@scripts/setup
 	$(BENCH) decide -- "1M keys" $(JSON)
 	$(BENCH) memory -- $(JSON)
