@@ -186,7 +186,7 @@ impl Generation {
         let releases = ReleasesSettings {
             link: watch_link.clone(),
             namespace: config.namespace.to_string(),
-            dispatcher: dispatcher.clone(),
+            dispatcher: dispatcher.clone().recipient(),
             after,
             status: status.clone(),
             silence: config.options.watch_silence,

@@ -37,7 +37,7 @@ impl Table {
         debug_assert!(number < u32::MAX, "one more than the number must fit");
         self.reserve(1);
         self.taken += 1;
-        self.add(hash & HASH | u64::from(number) + 1);
+        self.add(hash & HASH | (u64::from(number) + 1));
     }
 
     /// Makes room for so many more.

@@ -2,7 +2,7 @@
 //! another engine's lock or backoff key look again as soon as it is gone. It is open only while some wait: each
 //! firing of each engine is an event of it.
 
-use crate::dispatch::actor::{Dispatcher, Released};
+use crate::dispatch::actor::Released;
 use crate::engine::env::Retry;
 use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) struct Settings {
     pub(crate) link: Arc<Link>,
     pub(crate) namespace: String,
-    pub(crate) dispatcher: Addr<Dispatcher>,
+    pub(crate) dispatcher: Recipient<Released>,
     /// The revision after which deletions are wanted; `None`: nobody waits.
     pub(crate) after: Latest<Option<Revision>>,
     pub(crate) status: Status,
@@ -168,3 +168,6 @@ fn deleted(change: Change) -> Option<(String, Revision)> {
         Change::Put { .. } => None,
     }
 }
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests;
