@@ -47,8 +47,9 @@ impl Instance {
     }
 
     /// No existing key implies it. A rule without attributes has one instance, always.
-    pub(crate) fn is_orphaned(&self, always: bool) -> bool {
-        self.implied_by == 0 && !always
+    /// `always` is asked only where no key does: for most instances the rule need not be read.
+    pub(crate) fn is_orphaned(&self, always: impl FnOnce() -> bool) -> bool {
+        self.implied_by == 0 && !always()
     }
 
     /// It was moved to another place among a group's members.

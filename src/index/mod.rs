@@ -536,9 +536,7 @@ impl Index {
             snapshot,
             touches,
             reason,
-            // Of most instances the rule need not be read for that.
-            orphaned: instance.implied_by == 0
-                && instance.is_orphaned(self.rules[instance.rule as usize].attributes().is_empty()),
+            orphaned: instance.is_orphaned(|| self.rules[instance.rule as usize].attributes().is_empty()),
         }
     }
 
@@ -558,7 +556,8 @@ impl Index {
         let Some(index) = self.instances.resolve(id) else { return false };
         let instance = self.instances.get(index);
         let rule = instance.rule as usize;
-        if !instance.is_orphaned(self.rules[rule].attributes().is_empty()) || instance.dirty_at().is_some() {
+        if !instance.is_orphaned(|| self.rules[rule].attributes().is_empty()) || instance.dirty_at().is_some()
+        {
             return false;
         }
         for (group, at) in instance.groups.clone() {

@@ -335,3 +335,19 @@ fn a_crawl_that_comes_while_the_last_one_is_worked_on_does_not_begin_again() {
     }
     assert_eq!(decided, (8..10).chain(0..8).collect::<Vec<_>>());
 }
+
+#[test]
+fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
+    for (matched, rest, room) in [(100, 10_000, 10_000), (25, 10_000, 2_500), (0, 10_000, 0), (100, 0, 0)] {
+        let mut index = index([state()]);
+        let view = index.open_view(0, 100, Purpose::Snapshot).unwrap();
+        let key = |id: usize| if id < matched { format!("/s/{id}/state") } else { format!("/s/{id}/other") };
+        let had = (index.keys(), index.instances());
+        index.view_page(view, (0..100).map(|id| found(&key(id), "", 90)).collect());
+        index.make_room(rest, 100, had);
+        let capacity = index.mirror.capacity();
+        // A table grows by doubling, without being told.
+        assert!((matched + room..=matched + room + 128).contains(&capacity), "{matched} {rest}: {capacity}");
+        assert_eq!(index.keys(), matched);
+    }
+}
