@@ -1,5 +1,6 @@
 //! The one place that calls etcd: connections, requests, and what their failures mean.
 
+mod carry;
 mod watch;
 
 pub(crate) use watch::{Heard, Watch};
@@ -7,12 +8,15 @@ pub(crate) use watch::{Heard, Watch};
 use crate::index::{Found, Revision};
 use crate::metrics::Meters;
 use crate::value::Value;
-use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
+use bytes::Bytes;
+use carry::{Carrying, carried, carrying};
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{
-    Channel, Client, ConnectOptions, GetOptions, LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper, Txn,
+    Channel, Client, ConnectOptions, GetOptions, KvClient, LeaseGrantOptions, LeaseKeepAliveStream,
+    LeaseKeeper, Txn,
 };
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Code;
@@ -133,7 +137,7 @@ pub(crate) struct Link {
     target: Target,
     timeouts: Timeouts,
     meters: Meters,
-    client: RwLock<Option<Client>>,
+    client: RwLock<Option<Arc<Client>>>,
     /// The endpoint in use, counted on with every move to the next.
     endpoint: AtomicUsize,
 }
@@ -185,6 +189,16 @@ pub(crate) struct Answer {
     pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
 }
 
+impl From<PbTxnResponse> for Answer {
+    fn from(response: PbTxnResponse) -> Self {
+        Self {
+            revision: response.header.map_or(0, |header| header.revision),
+            succeeded: response.succeeded,
+            responses: response.responses.into_iter().map(|r| r.response).collect(),
+        }
+    }
+}
+
 /// A lease that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
@@ -201,7 +215,7 @@ impl Link {
     }
 
     /// The client, connecting if there is none. With credentials this authenticates.
-    pub(crate) async fn client(&self) -> Result<Client, Failure> {
+    pub(crate) async fn client(&self) -> Result<Arc<Client>, Failure> {
         let existing = self.client.read().unwrap_or_else(|e| e.into_inner()).clone();
         match existing {
             Some(client) => Ok(client),
@@ -210,7 +224,7 @@ impl Link {
         }
     }
 
-    async fn connect(&self) -> Result<Client, Failure> {
+    async fn connect(&self) -> Result<Arc<Client>, Failure> {
         let options = match &self.target {
             Target::Endpoints(_, options) | Target::Channel(_, options) => {
                 options.clone().unwrap_or_default()
@@ -228,12 +242,15 @@ impl Link {
                 // that refuses requests quickly.
                 Target::Endpoints(endpoints, _) => {
                     let at = self.endpoint.load(Ordering::Relaxed) % endpoints.len();
-                    Client::connect([&endpoints[at]], Some(options)).await
+                    Client::connect_with_balanced_channel([&endpoints[at]], Some(options), Carrying).await
                 }
-                Target::Channel(channel, _) => Client::from_channel(channel.clone(), Some(options)).await,
+                Target::Channel(channel, _) => {
+                    Client::from_channel(carrying(channel.clone()), Some(options)).await
+                }
             }
         };
-        let client = self.bounded("connect", connecting).await?;
+        // Shared: a client is a dozen clients, each of which is copied with it.
+        let client = Arc::new(self.bounded("connect", connecting).await?);
         *self.client.write().unwrap_or_else(|e| e.into_inner()) = Some(client.clone());
         Ok(client)
     }
@@ -385,18 +402,25 @@ impl Link {
         Ok(response.kvs.into_iter().map(lock).collect())
     }
 
+    /// Sends a transaction.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Failure> {
-        let client = self.client().await?;
-        let mut kv = client
-            .kv_client()
-            .max_decoding_message_size(MAX_RESPONSE)
-            .max_encoding_message_size(MAX_RESPONSE);
-        let response = self.bounded("txn", kv.txn(txn)).await?.0;
-        Ok(Answer {
-            revision: response.header.map_or(0, |header| header.revision),
-            succeeded: response.succeeded,
-            responses: response.responses.into_iter().map(|r| r.response).collect(),
-        })
+        let mut kv = self.kv_of_txns().await?;
+        Ok(Answer::from(self.bounded("txn", kv.txn(txn)).await?.0))
+    }
+
+    /// Sends a transaction that is the body of a request already.
+    pub(crate) async fn send_txn(&self, body: Bytes) -> Result<Answer, Failure> {
+        let mut kv = self.kv_of_txns().await?;
+        let sending = async {
+            let not_sent = || etcd_client::Error::InvalidArgs("the channel lost the transaction".into());
+            carried(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()))
+        };
+        Ok(Answer::from(self.bounded("txn", sending).await?.0))
+    }
+
+    async fn kv_of_txns(&self) -> Result<KvClient, Failure> {
+        let kv = self.client().await?.kv_client();
+        Ok(kv.max_decoding_message_size(MAX_RESPONSE).max_encoding_message_size(MAX_RESPONSE))
     }
 
     /// Grants a lease under an id of the caller's, so that a request sent again is not a second lease.

@@ -15,8 +15,8 @@ pub(crate) struct Seen {
     pub(crate) mod_revision: i64,
 }
 
-/// Something that a transaction can compare.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something that a transaction can compare. Small, since every decision carries some along the path of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     /// The key does not exist.
     Absent(Slot),
@@ -24,11 +24,14 @@ pub(crate) enum Check {
     Exists(Slot),
     /// The key exists with the value that was seen.
     ValueIs(Slot),
-    /// The key exists with another value than this one.
-    ValueIsNot(Slot, Value),
+    /// The key exists with another value than the one that this leaf of the condition compares it with.
+    ValueIsNot(Slot, LeafNumber),
     /// The key has the modification revision that was seen.
     Unchanged(Slot),
 }
+
+/// The place of a leaf among those of its condition.
+pub(crate) type LeafNumber = u32;
 
 /// Checks that together prove the truth of a condition: whenever all of them hold, it has this truth. There is
 /// at most one check for a slot, so a witness always fits a transaction. Empty if nothing needs proof.
@@ -61,6 +64,14 @@ impl Compiled {
     /// The truth of one leaf, by its index in `leaves`.
     pub(crate) fn leaf_truth(&self, leaf: usize, seen: &[Option<Seen>]) -> bool {
         self.leaves[leaf].holds(seen)
+    }
+
+    /// What a leaf compares its key with: nothing, if it is of another kind.
+    pub(crate) fn literal(&self, leaf: LeafNumber) -> &[u8] {
+        match &self.leaves[leaf as usize].test {
+            Test::Equals(literal) => literal.as_bytes(),
+            _ => &[],
+        }
     }
 
     /// Reads what evaluating it will need first, so that it is in the processor's cache by then.
@@ -97,7 +108,7 @@ impl Node {
 
     fn verdict(&self, leaves: &[Leaf], seen: &[Option<Seen>]) -> Verdict {
         match self {
-            Self::Leaf(leaf) => leaves[*leaf].verdict(seen),
+            Self::Leaf(leaf) => leaves[*leaf].verdict(*leaf as LeafNumber, seen),
             Self::All(children) => Self::join(children, true, leaves, seen),
             Self::Any(children) => Self::join(children, false, leaves, seen),
             Self::Not(child) => {
@@ -135,7 +146,7 @@ impl Node {
 }
 
 impl Leaf {
-    fn verdict(&self, seen: &[Option<Seen>]) -> Verdict {
+    fn verdict(&self, number: LeafNumber, seen: &[Option<Seen>]) -> Verdict {
         let truth = self.holds(seen);
         let value = |slot: Slot| seen_at(seen, slot).map(|seen| &seen.value);
         let witness = match (&self.test, &self.slots[..]) {
@@ -151,7 +162,7 @@ impl Leaf {
             (Test::Equals(literal), &[slot])
                 if !truth && literal.len() <= MAX_VALUE_IN_CHECK && value(slot).is_some() =>
             {
-                smallvec![Check::ValueIsNot(slot, literal.clone())]
+                smallvec![Check::ValueIsNot(slot, number)]
             }
             (_, slots) => slots.iter().map(|slot| pin(*slot, seen)).collect(),
         };

@@ -135,14 +135,14 @@ fn by_slot(compiled: &Compiled, state: &State) -> Vec<Option<Seen>> {
 }
 
 /// Whether etcd would find that a check holds `now`, if the witness is of what was `then`.
-fn holds(check: &Check, then: &[Option<Seen>], now: &[Option<Seen>]) -> bool {
+fn holds(of: &Compiled, check: &Check, then: &[Option<Seen>], now: &[Option<Seen>]) -> bool {
     let (then, now) = (&then[usize::from(check.slot())], &now[usize::from(check.slot())]);
     let Some(now) = now else { return matches!(check, Check::Absent(_)) };
     match (check, then) {
         (Check::Absent(_), _) => false,
         (Check::Exists(_), _) => true,
         (Check::ValueIs(_), then) => then.as_ref().is_some_and(|then| then.value == now.value),
-        (Check::ValueIsNot(_, value), _) => now.value != *value,
+        (Check::ValueIsNot(_, leaf), _) => now.value.as_bytes() != of.literal(*leaf),
         (Check::Unchanged(_), then) => {
             then.as_ref().is_some_and(|then| then.mod_revision == now.mod_revision)
         }
@@ -178,7 +178,7 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
         let then = by_slot(&compiled, &state);
         let Verdict { truth, witness } = compiled.evaluate(&then);
         for check in &witness {
-            prop_assert!(holds(check, &then, &then), "{:?} of {} does not hold", check, condition);
+            prop_assert!(holds(&compiled, check, &then, &then), "{:?} of {} does not hold", check, condition);
         }
         let slots: BTreeSet<Slot> = witness.iter().map(Check::slot).collect();
         prop_assert_eq!(slots.len(), witness.len(), "one check a key: {:?}", witness);
@@ -186,7 +186,7 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
             // Any state, made to fit the witness by no more than it demands.
             let mut now = by_slot(&compiled, &other);
             for check in &witness {
-                if holds(check, &then, &now) {
+                if holds(&compiled, check, &then, &now) {
                     free.set(free.get() + 1);
                     // A revision that is the same by chance would not be so with another value.
                     if !matches!(check, Check::Unchanged(_)) {
@@ -197,15 +197,15 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
                 let before = then[slot].clone();
                 now[slot] = match check {
                     Check::ValueIs(_) => before.map(|seen| Seen { mod_revision: 5000, ..seen }),
-                    Check::ValueIsNot(_, value) => {
-                        let longer = [value.as_bytes(), b"!"].concat();
+                    Check::ValueIsNot(_, leaf) => {
+                        let longer = [compiled.literal(*leaf), b"!"].concat();
                         Some(Seen { value: longer.into(), mod_revision: 5000 })
                     }
                     Check::Absent(_) | Check::Exists(_) | Check::Unchanged(_) => before,
                 };
             }
             for check in &witness {
-                prop_assert!(holds(check, &then, &now), "the test must make {:?} hold", check);
+                prop_assert!(holds(&compiled, check, &then, &now), "the test must make {:?} hold", check);
             }
             prop_assert_eq!(compiled.truth(&now), truth, "{} with {:?} in {:?}", condition, witness, now);
             differ.set(differ.get() + u32::from(now != then));

@@ -4,7 +4,6 @@ mod witness;
 
 use super::*;
 use crate::pattern::Attributes;
-use crate::value::Value;
 use serde_json::json;
 
 fn leaf() -> Key {

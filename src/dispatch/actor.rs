@@ -19,6 +19,7 @@ pub(crate) use releases::{LocksSeen, Released};
 use super::messages::{Action, Finish};
 use super::pending::Pending;
 use super::run::{Ended, Watched};
+use super::tools::Tools;
 use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
 use crate::engine::live::Live;
@@ -32,6 +33,7 @@ use crate::index::{Binding, InstanceId, Revision};
 use crate::latest::Setter;
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLease, LockLeases};
+use crate::lock::keys::Keys;
 use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
 use crate::lock::txn::clear_mark;
 use crate::metrics::Meters;
@@ -45,7 +47,7 @@ use foldhash::fast::FixedState;
 use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -79,6 +81,7 @@ pub(crate) struct Settings {
 
 pub(crate) struct Dispatcher {
     settings: Settings,
+    tools: Arc<Tools>,
     pending: Pending,
     index: Option<Addr<IndexActor>>,
     /// What goes back to the index, bounded by the number of instances that are not idle.
@@ -91,7 +94,7 @@ pub(crate) struct Dispatcher {
     ended: Ended,
     busy: HashMap<InstanceId, Busy, FixedState>,
     /// Numbers of attempts whose lock may exist.
-    nonces: BTreeSet<u64>,
+    nonces: HashSet<u64, FixedState>,
     timer: Option<(Instant, SpawnHandle)>,
     draining: Option<oneshot::Sender<usize>>,
     /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
@@ -104,10 +107,15 @@ pub(crate) struct Dispatcher {
 /// A firing from its lock to its end.
 struct Busy {
     nonce: u64,
+    /// Those of an instance whose lock is taken, until its end takes them.
+    keys: Option<Keys>,
     fence: Option<Fence>,
     lease: Option<LockLease>,
     overrule: Option<Revision>,
-    cancelled: CancellationToken,
+    /// Told to end.
+    told: bool,
+    /// Tells the callback; made when that is about to run.
+    cancelled: Option<CancellationToken>,
     /// Waits for the answer to its transaction.
     step: Option<Step>,
     /// The callback runs.
@@ -119,18 +127,49 @@ struct Busy {
 
 impl Busy {
     fn new(nonce: u64, overrule: Option<Revision>, span: Span) -> Self {
-        let cancelled = CancellationToken::new();
         Self {
             nonce,
+            keys: None,
             fence: None,
             lease: None,
             overrule,
-            cancelled,
+            told: false,
+            cancelled: None,
             step: None,
             running: None,
             finish: None,
             span,
         }
+    }
+
+    /// Its lock is taken.
+    fn won(&mut self, fence: Fence, lease: LockLease, keys: Keys) {
+        (self.fence, self.lease, self.keys) = (Some(fence), Some(lease), Some(keys));
+    }
+
+    /// What tells the callback to end: also the loss of the lock's lease.
+    fn token(&mut self) -> CancellationToken {
+        let Self { told, lease, cancelled, .. } = self;
+        let token = cancelled.get_or_insert_with(|| {
+            lease.as_ref().map_or_else(CancellationToken::new, |lease| lease.lost.child_token())
+        });
+        // Told while its transaction was out: the callback must hear of it too.
+        if *told {
+            token.cancel();
+        }
+        token.clone()
+    }
+
+    /// Tells it to end.
+    fn cancel(&mut self) {
+        self.told = true;
+        if let Some(token) = &self.cancelled {
+            token.cancel();
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.told || self.cancelled.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 }
 
@@ -148,7 +187,17 @@ impl Dispatcher {
     pub(crate) fn new(settings: Settings, releases: Setter<Option<Revision>>) -> Self {
         let Settings { env, rules, limit, ageing, .. } = &settings;
         let pending = Pending::new(rules.clone(), *limit, *ageing, env.rng(10), env.hasher());
+        let tools = Tools {
+            engine: settings.engine.clone(),
+            env: env.clone(),
+            rules: rules.clone(),
+            namespace: settings.namespace.clone(),
+            link: settings.link.clone(),
+            requests: settings.requests.clone(),
+            keeper: settings.keeper.clone(),
+        };
         Self {
+            tools: Arc::new(tools),
             rng: env.rng(11),
             pending,
             index: None,
@@ -160,7 +209,7 @@ impl Dispatcher {
             // Nothing runs before the actor has started.
             ended: Ended::new(|| {}),
             busy: HashMap::with_hasher(env.hasher()),
-            nonces: BTreeSet::new(),
+            nonces: HashSet::with_hasher(env.hasher()),
             timer: None,
             draining: None,
             out_of_time: CancellationToken::new(),

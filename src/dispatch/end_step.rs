@@ -1,18 +1,18 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
 use super::messages::{FoundMark, Hold};
+use super::tools::Tools;
 use crate::condition::Slot;
-use crate::engine::env::{Env, Retry};
-use crate::etcd::{Failure, FailureKind, Link};
+use crate::engine::env::Retry;
+use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
-use crate::index::{Binding, Change, Deletion, Revision};
+use crate::index::{Change, Deletion, Revision};
 use crate::lock::batch::Class;
-use crate::lock::keeper::{Forget, Keeper, KeyLease, LockLease, Purpose};
+use crate::lock::keeper::{Forget, KeyLease, LockLease, Purpose};
+use crate::lock::keys::Keys;
 use crate::lock::lease::Ticket;
-use crate::lock::requests::{Requests, submit};
+use crate::lock::requests::submit;
 use crate::lock::txn::{Ended, Ending, Mark, Marking, Reply, Request};
-use crate::rule::CompiledRule;
-use actix::Addr;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,20 +23,14 @@ use tokio::time::{Instant, timeout_at};
 const UNLOCKED_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) struct EndStep {
-    pub(super) engine: Arc<str>,
-    pub(super) env: Env,
-    pub(super) rules: Arc<[CompiledRule]>,
+    pub(super) tools: Arc<Tools>,
     pub(super) rule: u32,
-    pub(super) binding: Binding,
-    pub(super) namespace: Arc<str>,
+    pub(super) keys: Keys,
     pub(super) fence: Option<Fence>,
     pub(super) lease: Option<LockLease>,
     pub(super) effects: Effects,
     pub(super) hold: Option<Hold>,
     pub(super) overrule: Option<Revision>,
-    pub(super) link: Arc<Link>,
-    pub(super) requests: Addr<Requests>,
-    pub(super) keeper: Addr<Keeper>,
     pub(super) retry: Retry,
     pub(super) began: Instant,
     /// Leases of keys in the last attempt.
@@ -88,14 +82,12 @@ impl EndStep {
             return None;
         }
         let leases: SmallVec<[Option<i64>; 8]> = self.effects.changes.iter().map(|_| None).collect();
-        let mark = self.mark_key();
-        Some(self.ending(&leases, &mark, None).request())
+        Some(self.ending(&leases, None).request())
     }
 
     /// What the answer to the first attempt means.
-    pub(super) fn answered(&self, answer: Result<Reply, Failure>) -> Result<EndEnd, Failure> {
-        let mark = self.mark_key();
-        let ended = self.ending(&[], &mark, None).read(answer?);
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Result<EndEnd, Failure> {
+        let ended = self.ending(&[], None).read(answer?);
         Ok(self.end(ended).unwrap_or(EndEnd::FenceLost))
     }
 
@@ -134,7 +126,7 @@ impl EndStep {
                 FailureKind::LeaseGone => {
                     let used = std::mem::take(&mut self.used);
                     // Closed: the engine is stopping, which the next attempt finds too.
-                    let _ = self.keeper.send(Forget(used)).await;
+                    let _ = self.tools.keeper.send(Forget(used)).await;
                 }
                 _ => {}
             }
@@ -150,7 +142,6 @@ impl EndStep {
     }
 
     async fn send(&mut self, ambiguous: &mut bool) -> Result<EndEnd, Failure> {
-        let mark_key = self.mark_key();
         let mut leases = Vec::new();
         let mut send_before: Option<Instant> = None;
         for effect in &self.effects.changes {
@@ -169,10 +160,12 @@ impl EndStep {
         };
         self.used = leases.iter().flatten().copied().chain(mark.iter().map(|(_, lease)| *lease)).collect();
         let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
-        let ending = self.ending(&leases, &mark_key, marking);
-        let answer = submit(&self.requests, self.rule, Class::Ending, ending.request(), send_before).await;
+        let request = self.ending(&leases, marking).request();
+        let answer = submit(&self.tools.requests, self.rule, Class::Ending, request, send_before).await;
         let Some(answer) = answer else { return Ok(EndEnd::Failed("the engine is stopping".into())) };
-        match self.end(ending.read(answer?)) {
+        let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
+        let ended = self.ending(&leases, marking).read(answer?);
+        match self.end(ended) {
             Some(end) => Ok(end),
             None if *ambiguous => self.unlocked().await,
             // Should something between have sent it twice, the first may have left a mark, which would hold
@@ -181,28 +174,19 @@ impl EndStep {
         }
     }
 
-    fn mark_key(&self) -> String {
-        self.rules[self.rule as usize].backoff_key(&self.namespace, &self.binding)
-    }
-
-    fn ending<'a>(
-        &'a self,
-        leases: &'a [Option<i64>],
-        mark_key: &'a str,
-        marking: Option<Marking<'a>>,
-    ) -> Ending<'a> {
-        let Self { fence, effects, overrule, .. } = self;
-        Ending { fence: fence.as_ref(), effects, leases, mark_key, overrule: *overrule, marking }
+    fn ending<'a>(&'a self, leases: &'a [Option<i64>], marking: Option<Marking<'a>>) -> Ending<'a> {
+        let Self { keys, fence, effects, overrule, .. } = self;
+        Ending { keys, fence: *fence, effects, leases, overrule: *overrule, marking }
     }
 
     /// `None`: the lock is gone.
-    fn end(&self, ended: Ended) -> Option<EndEnd> {
+    fn end(&mut self, ended: Ended) -> Option<EndEnd> {
         Some(match ended {
             Ended::Committed { revision } => self.closed(revision),
             Ended::FenceLost => return None,
             Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
-                EndEnd::Marked(FoundMark { key: self.mark_key(), revision, mark, at })
+                EndEnd::Marked(FoundMark { key: self.keys.mark().to_owned(), revision, mark, at })
             }
         })
     }
@@ -210,11 +194,11 @@ impl EndStep {
     /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
     /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its own
     /// events count as somebody else's; unless it left a mark, which tells it.
-    async fn unlocked(&self) -> Result<EndEnd, Failure> {
+    async fn unlocked(&mut self) -> Result<EndEnd, Failure> {
         let Some(lease) = self.lease.as_ref().filter(|lease| !lease.lost.is_cancelled()) else {
             return Ok(EndEnd::FenceLost);
         };
-        if !self.link.is_alive(lease.id).await? {
+        if !self.tools.link.is_alive(lease.id).await? {
             return Ok(EndEnd::FenceLost);
         }
         Ok(match self.marked_at().await? {
@@ -228,7 +212,7 @@ impl EndStep {
     /// The revision of the mark that was to be left behind, if it is there.
     async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
         let (Some(hold), Some(fence)) = (&self.hold, &self.fence) else { return Ok(None) };
-        let Some((value, revision)) = self.link.get(&self.mark_key()).await? else { return Ok(None) };
+        let Some((value, revision)) = self.tools.link.get(self.keys.mark()).await? else { return Ok(None) };
         let ours = self.mark(hold);
         let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
         // All but the time, which is another one in every attempt.
@@ -238,37 +222,32 @@ impl EndStep {
 
     /// The lock is known to be gone.
     async fn is_unlocked(&self) -> bool {
-        let Some(Fence { key, create_revision }) = &self.fence else { return false };
-        let found = self.link.get(key).await;
-        found.is_ok_and(|found| found.is_none_or(|(_, revision)| revision != *create_revision))
+        let Some(Fence { create_revision }) = self.fence else { return false };
+        let found = self.tools.link.get(self.keys.lock()).await;
+        found.is_ok_and(|found| found.is_none_or(|(_, revision)| revision != create_revision))
     }
 
-    fn closed(&self, revision: Revision) -> EndEnd {
-        let rule = &self.rules[self.rule as usize];
-        let keys: Vec<String> =
-            (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.binding)).collect();
-        let written = |key: &String| self.effects.changes.iter().any(|effect| effect.key() == key);
-        let slots = keys.iter().enumerate().filter(|(_, key)| written(key)).map(|(slot, _)| slot as Slot);
-        let changes = self.effects.changes.iter().map(|effect| match effect.clone() {
+    /// It is over: the effects are handed on.
+    fn closed(&mut self, revision: Revision) -> EndEnd {
+        let effects = std::mem::take(&mut self.effects.changes);
+        let written = |key: &str| effects.iter().any(|effect| effect.key() == key);
+        let slots = self.keys.slots().enumerate().filter(|(_, key)| written(key));
+        let slots = slots.map(|(slot, _)| slot as Slot).collect();
+        let changes = effects.into_iter().map(|effect| match effect {
             Effect::Put { key, value, .. } => Change::Put { key: key.into_bytes(), value, revision },
             Effect::Delete { key } => {
                 Change::Delete { key: key.into_bytes(), revision, how: Deletion::Committed }
             }
         });
-        EndEnd::Closed {
-            revision,
-            slots: slots.collect(),
-            marked: self.hold.is_some(),
-            changes: changes.collect(),
-        }
+        EndEnd::Closed { revision, slots, marked: self.hold.is_some(), changes: changes.collect() }
     }
 
     fn mark(&self, hold: &Hold) -> Mark {
         /// An error is shown to people who read the key; its start will do.
         const ERROR: usize = 512;
-        let now = self.env.unix_millis();
+        let now = self.tools.env.unix_millis();
         Mark {
-            engine: self.engine.to_string(),
+            engine: self.tools.engine.to_string(),
             attempt: hold.attempt,
             until: hold.delay.map_or(u64::MAX, |delay| now + delay.as_millis() as u64),
             gave_up: hold.delay.is_none(),
@@ -297,7 +276,7 @@ impl EndStep {
             request: "lease_grant",
             message: "the engine is stopping".into(),
         };
-        self.keeper.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
+        self.tools.keeper.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
         let limit = Instant::now() + UNLOCKED_LIMIT;
         timeout_at(limit, ticket).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(stopping()))
     }

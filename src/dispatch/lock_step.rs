@@ -2,19 +2,20 @@
 
 use super::actor::OUT_OF_TIME;
 use super::messages::FoundMark;
+use super::tools::Tools;
 use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
 use crate::engine::env::Retry;
 use crate::etcd::{Failure, FailureKind};
 use crate::firing::Fence;
-use crate::index::{Binding, Change, Revision, Snapshot};
+use crate::index::{Change, Revision, Snapshot};
 use crate::latest::Latest;
 use crate::lock::batch::Class;
 use crate::lock::keeper::LockLease;
-use crate::lock::requests::{Requests, submit};
+use crate::lock::keys::Keys;
+use crate::lock::requests::submit;
 use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, free_attempt};
-use crate::rule::CompiledRule;
-use actix::Addr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 const SENDS: u32 = 5;
 
 pub(super) struct LockStep {
+    pub(super) tools: Arc<Tools>,
     pub(super) rule: u32,
     pub(super) snapshot: Snapshot,
     pub(super) witness: Witness,
@@ -37,29 +39,7 @@ pub(super) struct LockStep {
     /// How often the transaction was sent.
     pub(super) sent: u32,
     pub(super) keys: Keys,
-    pub(super) requests: Addr<Requests>,
     pub(super) retry: Retry,
-    /// What has no answer then is waited for no more.
-    pub(super) out_of_time: CancellationToken,
-}
-
-/// The keys that it is about.
-#[derive(Default)]
-pub(super) struct Keys {
-    pub(super) lock: String,
-    pub(super) mark: String,
-    /// Of the condition.
-    pub(super) of_slots: Vec<String>,
-}
-
-impl Keys {
-    pub(super) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
-        Self {
-            lock: rule.lock_key(namespace, binding),
-            mark: rule.backoff_key(namespace, binding),
-            of_slots: (0..rule.slots().len()).map(|slot| rule.key(slot as u8, binding)).collect(),
-        }
-    }
 }
 
 /// How it ended.
@@ -68,6 +48,8 @@ pub(crate) enum LockEnd {
     Won {
         fence: Fence,
         lease: LockLease,
+        /// For the steps that follow.
+        keys: Keys,
     },
     /// Somebody has the lock; `ours`: under this engine's lease.
     Held {
@@ -107,8 +89,8 @@ impl LockStep {
         Some(self.request(lease))
     }
 
-    pub(super) async fn run(mut self: Box<Self>) -> (LockEnd, Box<Self>) {
-        let out_of_time = self.out_of_time.clone();
+    /// What has no answer when it is `out_of_time` is waited for no more.
+    pub(super) async fn run(mut self: Box<Self>, out_of_time: CancellationToken) -> (LockEnd, Box<Self>) {
         let end = tokio::select! {
             biased;
             end = self.attempt() => end,
@@ -133,7 +115,8 @@ impl LockStep {
         };
         loop {
             let request = self.request(lease);
-            let Some(answer) = submit(&self.requests, self.rule, Class::Lock, request, None).await else {
+            let Some(answer) = submit(&self.tools.requests, self.rule, Class::Lock, request, None).await
+            else {
                 return LockEnd::Failed("the engine is stopping".into());
             };
             if let Some(end) = self.answered(answer) {
@@ -150,14 +133,13 @@ impl LockStep {
 
     fn locking(&self, lease: i64) -> Locking<'_> {
         Locking {
-            lock: &self.keys.lock,
+            keys: &self.keys,
             holder: &self.holder,
             lease,
-            mark: &self.keys.mark,
             overrule: self.overrule,
+            condition: self.tools.rules[self.rule as usize].condition(),
             witness: &self.witness,
             snapshot: &self.snapshot,
-            keys: &self.keys.of_slots,
         }
     }
 
@@ -175,10 +157,10 @@ impl LockStep {
             if self.sent < SENDS && !lease.lost.is_cancelled() {
                 return None;
             }
-            let lock = std::mem::take(&mut self.keys.lock);
-            let (requests, holder, retry) = (self.requests.clone(), self.holder.clone(), self.retry.fork());
+            let keys = std::mem::take(&mut self.keys);
+            let (tools, holder, retry) = (self.tools.clone(), self.holder.clone(), self.retry.fork());
             if !is_broken(Promise::Orphans) {
-                actix::spawn(free(requests, self.rule, lock, holder, lease, retry));
+                actix::spawn(free(tools, self.rule, keys, holder, lease, retry));
             }
         } else if failure.kind == FailureKind::LeaseGone {
             lease.lost.cancel();
@@ -188,14 +170,14 @@ impl LockStep {
 }
 
 fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockEnd {
-    let Keys { lock, mark: mark_key, .. } = keys;
     match locked {
-        Locked::Won(fence) => LockEnd::Won { fence, lease },
+        Locked::Won(fence) => LockEnd::Won { fence, lease, keys },
         Locked::Held { create_revision, lease: under, holder, at } => {
-            LockEnd::Held { key: lock, create_revision, holder, ours: under == lease.id, at }
+            let key = keys.lock().to_owned();
+            LockEnd::Held { key, create_revision, holder, ours: under == lease.id, at }
         }
         Locked::Marked { revision, mark, at } => {
-            LockEnd::Marked(FoundMark { key: mark_key, revision, mark, at })
+            LockEnd::Marked(FoundMark { key: keys.mark().to_owned(), revision, mark, at })
         }
         Locked::Untrue { changes, mark_gone } => LockEnd::Untrue { changes, mark_gone },
     }
@@ -203,17 +185,11 @@ fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockEnd {
 
 /// The lock may have been taken without our knowing: frees it, as soon as etcd answers again. Ends
 /// with the lease, for the lock ends with it too.
-async fn free(
-    requests: Addr<Requests>,
-    rule: u32,
-    lock: String,
-    holder: Holder,
-    lease: LockLease,
-    mut retry: Retry,
-) {
+async fn free(tools: Arc<Tools>, rule: u32, keys: Keys, holder: Holder, lease: LockLease, mut retry: Retry) {
     while !lease.lost.is_cancelled() {
         retry.wait().await;
-        match submit(&requests, rule, Class::Ending, free_attempt(&lock, &holder), None).await {
+        let request = free_attempt(keys.lock(), &holder);
+        match submit(&tools.requests, rule, Class::Ending, request, None).await {
             Some(Err(failure)) if failure.is_ambiguous() => {}
             Some(Err(failure)) => return tracing::debug!(%failure, "lock left to its lease"),
             Some(Ok(_)) | None => return,

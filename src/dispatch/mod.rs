@@ -24,6 +24,7 @@ mod queue;
 mod rate;
 pub(crate) mod record;
 pub(crate) mod run;
+mod tools;
 
 #[cfg(test)]
 mod tests;

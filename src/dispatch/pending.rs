@@ -184,6 +184,7 @@ impl Pending {
                     self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
                 }
                 Verdict::True(witness) => {
+                    record.see(&decided.touches);
                     record.path.decided(now);
                     self.checked(id, decided.snapshot, witness, now, out);
                 }

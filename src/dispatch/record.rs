@@ -63,7 +63,7 @@ pub(crate) struct Record {
     /// Who has its lock, or holds it back, while it is held or given up.
     pub(crate) elsewhere: Option<Box<Elsewhere>>,
     /// By slot, the revisions of the values shown to the last callback; 0 for an absent key.
-    given: Option<Box<[Revision]>>,
+    given: Option<SmallVec<[Revision; 2]>>,
     own: Own,
     /// Changes seen since the values were taken that are not yet known to be ours or foreign.
     during: SmallVec<[Touch; 4]>,

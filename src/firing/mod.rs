@@ -18,7 +18,7 @@ use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +40,8 @@ struct Inner {
     engine: Arc<str>,
     rules: Arc<[CompiledRule]>,
     rule: usize,
-    attributes: Attributes,
+    /// Made when somebody asks for them.
+    attributes: OnceLock<Attributes>,
     binding: Binding,
     snapshot: Snapshot,
     attempt: u32,
@@ -54,9 +55,8 @@ struct Inner {
 
 /// The lock of a firing: a transaction conditional on its create revision takes effect only while
 /// the lock is held.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fence {
-    pub(crate) key: String,
     pub(crate) create_revision: Revision,
 }
 
@@ -82,12 +82,11 @@ impl Firing {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { engine, rules, rule, binding, snapshot, attempt, due, .. } = parts;
         let Parts { fence, cancelled, source, reserved, max_txn_ops, .. } = parts;
-        let attributes = rules[rule].attributes_of(&binding);
         Self(Arc::new(Inner {
             engine,
             rules,
             rule,
-            attributes,
+            attributes: OnceLock::new(),
             binding,
             snapshot,
             attempt,
@@ -106,7 +105,7 @@ impl Firing {
 
     /// What an error of this firing says, as far as that may be told.
     pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
-        reveal.error(error, &self.0.attributes, &self.0.snapshot)
+        reveal.error(error, self.attributes(), &self.0.snapshot)
     }
 
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
@@ -121,7 +120,7 @@ impl Firing {
 
     /// The instance's attributes and their values.
     pub fn attributes(&self) -> &Attributes {
-        &self.0.attributes
+        self.0.attributes.get_or_init(|| self.compiled().attributes_of(&self.0.binding))
     }
 
     /// The value of one attribute.
@@ -129,7 +128,7 @@ impl Firing {
     /// # Errors
     /// [`Error::UnknownAttribute`] if no pattern of the rule's condition has it.
     pub fn attribute(&self, name: &str) -> Result<&str, Error> {
-        self.0.attributes.get(name).ok_or_else(|| Error::UnknownAttribute(name.to_owned()))
+        self.attributes().get(name).ok_or_else(|| Error::UnknownAttribute(name.to_owned()))
     }
 
     /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
@@ -165,7 +164,10 @@ impl Firing {
     /// [`Error::Pattern`] if the pattern is malformed, [`Error::Format`] if it has an attribute that the
     /// rule does not bind, or one whose value has a slash where it needs one segment.
     pub fn format(&self, pattern: &str) -> Result<String, Error> {
-        Ok(Pattern::parse(pattern)?.format(&self.0.attributes)?)
+        if let Some(key) = self.compiled().written_key(pattern, &self.0.binding) {
+            return Ok(key);
+        }
+        Ok(Pattern::parse(pattern)?.format(self.attributes())?)
     }
 
     /// Reads the newest value of a key from etcd, linearizably, also of a key that no condition has. The
@@ -212,7 +214,7 @@ impl Firing {
     /// key), for effects outside etcd to check: whoever carries them out refuses a number smaller than
     /// the largest that it has seen. 0 for an [optimistic](crate::Rule::optimistic) rule, which has no lock.
     pub fn fencing_token(&self) -> i64 {
-        self.0.fence.as_ref().map_or(0, |fence| fence.create_revision)
+        self.0.fence.map_or(0, |fence| fence.create_revision)
     }
 
     /// True once the lock is lost or may be, the time limit is over, or the engine is ending: at its
@@ -251,7 +253,7 @@ impl fmt::Debug for Firing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Firing")
             .field("rule", &self.rule())
-            .field("attributes", &self.0.attributes)
+            .field("attributes", self.attributes())
             .field("attempt", &self.0.attempt)
             .field("fence", &self.0.fence)
             .finish_non_exhaustive()

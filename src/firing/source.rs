@@ -25,7 +25,10 @@ impl Source {
 
     pub(super) async fn client(&self) -> Result<Client, Error> {
         match self {
-            Source::Etcd(link) => link.client().await.map_err(|failure| Error::Etcd(failure.to_string())),
+            Source::Etcd(link) => {
+                let client = link.client().await;
+                client.map(|client| (*client).clone()).map_err(|failure| Error::Etcd(failure.to_string()))
+            }
             Source::Keys(_) => Err(Error::Etcd(
                 "a trial has no etcd, and so no client: run an engine on the embedded etcd instead".into(),
             )),

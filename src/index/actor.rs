@@ -218,16 +218,17 @@ impl Handler<Feedback> for IndexActor {
             for instance in feedback.releases {
                 this.index.release(instance);
             }
-            // Changes first, so that an answer never overtakes what it must contain.
-            let mut decide = Vec::new();
-            this.index.drain(&mut decide);
-            let mut orders: Vec<Order> = decide.into_iter().map(Order::Decide).collect();
+            // The changes are merged by now: an answer contains them, and who asked needs no second one for them.
+            let mut orders = Vec::with_capacity(feedback.asks.len());
             for (instance, number) in feedback.asks {
                 orders.push(match this.index.ask(instance, Reason::Ask(number)) {
                     Some(decide) => Order::Decide(decide),
                     None => Order::Gone(instance, number),
                 });
             }
+            let mut decide = Vec::new();
+            this.index.drain(&mut decide);
+            orders.extend(decide.into_iter().map(Order::Decide));
             this.flush(ctx, orders, Instant::now());
         });
     }

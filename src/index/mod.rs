@@ -141,7 +141,8 @@ struct Matched {
 }
 
 struct Dirty {
-    instance: u32,
+    /// `None`: it was decided already.
+    instance: Option<u32>,
     touches: SmallVec<[Touch; 2]>,
     reason: Reason,
 }
@@ -490,7 +491,7 @@ impl Index {
             }
         } else {
             instance.set_dirty_at(Some(self.dirty.len()));
-            self.dirty.push(Dirty { instance: index, touches: touch.into_iter().collect(), reason });
+            self.dirty.push(Dirty { instance: Some(index), touches: touch.into_iter().collect(), reason });
         }
     }
 
@@ -519,10 +520,20 @@ impl Index {
         snapshot
     }
 
-    /// Asks for a decision on an instance; `None` if it does not exist any more.
+    /// Asks for a decision on an instance; `None` if it does not exist any more. If a change makes one due anyway,
+    /// it is this one.
     pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
         let index = self.instances.resolve(id)?;
-        Some(self.decide(index, SmallVec::new(), reason))
+        let due = self.instances.get(index).dirty_at().map(|at| &mut self.dirty[at]);
+        let touches = match due.filter(|dirty| dirty.reason == Reason::Change) {
+            Some(dirty) => {
+                self.instances.get_mut(index).set_dirty_at(None);
+                dirty.instance = None;
+                std::mem::take(&mut dirty.touches)
+            }
+            None => SmallVec::new(),
+        };
+        Some(self.decide(index, touches, reason))
     }
 
     fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: Reason) -> Decide {
@@ -544,6 +555,7 @@ impl Index {
     pub(crate) fn drain(&mut self, out: &mut Vec<Decide>) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for Dirty { instance, touches, reason } in dirty.drain(..) {
+            let Some(instance) = instance else { continue };
             self.instances.get_mut(instance).set_dirty_at(None);
             let decide = self.decide(instance, touches, reason);
             out.push(decide);

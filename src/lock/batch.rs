@@ -109,7 +109,7 @@ impl<E> Batch<E> {
     }
 
     /// The entries, in the order in which etcd is to take them.
-    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = &E> {
+    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = &E> + Clone {
         self.entries.iter().map(|queued| &queued.entry)
     }
 

@@ -3,6 +3,8 @@
 //! | file | subject | I/O |
 //! |---|---|---|
 //! | [`txn`] | the transactions of a firing and their answers | no |
+//! | [`keys`] | the keys that a firing is about | no |
+//! | [`encode`] | transactions as the bytes that etcd reads | no |
 //! | [`batch`] | which transactions travel in one request | no |
 //! | [`lease`] | how long a lease can be relied on, which keys share one | no |
 //! | [`requests`] | the actor that sends transactions | yes |
@@ -10,7 +12,9 @@
 //! | [`releases`] | the actor that watches for locks becoming free | yes |
 
 pub(crate) mod batch;
+pub(crate) mod encode;
 pub(crate) mod keeper;
+pub(crate) mod keys;
 pub(crate) mod lease;
 pub(crate) mod releases;
 pub(crate) mod requests;

@@ -1,6 +1,7 @@
 //! The requests actor: sends transactions, those that may travel together in one request.
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
+use super::encode::{EncodedTxn, alone, nested};
 use super::txn::{Reply, Request, is_at_fault};
 use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
 use crate::engine::status::Status;
@@ -8,8 +9,8 @@ use crate::etcd::{Answer, Failure, FailureKind, Link};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use actix::prelude::*;
-use etcd_client::proto::PbTxnOpResponse;
-use etcd_client::{Txn, TxnOp};
+use bytes::Bytes;
+use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +53,7 @@ const PROBE: Duration = Duration::from_secs(1);
 
 struct Entry {
     rule: u32,
-    txn: Txn,
+    txn: EncodedTxn,
     send_before: Option<Instant>,
     asker: Asker,
 }
@@ -97,12 +98,12 @@ impl Requests {
                 self.batcher.landed(batch.flight());
                 continue;
             }
-            let txn = outer(&batch);
+            let body = outer(&batch);
             self.settings.meters.batch(batch.entries().len());
             let link = self.settings.link.clone();
             let me = ctx.address();
             let sending = async move {
-                let answer = link.txn(txn).await;
+                let answer = link.send_txn(body).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
                 let _ = tell(&me, Landed { batch, answer }).await;
             };
@@ -185,7 +186,7 @@ impl Requests {
                 Some(PbTxnOpResponse::ResponseTxn(txn)) => Ok(Reply {
                     revision,
                     succeeded: txn.succeeded,
-                    responses: txn.responses.into_iter().map(|response| response.response).collect(),
+                    responses: told(txn.succeeded, txn.responses),
                 }),
                 _ => Err(Failure {
                     kind: FailureKind::Unreachable,
@@ -240,13 +241,17 @@ impl Requests {
     }
 }
 
+/// What the operations answered; if all compares held, nobody asks what the puts and deletions did.
+fn told(succeeded: bool, responses: Vec<PbResponseOp>) -> Vec<Option<PbTxnOpResponse>> {
+    if succeeded { Vec::new() } else { responses.into_iter().map(|response| response.response).collect() }
+}
+
 /// One entry goes as it is, several as nested transactions: each decides for itself.
-fn outer(batch: &Batch<Entry>) -> Txn {
-    let mut txns = batch.entries().map(|entry| entry.txn.clone());
-    if batch.is_nested() {
-        Txn::new().and_then(txns.map(TxnOp::txn).collect::<Vec<_>>())
-    } else {
-        txns.next().unwrap_or_default()
+fn outer(batch: &Batch<Entry>) -> Bytes {
+    let mut txns = batch.entries().map(|entry| &entry.txn);
+    match txns.next() {
+        Some(txn) if !batch.is_nested() => alone(txn),
+        _ => nested(batch.entries().map(|entry| &entry.txn)),
     }
 }
 

@@ -4,20 +4,21 @@
 mod tests;
 
 use super::batch::{Footprint, KeyMark};
+use super::encode::{EncodedTxn, Sign, Target};
+use super::keys::Keys;
 use crate::broken::{Promise, is_broken};
-use crate::condition::Check;
+use crate::condition::{Check, Compiled, Seen};
 use crate::etcd::FailureKind;
 use crate::firing::{Effect, Effects, Expectation, Fence};
 use crate::index::{Change, Deletion, Revision, Snapshot};
-use crate::value::Value;
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// A transaction with what the batcher needs to know of it.
 pub(crate) struct Request {
-    pub(crate) txn: Txn,
+    pub(crate) txn: EncodedTxn,
     pub(crate) footprint: Footprint,
 }
 
@@ -33,7 +34,7 @@ pub(crate) struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     /// The engine, for people who read the key.
-    pub(crate) engine: String,
+    pub(crate) engine: Arc<str>,
     /// Different for every attempt, so that a request sent twice recognises its own lock.
     pub(crate) nonce: u64,
     /// Unix time in milliseconds, for people who read the key.
@@ -55,93 +56,89 @@ pub(crate) struct Mark {
 }
 
 /// The mark that an instance's transaction may find and replace.
-pub(crate) fn mark_is(key: &str, known: Option<Revision>) -> Compare {
-    Compare::mod_revision(key, CompareOp::Equal, known.unwrap_or(0))
+fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
+    txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(0)));
 }
 
 /// Everything that takes a lock and verifies that the condition still holds.
 pub(crate) struct Locking<'a> {
-    pub(crate) lock: &'a str,
+    pub(crate) keys: &'a Keys,
     pub(crate) holder: &'a Holder,
     pub(crate) lease: i64,
-    pub(crate) mark: &'a str,
     /// The revision of a mark that this engine may overrule.
     pub(crate) overrule: Option<Revision>,
+    pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
     pub(crate) snapshot: &'a Snapshot,
-    /// All keys of the instance, by slot.
-    pub(crate) keys: &'a [String],
 }
 
 impl Locking<'_> {
     pub(crate) fn request(&self) -> Request {
-        let holder = serde_json::to_vec(self.holder).unwrap_or_default();
-        let absent = |key: &str| Compare::create_revision(key, CompareOp::Equal, 0);
-        let mut compares = vec![absent(self.lock)];
+        let (lock, mark) = (self.keys.lock(), self.keys.mark());
+        let mut txn = EncodedTxn::with_capacity(ROOM);
+        let mut compares = 1;
+        txn.compare(lock, Sign::Equal, Target::Created(0));
         if !is_broken(Promise::Backoff) {
-            compares.push(mark_is(self.mark, self.overrule));
+            compares += 1;
+            compare_mark(&mut txn, mark, self.overrule);
         }
         if !is_broken(Promise::Witness) {
-            compares.extend(self.witness.iter().map(|check| self.compare(check)));
+            compares += self.witness.len();
+            self.witness.iter().for_each(|check| self.compare(&mut txn, check));
         }
-        let mut then =
-            vec![TxnOp::put(self.lock, holder.clone(), Some(PutOptions::new().with_lease(self.lease)))];
-        let mut writes = vec![self.lock];
+        txn.then_put(lock, &json(self.holder), Some(self.lease));
+        let mut writes = Marks::from_slice(&[mark_of(lock)]);
         if self.overrule.is_some() {
-            then.push(TxnOp::delete(self.mark, None));
-            writes.push(self.mark);
+            txn.then_delete(mark);
+            writes.push(mark_of(mark));
         }
-        let reads = [self.lock, self.mark].into_iter().chain(self.keys.iter().map(String::as_str));
-        let or_else: Vec<TxnOp> = reads.clone().map(|key| TxnOp::get(key, None)).collect();
+        let mut reads = Marks::new();
+        let mut response_bytes = 0;
+        for key in self.keys.all() {
+            txn.else_get(key);
+            reads.push(mark_of(key));
+            response_bytes += key.len() + OVERHEAD;
+        }
         let values: usize = self.snapshot.iter().flatten().map(|seen| seen.value.len()).sum();
-        let compared: usize = self
-            .witness
-            .iter()
-            .map(|check| match check {
-                Check::ValueIs(slot) => self.seen(*slot).map_or(0, Value::len),
-                Check::ValueIsNot(_, value) => value.len(),
-                Check::Absent(_) | Check::Exists(_) | Check::Unchanged(_) => 0,
-            })
-            .sum();
-        let keys: usize = reads.clone().map(|key| key.len() + OVERHEAD).sum();
-        let operations = compares.len().max(or_else.len());
         let footprint = Footprint {
-            reads: marks(reads),
-            writes: marks(writes),
-            operations,
-            request_bytes: 2 * keys + compared + holder.len(),
-            response_bytes: keys + values,
+            operations: compares.max(reads.len()),
+            reads,
+            writes,
+            request_bytes: txn.len(),
+            response_bytes: response_bytes + values,
             puts: true,
             solo: false,
         };
-        Request { txn: Txn::new().when(compares).and_then(then).or_else(or_else), footprint }
+        Request { txn, footprint }
     }
 
-    fn seen(&self, slot: u8) -> Option<&Value> {
-        self.snapshot[slot as usize].as_ref().map(|seen| &seen.value)
-    }
-
-    fn compare(&self, check: &Check) -> Compare {
-        let key = |slot: u8| self.keys[slot as usize].as_str();
-        match check {
-            Check::Absent(slot) => Compare::create_revision(key(*slot), CompareOp::Equal, 0),
-            Check::Exists(slot) => Compare::create_revision(key(*slot), CompareOp::Greater, 0),
+    fn compare(&self, txn: &mut EncodedTxn, check: &Check) {
+        let (slot, sign, target) = match check {
+            Check::Absent(slot) => (slot, Sign::Equal, Target::Created(0)),
+            Check::Exists(slot) => (slot, Sign::Greater, Target::Created(0)),
             Check::ValueIs(slot) => {
-                let value = self.seen(*slot).cloned().unwrap_or_default();
-                Compare::value(key(*slot), CompareOp::Equal, value)
+                let value = self.seen(*slot).map_or(&[][..], |seen| seen.value.as_bytes());
+                (slot, Sign::Equal, Target::Value(value))
             }
-            Check::ValueIsNot(slot, value) => Compare::value(key(*slot), CompareOp::NotEqual, value.clone()),
+            Check::ValueIsNot(slot, leaf) => {
+                (slot, Sign::NotEqual, Target::Value(self.condition.literal(*leaf)))
+            }
             Check::Unchanged(slot) => {
-                let revision = self.snapshot[*slot as usize].as_ref().map_or(0, |seen| seen.mod_revision);
-                Compare::mod_revision(key(*slot), CompareOp::Equal, revision)
+                let revision = self.seen(*slot).map_or(0, |seen| seen.mod_revision);
+                (slot, Sign::Equal, Target::Changed(revision))
             }
-        }
+        };
+        txn.compare(self.keys.slot(*slot), sign, target);
+    }
+
+    fn seen(&self, slot: u8) -> Option<&Seen> {
+        self.snapshot[slot as usize].as_ref()
     }
 
     /// Reads the answer.
     pub(crate) fn read(&self, reply: Reply) -> Locked {
         if reply.succeeded {
-            return Locked::Won(Fence { key: self.lock.to_owned(), create_revision: reply.revision });
+            return Locked::Won(Fence { create_revision: reply.revision });
         }
         let revision = reply.revision;
         let mut found = reply.responses.into_iter().map(only_key);
@@ -151,7 +148,7 @@ impl Locking<'_> {
             let holder: Option<Holder> = serde_json::from_slice(&lock.value).ok();
             if lock.lease == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
                 let create_revision = lock.create_revision;
-                return Locked::Won(Fence { key: self.lock.to_owned(), create_revision });
+                return Locked::Won(Fence { create_revision });
             }
             let create_revision = lock.create_revision;
             return Locked::Held { create_revision, lease: lock.lease, holder, at: revision };
@@ -163,7 +160,7 @@ impl Locking<'_> {
                 at: revision,
             },
             mark => {
-                let changes = self.keys.iter().zip(found).map(|(key, kv)| as_change(key, kv, revision));
+                let changes = self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, revision));
                 let mark_gone = self.overrule.is_some() && mark.is_none();
                 Locked::Untrue { changes: changes.collect(), mark_gone }
             }
@@ -184,11 +181,23 @@ pub(crate) enum Locked {
     Untrue { changes: Vec<Change>, mark_gone: bool },
 }
 
-/// Bytes of protocol around a key in a request or response, roughly.
+/// Bytes of protocol around a key in a response, roughly.
 const OVERHEAD: usize = 64;
 
-fn marks<'k>(keys: impl IntoIterator<Item = &'k str>) -> SmallVec<[KeyMark; 4]> {
-    keys.into_iter().map(|key| KeyMark::of(key.as_bytes())).collect()
+/// Bytes that the transaction of a firing with few keys takes.
+const ROOM: usize = 512;
+
+/// The value of a lock or mark.
+fn json(value: &impl Serialize) -> SmallVec<[u8; 128]> {
+    let mut text = SmallVec::new();
+    serde_json::to_writer(&mut text, value).expect("strings and numbers, and a writer that takes everything");
+    text
+}
+
+type Marks = SmallVec<[KeyMark; 4]>;
+
+fn mark_of(key: &str) -> KeyMark {
+    KeyMark::of(key.as_bytes())
 }
 
 fn only_key(response: Option<PbTxnOpResponse>) -> Option<PbKeyValue> {
@@ -216,11 +225,11 @@ pub(crate) struct Marking<'a> {
 /// is expected holds), and the release of the lock with them. Without a fence (an optimistic rule)
 /// the expectations decide, and that no other engine holds the instance back.
 pub(crate) struct Ending<'a> {
-    pub(crate) fence: Option<&'a Fence>,
+    pub(crate) keys: &'a Keys,
+    pub(crate) fence: Option<Fence>,
     pub(crate) effects: &'a Effects,
     /// By effect: the lease of a key with a TTL.
     pub(crate) leases: &'a [Option<i64>],
-    pub(crate) mark_key: &'a str,
     /// The revision of a mark that this engine may overrule (optimistic rules only).
     pub(crate) overrule: Option<Revision>,
     pub(crate) marking: Option<Marking<'a>>,
@@ -229,65 +238,68 @@ pub(crate) struct Ending<'a> {
 impl Ending<'_> {
     pub(crate) fn request(&self) -> Request {
         let Effects { changes, expectations } = self.effects;
-        let unlocked = self.fence.is_none();
-        let mut compares: Vec<Compare> = Vec::new();
+        let (lock, mark) = (self.keys.lock(), self.keys.mark());
+        let mut txn = EncodedTxn::with_capacity(ROOM);
+        let (mut reads, mut writes) = (Marks::new(), Marks::new());
+        let (mut compares, mut response_bytes) = (0, 0);
+        let mut read = |txn: &mut EncodedTxn, key: &str| {
+            txn.else_get(key);
+            reads.push(mark_of(key));
+            response_bytes += key.len() + OVERHEAD;
+        };
         match self.fence {
-            Some(_) if is_broken(Promise::Fence) => {}
-            Some(Fence { key, create_revision }) => {
-                compares.push(Compare::create_revision(key.as_str(), CompareOp::Equal, *create_revision));
+            Some(Fence { create_revision }) => {
+                if !is_broken(Promise::Fence) {
+                    compares += 1;
+                    txn.compare(lock, Sign::Equal, Target::Created(create_revision));
+                }
+                read(&mut txn, lock);
             }
-            None => compares.push(mark_is(self.mark_key, self.overrule)),
+            None => {
+                compares += 1;
+                compare_mark(&mut txn, mark, self.overrule);
+                read(&mut txn, mark);
+            }
         }
-        if !is_broken(Promise::Expectations) {
-            compares.extend(expectations.iter().map(|Expectation { key, revision }| {
-                Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision)
-            }));
+        for Expectation { key, revision } in expectations {
+            if !is_broken(Promise::Expectations) {
+                compares += 1;
+                txn.compare(key, Sign::Equal, Target::Changed(*revision));
+            }
+            read(&mut txn, key);
         }
-        let mut request_bytes = 0;
-        let mut then = Vec::new();
+        let mut puts = self.marking.is_some();
         for (effect, lease) in changes.iter().zip(self.leases) {
-            request_bytes += effect.key().len() + OVERHEAD;
             match effect {
                 Effect::Put { key, value, .. } => {
-                    request_bytes += value.len();
-                    let options = lease.map(|lease| PutOptions::new().with_lease(lease));
-                    then.push(TxnOp::put(key.as_str(), value.clone(), options));
+                    puts = true;
+                    txn.then_put(key, value.as_bytes(), *lease);
                 }
-                Effect::Delete { key } => then.push(TxnOp::delete(key.as_str(), None)),
+                Effect::Delete { key } => txn.then_delete(key),
             }
+            writes.push(mark_of(effect.key()));
         }
-        let mut writes: Vec<&str> = changes.iter().map(Effect::key).collect();
-        if let Some(Marking { mark, lease }) = &self.marking {
-            let value = serde_json::to_vec(mark).unwrap_or_default();
-            request_bytes += value.len() + OVERHEAD;
-            then.push(TxnOp::put(self.mark_key, value, Some(PutOptions::new().with_lease(*lease))));
-            writes.push(self.mark_key);
-        } else if unlocked && self.overrule.is_some() {
-            then.push(TxnOp::delete(self.mark_key, None));
-            writes.push(self.mark_key);
+        if let Some(Marking { mark: value, lease }) = &self.marking {
+            txn.then_put(mark, &json(value), Some(*lease));
+            writes.push(mark_of(mark));
+        } else if self.fence.is_none() && self.overrule.is_some() {
+            txn.then_delete(mark);
+            writes.push(mark_of(mark));
         }
-        if let Some(fence) = self.fence {
-            then.push(TxnOp::delete(fence.key.as_str(), None));
-            writes.push(&fence.key);
+        if self.fence.is_some() {
+            txn.then_delete(lock);
+            writes.push(mark_of(lock));
         }
-        let first = self.fence.map_or(self.mark_key, |fence| &fence.key);
-        let reads: Vec<&str> =
-            std::iter::once(first).chain(expectations.iter().map(|e| e.key.as_str())).collect();
-        let or_else: Vec<TxnOp> = reads.iter().map(|key| TxnOp::get(*key, None)).collect();
-        let compared: usize = reads.iter().map(|key| key.len() + OVERHEAD).sum();
-        let operations = compares.len().max(then.len()).max(or_else.len());
-        let puts =
-            changes.iter().any(|effect| matches!(effect, Effect::Put { .. })) || self.marking.is_some();
         let footprint = Footprint {
-            reads: marks(reads),
-            writes: marks(writes),
-            operations,
-            request_bytes: request_bytes + 2 * compared,
-            response_bytes: compared + then.len() * OVERHEAD,
+            operations: compares.max(writes.len()).max(reads.len()),
+            request_bytes: txn.len(),
+            response_bytes: response_bytes + writes.len() * OVERHEAD,
+            reads,
+            writes,
             puts,
             solo: false,
         };
-        Request { txn: Txn::new().when(compares).and_then(then).or_else(or_else), footprint }
+        Request { txn, footprint }
     }
 
     pub(crate) fn read(&self, reply: Reply) -> Ended {
@@ -340,31 +352,33 @@ pub(crate) enum Ended {
 
 /// Deletes a lock nobody works under, if it is still the one that was seen.
 pub(crate) fn free_orphan(lock: &str, create_revision: Revision) -> Request {
-    delete_if(lock, Compare::create_revision(lock, CompareOp::Equal, create_revision))
+    delete_if(lock, Target::Created(create_revision))
 }
 
 /// Deletes the lock of an attempt that may or may not have been taken, if it was.
 pub(crate) fn free_attempt(lock: &str, holder: &Holder) -> Request {
-    let value = serde_json::to_vec(holder).unwrap_or_default();
-    delete_if(lock, Compare::value(lock, CompareOp::Equal, value))
+    delete_if(lock, Target::Value(&json(holder)))
 }
 
 /// Deletes a mark, if it is still the one that was seen.
 pub(crate) fn clear_mark(mark: &str, revision: Revision) -> Request {
-    delete_if(mark, mark_is(mark, Some(revision)))
+    delete_if(mark, Target::Changed(revision))
 }
 
-fn delete_if(key: &str, compare: Compare) -> Request {
+fn delete_if(key: &str, is: Target<'_>) -> Request {
+    let mut txn = EncodedTxn::default();
+    txn.compare(key, Sign::Equal, is);
+    txn.then_delete(key);
     let footprint = Footprint {
-        reads: marks([key]),
-        writes: marks([key]),
+        reads: Marks::from_slice(&[mark_of(key)]),
+        writes: Marks::from_slice(&[mark_of(key)]),
         operations: 1,
-        request_bytes: 2 * (key.len() + OVERHEAD),
+        request_bytes: txn.len(),
         response_bytes: OVERHEAD,
         puts: false,
         solo: false,
     };
-    Request { txn: Txn::new().when([compare]).and_then([TxnOp::delete(key, None)]), footprint }
+    Request { txn, footprint }
 }
 
 /// A request that failed for a reason of its own and not of the server's state.

@@ -300,10 +300,27 @@ impl CompiledRule {
 
     /// The concrete key of a slot.
     pub(crate) fn key(&self, slot: Slot, binding: &Binding) -> String {
-        let pattern = &self.slots()[slot as usize];
         let mut key = String::new();
-        pattern.write_key(|at| self.value(binding, &pattern.attributes()[at]), &mut key);
+        self.write_key(slot, binding, &mut key);
         key
+    }
+
+    /// Appends the concrete key of a slot.
+    pub(crate) fn write_key(&self, slot: Slot, binding: &Binding, out: &mut String) {
+        let pattern = &self.slots()[slot as usize];
+        pattern.write_key(|at| self.value(binding, &pattern.attributes()[at]), out);
+    }
+
+    /// The key of a pattern that is written as in the condition, which has been parsed already. `None`: it is
+    /// not, or a value does not fit into one segment of it.
+    pub(crate) fn written_key(&self, written: &str, binding: &Binding) -> Option<String> {
+        let slot = self.slot(written)?;
+        let pattern = &self.slots[slot];
+        let fits = |segment: &Segment| match segment {
+            Segment::Attribute(at) => !self.value(binding, &pattern.attributes()[*at]).contains('/'),
+            Segment::Literal(_) | Segment::Rest(_) => true,
+        };
+        pattern.segments().iter().all(fits).then(|| self.key(slot as Slot, binding))
     }
 
     /// The value of an attribute that keys bind.
@@ -368,11 +385,19 @@ impl CompiledRule {
         self.constraints[number].as_deref()
     }
 
-    /// The key of an instance's lock. Values are percent-encoded, so that none can forge another's.
+    /// The key of an instance's lock.
     pub(crate) fn lock_key(&self, namespace: &str, binding: &Binding) -> String {
-        let mut key = format!("{namespace}lock/");
+        let mut key = String::new();
+        self.write_lock_key(namespace, binding, &mut key);
+        key
+    }
+
+    /// Appends the key of an instance's lock. Values are percent-encoded, so that none can forge another's.
+    pub(crate) fn write_lock_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
+        key.push_str(namespace);
+        key.push_str("lock/");
         match &self.lock {
-            None => self.write_instance(binding, &mut key),
+            None => self.write_instance(binding, key),
             Some(pattern) => {
                 let named = |name: &Arc<str>| {
                     let value = self.values(binding).find(|(other, _)| *other == name);
@@ -385,14 +410,20 @@ impl CompiledRule {
                 key.push_str(text.trim_start_matches('/'));
             }
         }
-        key
     }
 
     /// The key that holds other engines back after a failure of the instance.
     pub(crate) fn backoff_key(&self, namespace: &str, binding: &Binding) -> String {
-        let mut key = format!("{namespace}backoff/");
-        self.write_instance(binding, &mut key);
+        let mut key = String::new();
+        self.write_backoff_key(namespace, binding, &mut key);
         key
+    }
+
+    /// Appends the key that holds other engines back after a failure of the instance.
+    pub(crate) fn write_backoff_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
+        key.push_str(namespace);
+        key.push_str("backoff/");
+        self.write_instance(binding, key);
     }
 
     fn write_instance(&self, binding: &Binding, key: &mut String) {

@@ -278,7 +278,6 @@ async fn run_in(
     let rule = &config.rules[number as usize];
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
-    let lock = || Fence { key: rule.lock_key(&config.namespace, &binding), create_revision: LOCK };
     let firing = Firing::new(Parts {
         engine: config.engine.clone(),
         rules: config.rules.clone(),
@@ -287,7 +286,7 @@ async fn run_in(
         snapshot,
         attempt,
         due,
-        fence: (!optimistic).then(lock),
+        fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
         source: Source::Keys(keys),
         reserved: config.reserved().into(),

@@ -28,12 +28,11 @@ impl Dispatcher {
     /// The lock is taken: runs the callback.
     pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot) {
         let Some(record) = self.pending.record(instance) else { return };
-        let Some(busy) = self.busy.get(&instance) else { return };
+        let Some(busy) = self.busy.get_mut(&instance) else { return };
+        let cancelled = busy.token();
         let Settings { engine, rules, link, reserved, max_txn_ops, live, .. } = &self.settings;
         let rule = &rules[record.rule as usize];
         let attempt = record.failures + 1;
-        self.tell_event(instance, || EventKind::Started { attempt });
-        let cancelled = busy.cancelled.clone();
         let firing = Firing::new(Parts {
             engine: engine.clone(),
             rules: rules.clone(),
@@ -42,7 +41,7 @@ impl Dispatcher {
             snapshot,
             attempt,
             due: record.path.due,
-            fence: busy.fence.clone(),
+            fence: busy.fence,
             cancelled: cancelled.clone(),
             source: Source::Etcd(link.clone()),
             reserved: reserved.clone(),
@@ -65,17 +64,17 @@ impl Dispatcher {
         };
         let end = self.ended.end_of(instance, busy.nonce, self.settings.meters.clone(), record.rule);
         self.starting.push(Box::pin(run::run_and_tell(engine.clone(), run, end)));
-        if let Some(busy) = self.busy.get_mut(&instance) {
-            busy.running = Some(Watched::new(Instant::now(), limit, grace));
-        }
+        busy.running = Some(Watched::new(Instant::now(), limit, grace));
+        self.tell_event(instance, || EventKind::Started { attempt });
     }
 
     /// Finds callbacks that go on although they were told to end, and tells of them.
     pub(super) fn find_stuck(&mut self, now: Instant) {
         let Settings { engine, rules, telling, meters, .. } = &self.settings;
         for (instance, busy) in &mut self.busy {
+            let told = busy.is_cancelled();
             let Some(running) = &mut busy.running else { continue };
-            if !running.has_got_stuck(busy.cancelled.is_cancelled(), now) {
+            if !running.has_got_stuck(told, now) {
                 continue;
             }
             let Some(record) = self.pending.record(*instance) else { continue };

@@ -24,7 +24,7 @@ impl Handler<Drain> for Dispatcher {
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
             // From now on: told, then dropped, then unlocked.
-            this.busy.values().for_each(|busy| busy.cancelled.cancel());
+            this.busy.values_mut().for_each(Busy::cancel);
             let graces =
                 this.busy.values().map(|b| b.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace));
             let graces = graces.max().unwrap_or_default();

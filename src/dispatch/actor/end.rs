@@ -19,29 +19,22 @@ impl Dispatcher {
         ctx: &mut Context<Self>,
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
-        let Some(busy) = self.busy.get(&instance) else { return };
+        let Some(busy) = self.busy.get_mut(&instance) else { return };
         let nonce = busy.nonce;
         let (effects, hold): (Effects, Option<Hold>) = match closing {
             Closing::Commit(hold) => (effects, hold),
             Closing::Unlock(hold) => (Effects::default(), hold),
             Closing::Nothing => return,
         };
-        let Settings { engine, env, rules, namespace, link, requests, keeper, .. } = &self.settings;
         let step = Box::new(EndStep {
-            engine: engine.clone(),
-            env: env.clone(),
-            rules: rules.clone(),
+            tools: self.tools.clone(),
             rule,
-            binding,
-            namespace: namespace.clone(),
-            fence: busy.fence.clone(),
+            keys: busy.keys.take().unwrap_or_else(|| self.tools.keys(rule, &binding)),
+            fence: busy.fence,
             lease: busy.lease.clone(),
             effects,
             hold,
             overrule: busy.overrule,
-            link: link.clone(),
-            requests: requests.clone(),
-            keeper: keeper.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
             began: Instant::now(),
             used: Vec::new(),
@@ -115,9 +108,10 @@ impl Dispatcher {
             EndEnd::FenceLost => ClosingOutcome::Lost { mark_gone: false },
             EndEnd::Unexpected { changes, mark_gone } => {
                 self.outbox.changes.extend(changes);
-                if let Some(Busy { fence: Some(fence), .. }) = self.busy.get(&instance) {
+                if let Some(fence) = self.busy.get(&instance).and_then(|busy| busy.fence) {
                     // The lock is still ours.
-                    self.tell(number, free_orphan(&fence.key, fence.create_revision));
+                    let keys = self.tools.keys(number, &record.binding);
+                    self.tell(number, free_orphan(keys.lock(), fence.create_revision));
                 }
                 ClosingOutcome::Lost { mark_gone }
             }

@@ -63,7 +63,7 @@ impl Dispatcher {
                     return self.lock_ended(instance, end, now, out).then_some(step.snapshot);
                 }
             },
-            Step::End(step, committing) => match step.answered(answer) {
+            Step::End(mut step, committing) => match step.answered(answer) {
                 Err(failure) => self.go_on_ending(instance, step, Some(failure), committing, me.clone()),
                 Ok(end) => {
                     note(&committing, &end);

@@ -1,6 +1,6 @@
 //! The first step of a firing: its lock.
 
-use super::super::lock_step::{Keys, LockEnd, LockStep};
+use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::LockOutcome;
 use super::firing::Step;
 use super::{tell, *};
@@ -30,22 +30,20 @@ impl Dispatcher {
         let span = self.span(instance, &snapshot);
         let locking = spans::lock(&span);
         self.busy.insert(instance, Busy::new(nonce, overrule, span));
-        let Settings { engine, env, rules, namespace, requests, leases, .. } = &self.settings;
-        let of = &rules[rule as usize];
-        let Some(lease) = leases.get(&of.lock_ttl()) else { return };
+        let Settings { engine, env, rules, leases, .. } = &self.settings;
+        let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
         let mut step = Box::new(LockStep {
+            tools: self.tools.clone(),
             rule,
-            keys: Keys::of(of, namespace, &binding),
+            keys: self.tools.keys(rule, &binding),
             snapshot,
             witness,
             overrule,
-            holder: Holder { engine: engine.to_string(), nonce, since: env.unix_millis() },
+            holder: Holder { engine: engine.clone(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
             under: None,
             sent: 0,
-            requests: requests.clone(),
             retry: Retry::seeded(self.rng.next_u64()),
-            out_of_time: self.out_of_time.clone(),
         });
         match step.begin() {
             Some(request) => {
@@ -63,8 +61,9 @@ impl Dispatcher {
         locking: Span,
         me: Addr<Self>,
     ) {
+        let out_of_time = self.out_of_time.clone();
         spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let (end, step) = step.run().instrument(locking.clone()).await;
+            let (end, step) = step.run(out_of_time).instrument(locking.clone()).await;
             locking.record("result", end.result());
             drop(locking);
             // Closed: the engine is stopping or restarting.
@@ -95,17 +94,10 @@ impl Dispatcher {
         }
         self.tell_event(instance, || tell::lock(&end, took));
         let outcome = match end {
-            LockEnd::Won { fence, lease } => {
+            LockEnd::Won { fence, lease, keys } => {
                 if let Some(busy) = self.busy.get_mut(&instance) {
                     busy.span.record("fencing_token", fence.create_revision);
-                    // Told to end while its transaction was out: the new token must say so too.
-                    let told = busy.cancelled.is_cancelled();
-                    busy.cancelled = lease.lost.child_token();
-                    if told {
-                        busy.cancelled.cancel();
-                    }
-                    busy.fence = Some(fence);
-                    busy.lease = Some(lease);
+                    busy.won(fence, lease, keys);
                 }
                 won = true;
                 LockOutcome::Won

@@ -11,7 +11,9 @@ pub(super) fn lock(end: &LockEnd, took: Duration) -> EventKind {
         LockEnd::Won { fence, .. } => {
             return EventKind::Locked { fencing_token: fence.create_revision, took };
         }
-        LockEnd::Held { holder, .. } => NotLocked::Held(holder.as_ref().map(|holder| holder.engine.clone())),
+        LockEnd::Held { holder, .. } => {
+            NotLocked::Held(holder.as_ref().map(|holder| holder.engine.to_string()))
+        }
         LockEnd::Marked(found) => NotLocked::BackedOff(found.mark.as_ref().map(|mark| mark.engine.clone())),
         LockEnd::Untrue { .. } => NotLocked::Untrue,
         LockEnd::Failed(error) => NotLocked::Failed(error.clone()),

@@ -104,7 +104,7 @@ fn state(record: &Record, now: Instant) -> InstanceState {
         }
         State::Held => match record.elsewhere.as_deref() {
             Some(Elsewhere::Lock(holder)) => {
-                InstanceState::Locked { engine: Some(holder.engine.clone()), since: time(holder.since) }
+                InstanceState::Locked { engine: Some(holder.engine.to_string()), since: time(holder.since) }
             }
             Some(Elsewhere::Mark(mark)) => InstanceState::HeldBack {
                 engine: Some(mark.engine.clone()),

@@ -271,6 +271,30 @@ fn an_instance_outlives_its_keys_until_it_is_released() {
 }
 
 #[test]
+fn an_answer_is_also_the_decision_that_a_change_makes_due() {
+    let mut index = ready([key("/s/:id/state").exists()], &[("/s/1/state", ""), ("/s/2/state", "")]);
+    deliver(&mut index, [put("/s/1/state", "a", 101), put("/s/2/state", "b", 102)]);
+    let ids: Vec<InstanceId> = drain(&mut index).iter().map(|decide| decide.instance).collect();
+    deliver(&mut index, [put("/s/1/state", "c", 103), put("/s/2/state", "d", 104)]);
+    let answer = index.ask(ids[0], Reason::Ask(7)).unwrap();
+    assert_eq!(answer.reason, Reason::Ask(7));
+    assert_eq!(&answer.touches[..], [(0, 103)]);
+    assert_eq!(answer.snapshot[0].as_ref().unwrap().value, "c");
+    let others = drain(&mut index);
+    assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
+    let again = index.ask(ids[0], Reason::Ask(8)).unwrap();
+    assert!(again.touches.is_empty());
+    // A crawl wants to hear of every instance by itself.
+    index.decide_all(Reason::Crawl);
+    deliver(&mut index, [put("/s/1/state", "e", 105)]);
+    index.work(10);
+    assert!(index.ask(ids[0], Reason::Ask(9)).unwrap().touches.is_empty());
+    let crawled = drain(&mut index);
+    assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == Reason::Crawl));
+    assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [(0, 105)]));
+}
+
+#[test]
 fn members_that_leave_a_group_leave_no_gaps() {
     let condition = key("/s/:id").exists() & key("/on").exists();
     let mut index = ready([condition], &[("/s/1", ""), ("/s/2", ""), ("/s/3", ""), ("/s/4", "")]);

@@ -56,7 +56,8 @@ fn delete(key: &str) -> Request {
 fn put(key: &str) -> Request {
     let mut request = delete(key);
     request.footprint.puts = true;
-    request.txn = Txn::new().and_then([TxnOp::put(key, "", None)]);
+    request.txn = EncodedTxn::default();
+    request.txn.then_put(key, b"", None);
     request
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn blocked_threads(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "afterwards",
-        "watch_events_total 4; watch_position 6; evaluations_total{result=false} 4;
+        "watch_events_total 4; watch_position 6; evaluations_total{result=false} 2;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=delivery} 2; stage_duration_seconds_sum{stage=decide} 0.08;
          stage_duration_seconds_sum{stage=delivery} 0.04; stage_duration_seconds_sum{stage=lock} 0.04;
@@ -100,7 +100,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
     stage.expect(
         "one waits",
         "watch_events_total 1; watch_position 6; mirror_bytes 14; mirror_keys 2; instances 2;
-         instances_by_state{state=queued} 1; evaluations_total{result=false} 2;
+         instances_by_state{state=queued} 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=callback} 2; stage_duration_seconds_sum{stage=queue} 2;
          trigger_latency_seconds_sum 2; callbacks_total{outcome=done} 1; closed 1; workqueue_depth 1;
@@ -111,7 +111,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
         "all are done",
         "watch_events_total 2; watch_position 10; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=queued} 0; instances_by_state{state=running} 0;
-         evaluations_total{result=false} 4; evaluations_total{result=true} 1; started 1;
+         evaluations_total{result=false} 2; evaluations_total{result=true} 1; started 1;
          callbacks_in_flight 0; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=callback} 4; stage_duration_seconds_sum{stage=queue} 4;
          trigger_latency_seconds_sum 4; callbacks_total{outcome=done} 2; closed 2; workqueue_depth 0;
@@ -132,7 +132,7 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     stage.expect(
         "one waits",
         "watch_events_total 3; watch_position 5; mirror_bytes 7; mirror_keys 1; instances 1;
-         instances_by_state{state=queued} 1; evaluations_total{result=false} 2;
+         instances_by_state{state=queued} 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          workqueue_depth 1; transactions 2; request connect 1; rule_throttled 1",
@@ -141,7 +141,7 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     stage.expect(
         "both are done",
         "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
-         instances_by_state{state=queued} 0; evaluations_total{result=false} 2;
+         instances_by_state{state=queued} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=queue} 2; trigger_latency_seconds_sum 2;
          callbacks_total{outcome=done} 1; closed 1; workqueue_depth 0; workqueue_queue_duration_seconds_sum 2;
@@ -168,7 +168,7 @@ pub(super) async fn a_dry_run(stage: &mut Stage) {
     stage.expect(
         "it fires",
         "watch_events_total 1; watch_position 4; mirror_bytes 0; mirror_keys 0; instances 0;
-         instances_by_state{state=would_fire} 0; evaluations_total{result=false} 2;
+         instances_by_state{state=would_fire} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2; request connect 1; rule_dry_run 0",
@@ -189,7 +189,7 @@ pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     stage.expect(
         "put off",
         "watch_events_total 2; watch_position 4; mirror_bytes 10; mirror_keys 1; instances 1;
-         instances_by_state{state=waiting} 1; evaluations_total{result=true} 3; workqueue_adds_total 1;
+         instances_by_state{state=waiting} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=retry_after} 1;
          closed 1; workqueue_retries_total 1; transactions 2; request connect 1; request lease_grant 1;
          key_leases_total 1",
@@ -198,7 +198,7 @@ pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     stage.expect(
         "done",
         "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
-         instances_by_state{state=waiting} 0; evaluations_total{result=false} 2;
+         instances_by_state{state=waiting} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2",
@@ -280,7 +280,7 @@ pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
     stage.expect(
         "done",
         "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
-         instances_by_state{state=running} 0; evaluations_total{result=false} 2;
+         instances_by_state{state=running} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=callback} 1;
          stage_duration_seconds_sum{stage=lock} 1; trigger_latency_seconds_sum 1;

@@ -7,13 +7,17 @@ fn put(key: &str, ttl: bool) -> Effect {
     Effect::Put { key: key.into(), value: "v".into(), ttl }
 }
 
+fn keys() -> Keys {
+    Keys::from_parts(LOCK, MARK, [])
+}
+
 fn expect(key: &str, revision: Revision) -> Expectation {
     Expectation { key: key.into(), revision }
 }
 
 #[test]
 fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged() {
-    let fence = Fence { key: LOCK.into(), create_revision: 30 };
+    let fence = Fence { create_revision: 30 };
     let mark = Mark { engine: "e".into(), attempt: 2, until: 5, gave_up: false, error: "no".into() };
     let marked = format!("then put {MARK} {} lease 66", serde_json::to_string(&mark).unwrap_or_default());
     let fenced = format!("if create {LOCK} = 30");
@@ -101,10 +105,10 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             .collect();
         let effects = Effects { changes, expectations };
         let ending = Ending {
-            fence: locked.then_some(&fence),
+            keys: &keys(),
+            fence: locked.then_some(fence),
             effects: &effects,
             leases: &leases,
-            mark_key: MARK,
             overrule,
             marking: marking.then_some(Marking { mark: &mark, lease: 66 }),
         };
@@ -115,7 +119,7 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
 
 #[test]
 fn the_answer_to_an_end_tells_what_became_of_it() {
-    let fence = Fence { key: LOCK.into(), create_revision: 30 };
+    let fence = Fence { create_revision: 30 };
     let effects = Effects { changes: vec![], expectations: vec![expect("/p", 4), expect("/q", 0)] };
     let lock = |create| Some(kv(LOCK, "", (create, create), LEASE));
     let mark = |revision| Some(kv(MARK, &mark_value(false), (7, revision), 5));
@@ -178,9 +182,8 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
             "marked 8 Some((3, false))",
         ),
     ] {
-        let fence = locked.then_some(&fence);
-        let ending =
-            Ending { fence, effects: &effects, leases: &[], mark_key: MARK, overrule, marking: None };
+        let (keys, fence) = (keys(), locked.then_some(fence));
+        let ending = Ending { keys: &keys, fence, effects: &effects, leases: &[], overrule, marking: None };
         let text = match ending.read(reply) {
             Ended::Committed { revision } => format!("committed {revision}"),
             Ended::FenceLost => "fence lost".into(),

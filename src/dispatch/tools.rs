@@ -1,0 +1,29 @@
+//! What the steps of all firings use, shared by them.
+
+use crate::engine::env::Env;
+use crate::etcd::Link;
+use crate::index::Binding;
+use crate::lock::keeper::Keeper;
+use crate::lock::keys::Keys;
+use crate::lock::requests::Requests;
+use crate::rule::CompiledRule;
+use actix::Addr;
+use std::sync::Arc;
+
+pub(super) struct Tools {
+    /// The engine's name.
+    pub(super) engine: Arc<str>,
+    pub(super) env: Env,
+    pub(super) rules: Arc<[CompiledRule]>,
+    pub(super) namespace: Arc<str>,
+    pub(super) link: Arc<Link>,
+    pub(super) requests: Addr<Requests>,
+    pub(super) keeper: Addr<Keeper>,
+}
+
+impl Tools {
+    /// The keys of an instance.
+    pub(super) fn keys(&self, rule: u32, binding: &Binding) -> Keys {
+        Keys::of(&self.rules[rule as usize], &self.namespace, binding)
+    }
+}

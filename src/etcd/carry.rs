@@ -1,0 +1,104 @@
+//! Carries transactions that are encoded already. etcd-client takes a transaction only as a tree of structs; it is
+//! given an empty one, and where its request passes on to the connection, the empty body is replaced by the encoded
+//! one. So all that the client does for a request (credentials, demand for a leader, errors) is done for these too.
+
+use bytes::Bytes;
+use etcd_client::{BalancedChannelBuilder, Channel};
+use http::{Request, Response};
+use http_body::{Body as HttpBody, Frame};
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+use tonic::body::Body;
+use tonic::transport::{Endpoint, channel::Change};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Service};
+
+/// The only method whose requests are replaced.
+const TXN: &str = "/etcdserverpb.KV/Txn";
+
+tokio::task_local! {
+    static CARGO: Cargo;
+}
+
+/// What is to be sent in place of the client's own transaction.
+struct Cargo {
+    body: Bytes,
+    sent: Cell<bool>,
+}
+
+/// Runs a request of a transaction with this body instead of its own. `None`: it was not sent in its place, so that
+/// the answer is about something else; for then the channel is none of [`carrying`].
+pub(super) async fn carried<T>(body: Bytes, request: impl Future<Output = T>) -> Option<T> {
+    let cargo = Cargo { body, sent: Cell::new(false) };
+    let running = async {
+        let answer = request.await;
+        CARGO.with(|cargo| cargo.sent.get()).then_some(answer)
+    };
+    CARGO.scope(cargo, running).await
+}
+
+/// A channel that sends what is [`carried`].
+pub(super) fn carrying(channel: Channel) -> Channel {
+    Channel::Custom(BoxCloneSyncService::new(Carrier(channel)))
+}
+
+/// Makes [`carrying`] channels, over tonic's own.
+pub(super) struct Carrying;
+
+impl BalancedChannelBuilder for Carrying {
+    type Error = etcd_client::Error;
+
+    fn balanced_channel(
+        self,
+        buffer_size: usize,
+    ) -> Result<(Channel, mpsc::Sender<Change<http::Uri, Endpoint>>), Self::Error> {
+        let (channel, endpoints) = tonic::transport::Channel::balance_channel(buffer_size);
+        Ok((carrying(Channel::Tonic(channel)), endpoints))
+    }
+}
+
+#[derive(Clone)]
+struct Carrier(Channel);
+
+impl Service<Request<Body>> for Carrier {
+    type Response = Response<Body>;
+    type Error = BoxError;
+    type Future = <Channel as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if request.uri().path() == TXN {
+            // There is none around a transaction of another kind. The client may send one twice, with new credentials.
+            let _ = CARGO.try_with(|cargo| {
+                *request.body_mut() = Body::new(Whole(Some(cargo.body.clone())));
+                cargo.sent.set(true);
+            });
+        }
+        self.0.call(request)
+    }
+}
+
+/// A body of one piece. Like tonic's own it does not tell its length beforehand.
+struct Whole(Option<Bytes>);
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}

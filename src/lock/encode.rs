@@ -1,0 +1,187 @@
+//! Transactions as bytes, in the format in which they go to etcd (`etcdserverpb.TxnRequest` of its `rpc.proto`).
+//!
+//! etcd-client takes a transaction as a tree of structs, by value. One that may have to be sent again would be
+//! built, copied, measured level by level, encoded and dropped for each firing. Here it is written once, key by key,
+//! and a request copies the bytes of its entries.
+
+use crate::index::Revision;
+use bytes::{BufMut, Bytes};
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+/// How a key is compared: `etcdserverpb.Compare.CompareResult`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    Equal = 0,
+    Greater = 1,
+    NotEqual = 3,
+}
+
+/// What of a key is compared, and with what: `etcdserverpb.Compare.CompareTarget` and its union.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target<'a> {
+    /// The revision of the key's creation; 0: it is absent.
+    Created(Revision),
+    /// The revision of its last change; 0: it is absent.
+    Changed(Revision),
+    Value(&'a [u8]),
+}
+
+/// A transaction: compares, and operations for either outcome.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EncodedTxn(Vec<u8>);
+
+/// Fields of `TxnRequest`.
+const COMPARE: u32 = 1;
+const SUCCESS: u32 = 2;
+const FAILURE: u32 = 3;
+
+/// Fields of `RequestOp`.
+const RANGE: u32 = 1;
+const PUT: u32 = 2;
+const DELETE_RANGE: u32 = 3;
+const TXN: u32 = 4;
+
+/// What goes before a message in the body of a gRPC request: it is not compressed, and its length.
+const PREFIX: usize = 1 + size_of::<u32>();
+
+impl EncodedTxn {
+    /// With room for so many bytes.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Everything compared must be as it is said.
+    pub(crate) fn compare(&mut self, key: &str, sign: Sign, target: Target<'_>) {
+        const RESULT: u32 = 1;
+        const TARGET: u32 = 2;
+        const KEY: u32 = 3;
+        let (kind, field, with) = match target {
+            Target::Created(revision) => (1, 5, Err(revision)),
+            Target::Changed(revision) => (2, 6, Err(revision)),
+            Target::Value(value) => (3, 7, Ok(value)),
+        };
+        let with_len = with.map_or_else(number_len, bytes_len);
+        self.begin(COMPARE, 2 * number_len(0) + bytes_len(key.as_bytes()) + with_len);
+        self.number(RESULT, sign as i64);
+        self.number(TARGET, kind);
+        self.bytes(KEY, key.as_bytes());
+        match with {
+            Ok(value) => self.bytes(field, value),
+            Err(revision) => self.number(field, revision),
+        }
+    }
+
+    /// If all compares hold: a put, attached to a lease if there is one.
+    pub(crate) fn then_put(&mut self, key: &str, value: &[u8], lease: Option<i64>) {
+        const KEY: u32 = 1;
+        const VALUE: u32 = 2;
+        const LEASE: u32 = 3;
+        let length = bytes_len(key.as_bytes()) + bytes_len(value) + lease.map_or(0, number_len);
+        self.operation(SUCCESS, PUT, length);
+        self.bytes(KEY, key.as_bytes());
+        self.bytes(VALUE, value);
+        if let Some(lease) = lease {
+            self.number(LEASE, lease);
+        }
+    }
+
+    /// If all compares hold: a deletion of one key.
+    pub(crate) fn then_delete(&mut self, key: &str) {
+        self.operation_on_key(SUCCESS, DELETE_RANGE, key);
+    }
+
+    /// If a compare does not hold: a read of one key.
+    pub(crate) fn else_get(&mut self, key: &str) {
+        self.operation_on_key(FAILURE, RANGE, key);
+    }
+
+    fn operation_on_key(&mut self, branch: u32, operation: u32, key: &str) {
+        const KEY: u32 = 1;
+        self.operation(branch, operation, bytes_len(key.as_bytes()));
+        self.bytes(KEY, key.as_bytes());
+    }
+
+    /// The head of a `RequestOp` around an operation of so many bytes.
+    fn operation(&mut self, branch: u32, operation: u32, length: usize) {
+        begin_operation(&mut self.0, branch, operation, length);
+    }
+
+    fn begin(&mut self, field: u32, length: usize) {
+        begin(&mut self.0, field, length);
+    }
+
+    fn bytes(&mut self, field: u32, bytes: &[u8]) {
+        self.begin(field, bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn number(&mut self, field: u32, number: i64) {
+        encode_key(field, WireType::Varint, &mut self.0);
+        encode_varint(number as u64, &mut self.0);
+    }
+}
+
+/// The body of a gRPC request that is this transaction.
+pub(crate) fn alone(txn: &EncodedTxn) -> Bytes {
+    let mut body = prefixed(txn.len());
+    body.extend_from_slice(&txn.0);
+    body.into()
+}
+
+/// The body of a gRPC request of one transaction without compares, which contains all of these: each decides for
+/// itself.
+pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone) -> Bytes {
+    let length = |txn: &EncodedTxn| {
+        let operation = message_len(txn.len());
+        message_len(operation)
+    };
+    let mut body = prefixed(txns.clone().map(length).sum());
+    for txn in txns {
+        begin_operation(&mut body, SUCCESS, TXN, txn.len());
+        body.extend_from_slice(&txn.0);
+    }
+    body.into()
+}
+
+fn prefixed(length: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(PREFIX + length);
+    body.put_u8(0);
+    // Larger ones are refused by etcd long before; the bounds of a request are below them.
+    body.put_u32(length as u32);
+    body
+}
+
+fn begin(buffer: &mut Vec<u8>, field: u32, length: usize) {
+    encode_key(field, WireType::LengthDelimited, buffer);
+    encode_varint(length as u64, buffer);
+}
+
+fn begin_operation(buffer: &mut Vec<u8>, branch: u32, operation: u32, length: usize) {
+    begin(buffer, branch, message_len(length));
+    begin(buffer, operation, length);
+}
+
+/// The length of a field with so many bytes in it. All fields here have numbers below 16: one byte.
+fn message_len(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+fn bytes_len(bytes: &[u8]) -> usize {
+    message_len(bytes.len())
+}
+
+fn number_len(number: i64) -> usize {
+    1 + encoded_len_varint(number as u64)
+}
+
+#[cfg(test)]
+mod tests;

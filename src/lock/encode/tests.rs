@@ -1,0 +1,125 @@
+//! What is written is what etcd-client would send: its own encoding is the oracle.
+
+use super::*;
+use etcd_client::proto::PbTxnRequest;
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use prost::Message;
+
+/// One part of a transaction.
+#[derive(Clone, Debug)]
+enum Part {
+    Compare(String, Sign, With),
+    Put(String, Vec<u8>, Option<i64>),
+    Delete(String),
+    Get(String),
+}
+
+#[derive(Clone, Debug)]
+enum With {
+    Created(Revision),
+    Changed(Revision),
+    Value(Vec<u8>),
+}
+
+/// Lengths on both sides of where a length takes one byte more.
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![vec(any::<u8>(), 0..8), vec(any::<u8>(), 110..135), vec(any::<u8>(), 16_370..16_400)]
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop_oneof!["/[a-z]{0,5}", "/[a-zäß]{60,130}"]
+}
+
+fn number() -> impl Strategy<Value = i64> {
+    prop_oneof![Just(0), 1..300_i64, any::<i64>()]
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let sign = prop_oneof![Just(Sign::Equal), Just(Sign::Greater), Just(Sign::NotEqual)];
+    let with = prop_oneof![
+        number().prop_map(With::Created),
+        number().prop_map(With::Changed),
+        bytes().prop_map(With::Value),
+    ];
+    // A lease of 0 is none, which etcd-client leaves out.
+    let lease = proptest::option::of(number().prop_filter("a lease", |lease| *lease != 0));
+    prop_oneof![
+        (text(), sign, with).prop_map(|(key, sign, with)| Part::Compare(key, sign, with)),
+        (text(), bytes(), lease).prop_map(|(key, value, lease)| Part::Put(key, value, lease)),
+        text().prop_map(Part::Delete),
+        text().prop_map(Part::Get),
+    ]
+}
+
+fn ours(parts: &[Part]) -> EncodedTxn {
+    let mut txn = EncodedTxn::default();
+    for part in parts {
+        match part {
+            Part::Compare(key, sign, with) => {
+                let target = match with {
+                    With::Created(revision) => Target::Created(*revision),
+                    With::Changed(revision) => Target::Changed(*revision),
+                    With::Value(value) => Target::Value(value),
+                };
+                txn.compare(key, *sign, target);
+            }
+            Part::Put(key, value, lease) => txn.then_put(key, value, *lease),
+            Part::Delete(key) => txn.then_delete(key),
+            Part::Get(key) => txn.else_get(key),
+        }
+    }
+    txn
+}
+
+fn theirs(parts: &[Part]) -> Txn {
+    let (mut when, mut then, mut or_else) = (vec![], vec![], vec![]);
+    for part in parts.iter().cloned() {
+        match part {
+            Part::Compare(key, sign, with) => {
+                let sign = match sign {
+                    Sign::Equal => CompareOp::Equal,
+                    Sign::Greater => CompareOp::Greater,
+                    Sign::NotEqual => CompareOp::NotEqual,
+                };
+                when.push(match with {
+                    With::Created(revision) => Compare::create_revision(key, sign, revision),
+                    With::Changed(revision) => Compare::mod_revision(key, sign, revision),
+                    With::Value(value) => Compare::value(key, sign, value),
+                });
+            }
+            Part::Put(key, value, lease) => {
+                let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+                then.push(TxnOp::put(key, value, options));
+            }
+            Part::Delete(key) => then.push(TxnOp::delete(key, None)),
+            Part::Get(key) => or_else.push(TxnOp::get(key, None)),
+        }
+    }
+    Txn::new().when(when).and_then(then).or_else(or_else)
+}
+
+/// The transaction in the body of a request, whose prefix must be right.
+fn decode(body: &[u8]) -> PbTxnRequest {
+    let (prefix, message) = body.split_at(PREFIX);
+    assert_eq!(prefix[0], 0, "not compressed");
+    assert_eq!(prefix[1..], (message.len() as u32).to_be_bytes());
+    PbTxnRequest::decode(message).expect("a transaction")
+}
+
+proptest! {
+    #[test]
+    fn a_transaction_is_what_etcd_client_would_send(parts in vec(part(), 0..12)) {
+        let body = alone(&ours(&parts));
+        prop_assert_eq!(decode(&body), PbTxnRequest::from(theirs(&parts)));
+        prop_assert_eq!(body.len(), PREFIX + ours(&parts).len());
+    }
+
+    #[test]
+    fn several_are_nested_in_one_as_etcd_client_would_nest_them(all in vec(vec(part(), 0..6), 0..5)) {
+        let txns: Vec<EncodedTxn> = all.iter().map(|parts| ours(parts)).collect();
+        let outer = Txn::new().and_then(all.iter().map(|parts| TxnOp::txn(theirs(parts))).collect::<Vec<_>>());
+        prop_assert_eq!(decode(&nested(txns.iter())), PbTxnRequest::from(outer));
+    }
+}

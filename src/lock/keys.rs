@@ -1,0 +1,83 @@
+//! The keys that a firing is about, made once for all of its steps.
+
+use crate::index::Binding;
+use crate::rule::CompiledRule;
+use smallvec::SmallVec;
+
+/// The keys of one instance in one piece of text: its lock, its mark, and those of its condition.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Keys {
+    text: String,
+    /// Where each ends.
+    ends: SmallVec<[u32; 4]>,
+}
+
+/// Bytes that most have room in.
+const ROOM: usize = 256;
+
+const LOCK: usize = 0;
+const MARK: usize = 1;
+const SLOTS: usize = 2;
+
+impl Keys {
+    pub(crate) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
+        let mut keys = Self { text: String::with_capacity(ROOM), ends: SmallVec::new() };
+        rule.write_lock_key(namespace, binding, &mut keys.text);
+        keys.end();
+        rule.write_backoff_key(namespace, binding, &mut keys.text);
+        keys.end();
+        for slot in 0..rule.slots().len() {
+            rule.write_key(slot as u8, binding, &mut keys.text);
+            keys.end();
+        }
+        keys
+    }
+
+    #[cfg(test)]
+    pub(crate) fn from_parts<'k>(
+        lock: &'k str,
+        mark: &'k str,
+        slots: impl IntoIterator<Item = &'k str>,
+    ) -> Self {
+        let mut keys = Self::default();
+        for key in [lock, mark].into_iter().chain(slots) {
+            keys.text.push_str(key);
+            keys.end();
+        }
+        keys
+    }
+
+    fn end(&mut self) {
+        self.ends.push(self.text.len() as u32);
+    }
+
+    fn get(&self, at: usize) -> &str {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        &self.text[start..self.ends[at] as usize]
+    }
+
+    /// The key of its lock.
+    pub(crate) fn lock(&self) -> &str {
+        self.get(LOCK)
+    }
+
+    /// The key that holds other engines back.
+    pub(crate) fn mark(&self) -> &str {
+        self.get(MARK)
+    }
+
+    /// The key of a slot of the condition.
+    pub(crate) fn slot(&self, slot: u8) -> &str {
+        self.get(SLOTS + usize::from(slot))
+    }
+
+    /// The keys of the condition, by slot.
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &str> + Clone {
+        (SLOTS..self.ends.len()).map(|at| self.get(at))
+    }
+
+    /// Lock, mark, and the keys of the condition.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> + Clone {
+        (0..self.ends.len()).map(|at| self.get(at))
+    }
+}
