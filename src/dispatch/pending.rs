@@ -19,7 +19,7 @@ use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, 
 use crate::condition::Witness;
 use crate::engine::config::LONGEST;
 use crate::firing::Then;
-use crate::index::{InstanceId, Reason, Revision, Snapshot};
+use crate::index::{InstanceId, Reason, Revision, Snapshot, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
 use crate::rule::{Brake, CompiledRule, lanes};
 use elsewhere::ReleaseWatch;
@@ -191,10 +191,7 @@ impl Pending {
                 Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
             },
             (State::Settling(asked), Reason::Ask(number)) if asked == number => {
-                self.step(id, now, out, |record, now| record.settled(truth, &decided.touches, base, now));
-                if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
-                    self.census.note(Note::Ineffective(self.lanes[decided.rule as usize]));
-                }
+                self.settle_down(id, truth, &decided.touches, now, out);
             }
             (_, reason) => {
                 let crawl = reason == Reason::Crawl;

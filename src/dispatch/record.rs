@@ -129,6 +129,18 @@ impl Record {
         self.own = own;
     }
 
+    /// It was decided from a view that contains what the commit of its firing did to its keys: the watch was quicker
+    /// than the answer. What came later is decided by itself.
+    pub(crate) fn has_seen_own(&self) -> bool {
+        let Own { revision, slots } = &self.own;
+        !slots.is_empty() && slots.iter().all(|slot| self.during.contains(&(*slot, *revision)))
+    }
+
+    /// What was decided last, of an instance that fires.
+    pub(crate) fn truth(&self) -> bool {
+        self.truth
+    }
+
     /// Makes it fire again after this firing, come what may.
     pub(crate) fn unfinished(&mut self) {
         self.foreign = true;

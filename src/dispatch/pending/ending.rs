@@ -94,6 +94,10 @@ impl Pending {
             }
             ClosingOutcome::Marked(found) => return self.hold_marked(id, found, now, out),
         }
+        if record.has_seen_own() {
+            let truth = record.truth();
+            return self.settle_down(id, truth, &[], now, out);
+        }
         self.asked += 1;
         let asked = self.asked;
         self.step(id, now, out, |record, _| {
@@ -101,5 +105,22 @@ impl Pending {
             Next::Stay
         });
         out.push(Action::Ask(id, asked));
+    }
+
+    /// It was decided again from a view that contains what its firing did.
+    pub(super) fn settle_down(
+        &mut self,
+        id: InstanceId,
+        truth: bool,
+        touches: &[Touch],
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get(&id) else { return };
+        let (lane, base) = (self.lane(record.rule), self.base(record.rule));
+        self.step(id, now, out, |record, now| record.settled(truth, touches, base, now));
+        if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
+            self.census.note(Note::Ineffective(lane));
+        }
     }
 }

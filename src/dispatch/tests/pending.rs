@@ -220,6 +220,35 @@ fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
 }
 
 #[test]
+fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
+    let mut b = Bench::new([rule("r")], 8);
+    for (id, truth, seen, closed_slots, settled) in [
+        (1, false, vec![(0, 10)], vec![0], Some(None)),
+        (2, true, vec![(0, 10)], vec![0], Some(Some(State::Idle))),
+        (3, true, vec![(1, 10), (0, 10)], vec![0, 1], Some(Some(State::Idle))),
+        // One of two keys is another view; so is an older change, and there is none of no keys.
+        (4, true, vec![(0, 10)], vec![0, 1], None),
+        (5, true, vec![(0, 9)], vec![0], None),
+        (6, true, vec![], vec![0], None),
+        (7, true, vec![(0, 10)], vec![], None),
+    ] {
+        b.decide(id, true, &[5, 0], &[]).locked(id, LockOutcome::Won);
+        b.decide(id, truth, &[10, 0], &seen);
+        b.wanted();
+        let outcome = ClosingOutcome::Closed { revision: 10, slots: closed_slots.into(), marked: false };
+        b.end(id, &returned(Then::Done), outcome);
+        let asks = b.wanted().iter().filter(|action| matches!(action, Action::Ask(..))).count();
+        match settled {
+            Some(state) => assert_eq!((b.state(id), asks), (state, 0), "{id}"),
+            None => {
+                assert!(matches!(b.state(id), Some(State::Settling(_))), "{id}: {:?}", b.state(id));
+                assert_eq!(asks, 1, "{id}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
     let mut b = Bench::new([rule("r").lock("/one")], 8);
     for id in 1..=4 {
