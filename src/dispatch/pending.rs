@@ -53,7 +53,8 @@ pub(crate) struct Pending {
     rules: Arc<[CompiledRule]>,
     /// By number of a rule: its lane in the queue.
     lanes: Box<[u32]>,
-    records: Map<InstanceId, Record>,
+    /// In boxes, since there may be many at once: a map that grows must not move them all.
+    records: Map<InstanceId, Box<Record>>,
     /// The places in the queue, or among those who wait for a lock, that count.
     tickets: Map<InstanceId, u64>,
     queue: Queue,
@@ -125,7 +126,7 @@ impl Pending {
     }
 
     pub(crate) fn record(&self, id: InstanceId) -> Option<&Record> {
-        self.records.get(&id)
+        self.records.get(&id).map(|record| &**record)
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -223,7 +224,7 @@ impl Pending {
         // A change that a crawl came upon is live all the same.
         let crawled = reason == Reason::Crawl && touches.is_empty();
         let class = if crawled { Class::Crawl } else { Class::Live };
-        let mut record = Record::new(rule, binding, class, orphaned, now);
+        let mut record = Box::new(Record::new(rule, binding, class, orphaned, now));
         record.see(&touches);
         let lane = self.lane(rule);
         let settle = self.settle(rule).filter(|_| !crawled);

@@ -90,6 +90,9 @@ pub(crate) enum Class {
     Lock,
 }
 
+/// Keys that most entries read, and that most write, at most.
+const KEYS: usize = 4;
+
 /// Names a request that is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlightId(u64);
@@ -120,6 +123,9 @@ impl<E> Batch<E> {
 
     /// Takes out entries that are not to be sent any more.
     pub(crate) fn take_out(&mut self, unwanted: impl Fn(&E) -> bool) -> Vec<E> {
+        if !self.entries().any(&unwanted) {
+            return Vec::new();
+        }
         let (out, kept) =
             std::mem::take(&mut self.entries).into_iter().partition(|queued| unwanted(&queued.entry));
         self.entries = kept;
@@ -277,27 +283,30 @@ impl<E> Batcher<E> {
 
     /// A batch from the queues. Entries that cannot share it are postponed, until one does not fit.
     fn next_merged(&mut self) -> Option<Vec<Queued<E>>> {
-        let mut forming = Forming::new();
+        let queued = self.postponed.len() + self.endings.len() + self.locks.len();
+        let mut forming = Forming::with_room(queued.min(self.limits.entries));
         let mut postponed = VecDeque::new();
         for queue in [&mut self.postponed, &mut self.endings, &mut self.locks] {
-            let mut left = VecDeque::new();
+            let mut left = Vec::new();
             while !forming.full
                 && let Some(queued) = queue.pop_front()
             {
                 if self.puts_held && queued.footprint.puts {
-                    left.push_back(queued);
+                    left.push(queued);
                 } else if !forming.tolerates(&queued.footprint) {
                     forming.touch(&queued.footprint);
                     postponed.push_back(queued);
                 } else if !forming.fits(&queued.footprint, &self.limits) {
                     forming.full = true;
-                    left.push_back(queued);
+                    left.push(queued);
                 } else {
                     forming.take(queued);
                 }
             }
-            left.append(queue);
-            *queue = left;
+            // Back to where they were; what is behind them was not moved.
+            while let Some(queued) = left.pop() {
+                queue.push_front(queued);
+            }
         }
         postponed.append(&mut self.postponed);
         self.postponed = postponed;
@@ -306,11 +315,11 @@ impl<E> Batcher<E> {
 }
 
 impl<E> Forming<E> {
-    fn new() -> Self {
+    fn with_room(entries: usize) -> Self {
         Self {
-            entries: Vec::new(),
-            reads: HashSet::default(),
-            writes: HashSet::default(),
+            entries: Vec::with_capacity(entries),
+            reads: HashSet::with_capacity_and_hasher(KEYS * entries, FixedState::default()),
+            writes: HashSet::with_capacity_and_hasher(KEYS * entries, FixedState::default()),
             operations: 0,
             request_bytes: 0,
             response_bytes: 0,

@@ -22,7 +22,9 @@ const SLOTS: usize = 2;
 impl Keys {
     pub(crate) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
         let mut keys = Self { text: String::with_capacity(ROOM), ends: SmallVec::new() };
-        rule.write_lock_key(namespace, binding, &mut keys.text);
+        if !rule.options().optimistic {
+            rule.write_lock_key(namespace, binding, &mut keys.text);
+        }
         keys.end();
         rule.write_backoff_key(namespace, binding, &mut keys.text);
         keys.end();
@@ -56,7 +58,7 @@ impl Keys {
         &self.text[start..self.ends[at] as usize]
     }
 
-    /// The key of its lock.
+    /// The key of its lock; empty if the rule is optimistic.
     pub(crate) fn lock(&self) -> &str {
         self.get(LOCK)
     }

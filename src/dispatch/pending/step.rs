@@ -140,7 +140,7 @@ impl Pending {
 
     #[cfg(test)]
     pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
-        self.records.iter().map(|(id, record)| (*id, record))
+        self.records.iter().map(|(id, record)| (*id, &**record))
     }
 
     /// Locks within this engine that somebody has or waits for.
