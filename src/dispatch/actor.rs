@@ -18,7 +18,7 @@ pub(crate) use releases::{LocksSeen, Released};
 
 use super::messages::{Action, Finish};
 use super::pending::Pending;
-use super::run::{Ended, Watched};
+use super::run::{Ended, RunTelling, Watched};
 use super::tools::Tools;
 use crate::engine::brakes::Brakes;
 use crate::engine::env::Env;
@@ -27,7 +27,7 @@ use crate::engine::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
-use crate::firing::{Effects, Fence};
+use crate::firing::{Effects, Fence, Source, Surroundings};
 use crate::index::actor::{Feedback, IndexActor};
 use crate::index::{Binding, InstanceId, Revision};
 use crate::latest::Setter;
@@ -82,6 +82,8 @@ pub(crate) struct Settings {
 pub(crate) struct Dispatcher {
     settings: Settings,
     tools: Arc<Tools>,
+    around: Arc<Surroundings>,
+    run_telling: Arc<RunTelling>,
     pending: Pending,
     index: Option<Addr<IndexActor>>,
     /// What goes back to the index, bounded by the number of instances that are not idle.
@@ -196,8 +198,22 @@ impl Dispatcher {
             requests: settings.requests.clone(),
             keeper: settings.keeper.clone(),
         };
+        let around = Surroundings {
+            engine: settings.engine.clone(),
+            rules: rules.clone(),
+            source: Source::Etcd(settings.link.clone()),
+            reserved: settings.reserved.clone(),
+            max_txn_ops: settings.max_txn_ops,
+        };
+        let run_telling = RunTelling {
+            engine: settings.engine.clone(),
+            telling: settings.telling.clone(),
+            meters: settings.meters.clone(),
+        };
         Self {
             tools: Arc::new(tools),
+            around: Arc::new(around),
+            run_telling: Arc::new(run_telling),
             rng: env.rng(11),
             pending,
             index: None,

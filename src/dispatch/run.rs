@@ -7,7 +7,7 @@ use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::rule::{BoxError, Callback};
+use crate::rule::BoxError;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use futures_util::FutureExt;
@@ -24,7 +24,7 @@ pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
 
 /// Everything a run needs.
 pub(crate) struct Run {
-    pub(crate) callback: Callback,
+    pub(crate) telling: Arc<RunTelling>,
     pub(crate) firing: Firing,
     pub(crate) limit: Duration,
     /// Told to the callback when its lock may be lost, its time is over, or the engine stops.
@@ -35,32 +35,33 @@ pub(crate) struct Run {
     pub(crate) registered: Registered,
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
-    pub(crate) telling: Telling,
     /// How the instance came here.
     pub(crate) path: Path,
-    pub(crate) meters: Meters,
     /// Of the rule.
     pub(crate) number: u32,
 }
 
+/// How it is told of all runs of an engine.
+pub(crate) struct RunTelling {
+    pub(crate) engine: Arc<str>,
+    pub(crate) telling: Telling,
+    pub(crate) meters: Meters,
+}
+
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
-pub(crate) fn run(
-    engine: Arc<str>,
-    run: Run,
-) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
-    let Run { callback, firing, limit, cancelled, grace, registered, span, telling, path, meters, number } =
-        run;
-    let (seen, meters_of_task) = (firing.clone(), meters.clone());
+pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
+    let Run { telling, firing, limit, cancelled, grace, registered, span, path, number } = run;
+    let (seen, telling_of_task) = (firing.clone(), telling.clone());
     let running = async move {
         let _registered = registered;
         // Told before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
-        let _running = Running::start(&path, meters_of_task, number);
+        let _running = Running::start(&path, &telling_of_task.meters, number);
         // The closure itself may panic too, before it has made a future.
         let own = firing.clone();
-        let running = async move { callback(firing).await.map(|outcome| own.complete(outcome)) };
+        let running = async move { own.callback()(firing).await.map(|outcome| own.complete(outcome)) };
         let mut callback = std::pin::pin!(AssertUnwindSafe(running).catch_unwind());
         tokio::select! {
             biased;
@@ -78,6 +79,7 @@ pub(crate) fn run(
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
+        let RunTelling { engine, telling, meters } = &*telling;
         meters.rule(number).finished(&finish);
         spans::outcome(&span, finish.outcome(), finish.is_failure());
         if finish.is_failure()
@@ -89,7 +91,7 @@ pub(crate) fn run(
                 Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
                 _ => None,
             };
-            let (engine, rule) = (&*engine, seen.rule());
+            let (engine, rule) = (&**engine, seen.rule());
             let (instance, error) = (instance.as_deref(), error.as_deref());
             tracing::warn!(
                 parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
@@ -101,8 +103,8 @@ pub(crate) fn run(
 }
 
 /// Runs it to its end, and tells the dispatcher.
-pub(crate) async fn run_and_tell(engine: Arc<str>, run: Run, mut end: End) {
-    let (finish, effects) = self::run(engine, run).await;
+pub(crate) async fn run_and_tell(run: Run, mut end: End) {
+    let (finish, effects) = self::run(run).await;
     end.tell(finish, effects);
 }
 
@@ -112,7 +114,7 @@ pub(crate) struct End {
     ended: Ended,
     instance: InstanceId,
     nonce: u64,
-    meters: Meters,
+    telling: Arc<RunTelling>,
     number: u32,
     told: bool,
 }
@@ -127,7 +129,7 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         if !self.told {
-            self.meters.rule(self.number).finished(&Finish::Cancelled);
+            self.telling.meters.rule(self.number).finished(&Finish::Cancelled);
             self.tell(Finish::Cancelled, None);
         }
     }
@@ -144,20 +146,28 @@ pub(crate) struct RunEnded {
 /// The runs that have ended since the dispatcher looked, which is called once for all of them. Bounded by the
 /// firing slots.
 #[derive(Clone)]
-pub(crate) struct Ended {
-    ended: Arc<Mutex<Vec<RunEnded>>>,
-    call: Arc<dyn Fn() + Send + Sync>,
+pub(crate) struct Ended(Arc<Ends<dyn Fn() + Send + Sync>>);
+
+struct Ends<C: ?Sized> {
+    ended: Mutex<Vec<RunEnded>>,
+    call: C,
 }
 
 impl Ended {
     /// `call` has the dispatcher [take](Self::take) what is there.
     pub(crate) fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { ended: Arc::default(), call: Arc::new(call) }
+        Self(Arc::new(Ends { ended: Mutex::default(), call }))
     }
 
     /// The number is the rule's.
-    pub(crate) fn end_of(&self, instance: InstanceId, nonce: u64, meters: Meters, number: u32) -> End {
-        End { ended: self.clone(), instance, nonce, meters, number, told: false }
+    pub(crate) fn end_of(
+        &self,
+        instance: InstanceId,
+        nonce: u64,
+        telling: Arc<RunTelling>,
+        number: u32,
+    ) -> End {
+        End { ended: self.clone(), instance, nonce, telling, number, told: false }
     }
 
     pub(crate) fn take(&self) -> Vec<RunEnded> {
@@ -171,13 +181,13 @@ impl Ended {
             list.len() == 1
         };
         if first {
-            (self.call)();
+            (self.0.call)();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<RunEnded>> {
         // Nothing that can panic is done under it.
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,21 +229,21 @@ const STUCK: Duration = Duration::from_secs(1);
 
 /// A callback that runs, for the metrics: from when the application's runtime takes it up until it has really
 /// ended, however that comes.
-struct Running {
-    meters: Meters,
+struct Running<'m> {
+    meters: &'m Meters,
     number: u32,
     since: Instant,
 }
 
-impl Running {
-    fn start(path: &Path, meters: Meters, number: u32) -> Self {
+impl<'m> Running<'m> {
+    fn start(path: &Path, meters: &'m Meters, number: u32) -> Self {
         let since = Instant::now();
         meters.rule(number).started(path, since);
         Self { meters, number, since }
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.meters.rule(self.number).ran(self.since.elapsed());
     }

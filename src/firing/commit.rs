@@ -157,7 +157,7 @@ impl Commit {
 
     fn check(&mut self) -> Result<(), Error> {
         let inner = self.firing.0.clone();
-        if inner.rules[inner.rule].options().optimistic && !self.effects.changes.is_empty() {
+        if inner.around.rules[inner.rule].options().optimistic && !self.effects.changes.is_empty() {
             self.effects.expectations = self.everything_shown();
             let changes = &self.effects.changes;
             let changed = |e: &Expectation| changes.iter().any(|effect| effect.key() == e.key);
@@ -171,12 +171,12 @@ impl Commit {
             if changes[..at].iter().any(|other| other.key() == key) {
                 return Err(Error::DuplicateEffect(key.to_owned()));
             }
-            if inner.reserved.iter().any(|namespace| key.starts_with(namespace.as_str())) {
+            if inner.around.reserved.iter().any(|namespace| key.starts_with(namespace.as_str())) {
                 return Err(Error::ReservedKey(key.to_owned()));
             }
         }
         // Beside them stand the lock, its deletion and a read.
-        let allowed = inner.max_txn_ops.saturating_sub(2);
+        let allowed = inner.around.max_txn_ops.saturating_sub(2);
         let effects = changes.len().max(expectations.len());
         if effects > allowed {
             return Err(Error::TooManyEffects { effects, allowed });

@@ -13,7 +13,7 @@ pub(crate) use source::Source;
 use crate::error::Error;
 use crate::index::{Binding, Revision, Snapshot};
 use crate::pattern::{Attributes, Pattern};
-use crate::rule::CompiledRule;
+use crate::rule::{Callback, CompiledRule};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use std::borrow::Cow;
@@ -37,8 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Firing(Arc<Inner>);
 
 struct Inner {
-    engine: Arc<str>,
-    rules: Arc<[CompiledRule]>,
+    around: Arc<Surroundings>,
     rule: usize,
     /// Made when somebody asks for them.
     attributes: OnceLock<Attributes>,
@@ -48,9 +47,18 @@ struct Inner {
     due: Instant,
     fence: Option<Fence>,
     cancelled: CancellationToken,
-    source: Source,
-    reserved: Arc<[String]>,
-    max_txn_ops: usize,
+}
+
+/// What all firings of an engine have in common: one thing to share, since threads that count references to the
+/// same thing wait for each other.
+pub(crate) struct Surroundings {
+    /// The engine's name.
+    pub(crate) engine: Arc<str>,
+    pub(crate) rules: Arc<[CompiledRule]>,
+    pub(crate) source: Source,
+    /// Prefixes of keys that belong to engines.
+    pub(crate) reserved: Arc<[String]>,
+    pub(crate) max_txn_ops: usize,
 }
 
 /// The lock of a firing: a transaction conditional on its create revision takes effect only while
@@ -62,9 +70,7 @@ pub(crate) struct Fence {
 
 /// What a firing is made of.
 pub(crate) struct Parts {
-    /// The engine's name.
-    pub(crate) engine: Arc<str>,
-    pub(crate) rules: Arc<[CompiledRule]>,
+    pub(crate) around: Arc<Surroundings>,
     pub(crate) rule: usize,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
@@ -73,18 +79,13 @@ pub(crate) struct Parts {
     pub(crate) due: Instant,
     pub(crate) fence: Option<Fence>,
     pub(crate) cancelled: CancellationToken,
-    pub(crate) source: Source,
-    pub(crate) reserved: Arc<[String]>,
-    pub(crate) max_txn_ops: usize,
 }
 
 impl Firing {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { engine, rules, rule, binding, snapshot, attempt, due, .. } = parts;
-        let Parts { fence, cancelled, source, reserved, max_txn_ops, .. } = parts;
+        let Parts { around, rule, binding, snapshot, attempt, due, fence, cancelled } = parts;
         Self(Arc::new(Inner {
-            engine,
-            rules,
+            around,
             rule,
             attributes: OnceLock::new(),
             binding,
@@ -93,14 +94,15 @@ impl Firing {
             due,
             fence,
             cancelled,
-            source,
-            reserved,
-            max_txn_ops,
         }))
     }
 
     fn compiled(&self) -> &CompiledRule {
-        &self.0.rules[self.0.rule]
+        &self.0.around.rules[self.0.rule]
+    }
+
+    pub(crate) fn callback(&self) -> &Callback {
+        self.compiled().callback()
     }
 
     /// What an error of this firing says, as far as that may be told.
@@ -110,7 +112,7 @@ impl Firing {
 
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
     pub fn engine(&self) -> &str {
-        &self.0.engine
+        &self.0.around.engine
     }
 
     /// The rule's id.
@@ -194,7 +196,7 @@ impl Firing {
     }
 
     async fn read(&self, key: &str) -> Result<Option<Value>, Error> {
-        self.0.source.get(key).await
+        self.0.around.source.get(key).await
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
@@ -207,7 +209,7 @@ impl Firing {
     /// [`Error::Etcd`] if there is no connection and none can be made in time, and in a
     /// [trial](crate::testing::Trial), which has no etcd.
     pub async fn client(&self) -> Result<etcd_client::Client, Error> {
-        self.0.source.client().await
+        self.0.around.source.client().await
     }
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's

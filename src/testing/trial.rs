@@ -3,14 +3,14 @@
 use crate::condition::{Explanation, Seen};
 use crate::dispatch::messages::Finish;
 use crate::dispatch::path::Path;
-use crate::dispatch::run::{self, Run, UNLOCKED_GRACE};
+use crate::dispatch::run::{self, Run, RunTelling, UNLOCKED_GRACE};
 use crate::engine::Engine;
 use crate::engine::config::LONGEST;
 use crate::engine::live::{Live, LiveFiring};
 use crate::engine::offline::{Place, Placed};
 use crate::error::Error;
 use crate::events::FiringOutcome;
-use crate::firing::{Effect, Effects, Expectation, Fence, Firing, Parts, Source};
+use crate::firing::{Effect, Effects, Expectation, Fence, Firing, Parts, Source, Surroundings};
 use crate::index::Revision;
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
@@ -279,8 +279,13 @@ async fn run_in(
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
     let firing = Firing::new(Parts {
-        engine: config.engine.clone(),
-        rules: config.rules.clone(),
+        around: Arc::new(Surroundings {
+            engine: config.engine.clone(),
+            rules: config.rules.clone(),
+            source: Source::Keys(keys),
+            reserved: config.reserved().into(),
+            max_txn_ops: config.options.max_txn_ops,
+        }),
         rule: number as usize,
         binding: binding.clone(),
         snapshot,
@@ -288,25 +293,24 @@ async fn run_in(
         due,
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
-        source: Source::Keys(keys),
-        reserved: config.reserved().into(),
-        max_txn_ops: config.options.max_txn_ops,
     });
     let live = Live::new(FixedState::with_seed(0));
     let run = Run {
-        callback: rule.callback().clone(),
+        telling: Arc::new(RunTelling {
+            engine: config.engine.clone(),
+            telling: Telling { reveal: config.options.reveal, ..Telling::default() },
+            // Trials are not what an application's metrics are about.
+            meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
+                Meters::new(&config.engine, &config.rules, config.options.concurrency)
+            }),
+        }),
         firing,
         limit: rule.options().time_limit,
         cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
         registered: live.register(number, binding.clone(), LiveFiring { cancelled: cancelled.clone() }),
         span: Span::none(),
-        telling: Telling { reveal: config.options.reveal, ..Telling::default() },
         path: Path::new(due),
-        // Trials are not what an application's metrics are about.
-        meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
-            Meters::new(&config.engine, &config.rules, config.options.concurrency)
-        }),
         number,
     };
     let _cancelled_with_the_trial = cancelled.clone().drop_guard();
@@ -317,7 +321,7 @@ async fn run_in(
         }
         std::future::pending().await
     };
-    let running = tokio::spawn(run::run(config.engine.clone(), run));
+    let running = tokio::spawn(run::run(run));
     let (finish, effects) = tokio::select! {
         biased;
         // An error: the runtime is shutting down.

@@ -4,7 +4,7 @@ use super::super::record::{Record, State};
 use super::super::run::{self, Run, RunEnded, UNLOCKED_GRACE};
 use super::*;
 use crate::engine::live::LiveFiring;
-use crate::firing::{Firing, Parts, Source};
+use crate::firing::{Firing, Parts};
 use crate::index::Snapshot;
 
 impl Dispatcher {
@@ -30,12 +30,11 @@ impl Dispatcher {
         let Some(record) = self.pending.record(instance) else { return };
         let Some(busy) = self.busy.get_mut(&instance) else { return };
         let cancelled = busy.token();
-        let Settings { engine, rules, link, reserved, max_txn_ops, live, .. } = &self.settings;
+        let Settings { rules, live, .. } = &self.settings;
         let rule = &rules[record.rule as usize];
         let attempt = record.failures + 1;
         let firing = Firing::new(Parts {
-            engine: engine.clone(),
-            rules: rules.clone(),
+            around: self.around.clone(),
             rule: record.rule as usize,
             binding: record.binding.clone(),
             snapshot,
@@ -43,27 +42,22 @@ impl Dispatcher {
             due: record.path.due,
             fence: busy.fence,
             cancelled: cancelled.clone(),
-            source: Source::Etcd(link.clone()),
-            reserved: reserved.clone(),
-            max_txn_ops: *max_txn_ops,
         });
         let limit = rule.options().time_limit;
         let grace = busy.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace);
         let run = Run {
-            callback: rule.callback().clone(),
+            telling: self.run_telling.clone(),
             firing,
             limit,
             cancelled: cancelled.clone(),
             grace,
             path: record.path,
-            meters: self.settings.meters.clone(),
             number: record.rule,
             registered: live.register(record.rule, record.binding.clone(), LiveFiring { cancelled }),
             span: spans::callback(&busy.span),
-            telling: self.settings.telling.clone(),
         };
-        let end = self.ended.end_of(instance, busy.nonce, self.settings.meters.clone(), record.rule);
-        self.starting.push(Box::pin(run::run_and_tell(engine.clone(), run, end)));
+        let end = self.ended.end_of(instance, busy.nonce, self.run_telling.clone(), record.rule);
+        self.starting.push(Box::pin(run::run_and_tell(run, end)));
         busy.running = Some(Watched::new(Instant::now(), limit, grace));
         self.tell_event(instance, || EventKind::Started { attempt });
     }
