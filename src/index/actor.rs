@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 /// Units of backlog done before live changes get their turn.
-const CHUNK: usize = 512;
+const CHUNK: usize = 64;
 
 /// The same before the first snapshot is complete: nothing is decided until then.
 const FIRST_CHUNK: usize = 16_384;
