@@ -102,3 +102,42 @@ impl HttpBody for Whole {
         self.0.is_none()
     }
 }
+
+#[cfg(all(test, feature = "embedded"))]
+mod tests {
+    use super::*;
+    use crate::embedded::EmbeddedEtcd;
+    use crate::lock::encode::{EncodedTxn, Sign, Target, alone};
+    use etcd_client::{Client, ConnectOptions, Txn};
+
+    /// Puts a key if it is absent.
+    fn body() -> Bytes {
+        let mut txn = EncodedTxn::default();
+        txn.compare("/a", Sign::Equal, Target::Created(0));
+        txn.then_put("/a", b"1", None);
+        alone(&txn)
+    }
+
+    #[tokio::test]
+    async fn what_is_carried_is_sent_in_place_of_the_clients_own() {
+        let etcd = EmbeddedEtcd::start().await.unwrap();
+        let endpoint = format!("http://{}", etcd.endpoint());
+        let mut client = Client::connect_with_balanced_channel([endpoint], None, Carrying).await.unwrap();
+        let first = carried(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
+        assert!(first.succeeded());
+        let second = carried(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
+        assert!(!second.succeeded(), "the key is there now");
+        // What nothing is carried for goes as it is, and so do other requests.
+        assert!(client.txn(Txn::new()).await.unwrap().succeeded());
+        assert!(carried(body(), client.get("/a", None)).await.is_none());
+        assert_eq!(client.get("/a", None).await.unwrap().kvs()[0].version(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_does_not_carry_is_noticed() {
+        let etcd = EmbeddedEtcd::start().await.unwrap();
+        let mut client = Client::connect([etcd.endpoint()], None::<ConnectOptions>).await.unwrap();
+        assert!(carried(body(), client.txn(Txn::new())).await.is_none());
+        assert!(client.get("/a", None).await.unwrap().kvs().is_empty());
+    }
+}

@@ -15,8 +15,8 @@ const RATE: u64 = 500;
 /// Seconds without a crawl.
 const ALONE: u64 = 8;
 
-/// More seconds than a crawl of a million keys takes, with all that follows it.
-const BESIDE: u64 = 36;
+/// More seconds than a crawl of a million keys takes, with all that follows it: 31 to 37 where this was written.
+const BESIDE: u64 = 60;
 
 /// From the end of a crawl to the next: so short that one runs nearly all the time.
 const INTERVAL: u64 = 100;
@@ -76,6 +76,6 @@ async fn once(
     sleep(Duration::from_millis(500)).await;
     let outcome = child.end().await;
     assert_eq!(outcome.latency.count, sent, "every change is one callback");
-    assert_eq!(crawl.is_some(), !outcome.crawls.is_empty(), "crawls: {:?}", outcome.crawls);
+    assert_eq!(crawl.is_some(), !outcome.crawls.is_empty(), "crawls that ended within {length:?}");
     (outcome.latency, outcome.crawls)
 }
