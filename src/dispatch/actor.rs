@@ -454,3 +454,20 @@ impl Handler<Decisions> for Dispatcher {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callback_hears_that_it_was_told_to_end_also_if_that_was_before_it_began() {
+        let mut busy = Busy::new(1, None, Span::none());
+        busy.cancel();
+        assert!(busy.is_cancelled() && busy.token().is_cancelled());
+        let mut busy = Busy::new(2, None, Span::none());
+        let token = busy.token();
+        assert!(!busy.is_cancelled() && !token.is_cancelled());
+        busy.cancel();
+        assert!(token.is_cancelled());
+    }
+}

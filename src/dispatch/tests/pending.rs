@@ -249,6 +249,18 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
 }
 
 #[test]
+fn a_change_that_comes_with_an_answer_outdates_an_older_mark() {
+    let mut b = bench();
+    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Untrue { mark_gone: false });
+    let Some(&Action::Ask(_, number)) = b.wanted().last() else { panic!("it asks again") };
+    // The key of slot 1 was deleted at revision 50, which its values do not tell.
+    let answer = decision(instance(1), true, &[5, 0], &[(1, 50)], Reason::Ask(number));
+    b.turn(|pending, now, out| pending.decided(answer, now, out));
+    b.locked(1, marked(40, 1, false));
+    assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
+}
+
+#[test]
 fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
     let mut b = Bench::new([rule("r").lock("/one")], 8);
     for id in 1..=4 {
