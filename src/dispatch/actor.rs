@@ -268,8 +268,7 @@ impl Dispatcher {
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, Effects::default(), ctx),
             Action::ClearMark { rule, binding, revision } => {
-                let key = self.settings.rules[rule as usize].backoff_key(&self.settings.namespace, &binding);
-                self.tell(rule, clear_mark(&key, revision));
+                self.tell(rule, clear_mark(self.tools.keys(rule, &binding).mark(), revision));
             }
             Action::Lock { instance, snapshot, witness, overrule } => {
                 self.lock(instance, (snapshot, witness), overrule, ctx);

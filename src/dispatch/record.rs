@@ -14,6 +14,9 @@
 //!                             Idle (done) or GivenUp  <──────────────────┘
 //! ```
 //!
+//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit before its
+//! answer came, there was one already, and it goes on at once.
+//!
 //! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and when the
 //! dry run ends.
 //!

@@ -10,6 +10,7 @@ pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
+use crate::condition::Slot;
 use crate::error::Error;
 use crate::index::{Binding, Revision, Snapshot};
 use crate::pattern::{Attributes, Pattern};
@@ -166,8 +167,9 @@ impl Firing {
     /// [`Error::Pattern`] if the pattern is malformed, [`Error::Format`] if it has an attribute that the
     /// rule does not bind, or one whose value has a slash where it needs one segment.
     pub fn format(&self, pattern: &str) -> Result<String, Error> {
-        if let Some(key) = self.compiled().written_key(pattern, &self.0.binding) {
-            return Ok(key);
+        // One of the condition's was parsed already, and has a key, since the instance exists.
+        if let Some(slot) = self.compiled().slot(pattern) {
+            return Ok(self.compiled().key(slot as Slot, &self.0.binding));
         }
         Ok(Pattern::parse(pattern)?.format(self.attributes())?)
     }

@@ -311,18 +311,6 @@ impl CompiledRule {
         pattern.write_key(|at| self.value(binding, &pattern.attributes()[at]), out);
     }
 
-    /// The key of a pattern that is written as in the condition, which has been parsed already. `None`: it is
-    /// not, or a value does not fit into one segment of it.
-    pub(crate) fn written_key(&self, written: &str, binding: &Binding) -> Option<String> {
-        let slot = self.slot(written)?;
-        let pattern = &self.slots[slot];
-        let fits = |segment: &Segment| match segment {
-            Segment::Attribute(at) => !self.value(binding, &pattern.attributes()[*at]).contains('/'),
-            Segment::Literal(_) | Segment::Rest(_) => true,
-        };
-        pattern.segments().iter().all(fits).then(|| self.key(slot as Slot, binding))
-    }
-
     /// The value of an attribute that keys bind.
     fn value<'b>(&self, binding: &'b Binding, name: &str) -> &'b str {
         let number = self.attributes.iter().position(|other| **other == *name);
@@ -385,13 +373,6 @@ impl CompiledRule {
         self.constraints[number].as_deref()
     }
 
-    /// The key of an instance's lock.
-    pub(crate) fn lock_key(&self, namespace: &str, binding: &Binding) -> String {
-        let mut key = String::new();
-        self.write_lock_key(namespace, binding, &mut key);
-        key
-    }
-
     /// Appends the key of an instance's lock. Values are percent-encoded, so that none can forge another's.
     pub(crate) fn write_lock_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
         key.push_str(namespace);
@@ -410,13 +391,6 @@ impl CompiledRule {
                 key.push_str(text.trim_start_matches('/'));
             }
         }
-    }
-
-    /// The key that holds other engines back after a failure of the instance.
-    pub(crate) fn backoff_key(&self, namespace: &str, binding: &Binding) -> String {
-        let mut key = String::new();
-        self.write_backoff_key(namespace, binding, &mut key);
-        key
     }
 
     /// Appends the key that holds other engines back after a failure of the instance.

@@ -24,7 +24,11 @@ impl Pending {
     fn shared_lock(&self, id: InstanceId) -> Option<String> {
         let record = self.records.get(&id)?;
         let rule = &self.rules[record.rule as usize];
-        (rule.has_lock_pattern() && !rule.options().optimistic).then(|| rule.lock_key("", &record.binding))
+        (rule.has_lock_pattern() && !rule.options().optimistic).then(|| {
+            let mut key = String::new();
+            rule.write_lock_key("", &record.binding, &mut key);
+            key
+        })
     }
 
     /// Hands the lock within this engine to the one that has waited longest: one wake a release.
