@@ -1,10 +1,13 @@
 //! From the description to what is evaluated: patterns parsed and numbered, all mistakes collected.
 
+use super::evaluate::LeafNumber;
 use super::expr::{Condition, Expr};
 use super::leaf::{Leaf, Test};
+use super::tree::{Node, Tree};
 use crate::pattern::{Pattern, PatternError};
 use smallvec::SmallVec;
 use std::collections::HashMap;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// The number of a distinct key pattern of a condition, from 0, in order of first appearance.
@@ -52,31 +55,22 @@ pub enum ConditionError {
 #[derive(Clone)]
 pub(crate) struct Compiled {
     /// The distinct key patterns; their places are the slots.
-    pub(crate) slots: Vec<Pattern>,
+    pub(crate) slots: Arc<[Pattern]>,
     /// The leaves, in the order of the text.
-    pub(crate) leaves: Vec<Leaf>,
-    pub(super) root: Node,
-}
-
-/// The expression over leaves, which are named by their index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Node {
-    Leaf(usize),
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Not(Box<Node>),
+    pub(crate) leaves: SmallVec<[Leaf; 2]>,
+    pub(super) tree: Tree,
 }
 
 impl Condition {
     /// Checks and numbers everything; the errors are all there are, each once.
     pub(crate) fn compile(&self) -> Result<Compiled, Vec<ConditionError>> {
         let mut compiler = Compiler::default();
-        let root = compiler.node(self);
-        let Compiler { slots, leaves, mut errors, .. } = compiler;
+        compiler.add(self);
+        let Compiler { slots, leaves, tree, mut errors, .. } = compiler;
         if slots.len() > MAX_SLOTS {
             errors.push(ConditionError::TooManyKeys { count: slots.len() });
         }
-        if errors.is_empty() { Ok(Compiled { slots, leaves, root }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Compiled { slots: slots.into(), leaves, tree }) } else { Err(errors) }
     }
 }
 
@@ -84,16 +78,17 @@ impl Condition {
 struct Compiler {
     slots: Vec<Pattern>,
     slot_of: HashMap<Pattern, usize>,
-    leaves: Vec<Leaf>,
+    leaves: SmallVec<[Leaf; 2]>,
+    tree: Tree,
     errors: Vec<ConditionError>,
 }
 
 impl Compiler {
-    fn node(&mut self, condition: &Condition) -> Node {
+    fn add(&mut self, condition: &Condition) {
         match &condition.0 {
-            Expr::All(children) => Node::All(children.iter().map(|child| self.node(child)).collect()),
-            Expr::Any(children) => Node::Any(children.iter().map(|child| self.node(child)).collect()),
-            Expr::Not(child) => Node::Not(Box::new(self.node(child))),
+            Expr::All(children) => self.add_above(Node::All, children),
+            Expr::Any(children) => self.add_above(Node::Any, children),
+            Expr::Not(child) => self.add_above(Node::Not, std::slice::from_ref(&**child)),
             Expr::Leaf { patterns, test } => {
                 let mut slots = SmallVec::new();
                 for pattern in patterns {
@@ -116,9 +111,15 @@ impl Compiler {
                         self.leaves.push(Leaf { slots, test: test.clone() });
                     }
                 }
-                Node::Leaf(self.leaves.len().saturating_sub(1))
+                self.add_above(Node::Leaf(self.leaves.len().saturating_sub(1) as LeafNumber), &[]);
             }
         }
+    }
+
+    fn add_above(&mut self, node: Node, children: &[Condition]) {
+        let at = self.tree.open(node);
+        children.iter().for_each(|child| self.add(child));
+        self.tree.close(at);
     }
 
     fn slot(&mut self, text: &str) -> Option<usize> {

@@ -1,7 +1,8 @@
 //! Evaluation: the truth of a condition, and the witness that proves it.
 
-use super::compile::{Compiled, Node, Slot};
+use super::compile::{Compiled, Slot};
 use super::leaf::{Leaf, Test};
+use super::tree::{Node, Tree};
 use crate::value::Value;
 use smallvec::{SmallVec, smallvec};
 
@@ -58,7 +59,7 @@ impl Compiled {
 
     /// The truth, given the truth of each leaf, which is asked for only if it matters.
     pub(crate) fn truth_by(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
-        self.root.truth(leaf_truth)
+        self.node_truth(Tree::ROOT, leaf_truth)
     }
 
     /// The truth of one leaf, by its index in `leaves`.
@@ -83,48 +84,44 @@ impl Compiled {
             _ => 0,
         };
         let literals = self.leaves.iter().take(FIRST).fold(0, |all, leaf| all ^ literal(leaf));
-        let children = match &self.root {
-            Node::All(children) | Node::Any(children) => children.first(),
-            Node::Leaf(_) | Node::Not(_) => None,
-        };
-        u32::from(literals) ^ u32::from(matches!(children, Some(Node::Leaf(_))))
+        u32::from(literals) ^ u32::from(self.tree.node(Tree::ROOT) == Node::All)
     }
 
     /// The truth with a witness of few checks. May run leaves that [`Compiled::truth`] passes over.
     pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Verdict {
-        self.root.verdict(&self.leaves, seen)
+        self.verdict(Tree::ROOT, seen)
     }
-}
 
-impl Node {
-    fn truth(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
-        match self {
-            Self::Leaf(leaf) => leaf_truth(*leaf),
-            Self::All(children) => children.iter().all(|child| child.truth(leaf_truth)),
-            Self::Any(children) => children.iter().any(|child| child.truth(leaf_truth)),
-            Self::Not(child) => !child.truth(leaf_truth),
+    fn node_truth(&self, at: usize, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
+        let mut children = self.tree.children(at);
+        match self.tree.node(at) {
+            Node::Leaf(leaf) => leaf_truth(leaf as usize),
+            Node::All => children.all(|child| self.node_truth(child, leaf_truth)),
+            Node::Any => children.any(|child| self.node_truth(child, leaf_truth)),
+            Node::Not => !children.any(|child| self.node_truth(child, leaf_truth)),
         }
     }
 
-    fn verdict(&self, leaves: &[Leaf], seen: &[Option<Seen>]) -> Verdict {
-        match self {
-            Self::Leaf(leaf) => leaves[*leaf].verdict(*leaf as LeafNumber, seen),
-            Self::All(children) => Self::join(children, true, leaves, seen),
-            Self::Any(children) => Self::join(children, false, leaves, seen),
-            Self::Not(child) => {
-                let verdict = child.verdict(leaves, seen);
-                Verdict { truth: !verdict.truth, ..verdict }
+    fn verdict(&self, at: usize, seen: &[Option<Seen>]) -> Verdict {
+        match self.tree.node(at) {
+            Node::Leaf(leaf) => self.leaves[leaf as usize].verdict(leaf, seen),
+            Node::All => self.join(at, true, seen),
+            Node::Any => self.join(at, false, seen),
+            Node::Not => {
+                // Of one child, either way of joining is the child itself.
+                let Verdict { truth, witness } = self.join(at, true, seen);
+                Verdict { truth: !truth, witness }
             }
         }
     }
 
     /// A true `and`, and a false `or`, need every child: the witness is the union. In the opposite case one
     /// child decides: the first of those with the fewest checks.
-    fn join(children: &[Self], unanimous: bool, leaves: &[Leaf], seen: &[Option<Seen>]) -> Verdict {
+    fn join(&self, at: usize, unanimous: bool, seen: &[Option<Seen>]) -> Verdict {
         let mut union = Witness::new();
         let mut deciding: Option<Witness> = None;
-        for child in children {
-            let Verdict { truth, witness } = child.verdict(leaves, seen);
+        for child in self.tree.children(at) {
+            let Verdict { truth, witness } = self.verdict(child, seen);
             if truth != unanimous {
                 let fewest = deciding.as_ref().map_or(usize::MAX, SmallVec::len);
                 if witness.len() < fewest {

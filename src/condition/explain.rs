@@ -1,8 +1,9 @@
 //! Why a condition is true or false: the truth of each part, with what was seen.
 
-use super::compile::{Compiled, ConditionError, Node, Slot};
+use super::compile::{Compiled, ConditionError, Slot};
 use super::evaluate::{Seen, seen_at};
 use super::expr::Condition;
+use super::tree::{Node, Tree};
 use crate::pattern::{Attributes, FormatError};
 use crate::value::Value;
 use std::collections::HashMap;
@@ -102,17 +103,17 @@ impl Compiled {
     /// The truth of every part. `key_of` names the key of a slot; a revision of 0 counts as not known. Runs
     /// every leaf; a closure that panics is not caught.
     pub(crate) fn explain(&self, seen: &[Option<Seen>], key_of: impl Fn(Slot) -> String) -> Explanation {
-        self.explain_node(&self.root, seen, &key_of)
+        self.explain_node(Tree::ROOT, seen, &key_of)
     }
 
     fn explain_node(
         &self,
-        node: &Node,
+        at: usize,
         seen: &[Option<Seen>],
         key_of: &impl Fn(Slot) -> String,
     ) -> Explanation {
-        let each = |children: &[Node]| -> Vec<Explanation> {
-            children.iter().map(|child| self.explain_node(child, seen, key_of)).collect()
+        let children = || -> Vec<Explanation> {
+            self.tree.children(at).map(|child| self.explain_node(child, seen, key_of)).collect()
         };
         let inner = |truth, text: &str, children| Explanation {
             truth,
@@ -120,23 +121,23 @@ impl Compiled {
             seen: Vec::new(),
             children,
         };
-        match node {
-            Node::Leaf(leaf) => self.explain_leaf(*leaf, false, seen, key_of),
-            Node::All(nodes) if nodes.is_empty() => inner(true, "true", Vec::new()),
-            Node::Any(nodes) if nodes.is_empty() => inner(false, "false", Vec::new()),
-            Node::All(nodes) => {
-                let children = each(nodes);
-                inner(children.iter().all(|child| child.truth), "and", children)
+        match self.tree.node(at) {
+            Node::Leaf(leaf) => self.explain_leaf(leaf as usize, false, seen, key_of),
+            Node::All => {
+                let children = children();
+                let text = if children.is_empty() { "true" } else { "and" };
+                inner(children.iter().all(|child| child.truth), text, children)
             }
-            Node::Any(nodes) => {
-                let children = each(nodes);
-                inner(children.iter().any(|child| child.truth), "or", children)
+            Node::Any => {
+                let children = children();
+                let text = if children.is_empty() { "false" } else { "or" };
+                inner(children.iter().any(|child| child.truth), text, children)
             }
-            Node::Not(node) => match **node {
-                Node::Leaf(leaf) => self.explain_leaf(leaf, true, seen, key_of),
+            Node::Not => match self.tree.children(at).next().map(|child| self.tree.node(child)) {
+                Some(Node::Leaf(leaf)) => self.explain_leaf(leaf as usize, true, seen, key_of),
                 _ => {
-                    let child = self.explain_node(node, seen, key_of);
-                    inner(!child.truth, "not", vec![child])
+                    let children = children();
+                    inner(!children.iter().any(|child| child.truth), "not", children)
                 }
             },
         }

@@ -16,7 +16,8 @@ pub(crate) struct Leaf {
     pub(crate) test: Test,
 }
 
-/// What is asked of the keys of a leaf. All but [`Test::AllEqual`] read one key.
+/// What is asked of the keys of a leaf. All but [`Test::AllEqual`] read one key. The rules that one is
+/// expanded to share a regex: each copy of it would grow a cache of its own.
 #[derive(Clone)]
 pub(crate) enum Test {
     Absent,
@@ -24,7 +25,7 @@ pub(crate) enum Test {
     Equals(Value),
     OneOf(Arc<[Value]>),
     StartsWith(Value),
-    Matches(Regex),
+    Matches(Arc<Regex>),
     Compare { order: Order, bound: Number },
     JsonField { pointer: Arc<str>, expected: Arc<serde_json::Value> },
     Function { description: Arc<str>, function: Function },
@@ -65,7 +66,7 @@ impl Leaf {
 
 impl Test {
     pub(super) fn matches(regex: &str) -> Result<Self, Malformed> {
-        Regex::new(regex).map(Self::Matches).map_err(|error| {
+        Regex::new(regex).map(|regex| Self::Matches(Arc::new(regex))).map_err(|error| {
             // The error of a syntax draws the place on several lines; the last one says what is wrong.
             let text = error.to_string();
             let last = text.lines().last().unwrap_or_default();

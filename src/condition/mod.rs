@@ -27,6 +27,7 @@ mod number;
 mod properties;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 pub use compile::ConditionError;
 pub(crate) use compile::{Compiled, Slot};

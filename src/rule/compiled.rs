@@ -40,7 +40,7 @@ pub(crate) struct Kind {
 pub(crate) struct CompiledRule {
     id: Arc<str>,
     /// With the patterns as they were written.
-    condition: Arc<Compiled>,
+    condition: Compiled,
     /// The condition, for people.
     text: Arc<str>,
     /// The patterns with the expanded attributes fixed.
@@ -137,7 +137,7 @@ impl CompiledRule {
             settle: options.settle.unwrap_or(limits.settle),
             ..limits
         };
-        let (id, text, condition): (Arc<str>, Arc<str>, _) = (id.into(), text.into(), Arc::new(condition));
+        let (id, text): (Arc<str>, Arc<str>) = (id.into(), text.into());
         let each = |fixed: Attributes| {
             let free = |name: &&Arc<str>| fixed.get(name).is_none();
             let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
