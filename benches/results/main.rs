@@ -1,4 +1,5 @@
-//! Draws measured rows: a table in Markdown on the terminal, and a picture of those that have a goal.
+//! Draws measured rows: a table in Markdown on the terminal for each server, and a picture of those rows of the first
+//! one that have a goal.
 //!
 //! `cargo bench --bench results -- target/bench.json benches/results.svg`
 
@@ -15,8 +16,27 @@ fn main() {
     };
     let text = std::fs::read(json).unwrap_or_else(|error| panic!("{json}: {error}"));
     let rows: Vec<Row> = serde_json::from_slice(&text).expect("a list of rows");
+    // What needs no server stands with the first.
+    let needs_none = |row: &Row| row.server == "none";
+    let mut servers: Vec<&str> = Vec::new();
+    for row in rows.iter().filter(|row| !needs_none(row)) {
+        if !servers.contains(&row.server.as_str()) {
+            servers.push(&row.server);
+        }
+    }
+    let first = servers.first().copied().unwrap_or("none");
+    table(rows.iter().filter(|row| needs_none(row) || row.server == first));
+    for server in servers.iter().skip(1) {
+        println!("\n{server}:\n");
+        table(rows.iter().filter(|row| row.server == *server));
+    }
+    let drawn = rows.iter().filter(|row| needs_none(row) || row.server == first);
+    std::fs::write(svg, picture(drawn)).unwrap_or_else(|error| panic!("{svg}: {error}"));
+}
+
+fn table<'r>(rows: impl Iterator<Item = &'r Row>) {
     println!("| what | engine | floor | ratio | goal | unit |\n|---|---|---|---|---|---|");
-    for row in &rows {
+    for row in rows {
         let number = |value: Option<f64>| value.map_or(String::new(), short);
         let goal = match row.met() {
             None => String::new(),
@@ -34,7 +54,6 @@ fn main() {
             row.unit,
         );
     }
-    std::fs::write(svg, picture(&rows)).unwrap_or_else(|error| panic!("{svg}: {error}"));
 }
 
 fn short(value: f64) -> String {
@@ -50,14 +69,14 @@ fn spread(spread: Option<(f64, f64)>) -> String {
 }
 
 /// Each row with a floor and a goal as a bar: the engine's part of the floor, and a mark at the goal.
-fn picture(rows: &[Row]) -> String {
+fn picture<'r>(rows: impl Iterator<Item = &'r Row>) -> String {
     const LINE: usize = 26;
     const LEFT: f64 = 400.0;
     /// Pixels of the floor itself.
     const FLOOR: f64 = 130.0;
     const MOST: f64 = 3.0;
     let drawn: Vec<(&Row, f64)> =
-        rows.iter().filter(|row| row.goal.is_some()).filter_map(|row| Some((row, row.ratio?))).collect();
+        rows.filter(|row| row.goal.is_some()).filter_map(|row| Some((row, row.ratio?))).collect();
     let height = LINE * (drawn.len() + 2);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"880\" height=\"{height}\" font-family=\"sans-serif\" \
