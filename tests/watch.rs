@@ -146,8 +146,9 @@ async fn older_data_that_has_outgrown_what_was_known_is_a_new_start() {
     proxy.heal();
     eventually(30 * SECOND, "built anew", async || copies(&etcd).await == ids(["a", "c"])).await;
     eventually(20 * SECOND, "it is well", async || running.health() == Health::Ready).await;
-    let stats = running.stats().await.unwrap();
-    assert_eq!((stats.keys, stats.drift), (4, 0), "no crawl was needed");
+    // The copies are in etcd before the engine hears of them.
+    eventually(20 * SECOND, "it knows all", async || running.stats().await.unwrap().keys == 4).await;
+    assert_eq!(running.stats().await.unwrap().drift, 0, "no crawl was needed");
     running.shutdown(5 * SECOND).await.unwrap();
 }
 
