@@ -212,21 +212,21 @@ fn run_of(byte: u8) -> (usize, usize) {
     (begin, RUNS.into_iter().find(|&run| run > byte).map_or(256, usize::from))
 }
 
-/// Where to split what is left behind the last key of a page, ascending.
+/// Where to split what is left behind the last key of an answer, ascending. `returned`: its keys.
 fn split_points<'k>(
     request: &RangeRequest,
-    page_keys: impl ExactSizeIterator<Item = &'k [u8]> + Clone,
+    returned: impl ExactSizeIterator<Item = &'k [u8]> + Clone,
     page: usize,
     rest: usize,
 ) -> Vec<Vec<u8>> {
-    let (Some(middle), Some(last)) = (page_keys.clone().nth(page_keys.len() / 2), page_keys.clone().last())
+    let (Some(middle), Some(last)) = (returned.clone().nth(returned.len() / 2), returned.clone().last())
     else {
         return Vec::new();
     };
     let Some(deepest) = last.len().checked_sub(1) else { return Vec::new() };
     let from = common(middle, last).min(deepest);
     let (mut held, mut met) = ([0; 256], [false; 256]);
-    for key in page_keys.filter(|key| common(key, last) >= from) {
+    for key in returned.filter(|key| common(key, last) >= from) {
         if let Some(&byte) = key.get(from) {
             held[usize::from(byte)] += 1;
         }
@@ -249,7 +249,8 @@ struct Climb<'a> {
     end: &'a [u8],
     page: usize,
     rest: usize,
-    /// The values of a byte that the page has: it is taken for like those of the bytes before it.
+    /// The values that keys of the page have where all values are likely to occur: just behind the byte from which
+    /// the climb begins. Other bytes are taken to have them too.
     met: [bool; 256],
     points: Vec<Vec<u8>>,
     /// How many of the points lie within the range of one value.

@@ -7,6 +7,7 @@ pub(crate) mod domain;
 mod error;
 mod lanes;
 mod look_up;
+mod mistakes;
 mod polling;
 mod rate_limit;
 

@@ -1,0 +1,135 @@
+//! What is to be decided: which instances, why, and with which values of their keys.
+
+use super::Index;
+use super::binding::Binding;
+use super::instances::InstanceId;
+use super::mirror::{EntryId, Revision};
+use crate::condition::{Seen, Slot};
+use smallvec::SmallVec;
+
+/// What a rule's keys hold, by slot.
+pub(crate) type Snapshot = Box<[Option<Seen>]>;
+
+/// A key that changed, as a slot of the rule, and the revision of the change.
+pub(crate) type Touch = (Slot, Revision);
+
+/// Why an instance is to be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// A key it reads changed, or it is new.
+    Change,
+    /// A crawl looks at every instance.
+    Crawl,
+    /// The dispatcher asked; the number comes back with the answer.
+    Ask(u64),
+}
+
+/// An instance to decide, with the values of its keys.
+#[derive(Debug)]
+pub(crate) struct Decide {
+    pub(crate) instance: InstanceId,
+    pub(crate) rule: u32,
+    pub(crate) binding: Binding,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) touches: SmallVec<[Touch; 2]>,
+    pub(crate) reason: Reason,
+    /// No key exists any more that implies the instance: once it is idle it can go.
+    pub(crate) orphaned: bool,
+}
+
+/// An instance that is to be decided at the end of the turn.
+pub(super) struct Dirty {
+    /// `None`: it was decided already.
+    pub(super) instance: Option<u32>,
+    pub(super) touches: SmallVec<[Touch; 2]>,
+    reason: Reason,
+}
+
+impl Index {
+    /// Marks an instance to be decided.
+    pub(super) fn soil(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
+        if !self.ready {
+            return;
+        }
+        let instance = self.instances.get_mut(index);
+        if let Some(at) = instance.dirty_at() {
+            let dirty = &mut self.dirty[at];
+            dirty.touches.extend(touch);
+            if dirty.reason == Reason::Change {
+                dirty.reason = reason;
+            }
+        } else {
+            instance.set_dirty_at(Some(self.dirty.len()));
+            self.dirty.push(Dirty { instance: Some(index), touches: touch.into_iter().collect(), reason });
+        }
+    }
+
+    /// Values of an instance's keys, by slot.
+    fn snapshot(&self, index: u32) -> Snapshot {
+        let instance = self.instances.get(index);
+        let rule = &self.rules[instance.rule as usize];
+        let mut snapshot: Snapshot = instance.entries.iter().map(|&id| self.seen(id)).collect();
+        for (kind, &(group, _)) in instance.groups.iter().enumerate() {
+            let group = self.groups.get(group);
+            for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
+                snapshot[slot as usize] = self.seen(id);
+            }
+        }
+        snapshot
+    }
+
+    /// Asks for a decision on an instance; `None` if it does not exist any more. If a change makes one due anyway,
+    /// it is this one.
+    pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
+        let index = self.instances.resolve(id)?;
+        let due = self.instances.get(index).dirty_at().map(|at| &mut self.dirty[at]);
+        let touches = match due.filter(|dirty| dirty.reason == Reason::Change) {
+            Some(dirty) => {
+                self.instances.get_mut(index).set_dirty_at(None);
+                dirty.instance = None;
+                std::mem::take(&mut dirty.touches)
+            }
+            None => SmallVec::new(),
+        };
+        Some(self.decide(index, touches, reason))
+    }
+
+    fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: Reason) -> Decide {
+        self.counters.decided += 1;
+        let snapshot = self.snapshot(index);
+        let instance = self.instances.get(index);
+        Decide {
+            instance: self.instances.id(index),
+            rule: instance.rule,
+            binding: instance.binding.clone(),
+            snapshot,
+            touches,
+            reason,
+            orphaned: instance.is_orphaned(|| self.rules[instance.rule as usize].attributes().is_empty()),
+        }
+    }
+
+    /// Moves the decisions that are due into `out`.
+    pub(crate) fn drain(&mut self, out: &mut Vec<Decide>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for Dirty { instance, touches, reason } in dirty.drain(..) {
+            let Some(instance) = instance else { continue };
+            self.instances.get_mut(instance).set_dirty_at(None);
+            let decide = self.decide(instance, touches, reason);
+            out.push(decide);
+        }
+        self.dirty = dirty;
+    }
+
+    /// What the keys of a rule hold for a binding, whether there is such an instance or not.
+    pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Snapshot {
+        let rule = &self.rules[rule as usize];
+        let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as Slot, binding));
+        keys.map(|key| self.mirror.find(&key).and_then(|id| self.seen(id))).collect()
+    }
+
+    fn seen(&self, id: EntryId) -> Option<Seen> {
+        let (value, mod_revision) = self.mirror.present(id)?;
+        Some(Seen { value: value.clone(), mod_revision })
+    }
+}

@@ -1,0 +1,125 @@
+//! What may be wrong with a rule, but for its patterns and its condition by themselves.
+
+use super::compiled::{Limits, all_attributes};
+use super::error::RuleError;
+use super::{Options, Polling};
+use crate::condition::{Compiled, Condition};
+use crate::engine::config::LONGEST;
+use crate::pattern::{Attributes, Pattern, Segment};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Options that make no sense, and an id that is none.
+pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<RuleError> {
+    let mut errors = Vec::new();
+    match id.len() {
+        0 => errors.push(RuleError::EmptyId),
+        1..=200 => {}
+        length => errors.push(RuleError::LongId(length)),
+    }
+    let mut wrong = |option, value: String, reason| errors.push(RuleError::Option { option, value, reason });
+    if options.time_limit.is_zero() {
+        wrong("time_limit", "0s".into(), "a callback needs some time");
+    }
+    if let Some(Polling { interval, .. }) = polling
+        && (interval.is_zero() || *interval > LONGEST)
+    {
+        wrong("poll", format!("{interval:?}"), "the interval must be more than zero and at most 365 days");
+    }
+    if options.concurrency == Some(0) {
+        wrong("concurrency", "0".into(), "no callback could ever run");
+    }
+    if let Some(ttl) = options.lock_ttl
+        && ttl < Duration::from_secs(1)
+    {
+        wrong("lock_ttl", format!("{ttl:?}"), "etcd grants leases of whole seconds, from 1");
+    }
+    errors.extend(options.brake.mistakes());
+    errors
+}
+
+/// Every instance has a delay of its own: the namespace has the attributes of the condition.
+pub(super) fn check_polling(polling: &Polling, given: &Condition) -> Option<RuleError> {
+    // A namespace that is no pattern is a mistake of the condition already.
+    let delay = Pattern::parse(&polling.key()).ok()?;
+    let attributes = all_attributes(&given.compile().ok()?.slots);
+    let has = |names: &[Arc<str>], of: &[Arc<str>]| names.iter().all(|name| of.contains(name));
+    if has(&attributes, delay.attributes()) && has(delay.attributes(), &attributes) {
+        return None;
+    }
+    Some(RuleError::PollAttributes {
+        namespace: polling.namespace.clone(),
+        namespace_attributes: list(delay.attributes()),
+        attributes: list(&attributes),
+    })
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!(":{name}")).collect();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// Patterns that don't go together, or with the lock's. `fixed`: attributes that are expanded, whatever to.
+pub(super) fn check_shape(
+    condition: &Compiled,
+    all: &[Arc<str>],
+    fixed: &Attributes,
+    lock: Option<&Pattern>,
+    limits: Limits,
+) -> Vec<RuleError> {
+    let mut errors = Vec::new();
+    let slots = &condition.slots;
+    let free = |name: &&Arc<str>| fixed.get(name).is_none();
+    let bound = |pattern: &Pattern| pattern.attributes().iter().filter(free).count();
+    let count = all.iter().filter(free).count();
+    if let Some(closest) = slots.iter().max_by_key(|pattern| bound(pattern))
+        && bound(closest) < count
+    {
+        let missing = |name: &&Arc<str>| !closest.attributes().contains(name);
+        errors.push(RuleError::NoBinder {
+            attributes: list(all.iter().filter(free)),
+            closest: closest.to_string(),
+            missing: list(all.iter().filter(free).filter(missing)),
+        });
+    }
+    errors.extend(mixed_attribute(slots));
+    if slots.is_empty() && !condition.truth(&[]) {
+        errors.push(RuleError::NeverTrue);
+    }
+    // Taking the lock compares, and on failure reads, every key, the lock and the backoff key.
+    let allowed = limits.max_txn_ops.saturating_sub(2);
+    if slots.len() > allowed {
+        let max_txn_ops = limits.max_txn_ops;
+        errors.push(RuleError::TooManyKeys { keys: slots.len(), allowed, max_txn_ops });
+    }
+    for name in lock.iter().flat_map(|pattern| pattern.attributes()) {
+        if !all.contains(name) {
+            errors.push(RuleError::LockAttribute {
+                pattern: lock.map(ToString::to_string).unwrap_or_default(),
+                attribute: name.to_string(),
+                bound: list(all),
+            });
+        }
+    }
+    errors
+}
+
+/// A value with a `/` can't be one segment: such an instance could never be read whole.
+fn mixed_attribute(slots: &[Pattern]) -> Option<RuleError> {
+    let names = |rest: bool| {
+        slots.iter().flat_map(move |pattern| {
+            pattern.segments().iter().filter_map(move |segment| match segment {
+                Segment::Rest(at) if rest => Some((&pattern.attributes()[*at], pattern)),
+                Segment::Attribute(at) if !rest => Some((&pattern.attributes()[*at], pattern)),
+                _ => None,
+            })
+        })
+    };
+    let (attribute, rest) = names(true).find(|(name, _)| names(false).any(|(other, _)| other == *name))?;
+    let (_, segment) = names(false).find(|(name, _)| *name == attribute)?;
+    Some(RuleError::MixedAttribute {
+        attribute: attribute.to_string(),
+        segment: segment.to_string(),
+        rest: rest.to_string(),
+    })
+}
