@@ -3,8 +3,8 @@
 
 use super::kinds::Kind;
 use super::plan::{Act, Plan};
+use super::schedule::NAMESPACE;
 use super::story::{Began, Event, How, Life, Store};
-use super::world::NAMESPACE;
 use crate::condition::Explanation;
 use crate::embedded::record::{Done, Written};
 use std::collections::{BTreeMap, BTreeSet};

@@ -19,8 +19,8 @@ mod kinds;
 mod plan;
 mod process;
 mod runner;
+mod schedule;
 mod story;
-mod world;
 
 use plan::Plan;
 use runner::{number, run_many};
@@ -51,7 +51,7 @@ fn soak() {
 fn replay() {
     let seed = number("SEED", 0);
     println!("{:#?}", Plan::of(seed));
-    let outcome = world::run(seed, None);
+    let outcome = schedule::run(seed, None);
     outcome.story.look(|_, events| {
         for (at, event) in events {
             println!("{at:>14?} {event:?}");
@@ -81,7 +81,7 @@ fn every_promise_that_is_broken_on_purpose_is_missed() {
 #[test]
 fn changes_while_a_callback_runs_are_not_lost() {
     for seed in 0..40 {
-        let violations = world::run_plan(Plan::hasty(seed), None).violations;
+        let violations = schedule::run_plan(Plan::hasty(seed), None).violations;
         assert_eq!(violations, [], "seed {seed}");
     }
 }
@@ -90,7 +90,7 @@ fn changes_while_a_callback_runs_are_not_lost() {
 fn the_same_seed_is_the_same_run() {
     for seed in 0..40 {
         let [first, second] =
-            [(); 2].map(|()| world::run(seed, None).story.look(|_, events| events.to_vec()));
+            [(); 2].map(|()| schedule::run(seed, None).story.look(|_, events| events.to_vec()));
         for (one, other) in first.iter().zip(&second) {
             assert_eq!(one, other, "seed {seed}");
         }

@@ -1,7 +1,7 @@
 //! Many schedules on all cores, each in one thread.
 
 use super::plan::{Plan, Trouble};
-use super::world;
+use super::schedule;
 use crate::broken::{PROMISES, Promise};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,10 +65,11 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Promise::Forward => Plan::with(seed, much).answered_late(),
                             _ => Plan::with(seed, much),
                         };
-                        let violations = world::run_plan(plan.clone(), Some(promise)).violations;
+                        let violations = schedule::run_plan(plan.clone(), Some(promise)).violations;
                         // Only what is well when nothing is broken tells anything.
-                        let first =
-                            violations.first().filter(|_| world::run_plan(plan, None).violations.is_empty());
+                        let first = violations
+                            .first()
+                            .filter(|_| schedule::run_plan(plan, None).violations.is_empty());
                         first.map(|violation| (seed + 1, violation.to_string()))
                     });
                     noticed.lock().unwrap_or_else(|e| e.into_inner()).push((promise, first));
@@ -97,10 +98,10 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn run(&self, seed: u64, broken: Option<Promise>) -> world::Outcome {
+    fn run(&self, seed: u64, broken: Option<Promise>) -> schedule::Outcome {
         let running = || self.running.lock().unwrap_or_else(|e| e.into_inner());
         running().insert(seed, Instant::now());
-        let outcome = world::run(seed, broken);
+        let outcome = schedule::run(seed, broken);
         running().remove(&seed);
         outcome
     }

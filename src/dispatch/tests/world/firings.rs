@@ -1,0 +1,132 @@
+//! How a firing goes in the little world: its callback, and what becomes of its transactions.
+
+use super::*;
+
+impl World {
+    /// The callback begins; how it will end is decided now.
+    pub(super) fn start(
+        &mut self,
+        id: u32,
+        given: Snapshot,
+        overrule: Option<Revision>,
+        fence: Option<Revision>,
+    ) {
+        let at = id as usize;
+        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        assert!(!paused && !dry_run, "{id} starts although its rule is paused, or in a dry run");
+        self.started(id, rule_of(id) as usize);
+        self.fired[at] += 1;
+        self.completed[at] = false;
+        self.dirty[at] = !self.etcd.keys[at].matches(&given);
+        let mut effects = Vec::new();
+        let mut finish = Finish::Returned(Then::Done);
+        if let Some(habit) = self.habit.clone() {
+            (finish, effects) = (habit.finish, habit.effects);
+            if let Some(delay) = habit.writes {
+                self.later(delay, Event::Outside(Op::Put(id, 0)));
+            }
+        } else if !self.calm {
+            finish = match self.rng.random_range(0..14) {
+                0 => Finish::Failed("no".into()),
+                1 => Finish::Panicked("no".into()),
+                2 => Finish::TimedOut,
+                3 => Finish::Cancelled,
+                4 => Finish::Returned(Then::RetryAfter(ms(self.rng.random_range(0..300)))),
+                5 => Finish::Returned(Then::GiveUp("no".into())),
+                _ => finish,
+            };
+            match self.rng.random_range(0..4) {
+                0 => effects.push((0, true)),
+                1 => effects.push((1, true)),
+                2 => effects.extend([(0, self.rng.random_bool(0.5)), (1, false)]),
+                _ => {}
+            }
+            if self.chance(20) {
+                // A write beside the commit, by the callback or something it started.
+                let delay = ms(self.rng.random_range(0..60));
+                self.later(delay, Event::Outside(Op::Put(id, 0)));
+            }
+        }
+        self.runs.insert(id, Run { given, overrule, finish, effects, fence });
+        let takes = ms(if self.calm { 5 } else { self.rng.random_range(0..40) });
+        self.later(takes, Event::RunEnds(id));
+    }
+
+    /// The answer to its lock's transaction arrives.
+    pub(super) fn lock_back(&mut self, id: u32, answer: LockAnswer, given: Snapshot) {
+        self.locking.retain(|other| *other != id);
+        let LockAnswer { outcome, fence, changes } = answer;
+        let overrule = None;
+        if !changes.is_empty() {
+            self.send("feedback", Event::Learned(id, changes));
+        }
+        let won = matches!(outcome, LockOutcome::Won);
+        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        if won && (paused || dry_run) {
+            // Its end is all that is left of it.
+            let run = Run { given, overrule, finish: Finish::Cancelled, effects: Vec::new(), fence };
+            self.runs.insert(id, run);
+            return self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        }
+        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        if won {
+            assert_eq!(self.pending.record(instance(id)).map(|r| r.state), Some(State::Running));
+            self.start(id, given, overrule, fence);
+        }
+    }
+
+    /// The transaction that ends it reaches etcd.
+    pub(super) fn end_sent(&mut self, id: u32, closing: &Closing) {
+        let (hold, effects) = match closing {
+            Closing::Commit(hold) => (hold.clone(), self.runs[&id].effects.clone()),
+            Closing::Unlock(hold) => (hold.clone(), Vec::new()),
+            Closing::Nothing => panic!("nothing is left to be done for {id}, which runs"),
+        };
+        if self.chance(4) {
+            return self.send("end", Event::EndBack(id, End::Refused));
+        }
+        let lost = self.chance(4);
+        let unknown = self.chance(4);
+        let run = &self.runs[&id];
+        let mut end = End::Outcome(ClosingOutcome::Lost { mark_gone: false }, Vec::new());
+        if !lost {
+            end = self.etcd.end(id, run, &effects, hold.as_ref());
+        }
+        if let (false, Some(Hold { delay: Some(delay), .. })) = (lost, &hold)
+            && let Some(revision) = self.etcd.mark_revision(id)
+        {
+            let seconds = (*delay + Duration::from_secs(2)).as_secs().next_power_of_two();
+            self.later(Duration::from_secs(seconds), Event::MarkExpires(id, revision));
+        }
+        self.spread();
+        if unknown {
+            // It took effect or not; the answer does not come, or is that of a second one.
+            let outcome = match end {
+                End::Outcome(ClosingOutcome::Closed { .. }, _) if self.rng.random_bool(0.5) => {
+                    ClosingOutcome::Closed { revision: 0, slots: Default::default(), marked: false }
+                }
+                _ => ClosingOutcome::Failed("no answer".into()),
+            };
+            end = End::Outcome(outcome, Vec::new());
+        }
+        self.send("end", Event::EndBack(id, end));
+    }
+
+    /// The answer to that arrives.
+    pub(super) fn end_back(&mut self, id: u32, end: End) {
+        let (outcome, changes) = match end {
+            End::Refused => match self.pending.refused(instance(id), "refused".into(), self.now) {
+                Closing::Nothing => (ClosingOutcome::Failed("refused".into()), Vec::new()),
+                closing => return self.send("end", Event::EndSent(id, closing)),
+            },
+            End::Outcome(outcome, changes) => (outcome, changes),
+        };
+        let run = self.runs.remove(&id).expect("it runs");
+        let returned = matches!(run.finish, Finish::Returned(_));
+        self.completed[id as usize] = returned && matches!(outcome, ClosingOutcome::Closed { .. });
+        if !changes.is_empty() {
+            self.send("feedback", Event::Learned(id, changes));
+        }
+        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+    }
+}

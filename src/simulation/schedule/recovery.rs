@@ -1,0 +1,156 @@
+//! How a schedule ends: all trouble does, whatever is due must be done, every mirror must be as the store is, and
+//! nothing may be left of engines that were shut down.
+
+use super::{Later, NAMESPACE, Schedule, shut_down};
+use crate::Health;
+use crate::engine::Stats;
+use crate::simulation::checker;
+use crate::simulation::plan::Act;
+use crate::simulation::story::{Event, Story};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long everything that is left may take once all is well again.
+const RECOVERY: Duration = Duration::from_secs(90);
+
+impl Schedule {
+    /// Ends all trouble; every engine runs.
+    pub(super) async fn calm_down(&mut self) {
+        let mut starts = Vec::new();
+        for (_, later) in std::mem::take(&mut self.later) {
+            match later {
+                Later::Start(machine) => starts.push(machine),
+                later => self.undo(later).await,
+            }
+        }
+        self.faults.clear();
+        // A backup may have been of a time without space.
+        self.faults.set_no_space(false);
+        for machine in starts {
+            self.start(machine).await;
+        }
+        for running in self.machines.iter().flat_map(|machine| &machine.running) {
+            // Two stalls that end at one moment are undone as one.
+            running.process.run_on();
+            *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = None;
+        }
+        self.calm.store(true, Ordering::SeqCst);
+        self.story.add(Event::Calm);
+    }
+
+    /// Waits until everything that is due has been done.
+    pub(super) async fn recover(&mut self) -> bool {
+        let end = Instant::now() + RECOVERY;
+        loop {
+            sleep(Duration::from_millis(500)).await;
+            let mut missing = self.story.look(|now, events| checker::missing(&self.plan, now, events));
+            for running in self.machines.iter().filter_map(|machine| machine.running.as_ref()) {
+                let health = running.handle.health();
+                if health != Health::Ready {
+                    missing.push(format!("engine {} is not well: {health}", running.life.engine));
+                    continue;
+                }
+                match running.handle.stats().await {
+                    Ok(Stats { queued, running: fired, waiting, held, tombstones, .. })
+                        if queued + fired + waiting + held > 0 =>
+                    {
+                        missing.push(format!(
+                            "engine {}: {queued} queued, {fired} running, {waiting} waiting, {held} held, {tombstones} tombstones",
+                            running.life.engine
+                        ));
+                    }
+                    Ok(_) => {}
+                    Err(error) => missing.push(format!("engine {}: {error}", running.life.engine)),
+                }
+            }
+            if missing.is_empty() {
+                // A stream may have died without a word: then it takes its time.
+                missing = self.mirrors().await;
+            }
+            if missing.is_empty() {
+                return true;
+            }
+            if Instant::now() >= end {
+                self.violate(format!(
+                    "not done {RECOVERY:?} after all trouble was over: {}",
+                    missing.join("; ")
+                ));
+                return false;
+            }
+        }
+    }
+
+    /// Where the mirrors of the engines differ from the store. That no event explains what a crawl had to
+    /// repair is always wrong.
+    async fn mirrors(&mut self) -> Vec<String> {
+        let now = self.story.now();
+        let (mut wrong, mut drift) = (Vec::new(), Vec::new());
+        for running in self.machines.iter().filter_map(|machine| machine.running.as_ref()) {
+            let engine = running.life.engine;
+            let Ok(stats) = running.handle.stats().await else {
+                wrong.push(format!("engine {engine} does not tell its figures"));
+                continue;
+            };
+            let keys =
+                now.keys.keys().filter(|key| self.plan.kinds.iter().any(|kind| kind.reads(key))).count();
+            if stats.keys != keys {
+                wrong.push(format!("engine {engine} has {} keys in memory, etcd {keys}", stats.keys));
+            }
+            if stats.drift > 0 {
+                drift.push(format!("engine {engine} had to repair {} differences", stats.drift));
+            }
+            for (kind, id) in checker::instances(&self.plan, &now) {
+                let attributes = kind.attributes().iter().copied().zip(id.iter().map(String::as_str));
+                let attributes: Vec<_> = attributes.collect();
+                let explained =
+                    running.handle.explain(kind.name(), &attributes.iter().copied().collect()).await;
+                match explained {
+                    Ok(explained) => wrong.extend(checker::compare(engine, &explained.condition, &now)),
+                    Err(error) => wrong.push(format!("engine {engine} explains nothing: {error}")),
+                }
+            }
+        }
+        // A crawl can't know what is still on its way for longer than it waits.
+        let delays = |act: &Act| matches!(act, Act::Inject(fault) if fault.delays_events());
+        // Nor does anything tell of a backup that has outgrown the position, if the last known change is in it.
+        let outgrown = self.plan.does(|act| *act == Act::Restore) && self.plan.does(Act::outgrows);
+        let late = self.plan.does(delays) || outgrown;
+        if wrong.is_empty() && !late {
+            drift.into_iter().for_each(|text| self.violate(text));
+        }
+        wrong
+    }
+
+    /// Shuts down all engines; nothing of theirs is left.
+    pub(super) async fn end(&mut self, well: bool) {
+        for machine in 0..self.machines.len() {
+            let Some(running) = self.take(machine) else { continue };
+            let process = running.process.clone();
+            let ended = shut_down(running, Duration::from_secs(5), self.story.clone()).await;
+            process.end();
+            if well && let Err(error) = ended {
+                self.violate(format!("engine {machine} does not shut down: {error}"));
+            }
+        }
+        let left = |story: &Story| -> Vec<String> {
+            story.look(|now, _| now.keys.keys().filter(|key| key.starts_with(NAMESPACE)).cloned().collect())
+        };
+        if well && !self.crashed() && !left(&self.story).is_empty() {
+            self.violate(format!("left behind by engines that were shut down: {:?}", left(&self.story)));
+        }
+        // Then the leases of what was ended by force, of marks, and of keys with a TTL.
+        sleep(Duration::from_secs(3 * 3600)).await;
+        let leases = self.faults.leases();
+        if !left(&self.story).is_empty() || !leases.is_empty() {
+            self.violate(format!("left behind for ever: {:?}, leases {leases:?}", left(&self.story)));
+        }
+    }
+
+    /// Some engine ended without a chance to leave nothing behind.
+    fn crashed(&self) -> bool {
+        self.plan.does(|act| {
+            matches!(act, Act::Crash(..) | Act::Drop(..) | Act::Shutdown(..) | Act::Poison(..) | Act::Restore)
+        })
+    }
+}
