@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout};
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Keys that the index compares at once.
-const PIECE: usize = 512;
+const PIECE: usize = 128;
 
 /// How long the index may take to compare, behind live changes.
 const COMPARE: Duration = Duration::from_secs(120);

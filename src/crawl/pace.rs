@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 const FAST: (usize, usize) = (4096, 4);
 
 /// Keys asked for at once beside live work: few, since a change waits behind a page of them, in etcd and here.
-const BESIDE: usize = 512;
+const BESIDE: usize = 128;
 
 /// How much longer a crawl rests than it works.
 const REST: u32 = 9;
@@ -20,8 +20,8 @@ const REST: u32 = 9;
 /// etcd is slow.
 const REST_IN_ALL: Duration = Duration::from_secs(30);
 
-/// Rests shorter than this are put together: timers are no finer.
-const SHORTEST: Duration = Duration::from_millis(2);
+/// Rests shorter than this are put together: timers are no finer than a millisecond, and round up.
+const SHORTEST: Duration = Duration::from_millis(4);
 
 /// Rests between the pieces of a crawl's work.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn short_rests_are_put_together() {
         let mut rests = Rests::new(10);
-        assert_eq!([MS / 10; 4].map(|took| rests.after(took)), [None, None, Some(27 * MS / 10), None]);
+        assert_eq!([MS / 5; 4].map(|took| rests.after(took)), [None, None, Some(27 * MS / 5), None]);
     }
 
     #[test]
