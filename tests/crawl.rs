@@ -155,6 +155,30 @@ async fn a_crawl_reads_no_faster_than_its_rate() {
     assert!(fast < slow && slow >= 5 * SECOND, "{fast:?}, and at 200 keys a second {slow:?}");
 }
 
+/// More keys come to one place than fit in a page: that range is read, and compared, whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crawl_takes_in_a_range_that_grew() {
+    let etcd = Etcd::start().await;
+    for n in 0..300 {
+        etcd.put(&format!("/keys/{n:03}"), "").await;
+    }
+    let times = Arc::default();
+    let keys =
+        Rule::new("keys").when(key("/keys/:n").equals("x")).run(|_: Firing| async { Ok::<(), Error>(()) });
+    let builder = engine(&etcd).rules([decided(&times), keys]).crawl_interval(5 * SECOND);
+    let running = builder.build().unwrap().start().await.unwrap();
+    eventually(20 * SECOND, "it is ready", async || running.health() == Health::Ready).await;
+    let before = times.lock().unwrap().len();
+    for n in 0..400 {
+        etcd.put(&format!("/keys/x{n:03}"), "").await;
+    }
+    assert_eq!(times.lock().unwrap().len(), before, "no crawl has learned of these keys");
+    eventually(20 * SECOND, "it crawled", async || times.lock().unwrap().len() > before).await;
+    let stats = running.stats().await.unwrap();
+    assert_eq!((stats.keys, stats.drift), (700, 0));
+    running.shutdown(SECOND).await.unwrap();
+}
+
 /// While live work never ends, what a crawl found waits for its age.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crawl_found_waits_for_live_work_until_it_has_aged() {

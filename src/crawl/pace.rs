@@ -10,14 +10,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 /// Keys asked for at once, and requests under way at once, when somebody waits.
 const FAST: (usize, usize) = (4096, 4);
 
-/// Keys asked for at once beside live work: few, since a change waits behind a page of them, in etcd and here.
+/// Keys asked for at once beside live work: few, since a change waits behind a page of them, in etcd and here. A range
+/// that has grown may return several pages' worth.
 const BESIDE: usize = 128;
 
 /// How much longer a crawl rests than it works.
 const REST: u32 = 9;
 
-/// The longest that a crawl rests in all, so that it ends before etcd compacts the revision that it reads, even if
-/// etcd is slow.
+/// The longest that a crawl asks for rest in all, so that it ends before etcd compacts the revision that it reads, even
+/// if etcd is slow. Timers add up to a millisecond to each rest.
 const REST_IN_ALL: Duration = Duration::from_secs(30);
 
 /// Rests shorter than this are put together: timers are no finer than a millisecond, and round up.

@@ -241,8 +241,8 @@ impl EngineBuilder {
     }
 
     /// How many keys a crawl reads in a second at most, instead of its own pace. At least 1. Default: its own pace,
-    /// which is a small page at a time and a rest nine times as long as the page took, of 30 s in all at most; a
-    /// million keys take about half a minute, and live work hardly notices.
+    /// which is a small page at a time and a rest nine times as long as the page took, of 30 s in all at most and
+    /// what timers add; a million keys take about 40 s, and live work hardly notices.
     ///
     /// Lower: it spares an etcd that has other work. Too low: with many keys a crawl takes long, while deleted
     /// keys are remembered, and it is abandoned if etcd compacts the revision that it reads meanwhile. Higher:
