@@ -226,6 +226,7 @@ mod properties;
 mod rule;
 #[cfg(all(test, feature = "embedded"))]
 mod simulation;
+mod time;
 mod trace;
 mod value;
 mod watch;

@@ -28,8 +28,8 @@ pub(crate) use state::{Class, Elsewhere, End, KnownMark, Next, Own, State, Tried
 
 use super::path::Path;
 use crate::broken::{Promise, is_broken};
-use crate::engine::config::LONGEST;
 use crate::index::{Binding, Revision, Snapshot, Touch};
+use crate::time::LONGEST;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,6 +4,7 @@ use super::env::Env;
 use crate::etcd::{Target, Timeouts};
 use crate::events::Events;
 use crate::rule::CompiledRule;
+use crate::time::LONGEST;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +60,6 @@ impl Default for Options {
         }
     }
 }
-
-/// What "never" comes to: longer times can't be added to a clock.
-pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Options {
     /// With times that can be added to a clock, whatever was given: `Duration::MAX` is a way to say never.

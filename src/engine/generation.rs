@@ -1,7 +1,7 @@
 //! All actors of one start, wired together, on their stages.
 
 use super::brakes::Brakes;
-use super::config::{Config, LONGEST, Options};
+use super::config::{Config, Options};
 use super::env::Retry;
 use super::inspector::Inspector;
 use super::live::Live;
@@ -23,6 +23,7 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::rule::CompiledRule;
+use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};

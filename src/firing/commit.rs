@@ -1,9 +1,9 @@
 //! The effects with which a firing ends, collected by the callback.
 
 use super::{Firing, Outcome, Then};
-use crate::engine::config::LONGEST;
 use crate::error::Error;
 use crate::index::Revision;
+use crate::time::LONGEST;
 use crate::value::Value;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! Delays between attempts: exponential, bounded, with jitter.
 
-use crate::engine::config::LONGEST;
+use crate::time::LONGEST;
 use rand::{Rng, RngExt};
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! What holds a rule back, as its rule or its operator wants it.
 
 use super::{RateLimit, RuleError};
-use crate::engine::config::LONGEST;
+use crate::time::LONGEST;
 use std::time::Duration;
 
 /// Every brake of a rule. Default: none.

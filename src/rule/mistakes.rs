@@ -4,8 +4,8 @@ use super::compiled::{Limits, all_attributes};
 use super::error::RuleError;
 use super::{Options, Polling};
 use crate::condition::{Compiled, Condition};
-use crate::engine::config::LONGEST;
 use crate::pattern::{Attributes, Pattern, Segment};
+use crate::time::LONGEST;
 use std::sync::Arc;
 use std::time::Duration;
 

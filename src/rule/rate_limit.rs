@@ -1,7 +1,7 @@
 //! How many firings of a rule may start in a time.
 
 use super::RuleError;
-use crate::engine::config::LONGEST;
+use crate::time::LONGEST;
 use std::fmt;
 use std::time::Duration;
 

@@ -144,7 +144,7 @@ impl Firings {
         wanted: impl Fn(&Fired) -> bool,
     ) -> Result<Fired, NotFired> {
         let attributes = attributes.into();
-        let deadline = Instant::now() + self.within.min(crate::engine::config::LONGEST);
+        let deadline = Instant::now() + self.within.min(crate::time::LONGEST);
         let is_of = |event: &Event| *event.rule == *rule && event.attributes == attributes;
         let mut looked_at = 0;
         let reason = loop {

@@ -174,7 +174,7 @@ fn every_end_leads_on() {
             "retry never",
             End::RetryAfter(Duration::MAX),
             false,
-            waiting(crate::engine::config::LONGEST, Wait::RetryAfter),
+            waiting(crate::time::LONGEST, Wait::RetryAfter),
         ),
         ("given up", End::GaveUp, false, (State::GivenUp, Next::Stay)),
         ("given up, and a change", End::GaveUp, true, waiting(BASE, Wait::Backoff)),
@@ -307,7 +307,7 @@ fn trouble_waits_longer_each_time_up_to_a_limit() {
         assert_eq!(record.trouble(BASE, now), Next::WakeAt(now + ms(expected)));
     }
     let mut record = running(now);
-    assert_eq!(record.trouble(Duration::MAX, now), Next::WakeAt(now + crate::engine::config::LONGEST));
+    assert_eq!(record.trouble(Duration::MAX, now), Next::WakeAt(now + crate::time::LONGEST));
 }
 
 #[test]
