@@ -6,10 +6,10 @@ use crate::condition::Verdict as Evaluated;
 use crate::dispatch::actor::Dispatcher;
 use crate::dispatch::messages::{Decided, Verdict};
 use crate::dispatch::path::Came;
-use crate::engine::part::{Faults, Part, forward, guarded};
 use crate::index::{Binding, Decide, InstanceId, Reason};
 use crate::metrics::Meters;
 use crate::rule::CompiledRule;
+use crate::runtime::part::{Faults, Part, forward, guarded};
 use crate::trace::Telling;
 use crate::trace::lines::Line;
 use actix::prelude::*;
@@ -185,7 +185,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
         Ok(_) => Verdict::False,
         Err(panic) => {
-            let text = crate::engine::part::panic_text(&*panic);
+            let text = crate::runtime::part::panic_text(&*panic);
             Verdict::Failed(format!("a comparison panicked: {text}"))
         }
     };

@@ -224,6 +224,7 @@ mod prometheus;
 #[cfg(test)]
 mod properties;
 mod rule;
+mod runtime;
 #[cfg(all(test, feature = "embedded"))]
 mod simulation;
 mod time;

@@ -4,10 +4,10 @@
 //! in etcd's own lock recipe), so that none is passed over. It limits load and nothing else: a lease that is
 //! lost during a crawl lets another engine begin, which does no harm.
 
-use crate::engine::env::Retry;
 use crate::etcd::{Answer, Failure, Link};
 use crate::latest::Latest;
 use crate::lock::keeper::LockLease;
+use crate::runtime::retry::Retry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 use rand::RngExt;

@@ -3,7 +3,6 @@
 use super::messages::{FoundMark, Hold};
 use super::tools::Tools;
 use crate::condition::Slot;
-use crate::engine::env::Retry;
 use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
 use crate::index::{Change, Deletion, Revision};
@@ -13,6 +12,7 @@ use crate::lock::keys::Keys;
 use crate::lock::lease::Ticket;
 use crate::lock::requests::submit;
 use crate::lock::txn::{Ended, Ending, Mark, Marking, Reply, Request};
+use crate::runtime::retry::Retry;
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,11 +3,11 @@
 use super::messages::Finish;
 use super::path::Path;
 use crate::engine::live::Registered;
-use crate::engine::part::panic_text;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::rule::BoxError;
+use crate::runtime::part::panic_text;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use futures_util::FutureExt;

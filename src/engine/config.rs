@@ -1,9 +1,9 @@
 //! Every option of an engine with its default.
 
-use super::env::Env;
 use crate::etcd::{Target, Timeouts};
 use crate::events::Events;
 use crate::rule::CompiledRule;
+use crate::runtime::env::Env;
 use crate::time::LONGEST;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;

@@ -2,11 +2,8 @@
 
 use super::brakes::Brakes;
 use super::config::{Config, Options};
-use super::env::Retry;
 use super::inspector::Inspector;
 use super::live::Live;
-use super::part::{Fault, Faults};
-use super::stage::Stage;
 use super::status::Status;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
@@ -23,6 +20,9 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::rule::CompiledRule;
+use crate::runtime::part::{Fault, Faults};
+use crate::runtime::retry::Retry;
+use crate::runtime::stage::Stage;
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;

@@ -1,12 +1,10 @@
 //! What the application holds while an engine runs.
 
 use super::config::Config;
-use super::env::Placement;
 use super::health::Health;
 use super::inspector::Inspector;
 #[cfg(feature = "http")]
 use super::observer::Observer;
-use super::part::panic_text;
 use super::status::Status;
 use super::supervisor::{Command, supervise};
 use crate::error::Error;
@@ -15,6 +13,8 @@ use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatu
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
 use crate::rule::{RateLimit, check_interval};
+use crate::runtime::env::Placement;
+use crate::runtime::part::panic_text;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

@@ -2,7 +2,6 @@
 
 use super::brakes::Brakes;
 use super::handle::Stats;
-use super::part::panic_text;
 use crate::condition::Explanation;
 use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
 use crate::dispatch::pending::look::{Look, RuleLook};
@@ -16,6 +15,7 @@ use crate::inspect::{
 };
 use crate::pattern::Attributes;
 use crate::rule::{self, Brake, CompiledRule};
+use crate::runtime::part::panic_text;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};

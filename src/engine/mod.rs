@@ -10,17 +10,14 @@
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
-//! | [`stage`], [`part`] | where actors run, and what they share |
 //! | [`health`], [`status`] | how the engine is, and how its parts report that |
 //! | [`live`] | the firings that run now |
-//! | [`env`] | clock, randomness, hashers, placement: injected |
 
 pub(crate) mod brakes;
 pub(crate) mod builder;
 mod check;
 pub(crate) mod config;
 mod coverage;
-pub(crate) mod env;
 mod generation;
 mod handle;
 pub(crate) mod health;
@@ -29,8 +26,6 @@ pub(crate) mod live;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
 pub(crate) mod offline;
-pub(crate) mod part;
-mod stage;
 pub(crate) mod status;
 mod supervisor;
 

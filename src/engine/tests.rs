@@ -5,8 +5,8 @@ mod delays;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use super::env::Env;
 use super::{Engine, EngineBuilder, Health};
+use crate::runtime::env::Env;
 use crate::{Error, Firing, Outcome, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,13 +4,13 @@
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
 use crate::broken::{Promise, is_broken};
-use crate::engine::env::Retry;
 use crate::engine::health::Reason;
-use crate::engine::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Grant, Link};
 use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
+use crate::runtime::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
+use crate::runtime::retry::Retry;
 use actix::prelude::*;
 use futures_util::StreamExt as _;
 use rand::rngs::StdRng;

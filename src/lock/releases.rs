@@ -3,12 +3,12 @@
 //! firing of each engine is an event of it.
 
 use crate::dispatch::actor::Released;
-use crate::engine::env::Retry;
-use crate::engine::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Link};
 use crate::index::{Change, Revision};
 use crate::latest::Latest;
+use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
+use crate::runtime::retry::Retry;
 use crate::watch::resume::{Resume, Start, Step};
 use crate::watch::start::start;
 use actix::prelude::*;

@@ -4,7 +4,7 @@
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults};
 use crate::engine::Engine;
-use crate::engine::env::Env;
+use crate::runtime::env::Env;
 use crate::{Error, Firing, Health, Outcome, Reveal, Rule, key};
 use std::collections::BTreeSet;
 use std::fmt::Debug;

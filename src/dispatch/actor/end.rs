@@ -4,10 +4,10 @@ use super::super::end_step::{EndEnd, EndStep};
 use super::super::messages::{Closing, ClosingOutcome, Hold};
 use super::firing::Step;
 use super::{tell, *};
-use crate::engine::env::Retry;
-use crate::engine::part::tell;
 use crate::etcd::Failure;
 use crate::lock::txn::free_orphan;
+use crate::runtime::part::tell;
+use crate::runtime::retry::Retry;
 
 impl Dispatcher {
     /// The callback has ended: closes the firing in etcd.

@@ -6,10 +6,10 @@ use super::firing::Step;
 use super::{tell, *};
 use crate::broken::{Promise, is_broken};
 use crate::condition::Witness;
-use crate::engine::env::Retry;
-use crate::engine::part::tell;
 use crate::index::Snapshot;
 use crate::lock::txn::{Holder, free_orphan};
+use crate::runtime::part::tell;
+use crate::runtime::retry::Retry;
 use crate::trace::reveal::Reveal;
 
 impl Dispatcher {

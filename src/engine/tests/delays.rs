@@ -3,8 +3,8 @@
 
 use crate::broken::{Promise, while_broken};
 use crate::embedded::{EmbeddedEtcd, Path};
-use crate::engine::env::Env;
 use crate::engine::{Engine, EngineHandle};
+use crate::runtime::env::Env;
 use crate::{Error, Firing, Outcome, Rule, key};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};

@@ -3,12 +3,11 @@
 //! paused.
 
 use super::part::Probe;
-use crate::rule::Backoff;
 use foldhash::fast::FixedState;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Where the actors of an engine run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,58 +61,5 @@ impl Env {
 
     pub(crate) fn hasher(&self) -> FixedState {
         FixedState::with_seed(self.seed)
-    }
-}
-
-/// Waiting between attempts to reach etcd: from 50 ms, doubled, up to 5 s, with jitter.
-pub(crate) struct Retry {
-    backoff: Backoff,
-    attempt: u32,
-    rng: Random,
-}
-
-/// The source of jitter, made when it is first needed: most firings never wait.
-enum Random {
-    Seed(u64),
-    Made(Box<StdRng>),
-}
-
-impl Random {
-    fn get(&mut self) -> &mut StdRng {
-        if let Self::Seed(seed) = *self {
-            *self = Self::Made(Box::new(StdRng::seed_from_u64(seed)));
-        }
-        match self {
-            Self::Made(rng) => rng,
-            Self::Seed(_) => unreachable!("just made"),
-        }
-    }
-}
-
-impl Retry {
-    pub(crate) fn new(rng: StdRng) -> Self {
-        Self::with(Random::Made(Box::new(rng)))
-    }
-
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self::with(Random::Seed(seed))
-    }
-
-    fn with(rng: Random) -> Self {
-        Self { backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)), attempt: 0, rng }
-    }
-
-    pub(crate) async fn wait(&mut self) {
-        self.attempt = self.attempt.saturating_add(1);
-        tokio::time::sleep(self.backoff.delay(self.attempt, self.rng.get())).await;
-    }
-
-    /// Another one, with random numbers of its own.
-    pub(crate) fn fork(&mut self) -> Self {
-        Self::seeded(self.rng.get().next_u64())
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.attempt = 0;
     }
 }
