@@ -214,6 +214,7 @@ mod etcd;
 mod evaluate;
 mod events;
 mod firing;
+mod health;
 mod index;
 mod inspect;
 mod latest;
@@ -240,11 +241,12 @@ mod guides {}
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
-pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Health, Problem, Reason, Stats};
+pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Stats};
 pub use error::{BuildError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
 pub use firing::{Commit, Firing, Outcome};
+pub use health::{Health, Problem, Reason};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,
     RuleStatus, StateCounts, StateKind, UnknownState, WaitReason,

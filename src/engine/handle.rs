@@ -1,14 +1,14 @@
 //! What the application holds while an engine runs.
 
 use super::config::Config;
-use super::health::Health;
 use super::inspector::Inspector;
 #[cfg(feature = "http")]
 use super::observer::Observer;
-use super::status::Status;
 use super::supervisor::{Command, supervise};
 use crate::error::Error;
 use crate::events::{EventStream, Events};
+use crate::health::Health;
+use crate::health::status::Status;
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::metrics::Meters;
 use crate::pattern::Attributes;

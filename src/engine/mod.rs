@@ -10,7 +10,6 @@
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
-//! | [`health`], [`status`] | how the engine is, and how its parts report that |
 //! | [`live`] | the firings that run now |
 
 pub(crate) mod brakes;
@@ -20,13 +19,11 @@ pub(crate) mod config;
 mod coverage;
 mod generation;
 mod handle;
-pub(crate) mod health;
 mod inspector;
 pub(crate) mod live;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
 pub(crate) mod offline;
-pub(crate) mod status;
 mod supervisor;
 
 #[cfg(test)]
@@ -34,7 +31,7 @@ mod tests;
 
 pub use builder::EngineBuilder;
 pub use handle::{EngineHandle, Stats};
-pub use health::{Health, Problem, Reason};
+
 pub use offline::EvaluatedInstance;
 
 use crate::error::Error;
@@ -139,7 +136,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Start`] outside of a tokio runtime, if none was given, or if the first thread can't be made
-    /// (if another can't, the engine is [`Health::Failed`]); [`Error::NotReady`] when the start time-out is
+    /// (if another can't, the engine is [`Health::Failed`](crate::Health::Failed)); [`Error::NotReady`] when the start time-out is
     /// over.
     pub async fn start(self) -> Result<EngineHandle, Error> {
         let mut config = self.config;
@@ -164,7 +161,7 @@ impl Engine {
     /// [`shutdown_deadline`](EngineBuilder::shutdown_deadline).
     ///
     /// # Errors
-    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine [failed](Health::Failed) before
+    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine [failed](crate::Health::Failed) before
     /// the future completed; [`Error::Unfinished`] if callbacks did not end although they were cancelled.
     pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
         let deadline = self.config.options.shutdown_deadline;

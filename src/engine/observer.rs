@@ -1,9 +1,9 @@
 //! Looks at a running engine without keeping it alive, as its handle does.
 
-use super::health::Health;
 use super::inspector::Inspector;
 use super::supervisor::Command;
 use crate::error::Error;
+use crate::health::Health;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};

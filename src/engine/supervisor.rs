@@ -3,10 +3,10 @@
 use super::brakes::Brakes;
 use super::config::Config;
 use super::generation::Generation;
-use super::health::Health;
 use super::inspector::Inspector;
 use super::live::Live;
-use super::status::Status;
+use crate::health::Health;
+use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::runtime::part::Fault;
 use std::collections::VecDeque;

@@ -5,7 +5,8 @@ mod delays;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
-use super::{Engine, EngineBuilder, Health};
+use super::{Engine, EngineBuilder};
+use crate::health::Health;
 use crate::runtime::env::Env;
 use crate::{Error, Firing, Outcome, Rule, key};
 use std::sync::Arc;

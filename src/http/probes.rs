@@ -1,6 +1,6 @@
 //! The probes: checks of each engine, and their text. Pure.
 
-use crate::engine::{Health, Reason};
+use crate::health::{Health, Reason};
 
 /// Which question is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Problem;
+    use crate::health::Problem;
 
     fn engine(name: &str, health: Health) -> Checked {
         Checked { name: name.into(), health, tells: false }

@@ -2,7 +2,7 @@
 //! stays here. Pure.
 
 use crate::condition::{Explanation, SeenKey};
-use crate::engine::Health;
+use crate::health::Health;
 use crate::inspect::{
     Instance, InstanceExplanation, InstancePage, InstanceState, RuleStatus, StateKind, WaitReason,
 };
@@ -116,7 +116,7 @@ pub(super) struct SeenShown {
 }
 
 pub(super) fn engine(name: &str, health: &Health, reveal: Reveal) -> EngineShown {
-    let problem = |problem: &crate::engine::Problem| ProblemShown {
+    let problem = |problem: &crate::health::Problem| ProblemShown {
         part: problem.part.clone(),
         reason: problem.reason.name(),
         message: problem.message.clone(),

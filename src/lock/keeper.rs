@@ -4,9 +4,9 @@
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
 use crate::broken::{Promise, is_broken};
-use crate::engine::health::Reason;
-use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Grant, Link};
+use crate::health::Reason;
+use crate::health::status::Status;
 use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
 use crate::runtime::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};

@@ -3,8 +3,8 @@
 //! firing of each engine is an event of it.
 
 use crate::dispatch::actor::Released;
-use crate::engine::status::Status;
 use crate::etcd::{Failure, FailureKind, Link};
+use crate::health::status::Status;
 use crate::index::{Change, Revision};
 use crate::latest::Latest;
 use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};

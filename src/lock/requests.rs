@@ -3,8 +3,8 @@
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, nested};
 use super::txn::{Reply, Request, is_at_fault};
-use crate::engine::status::Status;
 use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::health::status::Status;
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};

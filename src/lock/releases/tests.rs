@@ -3,8 +3,8 @@
 use super::*;
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, On};
-use crate::engine::Health;
 use crate::etcd::{Target, Timeouts};
+use crate::health::Health;
 use crate::latest::{Setter, latest};
 use crate::metrics::Meters;
 use std::ops::AsyncFnOnce;

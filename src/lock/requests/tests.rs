@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::embedded::EmbeddedEtcd;
-use crate::engine::{Health, Reason};
 use crate::etcd::{Target, Timeouts};
+use crate::health::{Health, Reason};
 use crate::lock::txn::clear_mark;
 use std::ops::AsyncFnOnce;
 

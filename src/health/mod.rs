@@ -1,5 +1,7 @@
 //! How an engine is, and what is wrong with it.
 
+pub(crate) mod status;
+
 use crate::etcd::FailureKind;
 use std::fmt;
 

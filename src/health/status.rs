@@ -1,7 +1,7 @@
 //! Health as the parts of an engine report it: kept, published, and told in the log.
 
-use super::health::{Health, Problem, Reason};
 use crate::etcd::Failure;
+use crate::health::{Health, Problem, Reason};
 use crate::metrics::Meters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
