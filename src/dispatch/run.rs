@@ -2,7 +2,7 @@
 
 use super::messages::Finish;
 use super::path::Path;
-use crate::engine::live::Registered;
+use crate::dispatch::live::Registered;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;

@@ -1,13 +1,13 @@
 //! All actors of one start, wired together, on their stages.
 
-use super::brakes::Brakes;
 use super::config::{Config, Options};
 use super::inspector::Inspector;
-use super::live::Live;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
 use crate::crawl::reader::{Following, Splits};
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
+use crate::dispatch::brakes::Brakes;
+use crate::dispatch::live::Live;
 use crate::etcd::Link;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;

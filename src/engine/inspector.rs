@@ -1,9 +1,9 @@
 //! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
 
-use super::brakes::Brakes;
 use super::handle::Stats;
 use crate::condition::Explanation;
 use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
+use crate::dispatch::brakes::Brakes;
 use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::Error;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};

@@ -10,9 +10,7 @@
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
-//! | [`live`] | the firings that run now |
 
-pub(crate) mod brakes;
 pub(crate) mod builder;
 mod check;
 pub(crate) mod config;
@@ -20,7 +18,6 @@ mod coverage;
 mod generation;
 mod handle;
 mod inspector;
-pub(crate) mod live;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
 pub(crate) mod offline;

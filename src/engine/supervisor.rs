@@ -1,10 +1,10 @@
 //! Starts the actors, restarts them from a resync after a panic or a restored backup, ends them.
 
-use super::brakes::Brakes;
 use super::config::Config;
 use super::generation::Generation;
 use super::inspector::Inspector;
-use super::live::Live;
+use crate::dispatch::brakes::Brakes;
+use crate::dispatch::live::Live;
 use crate::health::Health;
 use crate::health::status::Status;
 use crate::metrics::Meters;

@@ -1,11 +1,11 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
 use crate::condition::{Explanation, Seen};
+use crate::dispatch::live::{Live, LiveFiring};
 use crate::dispatch::messages::Finish;
 use crate::dispatch::path::Path;
 use crate::dispatch::run::{self, Run, RunTelling, UNLOCKED_GRACE};
 use crate::engine::Engine;
-use crate::engine::live::{Live, LiveFiring};
 use crate::engine::offline::{Place, Placed};
 use crate::error::Error;
 use crate::events::FiringOutcome;

@@ -3,7 +3,7 @@
 use super::super::record::{Record, State};
 use super::super::run::{self, Run, RunEnded, UNLOCKED_GRACE};
 use super::*;
-use crate::engine::live::LiveFiring;
+use crate::dispatch::live::LiveFiring;
 use crate::firing::{Firing, Parts};
 use crate::index::Snapshot;
 
