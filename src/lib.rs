@@ -224,6 +224,7 @@ mod pattern;
 mod prometheus;
 #[cfg(test)]
 mod properties;
+mod read;
 mod rule;
 mod runtime;
 #[cfg(all(test, feature = "embedded"))]

@@ -2,14 +2,14 @@
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
-use super::pace::Pace;
-use super::reader::{self, Following, Splits};
-use crate::dispatch::actor::{Dispatcher, LocksSeen};
 use crate::etcd::{Failure, Link};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
+use crate::lock::releases::LocksSeen;
 use crate::metrics::Meters;
+use crate::read::pace::Pace;
+use crate::read::reader::{self, Following, Splits};
 use crate::runtime::part::{AbortOnDrop, Faults, Part, spawn_guarded};
 use actix::prelude::*;
 use rand::RngExt;
@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) link: Arc<Link>,
     pub(crate) prefixes: Vec<(String, Splits, Following)>,
     pub(crate) index: Addr<IndexActor>,
-    pub(crate) dispatcher: Addr<Dispatcher>,
+    pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
     /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,

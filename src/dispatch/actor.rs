@@ -14,7 +14,6 @@ mod tell;
 pub(crate) use brake::SetBrakes;
 pub(crate) use drain::Drain;
 pub(crate) use look::{FireNow, GetRules, GetTally, LookAt};
-pub(crate) use releases::{LocksSeen, Released};
 
 use super::messages::{Action, Finish};
 use super::pending::Pending;

@@ -4,7 +4,6 @@ use super::config::{Config, Options};
 use super::inspector::Inspector;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
-use crate::crawl::reader::{Following, Splits};
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
@@ -19,6 +18,7 @@ use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
+use crate::read::reader::{Following, Splits};
 use crate::rule::CompiledRule;
 use crate::runtime::part::{Fault, Faults};
 use crate::runtime::retry::Retry;
@@ -206,7 +206,7 @@ impl Generation {
             link: watch_link,
             prefixes: splits,
             index: index.clone(),
-            dispatcher: dispatcher.clone(),
+            dispatcher: dispatcher.clone().recipient(),
             namespace: config.namespace.to_string(),
             interval: config.options.crawl_interval,
             jitter: config.options.crawl_jitter,

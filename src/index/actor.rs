@@ -6,11 +6,11 @@ pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Found, Purpose, ViewId};
 use super::{Change, Index, InstanceId, Reason, Revision};
-use crate::crawl::pace::Rests;
 use crate::dispatch::path::Came;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::health::status::Status;
 use crate::metrics::Meters;
+use crate::read::pace::Rests;
 use crate::runtime::part::{Fault, Faults, Part, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;

@@ -2,19 +2,29 @@
 //! another engine's lock or backoff key look again as soon as it is gone. It is open only while some wait: each
 //! firing of each engine is an event of it.
 
-use crate::dispatch::actor::Released;
-use crate::etcd::{Failure, FailureKind, Link};
+use crate::etcd::{Failure, FailureKind, Link, LockKey};
 use crate::health::status::Status;
 use crate::index::{Change, Revision};
 use crate::latest::Latest;
+use crate::read::resume::{Resume, Start, Step};
+use crate::read::start::start;
 use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::runtime::retry::Retry;
-use crate::watch::resume::{Resume, Start, Step};
-use crate::watch::start::start;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
+
+/// Locks and backoff keys that were deleted; `None`: some may have been missed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
+
+/// All locks of the application, as a crawl found them: those under this engine's leases that nobody
+/// works under are freed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
 /// What a releases actor is made of.
 pub(crate) struct Settings {

@@ -2,17 +2,17 @@
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
 use super::lag::Lag;
-use super::resume::{Resume, Start, Step};
 use super::standing::Standings;
-use super::start::start;
-use crate::crawl::pace::Pace;
-use crate::crawl::reader::{self, Following, Splits};
 use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
 use crate::index::{Change, Found, Purpose, Revision};
 use crate::metrics::Meters;
+use crate::read::pace::Pace;
+use crate::read::reader::{self, Following, Splits};
+use crate::read::resume::{Resume, Start, Step};
+use crate::read::start::start;
 use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::runtime::retry::Retry;
 use actix::prelude::*;

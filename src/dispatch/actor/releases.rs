@@ -2,14 +2,8 @@
 
 use super::*;
 use crate::broken::{Promise, is_broken};
-use crate::etcd::LockKey;
-use crate::index::Revision;
+use crate::lock::releases::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
-
-/// Locks and backoff keys that were deleted; `None`: some may have been missed.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
 
 impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
@@ -37,12 +31,6 @@ impl Handler<Released> for Dispatcher {
         });
     }
 }
-
-/// All locks of the application, as a crawl found them: those under this engine's leases that nobody
-/// works under are freed.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
 impl Handler<LocksSeen> for Dispatcher {
     type Result = ();
