@@ -2,9 +2,10 @@
 #![allow(missing_docs)]
 
 use crate::Engine;
+use crate::change::{Change, Found, Revision};
 use crate::dispatch::messages::Verdict;
 use crate::evaluate::{Order, decide_all};
-use crate::index::{Change, Decide, Found, Index, Purpose, Revision};
+use crate::index::{Decide, Index, Purpose};
 use crate::rule::CompiledRule;
 use crate::value::Value;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ mod watch;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use watch::{Heard, Watch};
 
-use crate::index::{Found, Revision};
+use crate::change::{Found, Revision};
 use crate::metrics::Meters;
 use crate::value::Value;
 use bytes::Bytes;

@@ -205,6 +205,7 @@ pub mod metrics;
 pub mod testing;
 
 mod broken;
+mod change;
 mod condition;
 mod crawl;
 mod dispatch;

@@ -3,18 +3,11 @@
 use super::compile::{Compiled, Slot};
 use super::leaf::{Leaf, Test};
 use super::tree::{Node, Tree};
-use crate::value::Value;
+use crate::change::Seen;
 use smallvec::{SmallVec, smallvec};
 
 /// A value up to this many bytes is compared in a transaction as it is; a longer one by its revision.
 pub(crate) const MAX_VALUE_IN_CHECK: usize = 256;
-
-/// A key that exists, as it was seen.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Seen {
-    pub(crate) value: Value,
-    pub(crate) mod_revision: i64,
-}
 
 /// Something that a transaction can compare. Small, since every decision carries some along the path of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Why a condition is true or false: the truth of each part, with what was seen.
 
 use super::compile::{Compiled, ConditionError, Slot};
-use super::evaluate::{Seen, seen_at};
+use super::evaluate::seen_at;
 use super::expr::Condition;
 use super::tree::{Node, Tree};
+use crate::change::Seen;
 use crate::pattern::{Attributes, FormatError};
 use crate::value::Value;
 use std::collections::HashMap;

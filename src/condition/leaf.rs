@@ -1,8 +1,9 @@
 //! The leaves of a condition: tests on the values of keys, what they find, and their text.
 
 use super::compile::Slot;
-use super::evaluate::{Seen, seen_at};
+use super::evaluate::seen_at;
 use super::number::Number;
+use crate::change::Seen;
 use crate::value::Value;
 use regex::bytes::Regex;
 use smallvec::SmallVec;

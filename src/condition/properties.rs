@@ -1,6 +1,7 @@
 //! Random conditions on random states: the evaluator against a naive oracle, and the promise of witnesses.
 
 use super::*;
+use crate::change::Seen;
 use crate::pattern::Attributes;
 use crate::properties::check;
 use crate::value::Value;

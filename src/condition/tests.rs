@@ -3,6 +3,7 @@
 mod witness;
 
 use super::*;
+use crate::change::Seen;
 use crate::pattern::Attributes;
 use serde_json::json;
 

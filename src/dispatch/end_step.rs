@@ -2,10 +2,10 @@
 
 use super::messages::{FoundMark, Hold};
 use super::tools::Tools;
+use crate::change::{Change, Deletion, Revision};
 use crate::condition::Slot;
 use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
-use crate::index::{Change, Deletion, Revision};
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Forget, KeyLease, LockLease, Purpose};
 use crate::lock::keys::Keys;

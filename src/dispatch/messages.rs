@@ -1,9 +1,10 @@
 //! What the core of the dispatcher is told, and what it wants to be done.
 
+use crate::change::{Revision, Snapshot};
 use crate::condition::{Slot, Witness};
 use crate::events::FiringOutcome;
 use crate::firing::Then;
-use crate::index::{Binding, InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::index::{Binding, InstanceId, Reason, Touch};
 use crate::inspect::InstanceState;
 use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;

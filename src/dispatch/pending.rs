@@ -16,9 +16,10 @@ use super::messages::{
 use super::path::Came;
 use super::queue::{Queue, Ticket};
 use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
+use crate::change::{Revision, Snapshot};
 use crate::condition::Witness;
 use crate::firing::Then;
-use crate::index::{InstanceId, Reason, Revision, Snapshot, Touch};
+use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
 use crate::rule::{Brake, CompiledRule, lanes};
 use crate::time::LONGEST;

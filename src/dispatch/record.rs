@@ -28,7 +28,8 @@ pub(crate) use state::{Class, Elsewhere, End, KnownMark, Next, Own, State, Tried
 
 use super::path::Path;
 use crate::broken::{Promise, is_broken};
-use crate::index::{Binding, Revision, Snapshot, Touch};
+use crate::change::{Revision, Snapshot};
+use crate::index::{Binding, Touch};
 use crate::time::LONGEST;
 use smallvec::SmallVec;
 use std::sync::Arc;

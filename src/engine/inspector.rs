@@ -1,6 +1,7 @@
 //! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
 
 use super::handle::Stats;
+use crate::change::Snapshot;
 use crate::condition::Explanation;
 use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
 use crate::dispatch::brakes::Brakes;
@@ -8,7 +9,7 @@ use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::Error;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
 use crate::index::listing::Wanted;
-use crate::index::{Binding, InstanceId, Snapshot};
+use crate::index::{Binding, InstanceId};
 use crate::inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, RuleStatus, StateKind,
     StateSet,

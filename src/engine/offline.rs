@@ -2,9 +2,11 @@
 
 use super::Engine;
 use super::config::Config;
-use crate::condition::{Explanation, Seen};
+use crate::change::Seen;
+use crate::change::{Found, Snapshot};
+use crate::condition::Explanation;
 use crate::error::Error;
-use crate::index::{Binding, Decide, Found, Index, Purpose, Snapshot};
+use crate::index::{Binding, Decide, Index, Purpose};
 use crate::pattern::Attributes;
 use crate::rule::{CompiledRule, Instance, find};
 use crate::value::Value;

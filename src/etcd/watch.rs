@@ -1,7 +1,7 @@
 //! A watch: opened by a request, heard over its stream.
 
 use super::{Failure, Header, Link, first_key};
-use crate::index::{Change, Deletion, Revision};
+use crate::change::{Change, Deletion, Revision};
 use etcd_client::proto::PbEvent;
 use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
 

@@ -1,8 +1,8 @@
 //! The effects with which a firing ends, collected by the callback.
 
 use super::{Firing, Outcome, Then};
+use crate::change::Revision;
 use crate::error::Error;
-use crate::index::Revision;
 use crate::time::LONGEST;
 use crate::value::Value;
 use std::time::Duration;

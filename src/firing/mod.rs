@@ -10,9 +10,10 @@ pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
+use crate::change::{Revision, Snapshot};
 use crate::condition::Slot;
 use crate::error::Error;
-use crate::index::{Binding, Revision, Snapshot};
+use crate::index::Binding;
 use crate::pattern::{Attributes, Pattern};
 use crate::rule::{Callback, CompiledRule};
 use crate::trace::reveal::Reveal;

@@ -4,8 +4,9 @@ mod look;
 
 pub(crate) use look::{Figures, GetListed, LookUp};
 
-use super::views::{Closed, Found, Purpose, ViewId};
-use super::{Change, Index, InstanceId, Reason, Revision};
+use super::views::{Closed, Purpose, ViewId};
+use super::{Index, InstanceId, Reason};
+use crate::change::{Change, Found, Revision};
 use crate::dispatch::path::Came;
 use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::health::status::Status;

@@ -3,12 +3,11 @@
 use super::Index;
 use super::binding::Binding;
 use super::instances::InstanceId;
-use super::mirror::{EntryId, Revision};
-use crate::condition::{Seen, Slot};
+use super::mirror::EntryId;
+use crate::change::Seen;
+use crate::change::{Revision, Snapshot};
+use crate::condition::Slot;
 use smallvec::SmallVec;
-
-/// What a rule's keys hold, by slot.
-pub(crate) type Snapshot = Box<[Option<Seen>]>;
 
 /// A key that changed, as a slot of the rule, and the revision of the change.
 pub(crate) type Touch = (Slot, Revision);

@@ -5,10 +5,12 @@
 //! again, and then by a walk in chunks, so that a million members cost neither a list per key nor
 //! a stall.
 
+use super::Touch;
 use super::binding::Binding;
 use super::mirror::{EntryId, Mirror, NO_ENTRY};
-use super::{Snapshot, Touch};
-use crate::condition::{Seen, Slot};
+use crate::change::Seen;
+use crate::change::Snapshot;
+use crate::condition::Slot;
 use crate::rule::CompiledRule;
 use crate::value::Value;
 use foldhash::fast::FixedState;

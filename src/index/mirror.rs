@@ -4,6 +4,7 @@
 
 use super::table::Table;
 use crate::broken::{Promise, is_broken};
+use crate::change::Revision;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -11,8 +12,6 @@ use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
-
-pub(crate) type Revision = i64;
 
 /// A slot of [`Mirror`]; valid until the entry is removed.
 pub(crate) type EntryId = u32;
@@ -68,17 +67,6 @@ pub(crate) enum Merge {
     Stale(EntryId),
     /// Known already, or without effect.
     Known,
-}
-
-/// How sure a deletion's revision is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Deletion {
-    /// The watch delivered the event: nothing older of this key can follow it.
-    Delivered,
-    /// Our own commit deleted it at this revision; the event is still to come.
-    Committed,
-    /// A read found it absent at this revision; it was deleted at or before it.
-    SeenAbsent,
 }
 
 pub(crate) struct Mirror {

@@ -21,11 +21,11 @@ mod walks;
 mod tests;
 
 pub(crate) use binding::Binding;
-pub(crate) use decisions::{Decide, Reason, Snapshot, Touch};
+pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
-pub(crate) use mirror::{Deletion, Revision};
-pub(crate) use views::{Found, Purpose};
+pub(crate) use views::Purpose;
 
+use crate::change::{Change, Deletion, Found, Revision};
 use crate::condition::Slot;
 use crate::rule::CompiledRule;
 use crate::value::Value;
@@ -41,27 +41,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use views::Views;
 use walks::FullWalk;
-
-/// One key's news.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Change {
-    Put { key: Vec<u8>, value: Value, revision: Revision },
-    Delete { key: Vec<u8>, revision: Revision, how: Deletion },
-}
-
-impl Change {
-    pub(crate) fn key(&self) -> &[u8] {
-        match self {
-            Change::Put { key, .. } | Change::Delete { key, .. } => key,
-        }
-    }
-
-    pub(crate) fn revision(&self) -> Revision {
-        match self {
-            Change::Put { revision, .. } | Change::Delete { revision, .. } => *revision,
-        }
-    }
-}
 
 /// Counters of what was done, for metrics and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

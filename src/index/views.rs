@@ -5,10 +5,10 @@
 //! crawl closes the view and only what is still unexplained then is drift. Keys that a view lacks
 //! were deleted; they are found by a sweep in chunks.
 
-use super::mirror::{Content, Deletion, EntryId, Revision};
-use super::{AHEAD, Change, Index, Matched, Reason};
+use super::mirror::{Content, EntryId};
+use super::{AHEAD, Index, Matched, Reason};
 use crate::broken::{Promise, is_broken};
-use crate::value::Value;
+use crate::change::{Change, Deletion, Found, Revision};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ViewId(u32);
@@ -19,14 +19,6 @@ pub(crate) enum Purpose {
     Snapshot,
     /// A check beside the live watch: differences are drift.
     Crawl,
-}
-
-/// A key as a view found it.
-#[derive(Clone, Debug)]
-pub(crate) struct Found {
-    pub(crate) key: Vec<u8>,
-    pub(crate) value: Value,
-    pub(crate) revision: Revision,
 }
 
 /// What is known of a key that a view contains.

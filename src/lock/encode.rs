@@ -4,7 +4,7 @@
 //! built, copied, measured level by level, encoded and dropped for each firing. Here it is written once, key by key,
 //! and a request copies the bytes of its entries.
 
-use crate::index::Revision;
+use crate::change::Revision;
 use bytes::{BufMut, Bytes};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 

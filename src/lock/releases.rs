@@ -2,9 +2,9 @@
 //! another engine's lock or backoff key look again as soon as it is gone. It is open only while some wait: each
 //! firing of each engine is an event of it.
 
+use crate::change::{Change, Revision};
 use crate::etcd::{Failure, FailureKind, Link, LockKey};
 use crate::health::status::Status;
-use crate::index::{Change, Revision};
 use crate::latest::Latest;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;

@@ -2,8 +2,8 @@
 
 use super::pace::Pace;
 use super::ranges::{Learned, RangePlan, RangeRequest};
+use crate::change::{Found, Revision};
 use crate::etcd::{Failure, FailureKind, Link, Page};
-use crate::index::{Found, Revision};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;

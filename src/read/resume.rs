@@ -1,8 +1,8 @@
 //! From where a watch goes on. No I/O.
 
 use crate::broken::{Promise, is_broken};
+use crate::change::{Change, Revision};
 use crate::etcd::{Header, Heard, Sighting};
-use crate::index::{Change, Revision};
 
 /// Where one watcher stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn sighting(change: &Change) -> Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Deletion;
+    use crate::change::Deletion;
 
     fn header(cluster: u64, revision: Revision) -> Header {
         Header { cluster, revision, term: 5 }

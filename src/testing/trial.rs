@@ -1,6 +1,8 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
-use crate::condition::{Explanation, Seen};
+use crate::change::Revision;
+use crate::change::Seen;
+use crate::condition::Explanation;
 use crate::dispatch::live::{Live, LiveFiring};
 use crate::dispatch::messages::Finish;
 use crate::dispatch::path::Path;
@@ -10,7 +12,6 @@ use crate::engine::offline::{Place, Placed};
 use crate::error::Error;
 use crate::events::FiringOutcome;
 use crate::firing::{Effect, Effects, Expectation, Fence, Firing, Parts, Source, Surroundings};
-use crate::index::Revision;
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
 use crate::pattern::Attributes;

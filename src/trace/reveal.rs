@@ -1,6 +1,6 @@
 //! What of the application's data may be told in logs, spans and the HTTP endpoint.
 
-use crate::index::Snapshot;
+use crate::change::Snapshot;
 use crate::pattern::Attributes;
 use std::borrow::Cow;
 
@@ -81,7 +81,7 @@ fn hide<'a>(text: &'a str, mut secrets: Vec<&str>) -> Cow<'a, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::condition::Seen;
+    use crate::change::Seen;
 
     #[test]
     fn secrets_are_hidden_where_they_stand_as_words() {

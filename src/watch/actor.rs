@@ -3,11 +3,12 @@
 
 use super::lag::Lag;
 use super::standing::Standings;
+use crate::change::{Change, Found, Revision};
 use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
 use crate::health::Reason;
 use crate::health::status::Status;
+use crate::index::Purpose;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
-use crate::index::{Change, Found, Purpose, Revision};
 use crate::metrics::Meters;
 use crate::read::pace::Pace;
 use crate::read::reader::{self, Following, Splits};

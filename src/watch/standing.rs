@@ -1,6 +1,6 @@
 //! Where all watches of an engine stand: told by the watchers, read for the metrics. No clock.
 
-use crate::index::Revision;
+use crate::change::Revision;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -3,9 +3,9 @@
 use super::super::record::{Record, State};
 use super::super::run::{self, Run, RunEnded, UNLOCKED_GRACE};
 use super::*;
+use crate::change::Snapshot;
 use crate::dispatch::live::LiveFiring;
 use crate::firing::{Firing, Parts};
-use crate::index::Snapshot;
 
 impl Dispatcher {
     /// Runs the callbacks of those whose lock was won.

@@ -1,6 +1,6 @@
 //! The states of a record, why it is in them, and what follows from a change.
 
-use crate::index::Revision;
+use crate::change::Revision;
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;

@@ -1,8 +1,9 @@
 //! Answers to those who ask what the index knows. Each takes a bounded time, so that it holds up nothing.
 
+use super::super::Binding;
 use super::super::listing::{Listed, Wanted};
-use super::super::{Binding, Snapshot};
 use super::*;
+use crate::change::Snapshot;
 
 /// What the keys of a binding hold, and the instance, if there is one.
 #[derive(Message)]

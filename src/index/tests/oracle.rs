@@ -2,7 +2,7 @@
 //! reads them, and the store by revision.
 
 use super::super::*;
-use crate::condition::Seen;
+use crate::change::{Seen, Snapshot};
 use crate::pattern::Pattern;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

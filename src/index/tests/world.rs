@@ -8,6 +8,7 @@ use super::super::mirror::Content;
 use super::super::views::ViewId;
 use super::super::*;
 use super::oracle::{GroupName, KEYS, NAMESPACE, Oracle, State, Store, change};
+use crate::change::Snapshot;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// One step. Numbers are taken modulo what there is.

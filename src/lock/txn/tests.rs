@@ -3,7 +3,7 @@
 mod ending;
 
 use super::*;
-use crate::condition::Seen;
+use crate::change::Seen;
 use etcd_client::proto::{PbCompare, PbRangeResponse, PbTargetUnion, PbTxnOpRequest, PbTxnRequest};
 use prost::Message;
 
