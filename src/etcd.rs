@@ -209,7 +209,7 @@ impl Link {
         {
             message.push_str(&format!("; the endpoints are {}", endpoints.join(", ")));
         }
-        self.meters.etcd_request(request, result.as_ref().err().map(|f| f.kind), start.elapsed());
+        self.meters.etcd_request(request, result.as_ref().err().map(|f| f.kind.name()), start.elapsed());
         if let Err(failure) = &result
             && failure.kind == FailureKind::Authentication
         {

@@ -130,7 +130,7 @@ impl Handler<Orders> for Evaluator {
                 this.tell(decided);
                 // Of an instance that is gone nothing was evaluated.
                 if decided.snapshot.len() == this.rules[decided.rule as usize].slots().len() {
-                    this.meters.rule(decided.rule).evaluated(&decided.verdict);
+                    this.meters.rule(decided.rule).evaluated(decided.verdict.result());
                 }
             }
             // Waits for room: the dispatcher never waits for an evaluator.

@@ -31,6 +31,17 @@ pub(crate) enum Verdict {
     Failed(String),
 }
 
+impl Verdict {
+    /// A word for it.
+    pub(crate) fn result(&self) -> &'static str {
+        match self {
+            Verdict::True(_) => "true",
+            Verdict::False => "false",
+            Verdict::Failed(_) => "failed",
+        }
+    }
+}
+
 /// What must be done.
 #[derive(Debug)]
 pub(crate) enum Action {

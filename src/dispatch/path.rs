@@ -73,6 +73,13 @@ impl Path {
     }
 }
 
+impl Path {
+    /// All stages, with the last one: the callback begins now.
+    pub(crate) fn stages_until(&self, now: Instant) -> impl Iterator<Item = (&'static str, Duration)> {
+        self.stages().chain([("start", now.saturating_duration_since(self.mark))])
+    }
+}
+
 /// When what caused a decision was received, and when the index had taken it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Came {

@@ -8,7 +8,7 @@ mod locks;
 pub(crate) mod look;
 mod step;
 
-use super::census::{Census, Load, Note};
+use super::census::Census;
 use super::interval::Interval;
 use super::messages::{
     Action, Closing, ClosingOutcome, Decided, Finish, FoundMark, Hold, LockOutcome, Verdict,
@@ -21,6 +21,7 @@ use crate::condition::Witness;
 use crate::firing::Then;
 use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
+use crate::metrics::{Load, Note};
 use crate::rule::{Brake, CompiledRule, lanes};
 use crate::time::LONGEST;
 use elsewhere::ReleaseWatch;

@@ -80,7 +80,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     async move {
         let Ran(finish, effects) = running.await;
         let RunTelling { engine, telling, meters } = &*telling;
-        meters.rule(number).finished(&finish);
+        meters.rule(number).finished(finish.outcome());
         spans::outcome(&span, finish.outcome(), finish.is_failure());
         if finish.is_failure()
             && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, number, Instant::now())
@@ -129,7 +129,7 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         if !self.told {
-            self.telling.meters.rule(self.number).finished(&Finish::Cancelled);
+            self.telling.meters.rule(self.number).finished(Finish::Cancelled.outcome());
             self.tell(Finish::Cancelled, None);
         }
     }
@@ -238,7 +238,7 @@ struct Running<'m> {
 impl<'m> Running<'m> {
     fn start(path: &Path, meters: &'m Meters, number: u32) -> Self {
         let since = Instant::now();
-        meters.rule(number).started(path, since);
+        meters.rule(number).started(since.saturating_duration_since(path.due), path.stages_until(since));
         Self { meters, number, since }
     }
 }

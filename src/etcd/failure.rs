@@ -26,6 +26,23 @@ pub(crate) enum FailureKind {
     Rejected,
 }
 
+impl FailureKind {
+    /// Its name, as in the metric of requests.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            FailureKind::Unreachable => "unreachable",
+            FailureKind::NoLeader => "no_leader",
+            FailureKind::NoSpace => "no_space",
+            FailureKind::Authentication => "authentication",
+            FailureKind::Permission => "permission",
+            FailureKind::LeaseGone => "lease_gone",
+            FailureKind::Compacted => "compacted",
+            FailureKind::Overloaded => "overloaded",
+            FailureKind::Rejected => "rejected",
+        }
+    }
+}
+
 /// A failed request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("etcd {request}: {message}")]

@@ -42,10 +42,19 @@ impl State {
     }
 }
 
+fn record(meters: &Meters, health: &Health) {
+    let states = Health::NAMES.iter().map(|state| (*state, *state == health.name()));
+    let reasons = Reason::ALL.iter().map(|reason| (reason.name(), health.has(*reason)));
+    meters.health(states.chain(reasons));
+    if !health.is_live() {
+        meters.engine_ended();
+    }
+}
+
 impl Status {
     pub(crate) fn new(engine: Arc<str>, meters: Meters) -> Self {
         let health = Health::Starting { problems: Vec::new() };
-        meters.health(&health);
+        record(&meters, &health);
         Self(Arc::new(Shared { engine, meters, state: Mutex::default(), health: watch::channel(health).0 }))
     }
 
@@ -60,7 +69,7 @@ impl Status {
         self.0.health.send_if_modified(|current| {
             let changed = *current != health;
             if changed {
-                self.0.meters.health(&health);
+                record(&self.0.meters, &health);
                 *current = health;
             }
             changed

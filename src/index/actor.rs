@@ -144,7 +144,7 @@ impl IndexActor {
 impl IndexActor {
     /// Tells the metrics what there is.
     fn show(&mut self) {
-        self.meters.index(&self.index);
+        self.meters.mirror(self.index.keys(), self.index.bytes(), self.index.tombstones());
         let counts = self.index.instances_by_rule();
         if self.shown != counts {
             self.meters.instances(counts);

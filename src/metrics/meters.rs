@@ -2,17 +2,10 @@
 
 use super::family::{Family, Labels};
 use super::table::*;
-use crate::dispatch::census::{Load, Note};
-use crate::dispatch::end_step::EndEnd;
-use crate::dispatch::lock_step::LockEnd;
-use crate::dispatch::messages::{Finish, Verdict};
-use crate::dispatch::path::Path;
-use crate::etcd::FailureKind;
-use crate::health::{Health, Reason};
-use crate::index::Index;
+use super::workqueue::{Load, Note};
+use crate::change::Revision;
 use crate::inspect::StateKind;
 use crate::rule::{CompiledRule, lanes};
-use crate::watch::standing::Furthest;
 use ::metrics::{Counter, Gauge, Histogram, gauge};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,17 +167,19 @@ impl EngineMeters {
         }
     }
 
-    pub(crate) fn index(&self, index: &Index) {
-        self.mirror_keys.set(index.keys() as f64);
-        self.mirror_bytes.set(index.bytes() as f64);
-        self.tombstones.set(index.tombstones() as f64);
+    pub(crate) fn mirror(&self, keys: usize, bytes: usize, tombstones: usize) {
+        self.mirror_keys.set(keys as f64);
+        self.mirror_bytes.set(bytes as f64);
+        self.tombstones.set(tombstones as f64);
     }
 
     pub(crate) fn watch_events(&self, changes: usize) {
         self.watch_events.increment(changes as u64);
     }
 
-    pub(crate) fn watch(&self, Furthest { position, lag, revisions }: Furthest) {
+    /// Of the watch that is furthest behind: the latest revision received, and how far behind it is in time and in
+    /// revisions.
+    pub(crate) fn watch(&self, position: Revision, lag: Duration, revisions: Revision) {
         self.watch_position.set(position as f64);
         self.watch_lag.set(lag.as_secs_f64());
         self.watch_lag_revisions.set(revisions as f64);
@@ -212,23 +207,12 @@ impl EngineMeters {
         self.crawl_failures.increment(1);
     }
 
-    pub(crate) fn etcd_request(&self, request: &'static str, failure: Option<FailureKind>, took: Duration) {
+    pub(crate) fn etcd_request(&self, request: &'static str, failure: Option<&'static str>, took: Duration) {
         self.request_duration.record(request, took);
         let Some((_, labels, ok)) = self.requests.iter().find(|(known, ..)| *known == request) else {
             return;
         };
-        let result = match failure {
-            None => return ok.increment(1),
-            Some(FailureKind::Unreachable) => "unreachable",
-            Some(FailureKind::NoLeader) => "no_leader",
-            Some(FailureKind::NoSpace) => "no_space",
-            Some(FailureKind::Authentication) => "authentication",
-            Some(FailureKind::Permission) => "permission",
-            Some(FailureKind::LeaseGone) => "lease_gone",
-            Some(FailureKind::Compacted) => "compacted",
-            Some(FailureKind::Overloaded) => "overloaded",
-            Some(FailureKind::Rejected) => "rejected",
-        };
+        let Some(result) = failure else { return ok.increment(1) };
         // Rare: made when it is needed, so that dozens of series that stay empty are not there.
         labels.and("result", result).one::<Counter>(&REQUESTS).increment(1);
     }
@@ -257,19 +241,15 @@ impl EngineMeters {
         self.restarts.increment(1);
     }
 
-    pub(crate) fn health(&self, health: &Health) {
-        let states = Health::NAMES.iter().map(|state| (*state, *state == health.name()));
-        let reasons = Reason::ALL.iter().map(|reason| (reason.name(), health.has(*reason)));
-        for (name, so) in states.chain(reasons) {
-            self.health.set(name, if so { 1.0 } else { 0.0 });
-        }
-        if !health.is_live() {
-            self.ended();
+    /// Which names of states and reasons hold.
+    pub(crate) fn health(&self, names: impl Iterator<Item = (&'static str, bool)>) {
+        for (name, holds) in names {
+            self.health.set(name, if holds { 1.0 } else { 0.0 });
         }
     }
 
     /// What an engine that has ended has in memory is nothing. Callbacks that it left behind are still counted.
-    fn ended(&self) {
+    pub(crate) fn engine_ended(&self) {
         let rules = &self.rules;
         rules.iter().for_each(|rule| rule.load(&Load::default(), Instant::now()));
         rules.iter().for_each(|rule| rule.instances.set(0.0));
@@ -332,13 +312,16 @@ impl RuleMeters {
     }
 
     /// The callback begins to run.
-    pub(crate) fn started(&self, path: &Path, now: Instant) {
+    pub(crate) fn started(
+        &self,
+        since_due: Duration,
+        stages: impl Iterator<Item = (&'static str, Duration)>,
+    ) {
         self.in_flight.increment(1.0);
-        self.trigger.record(now.saturating_duration_since(path.due));
-        for (stage, took) in path.stages() {
+        self.trigger.record(since_due);
+        for (stage, took) in stages {
             self.stages.record(stage, took);
         }
-        self.stages.record("start", now.saturating_duration_since(path.mark));
     }
 
     /// A callback that had begun has ended.
@@ -347,20 +330,20 @@ impl RuleMeters {
         self.stages.record("callback", took);
     }
 
-    pub(crate) fn finished(&self, finish: &Finish) {
-        self.callbacks.count(finish.outcome());
+    pub(crate) fn finished(&self, outcome: &'static str) {
+        self.callbacks.count(outcome);
     }
 
-    pub(crate) fn locked(&self, end: &LockEnd) {
-        self.locks.count(end.result());
+    pub(crate) fn locked(&self, result: &'static str) {
+        self.locks.count(result);
     }
 
     pub(crate) fn lock_lost(&self) {
         self.locks_lost.increment(1);
     }
 
-    pub(crate) fn ended(&self, end: &EndEnd, took: Duration) {
-        self.commits.count(end.result());
+    pub(crate) fn ended(&self, result: &'static str, took: Duration) {
+        self.commits.count(result);
         self.stages.record("commit", took);
     }
 
@@ -368,12 +351,8 @@ impl RuleMeters {
         self.stuck.increment(change);
     }
 
-    pub(crate) fn evaluated(&self, verdict: &Verdict) {
-        self.evaluations.count(match verdict {
-            Verdict::True(_) => "true",
-            Verdict::False => "false",
-            Verdict::Failed(_) => "failed",
-        });
+    pub(crate) fn evaluated(&self, result: &'static str) {
+        self.evaluations.count(result);
     }
 }
 

@@ -16,9 +16,11 @@ mod meters;
 #[cfg(all(test, feature = "embedded", feature = "prometheus"))]
 mod scenario;
 mod table;
+mod workqueue;
 
 pub(crate) use meters::Meters;
 pub use table::METRICS;
+pub(crate) use workqueue::{Load, Note};
 
 use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 

@@ -2,7 +2,7 @@
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
 use super::lag::Lag;
-use super::standing::Standings;
+use super::standing::{Furthest, Standings};
 use crate::change::{Change, Found, Revision};
 use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
 use crate::health::Reason;
@@ -92,7 +92,10 @@ impl Actor for Watcher {
             if settings.number == 0 {
                 // For all of them.
                 let (standings, meters) = (settings.standings.clone(), settings.meters.clone());
-                ctx.run_interval(SHOW, move |_, _| meters.watch(standings.furthest(Instant::now())));
+                ctx.run_interval(SHOW, move |_, _| {
+                    let Furthest { position, lag, revisions } = standings.furthest(Instant::now());
+                    meters.watch(position, lag, revisions);
+                });
             }
             // The context drops the future when the actor stops.
             let task = spawn_guarded(&self.faults, Self::NAME, run(settings, retry));

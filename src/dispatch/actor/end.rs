@@ -82,7 +82,7 @@ impl Dispatcher {
     ) {
         let Some(record) = self.pending.record(instance) else { return self.forget(instance) };
         let number = record.rule;
-        self.settings.meters.rule(number).ended(&end, took);
+        self.settings.meters.rule(number).ended(end.result(), took);
         let lease = self.busy.get(&instance).and_then(|busy| busy.lease.as_ref());
         if lease.is_some_and(|lease| lease.lost.is_cancelled()) || matches!(end, EndEnd::FenceLost) {
             self.settings.meters.rule(number).lock_lost();

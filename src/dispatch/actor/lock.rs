@@ -86,7 +86,7 @@ impl Dispatcher {
         };
         let (rule, took) = (record.rule, now - record.entered);
         let id = self.settings.rules[rule as usize].id().clone();
-        self.settings.meters.rule(rule).locked(&end);
+        self.settings.meters.rule(rule).locked(end.result());
         if !matches!(end, LockEnd::Won { .. })
             && let Some(busy) = self.busy.get(&instance)
         {

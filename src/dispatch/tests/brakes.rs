@@ -1,11 +1,11 @@
 //! What is held back.
 
-use super::super::census::Note;
 use super::super::messages::{Closing, ClosingOutcome, Finish};
 use super::super::record::{Class, Wait};
 use super::*;
 use crate::firing::Then;
 use crate::inspect::{InstanceState, QueuedFor, WaitReason};
+use crate::metrics::Note;
 use crate::rule::{Brake, RateLimit};
 
 const QUEUED: Option<State> = Some(State::Queued(Class::Live));

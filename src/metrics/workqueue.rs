@@ -1,0 +1,37 @@
+//! What the metrics are told of a work queue: what happens in it, and what there is.
+
+use crate::inspect::StateCounts;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Something that happened in a lane, to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// An instance came to be done.
+    Added(u32),
+    /// It has waited so long for its slot.
+    Taken(u32, Duration),
+    /// It has had its slot for so long.
+    Worked(u32, Duration),
+    /// It waits for a time before it is done (again).
+    PutOff(u32),
+    /// It would have fired, but for a dry run.
+    WouldHaveFired(u32),
+    /// Its firing succeeded and left it as true as it was.
+    Ineffective(u32),
+}
+
+/// What there is of one lane at a moment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Load {
+    pub(crate) states: StateCounts,
+    pub(crate) paused: bool,
+    pub(crate) dry_run: bool,
+    /// Something waits for its rate.
+    pub(crate) throttled: bool,
+    /// The sum of the times that slots have been held.
+    pub(crate) working: Duration,
+    pub(crate) longest_working: Option<Instant>,
+    pub(crate) failing: usize,
+    pub(crate) longest_failing: Option<Instant>,
+}
