@@ -3,9 +3,8 @@
 
 use crate::Engine;
 use crate::change::{Change, Found, Revision};
-use crate::dispatch::messages::Verdict;
-use crate::evaluate::{Order, decide_all};
-use crate::index::{Decide, Index, Purpose};
+use crate::evaluate::{Verdict, decide_all};
+use crate::index::{Decide, Index, Order, Purpose};
 use crate::rule::CompiledRule;
 use crate::value::Value;
 use std::sync::Arc;

@@ -4,43 +4,11 @@ use crate::change::{Revision, Snapshot};
 use crate::condition::{Slot, Witness};
 use crate::events::FiringOutcome;
 use crate::firing::Then;
-use crate::index::{Binding, InstanceId, Reason, Touch};
+use crate::index::{Binding, InstanceId};
 use crate::inspect::InstanceState;
 use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;
 use std::time::Duration;
-
-/// What an evaluator found.
-#[derive(Debug)]
-pub(crate) struct Decided {
-    pub(crate) instance: InstanceId,
-    pub(crate) rule: u32,
-    pub(crate) binding: Binding,
-    pub(crate) verdict: Verdict,
-    pub(crate) snapshot: Snapshot,
-    pub(crate) touches: SmallVec<[Touch; 2]>,
-    pub(crate) reason: Reason,
-    pub(crate) orphaned: bool,
-}
-
-#[derive(Debug)]
-pub(crate) enum Verdict {
-    True(Witness),
-    False,
-    /// A comparison of the user's panicked: not true, not false.
-    Failed(String),
-}
-
-impl Verdict {
-    /// A word for it.
-    pub(crate) fn result(&self) -> &'static str {
-        match self {
-            Verdict::True(_) => "true",
-            Verdict::False => "false",
-            Verdict::Failed(_) => "failed",
-        }
-    }
-}
 
 /// What must be done.
 #[derive(Debug)]

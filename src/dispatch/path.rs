@@ -1,5 +1,6 @@
 //! How a due instance comes to its callback, and how long each stage takes. No clock.
 
+use crate::index::Came;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -78,13 +79,6 @@ impl Path {
     pub(crate) fn stages_until(&self, now: Instant) -> impl Iterator<Item = (&'static str, Duration)> {
         self.stages().chain([("start", now.saturating_duration_since(self.mark))])
     }
-}
-
-/// When what caused a decision was received, and when the index had taken it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Came {
-    pub(crate) arrived: Instant,
-    pub(crate) indexed: Instant,
 }
 
 #[cfg(test)]

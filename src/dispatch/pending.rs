@@ -10,15 +10,14 @@ mod step;
 
 use super::census::Census;
 use super::interval::Interval;
-use super::messages::{
-    Action, Closing, ClosingOutcome, Decided, Finish, FoundMark, Hold, LockOutcome, Verdict,
-};
-use super::path::Came;
+use super::messages::{Action, Closing, ClosingOutcome, Finish, FoundMark, Hold, LockOutcome};
 use super::queue::{Queue, Ticket};
 use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::change::{Revision, Snapshot};
 use crate::condition::Witness;
+use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
+use crate::index::Came;
 use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
 use crate::metrics::{Load, Note};

@@ -8,12 +8,13 @@ mod settle;
 mod transitions;
 mod world;
 
-use super::messages::{Action, Decided, FoundMark, LockOutcome, Verdict};
+use super::messages::{Action, FoundMark, LockOutcome};
 use super::pending::Pending;
 use super::record::State;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
 use crate::condition::key;
+use crate::evaluate::{Decided, Verdict};
 use crate::index::{Binding, InstanceId, Reason, Touch};
 use crate::lock::txn::Mark;
 use crate::rule::{Backoff, CompiledRule, Limits, Rule};

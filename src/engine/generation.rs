@@ -11,7 +11,7 @@ use crate::etcd::Link;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
-use crate::index::actor::IndexActor;
+use crate::index::actor::{EvaluatorHandle, IndexActor};
 use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
@@ -145,12 +145,14 @@ impl Generation {
                 engine.clone(),
                 meters.clone(),
                 config.rules.clone(),
-                dispatcher.clone(),
+                dispatcher.clone().recipient(),
                 EVALUATOR_MAILBOX,
                 telling.clone(),
                 faults.clone(),
             );
-            evaluators.push(stage.run(move || actor.start()).await.ok_or_else(ended)?);
+            let actor = stage.run(move || actor.start()).await.ok_or_else(ended)?;
+            let (orders, reached) = (actor.clone().recipient(), actor.recipient());
+            evaluators.push(EvaluatorHandle { orders, reached });
             stages.extend(own);
         }
         let index =

@@ -5,10 +5,8 @@ mod look;
 pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
-use super::{Index, InstanceId, Reason};
+use super::{Came, Index, InstanceId, Order, Orders, Reached, Reason};
 use crate::change::{Change, Found, Revision};
-use crate::dispatch::path::Came;
-use crate::evaluate::{Evaluator, Order, Orders, Reached};
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::read::pace::Rests;
@@ -32,12 +30,18 @@ const CRAWL_CHUNK: usize = 128;
 /// Messages that wait for the index at most; then watchers and the crawler wait.
 const MAILBOX: usize = 64;
 
+/// Where orders for one evaluator go.
+pub(crate) struct EvaluatorHandle {
+    pub(crate) orders: Recipient<Orders>,
+    pub(crate) reached: Recipient<Reached>,
+}
+
 pub(crate) struct IndexActor {
     meters: Meters,
     /// Instances by rule, as the metrics have them.
     shown: Vec<usize>,
     index: Index,
-    evaluators: Vec<Addr<Evaluator>>,
+    evaluators: Vec<EvaluatorHandle>,
     status: Status,
     faults: Faults,
     working: bool,
@@ -49,7 +53,7 @@ impl IndexActor {
     pub(crate) fn new(
         meters: Meters,
         index: Index,
-        evaluators: Vec<Addr<Evaluator>>,
+        evaluators: Vec<EvaluatorHandle>,
         status: Status,
         faults: Faults,
     ) -> Self {
@@ -75,7 +79,7 @@ impl IndexActor {
         if !orders.is_empty() {
             let shards = self.evaluators.len();
             if shards == 1 {
-                forward(ctx, &self.evaluators[0], Orders { orders, came });
+                forward(ctx, &self.evaluators[0].orders, Orders { orders, came });
             } else {
                 let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
                 for order in orders {
@@ -83,7 +87,7 @@ impl IndexActor {
                 }
                 for (evaluator, share) in self.evaluators.iter().zip(shares) {
                     if !share.is_empty() {
-                        forward(ctx, evaluator, Orders { orders: share, came });
+                        forward(ctx, &evaluator.orders, Orders { orders: share, came });
                     }
                 }
             }
@@ -123,7 +127,8 @@ impl IndexActor {
                 });
                 this.flush(ctx, Vec::new(), Instant::now());
             });
-            let decided: Vec<_> = this.evaluators.iter().map(|evaluator| evaluator.send(Reached)).collect();
+            let decided: Vec<_> =
+                this.evaluators.iter().map(|evaluator| evaluator.reached.send(Reached)).collect();
             let decided = async move {
                 for decided in decided {
                     // Closed: the engine is restarting, and this actor with it.

@@ -12,6 +12,7 @@ mod groups;
 mod instances;
 pub(crate) mod listing;
 mod mirror;
+mod orders;
 pub(crate) mod patterns;
 mod table;
 pub(crate) mod views;
@@ -23,6 +24,7 @@ mod tests;
 pub(crate) use binding::Binding;
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
+pub(crate) use orders::{Came, Order, Orders, Reached};
 pub(crate) use views::Purpose;
 
 use crate::change::{Change, Deletion, Found, Revision};

@@ -139,11 +139,9 @@ impl Drop for AbortOnDrop {
 
 /// Hands a message on, down the path of a change. If the receiver's mailbox is full, this actor takes
 /// no further message until there is room. Never use it up the path: that could wait in a circle.
-pub(crate) fn forward<A, B, M>(ctx: &mut Context<A>, to: &Addr<B>, message: M)
+pub(crate) fn forward<A, M>(ctx: &mut Context<A>, to: &Recipient<M>, message: M)
 where
     A: Part,
-    B: Actor<Context = Context<B>> + Handler<M>,
-    B::Context: ToEnvelope<B, M>,
     M: Message<Result = ()> + Send + 'static,
 {
     if let Err(SendError::Full(message)) = to.try_send(message) {

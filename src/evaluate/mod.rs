@@ -2,11 +2,12 @@
 //! the user's run here, and nowhere else but in the group cache of the index; what they do wrong
 //! stays here.
 
+mod decided;
+
+pub(crate) use decided::{Decided, Verdict};
+
 use crate::condition::Verdict as Evaluated;
-use crate::dispatch::actor::Dispatcher;
-use crate::dispatch::messages::{Decided, Verdict};
-use crate::dispatch::path::Came;
-use crate::index::{Binding, Decide, InstanceId, Reason};
+use crate::index::{Binding, Came, Decide, Order, Orders, Reached, Reason};
 use crate::metrics::Meters;
 use crate::rule::CompiledRule;
 use crate::runtime::part::{Faults, Part, forward, guarded};
@@ -18,30 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// Something for an evaluator to decide.
-#[derive(Debug)]
-pub(crate) enum Order {
-    Decide(Decide),
-    /// The instance that was asked for does not exist any more.
-    Gone(InstanceId, u64),
-}
-
-impl Order {
-    pub(crate) fn instance(&self) -> InstanceId {
-        match self {
-            Order::Decide(decide) => decide.instance,
-            Order::Gone(instance, _) => *instance,
-        }
-    }
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Orders {
-    pub(crate) orders: Vec<Order>,
-    pub(crate) came: Came,
-}
-
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Decisions {
@@ -49,16 +26,11 @@ pub(crate) struct Decisions {
     pub(crate) came: Came,
 }
 
-/// Answered when everything sent before has been decided.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Reached;
-
 pub(crate) struct Evaluator {
     engine: Arc<str>,
     meters: Meters,
     rules: Arc<[CompiledRule]>,
-    dispatcher: Addr<Dispatcher>,
+    dispatcher: Recipient<Decisions>,
     mailbox: usize,
     telling: Telling,
     faults: Faults,
@@ -69,7 +41,7 @@ impl Evaluator {
         engine: Arc<str>,
         meters: Meters,
         rules: Arc<[CompiledRule]>,
-        dispatcher: Addr<Dispatcher>,
+        dispatcher: Recipient<Decisions>,
         mailbox: usize,
         telling: Telling,
         faults: Faults,

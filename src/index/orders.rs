@@ -1,0 +1,42 @@
+//! What the index asks evaluators.
+
+use super::decisions::Decide;
+use super::instances::InstanceId;
+use actix::Message;
+use tokio::time::Instant;
+
+/// Something for an evaluator to decide.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Decide(Decide),
+    /// The instance that was asked for does not exist any more.
+    Gone(InstanceId, u64),
+}
+
+impl Order {
+    pub(crate) fn instance(&self) -> InstanceId {
+        match self {
+            Order::Decide(decide) => decide.instance,
+            Order::Gone(instance, _) => *instance,
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Orders {
+    pub(crate) orders: Vec<Order>,
+    pub(crate) came: Came,
+}
+
+/// Answered when everything sent before has been decided.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Reached;
+
+/// When what caused a decision was received, and when the index had taken it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Came {
+    pub(crate) arrived: Instant,
+    pub(crate) indexed: Instant,
+}
