@@ -5,7 +5,7 @@
 //! a collector, put an exporter of the crate `opentelemetry-otlp` in the place of the one that prints.
 
 use etcd_rules::embedded::EmbeddedEtcd;
-use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Reveal, Rule, key};
+use etcd_rules::{Backoff, Engine, Error, Firing, FiringError, Outcome, Reveal, Rule, key};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[tracing::instrument(skip_all)]
 async fn charge(attempt: u32) -> Result<(), Error> {
     if attempt == 1 {
-        return Err(Error::Etcd("the bank is closed".into()));
+        return Err(FiringError::Etcd("the bank is closed".into()).into());
     }
     tracing::info!("charged");
     Ok(())

@@ -1,20 +1,30 @@
-//! What an application sees go wrong.
+//! What an application sees go wrong, by who tells of it.
 
-use crate::pattern::{FormatError, PatternError};
+use crate::firing::FiringError;
+use crate::pattern::FormatError;
 use crate::rule::RuleError;
 use std::fmt;
 use std::time::Duration;
 
-/// An error of the engine or of a firing.
-///
-/// `Build`, `NotReady`, `Start`, `Stopped`, `Unfinished`, `Metrics`, `UnknownRule` and `Rule` are of the engine; the
-/// others end a firing, if its callback passes them on, and are then retried with backoff.
+/// Any error of this crate, for applications that don't tell them apart: what `?` makes of each of the others.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// [`build`](crate::EngineBuilder::build): the configuration has mistakes; all of them are listed.
+    /// The configuration has mistakes.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// A running engine, or its start or end.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A firing.
+    #[error(transparent)]
+    Firing(#[from] FiringError),
+}
+
+/// An error of an engine: of its start and end, and of what its handle is asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
     /// [`start`](crate::Engine::start): the engine was not ready within
     /// [`start_timeout`](crate::EngineBuilder::start_timeout). It has been ended.
     #[error("the engine was not ready within {within:?}: {reason}")]
@@ -45,62 +55,18 @@ pub enum Error {
         text: String,
     },
     /// [`EndpointBuilder::listen`](crate::http::EndpointBuilder::listen): the endpoint could not be made.
-    #[cfg(feature = "http")]
     #[error("no HTTP endpoint: {0}")]
     Http(String),
     /// `install_prometheus`: the metrics exporter could not be installed.
     #[error("could not install the metrics exporter: {0}")]
     Metrics(String),
-    /// A request of a callback to etcd failed: it names the request and what etcd said.
-    #[error("{0}")]
-    Etcd(String),
-    /// [`Firing::get`](crate::Firing::get): the key does not exist.
-    #[error("the key `{key}` does not exist; use `get_opt` if that is no error")]
-    Absent {
-        /// The key.
-        key: String,
-    },
-    /// A pattern is malformed.
-    #[error(transparent)]
-    Pattern(#[from] PatternError),
-    /// A pattern can't be made a key with this instance's attributes.
+    /// [`Engine::evaluate_on`](crate::Engine::evaluate_on): a value of an attribute makes no key.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// [`Firing::attribute`](crate::Firing::attribute): the rule has no such attribute.
-    /// [`EngineHandle::explain`](crate::EngineHandle::explain): the rule has this one, and it was not given.
+    /// [`EngineHandle::explain`](crate::EngineHandle::explain) and the like: the rule has this attribute, and it was
+    /// not given; or the other way round.
     #[error("attribute `:{0}`: the rule does not have it, or it has no value here")]
     UnknownAttribute(String),
-    /// Commit: one key twice; etcd refuses that.
-    #[error("the commit changes the key `{0}` twice; change it once")]
-    DuplicateEffect(String),
-    /// Commit: a key below `/etcd-rules/` or the engine's namespace.
-    #[error("the commit changes the key `{0}`, which belongs to an engine's namespace; use another key")]
-    ReservedKey(String),
-    /// Commit: more operations than a transaction allows
-    /// ([`max_txn_ops`](crate::EngineBuilder::max_txn_ops), less 2).
-    #[error(
-        "the commit has {effects} changes or expectations; a transaction allows {allowed}: make it smaller"
-    )]
-    TooManyEffects {
-        /// Its changes or its expectations, whichever are more.
-        effects: usize,
-        /// What fits.
-        allowed: usize,
-    },
-    /// Commit: `expect_unchanged` of a key whose value was not shown.
-    #[error("`{0}` is not a key of the rule's condition, so its value was not shown to the callback")]
-    NotShown(String),
-    /// Commit of an optimistic rule that changes none of the keys shown.
-    #[error("the commit of an optimistic rule must change at least one key of its condition")]
-    NothingShownChanges,
-    /// Commit: a TTL of zero, or of more than 365 days.
-    #[error("the TTL of `{key}` is {ttl:?}; it must be more than zero and at most 365 days, or use `put`")]
-    Ttl {
-        /// The key.
-        key: String,
-        /// Its TTL.
-        ttl: std::time::Duration,
-    },
     /// [`EngineHandle::explain`](crate::EngineHandle::explain): the engine has no such rule.
     #[error("no rule has the id `{0}`")]
     UnknownRule(String),

@@ -2,6 +2,7 @@
 
 mod carry;
 mod failure;
+mod source;
 mod watch;
 
 pub(crate) use failure::{Failure, FailureKind};

@@ -244,10 +244,10 @@ pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
 pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Stats};
-pub use error::{BuildError, Error, Mistake};
+pub use error::{BuildError, EngineError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
-pub use firing::{Commit, Firing, Outcome};
+pub use firing::{Commit, Firing, FiringError, Outcome};
 pub use health::{Health, Problem, Reason};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,

@@ -1,6 +1,6 @@
 //! Installs the Prometheus exporter with buckets that fit (feature `prometheus`).
 
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::metrics::{BUCKETS, METRICS, describe};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// Listens where it is told: give `127.0.0.1` unless others are to see the figures.
 ///
 /// # Errors
-/// [`Error::Metrics`] if a recorder is installed already or the address can't be listened on.
+/// [`EngineError::Metrics`] if a recorder is installed already or the address can't be listened on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), etcd_rules::Error> {
@@ -28,7 +28,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// # Ok(())
 /// # }
 /// ```
-pub fn install_prometheus(address: SocketAddr) -> Result<(), Error> {
+pub fn install_prometheus(address: SocketAddr) -> Result<(), EngineError> {
     builder()?.with_http_listener(address).install().map_err(|error| failed(&error))?;
     describe();
     Ok(())
@@ -43,7 +43,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// recorder small, for as long as the process lives.
 ///
 /// # Errors
-/// [`Error::Metrics`] if a recorder is installed already or the thread can't be made.
+/// [`EngineError::Metrics`] if a recorder is installed already or the thread can't be made.
 ///
 /// ```no_run
 /// # fn example() -> Result<(), etcd_rules::Error> {
@@ -52,7 +52,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// # Ok(())
 /// # }
 /// ```
-pub fn install_prometheus_recorder() -> Result<impl Fn() -> String + Clone + Send + Sync + 'static, Error> {
+pub fn install_prometheus_recorder()
+-> Result<impl Fn() -> String + Clone + Send + Sync + 'static, EngineError> {
     let handle = builder()?.install_recorder().map_err(|error| failed(&error))?;
     describe();
     let upkeep = handle.clone();
@@ -69,12 +70,12 @@ pub fn install_prometheus_recorder() -> Result<impl Fn() -> String + Clone + Sen
     Ok(move || handle.render())
 }
 
-fn failed(error: &dyn std::error::Error) -> Error {
-    Error::Metrics(error.to_string())
+fn failed(error: &dyn std::error::Error) -> EngineError {
+    EngineError::Metrics(error.to_string())
 }
 
 /// With the buckets of this crate.
-pub(crate) fn builder() -> Result<PrometheusBuilder, Error> {
+pub(crate) fn builder() -> Result<PrometheusBuilder, EngineError> {
     let failed = |error: metrics_exporter_prometheus::BuildError| failed(&error);
     let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(failed)?;
     for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {

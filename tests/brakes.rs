@@ -3,8 +3,8 @@
 mod support;
 
 use etcd_rules::{
-    Engine, EngineBuilder, EngineHandle, Error, EventKind, Firing, InstanceQuery, InstanceState, Outcome,
-    QueuedFor, RateLimit, Rule, StateKind, WaitReason, key,
+    Engine, EngineBuilder, EngineError, EngineHandle, Error, EventKind, Firing, InstanceQuery, InstanceState,
+    Outcome, QueuedFor, RateLimit, Rule, StateKind, WaitReason, key,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -76,8 +76,8 @@ async fn a_paused_rule_lets_its_callbacks_end_and_starts_nothing_until_it_is_res
     engine.resume("work").await.unwrap();
     done(&etcd).await;
     assert!(!engine.rules().await.unwrap()[0].paused);
-    assert!(matches!(engine.pause("nothing").await, Err(Error::UnknownRule(_))));
-    assert!(matches!(engine.resume("nothing").await, Err(Error::UnknownRule(_))));
+    assert!(matches!(engine.pause("nothing").await, Err(EngineError::UnknownRule(_))));
+    assert!(matches!(engine.resume("nothing").await, Err(EngineError::UnknownRule(_))));
     engine.shutdown(SECOND).await.unwrap();
 }
 
@@ -167,8 +167,8 @@ async fn of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_o
     done(&etcd).await;
     assert_eq!(engine.rules().await.unwrap()[0].rate_limit, None);
     let never = engine.set_rate_limit("work", Some(RateLimit::new(0, SECOND))).await;
-    assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
-    assert!(matches!(engine.set_rate_limit("no", None).await, Err(Error::UnknownRule(_))));
+    assert!(matches!(&never, Err(EngineError::Rule { rule, .. }) if rule == "work"), "{never:?}");
+    assert!(matches!(engine.set_rate_limit("no", None).await, Err(EngineError::UnknownRule(_))));
     engine.shutdown(SECOND).await.unwrap();
 }
 
@@ -215,7 +215,7 @@ async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings()
     engine.set_min_interval("work", None).await.unwrap();
     eventually(20 * SECOND, "nothing holds it back", async || count() == 5).await;
     let never = engine.set_min_interval("work", Some(Duration::ZERO)).await;
-    assert!(matches!(&never, Err(Error::Rule { rule, .. }) if rule == "work"), "{never:?}");
+    assert!(matches!(&never, Err(EngineError::Rule { rule, .. }) if rule == "work"), "{never:?}");
     engine.shutdown(SECOND).await.unwrap();
 }
 
@@ -271,8 +271,8 @@ async fn in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told() {
     engine.begin_dry_run("work").await.unwrap();
     etcd.put("/jobs/9", "").await;
     eventually(20 * SECOND, "it would fire", async || would().await == 1).await;
-    assert!(matches!(engine.begin_dry_run("no").await, Err(Error::UnknownRule(_))));
-    assert!(matches!(engine.end_dry_run("no").await, Err(Error::UnknownRule(_))));
+    assert!(matches!(engine.begin_dry_run("no").await, Err(EngineError::UnknownRule(_))));
+    assert!(matches!(engine.end_dry_run("no").await, Err(EngineError::UnknownRule(_))));
     // Another engine is not in a dry run.
     let second = start(builder(&etcd, "b").rule(work("work", &open()))).await;
     done(&etcd).await;

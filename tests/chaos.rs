@@ -7,7 +7,9 @@
 mod support;
 
 use etcd_client::{Client, GetOptions};
-use etcd_rules::{Backoff, Engine, EngineHandle, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{
+    Backoff, Engine, EngineError, EngineHandle, Error, Firing, FiringError, Outcome, Rule, key,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -66,7 +68,7 @@ impl Book {
         let [todo, log, handled] = ["todo", "log", "handled"].map(|what| self.key(what, ":id"));
         match rng.random_range(0..20) {
             0 => return Ok(Outcome::retry_after(50 * MILLI)),
-            1 => return Err(Error::Etcd("not this time".into())),
+            1 => return Err(FiringError::Etcd("not this time".into()).into()),
             // Ignores that it is told to end, until it is dropped.
             2 => sleep(400 * MILLI).await,
             _ => {}
@@ -201,7 +203,7 @@ async fn nothing_is_lost_doubled_or_left_behind_whatever_goes_wrong() {
                 if rng.random_bool(0.5) {
                     drop(old);
                 } else if let Err(error) = old.shutdown(MILLI * rng.random_range(0..200)).await {
-                    assert!(matches!(error, Error::Unfinished { .. }), "{error}");
+                    assert!(matches!(error, EngineError::Unfinished { .. }), "{error}");
                 }
                 engines.insert(victim, start(victim, &proxies[victim], &books).await);
             }

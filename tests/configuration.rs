@@ -9,9 +9,8 @@ async fn nothing(_: Firing) -> Result<Outcome, Error> {
 
 fn mistakes(engine: etcd_rules::EngineBuilder) -> Vec<String> {
     match engine.build() {
-        Err(Error::Build(error)) => error.mistakes().iter().map(ToString::to_string).collect(),
+        Err(error) => error.mistakes().iter().map(ToString::to_string).collect(),
         Ok(_) => Vec::new(),
-        Err(other) => panic!("{other}"),
     }
 }
 
@@ -117,7 +116,7 @@ fn more_keys_than_a_transaction_allows_is_a_mistake() {
 #[test]
 fn mistakes_are_data() {
     let built = Engine::builder("app", ["127.0.0.1:2379"]).rule(Rule::new("r").run(nothing)).build();
-    let Err(Error::Build(error)) = built else { panic!("{built:?}") };
+    let Err(error) = built else { panic!("{built:?}") };
     assert_eq!(error.mistakes(), [Mistake::Rule { rule: "r".into(), error: RuleError::NoCondition }]);
 }
 

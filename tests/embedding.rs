@@ -2,7 +2,7 @@
 
 mod support;
 
-use etcd_rules::{Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, key};
+use etcd_rules::{Engine, EngineBuilder, EngineError, Error, Firing, Health, Outcome, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn outside_of_a_runtime_it_says_what_to_do() {
     let mut start = std::pin::pin!(built.start());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match start.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(Err(error @ Error::Start(_))) => {
+        std::task::Poll::Ready(Err(error @ EngineError::Start(_))) => {
             assert!(error.to_string().contains("tokio runtime"), "{error}");
         }
         other => panic!("{other:?}"),
@@ -177,7 +177,7 @@ async fn without_etcd_it_keeps_trying_or_fails_in_time_as_configured() {
     let built =
         Engine::builder("x", [endpoint.clone()]).rule(acknowledge()).start_timeout(within).build().unwrap();
     match built.start().await {
-        Err(error @ Error::NotReady { .. }) => {
+        Err(error @ EngineError::NotReady { .. }) => {
             let text = error.to_string();
             assert!(text.contains("tcp connect error") && text.contains(&endpoint), "{text}");
         }

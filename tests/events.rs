@@ -3,7 +3,7 @@
 mod support;
 
 use etcd_rules::{
-    Backoff, BoxError, CommitResult, Engine, EngineBuilder, Error, Event, EventKind, EventStream, Firing,
+    Backoff, BoxError, CommitResult, Engine, EngineBuilder, Event, EventKind, EventStream, Firing,
     FiringOutcome, InstanceState, Mistake, NotLocked, Outcome, Rule, WaitReason, key,
 };
 use std::sync::Arc;
@@ -184,6 +184,6 @@ async fn a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_m
     assert!((1..=16).contains(&left), "{left}");
 
     let built = engine(&etcd, "a").rule(obeying()).event_buffer(0).build();
-    let Err(Error::Build(mistakes)) = built else { panic!("{built:?}") };
+    let Err(mistakes) = built else { panic!("{built:?}") };
     assert!(matches!(mistakes.mistakes(), [Mistake::Option { option: "event_buffer", .. }]), "{mistakes}");
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
-use etcd_rules::{Attributes, Engine, EngineBuilder, Error, Firing, InstanceQuery, Outcome, Rule, key};
+use etcd_rules::{
+    Attributes, Engine, EngineBuilder, EngineError, Error, Firing, FiringError, InstanceQuery, Outcome, Rule,
+    key,
+};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -51,7 +54,8 @@ async fn an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist
                 // The lock of each value is its own.
                 let mut client = firing.client().await?;
                 let lock = firing.format("/etcd-rules/test/lock/work/:geo/:id")?;
-                let held = client.get(lock, None).await.map_err(|error| Error::Etcd(error.to_string()))?;
+                let held =
+                    client.get(lock, None).await.map_err(|error| FiringError::Etcd(error.to_string()))?;
                 assert_eq!((held.count(), firing.rule()), (1, "copy"));
                 let geo = firing.attribute("geo")?.to_owned();
                 Ok::<Outcome, Error>(
@@ -93,7 +97,7 @@ async fn an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist
     );
     assert_eq!(rules[0].counts.iter().map(|(_, count)| count).sum::<usize>(), 2);
     let missing = running.explain("copy", &attributes(&[("id", "1")])).await;
-    assert!(matches!(missing, Err(Error::UnknownAttribute(name)) if name == "geo"));
+    assert!(matches!(missing, Err(EngineError::UnknownAttribute(name)) if name == "geo"));
     running.shutdown(5 * SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
@@ -386,7 +390,7 @@ fn what_an_engine_would_decide_can_be_asked_without_an_etcd() {
     assert!(text("copy", &[("geo", "us"), ("id", "1")]).contains("expands"));
     assert!(text("copy", &[("geo", "na"), ("id", "3")]).contains("constrains"));
     assert!(!ask("rest", &[("path", "etcd-rules/test/lock/copy/na/1")]).unwrap().truth);
-    assert!(matches!(ask("other", &[]), Err(Error::UnknownRule(_))));
-    assert!(matches!(ask("copy", &[("geo", "na")]), Err(Error::UnknownAttribute(_))));
-    assert!(matches!(ask("copy", &[("geo", "na"), ("id", "1/2")]), Err(Error::Format(_))));
+    assert!(matches!(ask("other", &[]), Err(EngineError::UnknownRule(_))));
+    assert!(matches!(ask("copy", &[("geo", "na")]), Err(EngineError::UnknownAttribute(_))));
+    assert!(matches!(ask("copy", &[("geo", "na"), ("id", "1/2")]), Err(EngineError::Format(_))));
 }

@@ -5,7 +5,8 @@ mod support;
 use etcd_client::{PutOptions, Txn, TxnOp};
 use etcd_rules::http::Endpoint;
 use etcd_rules::{
-    Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal, Rule, key,
+    Backoff, Engine, EngineBuilder, EngineError, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal,
+    Rule, key,
 };
 use serde_json::Value as Json;
 use std::net::SocketAddr;
@@ -363,7 +364,7 @@ async fn on_an_address_that_others_reach_pages_are_served_only_if_told() {
     }
     let taken = listen();
     let again = Endpoint::builder().address(taken.address()).listen();
-    assert!(matches!(&again, Err(Error::Http(text)) if text.contains("in use")), "{again:?}");
+    assert!(matches!(&again, Err(EngineError::Http(text)) if text.contains("in use")), "{again:?}");
 }
 
 /// Clients that connect and say nothing, or half a request, keep nobody else from an answer.

@@ -4,8 +4,8 @@ mod support;
 
 use etcd_client::{Txn, TxnOp};
 use etcd_rules::{
-    Attributes, Backoff, Engine, EngineHandle, Error, Firing, Instance, InstanceQuery, InstanceState,
-    Outcome, Phase, QueuedFor, Rule, StateKind, WaitReason, key,
+    Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Instance, InstanceQuery,
+    InstanceState, Outcome, Phase, QueuedFor, Rule, StateKind, WaitReason, key,
 };
 use std::collections::HashSet;
 use std::time::Duration;
@@ -120,9 +120,9 @@ async fn every_state_is_told_with_what_one_needs_to_know() {
         assert_eq!(ids(&all(&engine, query).await), expected, "{what}");
     }
     let unknown = engine.instances(InstanceQuery::new().rule("other")).await;
-    assert!(matches!(unknown, Err(Error::UnknownRule(id)) if id == "other"));
+    assert!(matches!(unknown, Err(EngineError::UnknownRule(id)) if id == "other"));
     let unknown = engine.instances(InstanceQuery::new().rule("obey").attribute("zone", "1")).await;
-    assert!(matches!(unknown, Err(Error::UnknownAttribute(name)) if name == "zone"));
+    assert!(matches!(unknown, Err(EngineError::UnknownAttribute(name)) if name == "zone"));
 
     let rule = engine.rules().await.unwrap().remove(0);
     assert_eq!((&*rule.id, rule.concurrency, rule.optimistic), ("obey", 1, false));

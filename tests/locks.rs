@@ -3,7 +3,9 @@
 mod support;
 
 use etcd_client::{PutOptions, Txn};
-use etcd_rules::{Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{
+    Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, FiringError, Outcome, Rule, key,
+};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -185,7 +187,7 @@ fn failing(attempts: Arc<Mutex<Vec<Instant>>>, outcome: fn() -> Result<Outcome, 
 async fn failures_hold_all_engines_back() {
     let etcd = Etcd::start().await;
     let attempts = Arc::new(Mutex::new(Vec::new()));
-    let nothing = || Err(Error::Absent { key: "nothing".into() });
+    let nothing = || Err(FiringError::Absent { key: "nothing".into() }.into());
     let rule = || failing(attempts.clone(), nothing);
     let hour = Duration::from_secs(3600);
     let patient = Rule::new("patient").when(key("/hours/:id").exists()).backoff(Backoff::new(hour, hour));
@@ -217,7 +219,7 @@ async fn failures_hold_all_engines_back() {
 async fn a_foreign_change_cuts_the_wait_to_the_base_delay() {
     let etcd = Etcd::start().await;
     let attempts = Arc::new(Mutex::new(Vec::new()));
-    let rule = failing(attempts.clone(), || Err(Error::Absent { key: "nothing".into() }))
+    let rule = failing(attempts.clone(), || Err(FiringError::Absent { key: "nothing".into() }.into()))
         .backoff(Backoff::new(Duration::from_millis(200), 600 * SECOND));
     let running = start(engine(&etcd).rule(rule)).await;
     etcd.put("/jobs/1", "").await;

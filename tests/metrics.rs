@@ -3,7 +3,7 @@
 mod support;
 
 use etcd_rules::metrics::METRICS;
-use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{Engine, Error, Firing, FiringError, Outcome, Rule, key};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use support::{Etcd, eventually, free_port};
@@ -24,7 +24,7 @@ async fn a_scrape_shows_what_happened() {
     let etcd = Etcd::start().await;
     let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
         if firing.attempt() == 1 && firing.attribute("id")? == "bad" {
-            return Err(Error::Absent { key: "luck".into() });
+            return Err(FiringError::Absent { key: "luck".into() }.into());
         }
         Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
     });

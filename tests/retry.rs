@@ -2,7 +2,7 @@
 
 mod support;
 
-use etcd_rules::{Backoff, BoxError, Engine, EngineHandle, Error, Firing, Outcome, Rule, key};
+use etcd_rules::{Backoff, BoxError, Engine, EngineError, EngineHandle, Firing, Outcome, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -64,7 +64,7 @@ async fn what_failed_or_was_given_up_is_tried_again_on_demand_by_any_engine() {
     assert!(!first.fire_now("order", &[("id", "1")].into()).await.unwrap(), "it is not true any more");
     assert_eq!(second.retry_given_up("order").await.unwrap(), 2);
     eventually(20 * SECOND, "the rest fired", async || etcd.keys("/orders/").await.is_empty()).await;
-    assert!(matches!(first.retry_given_up("other").await, Err(Error::UnknownRule(_))));
+    assert!(matches!(first.retry_given_up("other").await, Err(EngineError::UnknownRule(_))));
     first.shutdown(SECOND).await.unwrap();
     second.shutdown(SECOND).await.unwrap();
 }

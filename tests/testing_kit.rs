@@ -4,8 +4,8 @@ mod support;
 
 use etcd_rules::testing::{Effect, Firings, NotFired, NotTried, Trial, Tried, WhyNotFired};
 use etcd_rules::{
-    Backoff, BoxError, Engine, EngineBuilder, Error, Event, EventKind, Firing, FiringOutcome, Outcome, Rule,
-    Value, key,
+    Backoff, BoxError, Engine, EngineBuilder, EngineError, Error, Event, EventKind, Firing, FiringError,
+    FiringOutcome, Outcome, Rule, Value, key,
 };
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use std::future::Future;
@@ -50,7 +50,7 @@ async fn a_callback_reads_the_keys_given_and_nothing_else() {
         assert_eq!(firing.get("/notes/:id").await?, "hello");
         assert_eq!(firing.get_opt("/nowhere/:id").await?, None);
         assert!(
-            matches!(firing.get("/nowhere/:id").await, Err(Error::Absent { key }) if key == "/nowhere/7")
+            matches!(firing.get("/nowhere/:id").await, Err(FiringError::Absent { key }) if key == "/nowhere/7")
         );
         assert!(firing.fencing_token() > 0);
         let no_client = firing.client().await.map(|_| ()).unwrap_err().to_string();
@@ -179,18 +179,18 @@ async fn mistakes_of_a_commit_fail_the_firing_as_in_an_engine() {
     let reserved = tried(async |firing: Firing| Ok(firing.commit().put("/etcd-rules/x", "").into())).await;
     assert_eq!(
         reserved.outcome,
-        FiringOutcome::Failed(Error::ReservedKey("/etcd-rules/x".into()).to_string())
+        FiringOutcome::Failed(FiringError::ReservedKey("/etcd-rules/x".into()).to_string())
     );
     let many = tried(async |firing: Firing| {
         let commit = (0..127).fold(firing.commit(), |commit, n| commit.put(&format!("/many/{n}"), ""));
         Ok(commit.into())
     })
     .await;
-    let too_many = Error::TooManyEffects { effects: 127, allowed: 126 };
+    let too_many = FiringError::TooManyEffects { effects: 127, allowed: 126 };
     assert_eq!(many.outcome, FiringOutcome::Failed(too_many.to_string()));
     assert!(many.effects.is_empty() && many.keys.len() == 2, "nothing takes effect");
     let twice = tried(async |firing: Firing| Ok(firing.commit().put("/a", "").delete("/a").into())).await;
-    assert_eq!(twice.outcome, FiringOutcome::Failed(Error::DuplicateEffect("/a".into()).to_string()));
+    assert_eq!(twice.outcome, FiringOutcome::Failed(FiringError::DuplicateEffect("/a".into()).to_string()));
 
     let optimistic = |callback: fn(&Firing) -> Outcome| {
         let rule = Rule::new("job").when(key("/jobs/:id").equals("new") & key("/off").absent()).optimistic();
@@ -201,7 +201,7 @@ async fn mistakes_of_a_commit_fail_the_firing_as_in_an_engine() {
         Trial::of(rule).unwrap().attribute("id", "7").key("/jobs/7", "new")
     };
     let beside = optimistic(|firing| firing.commit().put("/beside", "").into()).run().await.unwrap();
-    assert_eq!(beside.outcome, FiringOutcome::Failed(Error::NothingShownChanges.to_string()));
+    assert_eq!(beside.outcome, FiringOutcome::Failed(FiringError::NothingShownChanges.to_string()));
     let within = optimistic(|firing| firing.commit().put("/jobs/:id", "done").into());
     let done = within.clone().run().await.unwrap();
     assert_eq!(
@@ -251,9 +251,9 @@ async fn a_trial_has_the_expansions_the_constraints_and_the_options_of_its_engin
     }
     let engine = builder().rule(rule.clone()).namespace("/mine").build().unwrap();
     let reserved = on(&engine, "eu", "w1").await.unwrap().outcome;
-    assert_eq!(reserved, FiringOutcome::Failed(Error::ReservedKey("/mine/x".into()).to_string()));
+    assert_eq!(reserved, FiringOutcome::Failed(FiringError::ReservedKey("/mine/x".into()).to_string()));
     let engine = builder().rule(rule).max_txn_ops(4).build().unwrap();
-    let too_many = Error::TooManyEffects { effects: 3, allowed: 2 };
+    let too_many = FiringError::TooManyEffects { effects: 3, allowed: 2 };
     assert_eq!(on(&engine, "eu", "w1").await.unwrap().outcome, FiringOutcome::Failed(too_many.to_string()));
 }
 
@@ -306,10 +306,10 @@ async fn what_no_engine_would_run_is_not_run() {
     let rule = Rule::new("r").when(key("/jobs/:id").exists()).run(async |_| Ok::<(), Error>(()));
     let engine = engine.rule(rule).build().unwrap();
     let error = Trial::on(&engine, "q").run().await.unwrap_err();
-    assert!(matches!(error, NotTried::Instance(Error::UnknownRule(_))), "{error}");
+    assert!(matches!(error, NotTried::Instance(EngineError::UnknownRule(_))), "{error}");
     let error = Trial::on(&engine, "r").run().await.unwrap_err();
-    assert!(matches!(error, NotTried::Instance(Error::UnknownAttribute(_))), "{error}");
-    assert!(matches!(Trial::of(Rule::new("x")), Err(Error::Build(_))));
+    assert!(matches!(error, NotTried::Instance(EngineError::UnknownAttribute(_))), "{error}");
+    assert!(matches!(Trial::of(Rule::new("x")), Err(_)));
 }
 
 /// Does what the key of the instance says.

@@ -25,7 +25,7 @@ use crate::dispatch::live::Live;
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
-use crate::firing::{Effects, Fence, Source, Surroundings};
+use crate::firing::{Effects, Fence, Surroundings};
 use crate::index::actor::{Feedback, IndexActor};
 use crate::index::{Binding, InstanceId};
 use crate::latest::Setter;
@@ -201,7 +201,7 @@ impl Dispatcher {
         let around = Surroundings {
             engine: settings.engine.clone(),
             rules: rules.clone(),
-            source: Source::Etcd(settings.link.clone()),
+            source: settings.link.clone(),
             reserved: settings.reserved.clone(),
             max_txn_ops: settings.max_txn_ops,
         };

@@ -4,7 +4,7 @@ use super::Engine;
 use super::check::{check_application, check_endpoints, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
-use crate::error::{BuildError, Error, Mistake};
+use crate::error::{BuildError, Mistake};
 use crate::etcd::Target;
 use crate::events::Events;
 use crate::rule::domain::Domains;
@@ -406,9 +406,9 @@ impl EngineBuilder {
     /// when none of its keys exists.
     ///
     /// # Errors
-    /// [`Error::Build`] with all mistakes: of the application's name, the options, the endpoints and every
+    /// [`BuildError`] with all mistakes: of the application's name, the options, the endpoints and every
     /// rule.
-    pub fn build(self) -> Result<Engine, Error> {
+    pub fn build(self) -> Result<Engine, BuildError> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
         let Options { lock_ttl, concurrency, max_txn_ops, settle, .. } = self.options;
@@ -451,7 +451,7 @@ impl EngineBuilder {
         }
         mistakes.extend(self.domains.mistakes(&used));
         if !mistakes.is_empty() {
-            return Err(BuildError { mistakes }.into());
+            return Err(BuildError { mistakes });
         }
         let prefixes = watched(&rules, MAX_WATCHES);
         let exact = covering(literal_prefixes(&rules), usize::MAX).len();

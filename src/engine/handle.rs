@@ -5,7 +5,7 @@ use super::inspector::Inspector;
 #[cfg(feature = "http")]
 use super::observer::Observer;
 use super::supervisor::{Command, supervise};
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::events::{EventStream, Events};
 use crate::health::Health;
 use crate::health::status::Status;
@@ -73,7 +73,7 @@ pub struct Stats {
 }
 
 impl EngineHandle {
-    pub(super) fn start(config: Config, runtime: Handle) -> Result<Self, Error> {
+    pub(super) fn start(config: Config, runtime: Handle) -> Result<Self, EngineError> {
         let (commands, receiver) = mpsc::channel(16);
         let meters = Meters::new(&config.engine, &config.rules, config.options.concurrency);
         let status = Status::new(config.engine.clone(), meters.clone());
@@ -103,7 +103,7 @@ impl EngineHandle {
             tokio::join!(supervising, status.announce());
             ended.close();
         };
-        let failed = |error: std::io::Error| Error::Start(error.to_string());
+        let failed = |error: std::io::Error| EngineError::Start(error.to_string());
         let supervisor = match placement {
             Placement::Local => {
                 tokio::task::spawn_local(main);
@@ -185,8 +185,8 @@ impl EngineHandle {
     /// Figures of now. For continuous observation take the [metrics](crate::metrics).
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the engine has ended, or a part of it does not answer within 5 s.
-    pub async fn stats(&self) -> Result<Stats, Error> {
+    /// [`EngineError::Stopped`] if the engine has ended, or a part of it does not answer within 5 s.
+    pub async fn stats(&self) -> Result<Stats, EngineError> {
         self.inspector().await?.stats().await
     }
 
@@ -195,7 +195,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`stats`](EngineHandle::stats).
-    pub async fn rules(&self) -> Result<Vec<RuleStatus>, Error> {
+    pub async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {
         self.inspector().await?.rules().await
     }
 
@@ -224,9 +224,9 @@ impl EngineHandle {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if the rule has not the
+    /// [`EngineError::UnknownRule`] if no rule has the id; [`EngineError::UnknownAttribute`] if the rule has not the
     /// attribute; those of [`stats`](EngineHandle::stats).
-    pub async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, Error> {
+    pub async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, EngineError> {
         self.inspector().await?.instances(query).await
     }
 
@@ -240,7 +240,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`explain`](EngineHandle::explain), but for comparisons.
-    pub async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, Error> {
+    pub async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, EngineError> {
         self.inspector().await?.fire_now(rule, attributes).await
     }
 
@@ -248,8 +248,8 @@ impl EngineHandle {
     /// there are. [`instances`](EngineHandle::instances) lists them.
     ///
     /// # Errors
-    /// [`Error::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats).
-    pub async fn retry_given_up(&self, rule: &str) -> Result<usize, Error> {
+    /// [`EngineError::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats).
+    pub async fn retry_given_up(&self, rule: &str) -> Result<usize, EngineError> {
         self.inspector().await?.retry_given_up(rule).await
     }
 
@@ -261,9 +261,9 @@ impl EngineHandle {
     /// restart. Other engines go on: pause the rule in each of them.
     ///
     /// # Errors
-    /// [`Error::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats), after which the
+    /// [`EngineError::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats), after which the
     /// rule may be paused or not.
-    pub async fn pause(&self, rule: &str) -> Result<(), Error> {
+    pub async fn pause(&self, rule: &str) -> Result<(), EngineError> {
         self.inspector().await?.brake(rule, |brake| brake.paused = true).await
     }
 
@@ -271,7 +271,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
-    pub async fn resume(&self, rule: &str) -> Result<(), Error> {
+    pub async fn resume(&self, rule: &str) -> Result<(), EngineError> {
         self.inspector().await?.brake(rule, |brake| brake.paused = false).await
     }
 
@@ -303,7 +303,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
-    pub async fn begin_dry_run(&self, rule: &str) -> Result<(), Error> {
+    pub async fn begin_dry_run(&self, rule: &str) -> Result<(), EngineError> {
         self.inspector().await?.brake(rule, |brake| brake.dry_run = true).await
     }
 
@@ -312,7 +312,7 @@ impl EngineHandle {
     ///
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
-    pub async fn end_dry_run(&self, rule: &str) -> Result<(), Error> {
+    pub async fn end_dry_run(&self, rule: &str) -> Result<(), EngineError> {
         self.inspector().await?.brake(rule, |brake| brake.dry_run = false).await
     }
 
@@ -330,10 +330,10 @@ impl EngineHandle {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Rule`] if the limit makes no sense; those of [`pause`](EngineHandle::pause).
-    pub async fn set_rate_limit(&self, rule: &str, limit: Option<RateLimit>) -> Result<(), Error> {
+    /// [`EngineError::Rule`] if the limit makes no sense; those of [`pause`](EngineHandle::pause).
+    pub async fn set_rate_limit(&self, rule: &str, limit: Option<RateLimit>) -> Result<(), EngineError> {
         let checked = limit.map_or(Ok(()), |limit| limit.check());
-        checked.map_err(|error| Error::Rule { rule: rule.to_owned(), error })?;
+        checked.map_err(|error| EngineError::Rule { rule: rule.to_owned(), error })?;
         self.inspector().await?.brake(rule, |brake| brake.rate_limit = limit).await
     }
 
@@ -343,10 +343,10 @@ impl EngineHandle {
     /// are not known.
     ///
     /// # Errors
-    /// [`Error::Rule`] if the interval is zero or longer than 365 days; those of [`pause`](EngineHandle::pause).
-    pub async fn set_min_interval(&self, rule: &str, interval: Option<Duration>) -> Result<(), Error> {
+    /// [`EngineError::Rule`] if the interval is zero or longer than 365 days; those of [`pause`](EngineHandle::pause).
+    pub async fn set_min_interval(&self, rule: &str, interval: Option<Duration>) -> Result<(), EngineError> {
         let checked = interval.map_or(Ok(()), check_interval);
-        checked.map_err(|error| Error::Rule { rule: rule.to_owned(), error })?;
+        checked.map_err(|error| EngineError::Rule { rule: rule.to_owned(), error })?;
         self.inspector().await?.brake(rule, |brake| brake.min_interval = interval).await
     }
 
@@ -359,19 +359,23 @@ impl EngineHandle {
     /// just received may be in the first and not yet in the second.
     ///
     /// # Errors
-    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if one of the rule's
-    /// attributes is not given; [`Error::Stopped`] if the engine has ended, or a part of it does not answer
+    /// [`EngineError::UnknownRule`] if no rule has the id; [`EngineError::UnknownAttribute`] if one of the rule's
+    /// attributes is not given; [`EngineError::Stopped`] if the engine has ended, or a part of it does not answer
     /// within 5 s.
-    pub async fn explain(&self, rule: &str, attributes: &Attributes) -> Result<InstanceExplanation, Error> {
+    pub async fn explain(
+        &self,
+        rule: &str,
+        attributes: &Attributes,
+    ) -> Result<InstanceExplanation, EngineError> {
         self.inspector().await?.explain(rule, attributes).await
     }
 
-    async fn inspector(&self) -> Result<Inspector, Error> {
+    async fn inspector(&self) -> Result<Inspector, EngineError> {
         self.ask(|reply| Command::Inspect { reply }).await
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
-        let stopped = || Error::Stopped("the engine has ended".into());
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineError> {
+        let stopped = || EngineError::Stopped("the engine has ended".into());
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())
@@ -386,11 +390,11 @@ impl EngineHandle {
     /// A deadline of zero cancels at once. Dropping the future leaves the shutdown to go on in the background.
     ///
     /// # Errors
-    /// [`Error::Unfinished`] if callbacks did not end although they were cancelled: they block, and their
-    /// locks end with their TTL. [`Error::Stopped`] if the engine had failed.
-    pub async fn shutdown(mut self, deadline: Duration) -> Result<(), Error> {
+    /// [`EngineError::Unfinished`] if callbacks did not end although they were cancelled: they block, and their
+    /// locks end with their TTL. [`EngineError::Stopped`] if the engine had failed.
+    pub async fn shutdown(mut self, deadline: Duration) -> Result<(), EngineError> {
         if let Health::Failed { reason } = self.health() {
-            return Err(Error::Stopped(reason));
+            return Err(EngineError::Stopped(reason));
         }
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(Command::Shutdown { deadline, reply }).await;
@@ -399,8 +403,8 @@ impl EngineHandle {
         drop(sent);
         let result = match answer {
             Some(0) => Ok(()),
-            Some(firings) => Err(Error::Unfinished { firings }),
-            None => Err(Error::Stopped("the engine had ended".into())),
+            Some(firings) => Err(EngineError::Unfinished { firings }),
+            None => Err(EngineError::Stopped("the engine had ended".into())),
         };
         if let Some(supervisor) = self.supervisor.take() {
             while !supervisor.is_finished() {

@@ -6,7 +6,7 @@ use crate::condition::Explanation;
 use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::pending::look::{Look, RuleLook};
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
 use crate::index::listing::Wanted;
 use crate::index::{Binding, InstanceId};
@@ -38,7 +38,7 @@ pub(crate) struct Inspector {
     brakes: Brakes,
 }
 
-async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, Error>
+async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, EngineError>
 where
     A: Actor<Context = Context<A>> + Handler<M>,
     A::Context: ToEnvelope<A, M>,
@@ -47,8 +47,8 @@ where
 {
     match timeout(LOOK, actor.send(message)).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(Error::Stopped("the engine has ended or is restarting".into())),
-        Err(_) => Err(Error::Stopped(format!("the engine does not answer within {LOOK:?}"))),
+        Ok(Err(_)) => Err(EngineError::Stopped("the engine has ended or is restarting".into())),
+        Err(_) => Err(EngineError::Stopped(format!("the engine does not answer within {LOOK:?}"))),
     }
 }
 
@@ -62,7 +62,7 @@ impl Inspector {
         Self { rules, index, dispatcher, brakes }
     }
 
-    pub(crate) async fn stats(&self) -> Result<Stats, Error> {
+    pub(crate) async fn stats(&self) -> Result<Stats, EngineError> {
         let index = ask(&self.index, Figures).await?;
         let tally = ask(&self.dispatcher, GetTally).await?;
         Ok(Stats {
@@ -81,7 +81,7 @@ impl Inspector {
         })
     }
 
-    pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, Error> {
+    pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {
         let mut known = ask(&self.index, Figures).await?.by_rule.into_iter();
         let looks = ask(&self.dispatcher, GetRules).await?;
         // Combinations of expanded attributes are one rule.
@@ -93,7 +93,7 @@ impl Inspector {
         Ok(rules.zip(looks).map(status).collect())
     }
 
-    pub(crate) async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, Error> {
+    pub(crate) async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, EngineError> {
         let InstanceQuery { rule, states, attributes, limit, after } = query;
         let wanted = Arc::new(self.wanted(rule.as_deref(), &attributes)?);
         let mut instances = Vec::new();
@@ -123,7 +123,7 @@ impl Inspector {
     }
 
     /// Fires one instance now.
-    pub(crate) async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, Error> {
+    pub(crate) async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, EngineError> {
         let rule::Instance::Of(rule, binding) = rule::find(&self.rules, rule, attributes)? else {
             return Ok(false);
         };
@@ -133,7 +133,7 @@ impl Inspector {
     }
 
     /// Fires now what was given up of a rule; answers how many instances that are.
-    pub(crate) async fn retry_given_up(&self, rule: &str) -> Result<usize, Error> {
+    pub(crate) async fn retry_given_up(&self, rule: &str) -> Result<usize, EngineError> {
         let wanted = Arc::new(self.wanted(Some(rule), &Attributes::new())?);
         let states = InstanceQuery::new().state(StateKind::GivenUp).states;
         let (mut count, mut from) = (0, Some(0));
@@ -148,21 +148,21 @@ impl Inspector {
     }
 
     /// Holds a rule back in another way, or lets it go.
-    pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), Error> {
+    pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), EngineError> {
         self.brakes.change(self.lane(rule)?, change);
         ask(&self.dispatcher, SetBrakes).await
     }
 
-    fn lane(&self, rule: &str) -> Result<u32, Error> {
+    fn lane(&self, rule: &str) -> Result<u32, EngineError> {
         let lane = self.rules.chunk_by(|a, b| a.id() == b.id()).position(|rules| **rules[0].id() == *rule);
-        lane.map(|lane| lane as u32).ok_or_else(|| Error::UnknownRule(rule.to_owned()))
+        lane.map(|lane| lane as u32).ok_or_else(|| EngineError::UnknownRule(rule.to_owned()))
     }
 
     pub(crate) async fn explain(
         &self,
         rule: &str,
         attributes: &Attributes,
-    ) -> Result<InstanceExplanation, Error> {
+    ) -> Result<InstanceExplanation, EngineError> {
         let (number, binding) = match rule::find(&self.rules, rule, attributes)? {
             rule::Instance::Of(number, binding) => (number, binding),
             rule::Instance::Excluded(reason) => {
@@ -187,18 +187,18 @@ impl Inspector {
         instances: Vec<InstanceId>,
         states: StateSet,
         limit: usize,
-    ) -> Result<Vec<(usize, Option<Look>)>, Error> {
+    ) -> Result<Vec<(usize, Option<Look>)>, EngineError> {
         ask(&self.dispatcher, LookAt { instances, states, limit }).await
     }
 
     /// Which instances of which rules: those of the one with this id, if one is given, with these values.
-    fn wanted(&self, id: Option<&str>, attributes: &Attributes) -> Result<Wanted, Error> {
+    fn wanted(&self, id: Option<&str>, attributes: &Attributes) -> Result<Wanted, EngineError> {
         if let Some(id) = id {
             let rule = self.rules.iter().find(|rule| **rule.id() == *id);
-            let rule = rule.ok_or_else(|| Error::UnknownRule(id.to_owned()))?;
+            let rule = rule.ok_or_else(|| EngineError::UnknownRule(id.to_owned()))?;
             let unknown = |(name, _): &(&str, &str)| rule.all_attributes().all(|known| **known != **name);
             if let Some((name, _)) = attributes.iter().find(unknown) {
-                return Err(Error::UnknownAttribute(name.to_owned()));
+                return Err(EngineError::UnknownAttribute(name.to_owned()));
             }
         }
         let values = |rule: &CompiledRule| {
@@ -235,9 +235,9 @@ impl Inspector {
 }
 
 /// Comparisons of the user's run here too.
-fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Result<Explanation, Error> {
+fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Result<Explanation, EngineError> {
     let explaining = || rule.condition().explain(snapshot, |slot| rule.key(slot, binding));
-    catch_unwind(AssertUnwindSafe(explaining)).map_err(|panic| Error::Comparison {
+    catch_unwind(AssertUnwindSafe(explaining)).map_err(|panic| EngineError::Comparison {
         rule: rule.id().to_string(),
         text: panic_text(&*panic).to_owned(),
     })

@@ -31,7 +31,7 @@ pub use handle::{EngineHandle, Stats};
 
 pub use offline::EvaluatedInstance;
 
-use crate::error::Error;
+use crate::error::{EngineError, Error};
 use crate::events::EventStream;
 use config::Config;
 use etcd_client::Channel;
@@ -132,15 +132,15 @@ impl Engine {
     /// future, or the handle, ends the engine.
     ///
     /// # Errors
-    /// [`Error::Start`] outside of a tokio runtime, if none was given, or if the first thread can't be made
-    /// (if another can't, the engine is [`Health::Failed`](crate::Health::Failed)); [`Error::NotReady`] when the start time-out is
+    /// [`EngineError::Start`] outside of a tokio runtime, if none was given, or if the first thread can't be made
+    /// (if another can't, the engine is [`Health::Failed`](crate::Health::Failed)); [`EngineError::NotReady`] when the start time-out is
     /// over.
-    pub async fn start(self) -> Result<EngineHandle, Error> {
+    pub async fn start(self) -> Result<EngineHandle, EngineError> {
         let mut config = self.config;
         let runtime = match config.runtime.take() {
             Some(runtime) => runtime,
             None => Handle::try_current().map_err(|_| {
-                Error::Start("call `start` within a tokio runtime, or give one to the builder".into())
+                EngineError::Start("call `start` within a tokio runtime, or give one to the builder".into())
             })?,
         };
         let start_timeout = config.options.start_timeout;
@@ -149,7 +149,7 @@ impl Engine {
             && tokio::time::timeout(within, handle.ready()).await.is_err()
         {
             let reason = handle.health().to_string();
-            return Err(Error::NotReady { within, reason });
+            return Err(EngineError::NotReady { within, reason });
         }
         Ok(handle)
     }
@@ -157,16 +157,18 @@ impl Engine {
     /// Starts the engine and runs it until the future completes; then shuts it down in order, with the
     /// [`shutdown_deadline`](EngineBuilder::shutdown_deadline).
     ///
+    /// It returns the error that `main` usually returns too, so that it may stand at its end.
+    ///
     /// # Errors
-    /// Those of [`start`](Engine::start); [`Error::Stopped`] if the engine [failed](crate::Health::Failed) before
-    /// the future completed; [`Error::Unfinished`] if callbacks did not end although they were cancelled.
+    /// Those of [`start`](Engine::start); [`EngineError::Stopped`] if the engine [failed](crate::Health::Failed) before
+    /// the future completed; [`EngineError::Unfinished`] if callbacks did not end although they were cancelled.
     pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
         let deadline = self.config.options.shutdown_deadline;
         let handle = self.start().await?;
         tokio::select! {
             biased;
-            _ = stop => handle.shutdown(deadline).await,
-            reason = handle.failed() => Err(Error::Stopped(reason)),
+            _ = stop => Ok(handle.shutdown(deadline).await?),
+            reason = handle.failed() => Err(EngineError::Stopped(reason).into()),
         }
     }
 }

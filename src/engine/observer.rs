@@ -2,7 +2,7 @@
 
 use super::inspector::Inspector;
 use super::supervisor::Command;
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::health::Health;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ impl Observer {
         self.health.borrow().clone()
     }
 
-    pub(crate) async fn inspector(&self) -> Result<Inspector, Error> {
-        let stopped = || Error::Stopped("the engine has ended".into());
+    pub(crate) async fn inspector(&self) -> Result<Inspector, EngineError> {
+        let stopped = || EngineError::Stopped("the engine has ended".into());
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.upgrade().ok_or_else(stopped)?;
         let sent = commands.send(Command::Inspect { reply }).await;

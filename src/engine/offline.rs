@@ -5,7 +5,7 @@ use super::config::Config;
 use crate::change::Seen;
 use crate::change::{Found, Snapshot};
 use crate::condition::Explanation;
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::index::{Binding, Decide, Index, Purpose};
 use crate::pattern::Attributes;
 use crate::rule::{CompiledRule, Instance, find};
@@ -54,7 +54,7 @@ impl Config {
         rule: &str,
         attributes: &Attributes,
         seen: impl Fn(&str) -> Option<Seen>,
-    ) -> Result<Placed, Error> {
+    ) -> Result<Placed, EngineError> {
         let (number, binding) = match find(&self.rules, rule, attributes)? {
             Instance::Of(number, binding) => (number, binding),
             Instance::Excluded(reason) => return Ok(Placed::Excluded(reason)),
@@ -92,8 +92,8 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// [`Error::UnknownRule`] if no rule has the id; [`Error::UnknownAttribute`] if one of the rule's
-    /// attributes is not given; [`Error::Format`] if a value makes no key.
+    /// [`EngineError::UnknownRule`] if no rule has the id; [`EngineError::UnknownAttribute`] if one of the rule's
+    /// attributes is not given; [`EngineError::Format`] if a value makes no key.
     ///
     /// # Panics
     /// As a comparison function of the condition does.
@@ -102,7 +102,7 @@ impl Engine {
         rule: &str,
         attributes: &Attributes,
         keys: impl IntoIterator<Item = (K, V)>,
-    ) -> Result<Explanation, Error> {
+    ) -> Result<Explanation, EngineError> {
         let keys: Vec<(K, V)> = keys.into_iter().collect();
         let values: HashMap<&str, &[u8]> =
             keys.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();

@@ -8,7 +8,7 @@ mod support;
 use super::{Engine, EngineBuilder};
 use crate::health::Health;
 use crate::runtime::env::Env;
-use crate::{Error, Firing, Outcome, Rule, key};
+use crate::{EngineError, Error, Firing, Outcome, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -116,7 +116,9 @@ async fn panics_without_end_end_the_engine_loudly() {
     let built = builder.build().unwrap();
     let result = tokio::time::timeout(60 * SECOND, built.run_until(std::future::pending::<()>())).await;
     match result.expect("it gives up") {
-        Err(Error::Stopped(reason)) => assert!(reason.contains("poison in the index"), "{reason}"),
+        Err(Error::Engine(EngineError::Stopped(reason))) => {
+            assert!(reason.contains("poison in the index"), "{reason}")
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -179,8 +181,8 @@ async fn an_explanation_shows_what_was_seen() {
     assert!(!explained.condition.truth);
     let seen = &explained.condition.children[0].seen[0];
     assert_eq!((seen.key.as_str(), seen.mod_revision), ("/jobs/1", Some(revision)));
-    assert!(matches!(running.explain("other", &[].into()).await, Err(Error::UnknownRule(_))));
-    assert!(matches!(running.explain("never", &[].into()).await, Err(Error::UnknownAttribute(_))));
+    assert!(matches!(running.explain("other", &[].into()).await, Err(EngineError::UnknownRule(_))));
+    assert!(matches!(running.explain("never", &[].into()).await, Err(EngineError::UnknownAttribute(_))));
     running.shutdown(SECOND).await.unwrap();
 }
 
@@ -195,7 +197,10 @@ async fn a_comparison_that_panics_hurts_nobody_else() {
     etcd.put("/jobs/1", "x").await;
     eventually(20 * SECOND, "the other rule fired", async || etcd.get("/done/1").await.is_some()).await;
     let explained = running.explain("bad", &[("id", "1")].into()).await;
-    assert!(matches!(&explained, Err(Error::Comparison { rule, .. }) if rule == "bad"), "{explained:?}");
+    assert!(
+        matches!(&explained, Err(EngineError::Comparison { rule, .. }) if rule == "bad"),
+        "{explained:?}"
+    );
     assert_eq!(running.health(), Health::Ready);
     assert_eq!(running.stats().await.unwrap().running, 0);
     running.shutdown(SECOND).await.unwrap();

@@ -1,8 +1,7 @@
 //! The effects with which a firing ends, collected by the callback.
 
-use super::{Firing, Outcome, Then};
+use super::{Firing, FiringError, Outcome, Then};
 use crate::change::Revision;
-use crate::error::Error;
 use crate::time::LONGEST;
 use crate::value::Value;
 use std::time::Duration;
@@ -55,9 +54,9 @@ pub(crate) struct Effects {
 /// outcome is known or the lock is lost.
 ///
 /// With a mistake nothing takes effect, and the firing fails with the first of them and is retried with
-/// [backoff](crate::Rule::backoff): [`Error::Pattern`] and [`Error::Format`] of a pattern,
-/// [`Error::NotShown`], [`Error::DuplicateEffect`], [`Error::ReservedKey`], [`Error::TooManyEffects`],
-/// [`Error::Ttl`], and [`Error::NothingShownChanges`] of an [optimistic](crate::Rule::optimistic) rule.
+/// [backoff](crate::Rule::backoff): [`FiringError::Pattern`] and [`FiringError::Format`] of a pattern,
+/// [`FiringError::NotShown`], [`FiringError::DuplicateEffect`], [`FiringError::ReservedKey`], [`FiringError::TooManyEffects`],
+/// [`FiringError::Ttl`], and [`FiringError::NothingShownChanges`] of an [optimistic](crate::Rule::optimistic) rule.
 /// What etcd refuses (no permission, larger than its `--max-request-bytes`) is a failure of the firing too.
 ///
 /// ```
@@ -79,7 +78,7 @@ pub(crate) struct Effects {
 pub struct Commit {
     firing: Firing,
     effects: Effects,
-    error: Option<Error>,
+    error: Option<FiringError>,
 }
 
 impl Commit {
@@ -99,7 +98,7 @@ impl Commit {
     /// seconds, and whatever etcd itself takes. The key outlives the engine.
     pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
         self.change(pattern, |key| match ttl.is_zero() || ttl > LONGEST {
-            true => Err(Error::Ttl { key, ttl }),
+            true => Err(FiringError::Ttl { key, ttl }),
             false => Ok(Effect::Put { key, value: value.into(), ttl: Some(ttl) }),
         });
         self
@@ -117,7 +116,7 @@ impl Commit {
     /// key of the condition anyway.
     pub fn expect_unchanged(mut self, pattern: &str) -> Self {
         match self.firing.compiled().slot(pattern) {
-            None => self.fail(Error::NotShown(pattern.to_owned())),
+            None => self.fail(FiringError::NotShown(pattern.to_owned())),
             Some(slot) => {
                 let key = self.firing.compiled().key(slot as u8, &self.firing.0.binding);
                 let revision = self.firing.0.snapshot[slot].as_ref().map_or(0, |seen| seen.mod_revision);
@@ -139,14 +138,14 @@ impl Commit {
         self.finish(Then::GiveUp(reason.into()))
     }
 
-    fn change(&mut self, pattern: &str, effect: impl FnOnce(String) -> Result<Effect, Error>) {
+    fn change(&mut self, pattern: &str, effect: impl FnOnce(String) -> Result<Effect, FiringError>) {
         match self.firing.format(pattern).and_then(effect) {
             Ok(effect) => self.effects.changes.push(effect),
             Err(error) => self.fail(error),
         }
     }
 
-    fn fail(&mut self, error: Error) {
+    fn fail(&mut self, error: FiringError) {
         self.error.get_or_insert(error);
     }
 
@@ -155,31 +154,31 @@ impl Commit {
         Outcome { effects: error.map(|()| self.effects), then }
     }
 
-    fn check(&mut self) -> Result<(), Error> {
+    fn check(&mut self) -> Result<(), FiringError> {
         let inner = self.firing.0.clone();
         if inner.around.rules[inner.rule].options().optimistic && !self.effects.changes.is_empty() {
             self.effects.expectations = self.everything_shown();
             let changes = &self.effects.changes;
             let changed = |e: &Expectation| changes.iter().any(|effect| effect.key() == e.key);
             if !self.effects.expectations.iter().any(changed) {
-                return Err(Error::NothingShownChanges);
+                return Err(FiringError::NothingShownChanges);
             }
         }
         let Effects { changes, expectations } = &self.effects;
         for (at, effect) in changes.iter().enumerate() {
             let key = effect.key();
             if changes[..at].iter().any(|other| other.key() == key) {
-                return Err(Error::DuplicateEffect(key.to_owned()));
+                return Err(FiringError::DuplicateEffect(key.to_owned()));
             }
             if inner.around.reserved.iter().any(|namespace| key.starts_with(namespace.as_str())) {
-                return Err(Error::ReservedKey(key.to_owned()));
+                return Err(FiringError::ReservedKey(key.to_owned()));
             }
         }
         // Beside them stand the lock, its deletion and a read.
         let allowed = inner.around.max_txn_ops.saturating_sub(2);
         let effects = changes.len().max(expectations.len());
         if effects > allowed {
-            return Err(Error::TooManyEffects { effects, allowed });
+            return Err(FiringError::TooManyEffects { effects, allowed });
         }
         Ok(())
     }

@@ -1,18 +1,19 @@
 //! A firing: one run of a callback for one instance, and the handle the callback gets.
 
 mod commit;
+mod error;
 mod outcome;
 mod source;
 
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation};
+pub use error::FiringError;
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
 use crate::change::{Revision, Snapshot};
 use crate::condition::Slot;
-use crate::error::Error;
 use crate::index::Binding;
 use crate::pattern::{Attributes, Pattern};
 use crate::rule::{Callback, CompiledRule};
@@ -57,7 +58,7 @@ pub(crate) struct Surroundings {
     /// The engine's name.
     pub(crate) engine: Arc<str>,
     pub(crate) rules: Arc<[CompiledRule]>,
-    pub(crate) source: Source,
+    pub(crate) source: Arc<dyn Source>,
     /// Prefixes of keys that belong to engines.
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
@@ -130,9 +131,9 @@ impl Firing {
     /// The value of one attribute.
     ///
     /// # Errors
-    /// [`Error::UnknownAttribute`] if no pattern of the rule's condition has it.
-    pub fn attribute(&self, name: &str) -> Result<&str, Error> {
-        self.attributes().get(name).ok_or_else(|| Error::UnknownAttribute(name.to_owned()))
+    /// [`FiringError::UnknownAttribute`] if no pattern of the rule's condition has it.
+    pub fn attribute(&self, name: &str) -> Result<&str, FiringError> {
+        self.attributes().get(name).ok_or_else(|| FiringError::UnknownAttribute(name.to_owned()))
     }
 
     /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
@@ -165,9 +166,9 @@ impl Firing {
     /// The key that a pattern means for this instance.
     ///
     /// # Errors
-    /// [`Error::Pattern`] if the pattern is malformed, [`Error::Format`] if it has an attribute that the
+    /// [`FiringError::Pattern`] if the pattern is malformed, [`FiringError::Format`] if it has an attribute that the
     /// rule does not bind, or one whose value has a slash where it needs one segment.
-    pub fn format(&self, pattern: &str) -> Result<String, Error> {
+    pub fn format(&self, pattern: &str) -> Result<String, FiringError> {
         // One of the condition's was parsed already, and has a key, since the instance exists.
         if let Some(slot) = self.compiled().slot(pattern) {
             return Ok(self.compiled().key(slot as Slot, &self.0.binding));
@@ -182,23 +183,23 @@ impl Firing {
     /// Dropping the future abandons the read.
     ///
     /// # Errors
-    /// [`Error::Absent`] if the key does not exist (see [`get_opt`](Firing::get_opt)); [`Error::Etcd`]
+    /// [`FiringError::Absent`] if the key does not exist (see [`get_opt`](Firing::get_opt)); [`FiringError::Etcd`]
     /// if etcd does not answer in time, or refuses; those of [`format`](Firing::format).
-    pub async fn get(&self, pattern: &str) -> Result<Value, Error> {
+    pub async fn get(&self, pattern: &str) -> Result<Value, FiringError> {
         let key = self.format(pattern)?;
-        self.read(&key).await?.ok_or(Error::Absent { key })
+        self.read(&key).await?.ok_or(FiringError::Absent { key })
     }
 
     /// Like [`get`](Firing::get), with `None` for a key that does not exist.
     ///
     /// # Errors
     /// As [`get`](Firing::get), but for the absence.
-    pub async fn get_opt(&self, pattern: &str) -> Result<Option<Value>, Error> {
+    pub async fn get_opt(&self, pattern: &str) -> Result<Option<Value>, FiringError> {
         let key = self.format(pattern)?;
         self.read(&key).await
     }
 
-    async fn read(&self, key: &str) -> Result<Option<Value>, Error> {
+    async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
         self.0.around.source.get(key).await
     }
 
@@ -209,9 +210,9 @@ impl Firing {
     /// Ask for it in every firing: a client that is kept stays with the endpoint that it was made for.
     ///
     /// # Errors
-    /// [`Error::Etcd`] if there is no connection and none can be made in time, and in a
+    /// [`FiringError::Etcd`] if there is no connection and none can be made in time, and in a
     /// [trial](crate::testing::Trial), which has no etcd.
-    pub async fn client(&self) -> Result<etcd_client::Client, Error> {
+    pub async fn client(&self) -> Result<etcd_client::Client, FiringError> {
         self.0.around.source.client().await
     }
 

@@ -1,7 +1,6 @@
 //! How a callback ended, when it did not fail.
 
-use super::Effects;
-use crate::error::Error;
+use super::{Effects, FiringError};
 use std::time::Duration;
 
 /// What a callback returns when it did not fail: effects to commit, and what is to happen next.
@@ -10,7 +9,7 @@ use std::time::Duration;
 /// [`retry_after`](crate::Commit::retry_after) or [`give_up`](crate::Commit::give_up).
 #[derive(Debug)]
 pub struct Outcome {
-    pub(crate) effects: Result<Effects, Error>,
+    pub(crate) effects: Result<Effects, FiringError>,
     pub(crate) then: Then,
 }
 

@@ -1,37 +1,15 @@
 //! Where a firing reads keys that it was not shown: etcd, or, in a trial, keys in memory.
 
-use crate::error::Error;
-use crate::etcd::Link;
+use super::FiringError;
 use crate::value::Value;
 use etcd_client::Client;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use futures_util::future::BoxFuture;
 
-pub(crate) enum Source {
-    Etcd(Arc<Link>),
-    Keys(BTreeMap<String, Value>),
-}
+/// Reads keys for callbacks.
+pub(crate) trait Source: Send + Sync {
+    /// The newest value of a key.
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>>;
 
-impl Source {
-    pub(super) async fn get(&self, key: &str) -> Result<Option<Value>, Error> {
-        match self {
-            Source::Etcd(link) => {
-                let found = link.get(key).await.map_err(|failure| Error::Etcd(failure.to_string()))?;
-                Ok(found.map(|(value, _)| value))
-            }
-            Source::Keys(keys) => Ok(keys.get(key).cloned()),
-        }
-    }
-
-    pub(super) async fn client(&self) -> Result<Client, Error> {
-        match self {
-            Source::Etcd(link) => {
-                let client = link.client().await;
-                client.map(|client| (*client).clone()).map_err(|failure| Error::Etcd(failure.to_string()))
-            }
-            Source::Keys(_) => Err(Error::Etcd(
-                "a trial has no etcd, and so no client: run an engine on the embedded etcd instead".into(),
-            )),
-        }
-    }
+    /// A client for whatever else a callback wants.
+    fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>>;
 }

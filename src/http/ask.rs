@@ -4,7 +4,7 @@ use super::Shared;
 use super::query::Parameters;
 use super::shown::{self, EngineShown, ExplanationShown, PageShown};
 use crate::engine::observer::Observer;
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::trace::reveal::Reveal;
 use hyper::StatusCode;
 use std::time::Duration;
@@ -26,24 +26,24 @@ impl Refused {
     }
 }
 
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
+impl From<EngineError> for Refused {
+    fn from(error: EngineError) -> Self {
         let status = match &error {
-            Error::UnknownRule(_) => StatusCode::NOT_FOUND,
-            Error::UnknownAttribute(_) => StatusCode::BAD_REQUEST,
+            EngineError::UnknownRule(_) => StatusCode::NOT_FOUND,
+            EngineError::UnknownAttribute(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match error {
             // What a panic says may be anything.
-            Error::Comparison { rule, .. } => format!("a comparison of rule `{rule}` panicked"),
+            EngineError::Comparison { rule, .. } => format!("a comparison of rule `{rule}` panicked"),
             other => other.to_string(),
         };
         Self { status, message }
     }
 }
 
-async fn within<T>(asking: impl Future<Output = Result<T, Error>>) -> Result<T, Refused> {
-    let late = || Error::Stopped(format!("the engine does not answer within {LIMIT:?}"));
+async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Result<T, Refused> {
+    let late = || EngineError::Stopped(format!("the engine does not answer within {LIMIT:?}"));
     Ok(timeout(LIMIT, asking).await.map_err(|_| late())??)
 }
 

@@ -49,7 +49,7 @@ mod server;
 mod shown;
 
 use crate::engine::observer::Observer;
-use crate::error::Error;
+use crate::error::EngineError;
 use server::Server;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -173,13 +173,13 @@ impl EndpointBuilder {
     /// Begins to listen. Needs no runtime.
     ///
     /// # Errors
-    /// [`Error::Http`] if the address can't be listened on, or the thread can't be made.
-    pub fn listen(self) -> Result<Endpoint, Error> {
+    /// [`EngineError::Http`] if the address can't be listened on, or the thread can't be made.
+    pub fn listen(self) -> Result<Endpoint, EngineError> {
         let Self { address, metrics, page } = self;
         let page = page.unwrap_or(address.ip().is_loopback());
         let shared = Arc::new(Shared { engines: RwLock::default(), metrics, page });
         let server = Server::start(address, shared.clone())
-            .map_err(|error| Error::Http(format!("can't listen on {address}: {error}")))?;
+            .map_err(|error| EngineError::Http(format!("can't listen on {address}: {error}")))?;
         Ok(Endpoint { shared, server: Arc::new(server) })
     }
 }

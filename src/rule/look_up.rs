@@ -1,7 +1,7 @@
 //! Finds the instance that attributes name, among the rules of an engine.
 
 use super::CompiledRule;
-use crate::error::Error;
+use crate::error::EngineError;
 use crate::index::Binding;
 use crate::pattern::Attributes;
 
@@ -15,11 +15,15 @@ pub(crate) enum Instance {
 }
 
 /// The instance of the rule with this id for these attributes. Others than the rule's are ignored.
-pub(crate) fn find(rules: &[CompiledRule], id: &str, attributes: &Attributes) -> Result<Instance, Error> {
+pub(crate) fn find(
+    rules: &[CompiledRule],
+    id: &str,
+    attributes: &Attributes,
+) -> Result<Instance, EngineError> {
     let of_rule = || rules.iter().zip(0u32..).filter(|(rule, _)| **rule.id() == *id);
-    let (any, _) = of_rule().next().ok_or_else(|| Error::UnknownRule(id.to_owned()))?;
+    let (any, _) = of_rule().next().ok_or_else(|| EngineError::UnknownRule(id.to_owned()))?;
     if let Some(name) = any.missing(attributes) {
-        return Err(Error::UnknownAttribute(name.to_string()));
+        return Err(EngineError::UnknownAttribute(name.to_string()));
     }
     for (rule, number) in of_rule() {
         if let (true, Some(binding)) = (rule.is_fixed_to(attributes), rule.binding_of(attributes)) {

@@ -294,7 +294,7 @@ impl Rule {
     /// Runs without a lock: for callbacks whose effects are all in their commit. Default: with a lock.
     ///
     /// The commit takes effect only if every key of the condition is as it was shown to the callback, and it
-    /// must change at least one of those keys ([`Error::NothingShownChanges`](crate::Error) otherwise); so
+    /// must change at least one of those keys ([`FiringError::NothingShownChanges`](crate::FiringError) otherwise); so
     /// neither two engines nor a repeated request can apply it twice. It saves a transaction a firing.
     ///
     /// Callbacks of several engines may run at the same time, also while another engine holds the instance

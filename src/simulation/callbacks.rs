@@ -4,7 +4,7 @@ use super::kinds::Kind;
 use super::plan::{Callbacks, Plan};
 use super::process::Process;
 use super::story::{Began, Event, How, Life, Story};
-use crate::error::Error;
+use crate::firing::FiringError;
 use crate::firing::{Firing, Outcome};
 use crate::rule::{Backoff, BoxError, Rule};
 use rand::rngs::StdRng;
@@ -135,7 +135,7 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
             }
             1 if kind.consumes() => (How::GaveUp, Ok(kind.commit(&firing, run).give_up("on purpose"))),
             2 => (How::RetryAfter, Ok(Outcome::retry_after(MS * rng.random_range(1..1500)))),
-            _ => (How::Failed, Err(Error::Etcd("on purpose".into()).into())),
+            _ => (How::Failed, Err(FiringError::Etcd("on purpose".into()).into())),
         };
     }
     if kind == Kind::Stay && rng.random_bool(0.2) {

@@ -392,7 +392,7 @@ impl Schedule {
     }
 }
 
-async fn shut_down(running: Running, deadline: Duration, story: Story) -> Result<(), crate::Error> {
+async fn shut_down(running: Running, deadline: Duration, story: Story) -> Result<(), crate::EngineError> {
     let Running { life, process, handle, task, .. } = running;
     let mut shared = handle;
     let handle = loop {

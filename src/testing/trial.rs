@@ -9,9 +9,9 @@ use crate::dispatch::path::Path;
 use crate::dispatch::run::{self, Run, RunTelling, UNLOCKED_GRACE};
 use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
-use crate::error::Error;
+use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
-use crate::firing::{Effect, Effects, Expectation, Fence, Firing, Parts, Source, Surroundings};
+use crate::firing::{Effect, Effects, Expectation, Fence, Firing, FiringError, Parts, Source, Surroundings};
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
@@ -19,7 +19,9 @@ use crate::rule::Rule;
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::value::Value;
+use etcd_client::Client;
 use foldhash::fast::FixedState;
+use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,7 +137,7 @@ impl Tried {
 pub enum NotTried {
     /// No such rule, an attribute that is missing, or a value that makes no key.
     #[error(transparent)]
-    Instance(#[from] Error),
+    Instance(#[from] EngineError),
     /// The condition is not true on the given keys, so that no engine would run it.
     #[error("rule `{rule}` is not true for {attributes}, so that its callback is not run:\n{explanation}")]
     Untrue {
@@ -160,8 +162,8 @@ impl Trial {
     /// Of a rule by itself: in an engine of the default options.
     ///
     /// # Errors
-    /// [`Error::Build`] if it has mistakes.
-    pub fn of(rule: Rule) -> Result<Self, Error> {
+    /// [`BuildError`] if it has mistakes.
+    pub fn of(rule: Rule) -> Result<Self, BuildError> {
         let id = rule.id().to_owned();
         Ok(Self::on(&Engine::builder("trial", ["127.0.0.1:2379"]).rule(rule).build()?, id))
     }
@@ -283,7 +285,7 @@ async fn run_in(
         around: Arc::new(Surroundings {
             engine: config.engine.clone(),
             rules: config.rules.clone(),
-            source: Source::Keys(keys),
+            source: Arc::new(KeysInMemory(keys)),
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
         }),
@@ -330,4 +332,19 @@ async fn run_in(
         never = cancelling => never,
     };
     (finish.told(), effects.unwrap_or_default())
+}
+
+/// The keys of a trial, as its callback reads them.
+struct KeysInMemory(BTreeMap<String, Value>);
+
+impl Source for KeysInMemory {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>> {
+        Box::pin(std::future::ready(Ok(self.0.get(key).cloned())))
+    }
+
+    fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
+        Box::pin(std::future::ready(Err(FiringError::Etcd(
+            "a trial has no etcd, and so no client: run an engine on the embedded etcd instead".into(),
+        ))))
+    }
 }
