@@ -3,9 +3,9 @@
 
 use crate::Engine;
 use crate::change::{Change, Found, Revision};
+use crate::compiled::CompiledRule;
 use crate::evaluate::{Verdict, decide_all};
 use crate::index::{Decide, Index, Order, Purpose};
-use crate::rule::CompiledRule;
 use crate::value::Value;
 use std::sync::Arc;
 

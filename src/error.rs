@@ -1,8 +1,8 @@
 //! What an application sees go wrong, by who tells of it.
 
+use crate::compiled::RuleError;
 use crate::firing::FiringError;
 use crate::pattern::FormatError;
-use crate::rule::RuleError;
 use std::fmt;
 use std::time::Duration;
 

@@ -206,6 +206,7 @@ pub mod testing;
 
 mod broken;
 mod change;
+mod compiled;
 mod condition;
 mod crawl;
 mod dispatch;
@@ -240,6 +241,7 @@ mod watch;
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
 mod guides {}
 
+pub use compiled::{Backoff, RateLimit, RuleError};
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
@@ -247,7 +249,7 @@ pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Stats};
 pub use error::{BuildError, EngineError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
-pub use firing::{Commit, Firing, FiringError, Outcome};
+pub use firing::{BoxError, Commit, Firing, FiringError, Outcome};
 pub use health::{Health, Problem, Reason};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,
@@ -256,6 +258,6 @@ pub use inspect::{
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
 #[cfg(feature = "prometheus")]
 pub use prometheus::{install_prometheus, install_prometheus_recorder};
-pub use rule::{Backoff, BoxError, RateLimit, Rule, RuleError};
+pub use rule::Rule;
 pub use trace::reveal::Reveal;
 pub use value::Value;

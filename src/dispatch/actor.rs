@@ -20,14 +20,16 @@ use super::pending::Pending;
 use super::run::{Ended, RunTelling, Watched};
 use super::tools::Tools;
 use crate::change::Revision;
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
-use crate::firing::{Effects, Fence, Surroundings};
+use crate::firing::{Callback, Effects, Fence, Surroundings};
+use crate::index::InstanceId;
 use crate::index::actor::{Feedback, IndexActor};
-use crate::index::{Binding, InstanceId};
 use crate::latest::Setter;
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLease, LockLeases};
@@ -35,7 +37,6 @@ use crate::lock::keys::Keys;
 use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
 use crate::lock::txn::clear_mark;
 use crate::metrics::Meters;
-use crate::rule::CompiledRule;
 use crate::runtime::env::Env;
 use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
@@ -62,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) env: Env,
     pub(crate) rules: Arc<[CompiledRule]>,
+    pub(crate) callbacks: Arc<[Callback]>,
     pub(crate) namespace: Arc<str>,
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
@@ -201,6 +203,7 @@ impl Dispatcher {
         let around = Surroundings {
             engine: settings.engine.clone(),
             rules: rules.clone(),
+            callbacks: settings.callbacks.clone(),
             source: settings.link.clone(),
             reserved: settings.reserved.clone(),
             max_txn_ops: settings.max_txn_ops,

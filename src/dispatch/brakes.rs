@@ -1,7 +1,7 @@
 //! What is held back of each rule, as an operator wants it now. Outlives the actors, so that their restart
 //! lifts no brake.
 
-use crate::rule::{Brake, CompiledRule, lanes};
+use crate::compiled::{Brake, CompiledRule, lanes};
 use std::sync::{Arc, Mutex};
 
 /// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes what

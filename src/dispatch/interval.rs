@@ -1,7 +1,7 @@
 //! The least time between two firings of one instance of a rule. Remembered beyond its record: what was false
 //! meanwhile has fired all the same. No clock.
 
-use crate::index::Binding;
+use crate::compiled::Binding;
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The firings that run now, shared by the dispatcher, the application's threads and the engine's
 //! handle. It outlives a restart of the actors: a callback that can't be stopped must not run twice.
 
-use crate::index::Binding;
+use crate::compiled::Binding;
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
 use std::sync::Arc;

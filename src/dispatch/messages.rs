@@ -1,10 +1,11 @@
 //! What the core of the dispatcher is told, and what it wants to be done.
 
 use crate::change::{Revision, Snapshot};
+use crate::compiled::Binding;
 use crate::condition::{Slot, Witness};
 use crate::events::FiringOutcome;
 use crate::firing::Then;
-use crate::index::{Binding, InstanceId};
+use crate::index::InstanceId;
 use crate::inspect::InstanceState;
 use crate::lock::txn::{Holder, Mark};
 use smallvec::SmallVec;

@@ -14,6 +14,7 @@ use super::messages::{Action, Closing, ClosingOutcome, Finish, FoundMark, Hold, 
 use super::queue::{Queue, Ticket};
 use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
 use crate::change::{Revision, Snapshot};
+use crate::compiled::{Brake, CompiledRule, lanes};
 use crate::condition::Witness;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
@@ -21,7 +22,6 @@ use crate::index::Came;
 use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
 use crate::metrics::{Load, Note};
-use crate::rule::{Brake, CompiledRule, lanes};
 use crate::time::LONGEST;
 use elsewhere::ReleaseWatch;
 use foldhash::fast::FixedState;

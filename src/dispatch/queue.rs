@@ -4,8 +4,8 @@
 use super::rate::Rate;
 use super::record::Class;
 use crate::broken::{Promise, is_broken};
+use crate::compiled::RateLimit;
 use crate::index::InstanceId;
-use crate::rule::RateLimit;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,7 +1,7 @@
 //! Permits of a rule that may start so many firings in a time: the generic cell rate algorithm, with
 //! reservations, because it is not known beforehand which lock will be won. No clock.
 
-use crate::rule::RateLimit;
+use crate::compiled::RateLimit;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -29,7 +29,8 @@ pub(crate) use state::{Class, Elsewhere, End, KnownMark, Next, Own, State, Tried
 use super::path::Path;
 use crate::broken::{Promise, is_broken};
 use crate::change::{Revision, Snapshot};
-use crate::index::{Binding, Touch};
+use crate::compiled::Binding;
+use crate::index::Touch;
 use crate::time::LONGEST;
 use smallvec::SmallVec;
 use std::sync::Arc;

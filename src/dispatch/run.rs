@@ -3,10 +3,10 @@
 use super::messages::Finish;
 use super::path::Path;
 use crate::dispatch::live::Registered;
+use crate::firing::BoxError;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::rule::BoxError;
 use crate::runtime::part::panic_text;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};

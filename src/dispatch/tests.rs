@@ -13,11 +13,13 @@ use super::pending::Pending;
 use super::record::State;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
+use crate::compiled::Binding;
+use crate::compiled::{Backoff, CompiledRule, Limits};
 use crate::condition::key;
 use crate::evaluate::{Decided, Verdict};
-use crate::index::{Binding, InstanceId, Reason, Touch};
+use crate::index::{InstanceId, Reason, Touch};
 use crate::lock::txn::Mark;
-use crate::rule::{Backoff, CompiledRule, Limits, Rule};
+use crate::rule::Rule;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -51,7 +53,7 @@ fn compiled(rule: Rule) -> CompiledRule {
         concurrency: 8,
         settle: Default::default(),
     };
-    CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+    CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
 fn pending_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> Pending {

@@ -1,11 +1,11 @@
 //! What the steps of all firings use, shared by them.
 
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use crate::etcd::Link;
-use crate::index::Binding;
 use crate::lock::keeper::Keeper;
 use crate::lock::keys::Keys;
 use crate::lock::requests::Requests;
-use crate::rule::CompiledRule;
 use crate::runtime::env::Env;
 use actix::Addr;
 use std::sync::Arc;

@@ -4,11 +4,12 @@ use super::Engine;
 use super::check::{check_application, check_endpoints, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+use crate::compiled::domain::{DomainMistake, Domains};
+use crate::compiled::{Limits, RuleError};
 use crate::error::{BuildError, Mistake};
 use crate::etcd::Target;
 use crate::events::Events;
-use crate::rule::domain::Domains;
-use crate::rule::{CompiledRule, Limits, Rule, RuleError};
+use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
 use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
@@ -429,18 +430,19 @@ impl EngineBuilder {
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();
-        let mut rules = Vec::new();
+        let (mut rules, mut callbacks) = (Vec::new(), Vec::new());
         for rule in self.rules {
             let id = rule.id().to_owned();
             used.extend(rule.attributes());
-            let compiled = CompiledRule::compile(rule, &self.domains, limits).and_then(|compiled| {
+            let compiled = compile(rule, &self.domains, limits).and_then(|(compiled, callback)| {
                 let reserved: Vec<RuleError> =
                     compiled.iter().flat_map(|rule| reserved(rule, &namespace)).collect();
-                if reserved.is_empty() { Ok(compiled) } else { Err(reserved) }
+                if reserved.is_empty() { Ok((compiled, callback)) } else { Err(reserved) }
             });
             match compiled {
-                Ok(compiled) => {
+                Ok((compiled, callback)) => {
                     warn(&compiled);
+                    callbacks.extend(compiled.iter().map(|_| callback.clone()));
                     rules.extend(compiled);
                 }
                 Err(errors) => {
@@ -449,7 +451,12 @@ impl EngineBuilder {
                 }
             }
         }
-        mistakes.extend(self.domains.mistakes(&used));
+        let domains = self.domains.mistakes(&used).into_iter();
+        mistakes.extend(domains.map(|DomainMistake { option, attribute, reason }| Mistake::Attribute {
+            option,
+            attribute,
+            reason,
+        }));
         if !mistakes.is_empty() {
             return Err(BuildError { mistakes });
         }
@@ -468,6 +475,7 @@ impl EngineBuilder {
                 namespace: namespace.into(),
                 target,
                 rules: Arc::from(rules),
+                callbacks: Arc::from(callbacks),
                 prefixes,
                 events: Events::new(self.options.event_buffer),
                 options: self.options.bounded(),

@@ -2,9 +2,9 @@
 
 use super::builder::NAMESPACES;
 use super::config::Options;
+use crate::compiled::{CompiledRule, RuleError};
 use crate::error::Mistake;
 use crate::pattern::Pattern;
-use crate::rule::{CompiledRule, RuleError};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

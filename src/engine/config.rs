@@ -1,8 +1,9 @@
 //! Every option of an engine with its default.
 
+use crate::compiled::CompiledRule;
 use crate::etcd::{Target, Timeouts};
 use crate::events::Events;
-use crate::rule::CompiledRule;
+use crate::firing::Callback;
 use crate::runtime::env::Env;
 use crate::time::LONGEST;
 use crate::trace::reveal::Reveal;
@@ -90,6 +91,8 @@ pub(crate) struct Config {
     pub(crate) namespace: Arc<str>,
     pub(crate) target: Target,
     pub(crate) rules: Arc<[CompiledRule]>,
+    /// By number of a rule.
+    pub(crate) callbacks: Arc<[Callback]>,
     /// What the watches cover.
     pub(crate) prefixes: Vec<String>,
     pub(crate) options: Options,

@@ -1,6 +1,6 @@
 //! Which prefixes to watch: the smallest set that covers all patterns.
 
-use crate::rule::CompiledRule;
+use crate::compiled::CompiledRule;
 
 /// Watches of an engine at most. With more distinct prefixes the longest are watched by what they
 /// have in common, up to a `/`, which delivers keys that nobody wants but keeps the streams few.

@@ -2,6 +2,7 @@
 
 use super::config::{Config, Options};
 use super::inspector::Inspector;
+use crate::compiled::CompiledRule;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
@@ -19,7 +20,6 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::read::reader::{Following, Splits};
-use crate::rule::CompiledRule;
 use crate::runtime::part::{Fault, Faults};
 use crate::runtime::retry::Retry;
 use crate::runtime::stage::Stage;
@@ -114,6 +114,7 @@ impl Generation {
             meters: meters.clone(),
             env: env.clone(),
             rules: config.rules.clone(),
+            callbacks: config.callbacks.clone(),
             namespace: config.namespace.clone(),
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,

@@ -5,6 +5,7 @@ use super::inspector::Inspector;
 #[cfg(feature = "http")]
 use super::observer::Observer;
 use super::supervisor::{Command, supervise};
+use crate::compiled::{RateLimit, check_interval};
 use crate::error::EngineError;
 use crate::events::{EventStream, Events};
 use crate::health::Health;
@@ -12,7 +13,6 @@ use crate::health::status::Status;
 use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
-use crate::rule::{RateLimit, check_interval};
 use crate::runtime::env::Placement;
 use crate::runtime::part::panic_text;
 use futures_util::FutureExt;

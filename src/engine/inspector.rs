@@ -1,21 +1,23 @@
 //! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
 
 use super::handle::Stats;
+use super::look_up;
 use crate::change::Snapshot;
+use crate::compiled::Binding;
+use crate::compiled::{Brake, CompiledRule};
 use crate::condition::Explanation;
 use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::pending::look::{Look, RuleLook};
 use crate::error::EngineError;
+use crate::index::InstanceId;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
 use crate::index::listing::Wanted;
-use crate::index::{Binding, InstanceId};
 use crate::inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, RuleStatus, StateKind,
     StateSet,
 };
 use crate::pattern::Attributes;
-use crate::rule::{self, Brake, CompiledRule};
 use crate::runtime::part::panic_text;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
@@ -124,7 +126,7 @@ impl Inspector {
 
     /// Fires one instance now.
     pub(crate) async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, EngineError> {
-        let rule::Instance::Of(rule, binding) = rule::find(&self.rules, rule, attributes)? else {
+        let look_up::Instance::Of(rule, binding) = look_up::find(&self.rules, rule, attributes)? else {
             return Ok(false);
         };
         let (_, id) = ask(&self.index, LookUp { rule, binding }).await?;
@@ -163,9 +165,9 @@ impl Inspector {
         rule: &str,
         attributes: &Attributes,
     ) -> Result<InstanceExplanation, EngineError> {
-        let (number, binding) = match rule::find(&self.rules, rule, attributes)? {
-            rule::Instance::Of(number, binding) => (number, binding),
-            rule::Instance::Excluded(reason) => {
+        let (number, binding) = match look_up::find(&self.rules, rule, attributes)? {
+            look_up::Instance::Of(number, binding) => (number, binding),
+            look_up::Instance::Excluded(reason) => {
                 let condition = Explanation::excluded(reason);
                 return Ok(InstanceExplanation { condition, instance: None });
             }

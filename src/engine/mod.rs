@@ -18,6 +18,7 @@ mod coverage;
 mod generation;
 mod handle;
 mod inspector;
+mod look_up;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
 pub(crate) mod offline;

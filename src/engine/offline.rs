@@ -2,13 +2,15 @@
 
 use super::Engine;
 use super::config::Config;
+use super::look_up::{Instance, find};
 use crate::change::Seen;
 use crate::change::{Found, Snapshot};
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use crate::condition::Explanation;
 use crate::error::EngineError;
-use crate::index::{Binding, Decide, Index, Purpose};
+use crate::index::{Decide, Index, Purpose};
 use crate::pattern::Attributes;
-use crate::rule::{CompiledRule, Instance, find};
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;

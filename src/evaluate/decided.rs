@@ -1,8 +1,9 @@
 //! What an evaluator found.
 
 use crate::change::Snapshot;
+use crate::compiled::Binding;
 use crate::condition::Witness;
-use crate::index::{Binding, InstanceId, Reason, Touch};
+use crate::index::{InstanceId, Reason, Touch};
 use smallvec::SmallVec;
 
 /// One instance, decided.

@@ -6,10 +6,11 @@ mod decided;
 
 pub(crate) use decided::{Decided, Verdict};
 
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use crate::condition::Verdict as Evaluated;
-use crate::index::{Binding, Came, Decide, Order, Orders, Reached, Reason};
+use crate::index::{Came, Decide, Order, Orders, Reached, Reason};
 use crate::metrics::Meters;
-use crate::rule::CompiledRule;
 use crate::runtime::part::{Faults, Part, forward, guarded};
 use crate::trace::Telling;
 use crate::trace::lines::Line;

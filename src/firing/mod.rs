@@ -1,10 +1,13 @@
 //! A firing: one run of a callback for one instance, and the handle the callback gets.
 
+mod callback;
 mod commit;
 mod error;
 mod outcome;
 mod source;
 
+pub use callback::BoxError;
+pub(crate) use callback::Callback;
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation};
 pub use error::FiringError;
@@ -13,10 +16,9 @@ pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
 use crate::change::{Revision, Snapshot};
+use crate::compiled::{Binding, CompiledRule};
 use crate::condition::Slot;
-use crate::index::Binding;
 use crate::pattern::{Attributes, Pattern};
-use crate::rule::{Callback, CompiledRule};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use std::borrow::Cow;
@@ -58,6 +60,8 @@ pub(crate) struct Surroundings {
     /// The engine's name.
     pub(crate) engine: Arc<str>,
     pub(crate) rules: Arc<[CompiledRule]>,
+    /// By number of a rule.
+    pub(crate) callbacks: Arc<[Callback]>,
     pub(crate) source: Arc<dyn Source>,
     /// Prefixes of keys that belong to engines.
     pub(crate) reserved: Arc<[String]>,
@@ -105,7 +109,7 @@ impl Firing {
     }
 
     pub(crate) fn callback(&self) -> &Callback {
-        self.compiled().callback()
+        &self.0.around.callbacks[self.0.rule]
     }
 
     /// What an error of this firing says, as far as that may be told.

@@ -1,11 +1,11 @@
 //! What is to be decided: which instances, why, and with which values of their keys.
 
 use super::Index;
-use super::binding::Binding;
 use super::instances::InstanceId;
 use super::mirror::EntryId;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
+use crate::compiled::Binding;
 use crate::condition::Slot;
 use smallvec::SmallVec;
 

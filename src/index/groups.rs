@@ -6,12 +6,12 @@
 //! a stall.
 
 use super::Touch;
-use super::binding::Binding;
 use super::mirror::{EntryId, Mirror, NO_ENTRY};
 use crate::change::Seen;
 use crate::change::Snapshot;
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use crate::condition::Slot;
-use crate::rule::CompiledRule;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;

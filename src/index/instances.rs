@@ -1,8 +1,8 @@
 //! The table of rule instances: found by rule and binding, addressed by small numbers.
 
-use super::binding::Binding;
 use super::mirror::{EntryId, NO_ENTRY};
 use super::table::Table;
+use crate::compiled::Binding;
 use foldhash::fast::FixedState;
 use slab::Slab;
 use smallvec::SmallVec;

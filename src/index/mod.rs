@@ -6,7 +6,6 @@
 //! [`actor`] carries messages to and from it.
 
 pub(crate) mod actor;
-mod binding;
 mod decisions;
 mod groups;
 mod instances;
@@ -21,23 +20,21 @@ mod walks;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use binding::Binding;
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
 pub(crate) use orders::{Came, Order, Orders, Reached};
 pub(crate) use views::Purpose;
 
 use crate::change::{Change, Deletion, Found, Revision};
+use crate::compiled::{Binding, CompiledRule, Packed, Use};
 use crate::condition::Slot;
-use crate::rule::CompiledRule;
 use crate::value::Value;
-use binding::Packed;
 use decisions::Dirty;
 use foldhash::fast::FixedState;
 use groups::Groups;
 use instances::Instances;
 use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Reader};
-use patterns::{Captures, Patterns, Use};
+use patterns::{Captures, Patterns};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -9,9 +9,10 @@ mod properties;
 mod world;
 
 use super::*;
+use crate::compiled::Limits;
 use crate::condition::Condition;
 use crate::error::Error;
-use crate::rule::{Limits, Rule};
+use crate::rule::Rule;
 use std::time::Duration;
 
 /// Rules with these conditions, whose numbers are their ids.
@@ -24,7 +25,7 @@ fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]>
     };
     let compiled = |(number, condition): (usize, Condition)| {
         let rule = Rule::new(number.to_string()).when(condition).run(async |_| Ok::<(), Error>(()));
-        CompiledRule::new(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     };
     conditions.into_iter().enumerate().map(compiled).collect()
 }

@@ -1,7 +1,7 @@
 //! A rule, and how many of its instances are in which state.
 
 use super::StateKind;
-use crate::rule::RateLimit;
+use crate::compiled::RateLimit;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The keys that a firing is about, made once for all of its steps.
 
-use crate::index::Binding;
-use crate::rule::CompiledRule;
+use crate::compiled::Binding;
+use crate::compiled::CompiledRule;
 use smallvec::SmallVec;
 
 /// The keys of one instance in one piece of text: its lock, its mark, and those of its condition.

@@ -1,8 +1,7 @@
 //! What may be wrong with a rule, but for its patterns and its condition by themselves.
 
-use super::compiled::{Limits, all_attributes};
-use super::error::RuleError;
-use super::{Options, Polling};
+use super::Polling;
+use crate::compiled::{Limits, Options, RuleError, all_attributes};
 use crate::condition::{Compiled, Condition};
 use crate::pattern::{Attributes, Pattern, Segment};
 use crate::time::LONGEST;

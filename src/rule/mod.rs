@@ -1,38 +1,19 @@
 //! A rule: when a condition over keys holds for a binding of its attributes, run a callback.
 
-mod backoff;
-mod brake;
-mod compiled;
-pub(crate) mod domain;
-mod error;
-mod lanes;
-mod look_up;
+mod compile;
 mod mistakes;
 mod polling;
-mod rate_limit;
 
-pub use backoff::Backoff;
-pub(crate) use brake::{Brake, check_interval};
-pub(crate) use compiled::{CompiledRule, Limits};
-pub use error::RuleError;
-pub(crate) use lanes::lanes;
-pub(crate) use look_up::{Instance, find};
+pub(crate) use compile::compile;
 pub(crate) use polling::Polling;
-pub use rate_limit::RateLimit;
 
+use crate::compiled::{Backoff, Options, RateLimit, all_attributes};
 use crate::condition::{Condition, key};
-use crate::firing::{Firing, Outcome};
+use crate::firing::{BoxError, Callback, Firing, Outcome};
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Any error a callback may end with.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-pub(crate) type CallbackFuture = Pin<Box<dyn Future<Output = Result<Outcome, BoxError>> + Send>>;
-pub(crate) type Callback = Arc<dyn Fn(Firing) -> CallbackFuture + Send + Sync>;
 
 /// A rule: an id, a condition, a callback, and how the callback is to be run.
 ///
@@ -66,34 +47,6 @@ pub struct Rule {
     callback: Option<Callback>,
     polling: Option<Polling>,
     options: Options,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) time_limit: Duration,
-    pub(crate) lock_ttl: Option<Duration>,
-    pub(crate) concurrency: Option<usize>,
-    pub(crate) backoff: Backoff,
-    pub(crate) optimistic: bool,
-    pub(crate) settle: Option<(Duration, Duration)>,
-    pub(crate) brake: Brake,
-}
-
-/// Default of [`Rule::time_limit`].
-pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(5 * 60);
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            time_limit: TIME_LIMIT,
-            lock_ttl: None,
-            concurrency: None,
-            backoff: Backoff::default(),
-            optimistic: false,
-            settle: None,
-            brake: Brake::default(),
-        }
-    }
 }
 
 impl Rule {
@@ -363,7 +316,7 @@ impl Rule {
     /// The attributes of its condition, as far as that has no mistakes.
     pub(crate) fn attributes(&self) -> Vec<Arc<str>> {
         let compiled = self.full_condition().and_then(|condition| condition.compile().ok());
-        compiled.map(|compiled| compiled::all_attributes(&compiled.slots)).unwrap_or_default()
+        compiled.map(|compiled| all_attributes(&compiled.slots)).unwrap_or_default()
     }
 
     /// The condition with what polling adds to it.

@@ -1,6 +1,6 @@
 //! Waiting between attempts to reach etcd.
 
-use crate::rule::Backoff;
+use crate::compiled::Backoff;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::time::Duration;

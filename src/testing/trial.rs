@@ -285,6 +285,7 @@ async fn run_in(
         around: Arc::new(Surroundings {
             engine: config.engine.clone(),
             rules: config.rules.clone(),
+            callbacks: config.callbacks.clone(),
             source: Arc::new(KeysInMemory(keys)),
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,

@@ -3,10 +3,10 @@
 use super::super::messages::{Closing, ClosingOutcome, Finish};
 use super::super::record::{Class, Wait};
 use super::*;
+use crate::compiled::{Brake, RateLimit};
 use crate::firing::Then;
 use crate::inspect::{InstanceState, QueuedFor, WaitReason};
 use crate::metrics::Note;
-use crate::rule::{Brake, RateLimit};
 
 const QUEUED: Option<State> = Some(State::Queued(Class::Live));
 

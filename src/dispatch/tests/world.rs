@@ -9,10 +9,10 @@ mod spins;
 
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
 use super::*;
+use crate::compiled::{Brake, RateLimit};
 use crate::condition::Slot;
 use crate::firing::Then;
 use crate::inspect::InstanceState;
-use crate::rule::{Brake, RateLimit};
 use etcd::{Etcd, Keys, LockAnswer};
 use rand::RngExt;
 use std::collections::{BTreeMap, HashMap};

@@ -1,6 +1,7 @@
 //! The index over all patterns, against trying each pattern.
 
-use super::super::patterns::{Patterns, Use};
+use super::super::patterns::Patterns;
+use crate::compiled::Use;
 use crate::pattern::{Pattern, Segment};
 use crate::properties::check;
 use proptest::prelude::*;

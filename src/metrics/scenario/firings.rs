@@ -2,12 +2,12 @@
 
 use super::stage::{Stage, block, done, exists, rule, seconds};
 use crate::Outcome;
+use crate::compiled::RateLimit;
 use crate::condition::key;
 use crate::embedded::{Fault, On};
 use crate::error::Error;
 use crate::events::EventKind;
 use crate::firing::Firing;
-use crate::rule::RateLimit;
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 

@@ -2,6 +2,7 @@
 //! waits, and the scrape before and after. So a count is exact, and a time is what the act says.
 
 use super::scrape::{Scrape, lines};
+use crate::compiled::Backoff;
 use crate::condition::{Condition, key};
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path};
@@ -9,7 +10,7 @@ use crate::engine::{Engine, EngineBuilder, EngineHandle};
 use crate::error::Error;
 use crate::firing::Firing;
 use crate::metrics::describe;
-use crate::rule::{Backoff, Rule};
+use crate::rule::Rule;
 use crate::runtime::env::Env;
 use etcd_client::{Client, PutOptions};
 use futures_util::FutureExt;

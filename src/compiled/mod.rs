@@ -1,29 +1,34 @@
 //! A rule as the engine uses it: slots, attributes, groups, lock names. With expanded attributes one rule becomes
 //! several of these, one for each combination of values, all with its id.
 
-use super::domain::{Constraint, Domains, MAX_EXPANSIONS};
-use super::error::RuleError;
-use super::mistakes::{check_options, check_polling, check_shape};
-use super::{Callback, Options, Rule};
+mod backoff;
+mod binding;
+mod brake;
+pub(crate) mod domain;
+mod error;
+mod lanes;
+mod options;
+mod rate_limit;
+mod usage;
+
+pub use backoff::Backoff;
+pub(crate) use binding::{Binding, Packed};
+pub(crate) use brake::{Brake, check_interval};
+pub use error::RuleError;
+pub(crate) use lanes::lanes;
+pub(crate) use options::{Limits, Options};
+pub use rate_limit::RateLimit;
+pub(crate) use usage::Use;
+
 use crate::condition::{Compiled, Slot};
-use crate::index::Binding;
-use crate::index::patterns::Use;
 use crate::pattern::{Attributes, Pattern, Segment};
 use crate::time::LONGEST;
+use domain::{Constraint, Domains};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bounds a rule is checked against.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) max_txn_ops: usize,
-    pub(crate) lock_ttl: Duration,
-    pub(crate) concurrency: usize,
-    pub(crate) settle: (Duration, Duration),
-}
 
 /// Slots that bind the same attributes, fewer than the rule has.
 #[derive(Debug)]
@@ -57,117 +62,49 @@ pub(crate) struct CompiledRule {
     lock: Option<Pattern>,
     /// The slot of the key that delays the next poll, and for how long.
     delay: Option<(Slot, Duration)>,
-    callback: Callback,
     options: Options,
     limits: Limits,
+}
+
+/// What the combinations of a rule's expanded values have in common.
+pub(crate) struct Shared {
+    pub(crate) id: Arc<str>,
+    pub(crate) condition: Compiled,
+    pub(crate) text: Arc<str>,
+    pub(crate) lock: Option<Pattern>,
+    pub(crate) delay: Option<(Slot, Duration)>,
+    /// The attributes of the condition, in the order of their first appearance.
+    pub(crate) all: Vec<Arc<str>>,
+    pub(crate) options: Options,
+    pub(crate) limits: Limits,
 }
 
 /// What may stand unescaped in a part of a lock key: anything but what separates parts.
 const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
 impl CompiledRule {
-    /// One for each combination of expanded values.
-    pub(crate) fn compile(
-        rule: Rule,
-        domains: &Domains,
-        limits: Limits,
-    ) -> Result<Vec<Self>, Vec<RuleError>> {
-        let mut errors = Vec::new();
-        let condition = rule.full_condition();
-        let Rule { id, condition: given, lock, callback, polling, mut options } = rule;
-        // `Duration::MAX` is a way to say never; it can't be added to a clock.
-        options.time_limit = options.time_limit.min(LONGEST);
-        options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
-        errors.extend(check_options(&id, &options, polling.as_ref()));
-        if options.optimistic && lock.is_some() {
-            errors.push(RuleError::OptimisticLock);
+    /// The rule with these attributes fixed.
+    pub(crate) fn new(shared: &Shared, domains: &Domains, fixed: &Attributes) -> Self {
+        let Shared { id, condition, text, lock, delay, all, options, limits } = shared;
+        let free = |name: &&Arc<str>| fixed.get(name).is_none();
+        let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
+        let slots: Vec<Pattern> = condition.slots.iter().map(|slot| slot.fix(fixed)).collect();
+        let (kinds, roles) = group_kinds(condition, &slots, &attributes);
+        Self {
+            id: id.clone(),
+            condition: condition.clone(),
+            text: text.clone(),
+            slots,
+            constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
+            attributes,
+            all: all.iter().map(|name| (name.clone(), fixed.get(name).map(str::to_owned))).collect(),
+            kinds,
+            roles,
+            lock: lock.clone(),
+            delay: *delay,
+            options: options.clone(),
+            limits: *limits,
         }
-        if callback.is_none() {
-            errors.push(RuleError::NoCallback);
-        }
-        let text = condition.as_ref().map(ToString::to_string).unwrap_or_default();
-        let compiled = match condition {
-            None => {
-                errors.push(RuleError::NoCondition);
-                None
-            }
-            Some(condition) => match condition.compile() {
-                Ok(compiled) => Some(compiled),
-                Err(mistakes) => {
-                    errors.extend(mistakes.into_iter().map(RuleError::Condition));
-                    None
-                }
-            },
-        };
-        let lock = match lock.map(|text| Pattern::parse(&text)).transpose() {
-            Ok(lock) => lock,
-            Err(mistake) => {
-                errors.push(RuleError::Lock(mistake));
-                None
-            }
-        };
-        let (Some(condition), Some(callback)) = (compiled, callback) else { return Err(errors) };
-        if let (Some(polling), Some(given)) = (&polling, given) {
-            errors.extend(check_polling(polling, &given));
-        }
-        let all = all_attributes(&condition.slots);
-        let combinations = domains.combinations(&all).unwrap_or_else(|combinations| {
-            errors.push(RuleError::TooManyExpansions { combinations, allowed: MAX_EXPANSIONS });
-            Vec::new()
-        });
-        if let Some((pattern, attribute, value)) = domains.misfit(&condition.slots) {
-            let (pattern, attribute, value) = (pattern.to_string(), attribute.into(), value.into());
-            errors.push(RuleError::ExpandedSlash { pattern, attribute, value });
-        }
-        // All combinations have the same shape.
-        if let Some(fixed) = combinations.first() {
-            errors.extend(check_shape(&condition, &all, fixed, lock.as_ref(), limits));
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        let delay = polling.and_then(|polling| {
-            let written = polling.key();
-            let slot = condition.slots.iter().position(|slot| *slot.as_str() == written)?;
-            Some((slot as Slot, polling.interval))
-        });
-        let limits = Limits {
-            lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),
-            concurrency: options.concurrency.unwrap_or(limits.concurrency),
-            settle: options.settle.unwrap_or(limits.settle),
-            ..limits
-        };
-        let (id, text): (Arc<str>, Arc<str>) = (id.into(), text.into());
-        let each = |fixed: Attributes| {
-            let free = |name: &&Arc<str>| fixed.get(name).is_none();
-            let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
-            let slots: Vec<Pattern> = condition.slots.iter().map(|slot| slot.fix(&fixed)).collect();
-            let (kinds, roles) = group_kinds(&condition, &slots, &attributes);
-            Self {
-                id: id.clone(),
-                condition: condition.clone(),
-                text: text.clone(),
-                slots,
-                constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
-                attributes,
-                all: all.iter().map(|name| (name.clone(), fixed.get(name).map(str::to_owned))).collect(),
-                kinds,
-                roles,
-                lock: lock.clone(),
-                delay,
-                callback: callback.clone(),
-                options: options.clone(),
-                limits,
-            }
-        };
-        Ok(combinations.into_iter().map(each).collect())
-    }
-
-    /// A rule in an engine without expansions and constraints.
-    #[cfg(test)]
-    pub(crate) fn new(rule: Rule, limits: Limits) -> Result<Self, Vec<RuleError>> {
-        let mut compiled = Self::compile(rule, &Domains::default(), limits)?;
-        compiled.pop().ok_or_else(Vec::new)
     }
 
     pub(crate) fn id(&self) -> &Arc<str> {
@@ -204,10 +141,6 @@ impl CompiledRule {
 
     pub(crate) fn kinds(&self) -> &[Kind] {
         &self.kinds
-    }
-
-    pub(crate) fn callback(&self) -> &Callback {
-        &self.callback
     }
 
     /// Other instances may have the same lock.
@@ -410,7 +343,7 @@ impl CompiledRule {
 }
 
 /// The attributes of some patterns, in the order of their first appearance.
-pub(super) fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
+pub(crate) fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
     let mut all: Vec<Arc<str>> = Vec::new();
     for name in slots.iter().flat_map(|pattern| pattern.attributes()) {
         if !all.contains(name) {

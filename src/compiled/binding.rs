@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The bytes of a binding that is not one yet.
-pub(super) type Packed = SmallVec<[u8; 128]>;
+pub(crate) type Packed = SmallVec<[u8; 128]>;
 
 /// Values in the order of their rule's attributes. Clones share the memory.
 ///

@@ -1,8 +1,7 @@
 //! Finds the instance that attributes name, among the rules of an engine.
 
-use super::CompiledRule;
+use crate::compiled::{Binding, CompiledRule};
 use crate::error::EngineError;
-use crate::index::Binding;
 use crate::pattern::Attributes;
 
 /// What attributes name.

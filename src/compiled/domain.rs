@@ -1,7 +1,6 @@
 //! Which values attributes may have in an engine: expansions, which put values into the patterns, and
 //! constraints, which limit what keys may bind.
 
-use crate::error::Mistake;
 use crate::pattern::{Attributes, Pattern, Segment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +15,15 @@ pub(crate) const MAX_EXPANSIONS: usize = 1000;
 pub(crate) struct Domains {
     expansions: BTreeMap<String, Vec<String>>,
     constraints: BTreeMap<String, Arc<Constraint>>,
+}
+
+/// What is wrong with an expansion or a constraint.
+#[derive(Debug)]
+pub(crate) struct DomainMistake {
+    /// `expand` or `constrain`.
+    pub(crate) option: &'static str,
+    pub(crate) attribute: String,
+    pub(crate) reason: String,
 }
 
 /// How the values of an attribute begin: with this text, then one character of each set.
@@ -124,11 +132,11 @@ impl Domains {
     }
 
     /// What is wrong with them, whatever the rules; `used` are the attributes of all rules.
-    pub(crate) fn mistakes(&self, used: &BTreeSet<Arc<str>>) -> Vec<Mistake> {
+    pub(crate) fn mistakes(&self, used: &BTreeSet<Arc<str>>) -> Vec<DomainMistake> {
         let mut mistakes = Vec::new();
         let mut wrong = |option: &'static str, attribute: &str, reason: &str| {
             let (attribute, reason) = (attribute.to_owned(), reason.to_owned());
-            mistakes.push(Mistake::Attribute { option, attribute, reason });
+            mistakes.push(DomainMistake { option, attribute, reason });
         };
         for (attribute, values) in &self.expansions {
             if values.is_empty() {

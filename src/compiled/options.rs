@@ -1,0 +1,42 @@
+//! How a rule's callback is to be run, and what bounds the rule.
+
+use super::{Backoff, Brake};
+use std::time::Duration;
+
+/// Options of a rule; those that are `None` are the engine's.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) time_limit: Duration,
+    pub(crate) lock_ttl: Option<Duration>,
+    pub(crate) concurrency: Option<usize>,
+    pub(crate) backoff: Backoff,
+    pub(crate) optimistic: bool,
+    pub(crate) settle: Option<(Duration, Duration)>,
+    pub(crate) brake: Brake,
+}
+
+/// Default of [`Rule::time_limit`](crate::Rule::time_limit).
+const TIME_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            time_limit: TIME_LIMIT,
+            lock_ttl: None,
+            concurrency: None,
+            backoff: Backoff::default(),
+            optimistic: false,
+            settle: None,
+            brake: Brake::default(),
+        }
+    }
+}
+
+/// Bounds a rule is checked against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) max_txn_ops: usize,
+    pub(crate) lock_ttl: Duration,
+    pub(crate) concurrency: usize,
+    pub(crate) settle: (Duration, Duration),
+}
