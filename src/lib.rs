@@ -249,7 +249,7 @@ pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Stats};
 pub use error::{BuildError, EngineError, Error, Mistake};
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
-pub use firing::{BoxError, Commit, Firing, FiringError, Outcome};
+pub use firing::{BoxError, Commit, Effect, Firing, FiringError, Outcome};
 pub use health::{Health, Problem, Reason};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,

@@ -160,7 +160,6 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
             ("reveal", "tracing", "no_key_and_no_value_is_told_unless_it_may_be"),
             ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
-            ("endpoint", "http", "probes_follow_the_health_of_all_engines"),
             (
                 "event_buffer",
                 "events",
@@ -172,6 +171,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
     (
         "src/http/mod.rs",
         &[
+            ("endpoint", "http", "probes_follow_the_health_of_all_engines"),
             ("address", "http", "on_an_address_that_others_reach_pages_are_served_only_if_told"),
             ("metrics", "http", "only_reading_is_possible_and_only_as_it_should"),
             ("page", "http", "on_an_address_that_others_reach_pages_are_served_only_if_told"),

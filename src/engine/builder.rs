@@ -4,6 +4,8 @@ use super::Engine;
 use super::check::{check_application, check_endpoints, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+#[cfg(feature = "http")]
+use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
 use crate::compiled::{Limits, RuleError};
 use crate::error::{BuildError, Mistake};
@@ -38,7 +40,7 @@ pub struct EngineBuilder {
     options: Options,
     runtime: Option<Handle>,
     #[cfg(feature = "http")]
-    endpoint: Option<crate::http::Endpoint>,
+    observatory: Option<Arc<dyn Observatory>>,
     pub(crate) env: Env,
 }
 
@@ -56,7 +58,7 @@ impl EngineBuilder {
             options: Options::default(),
             runtime: None,
             #[cfg(feature = "http")]
-            endpoint: None,
+            observatory: None,
             env: Env::real(),
         }
     }
@@ -371,12 +373,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Shows the engine on an HTTP [endpoint](crate::http::Endpoint), from its start until its handle is
-    /// dropped. Several engines may be shown on one: give them different [names](EngineBuilder::name).
-    /// Default: none. Needs the feature `http`.
+    /// Has the running engine looked at, until its handle is dropped.
     #[cfg(feature = "http")]
-    pub fn endpoint(mut self, endpoint: &crate::http::Endpoint) -> Self {
-        self.endpoint = Some(endpoint.clone());
+    pub(crate) fn observed_by(mut self, observatory: Arc<dyn Observatory>) -> Self {
+        self.observatory = Some(observatory);
         self
     }
 
@@ -481,7 +481,7 @@ impl EngineBuilder {
                 options: self.options.bounded(),
                 runtime: self.runtime,
                 #[cfg(feature = "http")]
-                endpoint: self.endpoint,
+                observatory: self.observatory,
                 env: self.env,
             },
         })

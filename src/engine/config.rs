@@ -1,5 +1,7 @@
 //! Every option of an engine with its default.
 
+#[cfg(feature = "http")]
+use super::observer::Observatory;
 use crate::compiled::CompiledRule;
 use crate::etcd::{Target, Timeouts};
 use crate::events::Events;
@@ -98,7 +100,7 @@ pub(crate) struct Config {
     pub(crate) options: Options,
     pub(crate) runtime: Option<Handle>,
     #[cfg(feature = "http")]
-    pub(crate) endpoint: Option<crate::http::Endpoint>,
+    pub(crate) observatory: Option<Arc<dyn Observatory>>,
     pub(crate) events: Events,
     pub(crate) env: Env,
 }

@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::inspector::Inspector;
 #[cfg(feature = "http")]
-use super::observer::Observer;
+use super::observer::{Observer, Shown};
 use super::supervisor::{Command, supervise};
 use crate::compiled::{RateLimit, check_interval};
 use crate::error::EngineError;
@@ -32,9 +32,9 @@ pub struct EngineHandle {
     health: watch::Receiver<Health>,
     events: Events,
     supervisor: Option<std::thread::JoinHandle<()>>,
-    /// Its place on an endpoint.
+    /// Its place where it is observed.
     #[cfg(feature = "http")]
-    _shown: Option<crate::http::Shown>,
+    _shown: Option<Shown>,
 }
 
 /// Figures of a running engine.
@@ -80,14 +80,14 @@ impl EngineHandle {
         let health = status.subscribe();
         let placement = config.env.placement;
         #[cfg(feature = "http")]
-        let endpoint = config.endpoint.clone().map(|endpoint| {
+        let observed = config.observatory.clone().map(|observatory| {
             let observer = Observer {
                 engine: config.engine.clone(),
                 reveal: config.options.reveal,
                 commands: commands.downgrade(),
                 health: health.clone(),
             };
-            (endpoint, observer)
+            (observatory, observer)
         });
         let events = config.events.clone();
         let ended = events.clone();
@@ -122,7 +122,7 @@ impl EngineHandle {
             events,
             supervisor,
             #[cfg(feature = "http")]
-            _shown: endpoint.map(|(endpoint, observer)| endpoint.show(observer)),
+            _shown: observed.map(|(observatory, observer)| observatory.show(observer)),
         })
     }
 

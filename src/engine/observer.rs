@@ -5,8 +5,18 @@ use super::supervisor::Command;
 use crate::error::EngineError;
 use crate::health::Health;
 use crate::trace::reveal::Reveal;
+use std::any::Any;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// Where running engines are looked at, such as an HTTP endpoint.
+pub(crate) trait Observatory: Send + Sync {
+    /// Shows an engine until what is returned is dropped.
+    fn show(&self, engine: Observer) -> Shown;
+}
+
+/// An engine's place in an observatory, which it keeps alive.
+pub(crate) type Shown = Box<dyn Any + Send + Sync>;
 
 /// See the [module](self).
 #[derive(Clone, Debug)]

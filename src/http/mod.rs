@@ -48,7 +48,8 @@ mod respond;
 mod server;
 mod shown;
 
-use crate::engine::observer::Observer;
+use crate::engine::EngineBuilder;
+use crate::engine::observer::{Observatory, Observer, Shown};
 use crate::error::EngineError;
 use server::Server;
 use std::fmt;
@@ -101,13 +102,24 @@ impl Endpoint {
     pub fn address(&self) -> SocketAddr {
         self.server.address()
     }
+}
 
-    /// Shows an engine until what is returned is dropped.
-    pub(crate) fn show(&self, engine: Observer) -> Shown {
+impl Observatory for Endpoint {
+    fn show(&self, engine: Observer) -> Shown {
         let mut engines = self.shared.engines.write().unwrap_or_else(|e| e.into_inner());
         let number = engines.last().map_or(0, |(number, _)| number + 1);
         engines.push((number, engine));
-        Shown { endpoint: self.clone(), number }
+        Box::new(Place { endpoint: self.clone(), number })
+    }
+}
+
+impl EngineBuilder {
+    /// Shows the engine on an HTTP [endpoint](crate::http::Endpoint), from its start until its handle is
+    /// dropped. Several engines may be shown on one: give them different [names](EngineBuilder::name).
+    /// Default: none. Needs the feature `http`.
+    pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
+        self = self.observed_by(Arc::new(endpoint.clone()));
+        self
     }
 }
 
@@ -118,13 +130,12 @@ impl fmt::Debug for Endpoint {
 }
 
 /// An engine's place on an endpoint, which it keeps alive.
-#[derive(Debug)]
-pub(crate) struct Shown {
+struct Place {
     endpoint: Endpoint,
     number: u64,
 }
 
-impl Drop for Shown {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut engines = self.endpoint.shared.engines.write().unwrap_or_else(|e| e.into_inner());
         engines.retain(|(number, _)| *number != self.number);

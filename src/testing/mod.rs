@@ -13,8 +13,8 @@
 //! A rule and its callback, without any etcd:
 //!
 //! ```
-//! use etcd_rules::testing::{Effect, Trial};
-//! use etcd_rules::{Error, Firing, FiringOutcome, Outcome, Rule, key};
+//! use etcd_rules::testing::Trial;
+//! use etcd_rules::{Effect, Error, Firing, FiringOutcome, Outcome, Rule, key};
 //! use std::time::Duration;
 //!
 //! async fn poll(firing: Firing) -> Result<Outcome, Error> {
@@ -47,6 +47,5 @@
 mod firings;
 mod trial;
 
-pub use crate::firing::Effect;
 pub use firings::{Fired, Firings, NotFired, WhyNotFired};
 pub use trial::{NotTried, Trial, Tried};
