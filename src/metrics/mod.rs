@@ -13,8 +13,6 @@
 
 mod family;
 mod meters;
-#[cfg(all(test, feature = "embedded", feature = "prometheus"))]
-mod scenario;
 mod table;
 mod workqueue;
 

@@ -6,16 +6,19 @@
 //! | [`plan`] | what a seed means |
 //! | [`kinds`] | the rules, and what the checker knows of them |
 //! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
-//! | [`world`] | runs a schedule |
+//! | [`schedule`] | runs a schedule |
 //! | [`story`] | everything that happened |
 //! | [`checker`] | tells which promises were not kept |
 //! | [`runner`] | many schedules, on all cores |
+//! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
 //!
 //! Run one again with `SEED=n cargo test --all-features --lib simulation::replay -- --ignored --nocapture`.
 
 mod callbacks;
 mod checker;
 mod kinds;
+#[cfg(feature = "prometheus")]
+mod metrics;
 mod plan;
 mod process;
 mod runner;
