@@ -13,7 +13,6 @@ use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
-use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
@@ -28,6 +27,7 @@ use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use crate::watch::standing::Standings;
+use crate::watch_cell::watch_cell;
 use actix::prelude::*;
 use rand::Rng;
 use std::sync::Arc;
@@ -108,7 +108,7 @@ impl Generation {
         // Requests share the dispatcher's: a hop between threads costs more than what they do.
         let core = Stage::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
-        let (releases_after, after) = latest(None);
+        let (releases_after, after) = watch_cell(None);
         let dispatcher = DispatcherSettings {
             engine: engine.clone(),
             meters: meters.clone(),
