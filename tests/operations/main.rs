@@ -11,6 +11,7 @@ mod dashboards;
 mod documentation;
 mod expressions;
 mod prometheus;
+mod scrape;
 
 use std::path::PathBuf;
 

@@ -6,7 +6,8 @@
 //! With `OBSERVE_SECONDS` in the environment Prometheus stays for so long after that, for `dashboards/render.py`.
 
 use super::dashboards::{all, model::RESTARTS};
-use super::{alerts::RULES, read, support};
+use super::{alerts::RULES, read};
+use crate::support::{Etcd, Proxy, eventually, free_port};
 use etcd_client::PutOptions;
 use etcd_rules::embedded::{EmbeddedEtcd, Fault, On};
 use etcd_rules::metrics::{Kind, METRICS};
@@ -15,7 +16,6 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use support::{Etcd, Proxy, eventually, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SECOND: Duration = Duration::from_secs(1);
