@@ -28,6 +28,7 @@ mod health;
 mod http;
 mod inspection;
 mod locks;
+mod operations;
 mod options;
 mod polling;
 mod readme;

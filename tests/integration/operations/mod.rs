@@ -1,10 +1,7 @@
 //! What operators get: the documentation of the metrics, the dashboards, the alerts, and that all of it is true.
 //!
-//! `docs/metrics.md` and `dashboards/*.json` are made here: `REGENERATE=1 cargo test --all-features --test
-//! operations` writes them anew; without that they must be as they would be written.
-
-#[path = "../support/mod.rs"]
-mod support;
+//! `docs/metrics.md` and `dashboards/*.json` are made here: `REGENERATE=1 cargo test --test integration
+//! operations::` writes them anew; without that they must be as they would be written.
 
 mod alerts;
 mod dashboards;
@@ -33,6 +30,6 @@ fn assert_generated(path: &str, text: &str) {
     }
     assert!(
         read(path) == text,
-        "{path} is out of date: REGENERATE=1 cargo test --all-features --test operations"
+        "{path} is out of date: REGENERATE=1 cargo test --test integration operations::"
     );
 }

@@ -121,7 +121,7 @@ impl Drop for Process {
 
 fn engine(endpoint: &str, address: &str) -> Process {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["prometheus::worker", "--exact", "--nocapture"])
+        .args(["operations::prometheus::worker", "--exact", "--nocapture"])
         .env("OPERATIONS_ENDPOINT", endpoint)
         .env("OPERATIONS_ADDRESS", address)
         .stdout(Stdio::null())

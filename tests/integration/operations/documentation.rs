@@ -13,7 +13,7 @@ fn metrics() -> String {
     let mut text = format!(
         "# Metrics
 
-<!-- Made from the table in src/metrics/table.rs: REGENERATE=1 cargo test --all-features --test operations -->
+<!-- Made from the table in src/metrics/table.rs: REGENERATE=1 cargo test --test integration operations:: -->
 
 An engine records these through the crate [metrics](https://docs.rs/metrics); the feature `prometheus` serves them.
 Install the recorder before the engine starts. Almost all series are there, at zero, from then on.

@@ -1,4 +1,4 @@
-//! What a scrape shows. The only one here to install the recorder of this process.
+//! What a scrape shows. It installs the recorder of this process, which can be done once.
 
 use crate::support::{Etcd, eventually, free_port};
 use etcd_rules::metrics::METRICS;
