@@ -4,10 +4,13 @@ use crate::support::{Etcd, assert_nothing_left};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// Builds an example as this test was built, so that there is little to do, and returns the program.
+/// Builds an example, and returns the program. Together with the crate and with all features, as its tests are built:
+/// then little is left to do.
 fn build(example: &str) -> PathBuf {
+    const BUILD: &str = "build --quiet --offline --all-features -p etcd-rules -p examples --example";
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--offline", "--all-features", "--example", example])
+        .args(BUILD.split(' '))
+        .arg(example)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo runs");

@@ -1,7 +1,7 @@
 //! Traces of firings with OpenTelemetry: three orders are processed, one of them at the second attempt, and
 //! their spans are printed.
 //!
-//! `cargo run --example traces --features embedded`: needs neither an etcd nor a collector. To send the spans to
+//! `cargo run -p traces`: needs neither an etcd nor a collector. To send the spans to
 //! a collector, put an exporter of the crate `opentelemetry-otlp` in the place of the one that prints.
 
 use etcd_rules::embedded::EmbeddedEtcd;
