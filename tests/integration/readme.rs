@@ -17,21 +17,26 @@ fn example() -> String {
     lines.map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect()
 }
 
-/// Builds the program in a package of its own, that depends on this crate as a user's would.
+/// Builds the program in a package of its own, that depends on this crate as a user's would; but with the features and the
+/// profile that the dependencies of these tests have. So this crate is compiled once more, and they are not.
 fn build(endpoint: &str) -> std::path::PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");
     std::fs::create_dir_all(package.join("src")).unwrap();
+    let ours = include_str!("../../Cargo.toml");
+    let profiles = &ours[ours.find("[profile.dev]").expect("the profiles are last in the manifest")..];
+    let features = ["embedded", "http", "prometheus", "tls", "tls-roots"];
     let manifest = format!(
-        "[package]\nname = \"readme\"\nedition = \"2024\"\n\n[dependencies]\netcd-rules = {{ path = {here:?} }}\n\
-         tokio = {{ version = \"1\", features = [\"full\"] }}\n\n[workspace]\n"
+        "[package]\nname = \"readme\"\nedition = \"2024\"\n\n[dependencies]\n\
+         etcd-rules = {{ path = {here:?}, features = {features:?} }}\n\
+         tokio = {{ version = \"1\", features = [\"full\", \"test-util\"] }}\n\n[workspace]\n\n{profiles}"
     );
     std::fs::write(package.join("Cargo.toml"), manifest).unwrap();
     std::fs::copy(here.join("Cargo.lock"), package.join("Cargo.lock")).unwrap();
     let program = example().replace("127.0.0.1:2379", endpoint);
     assert!(program.contains(endpoint), "the example names the endpoint");
     std::fs::write(package.join("src/main.rs"), program).unwrap();
-    // Where this crate is built too, so that most of what both need is there already.
+    // Where these tests are built, too.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--offline"])
