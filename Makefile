@@ -11,7 +11,7 @@ help: ## this list
 
 quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS="--for 30s"
 	@scripts/setup
-	$(CARGO) run --release --example quickstart -- $(ARGS)
+	$(CARGO) run --release -p examples --example quickstart -- $(ARGS)
 
 test: ## run all tests and doctests, on private etcd servers
 	@scripts/setup test
@@ -26,11 +26,11 @@ soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 
 check: ## formatting, lints, documentation
 	@scripts/setup test
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --all-features
 
-BENCH = $(CARGO) bench --features bench --bench
+BENCH = $(CARGO) bench -p benches --bench
 JSON = --json target/bench.json
 
 bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minutes
@@ -40,7 +40,7 @@ bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minut
 	$(BENCH) etcd -- $(JSON) $(ARGS)
 
 bench-picture: ## the table of target/bench.json in Markdown, and benches/results.svg
-	$(CARGO) bench --bench results -- target/bench.json benches/results.svg
+	$(BENCH) results -- target/bench.json benches/results.svg
 
 bench-full: target/etcd36 ## all benchmarks, also on a current etcd, which needs Go: target/bench.json
 	@scripts/setup

@@ -2,7 +2,7 @@
 """Draws the panels of the dashboards from a Prometheus, so that a person can look at them without Grafana.
 
     python3 -m pip install matplotlib
-    OBSERVE_SECONDS=300 cargo test --all-features --test operations prometheus:: -- --nocapture   # prints an address
+    OBSERVE_SECONDS=300 cargo test --test integration operations::prometheus -- --nocapture   # prints an address
     python3 dashboards/render.py http://127.0.0.1:PORT FOLDER [SECONDS]
 """
 import json, math, pathlib, sys, time, urllib.parse, urllib.request

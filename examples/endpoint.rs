@@ -1,6 +1,6 @@
 //! An HTTP endpoint with probes, metrics and pages of what the engine does, over orders that come and go.
 //!
-//! `cargo run --example endpoint --features embedded,http,prometheus`, then open http://127.0.0.1:9464/. It needs no
+//! `cargo run -p examples --example endpoint --features endpoint`, then open http://127.0.0.1:9464/. It needs no
 //! etcd. Arguments: the port (default 9464; 0 takes a free one), the number of orders (default 200), and for how
 //! many seconds to run (default: until Ctrl-C).
 

@@ -1,6 +1,6 @@
 //! Polling in one call, and a rule beside it: counters go up to five, every two seconds or so, then a switch is set.
 //!
-//! `cargo run --example polling` runs on the embedded etcd, `-- --endpoints 127.0.0.1:2379` on yours. The rules are
+//! `cargo run -p examples --example polling` runs on the embedded etcd, `-- --endpoints 127.0.0.1:2379` on yours. The rules are
 //! in `polling/scenario.rs`.
 
 #[path = "polling/scenario.rs"]

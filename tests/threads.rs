@@ -1,9 +1,10 @@
 //! Nothing remains: no thread, lock or lease after a shutdown; no thread a second after a drop.
 //!
-//! One test, since it counts the threads of its process.
+//! One test in a program of its own, since it counts the threads of its process.
 
 mod support;
 
+use etcd_rules::http::Endpoint;
 use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 use std::time::Duration;
 use support::{Etcd, assert_nothing_left, assert_threads_gone, eventually, threads_named};
@@ -73,4 +74,10 @@ async fn nothing_remains_after_a_shutdown_or_a_drop() {
     assert_threads_gone("etcd-rules", 20 * SECOND).await;
     etcd.resume();
     assert_nothing_left(&etcd, "/etcd-rules/", 20 * SECOND).await;
+
+    // An HTTP endpoint has a thread of its own.
+    let endpoint = Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+    eventually(20 * SECOND, "it has begun", async || threads_named("etcd-rules-http") > 0).await;
+    drop(endpoint);
+    assert_threads_gone("etcd-rules-http", 20 * SECOND).await;
 }

@@ -115,7 +115,7 @@ fn the_checks_can_fail() {
     }
 }
 
-/// An option, and the file and the name of its test.
+/// An option, and the file (see [`test_file`]) and the name of its test.
 type Shown = (&'static str, &'static str, &'static str);
 
 /// Every option of an engine and of a rule, with the test that shows its effect.
@@ -131,7 +131,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist",
             ),
             ("constrain", "expansion", "a_constraint_hides_all_other_keys_even_where_the_watch_is_wider"),
-            ("name", "metrics", "a_scrape_shows_what_happened"),
+            ("name", "operations/scrape", "a_scrape_shows_what_happened"),
             ("namespace", "options", "locks_lie_below_the_namespace"),
             ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
@@ -222,6 +222,12 @@ fn tests(text: &str) -> Vec<&str> {
     named.collect()
 }
 
+/// The path of a file of tests: a module of the integration tests, or else a path below `tests/`.
+fn test_file(root: &Path, name: &str) -> String {
+    let module = format!("tests/integration/{name}.rs");
+    if root.join(&module).exists() { module } else { format!("tests/{name}.rs") }
+}
+
 #[test]
 fn every_option_has_a_test_that_shows_its_effect() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -236,8 +242,9 @@ fn every_option_has_a_test_that_shows_its_effect() {
         let gone = listed.iter().filter(|option| !found.contains(option));
         wrong.extend(gone.map(|option| format!("{source}: there is no option `{option}` (any more)")));
         for (option, file, test) in *table {
-            if !tests(&read(&format!("tests/{file}.rs"))).contains(test) {
-                wrong.push(format!("{source}: the test of `{option}`, `{test}`, is not in tests/{file}.rs"));
+            let file = test_file(root, file);
+            if !tests(&read(&file)).contains(test) {
+                wrong.push(format!("{source}: the test of `{option}`, `{test}`, is not in {file}"));
             }
         }
     }

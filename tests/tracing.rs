@@ -1,5 +1,7 @@
 //! What an engine tells through the crate `tracing`: spans and their fields, lines of the log, and that neither
 //! tells the application's data unless it may.
+//!
+//! A program of its own: what is told in its process goes to one subscriber, which keeps all of it.
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Events a second through pattern match, index and evaluation, in memory, on one thread, by that thread's CPU time.
 //!
-//! `cargo bench --features bench --bench decide [-- FILTER] [--json FILE]`. Beside each: what a plain hash map
+//! `cargo bench -p benches --bench decide [-- FILTER] [--json FILE]`. Beside each: what a plain hash map
 //! needs to take the same keys and values.
 
 mod cpu_time;
@@ -16,7 +16,6 @@ use etcd_rules::bench::Decider;
 use report::Row;
 use std::collections::HashMap;
 use std::hint::black_box;
-use std::path::Path;
 use std::time::Duration;
 
 /// Events handed over at once, as by a busy watch.
@@ -149,9 +148,7 @@ fn plain(criterion: &mut Criterion<CpuTime>, name: &str, keys: usize) {
 /// From what Criterion wrote down.
 fn rows(names: &[String]) -> Vec<Row> {
     let nanos = |name: &str| {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(format!("target/criterion/decide/{name}/new/estimates.json"));
-        let text = std::fs::read(&file).ok()?;
+        let text = std::fs::read(format!("target/criterion/decide/{name}/new/estimates.json")).ok()?;
         let estimates: serde_json::Value = serde_json::from_slice(&text).ok()?;
         Some(estimates["median"]["point_estimate"].as_f64()? / BATCH as f64)
     };

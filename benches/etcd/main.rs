@@ -1,6 +1,6 @@
 //! The engine beside its floor, the bare client doing the same operations, on private etcd servers.
 //!
-//! `cargo bench --bench etcd -- --help`. Server, load and observer, and the side that is measured are processes
+//! `cargo bench -p benches --bench etcd -- --help`. Server, load and observer, and the side that is measured are processes
 //! of their own; every round has a fresh server, and the rounds of both sides take turns.
 
 #![allow(unreachable_pub, reason = "a program of several files, no library")]
@@ -49,7 +49,7 @@ struct Options {
     /// Few keys, few jobs, short times: only whether everything runs is asked, the figures mean nothing.
     #[arg(long)]
     quick: bool,
-    /// Adds the rows to this file, relative to the package.
+    /// Adds the rows to this file, relative to the project's folder.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Added by `cargo bench`.
@@ -97,6 +97,7 @@ fn main() {
     if options.test {
         return;
     }
+    report::enter_project_folder();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(run(options));
 }

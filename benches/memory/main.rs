@@ -1,6 +1,6 @@
 //! Bytes a key and an instance, by a counting allocator, beside a plain hash map of the same keys and values.
 //!
-//! `cargo bench --features bench --bench memory [-- --json FILE]`
+//! `cargo bench -p benches --bench memory [-- --json FILE]`
 
 #[path = "../shared/report.rs"]
 mod report;

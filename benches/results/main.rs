@@ -1,7 +1,7 @@
 //! Draws measured rows: a table in Markdown on the terminal for each server, and a picture of those rows of the first
 //! one that have a goal.
 //!
-//! `cargo bench --bench results -- target/bench.json benches/results.svg`
+//! `cargo bench -p benches --bench results -- target/bench.json benches/results.svg`
 
 #[path = "../shared/report.rs"]
 mod report;

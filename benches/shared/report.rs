@@ -137,6 +137,12 @@ pub fn add(file: &Path, rows: &[Row]) {
     std::fs::write(file, text + "\n").expect("a file for the results");
 }
 
+/// Paths in arguments are relative to the project's folder, though cargo starts benchmarks in that of their package.
+pub fn enter_project_folder() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::set_current_dir(folder).expect("the project's folder");
+}
+
 /// The arguments without those that cargo adds; `--json FILE` taken out. `None`: only whether it runs is
 /// asked (`cargo test` does).
 pub fn arguments() -> Option<(Vec<String>, Option<PathBuf>)> {
@@ -149,8 +155,8 @@ pub fn arguments() -> Option<(Vec<String>, Option<PathBuf>)> {
         assert!(at + 1 < all.len(), "--json needs a file");
         let file = all.remove(at + 1);
         all.remove(at);
-        // Benchmarks run in the package's folder.
         PathBuf::from(file)
     });
+    enter_project_folder();
     Some((all, json))
 }

@@ -20,7 +20,7 @@
 //! nothing of what an error says; explanations need `Keys`, and show values with [`Reveal::Values`].
 //!
 //! A page holds a hundred instances, however many there are. Of 100,000 each was on the screen of a browser within 0.3 s, also
-//! with a filter (two shared cores, unoptimized build: `cargo test --all-features --test browser -- --nocapture`).
+//! with a filter (two shared cores: `cargo test --test integration browser -- --nocapture`).
 //!
 //! The pages need no script, and whatever they show is escaped. There is no encryption and no authentication:
 //! see [`EndpointBuilder::address`].

@@ -105,7 +105,7 @@ impl Rule {
     ///   no more until somebody changes a key that the instance reads.
     /// - To poll at once, delete the delay key.
     /// - Keys of one interval share leases: a thousand polls of 200 instances took five
-    ///   (`cargo test --test polling -- --nocapture`).
+    ///   (`cargo test --test integration polling -- --nocapture`).
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, Outcome, Rule, key};

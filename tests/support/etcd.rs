@@ -2,11 +2,7 @@
 //!
 //! Self-contained, so that a benchmark can take it with `#[path = "../tests/support/etcd.rs"] mod etcd;`.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "every test and example is a crate of its own and takes a part"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each program takes a part")]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -9,7 +9,7 @@ const SHOWN_NAME: usize = 15;
 
 /// The number of threads of this process whose name begins with `prefix`, of which 15 bytes count.
 ///
-/// Tests of one file share a process: give every engine of such a test a name of its own.
+/// Tests of one program share a process: give every engine of such a test a name of its own.
 #[cfg(target_os = "linux")]
 pub fn threads_named(prefix: &str) -> usize {
     let prefix = &prefix.as_bytes()[..prefix.len().min(SHOWN_NAME)];

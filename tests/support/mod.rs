@@ -1,13 +1,8 @@
 //! The harness of the black-box tests: a real etcd, a proxy that breaks connections, waiting, leftovers.
 //!
-//! Every file in `tests/` takes it with `mod support;`.
+//! The test programs take it with `mod support;`, and so do the tests of whole engines in `src/engine`.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "every test file is a crate of its own and takes a part"
-)]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each program takes a part")]
 
 mod browser;
 pub mod etcd;

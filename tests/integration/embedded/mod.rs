@@ -1,0 +1,9 @@
+//! The embedded server: compared with a real etcd, under faults, and under an engine.
+
+mod both;
+mod engine;
+mod faults;
+mod kv;
+mod leases;
+mod locks;
+mod watches;

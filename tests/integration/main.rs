@@ -1,0 +1,40 @@
+//! What the engine promises, tested from outside on etcd servers of the tests' own: a module a behaviour.
+//!
+//! One program, so that the harness is compiled and the whole is linked once. Its tests share a process, several at a
+//! time. One that counts or sets what belongs to the process, such as its threads, is a program of its own beside this
+//! folder.
+
+#![allow(unreachable_pub, reason = "the modules of one test program")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod brakes;
+mod browser;
+mod channel;
+mod chaos;
+mod configuration;
+mod crawl;
+mod embedded;
+mod embedding;
+mod engines;
+mod events;
+mod examples;
+mod expansion;
+mod firing;
+mod guide;
+mod harness;
+mod health;
+mod http;
+mod inspection;
+mod locks;
+mod operations;
+mod options;
+mod polling;
+mod readme;
+mod retry;
+mod scenario;
+mod semantics;
+mod testing_kit;
+mod trouble;
+mod watch;
