@@ -241,7 +241,7 @@ fn every_option_has_a_test_that_shows_its_effect() {
             }
         }
     }
-    assert!(wrong.is_empty(), "add them to `OPTIONS` in tests/tidy.rs:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "add them to `OPTIONS` in tests/tidy/main.rs:\n{}", wrong.join("\n"));
 }
 
 #[test]
