@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `main.rs` | how a file begins, how long it is, its queues and log messages; tests of options |
 //! | [`layers`] | the layers of the modules, and circles |
+//! | [`names`] | names that have a better one |
 //! | [`imports`], [`resolve`] | every path in the code, and what it leads to |
 
 mod imports;
 mod layers;
+mod names;
 mod resolve;
 
 use std::collections::BTreeMap;
