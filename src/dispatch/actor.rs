@@ -177,9 +177,6 @@ impl Busy {
     }
 }
 
-/// Why a step was ended at the end of a shutdown.
-pub(super) const OUT_OF_TIME: &str = "the engine is stopping, and etcd did not answer in time";
-
 /// How often what there is goes to the metrics.
 const TALLY: Duration = Duration::from_secs(1);
 

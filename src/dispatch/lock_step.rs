@@ -1,8 +1,7 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
-use super::actor::OUT_OF_TIME;
 use super::messages::FoundMark;
-use super::tools::Tools;
+use super::tools::{OUT_OF_TIME, Tools};
 use crate::change::{Change, Revision, Snapshot};
 use crate::condition::Witness;
 use crate::etcd::{Failure, FailureKind};

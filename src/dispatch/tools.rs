@@ -10,6 +10,9 @@ use crate::runtime::env::Env;
 use actix::Addr;
 use std::sync::Arc;
 
+/// Why a step was ended at the end of a shutdown.
+pub(super) const OUT_OF_TIME: &str = "the engine is stopping, and etcd did not answer in time";
+
 pub(super) struct Tools {
     /// The engine's name.
     pub(super) engine: Arc<str>,

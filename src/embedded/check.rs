@@ -6,6 +6,10 @@ use etcd_client::proto::{
 };
 use std::collections::BTreeSet;
 
+/// etcd's limit for a request.
+pub(super) const MAX_REQUEST_BYTES: usize = 1_572_864;
+/// What etcd allows on top of it for a message.
+pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 /// Operations in a transaction: the largest of compares, successes and failures, added along nested ones.
 const MAX_TXN_OPS: usize = 128;
 

@@ -1,8 +1,8 @@
 //! The one member: its store, leases and alarms, and what each request does to them. Pure: the time is passed in.
 
+use super::check::MAX_REQUEST_BYTES;
 use super::lease::{LeaseInfo, Leases};
 use super::refusal::RpcError;
-use super::service::MAX_REQUEST_BYTES;
 use super::span::Span;
 use super::store::Store;
 use super::{check, range, txn};

@@ -2,6 +2,7 @@
 //!
 //! Watches pull from the store's log, so that a client that reads slowly costs no queue here.
 
+use super::check::{GRPC_OVERHEAD_BYTES, MAX_REQUEST_BYTES};
 use super::member::Member;
 use super::refusal::RpcError;
 use super::span::Span;
@@ -19,7 +20,7 @@ const LAG: i64 = 128;
 /// Responses handed out at once.
 const MAX_READY: usize = 128;
 /// From this size on, a response is split for a watch that asked for fragments.
-const FRAGMENT_BYTES: usize = super::service::MAX_REQUEST_BYTES + super::service::GRPC_OVERHEAD_BYTES;
+const FRAGMENT_BYTES: usize = MAX_REQUEST_BYTES + GRPC_OVERHEAD_BYTES;
 const FILTER_PUT: i32 = 0;
 const FILTER_DELETE: i32 = 1;
 

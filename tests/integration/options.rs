@@ -1,4 +1,4 @@
-//! Options of an engine have the effect that they promise. `tests/tidy.rs` says which test is which
+//! Options of an engine have the effect that they promise. `tests/tidy` says which test is which
 //! option's.
 
 use crate::support::{Etcd, Held, Proxy, assert_nothing_left, eventually};

@@ -2,6 +2,7 @@
 
 use super::super::end_step::{EndEnd, EndStep};
 use super::super::messages::{Closing, ClosingOutcome, Hold};
+use super::super::tools::OUT_OF_TIME;
 use super::firing::Step;
 use super::{tell, *};
 use crate::etcd::Failure;

@@ -5,6 +5,7 @@
 
 use super::super::end_step::{EndEnd, EndStep};
 use super::super::lock_step::{LockEnd, LockStep};
+use super::super::tools::OUT_OF_TIME;
 use super::end::note;
 use super::*;
 use crate::change::Snapshot;

@@ -8,6 +8,7 @@ mod lock;
 mod maintenance;
 mod watch;
 
+use super::check::{GRPC_OVERHEAD_BYTES, MAX_REQUEST_BYTES};
 use super::plan::RequestKind;
 use super::refusal::RpcError;
 use super::shared::{Inner, Shared, apply_fault};
@@ -18,11 +19,6 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
-
-/// etcd's limit for a request.
-pub(super) const MAX_REQUEST_BYTES: usize = 1_572_864;
-/// What etcd allows on top of it for a message.
-pub(super) const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 
 /// The service of one kind, and what all of them need.
 #[derive(Clone)]

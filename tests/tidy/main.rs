@@ -1,5 +1,18 @@
 //! Rules about the source files that no compiler lint covers.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `main.rs` | how a file begins, how long it is, its queues and log messages; tests of options |
+//! | [`layers`] | the layers of the modules, and circles |
+//! | [`names`] | names that have a better one |
+//! | [`imports`], [`resolve`] | every path in the code, and what it leads to |
 
+mod imports;
+mod layers;
+mod names;
+mod resolve;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,15 +75,27 @@ fn rust_files(folder: &Path) -> Vec<(PathBuf, String)> {
     files
 }
 
+/// Every `.rs` file in these folders of the project, by its path from the project's root.
+fn files_of(folders: &[&str]) -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files: BTreeMap<String, String> = folders
+        .iter()
+        .flat_map(|folder| rust_files(&root.join(folder)))
+        .map(|(path, text)| {
+            let parts = path.strip_prefix(root).expect("a file of the project").components();
+            let parts: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy()).collect();
+            (parts.join("/"), text)
+        })
+        .collect();
+    assert!(!files.is_empty(), "no files in {folders:?}: nothing was checked");
+    files
+}
+
 /// Applies the checks to every file in the folders, and panics with everything that is wrong.
 fn check(folders: &[&str], checks: &[Check]) {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files: Vec<_> = folders.iter().flat_map(|folder| rust_files(&root.join(folder))).collect();
-    assert!(!files.is_empty(), "no files in {folders:?}: nothing was checked");
     let mut wrong: Vec<String> = Vec::new();
-    for (path, text) in &files {
-        let shown = path.strip_prefix(root).unwrap_or(path).display();
-        wrong.extend(checks.iter().filter_map(|check| check(text)).map(|fault| format!("{shown}: {fault}")));
+    for (path, text) in files_of(folders) {
+        wrong.extend(checks.iter().filter_map(|check| check(&text)).map(|fault| format!("{path}: {fault}")));
     }
     wrong.sort();
     assert!(wrong.is_empty(), "untidy:\n{}", wrong.join("\n"));
@@ -248,7 +273,7 @@ fn every_option_has_a_test_that_shows_its_effect() {
             }
         }
     }
-    assert!(wrong.is_empty(), "add them to `OPTIONS` in tests/tidy.rs:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "add them to `OPTIONS` in tests/tidy/main.rs:\n{}", wrong.join("\n"));
 }
 
 #[test]
