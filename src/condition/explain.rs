@@ -49,6 +49,9 @@ pub struct SeenKey {
     pub value: Option<Value>,
     /// The revision of its last modification, if known.
     pub mod_revision: Option<i64>,
+    /// Why the leaf could not compare the value, so that it is false: the value is no number, or no JSON, or has
+    /// no such field.
+    pub obstacle: Option<String>,
 }
 
 /// A condition could not be evaluated.
@@ -158,7 +161,8 @@ impl Compiled {
         let seen = leaf.slots.iter().zip(names).map(|(slot, key)| {
             let seen = seen_at(seen, *slot);
             let mod_revision = seen.map(|seen| seen.mod_revision).filter(|revision| *revision > 0);
-            SeenKey { key, value: seen.map(|seen| seen.value.clone()), mod_revision }
+            let obstacle = seen.and_then(|seen| leaf.test.obstacle(seen.value.as_bytes()));
+            SeenKey { key, value: seen.map(|seen| seen.value.clone()), mod_revision, obstacle }
         });
         Explanation { truth, text, seen: seen.collect(), children: Vec::new() }
     }
@@ -182,6 +186,9 @@ impl Explanation {
             }
             if let Some(revision) = seen.mod_revision {
                 write!(f, " since revision {revision}")?;
+            }
+            if let Some(obstacle) = &seen.obstacle {
+                write!(f, ", {obstacle}")?;
             }
         }
         f.write_str(if self.seen.is_empty() { "\n" } else { ")\n" })?;

@@ -88,8 +88,10 @@ impl Key {
 
     /// The value is the text of a number greater than this one.
     ///
-    /// Numbers are decimal: `12`, `-0.5`, `1e6`, with white space around them or not. A value that is no finite
-    /// number makes all four comparisons false, so `!key.greater_than(5)` is not `key.at_most(5)`.
+    /// Numbers are decimal: `12`, `-0.5`, `1e6`, with white space around them or not, and of any length. They are
+    /// compared exactly, digit by digit. A value that is no such number, or whose exponent has more than 18 digits,
+    /// makes all four comparisons false, so `!key.greater_than(5)` is not `key.at_most(5)`. An
+    /// [explanation](crate::Engine::evaluate_on) says so.
     pub fn greater_than(&self, bound: impl Into<Number>) -> Condition {
         self.leaf(Test::compare(Order::Greater, bound.into()))
     }
@@ -112,7 +114,10 @@ impl Key {
     /// The value is JSON, and what a JSON pointer (RFC 6901, such as `/spec/replicas`) finds in it equals
     /// `expected`. The empty pointer is the whole value.
     ///
-    /// A field that is missing does not equal `null`, and `1` does not equal `1.0`.
+    /// Numbers are compared as they are written, and never rounded: `1` equals `1.0` and `10e-1`, and no other. A
+    /// field that is missing does not equal `null`. Of fields with the same name the last one counts. A value that is
+    /// no JSON makes it false, and an explanation says where; what other fields hold makes no difference, as long as
+    /// the whole is JSON.
     ///
     /// ```
     /// use etcd_rules::{Attributes, key};

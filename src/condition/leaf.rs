@@ -2,7 +2,8 @@
 
 use super::compile::Slot;
 use super::evaluate::seen_at;
-use super::number::Number;
+use super::json::{self, Field};
+use super::number::{Bound, Number};
 use crate::change::Seen;
 use crate::value::Value;
 use regex::bytes::Regex;
@@ -27,10 +28,17 @@ pub(crate) enum Test {
     OneOf(Arc<[Value]>),
     StartsWith(Value),
     Matches(Arc<Regex>),
-    Compare { order: Order, bound: Number },
-    JsonField { pointer: Arc<str>, expected: Arc<serde_json::Value> },
+    Compare { order: Order, bound: Bound },
+    JsonField(Arc<JsonField>),
     Function { description: Arc<str>, function: Function },
     AllEqual,
+}
+
+/// A field of a value that is JSON, and what it is to be.
+pub(crate) struct JsonField {
+    pointer: String,
+    names: Vec<String>,
+    expected: serde_json::Value,
 }
 
 /// A closure over the value of a key, `None` if the key is absent.
@@ -80,7 +88,7 @@ impl Test {
     }
 
     pub(super) fn compare(order: Order, bound: Number) -> Result<Self, Malformed> {
-        let test = Self::Compare { order, bound };
+        let test = Self::Compare { order, bound: Bound::new(bound) };
         if bound.is_comparable() {
             return Ok(test);
         }
@@ -89,7 +97,8 @@ impl Test {
     }
 
     pub(super) fn json_field(pointer: &str, expected: serde_json::Value) -> Result<Self, Malformed> {
-        let test = Self::JsonField { pointer: pointer.into(), expected: expected.into() };
+        let names = json::names(pointer);
+        let test = Self::JsonField(Arc::new(JsonField { pointer: pointer.into(), names, expected }));
         let rooted = pointer.is_empty() || pointer.starts_with('/');
         let escaped = pointer.split('~').skip(1).all(|after| after.starts_with(['0', '1']));
         if rooted && escaped {
@@ -114,13 +123,25 @@ impl Test {
             (Self::OneOf(expected), Some(value)) => expected.iter().any(|one| one.as_bytes() == value),
             (Self::StartsWith(prefix), Some(value)) => value.starts_with(prefix.as_bytes()),
             (Self::Matches(regex), Some(value)) => regex.is_match(value),
-            (Self::Compare { order, bound }, Some(value)) => Number::read(value)
-                .and_then(|number| number.compare(*bound))
-                .is_some_and(|is| order.allows(is)),
-            (Self::JsonField { pointer, expected }, Some(value)) => {
-                serde_json::from_slice::<serde_json::Value>(value)
-                    .is_ok_and(|json| json.pointer(pointer) == Some(&**expected))
+            (Self::Compare { order, bound }, Some(value)) => {
+                bound.compare(value).is_ok_and(|is| order.allows(is))
             }
+            (Self::JsonField(field), Some(value)) => {
+                matches!(json::compare(value, &field.names, &field.expected), Ok(Field::Equal))
+            }
+        }
+    }
+
+    /// Why the test could not look at what it is about, if it could not: it is false then.
+    pub(super) fn obstacle(&self, value: &[u8]) -> Option<String> {
+        match self {
+            Self::Compare { bound, .. } => Some(bound.compare(value).err()?.to_string()),
+            Self::JsonField(field) => match json::compare(value, &field.names, &field.expected) {
+                Ok(Field::Missing) => Some(format!("which has nothing at {:?}", field.pointer)),
+                Ok(Field::Equal | Field::Different) => None,
+                Err(error) => Some(format!("which is no JSON: {error}")),
+            },
+            _ => None,
         }
     }
 
@@ -145,7 +166,7 @@ impl Test {
             Self::StartsWith(prefix) => format!("starts with {prefix:?}"),
             Self::Matches(regex) => matches_text(regex.as_str()),
             Self::Compare { order, bound } => format!("{} {bound}", order.sign()),
-            Self::JsonField { pointer, expected } => format!("has {pointer:?} = {expected}"),
+            Self::JsonField(field) => format!("has {:?} = {}", field.pointer, field.expected),
             Self::Function { description, .. } => description.to_string(),
             Self::AllEqual => "equals itself".to_owned(),
         }

@@ -21,6 +21,7 @@ mod compile;
 mod evaluate;
 mod explain;
 mod expr;
+mod json;
 mod leaf;
 mod number;
 #[cfg(test)]

@@ -249,6 +249,27 @@ fn an_explanation_shows_every_part_with_what_was_seen() {
 }
 
 #[test]
+fn an_explanation_says_why_a_leaf_could_not_compare() {
+    let cases = [
+        (key("/k").at_least(5), "many", ", which is no decimal number)"),
+        (
+            key("/k").at_least(5),
+            "1e1000000000000000000",
+            ", whose exponent has more than 18 digits, which is",
+        ),
+        (key("/k").json_field("/a", 1), "{\"a\":1", ", which is no JSON: EOF while parsing"),
+        (key("/k").json_field("/a/b", 1), "{\"a\":1}", ", which has nothing at \"/a/b\")"),
+    ];
+    for (condition, value, text) in cases {
+        let explained = condition.evaluate_on(&Attributes::new(), [("/k", value)]).unwrap();
+        assert!(explained.to_string().contains(text), "{explained}");
+    }
+    let different =
+        key("/k").json_field("/a", 2).evaluate_on(&Attributes::new(), [("/k", "{\"a\":1}")]).unwrap();
+    assert_eq!((different.truth, &different.seen[0].obstacle), (false, &None));
+}
+
+#[test]
 fn evaluation_on_a_map_reports_mistakes_and_missing_attributes() {
     let evaluate = |condition: Condition| {
         condition

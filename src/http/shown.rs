@@ -326,6 +326,7 @@ mod tests {
             key: "/servers/web-1/ip".into(),
             value: Some(value.into()),
             mod_revision: Some(7),
+            obstacle: None,
         };
         let hidden = seen_key(seen("secret"), Reveal::Keys);
         assert_eq!((hidden.value, hidden.exists, hidden.bytes), (None, true, 6));
