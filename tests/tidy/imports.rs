@@ -36,21 +36,16 @@ pub(crate) struct Scope {
     /// The names of the modules from the root to its module.
     pub(crate) path: Rc<[String]>,
     pub(crate) file: Rc<str>,
-    pub(crate) names: BTreeMap<String, Vec<Name>>,
-    pub(crate) globs: Vec<Name>,
+    pub(crate) names: BTreeMap<String, Vec<What>>,
+    pub(crate) globs: Vec<Vec<String>>,
     /// Whether only tests contain it.
     pub(crate) test: bool,
     /// Whether the macros that it defines are known outside of it without a path.
     pub(crate) macro_use: bool,
 }
 
-/// What a name of a scope stands for, and the module in which, and below which, it can be seen.
-#[derive(Clone, Debug)]
-pub(crate) struct Name {
-    pub(crate) what: What,
-    pub(crate) seen_in: usize,
-}
-
+/// What a name of a scope stands for. Its visibility is left out: whoever compiles sees to it, and what a module
+/// imports for itself it also has an arrow to.
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Item { defined_in: usize },
@@ -76,7 +71,8 @@ pub(crate) enum How {
     Macro,
     Import {
         glob: bool,
-        seen_in: usize,
+        /// Whether other modules of the root see it.
+        exported: bool,
     },
 }
 

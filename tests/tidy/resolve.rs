@@ -1,6 +1,6 @@
 //! Where a path leads: to the module that defines what it names, through imports, exports and globs.
 
-use crate::imports::{How, Name, ROOT, Reference, Tree, What};
+use crate::imports::{How, ROOT, Reference, Tree, What};
 use std::collections::BTreeSet;
 
 /// What a path names.
@@ -39,7 +39,7 @@ impl Tree {
         let mut scope = Some(reference.scope);
         while let Some(at) = scope {
             if self.scopes[at].names.contains_key(first) {
-                let found = self.look_up(at, first, reference.scope, &mut Following::new());
+                let found = self.look_up(at, first, &mut Following::new());
                 return !found.iter().any(|target| matches!(target, Target::Module(_)));
             }
             scope = self.block_around(at);
@@ -67,7 +67,7 @@ impl Tree {
             for target in targets {
                 match target {
                     Target::Module(module) => {
-                        let found = self.look_up(module, name, scope, following);
+                        let found = self.look_up(module, name, following);
                         next.extend(if found.is_empty() {
                             Targets::from([Target::In(module)])
                         } else {
@@ -87,7 +87,7 @@ impl Tree {
     fn look_up_around(&self, scope: usize, name: &str, following: &mut Following) -> Targets {
         let mut around = Some(scope);
         while let Some(at) = around {
-            let found = self.look_up(at, name, scope, following);
+            let found = self.look_up(at, name, following);
             if !found.is_empty() {
                 return found;
             }
@@ -102,15 +102,12 @@ impl Tree {
         self.scopes[scope].outer.filter(|_| !scope_is_module)
     }
 
-    /// Looks a name up in one scope, as another sees it. What has the name itself goes before what a glob brings.
-    fn look_up(&self, scope: usize, name: &str, from: usize, following: &mut Following) -> Targets {
+    /// Looks a name up in one scope. What has the name itself goes before what a glob brings.
+    fn look_up(&self, scope: usize, name: &str, following: &mut Following) -> Targets {
         let here = &self.scopes[scope];
         let mut found = Targets::new();
         for (number, known) in here.names.get(name).into_iter().flatten().enumerate() {
-            if !self.sees(from, known) {
-                continue;
-            }
-            match &known.what {
+            match known {
                 What::Item { defined_in } => drop(found.insert(Target::In(*defined_in))),
                 What::Module(module) => drop(found.insert(Target::Module(*module))),
                 What::Foreign => drop(found.insert(Target::Foreign)),
@@ -134,29 +131,17 @@ impl Tree {
         }
         for (number, glob) in here.globs.iter().enumerate() {
             let import = (scope, format!("{name} of *"), number);
-            let What::Import(path) = &glob.what else { continue };
-            if !self.sees(from, glob) || !following.insert(import.clone()) {
+            if !following.insert(import.clone()) {
                 continue;
             }
-            for target in self.follow(path, scope, following) {
+            for target in self.follow(glob, scope, following) {
                 if let Target::Module(module) = target {
-                    found.extend(self.look_up(module, name, scope, following));
+                    found.extend(self.look_up(module, name, following));
                 }
             }
             following.remove(&import);
         }
         found
-    }
-
-    fn sees(&self, from: usize, name: &Name) -> bool {
-        let mut at = self.scopes[from].module;
-        while at != name.seen_in {
-            if at == ROOT {
-                return false;
-            }
-            at = self.parent(at);
-        }
-        true
     }
 
     /// A macro that is called by its name alone: one of the scopes around, or else of a module with `#[macro_use]`.

@@ -1,8 +1,8 @@
 //! Reads one file: its modules, the names that it defines and imports, and the paths in its code.
 
-use super::{Files, How, Name, ROOT, Scope, Tree, What};
+use super::{Files, How, ROOT, Scope, Tree, What};
 use proc_macro2::{Ident, TokenStream, TokenTree};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use syn::ext::IdentExt;
 use syn::visit::{self, Visit};
@@ -17,14 +17,12 @@ pub(super) struct Reader<'a> {
     scope: usize,
     /// Whether only tests contain what is read. Then only its modules are followed, to know their files.
     test: bool,
-    /// The variables of the functions around: a name of one is no path.
-    variables: Vec<BTreeSet<String>>,
     tree: &'a mut Tree,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(files: &'a Files, folder: &str, scope: usize, test: bool, tree: &'a mut Tree) -> Self {
-        Self { files, folder: folder.to_owned(), inline: false, scope, test, variables: Vec::new(), tree }
+        Self { files, folder: folder.to_owned(), inline: false, scope, test, tree }
     }
 
     pub(super) fn read(mut self, file: &syn::File) {
@@ -37,15 +35,11 @@ impl<'a> Reader<'a> {
         &self.tree.scopes[self.scope]
     }
 
-    pub(super) fn module(&self) -> usize {
-        self.here().module
-    }
-
-    pub(super) fn is_variable(&self, name: &str) -> bool {
-        self.variables.iter().any(|variables| variables.contains(name))
-    }
-
+    /// Notes a path. A single name is left out: what brings it is an import, which is an arrow, or it is of this file.
     pub(super) fn refer(&mut self, path: Vec<String>, line: usize, how: How) {
+        if how == How::Path && path.len() == 1 {
+            return;
+        }
         let scope = self.scope;
         self.tree.references.push(super::Reference { scope, line, path, how });
     }
@@ -62,32 +56,24 @@ impl<'a> Reader<'a> {
         self.tree.faults.push(fault);
     }
 
-    /// The module in which, and below which, something with this visibility can be seen.
-    fn seen_in(&self, visibility: &Visibility) -> usize {
-        let Visibility::Restricted(restricted) = visibility else {
-            return if matches!(visibility, Visibility::Inherited) { self.module() } else { ROOT };
-        };
-        let path = names(&restricted.path);
-        match path[0].as_str() {
-            "self" => self.module(),
-            "super" => path.iter().fold(self.module(), |module, _| self.tree.parent(module)),
-            // `crate`, or a module around this one, which the path from the root names.
-            _ => {
-                let mut module = self.module();
-                while self.tree.scopes[module].path.len() >= path.len() {
-                    module = self.tree.parent(module);
-                }
-                module
+    /// Whether other modules of the root see what has this visibility.
+    fn is_exported(&self, visibility: &Visibility) -> bool {
+        match visibility {
+            Visibility::Public(_) => true,
+            Visibility::Inherited => false,
+            Visibility::Restricted(restricted) => {
+                let path = names(&restricted.path);
+                let ups = path.iter().filter(|name| *name == "super").count();
+                path == ["crate"] || (ups > 0 && self.here().path.len() <= ups)
             }
         }
     }
 
-    fn define(&mut self, name: &Ident, what: What, visibility: &Visibility) {
-        let seen_in = self.seen_in(visibility);
-        self.know(self.scope, name.unraw().to_string(), Name { what, seen_in });
+    fn define(&mut self, name: &Ident, what: What) {
+        self.know(self.scope, name.unraw().to_string(), what);
     }
 
-    fn know(&mut self, scope: usize, name: String, what: Name) {
+    fn know(&mut self, scope: usize, name: String, what: What) {
         self.tree.scopes[scope].names.entry(name).or_default().push(what);
     }
 
@@ -113,7 +99,7 @@ impl<'a> Reader<'a> {
         if let Some((_, items)) = &item.content {
             let scope = self.add_scope(Some(&name), Rc::clone(&self.here().file), test, macro_use);
             if !test {
-                self.define(&item.ident, What::Module(scope), &item.vis);
+                self.define(&item.ident, What::Module(scope));
             }
             let folder = format!("{}/{}", self.folder, path.unwrap_or(name));
             let mut inside = Reader::new(self.files, &folder, scope, test, self.tree);
@@ -131,7 +117,7 @@ impl<'a> Reader<'a> {
         };
         let scope = self.add_scope(Some(&name), file.as_str().into(), test, macro_use);
         if !test {
-            self.define(&item.ident, What::Module(scope), &item.vis);
+            self.define(&item.ident, What::Module(scope));
         }
         let (around, last) = file.rsplit_once('/').unwrap_or(("", &file));
         // A file that a `path` names is read as if it were a `mod.rs`.
@@ -153,24 +139,23 @@ impl<'a> Reader<'a> {
         candidates.iter().map(|path| without_dots(path)).find(|path| self.files.contains_key(path))
     }
 
-    fn read_use(&mut self, tree: &UseTree, mut path: Vec<String>, foreign: bool, seen_in: usize) {
+    fn read_use(&mut self, tree: &UseTree, mut path: Vec<String>, foreign: bool, exported: bool) {
         match tree {
             UseTree::Path(step) => {
                 path.push(step.ident.unraw().to_string());
-                self.read_use(&step.tree, path, foreign, seen_in);
+                self.read_use(&step.tree, path, foreign, exported);
             }
             UseTree::Group(group) => {
                 for tree in &group.items {
-                    self.read_use(tree, path.clone(), foreign, seen_in);
+                    self.read_use(tree, path.clone(), foreign, exported);
                 }
             }
-            UseTree::Name(name) => self.import(&name.ident, None, path, foreign, seen_in),
-            UseTree::Rename(name) => self.import(&name.ident, Some(&name.rename), path, foreign, seen_in),
+            UseTree::Name(name) => self.import(&name.ident, None, path, foreign, exported),
+            UseTree::Rename(name) => self.import(&name.ident, Some(&name.rename), path, foreign, exported),
             UseTree::Glob(glob) if !foreign => {
-                let what = What::Import(path.clone());
-                self.tree.scopes[self.scope].globs.push(Name { what, seen_in });
+                self.tree.scopes[self.scope].globs.push(path.clone());
                 let line = glob.star_token.spans[0].start().line;
-                self.refer(path, line, How::Import { glob: true, seen_in });
+                self.refer(path, line, How::Import { glob: true, exported });
             }
             _ => {}
         }
@@ -182,7 +167,7 @@ impl<'a> Reader<'a> {
         rename: Option<&Ident>,
         mut path: Vec<String>,
         foreign: bool,
-        seen_in: usize,
+        exported: bool,
     ) {
         // `a::b::{self}` imports `b`.
         if name != "self" || path.is_empty() {
@@ -190,41 +175,14 @@ impl<'a> Reader<'a> {
         }
         let known_as = rename.map(|rename| rename.unraw().to_string()).or_else(|| path.last().cloned());
         let what = if foreign { What::Foreign } else { What::Import(path.clone()) };
-        self.know(self.scope, known_as.unwrap_or_default(), Name { what, seen_in });
+        self.know(self.scope, known_as.unwrap_or_default(), what);
         if !foreign {
-            self.refer(path, name.span().start().line, How::Import { glob: false, seen_in });
+            self.refer(path, name.span().start().line, How::Import { glob: false, exported });
         }
-    }
-
-    fn in_function(
-        &mut self,
-        signature: &syn::Signature,
-        block: Option<&syn::Block>,
-        read: impl FnOnce(&mut Self),
-    ) {
-        let mut variables = Variables::default();
-        variables.visit_signature(signature);
-        if let Some(block) = block {
-            variables.visit_block(block);
-        }
-        self.variables.push(variables.0);
-        read(self);
-        self.variables.pop();
     }
 }
 
-/// The names that a function gives to variables.
-#[derive(Default)]
-struct Variables(BTreeSet<String>);
-
-impl<'ast> Visit<'ast> for Variables {
-    fn visit_pat_ident(&mut self, pattern: &'ast syn::PatIdent) {
-        self.0.insert(pattern.ident.unraw().to_string());
-        visit::visit_pat_ident(self, pattern);
-    }
-}
-
-fn names(path: &syn::Path) -> Vec<String> {
+pub(super) fn names(path: &syn::Path) -> Vec<String> {
     path.segments.iter().map(|segment| segment.ident.unraw().to_string()).collect()
 }
 
@@ -304,29 +262,29 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             return;
         }
         let defined = match item {
-            Item::Const(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Enum(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Fn(item) => Some((&item.attrs, &item.sig.ident, &item.vis)),
-            Item::Static(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Struct(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Trait(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::TraitAlias(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Type(item) => Some((&item.attrs, &item.ident, &item.vis)),
-            Item::Union(item) => Some((&item.attrs, &item.ident, &item.vis)),
+            Item::Const(item) => Some((&item.attrs, &item.ident)),
+            Item::Enum(item) => Some((&item.attrs, &item.ident)),
+            Item::Fn(item) => Some((&item.attrs, &item.sig.ident)),
+            Item::Static(item) => Some((&item.attrs, &item.ident)),
+            Item::Struct(item) => Some((&item.attrs, &item.ident)),
+            Item::Trait(item) => Some((&item.attrs, &item.ident)),
+            Item::TraitAlias(item) => Some((&item.attrs, &item.ident)),
+            Item::Type(item) => Some((&item.attrs, &item.ident)),
+            Item::Union(item) => Some((&item.attrs, &item.ident)),
             _ => None,
         };
-        if let Some((attributes, name, visibility)) = defined
+        if let Some((attributes, name)) = defined
             && !only_for_tests(attributes)
         {
-            self.define(name, What::Item { defined_in: self.scope }, visibility);
+            self.define(name, What::Item { defined_in: self.scope });
         }
         visit::visit_item(self, item);
     }
 
     fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
         if !only_for_tests(&item.attrs) {
-            let seen_in = self.seen_in(&item.vis);
-            self.read_use(&item.tree, Vec::new(), item.leading_colon.is_some(), seen_in);
+            let exported = self.is_exported(&item.vis);
+            self.read_use(&item.tree, Vec::new(), item.leading_colon.is_some(), exported);
         }
     }
 
@@ -339,7 +297,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             self.fault(line, "gives this crate a second name, which is not followed: say `crate`");
         }
         let name = item.rename.as_ref().map_or(&item.ident, |(_, name)| name);
-        self.define(name, What::Foreign, &item.vis);
+        self.define(name, What::Foreign);
     }
 
     fn visit_item_macro(&mut self, item: &'ast syn::ItemMacro) {
@@ -350,30 +308,11 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let (name, defined_in) = (name.unraw().to_string(), self.scope);
         let what = What::Item { defined_in };
         if has(&item.attrs, "macro_export") {
-            self.know(ROOT, name.clone(), Name { what: what.clone(), seen_in: ROOT });
+            self.know(ROOT, name.clone(), what.clone());
         }
-        self.know(self.scope, name.clone(), Name { what, seen_in: self.module() });
+        self.know(self.scope, name.clone(), what);
         self.tree.macros.entry(name).or_default().push(defined_in);
         self.scan(item.mac.tokens.clone(), false);
-    }
-
-    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
-        if !only_for_tests(&item.attrs) {
-            self.in_function(&item.sig, Some(&item.block), |reader| visit::visit_item_fn(reader, item));
-        }
-    }
-
-    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
-        if !only_for_tests(&item.attrs) {
-            self.in_function(&item.sig, Some(&item.block), |reader| visit::visit_impl_item_fn(reader, item));
-        }
-    }
-
-    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
-        if !only_for_tests(&item.attrs) {
-            let block = item.default.as_ref();
-            self.in_function(&item.sig, block, |reader| visit::visit_trait_item_fn(reader, item));
-        }
     }
 
     fn visit_block(&mut self, block: &'ast syn::Block) {
@@ -386,20 +325,14 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast Attribute) {
-        // Documentation and conditions are no code.
-        if ["cfg", "doc", "path"].iter().any(|name| attribute.path().is_ident(name)) {
-            return;
-        }
-        if attribute.path().segments.len() > 1 {
-            self.visit_path(attribute.path());
-        }
-        if let Meta::List(list) = &attribute.meta {
+        self.refer_to(attribute.path(), How::Path);
+        // `#[doc(alias = "…")]` is no code.
+        if !attribute.path().is_ident("doc")
+            && let Meta::List(list) = &attribute.meta
+        {
             self.scan(list.tokens.clone(), true);
         }
     }
-
-    /// A visibility names a module around it, but uses nothing of it.
-    fn visit_visibility(&mut self, _: &'ast Visibility) {}
 
     fn visit_macro(&mut self, call: &'ast syn::Macro) {
         if call.path.segments.last().is_some_and(|segment| segment.ident == "include") {
@@ -412,25 +345,6 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 
     fn visit_token_stream(&mut self, tokens: &'ast TokenStream) {
         self.scan(tokens.clone(), false);
-    }
-
-    fn visit_expr_path(&mut self, expression: &'ast syn::ExprPath) {
-        let name = expression.path.get_ident();
-        if only_for_tests(&expression.attrs)
-            || name.is_some_and(|name| self.is_variable(&name.unraw().to_string()))
-        {
-            return;
-        }
-        visit::visit_expr_path(self, expression);
-    }
-
-    /// A constant in a pattern looks like a new variable.
-    fn visit_pat_ident(&mut self, pattern: &'ast syn::PatIdent) {
-        let name = pattern.ident.unraw().to_string();
-        if name.starts_with(char::is_uppercase) {
-            self.refer(vec![name], pattern.ident.span().start().line, How::Path);
-        }
-        visit::visit_pat_ident(self, pattern);
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
@@ -462,6 +376,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit_expr_match(ExprMatch),
         visit_expr_method_call(ExprMethodCall),
         visit_expr_paren(ExprParen),
+        visit_expr_path(ExprPath),
         visit_expr_range(ExprRange),
         visit_expr_reference(ExprReference),
         visit_expr_repeat(ExprRepeat),
@@ -475,10 +390,12 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit_field_pat(FieldPat),
         visit_field_value(FieldValue),
         visit_impl_item_const(ImplItemConst),
+        visit_impl_item_fn(ImplItemFn),
         visit_impl_item_macro(ImplItemMacro),
         visit_impl_item_type(ImplItemType),
         visit_item_const(ItemConst),
         visit_item_enum(ItemEnum),
+        visit_item_fn(ItemFn),
         visit_item_impl(ItemImpl),
         visit_item_static(ItemStatic),
         visit_item_struct(ItemStruct),
@@ -490,6 +407,7 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         visit_pat_type(PatType),
         visit_stmt_macro(StmtMacro),
         visit_trait_item_const(TraitItemConst),
+        visit_trait_item_fn(TraitItemFn),
         visit_trait_item_macro(TraitItemMacro),
         visit_trait_item_type(TraitItemType),
         visit_type_param(TypeParam),

@@ -1,6 +1,6 @@
 //! All arrows of a crate: between the modules of its root, and between files.
 
-use crate::imports::{How, LIB, ROOT, Reference, Scope, Tree};
+use crate::imports::{How, LIB, Reference, Scope, Tree};
 use crate::resolve::Target;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +51,7 @@ impl Arrows {
     fn add(&mut self, reference: &Reference, from: &Scope, module: &String, to: &Scope, is_module: bool) {
         let written = reference.path.join("::");
         let (glob, exported) = match reference.how {
-            How::Import { glob, seen_in } => (glob, seen_in == ROOT && &*from.file != LIB),
+            How::Import { glob, exported } => (glob, exported && &*from.file != LIB),
             How::Path | How::Macro => (false, false),
         };
         let mut forbid = |what: &str| {

@@ -75,6 +75,10 @@ fn an_arrow_upward_is_noticed_however_it_is_written() {
         ("an import by `super`", "use super::high::High;"),
         ("an import by `self` and `super`", "mod inner { use self::super::super::high::High; }"),
         ("an import in a function", "fn f() { use crate::high::rise; rise(); }"),
+        (
+            "an import around a function with items of its own",
+            "use crate as all; fn f() { use std::mem; all::high::rise() }",
+        ),
         ("an import for its methods", "use crate::high::Tall as _;"),
         ("a raw identifier", "use crate::r#high::High;"),
         ("a public import in a private module", "mod inner { pub(super) use crate::high::High; }"),
@@ -205,11 +209,16 @@ fn what_is_no_arrow_upward_passes() {
         ("a field for tests", "struct S { #[cfg(test)] high: crate::high::High }"),
         ("an arm for tests", "fn f(n: u8) { match n { #[cfg(test)] crate::high::PEAK => {} _ => {} } }"),
         (
+            "elements for tests",
+            "fn f() { [#[cfg(test)] crate::high::PEAK, #[cfg(test)] g(crate::high::PEAK)]; }",
+        ),
+        (
             "a statement for tests",
             "fn f() { #[cfg(test)] crate::high::rise(); #[cfg(test)] let _ = crate::high::PEAK; }",
         ),
         ("a comment", "// use crate::high::High;\n/* crate::high::rise() */"),
         ("documentation", "/// See [`crate::high::High`].\nstruct S;"),
+        ("documentation in an attribute", "#[doc(alias = \"crate::high::High\")] struct S;"),
         ("documentation of a module", "mod inner { //! [`crate::high`]\n }"),
         ("a string", "const TEXT: &str = \"use crate::high::High;\";"),
         ("a string in a macro", "fn f() { println!(\"crate::high::rise\") }"),
@@ -224,6 +233,7 @@ fn what_is_no_arrow_upward_passes() {
             "a module of its own that is like one above",
             "mod high { pub struct High; } use high::High; type H = self::high::High;",
         ),
+        ("a number in a macro", "fn f() { println!(\"{}\", self as u8) }"),
         ("its own layer", "use crate::twin::Twin;"),
     ];
     for (case, text) in low {
@@ -259,16 +269,23 @@ fn what_is_no_arrow_upward_passes() {
 
 #[test]
 fn a_file_for_tests_and_for_more_is_checked() {
-    must_fail(&[(
-        "a file that one module has for tests and another always",
-        &[
-            ("src/twin.rs", "#[cfg(test)]\n#[path = \"low/inner.rs\"]\nmod inner;"),
-            ("src/low.rs", "mod inner;"),
-            ("src/low/inner.rs", "use crate::high::High;"),
-        ],
-        "src/low/inner.rs:1: an arrow upward, from `low`",
-        "`high`",
-    )]);
+    for other in ["src/high.rs", "src/twin.rs"] {
+        let text = "#[cfg(test)]\n#[path = \"low/inner.rs\"]\nmod inner;\npub struct High;\npub fn rise() {}";
+        must_fail(&[(
+            "a file that one module has for tests and another always",
+            &[(other, text), ("src/low.rs", "mod inner;"), ("src/low/inner.rs", "use crate::high::High;")],
+            "src/low/inner.rs:1: an arrow upward, from `low`",
+            "`high`",
+        )]);
+    }
+}
+
+#[test]
+fn an_arrow_is_shown_where_it_begins() {
+    let low = "use crate::high::High;\nfn f(h: High) -> High {\n    High::from(crate::high::rise())\n}";
+    let faults = faults_with(&[("src/low.rs", low)]);
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].contains("(line 1: `crate::high::High`; line 3: `crate::high::rise`)"), "{faults:#?}");
 }
 
 #[test]
@@ -343,6 +360,17 @@ fn circles_are_noticed() {
             "src/mid/two.rs:2 uses src/mid/one/a.rs",
         ),
         (
+            "a circle of the file of a folder and one beside it",
+            &[
+                ("src/mid/mod.rs", in_mid),
+                ("src/mid/one.rs", "mod a;\nuse super::two::Two;\npub struct One(Two);"),
+                ("src/mid/one/a.rs", ""),
+                ("src/mid/two.rs", "use super::one::One;\npub struct Two(One);"),
+            ],
+            "src/mid/one.rs:2: a circle of files of different folders",
+            "src/mid/two.rs:1 uses src/mid/one.rs",
+        ),
+        (
             "a circle of neighbouring folders through the folder around them",
             &[
                 ("src/mid/mod.rs", in_mid),
@@ -365,6 +393,15 @@ fn circles_are_noticed() {
                 ("src/mid/one.rs", "mod a;\nuse a::A;\npub struct One;"),
                 ("src/mid/one/a.rs", "use super::*;\npub struct A;\nfn f(_: One) {}"),
                 ("src/mid/two.rs", "use super::one::One;"),
+            ],
+        ),
+        (
+            "a folder and one in a folder in it",
+            &[
+                ("src/mid/mod.rs", &format!("{in_mid}\npub use part::Part;\npub struct Mid(one::a::A);")),
+                ("src/mid/one.rs", "pub(crate) mod a;"),
+                ("src/mid/one/a.rs", "use crate::mid::Mid;\npub struct A(Mid);"),
+                ("src/mid/two.rs", ""),
             ],
         ),
         (
@@ -449,6 +486,18 @@ fn what_could_not_be_followed_is_a_fault() {
             &[("src/low.rs", "include!(\"x\");")],
             "src/low.rs:1: includes code",
             "module",
+        ),
+        (
+            "a root that is renamed in a macro",
+            &[("src/low.rs", "macro_rules! m { () => { use crate as all; use super::super as up; } }")],
+            "src/low.rs:1: renames a module in a macro",
+            "name what",
+        ),
+        (
+            "a root that is renamed in a macro, in a group",
+            &[("src/low.rs", "macro_rules! m { () => { use crate::{twin::Twin, self as all}; } }")],
+            "src/low.rs:1: renames a module in a macro",
+            "name what",
         ),
         (
             "a second name of the crate",
