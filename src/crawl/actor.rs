@@ -10,7 +10,7 @@ use crate::lock::releases::LocksSeen;
 use crate::metrics::Meters;
 use crate::read::pace::Pace;
 use crate::read::reader::{self, Following, Splits};
-use crate::runtime::part::{AbortOnDrop, Faults, Part, spawn_guarded};
+use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -70,7 +70,7 @@ impl Actor for Crawler {
     }
 }
 
-impl Part for Crawler {
+impl SupervisedActor for Crawler {
     const NAME: &'static str = "crawler";
 
     fn faults(&self) -> &Faults {

@@ -38,7 +38,7 @@ use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
 use crate::lock::txn::clear_mark;
 use crate::metrics::Meters;
 use crate::runtime::env::Env;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
+use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use actix::prelude::*;
@@ -421,7 +421,7 @@ impl Actor for Dispatcher {
     }
 }
 
-impl Part for Dispatcher {
+impl SupervisedActor for Dispatcher {
     const NAME: &'static str = "dispatcher";
 
     fn faults(&self) -> &Faults {

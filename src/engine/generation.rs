@@ -1,4 +1,4 @@
-//! All actors of one start, wired together, on their stages.
+//! All actors of one start, wired together, on their threads.
 
 use super::config::{Config, Options};
 use super::inspector::Inspector;
@@ -20,9 +20,9 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::read::reader::{Following, Splits};
-use crate::runtime::part::{Fault, Faults};
+use crate::runtime::actor_thread::ActorThread;
 use crate::runtime::retry::Retry;
-use crate::runtime::stage::Stage;
+use crate::runtime::supervised::{Fault, Faults};
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
@@ -51,10 +51,10 @@ pub(crate) struct Generation {
     live: Live,
     brakes: Brakes,
     /// Watchers, releases and crawler: the first to end.
-    watch: Stage,
+    watch: ActorThread,
     /// Everything else.
-    stages: Vec<Stage>,
-    /// Ends with the last stage: actors of these stages keep it full of their addresses.
+    threads: Vec<ActorThread>,
+    /// Ends with the last thread: actors of these threads keep it full of their addresses.
     _watchers: Vec<Addr<Watcher>>,
     _releases: Addr<Releases>,
     _crawler: Addr<crawler::Crawler>,
@@ -102,11 +102,11 @@ impl Generation {
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
         let (keeper, leases) = Keeper::new(keeper, ttls);
         // Leases have a thread of their own: whatever holds the others up, they are renewed.
-        let lease = Stage::start("etcd-rules-lease", placement)?;
+        let lease = ActorThread::start("etcd-rules-lease", placement)?;
         let keeper = lease.run(move || keeper.start()).await.ok_or_else(ended)?;
 
         // Requests share the dispatcher's: a hop between threads costs more than what they do.
-        let core = Stage::start("etcd-rules-core", placement)?;
+        let core = ActorThread::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = latest(None);
         let dispatcher = DispatcherSettings {
@@ -134,14 +134,14 @@ impl Generation {
         let dispatcher = Dispatcher::new(dispatcher, releases_after);
         let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
 
-        let mut stages = vec![];
+        let mut threads = vec![];
         let mut evaluators = Vec::new();
         for evaluator in 0..config.options.evaluators.max(1) {
             let own = match config.options.evaluators {
                 0 => None,
-                _ => Some(Stage::start(&format!("etcd-rules-ev{evaluator}"), placement)?),
+                _ => Some(ActorThread::start(&format!("etcd-rules-ev{evaluator}"), placement)?),
             };
-            let stage = own.as_ref().unwrap_or(&core);
+            let thread = own.as_ref().unwrap_or(&core);
             let actor = Evaluator::new(
                 engine.clone(),
                 meters.clone(),
@@ -151,19 +151,19 @@ impl Generation {
                 telling.clone(),
                 faults.clone(),
             );
-            let actor = stage.run(move || actor.start()).await.ok_or_else(ended)?;
+            let actor = thread.run(move || actor.start()).await.ok_or_else(ended)?;
             let (orders, reached) = (actor.clone().recipient(), actor.recipient());
             evaluators.push(EvaluatorHandle { orders, reached });
-            stages.extend(own);
+            threads.extend(own);
         }
         let index =
             Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
         let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
-        stages.extend([core, lease]);
+        threads.extend([core, lease]);
 
-        let watch = Stage::start("etcd-rules-watch", placement)?;
+        let watch = ActorThread::start("etcd-rules-watch", placement)?;
         let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());
         let splits: Vec<(String, Splits, Following)> = config.prefixes.iter().map(prefix).collect();
         let standings = Standings::new(splits.len(), Instant::now());
@@ -229,7 +229,7 @@ impl Generation {
             live: live.clone(),
             brakes: brakes.clone(),
             watch,
-            stages,
+            threads,
             _watchers: watchers,
             _releases: releases,
             _crawler: crawler,
@@ -284,8 +284,8 @@ impl Generation {
         if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
             tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }
-        for stage in std::iter::once(self.watch).chain(self.stages) {
-            if !stage.end().await {
+        for thread in std::iter::once(self.watch).chain(self.threads) {
+            if !thread.end().await {
                 tracing::warn!(
                     engine = &*self.engine,
                     "a thread of the engine is blocked and was left behind"

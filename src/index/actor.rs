@@ -10,7 +10,7 @@ use crate::change::{Change, Found, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::read::pace::Rests;
-use crate::runtime::part::{Fault, Faults, Part, forward, guarded};
+use crate::runtime::supervised::{Fault, Faults, SupervisedActor, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -167,7 +167,7 @@ impl Actor for IndexActor {
     }
 }
 
-impl Part for IndexActor {
+impl SupervisedActor for IndexActor {
     const NAME: &'static str = "index";
 
     fn faults(&self) -> &Faults {

@@ -9,8 +9,8 @@ use crate::health::Reason;
 use crate::health::status::Status;
 use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
-use crate::runtime::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, guarded, spawn_guarded};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
 use rand::rngs::StdRng;
@@ -147,7 +147,7 @@ impl Actor for Keeper {
     }
 }
 
-impl Part for Keeper {
+impl SupervisedActor for Keeper {
     const NAME: &'static str = "lease keeper";
 
     fn faults(&self) -> &Faults {

@@ -8,8 +8,8 @@ use crate::health::status::Status;
 use crate::latest::Latest;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
-use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Actor for Releases {
     }
 }
 
-impl Part for Releases {
+impl SupervisedActor for Releases {
     const NAME: &'static str = "releases";
 
     fn faults(&self) -> &Faults {

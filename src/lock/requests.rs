@@ -7,7 +7,7 @@ use crate::etcd::{Answer, Failure, FailureKind, Link};
 use crate::health::status::Status;
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
+use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
@@ -264,7 +264,7 @@ impl Actor for Requests {
     }
 }
 
-impl Part for Requests {
+impl SupervisedActor for Requests {
     const NAME: &'static str = "requests";
 
     fn faults(&self) -> &Faults {

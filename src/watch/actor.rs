@@ -14,8 +14,8 @@ use crate::read::pace::Pace;
 use crate::read::reader::{self, Following, Splits};
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
-use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Actor for Watcher {
     }
 }
 
-impl Part for Watcher {
+impl SupervisedActor for Watcher {
     const NAME: &'static str = "watcher";
 
     fn faults(&self) -> &Faults {
