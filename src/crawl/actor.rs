@@ -8,8 +8,8 @@ use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView
 use crate::index::views::ViewId;
 use crate::lock::releases::LocksSeen;
 use crate::metrics::Meters;
-use crate::read::pace::Pace;
-use crate::read::reader::{self, Following, Splits};
+use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
+use crate::read::throttle::Throttle;
 use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use rand::RngExt;
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) link: Arc<Link>,
-    pub(crate) prefixes: Vec<(String, Splits, Following)>,
+    pub(crate) prefixes: Vec<(String, SharedSplitPoints, StreamGeneration)>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
@@ -158,7 +158,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     }
     let mut keys = 0;
     let expected = settings.prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
-    let mut pace = Pace::beside(settings.rate, expected);
+    let mut throttle = Throttle::beside(settings.rate, expected);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
         let page = async |mut found: Vec<_>, _| {
             keys += found.len();
@@ -172,7 +172,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
             }
             true
         };
-        let read = reader::read(link, prefix, revision, splits, &mut pace, page).await;
+        let read = reader::read(link, prefix, revision, splits, &mut throttle, page).await;
         if !matches!(read, Ok(true)) {
             cancel(index, views).await;
             return read.map(|_| None);

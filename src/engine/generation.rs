@@ -19,7 +19,7 @@ use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
-use crate::read::reader::{Following, Splits};
+use crate::read::reader::{SharedSplitPoints, StreamGeneration};
 use crate::runtime::actor_thread::ActorThread;
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{Fault, Faults};
@@ -27,7 +27,7 @@ use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
-use crate::watch::standing::Standings;
+use crate::watch::progress::WatchProgress;
 use actix::prelude::*;
 use rand::Rng;
 use std::sync::Arc;
@@ -164,15 +164,17 @@ impl Generation {
         threads.extend([core, lease]);
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
-        let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());
-        let splits: Vec<(String, Splits, Following)> = config.prefixes.iter().map(prefix).collect();
-        let standings = Standings::new(splits.len(), Instant::now());
+        let prefix =
+            |prefix: &String| (prefix.clone(), SharedSplitPoints::default(), StreamGeneration::default());
+        let splits: Vec<(String, SharedSplitPoints, StreamGeneration)> =
+            config.prefixes.iter().map(prefix).collect();
+        let progress = WatchProgress::new(splits.len(), Instant::now());
         let mut watchers = Vec::new();
         for (number, (prefix, splits, following)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 meters: meters.clone(),
-                standings: standings.clone(),
+                progress: progress.clone(),
                 number: number as u16,
                 prefix: prefix.clone(),
                 link: watch_link.clone(),

@@ -1,7 +1,7 @@
 //! Reads a whole prefix at one revision, in sub-ranges, some of them at the same time.
 
-use super::pace::Pace;
-use super::ranges::{Learned, RangePlan, RangeRequest};
+use super::ranges::{RangePlan, RangeRequest, SplitPoints};
+use super::throttle::Throttle;
 use crate::change::{Found, Revision};
 use crate::etcd::{Failure, FailureKind, Link, Page};
 use futures_util::StreamExt;
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 /// Where to split a prefix, learned by reading it: shared by a watcher's snapshots and the crawler.
 #[derive(Clone, Default)]
-pub(crate) struct Splits(Arc<Mutex<Learned>>);
+pub(crate) struct SharedSplitPoints(Arc<Mutex<SplitPoints>>);
 
-impl Splits {
+impl SharedSplitPoints {
     /// About how many keys there were.
     pub(crate) fn keys(&self) -> usize {
         self.lock().keys()
@@ -26,11 +26,11 @@ impl Splits {
         self.lock().points(page)
     }
 
-    fn set(&self, learned: Learned) {
+    fn set(&self, learned: SplitPoints) {
         *self.lock() = learned;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Learned> {
+    fn lock(&self) -> MutexGuard<'_, SplitPoints> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -38,9 +38,9 @@ impl Splits {
 /// Whether a prefix's watch is open, told by its watcher to the crawler: while it is not, or just after, what
 /// a crawl finds different may be explained by events that are still to come.
 #[derive(Clone, Default)]
-pub(crate) struct Following(Arc<AtomicU64>);
+pub(crate) struct StreamGeneration(Arc<AtomicU64>);
 
-impl Following {
+impl StreamGeneration {
     /// A stream has spoken: before, its watch may not be registered. Odd numbers are such streams.
     pub(crate) fn start(&self) {
         self.0.fetch_or(1, Ordering::Relaxed);
@@ -69,11 +69,11 @@ pub(crate) async fn read(
     link: &Link,
     prefix: &str,
     revision: Revision,
-    splits: &Splits,
-    pace: &mut Pace,
+    splits: &SharedSplitPoints,
+    throttle: &mut Throttle,
     mut page: impl AsyncFnMut(Vec<Found>, usize) -> bool,
 ) -> Result<bool, Failure> {
-    let (size, parallel) = pace.shape();
+    let (size, parallel) = throttle.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
     let mut heard: VecDeque<(Vec<Found>, usize)> = VecDeque::new();
@@ -97,7 +97,7 @@ pub(crate) async fn read(
         let got = keys.len();
         let mut taking_in = std::pin::pin!(page(keys, rest));
         let goes_on = loop {
-            while pace.reads_ahead()
+            while throttle.reads_ahead()
                 && out.len() < parallel
                 && heard.len() < AHEAD
                 && let Some(request) = plan.next()
@@ -113,7 +113,7 @@ pub(crate) async fn read(
         if !goes_on {
             return Ok(false);
         }
-        pace.wait(got, begun.elapsed()).await;
+        throttle.wait(got, begun.elapsed()).await;
     }
     splits.set(plan.learned());
     Ok(true)

@@ -5,4 +5,4 @@
 
 pub(crate) mod actor;
 mod lag;
-pub(crate) mod standing;
+pub(crate) mod progress;
