@@ -24,7 +24,7 @@ use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
 use crate::firing::{Callback, Effects, Fence, Surroundings};
@@ -69,7 +69,7 @@ pub(crate) struct Settings {
     pub(crate) max_txn_ops: usize,
     pub(crate) limit: usize,
     pub(crate) ageing: Duration,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) requests: Addr<Requests>,
     pub(crate) keeper: Addr<Keeper>,
     pub(crate) leases: LockLeases,
@@ -196,7 +196,7 @@ impl Dispatcher {
             env: env.clone(),
             rules: rules.clone(),
             namespace: settings.namespace.clone(),
-            link: settings.link.clone(),
+            etcd: settings.etcd.clone(),
             requests: settings.requests.clone(),
             keeper: settings.keeper.clone(),
         };
@@ -204,7 +204,7 @@ impl Dispatcher {
             engine: settings.engine.clone(),
             rules: rules.clone(),
             callbacks: settings.callbacks.clone(),
-            source: settings.link.clone(),
+            source: settings.etcd.clone(),
             reserved: settings.reserved.clone(),
             max_txn_ops: settings.max_txn_ops,
         };

@@ -8,7 +8,7 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
@@ -80,12 +80,13 @@ impl Generation {
         let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
-        let (watch_link, lease_link, request_link) = (link(), link(), link());
+        let etcd =
+            || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
+        let (watch_etcd, lease_etcd, request_etcd) = (etcd(), etcd(), etcd());
 
         let requests = Requests::new(RequestsSettings {
             meters: meters.clone(),
-            link: request_link.clone(),
+            etcd: request_etcd.clone(),
             status: status.clone(),
             namespace: config.namespace.clone(),
             limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
@@ -93,7 +94,7 @@ impl Generation {
         });
         let keeper = KeeperSettings {
             meters: meters.clone(),
-            link: lease_link,
+            etcd: lease_etcd,
             status: status.clone(),
             rng: env.rng(2),
             faults: faults.clone(),
@@ -120,7 +121,7 @@ impl Generation {
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
             ageing: config.options.ageing,
-            link: request_link,
+            etcd: request_etcd,
             requests,
             keeper: keeper.clone(),
             leases: leases.clone(),
@@ -177,7 +178,7 @@ impl Generation {
                 progress: progress.clone(),
                 number: number as u16,
                 prefix: prefix.clone(),
-                link: watch_link.clone(),
+                etcd: watch_etcd.clone(),
                 index: index.clone(),
                 status: status.clone(),
                 splits: splits.clone(),
@@ -190,7 +191,7 @@ impl Generation {
             watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
         }
         let releases = ReleasesSettings {
-            link: watch_link.clone(),
+            etcd: watch_etcd.clone(),
             namespace: config.namespace.to_string(),
             dispatcher: dispatcher.clone().recipient(),
             after,
@@ -208,7 +209,7 @@ impl Generation {
         let crawler = crawler::Crawler::new(crawler::Settings {
             engine,
             meters: meters.clone(),
-            link: watch_link,
+            etcd: watch_etcd,
             prefixes: splits,
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),

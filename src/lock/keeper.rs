@@ -4,7 +4,7 @@
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
 use crate::broken::{Promise, is_broken};
-use crate::etcd::{Failure, FailureKind, Grant, Link};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Grant};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::latest::{Latest, Setter, latest};
@@ -38,7 +38,7 @@ pub(crate) type LockLeases = Arc<BTreeMap<Duration, Latest<Option<LockLease>>>>;
 /// What a keeper is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
     pub(crate) rng: StdRng,
     pub(crate) faults: Faults,
@@ -130,10 +130,10 @@ impl Actor for Keeper {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for (ttl, published) in std::mem::take(&mut self.leases) {
-            let Settings { meters, link, status, rng, faults } = &mut self.settings;
+            let Settings { meters, etcd, status, rng, faults } = &mut self.settings;
             let keep = Keep {
                 meters: meters.clone(),
-                link: link.clone(),
+                etcd: etcd.clone(),
                 status: status.clone(),
                 retry: Retry::new(StdRng::from_rng(rng)),
                 rng: StdRng::from_rng(rng),
@@ -158,7 +158,7 @@ impl SupervisedActor for Keeper {
 /// One lease for locks, for ever: granted, renewed, replaced.
 struct Keep {
     meters: Meters,
-    link: Arc<Link>,
+    etcd: Arc<EtcdClient>,
     status: Status,
     retry: Retry,
     rng: StdRng,
@@ -173,7 +173,7 @@ impl Keep {
         let locks = format!("locks under the lease of {:?}", self.ttl);
         loop {
             let id = lease_id(&mut self.rng);
-            let grant = match self.link.grant(id, self.ttl).await {
+            let grant = match self.etcd.grant(id, self.ttl).await {
                 Ok(grant) => grant,
                 Err(failure) => {
                     if failure.is_ambiguous() {
@@ -228,10 +228,10 @@ impl Keep {
                 let sent = Instant::now();
                 let renewing = async {
                     if stream.is_none() {
-                        stream = Some(self.link.renewals(id).await?);
+                        stream = Some(self.etcd.renewals(id).await?);
                     }
                     match &mut stream {
-                        Some(stream) => self.link.renew(stream).await,
+                        Some(stream) => self.etcd.renew(stream).await,
                         None => unreachable!("just opened"),
                     }
                 };
@@ -305,9 +305,9 @@ impl Keeper {
         if waiting.len() > 1 {
             return;
         }
-        let link = self.settings.link.clone();
+        let etcd = self.settings.etcd.clone();
         let id = lease_id(&mut self.settings.rng);
-        let granting = async move { link.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
+        let granting = async move { etcd.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
             guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
         }));
@@ -385,12 +385,12 @@ impl Handler<Revoke> for Keeper {
         self.keeping.drain(..).for_each(|keeping| {
             ctx.cancel_future(keeping);
         });
-        let link = self.settings.link.clone();
+        let etcd = self.settings.etcd.clone();
         Box::pin(async move {
             let revoking = ids.into_iter().map(|id| {
-                let link = link.clone();
+                let etcd = etcd.clone();
                 async move {
-                    if let Err(failure) = link.revoke(id).await {
+                    if let Err(failure) = etcd.revoke(id).await {
                         tracing::debug!(%failure, "lease not revoked; it ends by itself");
                     }
                 }

@@ -3,7 +3,7 @@
 //! firing of each engine is an event of it.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{Failure, FailureKind, Link, LockKey};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LockKey};
 use crate::health::status::Status;
 use crate::latest::Latest;
 use crate::read::resume::{Resume, Start, Step};
@@ -28,7 +28,7 @@ pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
 /// What a releases actor is made of.
 pub(crate) struct Settings {
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) namespace: String,
     pub(crate) dispatcher: Recipient<Released>,
     /// The revision after which deletions are wanted; `None`: nobody waits.
@@ -112,8 +112,8 @@ async fn follow(
     resume: &mut Resume,
     retry: &mut Retry,
 ) -> Result<End, Failure> {
-    let Settings { link, namespace, dispatcher, after: wanted, .. } = settings;
-    let from = match start(link, namespace, resume).await? {
+    let Settings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
+    let from = match start(etcd, namespace, resume).await? {
         Start::Watch(from) => from,
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
@@ -130,7 +130,7 @@ async fn follow(
             revision + 1
         }
     };
-    let mut stream = link.watch(namespace, from, true).await?;
+    let mut stream = etcd.watch(namespace, from, true).await?;
     settings.status.fine(PART);
     let mut heard_at = Instant::now();
     let mut asked = false;
@@ -157,7 +157,7 @@ async fn follow(
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
             () = sleep_until(heard_at + settings.silence) => {
                 if asked {
-                    link.leave();
+                    etcd.leave();
                     return Err(ended(FailureKind::Unreachable, "the stream is silent"));
                 }
                 asked = true;

@@ -3,7 +3,7 @@
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, nested};
 use super::txn::{Reply, Request, is_at_fault};
-use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::etcd::{Answer, EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::index::InstanceId;
 use crate::metrics::Meters;
@@ -23,7 +23,7 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// What a requests actor is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
     /// Read from when there is nothing else to ask etcd for.
     pub(crate) namespace: Arc<str>,
@@ -100,10 +100,10 @@ impl Requests {
             }
             let body = outer(&batch);
             self.settings.meters.batch(batch.entries().len());
-            let link = self.settings.link.clone();
+            let etcd = self.settings.etcd.clone();
             let me = ctx.address();
             let sending = async move {
-                let answer = link.send_txn(body).await;
+                let answer = etcd.send_txn(body).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
                 let _ = tell(&me, Landed { batch, answer }).await;
             };
@@ -222,11 +222,11 @@ impl Requests {
     /// Asks etcd for something until it, or another request, is answered.
     fn probe(&mut self, ctx: &mut Context<Self>) {
         self.probing = true;
-        let Settings { link, namespace, .. } = &self.settings;
-        let (link, namespace) = (link.clone(), namespace.clone());
+        let Settings { etcd, namespace, .. } = &self.settings;
+        let (etcd, namespace) = (etcd.clone(), namespace.clone());
         let asking = async move {
             sleep(PROBE).await;
-            link.header(&namespace).await
+            etcd.header(&namespace).await
         };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(asking).map(|answer, this, ctx| {
             guarded(this, ctx, |this, ctx| {

@@ -3,7 +3,7 @@
 use super::ranges::{RangePlan, RangeRequest, SplitPoints};
 use super::throttle::Throttle;
 use crate::change::{Found, Revision};
-use crate::etcd::{Failure, FailureKind, Link, Page};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
@@ -66,7 +66,7 @@ const AHEAD: usize = 2;
 /// has that was asked for: of a first read's first page, how many there are in all. Returns false as soon as `page`
 /// does. While it takes a page in, the next ones are on their way, unless there is time.
 pub(crate) async fn read(
-    link: &Link,
+    etcd: &EtcdClient,
     prefix: &str,
     revision: Revision,
     splits: &SharedSplitPoints,
@@ -82,7 +82,7 @@ pub(crate) async fn read(
         while out.len() < parallel
             && let Some(request) = plan.next()
         {
-            out.push(fetch(link, request, revision));
+            out.push(fetch(etcd, request, revision));
         }
         let (keys, rest) = match heard.pop_front() {
             Some(heard) => heard,
@@ -102,7 +102,7 @@ pub(crate) async fn read(
                 && heard.len() < AHEAD
                 && let Some(request) = plan.next()
             {
-                out.push(fetch(link, request, revision));
+                out.push(fetch(etcd, request, revision));
             }
             tokio::select! {
                 biased;
@@ -138,7 +138,7 @@ fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<(Vec
     }
 }
 
-async fn fetch(link: &Link, request: RangeRequest, revision: Revision) -> Answered {
-    let answer = link.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
+async fn fetch(etcd: &EtcdClient, request: RangeRequest, revision: Revision) -> Answered {
+    let answer = etcd.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
     (request, answer)
 }

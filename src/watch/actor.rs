@@ -4,7 +4,7 @@
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, Found, Revision};
-use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, Watch, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::Purpose;
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) progress: WatchProgress,
     pub(crate) number: u16,
     pub(crate) prefix: String,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) status: Status,
     pub(crate) splits: SharedSplitPoints,
@@ -148,7 +148,7 @@ async fn follow(
     lag: &mut Lag,
     retry: &mut Retry,
 ) -> Result<Stop, Failure> {
-    let from = match start(&settings.link, &settings.prefix, resume).await? {
+    let from = match start(&settings.etcd, &settings.prefix, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => from,
         Start::Snapshot(revision) => {
@@ -159,7 +159,7 @@ async fn follow(
             revision + 1
         }
     };
-    let stream = settings.link.watch(&settings.prefix, from, false).await?;
+    let stream = settings.etcd.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
     lag.following();
     settings.progress.following(settings.number);
@@ -195,23 +195,23 @@ async fn due(at: Option<Instant>) {
 
 /// Has the index compare the prefix at one revision, and returns the newest change of what is there. `None` if
 /// the index is gone.
-async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<Sighting>>, Failure> {
+async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<LastEvent>>, Failure> {
     let Settings { index, number, .. } = settings;
     let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
     let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
-    let mut newest: Option<Sighting> = None;
+    let mut newest: Option<LastEvent> = None;
     let page = async |keys: Vec<Found>, rest| {
         let known = newest.as_ref().map_or(0, |seen| seen.revision);
         if let Some(Found { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
             && *revision > known
         {
-            newest = Some(Sighting { key: key.clone(), revision: *revision, value: Some(value.clone()) });
+            newest = Some(LastEvent { key: key.clone(), revision: *revision, value: Some(value.clone()) });
         }
         index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
     let throttle = &mut Throttle::Fast;
-    if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, throttle, page).await? {
+    if !reader::read(&settings.etcd, &settings.prefix, revision, &settings.splits, throttle, page).await? {
         return Ok(None);
     }
     let (done, closed) = oneshot::channel();
@@ -259,7 +259,7 @@ async fn stream_to_end(
                 let heard = heard?;
                 let store = heard.store();
                 settings.following.start();
-                if let Heard::Changes(header, changes) = &heard {
+                if let WatchMessage::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
                 match resume.heard(heard) {
@@ -291,7 +291,7 @@ async fn stream_to_end(
             }
             () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
                 if asked {
-                    settings.link.leave();
+                    settings.etcd.leave();
                     settings.progress.broken(settings.number, silent_since);
                     let message = format!("silent for {:?}", 2 * settings.silence);
                     return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
