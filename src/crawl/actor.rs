@@ -6,7 +6,7 @@ use crate::etcd::{EtcdClient, Failure};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
-use crate::lock::releases::LocksSeen;
+use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;

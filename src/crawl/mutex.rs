@@ -6,7 +6,7 @@
 
 use crate::etcd::{Answer, EtcdClient, Failure};
 use crate::latest::Latest;
-use crate::lock::keeper::LockLease;
+use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};

@@ -32,10 +32,10 @@ use crate::index::InstanceId;
 use crate::index::actor::{Feedback, IndexActor};
 use crate::latest::Setter;
 use crate::lock::batch::Class;
-use crate::lock::keeper::{Keeper, LockLease, LockLeases};
 use crate::lock::keys::Keys;
-use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
+use crate::lock::lease_manager::{LeaseManager, LockLease, LockLeases};
 use crate::lock::txn::clear_mark;
+use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
 use crate::metrics::Meters;
 use crate::runtime::env::Env;
 use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
@@ -70,8 +70,8 @@ pub(crate) struct Settings {
     pub(crate) limit: usize,
     pub(crate) ageing: Duration,
     pub(crate) etcd: Arc<EtcdClient>,
-    pub(crate) requests: Addr<Requests>,
-    pub(crate) keeper: Addr<Keeper>,
+    pub(crate) requests: Addr<TxnSender>,
+    pub(crate) keeper: Addr<LeaseManager>,
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) live: Live,

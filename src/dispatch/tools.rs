@@ -3,9 +3,9 @@
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
 use crate::etcd::EtcdClient;
-use crate::lock::keeper::Keeper;
 use crate::lock::keys::Keys;
-use crate::lock::requests::Requests;
+use crate::lock::lease_manager::LeaseManager;
+use crate::lock::txn_sender::TxnSender;
 use crate::runtime::env::Env;
 use actix::Addr;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ pub(super) struct Tools {
     pub(super) rules: Arc<[CompiledRule]>,
     pub(super) namespace: Arc<str>,
     pub(super) etcd: Arc<EtcdClient>,
-    pub(super) requests: Addr<Requests>,
-    pub(super) keeper: Addr<Keeper>,
+    pub(super) requests: Addr<TxnSender>,
+    pub(super) keeper: Addr<LeaseManager>,
 }
 
 impl Tools {

@@ -15,9 +15,9 @@ use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
 use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
-use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
-use crate::lock::releases::{Releases, Settings as ReleasesSettings};
-use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
+use crate::lock::lock_watcher::{LockWatcher, Settings as LockWatcherSettings};
+use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
 use crate::read::reader::{SharedSplitPoints, StreamGeneration};
 use crate::runtime::actor_thread::ActorThread;
@@ -47,7 +47,7 @@ pub(crate) struct Generation {
     pub(crate) faults: mpsc::Receiver<Fault>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
-    keeper: Addr<Keeper>,
+    lease_manager: Addr<LeaseManager>,
     live: Live,
     brakes: Brakes,
     /// Watchers, releases and crawler: the first to end.
@@ -56,7 +56,7 @@ pub(crate) struct Generation {
     threads: Vec<ActorThread>,
     /// Ends with the last thread: actors of these threads keep it full of their addresses.
     _watchers: Vec<Addr<Watcher>>,
-    _releases: Addr<Releases>,
+    _releases: Addr<LockWatcher>,
     _crawler: Addr<crawler::Crawler>,
 }
 
@@ -84,7 +84,7 @@ impl Generation {
             || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
         let (watch_etcd, lease_etcd, request_etcd) = (etcd(), etcd(), etcd());
 
-        let requests = Requests::new(RequestsSettings {
+        let requests = TxnSender::new(TxnSenderSettings {
             meters: meters.clone(),
             etcd: request_etcd.clone(),
             status: status.clone(),
@@ -92,7 +92,7 @@ impl Generation {
             limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
             faults: faults.clone(),
         });
-        let keeper = KeeperSettings {
+        let lease_manager = LeaseManagerSettings {
             meters: meters.clone(),
             etcd: lease_etcd,
             status: status.clone(),
@@ -101,12 +101,12 @@ impl Generation {
         };
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
-        let (keeper, leases) = Keeper::new(keeper, ttls);
+        let (lease_manager, leases) = LeaseManager::new(lease_manager, ttls);
         // Leases have a thread of their own: whatever holds the others up, they are renewed.
         let lease = ActorThread::start("etcd-rules-lease", placement)?;
-        let keeper = lease.run(move || keeper.start()).await.ok_or_else(ended)?;
+        let lease_manager = lease.run(move || lease_manager.start()).await.ok_or_else(ended)?;
 
-        // Requests share the dispatcher's: a hop between threads costs more than what they do.
+        // TxnSender share the dispatcher's: a hop between threads costs more than what they do.
         let core = ActorThread::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = latest(None);
@@ -123,7 +123,7 @@ impl Generation {
             ageing: config.options.ageing,
             etcd: request_etcd,
             requests,
-            keeper: keeper.clone(),
+            lease_manager: lease_manager.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
@@ -190,7 +190,7 @@ impl Generation {
             let watcher = Watcher::new(watcher, Retry::new(env.rng(100 + number as u64)));
             watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
         }
-        let releases = ReleasesSettings {
+        let releases = LockWatcherSettings {
             etcd: watch_etcd.clone(),
             namespace: config.namespace.to_string(),
             dispatcher: dispatcher.clone().recipient(),
@@ -199,7 +199,7 @@ impl Generation {
             silence: config.options.watch_silence,
             faults: faults.clone(),
         };
-        let releases = Releases::new(releases, Retry::new(env.rng(3)));
+        let releases = LockWatcher::new(releases, Retry::new(env.rng(3)));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
             prefix: format!("{}crawl/", config.namespace),
@@ -228,7 +228,7 @@ impl Generation {
             faults: fault_receiver,
             index,
             dispatcher,
-            keeper,
+            lease_manager,
             live: live.clone(),
             brakes: brakes.clone(),
             watch,
@@ -284,7 +284,7 @@ impl Generation {
 
     async fn end(self, revoke: Duration, left: usize) {
         // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
-        if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
+        if left == 0 && timeout(revoke, self.lease_manager.send(Revoke)).await.is_err() {
             tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }
         for thread in std::iter::once(self.watch).chain(self.threads) {

@@ -13,9 +13,9 @@
 
 pub(crate) mod batch;
 pub(crate) mod encode;
-pub(crate) mod keeper;
 pub(crate) mod keys;
 pub(crate) mod lease;
-pub(crate) mod releases;
-pub(crate) mod requests;
+pub(crate) mod lease_manager;
+pub(crate) mod lock_watcher;
 pub(crate) mod txn;
+pub(crate) mod txn_sender;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broken::{Promise, is_broken};
-use crate::lock::releases::{LocksSeen, Released};
+use crate::lock::lock_watcher::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
 
 impl Dispatcher {
@@ -21,7 +21,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
-            _ if is_broken(Promise::Releases) => {}
+            _ if is_broken(Promise::LockWatcher) => {}
             None => this.pending.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {

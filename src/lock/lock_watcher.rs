@@ -38,18 +38,18 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Releases {
+pub(crate) struct LockWatcher {
     settings: Option<(Settings, Retry)>,
     faults: Faults,
 }
 
-impl Releases {
+impl LockWatcher {
     pub(crate) fn new(settings: Settings, retry: Retry) -> Self {
         Self { faults: settings.faults.clone(), settings: Some((settings, retry)) }
     }
 }
 
-impl Actor for Releases {
+impl Actor for LockWatcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -60,7 +60,7 @@ impl Actor for Releases {
     }
 }
 
-impl SupervisedActor for Releases {
+impl SupervisedActor for LockWatcher {
     const NAME: &'static str = "releases";
 
     fn faults(&self) -> &Faults {

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Requests {
+pub(crate) struct TxnSender {
     settings: Settings,
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
@@ -71,7 +71,7 @@ pub(crate) struct Awaited {
     pub(crate) nonce: u64,
 }
 
-impl Requests {
+impl TxnSender {
     pub(crate) fn new(settings: Settings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
         Self {
@@ -255,7 +255,7 @@ fn outer(batch: &Batch<Entry>) -> Bytes {
     }
 }
 
-impl Actor for Requests {
+impl Actor for TxnSender {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -264,7 +264,7 @@ impl Actor for Requests {
     }
 }
 
-impl SupervisedActor for Requests {
+impl SupervisedActor for TxnSender {
     const NAME: &'static str = "requests";
 
     fn faults(&self) -> &Faults {
@@ -288,7 +288,7 @@ pub(crate) struct Submit {
 #[rtype(result = "()")]
 pub(crate) struct Submissions(pub(crate) Vec<Submit>);
 
-impl Handler<Submissions> for Requests {
+impl Handler<Submissions> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, Submissions(submissions): Submissions, ctx: &mut Self::Context) {
@@ -309,7 +309,7 @@ pub(crate) struct Answered(pub(crate) Vec<(Awaited, Result<Reply, Failure>)>);
 #[rtype(result = "()")]
 pub(crate) struct AnswerTo(pub(crate) Recipient<Answered>);
 
-impl Handler<AnswerTo> for Requests {
+impl Handler<AnswerTo> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, AnswerTo(firings): AnswerTo, _: &mut Self::Context) {
@@ -324,7 +324,7 @@ struct Landed {
     answer: Result<Answer, Failure>,
 }
 
-impl Handler<Landed> for Requests {
+impl Handler<Landed> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, Landed { batch, answer }: Landed, ctx: &mut Self::Context) {
@@ -334,7 +334,7 @@ impl Handler<Landed> for Requests {
 
 /// Sends a transaction and waits for its answer. `None`: the engine is stopping or restarting.
 pub(crate) async fn submit(
-    requests: &Addr<Requests>,
+    requests: &Addr<TxnSender>,
     rule: u32,
     class: Class,
     request: Request,

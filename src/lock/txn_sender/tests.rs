@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Everything that a test needs: the server, the actor, and what it reports.
 struct Bench {
     etcd: EmbeddedEtcd,
-    requests: Addr<Requests>,
+    requests: Addr<TxnSender>,
     status: Status,
 }
 
@@ -32,7 +32,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             limits: BatchLimits::default(),
             faults: Faults::new(None).0,
         };
-        test(Bench { requests: Requests::new(settings).start(), status, etcd }).await;
+        test(Bench { requests: TxnSender::new(settings).start(), status, etcd }).await;
     };
     tokio::task::LocalSet::new().run_until(running).await;
 }

@@ -44,7 +44,7 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Keeper {
+pub(crate) struct LeaseManager {
     settings: Settings,
     leases: Vec<(Duration, Setter<Option<LockLease>>)>,
     readers: LockLeases,
@@ -92,7 +92,7 @@ pub(crate) enum Purpose {
     Mark,
 }
 
-impl Keeper {
+impl LeaseManager {
     /// Keeps one lease for each of the TTLs.
     pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
         let mut leases = Vec::new();
@@ -124,7 +124,7 @@ fn lease_id(rng: &mut StdRng) -> i64 {
     rng.random_range(1..i64::MAX)
 }
 
-impl Actor for Keeper {
+impl Actor for LeaseManager {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -147,7 +147,7 @@ impl Actor for Keeper {
     }
 }
 
-impl SupervisedActor for Keeper {
+impl SupervisedActor for LeaseManager {
     const NAME: &'static str = "lease keeper";
 
     fn faults(&self) -> &Faults {
@@ -282,7 +282,7 @@ pub(crate) struct KeyLease {
     pub(crate) reply: TicketReply,
 }
 
-impl Handler<KeyLease> for Keeper {
+impl Handler<KeyLease> for LeaseManager {
     type Result = ();
 
     fn handle(&mut self, request: KeyLease, ctx: &mut Self::Context) {
@@ -290,7 +290,7 @@ impl Handler<KeyLease> for Keeper {
     }
 }
 
-impl Keeper {
+impl LeaseManager {
     fn key_lease(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let shared = self.shared.entry(purpose).or_default();
@@ -319,7 +319,7 @@ impl Keeper {
 #[rtype(result = "()")]
 pub(crate) struct Forget(pub(crate) Vec<i64>);
 
-impl Handler<Forget> for Keeper {
+impl Handler<Forget> for LeaseManager {
     type Result = ();
 
     fn handle(&mut self, Forget(leases): Forget, ctx: &mut Self::Context) {
@@ -331,7 +331,7 @@ impl Handler<Forget> for Keeper {
     }
 }
 
-impl Keeper {
+impl LeaseManager {
     /// Gives the new lease to all who waited for it, as far as it reaches.
     fn granted(&mut self, purpose: Purpose, ttl: Duration, grant: Result<Grant, Failure>) {
         if grant.is_ok() {
@@ -371,7 +371,7 @@ const MARKS: usize = 4096;
 #[rtype(result = "()")]
 pub(crate) struct Revoke;
 
-impl Handler<Revoke> for Keeper {
+impl Handler<Revoke> for LeaseManager {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
