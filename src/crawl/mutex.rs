@@ -39,7 +39,7 @@ impl CrawlMutex {
         loop {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
             let Some(Some(lease)) = self.lease.wait_for(alive).await else {
-                // The keeper has ended: this actor is about to.
+                // The lease manager has ended: this actor is about to.
                 std::future::pending::<()>().await;
                 continue;
             };

@@ -123,7 +123,7 @@ impl Generation {
             ageing: config.options.ageing,
             etcd: request_etcd,
             requests,
-            lease_manager: lease_manager.clone(),
+            keeper: lease_manager.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
@@ -171,7 +171,7 @@ impl Generation {
             config.prefixes.iter().map(prefix).collect();
         let progress = WatchProgress::new(splits.len(), Instant::now());
         let mut watchers = Vec::new();
-        for (number, (prefix, splits, following)) in splits.iter().enumerate() {
+        for (number, (prefix, splits, generation)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 meters: meters.clone(),
@@ -182,7 +182,7 @@ impl Generation {
                 index: index.clone(),
                 status: status.clone(),
                 splits: splits.clone(),
-                following: following.clone(),
+                generation: generation.clone(),
                 silence: config.options.watch_silence,
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),

@@ -1,4 +1,4 @@
-//! How etcd is read: a whole prefix at one revision, in narrow ranges and at a throttle, and from where a watch goes on.
+//! How etcd is read: a whole prefix at one revision, in narrow ranges and throttled, and from where a watch goes on.
 
 mod ranges;
 pub(crate) mod reader;

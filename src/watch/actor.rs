@@ -166,7 +166,7 @@ async fn follow(
     settings.report(lag);
     let mut ahead = Ahead::default();
     let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
-    settings.following.stop();
+    settings.generation.stop();
     if end.is_err() {
         settings.meters.stream_broke();
     }
@@ -258,7 +258,7 @@ async fn stream_to_end(
                 asked = false;
                 let heard = heard?;
                 let store = heard.store();
-                settings.following.start();
+                settings.generation.start();
                 if let WatchMessage::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }

@@ -21,7 +21,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
-            _ if is_broken(Promise::LockWatcher) => {}
+            _ if is_broken(Promise::Releases) => {}
             None => this.pending.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
