@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use crate::Engine;
-use crate::change::{Change, Found, Revision};
+use crate::change::{Change, KeyValue, Revision};
 use crate::compiled::CompiledRule;
 use crate::evaluate::{Verdict, decide_all};
 use crate::index::{Decide, Index, Order, Purpose};
@@ -38,7 +38,7 @@ impl Decider {
         let views: Vec<_> =
             watchers.filter_map(|w| self.index.open_view(w, self.revision, Purpose::Snapshot)).collect();
         while keys.peek().is_some() {
-            let found = |(key, value): (String, Value)| Found {
+            let found = |(key, value): (String, Value)| KeyValue {
                 key: key.into_bytes(),
                 value,
                 revision: self.revision,

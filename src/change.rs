@@ -39,7 +39,7 @@ pub(crate) enum Deletion {
 
 /// A key as it was read from etcd.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct KeyValue {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Value,
     pub(crate) revision: Revision,

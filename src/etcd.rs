@@ -8,7 +8,7 @@ mod watch;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use watch::{Watch, WatchMessage};
 
-use crate::change::{Found, Revision};
+use crate::change::{KeyValue, Revision};
 use crate::metrics::Meters;
 use crate::value::Value;
 use bytes::Bytes;
@@ -59,7 +59,7 @@ pub(crate) struct EtcdClient {
 
 /// A page of a range.
 pub(crate) struct Page {
-    pub(crate) keys: Vec<Found>,
+    pub(crate) keys: Vec<KeyValue>,
     pub(crate) count: i64,
 }
 
@@ -235,7 +235,7 @@ impl EtcdClient {
         let mut kv = client.kv_client().max_decoding_message_size(MAX_PAGE);
         let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision);
         let response = self.bounded("range", kv.get(start, Some(options))).await?.0;
-        let keys = response.kvs.into_iter().map(|kv| Found {
+        let keys = response.kvs.into_iter().map(|kv| KeyValue {
             key: kv.key,
             value: Value::from(kv.value),
             revision: kv.mod_revision,

@@ -4,9 +4,9 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// While it lives, this process, and those that it starts, leave the first core to the server.
-pub struct Apart(());
+pub struct CorePinning(());
 
-impl Apart {
+impl CorePinning {
     pub fn from(server: u32) -> Self {
         let all = cores();
         assert!(all > 1, "a core for the server and one for the rest");
@@ -16,7 +16,7 @@ impl Apart {
     }
 }
 
-impl Drop for Apart {
+impl Drop for CorePinning {
     fn drop(&mut self) {
         keep_to(std::process::id(), 0..cores());
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Default)]
-pub struct Noted {
+pub struct BenchRecorder {
     crawls: Arc<Crawls>,
     lost: Arc<Lost>,
 }
@@ -18,7 +18,7 @@ struct Crawls(Mutex<Vec<f64>>);
 #[derive(Default)]
 struct Lost(AtomicUsize);
 
-impl Noted {
+impl BenchRecorder {
     pub fn install(&self) {
         metrics::set_global_recorder(self.clone()).expect("the first recorder");
     }
@@ -50,7 +50,7 @@ impl CounterFn for Lost {
     }
 }
 
-impl Recorder for Noted {
+impl Recorder for BenchRecorder {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}

@@ -5,9 +5,9 @@
 //! lost during a crawl lets another engine begin, which does no harm.
 
 use crate::etcd::{Answer, EtcdClient, Failure};
-use crate::latest::Latest;
 use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
+use crate::watch_cell::WatchCell;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
 use rand::RngExt;
@@ -21,7 +21,7 @@ pub(crate) struct CrawlMutex {
     pub(crate) engine: Arc<str>,
     /// All keys of the mutex begin with it.
     pub(crate) prefix: String,
-    pub(crate) lease: Latest<Option<LockLease>>,
+    pub(crate) lease: WatchCell<Option<LockLease>>,
     pub(crate) retry: Retry,
 }
 

@@ -3,9 +3,9 @@
 
 use super::rate::Rate;
 use super::record::Class;
-use crate::broken::{Promise, is_broken};
 use crate::compiled::RateLimit;
 use crate::index::InstanceId;
+use crate::mutants::{Mutant, is_active};
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ impl Lane {
         let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= ageing;
         let ticket = match class {
             _ if self.paused || self.is_throttled(now) => None,
-            _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
+            _ if self.running >= self.limit && !is_active(Mutant::Slots) => None,
             Class::Live => match (self.live.front(), self.crawl.front()) {
                 // Crawl work that has aged goes by its age among the live.
                 (Some(live), Some(crawl)) if aged(crawl) && crawl.since < live.since => {
@@ -230,7 +230,7 @@ impl Queue {
 
     /// Takes the next valid entry that may run now and occupies a slot for it.
     pub(crate) fn take(&mut self, now: Instant, valid: impl Fn(&Ticket) -> bool) -> Option<(u32, Ticket)> {
-        if self.running >= self.limit && !is_broken(Promise::Slots) {
+        if self.running >= self.limit && !is_active(Mutant::Slots) {
             return None;
         }
         let (rule, ticket) =

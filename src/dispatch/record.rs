@@ -27,10 +27,10 @@ mod state;
 pub(crate) use state::{Class, Elsewhere, End, KnownMark, Next, Own, State, Tried, Wait};
 
 use super::path::Path;
-use crate::broken::{Promise, is_broken};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::Binding;
 use crate::index::Touch;
+use crate::mutants::{Mutant, is_active};
 use crate::time::LONGEST;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -159,7 +159,7 @@ impl Record {
     /// Keeps changes until it is known which of them are ours: one a slot, since of two that are
     /// newer than the values given one must be somebody else's.
     fn remember(&mut self, touches: &[Touch]) {
-        if is_broken(Promise::DirtyMark) {
+        if is_active(Mutant::DirtyMark) {
             return;
         }
         for touch in touches {

@@ -1,6 +1,6 @@
 //! Connections: over TCP or a pipe in memory, and closed when a fault says so.
 
-use super::path::Way;
+use super::path::LinkState;
 use super::shared::Shared;
 use hyper_util::rt::TokioIo;
 use std::future::Future;
@@ -24,7 +24,7 @@ pub(super) const BACKLOG: usize = 16;
 /// The server's end of a connection.
 pub(super) struct Connection {
     transport: Transport,
-    way: Arc<Way>,
+    way: Arc<LinkState>,
     /// Of the server, and of the way to it.
     cuts: [Cut; 2],
 }
@@ -40,7 +40,7 @@ enum Transport {
 }
 
 impl Connection {
-    fn new(transport: Transport, shared: &Shared, way: &Arc<Way>) -> Self {
+    fn new(transport: Transport, shared: &Shared, way: &Arc<LinkState>) -> Self {
         let cuts = [shared.connections(), way.connections()]
             .map(|token| Cut { waiting: Box::pin(token.clone().cancelled_owned()), token });
         Self { transport, way: way.clone(), cuts }
@@ -137,7 +137,7 @@ pub(super) async fn accept(
 pub(super) struct Connector {
     pub(super) connections: mpsc::Sender<Connection>,
     pub(super) shared: Arc<Shared>,
-    pub(super) way: Arc<Way>,
+    pub(super) way: Arc<LinkState>,
 }
 
 impl std::fmt::Debug for Connector {

@@ -1,8 +1,8 @@
 //! Trouble on purpose: the handle with which a test makes it.
 
 use super::member::Member;
-use super::plan::{Fault, On};
-use super::refusal::Refusal;
+use super::plan::{Fault, RequestKind};
+use super::refusal::RpcError;
 use super::shared::Shared;
 use etcd_client::proto::PbCompactionRequest;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// let mut client = etcd.client().await?;
 ///
 /// // The next put is applied, but its client is told that the leader changed.
-/// etcd.faults().inject(Fault::on(On::Put).fail_after(Refusal::LEADER_CHANGED));
+/// etcd.faults().inject(Fault::on(RequestKind::Put).fail_after(RpcError::LEADER_CHANGED));
 /// let told = client.put("key", "value", None).await;
 /// assert!(told.is_err());
 /// assert_eq!(client.get("key", None).await?.kvs().len(), 1);
@@ -61,7 +61,7 @@ impl Faults {
     }
 
     /// How many requests of this kind have come since the server was made.
-    pub fn seen(&self, on: On) -> u64 {
+    pub fn seen(&self, on: RequestKind) -> u64 {
         self.shared.look(|inner| inner.plan.seen(on))
     }
 
@@ -84,8 +84,8 @@ impl Faults {
     ///
     /// # Errors
     ///
-    /// [`Refusal::COMPACTED`] if it is compacted already, [`Refusal::FUTURE_REVISION`] if it is still to come.
-    pub fn compact(&self, revision: i64) -> Result<(), Refusal> {
+    /// [`RpcError::COMPACTED`] if it is compacted already, [`RpcError::FUTURE_REVISION`] if it is still to come.
+    pub fn compact(&self, revision: i64) -> Result<(), RpcError> {
         let request = PbCompactionRequest { revision, physical: true };
         self.shared.disturb(|inner, _| inner.member.compact(&request)).map(|_| ())
     }
@@ -96,8 +96,8 @@ impl Faults {
         self.shared.disturb(|inner, _| inner.member.set_full(no_space));
     }
 
-    /// Loses the leader. What requires one, streams included, is refused with [`Refusal::NO_LEADER`]; other
-    /// requests wait 7 seconds and are refused with [`Refusal::TIMED_OUT`]. No lease expires.
+    /// Loses the leader. What requires one, streams included, is refused with [`RpcError::NO_LEADER`]; other
+    /// requests wait 7 seconds and are refused with [`RpcError::TIMED_OUT`]. No lease expires.
     pub fn lose_leader(&self) {
         self.shared.disturb(|inner, _| inner.condition.leaderless = true);
     }

@@ -1,6 +1,6 @@
 //! Leases: granted, renewed, expired. Pure: the time is passed in.
 
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -40,13 +40,13 @@ impl Leases {
     }
 
     /// Grants a lease; an id of 0 lets the server choose. Returns id and TTL.
-    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<(i64, i64), Refusal> {
+    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<(i64, i64), RpcError> {
         let id = if id == 0 { self.free_id() } else { id };
         if ttl > MAX_TTL {
-            return Err(Refusal::LEASE_TTL_TOO_LARGE);
+            return Err(RpcError::LEASE_TTL_TOO_LARGE);
         }
         if self.exists(id) {
-            return Err(Refusal::LEASE_EXISTS);
+            return Err(RpcError::LEASE_EXISTS);
         }
         let ttl = ttl.max(MIN_TTL);
         let expires = expiry(ttl, now);
@@ -147,7 +147,7 @@ mod tests {
         let mut leases = Leases::new();
         assert_eq!(leases.grant(7, 5, start), Ok((7, 5)));
         assert_eq!(leases.grant(8, 1, start), Ok((8, MIN_TTL)));
-        assert_eq!(leases.grant(8, 1, start), Err(Refusal::LEASE_EXISTS));
+        assert_eq!(leases.grant(8, 1, start), Err(RpcError::LEASE_EXISTS));
         assert_eq!(leases.ids(), [8, 7]);
         assert_eq!(leases.next_expired(after(1)), None);
         assert_eq!(leases.next_expired(after(2)), Some(8));

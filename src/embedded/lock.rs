@@ -1,7 +1,7 @@
 //! Locks, as etcd's lock service keeps them: a key for each lease below the lock's name, the oldest holds it. Pure.
 
 use super::member::Member;
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::span::Span;
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbResponseHeader};
 use tokio::time::Instant;
@@ -22,10 +22,15 @@ pub(super) struct Place {
 
 impl Member {
     /// Takes a place, or finds the one that the lease has already.
-    pub(super) fn queue_for_lock(&mut self, name: &[u8], lease: i64, now: Instant) -> Result<Place, Refusal> {
+    pub(super) fn queue_for_lock(
+        &mut self,
+        name: &[u8],
+        lease: i64,
+        now: Instant,
+    ) -> Result<Place, RpcError> {
         if self.is_full() {
             // etcd's transaction has a put, needed or not.
-            return Err(Refusal::NO_SPACE);
+            return Err(RpcError::NO_SPACE);
         }
         let lease = if lease == 0 { self.grant(0, SESSION_TTL, now)?.0 } else { lease };
         let prefix = [name, b"/"].concat();
@@ -52,7 +57,7 @@ impl Member {
     }
 
     /// Deletes the key of a lock, or of a place in its queue.
-    pub(super) fn unlock(&mut self, key: &[u8]) -> Result<PbResponseHeader, Refusal> {
+    pub(super) fn unlock(&mut self, key: &[u8]) -> Result<PbResponseHeader, RpcError> {
         self.delete(&PbDeleteRequest { key: key.to_vec(), ..PbDeleteRequest::default() })?;
         Ok(self.header())
     }

@@ -1,7 +1,7 @@
 //! The one member: its store, leases and alarms, and what each request does to them. Pure: the time is passed in.
 
 use super::lease::{LeaseInfo, Leases};
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::service::MAX_REQUEST_BYTES;
 use super::span::Span;
 use super::store::Store;
@@ -93,25 +93,25 @@ impl Member {
         }
     }
 
-    pub(super) fn range(&mut self, request: &PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
+    pub(super) fn range(&mut self, request: &PbRangeRequest) -> Result<PbRangeResponse, RpcError> {
         check::range(request)?;
         let mut response = range::apply(&self.store, request)?;
         response.header = Some(self.header());
         Ok(response)
     }
 
-    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Refusal> {
+    pub(super) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, RpcError> {
         check::put(request)?;
         check_size(request)?;
         self.raft_index += 1;
         if self.is_full() {
-            return Err(Refusal::NO_SPACE);
+            return Err(RpcError::NO_SPACE);
         }
         if request.lease != 0 && !self.leases.exists(request.lease) {
-            return Err(Refusal::LEASE_NOT_FOUND);
+            return Err(RpcError::LEASE_NOT_FOUND);
         }
         if (request.ignore_value || request.ignore_lease) && self.store.get(&request.key).is_none() {
-            return Err(Refusal::KEY_NOT_FOUND);
+            return Err(RpcError::KEY_NOT_FOUND);
         }
         let mut response = self.apply_put(request);
         self.store.commit();
@@ -119,7 +119,7 @@ impl Member {
         Ok(response)
     }
 
-    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, Refusal> {
+    pub(super) fn delete(&mut self, request: &PbDeleteRequest) -> Result<PbDeleteResponse, RpcError> {
         check::delete(request)?;
         check_size(request)?;
         self.raft_index += 1;
@@ -129,14 +129,14 @@ impl Member {
         Ok(response)
     }
 
-    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
+    pub(super) fn txn(&mut self, request: &PbTxnRequest) -> Result<PbTxnResponse, RpcError> {
         check::txn(request)?;
         if !txn::is_read_only(request) {
             check_size(request)?;
             self.raft_index += 1;
         }
         if self.is_full() && txn::has_direct_put(request) {
-            return Err(Refusal::NO_SPACE);
+            return Err(RpcError::NO_SPACE);
         }
         let mut response = txn::apply(self, request)?;
         self.store.commit();
@@ -144,7 +144,10 @@ impl Member {
         Ok(response)
     }
 
-    pub(super) fn compact(&mut self, request: &PbCompactionRequest) -> Result<PbCompactionResponse, Refusal> {
+    pub(super) fn compact(
+        &mut self,
+        request: &PbCompactionRequest,
+    ) -> Result<PbCompactionResponse, RpcError> {
         self.raft_index += 1;
         self.store.compact(request.revision)?;
         Ok(PbCompactionResponse { header: Some(self.header()) })
@@ -189,17 +192,17 @@ impl Member {
         self.leases.detach(lease, key);
     }
 
-    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<(i64, i64), Refusal> {
+    pub(super) fn grant(&mut self, id: i64, ttl: i64, now: Instant) -> Result<(i64, i64), RpcError> {
         self.raft_index += 1;
         if self.is_full() {
-            return Err(Refusal::NO_SPACE);
+            return Err(RpcError::NO_SPACE);
         }
         self.leases.grant(id, ttl, now)
     }
 
-    pub(super) fn revoke(&mut self, id: i64) -> Result<(), Refusal> {
+    pub(super) fn revoke(&mut self, id: i64) -> Result<(), RpcError> {
         self.raft_index += 1;
-        if self.end_lease(id) { Ok(()) } else { Err(Refusal::LEASE_NOT_FOUND) }
+        if self.end_lease(id) { Ok(()) } else { Err(RpcError::LEASE_NOT_FOUND) }
     }
 
     /// Ends a lease and deletes its keys, in one revision. False if there is no such lease.
@@ -231,10 +234,10 @@ impl Member {
 }
 
 /// Refuses a write that is too large for etcd's log, with the few bytes that etcd adds to it there.
-fn check_size(request: &impl Message) -> Result<(), Refusal> {
+fn check_size(request: &impl Message) -> Result<(), RpcError> {
     const ENVELOPE: usize = 18;
     if request.encoded_len() + ENVELOPE > MAX_REQUEST_BYTES {
-        Err(Refusal::REQUEST_TOO_LARGE)
+        Err(RpcError::REQUEST_TOO_LARGE)
     } else {
         Ok(())
     }

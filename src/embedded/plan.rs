@@ -1,13 +1,13 @@
 //! Faults that wait for their request: which one is hit, and what happens to it.
 
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a [`Fault`] waits for: a kind of request, or a message on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum On {
+pub enum RequestKind {
     /// Any of the requests below, except the messages on watch streams.
     Any,
     /// A range, outside of transactions.
@@ -52,9 +52,9 @@ pub enum On {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Refused without effect.
-    Fail(Refusal),
+    Fail(RpcError),
     /// It takes effect, and the client is told that it failed.
-    FailAfter(Refusal),
+    FailAfter(RpcError),
     /// No effect and no answer.
     Lose,
     /// It takes effect, and no answer comes.
@@ -72,16 +72,16 @@ pub(super) enum Action {
 /// A fault to [inject](super::Faults::inject): what it hits, which of them, and what happens then.
 ///
 /// ```
-/// # use etcd_rules::embedded::{Fault, On, Refusal};
+/// # use etcd_rules::embedded::{Fault, RequestKind, RpcError};
 /// // The third transaction from now on takes effect, but its client is told that the leader changed.
-/// let fault = Fault::on(On::Txn).after(2).fail_after(Refusal::LEADER_CHANGED);
+/// let fault = Fault::on(RequestKind::Txn).after(2).fail_after(RpcError::LEADER_CHANGED);
 /// // Every range takes 50 ms longer, until the faults are cleared.
-/// let slow = Fault::on(On::Range).always().delay(std::time::Duration::from_millis(50));
+/// let slow = Fault::on(RequestKind::Range).always().delay(std::time::Duration::from_millis(50));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "it does nothing until it is injected"]
 pub struct Fault {
-    on: On,
+    on: RequestKind,
     skip: u64,
     times: u64,
     action: Action,
@@ -89,9 +89,9 @@ pub struct Fault {
 
 impl Fault {
     /// Hits the next request of this kind, once. Unless something else is said, the request is refused,
-    /// without effect, as by a server that is going away ([`Refusal::STOPPED`]).
-    pub fn on(on: On) -> Self {
-        Self { on, skip: 0, times: 1, action: Action::Fail(Refusal::STOPPED) }
+    /// without effect, as by a server that is going away ([`RpcError::STOPPED`]).
+    pub fn on(on: RequestKind) -> Self {
+        Self { on, skip: 0, times: 1, action: Action::Fail(RpcError::STOPPED) }
     }
 
     /// Lets this many of them pass before.
@@ -110,16 +110,16 @@ impl Fault {
     }
 
     /// The request is refused, and has no effect.
-    pub fn fail(self, refusal: Refusal) -> Self {
+    pub fn fail(self, refusal: RpcError) -> Self {
         self.with(Action::Fail(refusal))
     }
 
     /// The request takes effect, and the client is told that it was refused.
-    pub fn fail_after(self, refusal: Refusal) -> Self {
+    pub fn fail_after(self, refusal: RpcError) -> Self {
         self.with(Action::FailAfter(refusal))
     }
 
-    /// The request never arrives: no effect, no answer. A lost [`On::WatchResponse`] breaks a promise of
+    /// The request never arrives: no effect, no answer. A lost [`RequestKind::WatchResponse`] breaks a promise of
     /// etcd's: use it to see that a test can fail.
     pub fn lose(self) -> Self {
         self.with(Action::Lose)
@@ -148,7 +148,7 @@ impl Fault {
     }
 
     /// The request takes effect twice, as one sent again does; the client gets the second answer. A
-    /// duplicate [`On::WatchResponse`] is sent twice.
+    /// duplicate [`RequestKind::WatchResponse`] is sent twice.
     pub fn duplicate(self) -> Self {
         self.with(Action::Duplicate)
     }
@@ -160,7 +160,10 @@ impl Fault {
     /// Hits messages on watch streams.
     #[cfg(test)]
     pub(crate) fn is_in_stream(&self) -> bool {
-        matches!(self.on, On::WatchResponse | On::WatchRequest | On::Watch | On::Any)
+        matches!(
+            self.on,
+            RequestKind::WatchResponse | RequestKind::WatchRequest | RequestKind::Watch | RequestKind::Any
+        )
     }
 
     /// Events of watches come later, on a stream that seems well.
@@ -168,7 +171,8 @@ impl Fault {
     pub(crate) fn delays_events(&self) -> bool {
         let delays =
             matches!(self.action, Action::Delay(_) | Action::DelayRegardless(_) | Action::DelayAnswer(_));
-        delays && matches!(self.on, On::WatchResponse | On::WatchRequest | On::Watch)
+        delays
+            && matches!(self.on, RequestKind::WatchResponse | RequestKind::WatchRequest | RequestKind::Watch)
     }
 }
 
@@ -176,7 +180,7 @@ impl Fault {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     faults: Vec<Fault>,
-    seen: BTreeMap<On, u64>,
+    seen: BTreeMap<RequestKind, u64>,
 }
 
 impl Plan {
@@ -192,20 +196,20 @@ impl Plan {
         self.faults.len()
     }
 
-    pub(super) fn seen(&self, on: On) -> u64 {
+    pub(super) fn seen(&self, on: RequestKind) -> u64 {
         self.seen.get(&on).copied().unwrap_or(0)
     }
 
     /// Counts a request. The first fault that is due for it decides; all others of its kind count down.
-    pub(super) fn arrive(&mut self, on: On) -> Option<Action> {
-        let in_stream = matches!(on, On::WatchRequest | On::WatchResponse);
+    pub(super) fn arrive(&mut self, on: RequestKind) -> Option<Action> {
+        let in_stream = matches!(on, RequestKind::WatchRequest | RequestKind::WatchResponse);
         *self.seen.entry(on).or_default() += 1;
         if !in_stream {
-            *self.seen.entry(On::Any).or_default() += 1;
+            *self.seen.entry(RequestKind::Any).or_default() += 1;
         }
         let mut action = None;
         for fault in &mut self.faults {
-            if fault.on != on && (fault.on != On::Any || in_stream) {
+            if fault.on != on && (fault.on != RequestKind::Any || in_stream) {
                 continue;
             }
             if fault.skip > 0 {
@@ -227,22 +231,23 @@ mod tests {
     #[test]
     fn a_fault_hits_the_requests_it_waits_for_and_no_others() {
         let mut plan = Plan::default();
-        plan.inject(Fault::on(On::Put).after(1).times(2).lose());
-        let hits: Vec<_> = [On::Put, On::Range, On::Put, On::Put, On::Put]
-            .into_iter()
-            .map(|on| plan.arrive(on).is_some())
-            .collect();
+        plan.inject(Fault::on(RequestKind::Put).after(1).times(2).lose());
+        let hits: Vec<_> =
+            [RequestKind::Put, RequestKind::Range, RequestKind::Put, RequestKind::Put, RequestKind::Put]
+                .into_iter()
+                .map(|on| plan.arrive(on).is_some())
+                .collect();
         assert_eq!(hits, [false, false, true, true, false]);
-        assert_eq!((plan.waiting(), plan.seen(On::Put), plan.seen(On::Any)), (0, 4, 5));
+        assert_eq!((plan.waiting(), plan.seen(RequestKind::Put), plan.seen(RequestKind::Any)), (0, 4, 5));
     }
 
     #[test]
     fn any_means_requests_but_not_messages_on_watch_streams() {
         let mut plan = Plan::default();
-        plan.inject(Fault::on(On::Any).always().lose());
-        assert_eq!(plan.arrive(On::WatchResponse), None);
-        assert_eq!(plan.arrive(On::Watch), Some(Action::Lose));
+        plan.inject(Fault::on(RequestKind::Any).always().lose());
+        assert_eq!(plan.arrive(RequestKind::WatchResponse), None);
+        assert_eq!(plan.arrive(RequestKind::Watch), Some(Action::Lose));
         plan.clear();
-        assert_eq!(plan.arrive(On::Watch), None);
+        assert_eq!(plan.arrive(RequestKind::Watch), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Reading a range with every option that the protocol has.
 
 use super::member::inner_header;
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::span::Span;
 use super::store::Store;
 use etcd_client::proto::{PbKeyValue, PbRangeRequest, PbRangeResponse};
@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// A checked range; its header is that of an operation inside a transaction.
-pub(super) fn apply(store: &Store, request: &PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
+pub(super) fn apply(store: &Store, request: &PbRangeRequest) -> Result<PbRangeResponse, RpcError> {
     let revision = store.check_readable(request.revision)?;
     let span = Span::new(&request.key, &request.range_end);
     let mut response = PbRangeResponse {

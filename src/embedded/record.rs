@@ -1,7 +1,7 @@
 //! For the simulation: a server that tells everything it does, and is written to without a client.
 
 use super::EmbeddedEtcd;
-use super::plan::{Action, On};
+use super::plan::{Action, RequestKind};
 use super::shared::Inner;
 use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
 
@@ -9,7 +9,7 @@ use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Done {
     /// A request or message came; in the second place what a fault made of it.
-    Arrived(On, String),
+    Arrived(RequestKind, String),
     /// A transaction took effect. `by_test`: one of [`EmbeddedEtcd::write`].
     Committed { revision: i64, changes: Vec<Written>, by_test: bool },
     /// The store is another one from now on, at this revision and with these keys.
@@ -82,7 +82,7 @@ impl Inner {
         committed.into_iter().for_each(|done| self.tell(done));
     }
 
-    pub(super) fn arrived(&mut self, on: On, action: Option<Action>) {
+    pub(super) fn arrived(&mut self, on: RequestKind, action: Option<Action>) {
         if self.recorder.listener.is_some() {
             let fate = action.map_or_else(String::new, |action| format!("{action:?}"));
             self.tell(Done::Arrived(on, fate));

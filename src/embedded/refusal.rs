@@ -4,17 +4,17 @@ use tonic::{Code, Status};
 
 /// A gRPC code and a message, as a request is refused with.
 ///
-/// The constants are those of etcd's `api/v3rpc/rpctypes/error.go`; [`Refusal::new`] makes others, for
+/// The constants are those of etcd's `api/v3rpc/rpctypes/error.go`; [`RpcError::new`] makes others, for
 /// [faults](super::Fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RpcError {
     code: i32,
     message: &'static str,
 }
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $name:ident = $code:ident $message:literal;)*) => {
-        impl Refusal {
+        impl RpcError {
             $($(#[$doc])* pub const $name: Self = Self { code: Code::$code as i32, message: $message };)*
         }
     };
@@ -69,7 +69,7 @@ refusals! {
     CONNECTION_LOST = Unavailable "transport is closing";
 }
 
-impl Refusal {
+impl RpcError {
     /// A refusal with any gRPC code (14 is "unavailable").
     pub const fn new(code: i32, message: &'static str) -> Self {
         Self { code, message }
@@ -86,8 +86,8 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Status {
-    fn from(refusal: Refusal) -> Self {
+impl From<RpcError> for Status {
+    fn from(refusal: RpcError) -> Self {
         Status::new(Code::from_i32(refusal.code), refusal.message)
     }
 }

@@ -1,9 +1,9 @@
 //! What the services share: the member behind a lock, its clock, and what a fault does to all of them.
 
 use super::member::Member;
-use super::plan::{Action, On, Plan};
-use super::refusal::Refusal;
-use crate::latest::{Latest, Setter, latest};
+use super::plan::{Action, Plan, RequestKind};
+use super::refusal::RpcError;
+use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -42,7 +42,7 @@ pub(super) struct Inner {
 pub(super) struct Shared {
     inner: Mutex<Inner>,
     /// Told after every change.
-    changed: Setter<()>,
+    changed: WatchCellSender<()>,
 }
 
 impl Shared {
@@ -57,7 +57,7 @@ impl Shared {
             #[cfg(test)]
             recorder: Default::default(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), changed: latest(()).0 })
+        Arc::new(Self { inner: Mutex::new(inner), changed: watch_cell(()).0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -94,12 +94,12 @@ impl Shared {
     }
 
     /// Notices every change from now on.
-    pub(super) fn changes(&self) -> Latest<()> {
+    pub(super) fn changes(&self) -> WatchCell<()> {
         self.changed.subscribe()
     }
 
     /// Counts a request, and says what shall happen to it.
-    pub(super) fn arrive(&self, on: On) -> Option<Action> {
+    pub(super) fn arrive(&self, on: RequestKind) -> Option<Action> {
         let mut inner = self.lock();
         let action = inner.plan.arrive(on);
         inner.arrived(on, action);
@@ -115,7 +115,7 @@ impl Shared {
     }
 
     /// Waits until the member answers.
-    pub(super) async fn thawed(&self) {
+    pub(super) async fn wait_until_thawed(&self) {
         let mut changes = self.changes();
         while self.lock().condition.frozen {
             // The sender lives as long as `self`.
@@ -124,17 +124,17 @@ impl Shared {
     }
 
     /// Waits until the member has a leader, as long as etcd would.
-    pub(super) async fn led(&self, leader_required: bool) -> Result<(), Refusal> {
+    pub(super) async fn wait_for_leader(&self, leader_required: bool) -> Result<(), RpcError> {
         let deadline = Instant::now() + LEADER_WAIT;
         let mut changes = self.changes();
         while self.lock().condition.leaderless {
             if leader_required {
-                return Err(Refusal::NO_LEADER);
+                return Err(RpcError::NO_LEADER);
             }
             tokio::select! {
                 biased;
                 _ = changes.changed() => {}
-                () = sleep_until(deadline) => return Err(Refusal::TIMED_OUT),
+                () = sleep_until(deadline) => return Err(RpcError::TIMED_OUT),
             }
         }
         Ok(())
@@ -182,7 +182,7 @@ impl Inner {
 
     /// Tells a test what was asked.
     #[cfg(not(test))]
-    fn arrived(&mut self, _: On, _: Option<Action>) {}
+    fn arrived(&mut self, _: RequestKind, _: Option<Action>) {}
 
     /// Tells a test that what is stored is something else from now on.
     #[cfg(not(test))]
@@ -198,10 +198,10 @@ impl Inner {
 }
 
 /// Lets a fault hit a request: `apply` makes its effect and its answer.
-pub(super) async fn strike<T: Send + 'static>(
+pub(super) async fn apply_fault<T: Send + 'static>(
     action: Option<Action>,
-    apply: impl Fn() -> Result<T, Refusal> + Send + 'static,
-) -> Result<T, Refusal> {
+    apply: impl Fn() -> Result<T, RpcError> + Send + 'static,
+) -> Result<T, RpcError> {
     match action {
         None => apply(),
         Some(Action::Fail(refusal)) => Err(refusal),
@@ -229,7 +229,7 @@ pub(super) async fn strike<T: Send + 'static>(
                 sleep(delay).await;
                 apply()
             });
-            late.await.unwrap_or(Err(Refusal::STOPPED))
+            late.await.unwrap_or(Err(RpcError::STOPPED))
         }
         Some(Action::Duplicate) => {
             let _ = apply();

@@ -1,6 +1,6 @@
 //! The keys with their history: revisions, versions, compaction. Pure: no clock, no I/O.
 
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::span::Span;
 use etcd_client::proto::PbKeyValue;
 use std::collections::{BTreeMap, VecDeque};
@@ -80,12 +80,12 @@ impl Store {
     }
 
     /// Refuses revisions that can't be read. A revision of 0 or less means "now".
-    pub(super) fn check_readable(&self, revision: i64) -> Result<i64, Refusal> {
+    pub(super) fn check_readable(&self, revision: i64) -> Result<i64, RpcError> {
         let now = self.reading_revision();
         match revision {
-            revision if revision > now => Err(Refusal::FUTURE_REVISION),
+            revision if revision > now => Err(RpcError::FUTURE_REVISION),
             revision if revision <= 0 => Ok(now),
-            revision if revision < self.compacted => Err(Refusal::COMPACTED),
+            revision if revision < self.compacted => Err(RpcError::COMPACTED),
             revision => Ok(revision),
         }
     }
@@ -160,12 +160,12 @@ impl Store {
     }
 
     /// Forgets what was overwritten or deleted before `revision`.
-    pub(super) fn compact(&mut self, revision: i64) -> Result<(), Refusal> {
+    pub(super) fn compact(&mut self, revision: i64) -> Result<(), RpcError> {
         if revision <= self.compacted {
-            return Err(Refusal::COMPACTED);
+            return Err(RpcError::COMPACTED);
         }
         if revision > self.revision {
-            return Err(Refusal::FUTURE_REVISION);
+            return Err(RpcError::FUTURE_REVISION);
         }
         self.compacted = revision;
         self.keys.retain(|_, history| {
@@ -219,11 +219,11 @@ mod tests {
         assert_eq!(history(&store), [None, value("1", 2, 1), value("2", 2, 2), None, value("3", 5, 1)]);
         store.compact(3).unwrap();
         assert_eq!(history(&store)[2..], [value("2", 2, 2), None, value("3", 5, 1)]);
-        assert_eq!(store.check_readable(2), Err(Refusal::COMPACTED));
+        assert_eq!(store.check_readable(2), Err(RpcError::COMPACTED));
         assert_eq!(store.check_readable(3), Ok(3));
-        assert_eq!(store.check_readable(6), Err(Refusal::FUTURE_REVISION));
-        assert_eq!(store.compact(3), Err(Refusal::COMPACTED));
-        assert_eq!(store.compact(6), Err(Refusal::FUTURE_REVISION));
+        assert_eq!(store.check_readable(6), Err(RpcError::FUTURE_REVISION));
+        assert_eq!(store.compact(3), Err(RpcError::COMPACTED));
+        assert_eq!(store.compact(6), Err(RpcError::FUTURE_REVISION));
     }
 
     #[test]

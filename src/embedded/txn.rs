@@ -2,7 +2,7 @@
 
 use super::member::{Member, inner_header};
 use super::range;
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::span::Span;
 use super::store::Store;
 use etcd_client::proto::{
@@ -18,7 +18,7 @@ struct Path {
 }
 
 /// Applies a checked transaction without ending the revision. Its header is to be filled in.
-pub(super) fn apply(member: &mut Member, request: &PbTxnRequest) -> Result<PbTxnResponse, Refusal> {
+pub(super) fn apply(member: &mut Member, request: &PbTxnRequest) -> Result<PbTxnResponse, RpcError> {
     let path = path(&member.store, request);
     if !is_read_only(request) {
         each_operation(request, &path, &mut |operation| match operation {
@@ -62,8 +62,8 @@ fn path(store: &Store, request: &PbTxnRequest) -> Path {
 fn each_operation(
     request: &PbTxnRequest,
     path: &Path,
-    check: &mut dyn FnMut(&PbTxnOpRequest) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
+    check: &mut dyn FnMut(&PbTxnOpRequest) -> Result<(), RpcError>,
+) -> Result<(), RpcError> {
     let mut nested = path.nested.iter();
     for operation in branch(request, path) {
         match &operation.request {
@@ -79,27 +79,27 @@ fn each_operation(
     Ok(())
 }
 
-fn check_put(member: &Member, put: &PbPutRequest) -> Result<(), Refusal> {
+fn check_put(member: &Member, put: &PbPutRequest) -> Result<(), RpcError> {
     if (put.ignore_value || put.ignore_lease) && member.store.get(&put.key).is_none() {
-        return Err(Refusal::KEY_NOT_FOUND);
+        return Err(RpcError::KEY_NOT_FOUND);
     }
     if put.lease != 0 && !member.leases.exists(put.lease) {
-        return Err(Refusal::LEASE_NOT_FOUND);
+        return Err(RpcError::LEASE_NOT_FOUND);
     }
     Ok(())
 }
 
 /// Against the state before the transaction; a negative revision is older than any compaction.
-fn check_range(store: &Store, range: &PbRangeRequest) -> Result<(), Refusal> {
+fn check_range(store: &Store, range: &PbRangeRequest) -> Result<(), RpcError> {
     match range.revision {
         0 => Ok(()),
-        revision if revision > store.revision() => Err(Refusal::FUTURE_REVISION),
-        revision if revision < store.compacted() => Err(Refusal::COMPACTED),
+        revision if revision > store.revision() => Err(RpcError::FUTURE_REVISION),
+        revision if revision < store.compacted() => Err(RpcError::COMPACTED),
         _ => Ok(()),
     }
 }
 
-fn apply_branch(member: &mut Member, request: &PbTxnRequest, path: &Path) -> Result<PbTxnResponse, Refusal> {
+fn apply_branch(member: &mut Member, request: &PbTxnRequest, path: &Path) -> Result<PbTxnResponse, RpcError> {
     let mut nested = path.nested.iter();
     let mut responses = Vec::new();
     for operation in branch(request, path) {

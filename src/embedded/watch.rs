@@ -3,7 +3,7 @@
 //! Watches pull from the store's log, so that a client that reads slowly costs no queue here.
 
 use super::member::Member;
-use super::refusal::Refusal;
+use super::refusal::RpcError;
 use super::span::Span;
 use super::store::{Change, Store};
 use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchRequestUnion, PbWatchResponse};
@@ -98,7 +98,7 @@ impl Watches {
 
     fn create(&mut self, id: i64, mut watch: Watch, store: &Store) -> Result<i64, &'static str> {
         if watch.next < 0 {
-            return Err(Refusal::COMPACTED.message());
+            return Err(RpcError::COMPACTED.message());
         }
         if watch.span.is_inverted() {
             return Err("mvcc: watcher range is empty");

@@ -3,8 +3,8 @@
 //! arrive in.
 
 use super::table::Table;
-use crate::broken::{Promise, is_broken};
 use crate::change::Revision;
+use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -21,7 +21,7 @@ pub(crate) const NO_ENTRY: EntryId = u32::MAX;
 
 /// Who is concerned by a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reader {
+pub(crate) enum Subscriber {
     /// The instance at this index of the instance table reads it as this slot of its rule.
     Instance(u32, u8),
     /// All members of the group at this index read it as this slot of their rule.
@@ -45,12 +45,12 @@ pub(crate) enum Content {
 pub(crate) struct Entry {
     pub(crate) key: Box<str>,
     pub(crate) content: Content,
-    pub(crate) readers: SmallVec<[Reader; 1]>,
+    pub(crate) readers: SmallVec<[Subscriber; 1]>,
     /// The watcher whose prefix covers the key.
     pub(crate) watcher: u16,
     /// The last view (snapshot or crawl) that contained the key.
     pub(crate) stamp: u32,
-    /// Listed among the graves, once.
+    /// Listed among the tombstones, once.
     buried: bool,
 }
 
@@ -58,11 +58,11 @@ pub(crate) struct Entry {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Merge {
     /// The key did not exist and exists now.
-    Appeared(EntryId),
+    Created(EntryId),
     /// The key has another value or revision now.
     Changed(EntryId),
     /// The key existed and is a tombstone now.
-    Vanished(EntryId),
+    Deleted(EntryId),
     /// Older than what is known: the mirror is as it was.
     Stale(EntryId),
     /// Known already, or without effect.
@@ -75,7 +75,7 @@ pub(crate) struct Mirror {
     hasher: FixedState,
     /// By watcher: entries that became tombstones, by a revision not above theirs. What has come
     /// back since is found out when its turn comes.
-    graves: Vec<BinaryHeap<Reverse<(Revision, EntryId)>>>,
+    tombstones: Vec<BinaryHeap<Reverse<(Revision, EntryId)>>>,
     gone: usize,
     present: usize,
     bytes: usize,
@@ -87,7 +87,7 @@ impl Mirror {
             entries: Slab::new(),
             by_key: Table::default(),
             hasher,
-            graves: Vec::new(),
+            tombstones: Vec::new(),
             gone: 0,
             present: 0,
             bytes: 0,
@@ -170,7 +170,7 @@ impl Mirror {
         match self.find(key) {
             Some(id) => self.put_at(id, value, revision),
             None => {
-                Merge::Appeared(self.put_new(self.hash(key.as_bytes()), key.into(), value, revision, watcher))
+                Merge::Created(self.put_new(self.hash(key.as_bytes()), key.into(), value, revision, watcher))
             }
         }
     }
@@ -194,7 +194,7 @@ impl Mirror {
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision == *known => Merge::Known,
-            Content::Present { revision: known, .. } if revision < *known && !is_broken(Promise::Forward) => {
+            Content::Present { revision: known, .. } if revision < *known && !is_active(Mutant::Forward) => {
                 Merge::Stale(id)
             }
             Content::Present { value: old, revision: known } => {
@@ -202,7 +202,7 @@ impl Mirror {
                 (*old, *known) = (value, revision);
                 Merge::Changed(id)
             }
-            Content::Gone { revision: gone } if revision <= *gone && !is_broken(Promise::Forward) => {
+            Content::Gone { revision: gone } if revision <= *gone && !is_active(Mutant::Forward) => {
                 Merge::Stale(id)
             }
             Content::Gone { .. } => {
@@ -210,7 +210,7 @@ impl Mirror {
                 self.present += 1;
                 self.gone -= 1;
                 entry.content = Content::Present { value, revision };
-                Merge::Appeared(id)
+                Merge::Created(id)
             }
         }
     }
@@ -228,23 +228,21 @@ impl Mirror {
         let Some(id) = self.find_hashed(hash, key.as_bytes()) else {
             if guard_unknown {
                 let id = self.insert(hash, key.into(), Content::Gone { revision }, watcher);
-                self.dig(id, revision);
+                self.tombstone(id, revision);
             }
             return Merge::Known;
         };
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
-            Content::Present { revision: known, .. }
-                if revision <= *known && !is_broken(Promise::Forward) =>
-            {
+            Content::Present { revision: known, .. } if revision <= *known && !is_active(Mutant::Forward) => {
                 Merge::Stale(id)
             }
             Content::Present { value, .. } => {
                 self.bytes -= entry.key.len() + value.len();
                 self.present -= 1;
                 entry.content = Content::Gone { revision };
-                self.dig(id, revision);
-                Merge::Vanished(id)
+                self.tombstone(id, revision);
+                Merge::Deleted(id)
             }
             Content::Gone { revision: gone } => {
                 *gone = revision.max(*gone);
@@ -266,31 +264,31 @@ impl Mirror {
         id
     }
 
-    fn dig(&mut self, id: EntryId, revision: Revision) {
+    fn tombstone(&mut self, id: EntryId, revision: Revision) {
         self.gone += 1;
         let entry = &mut self.entries[id as usize];
         if !std::mem::replace(&mut entry.buried, true) {
             let watcher = entry.watcher as usize;
-            if self.graves.len() <= watcher {
-                self.graves.resize_with(watcher + 1, BinaryHeap::new);
+            if self.tombstones.len() <= watcher {
+                self.tombstones.resize_with(watcher + 1, BinaryHeap::new);
             }
-            self.graves[watcher].push(Reverse((revision, id)));
+            self.tombstones[watcher].push(Reverse((revision, id)));
         }
     }
 
     /// Removes a watcher's tombstones up to `horizon`; returns the revision of the newest of them.
-    pub(crate) fn bury(&mut self, watcher: u16, horizon: Revision) -> Option<Revision> {
-        let Self { graves, entries, by_key, hasher, gone, .. } = self;
-        let graves = graves.get_mut(watcher as usize)?;
+    pub(crate) fn collect_tombstones(&mut self, watcher: u16, horizon: Revision) -> Option<Revision> {
+        let Self { tombstones, entries, by_key, hasher, gone, .. } = self;
+        let tombstones = tombstones.get_mut(watcher as usize)?;
         let mut newest = None;
-        while let Some(Reverse((listed, id))) = graves.peek().copied()
+        while let Some(Reverse((listed, id))) = tombstones.peek().copied()
             && listed <= horizon
         {
-            graves.pop();
+            tombstones.pop();
             let entry = &mut entries[id as usize];
             match entry.content {
                 Content::Present { .. } => entry.buried = false,
-                Content::Gone { revision } if revision > horizon => graves.push(Reverse((revision, id))),
+                Content::Gone { revision } if revision > horizon => tombstones.push(Reverse((revision, id))),
                 Content::Gone { revision } => {
                     newest = newest.max(Some(revision));
                     *gone -= 1;
@@ -315,14 +313,14 @@ mod tests {
     #[test]
     fn revisions_of_a_key_only_move_forward() {
         let mut m = mirror();
-        let Merge::Appeared(id) = m.put("/a", "1".into(), 5, 0) else { panic!("new key") };
+        let Merge::Created(id) = m.put("/a", "1".into(), 5, 0) else { panic!("new key") };
         assert_eq!(m.put("/a", "1".into(), 5, 0), Merge::Known, "the same event twice");
         assert_eq!(m.put("/a", "0".into(), 4, 0), Merge::Stale(id), "an older put");
         assert_eq!(m.delete("/a", 4, false, 0), Merge::Stale(id), "an older delete");
         assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Changed(id));
-        assert_eq!(m.delete("/a", 7, false, 0), Merge::Vanished(id));
+        assert_eq!(m.delete("/a", 7, false, 0), Merge::Deleted(id));
         assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Stale(id), "a put older than the tombstone");
-        assert_eq!(m.put("/a", "3".into(), 8, 0), Merge::Appeared(id), "a put after the tombstone");
+        assert_eq!(m.put("/a", "3".into(), 8, 0), Merge::Created(id), "a put after the tombstone");
         assert_eq!(m.tombstones(), 0);
         assert_eq!((m.keys(), m.bytes()), (1, 3));
     }
@@ -334,10 +332,10 @@ mod tests {
         m.put("/b", "1".into(), 6, 0);
         m.delete("/a", 7, false, 0);
         m.delete("/b", 8, false, 0);
-        assert_eq!(m.bury(0, 6), None);
-        assert_eq!(m.bury(1, 9), None, "another watcher's");
-        assert_eq!((m.bury(0, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
-        assert_eq!((m.bury(0, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
+        assert_eq!(m.collect_tombstones(0, 6), None);
+        assert_eq!(m.collect_tombstones(1, 9), None, "another watcher's");
+        assert_eq!((m.collect_tombstones(0, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
+        assert_eq!((m.collect_tombstones(0, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
     }
 
     #[test]
@@ -347,11 +345,15 @@ mod tests {
         m.delete("/a", 7, false, 0);
         m.delete("/a", 9, false, 0);
         m.delete("/a", 6, false, 0);
-        assert_eq!((m.bury(0, 8), m.tombstones()), (None, 1), "absent at 9: a put at 8 would be stale");
+        assert_eq!(
+            (m.collect_tombstones(0, 8), m.tombstones()),
+            (None, 1),
+            "absent at 9: a put at 8 would be stale"
+        );
         m.put("/a", "2".into(), 10, 0);
-        assert_eq!((m.bury(0, 9), m.keys()), (None, 1), "it came back");
+        assert_eq!((m.collect_tombstones(0, 9), m.keys()), (None, 1), "it came back");
         m.delete("/a", 11, false, 0);
-        assert_eq!((m.bury(0, 11), m.tombstones()), (Some(11), 0));
+        assert_eq!((m.collect_tombstones(0, 11), m.tombstones()), (Some(11), 0));
     }
 
     #[test]

@@ -7,8 +7,8 @@
 
 use super::mirror::{Content, EntryId};
 use super::{AHEAD, Index, Matched, Reason};
-use crate::broken::{Promise, is_broken};
-use crate::change::{Change, Deletion, Found, Revision};
+use crate::change::{Change, Deletion, KeyValue, Revision};
+use crate::mutants::{Mutant, is_active};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ViewId(u32);
@@ -46,7 +46,7 @@ struct View {
     watcher: u16,
     revision: Revision,
     purpose: Purpose,
-    suspects: Vec<Found>,
+    mismatches: Vec<KeyValue>,
     /// Keys were deleted after the view's revision and forgotten before it was opened: that the
     /// view has a key which the mirror lacks does not mean that the key exists.
     blind: bool,
@@ -56,7 +56,7 @@ struct View {
 }
 
 /// Differences a crawl holds back at most; what exceeds them is repaired at once.
-const SUSPECTS: usize = 65_536;
+const MISMATCHES: usize = 65_536;
 
 #[derive(Default)]
 pub(crate) struct Views {
@@ -118,7 +118,7 @@ impl Index {
             watcher,
             revision,
             purpose,
-            suspects: Vec::new(),
+            mismatches: Vec::new(),
             blind: self.forgotten[watcher as usize] > revision,
             sweep: None,
             drift: 0,
@@ -127,7 +127,7 @@ impl Index {
     }
 
     /// Compares keys that the view contains. False if the view was ended meanwhile.
-    pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<Found>) -> bool {
+    pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<KeyValue>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let mut page = page.into_iter();
         let (mut looks, mut uses) = (Vec::new(), Vec::new());
@@ -154,15 +154,15 @@ impl Index {
 
     /// Looks up the first keys of a page, and matches those that have no entry. Looks that don't depend on each other
     /// wait for memory at the same time; see [`Index::apply_all`].
-    fn look_ahead(&mut self, at: usize, page: &[Found], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
+    fn look_ahead(&mut self, at: usize, page: &[KeyValue], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
         let snapshot = self.views.open[at].purpose == Purpose::Snapshot;
         let mut touched = 0;
-        for Found { key, .. } in page.iter().take(AHEAD) {
+        for KeyValue { key, .. } in page.iter().take(AHEAD) {
             let hash = self.mirror.hash(key);
             touched ^= self.mirror.touch(hash);
             looks.push(Look { hash, entry: None, watcher: None, uses: 0 });
         }
-        for (look, Found { key, .. }) in looks.iter_mut().zip(page) {
+        for (look, KeyValue { key, .. }) in looks.iter_mut().zip(page) {
             look.entry = self.mirror.find_hashed(look.hash, key);
             let Some((key, watcher)) = self.wanted(key) else { continue };
             look.watcher = Some(watcher);
@@ -183,7 +183,7 @@ impl Index {
         &mut self,
         at: usize,
         Look { hash, entry: known, watcher, uses }: Look,
-        found: Found,
+        found: KeyValue,
         matched: &mut impl Iterator<Item = Matched>,
     ) {
         let View { id, purpose, revision: seen_at, .. } = self.views.open[at];
@@ -192,7 +192,7 @@ impl Index {
             self.mirror.entry_mut(entry).stamp = id.0;
             let known = self.revision_of(entry);
             // Then the key was changed before the view, which does not have that change.
-            if found.revision < known && known <= seen_at && !is_broken(Promise::Rewind) {
+            if found.revision < known && known <= seen_at && !is_active(Mutant::Rewind) {
                 self.views.contradiction.get_or_insert((known, found.revision, seen_at));
             }
             if known >= found.revision {
@@ -209,8 +209,8 @@ impl Index {
             || std::str::from_utf8(&found.key).is_ok_and(|key| !self.uses(key).is_empty())
         {
             let view = &mut self.views.open[at];
-            if view.suspects.len() < SUSPECTS {
-                view.suspects.push(found);
+            if view.mismatches.len() < MISMATCHES {
+                view.mismatches.push(found);
             } else {
                 self.clear_up(at, found);
             }
@@ -223,8 +223,8 @@ impl Index {
         }
     }
 
-    /// Decides about a suspect: what the mirror does not know by now is drift.
-    fn clear_up(&mut self, at: usize, found: Found) {
+    /// Decides about a mismatch: what the mirror does not know by now is drift.
+    fn clear_up(&mut self, at: usize, found: KeyValue) {
         let View { id, blind, .. } = self.views.open[at];
         let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
         match known {
@@ -241,7 +241,7 @@ impl Index {
         }
     }
 
-    fn repair(&mut self, id: ViewId, found: Found) {
+    fn repair(&mut self, id: ViewId, found: KeyValue) {
         let Some((key, watcher)) = self.wanted(&found.key) else { return };
         let entry = match self.mirror.find(key) {
             Some(entry) => {
@@ -262,8 +262,8 @@ impl Index {
     /// turns up in [`Index::take_closed`]. False if the view was ended meanwhile.
     pub(crate) fn close_view(&mut self, id: ViewId) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
-        let suspects = std::mem::take(&mut self.views.open[at].suspects);
-        for found in suspects {
+        let mismatches = std::mem::take(&mut self.views.open[at].mismatches);
+        for found in mismatches {
             self.clear_up(at, found);
         }
         self.views.open[at].sweep = Some(0);
@@ -274,7 +274,7 @@ impl Index {
     pub(crate) fn cancel_view(&mut self, id: ViewId) {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return };
         let View { watcher, .. } = self.views.open.remove(at);
-        self.bury(watcher);
+        self.collect_tombstones(watcher);
     }
 
     /// Looks for keys that closed views lack; returns what is left of the budget.
@@ -295,7 +295,7 @@ impl Index {
                 })
                 .map(|(_, entry)| entry.key.clone())
                 .collect();
-            if is_broken(Promise::Deletions) {
+            if is_active(Mutant::Deletions) {
                 missing.clear();
             }
             self.views.open[at].drift += missing.len() as u64;
@@ -330,7 +330,7 @@ impl Index {
             }
             Purpose::Crawl => self.counters.drift += drift,
         }
-        self.bury(watcher);
+        self.collect_tombstones(watcher);
         self.views.closed.push(Closed { id, watcher, purpose, drift });
     }
 

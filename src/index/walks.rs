@@ -45,7 +45,7 @@ impl Index {
             let step = budget.min(next);
             for at in (next - step..next).rev() {
                 let Some(member) = self.groups.member(index, at) else { continue };
-                self.soil(member, None, Reason::Change);
+                self.mark_dirty(member, None, Reason::Change);
                 if let Some(at) = self.instances.get(member).dirty_at() {
                     self.dirty[at].touches.extend(touches.iter().copied());
                 }
@@ -65,7 +65,7 @@ impl Index {
         let end = last.min(walk.next.saturating_add(budget));
         for at in walk.next..end {
             if let Some(index) = self.instances.at(at) {
-                self.soil(index, None, walk.reason);
+                self.mark_dirty(index, None, walk.reason);
             }
         }
         walk.next = end;

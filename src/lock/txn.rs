@@ -3,15 +3,15 @@
 #[cfg(test)]
 mod tests;
 
-use super::batch::{Footprint, KeyMark};
+use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
-use crate::broken::{Promise, is_broken};
 use crate::change::Seen;
 use crate::change::{Change, Deletion, Revision, Snapshot};
 use crate::condition::{Check, Compiled};
 use crate::etcd::FailureKind;
 use crate::firing::{Effect, Effects, Expectation, Fence};
+use crate::mutants::{Mutant, is_active};
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -79,11 +79,11 @@ impl Locking<'_> {
         let mut txn = EncodedTxn::with_capacity(ROOM);
         let mut compares = 1;
         txn.compare(lock, Sign::Equal, Target::Created(0));
-        if !is_broken(Promise::Backoff) {
+        if !is_active(Mutant::Backoff) {
             compares += 1;
             compare_mark(&mut txn, mark, self.overrule);
         }
-        if !is_broken(Promise::Witness) {
+        if !is_active(Mutant::Witness) {
             compares += self.witness.len();
             self.witness.iter().for_each(|check| self.compare(&mut txn, check));
         }
@@ -195,10 +195,10 @@ fn json(value: &impl Serialize) -> SmallVec<[u8; 128]> {
     text
 }
 
-type Marks = SmallVec<[KeyMark; 4]>;
+type Marks = SmallVec<[KeyHash; 4]>;
 
-fn mark_of(key: &str) -> KeyMark {
-    KeyMark::of(key.as_bytes())
+fn mark_of(key: &str) -> KeyHash {
+    KeyHash::of(key.as_bytes())
 }
 
 fn only_key(response: Option<PbTxnOpResponse>) -> Option<PbKeyValue> {
@@ -250,7 +250,7 @@ impl Ending<'_> {
         };
         match self.fence {
             Some(Fence { create_revision }) => {
-                if !is_broken(Promise::Fence) {
+                if !is_active(Mutant::Fence) {
                     compares += 1;
                     txn.compare(lock, Sign::Equal, Target::Created(create_revision));
                 }
@@ -263,7 +263,7 @@ impl Ending<'_> {
             }
         }
         for Expectation { key, revision } in expectations {
-            if !is_broken(Promise::Expectations) {
+            if !is_active(Mutant::Expectations) {
                 compares += 1;
                 txn.compare(key, Sign::Equal, Target::Changed(*revision));
             }

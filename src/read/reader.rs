@@ -2,7 +2,7 @@
 
 use super::ranges::{RangePlan, RangeRequest, SplitPoints};
 use super::throttle::Throttle;
-use crate::change::{Found, Revision};
+use crate::change::{KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -71,12 +71,12 @@ pub(crate) async fn read(
     revision: Revision,
     splits: &SharedSplitPoints,
     throttle: &mut Throttle,
-    mut page: impl AsyncFnMut(Vec<Found>, usize) -> bool,
+    mut page: impl AsyncFnMut(Vec<KeyValue>, usize) -> bool,
 ) -> Result<bool, Failure> {
     let (size, parallel) = throttle.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
-    let mut heard: VecDeque<(Vec<Found>, usize)> = VecDeque::new();
+    let mut heard: VecDeque<(Vec<KeyValue>, usize)> = VecDeque::new();
     loop {
         let begun = Instant::now();
         while out.len() < parallel
@@ -122,7 +122,10 @@ pub(crate) async fn read(
 type Answered = (RangeRequest, Result<Page, Failure>);
 
 /// The keys of an answer, and how many it lacks; none if they must be asked for again, in smaller parts.
-fn take((request, answer): Answered, plan: &mut RangePlan) -> Result<Option<(Vec<Found>, usize)>, Failure> {
+fn take(
+    (request, answer): Answered,
+    plan: &mut RangePlan,
+) -> Result<Option<(Vec<KeyValue>, usize)>, Failure> {
     match answer {
         // Large values: less at a time.
         Err(Failure { kind: FailureKind::Rejected, .. }) if request.limit > 1 => {

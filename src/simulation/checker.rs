@@ -1,10 +1,10 @@
 //! Checks that a schedule kept the promises. It takes what is true from the server's own history and from what
 //! the callbacks noted, and knows nothing of the engine's insides.
 
+use super::history::{Began, EngineRun, Event, How, Store};
 use super::kinds::Kind;
-use super::plan::{Act, Plan};
+use super::plan::{Plan, PlanStep};
 use super::schedule::NAMESPACE;
-use super::story::{Began, Event, How, Life, Store};
 use crate::condition::Explanation;
 use crate::embedded::record::{Done, Written};
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +97,7 @@ pub(super) fn compare(engine: usize, explained: &Explanation, now: &Store) -> Ve
     wrong
 }
 
-/// Replays the story and tells what was not kept.
+/// Replays the history and tells what was not kept.
 pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation> {
     let mut checker = Checker::new(plan);
     for (at, event) in events {
@@ -138,24 +138,24 @@ struct Checker<'p> {
     runs: BTreeMap<u64, Run>,
     running: BTreeSet<u64>,
     /// The revision of the last effects for an instance, by the life whose run they were.
-    own: BTreeMap<(Life, Kind, Vec<String>), i64>,
+    own: BTreeMap<(EngineRun, Kind, Vec<String>), i64>,
     /// Of every key: when it changed, and what it held then.
     changed: BTreeMap<String, Vec<(Duration, i64, Option<String>)>>,
     /// When marks were written.
     marked: BTreeMap<String, Duration>,
     /// The last deletion of a key by the test, for rules of absences.
     deletions: BTreeMap<(Kind, Vec<String>), Duration>,
-    lives: BTreeMap<Life, (Duration, Option<Duration>)>,
-    starts: BTreeMap<(Life, Kind, Vec<String>), Vec<Duration>>,
+    lives: BTreeMap<EngineRun, (Duration, Option<Duration>)>,
+    starts: BTreeMap<(EngineRun, Kind, Vec<String>), Vec<Duration>>,
     /// Since when rules are paused.
-    paused: BTreeMap<(Life, Kind), Duration>,
+    paused: BTreeMap<(EngineRun, Kind), Duration>,
     /// Locks can be lost without their holder's clock telling.
     locks_taken: bool,
     leases_ended: bool,
     replaced: bool,
     /// When the store was last replaced by another: revisions from before may mean something else since.
     rewound: Duration,
-    calm: Option<Duration>,
+    quiesced: Option<Duration>,
     violations: Vec<Violation>,
 }
 
@@ -176,11 +176,11 @@ impl<'p> Checker<'p> {
             lives: BTreeMap::new(),
             starts: BTreeMap::new(),
             paused: BTreeMap::new(),
-            locks_taken: plan.does(Act::takes_locks),
-            leases_ended: plan.does(|act| matches!(act, Act::ExpireLease(_))),
+            locks_taken: plan.does(PlanStep::takes_locks),
+            leases_ended: plan.does(|act| matches!(act, PlanStep::ExpireLease(_))),
             replaced: false,
             rewound: Duration::ZERO,
-            calm: None,
+            quiesced: None,
             violations: Vec::new(),
         }
     }
@@ -208,13 +208,13 @@ impl<'p> Checker<'p> {
                 }
             }
             Event::Server(Done::Arrived(..)) => {}
-            Event::Did(Act::Save) => self.saved = Some(self.line.clone()),
-            Event::Did(Act::Restore) => {
+            Event::Did(PlanStep::Save) => self.saved = Some(self.line.clone()),
+            Event::Did(PlanStep::Restore) => {
                 if let Some(saved) = &self.saved {
                     self.line.applied = saved.applied.clone();
                 }
             }
-            Event::Did(Act::RestartEmpty) => {
+            Event::Did(PlanStep::RestartEmpty) => {
                 self.saved = None;
                 self.line.applied.clear();
             }
@@ -224,7 +224,7 @@ impl<'p> Checker<'p> {
             Event::Resumed(life, kind) => drop(self.paused.remove(&(*life, *kind))),
             Event::Over(life, how) => {
                 // Every callback ends when it is told to, or is dropped.
-                if how.contains("Unfinished") && !self.plan.does(|act| matches!(act, Act::Poison(..))) {
+                if how.contains("Unfinished") && !self.plan.does(|act| matches!(act, PlanStep::Poison(..))) {
                     self.violate(format!("engine {} was {how}", life.engine));
                 }
                 if let Some((_, end)) = self.lives.get_mut(life) {
@@ -238,7 +238,7 @@ impl<'p> Checker<'p> {
                     run.ended = Some((*how, self.at));
                 }
             }
-            Event::Calm => self.calm = Some(self.at),
+            Event::Quiesced => self.quiesced = Some(self.at),
         }
     }
 
@@ -391,7 +391,7 @@ impl<'p> Checker<'p> {
         let looked = last.and_then(|last| self.taken.get(&last.began.token)).map(|(_, looked)| *looked);
         // The first change after what the last run was shown: of another value, or after it looked, or shortly
         // before, if it may have been told of it later.
-        let unheard = if self.plan.does(Act::delays_events) { UNHEARD } else { Duration::ZERO };
+        let unheard = if self.plan.does(PlanStep::delays_events) { UNHEARD } else { Duration::ZERO };
         let since = |(slot, key): (usize, &String)| {
             let all = self.changed.get(key)?;
             let seen = |change: &(_, _, Option<String>)| shown.get(slot) == Some(&change.2);
@@ -457,7 +457,7 @@ impl<'p> Checker<'p> {
         }
     }
 
-    fn last_effect(&self, life: Life, kind: Kind, id: &[String]) -> Option<(usize, Option<String>)> {
+    fn last_effect(&self, life: EngineRun, kind: Kind, id: &[String]) -> Option<(usize, Option<String>)> {
         let run = self.runs.values().rev().find(|run| {
             let Began { life: its, kind: of, id: which, run, .. } = &run.began;
             (*its, *of) == (life, kind) && which == id && self.line.applied.contains_key(run)
@@ -467,7 +467,7 @@ impl<'p> Checker<'p> {
 
     fn finish(&mut self) {
         // Rules of absences only: an engine that saw the deletion fires.
-        if self.plan.does(Act::forgets) {
+        if self.plan.does(PlanStep::forgets) {
             return;
         }
         let deletions = std::mem::take(&mut self.deletions);
@@ -478,9 +478,9 @@ impl<'p> Checker<'p> {
             }
             // It must have known the key: so it was there long before.
             let long = Duration::from_secs(15);
-            let calm = self.calm.unwrap_or_default();
+            let quiesced = self.quiesced.unwrap_or_default();
             let knew = |(start, end): &(Duration, Option<Duration>)| {
-                *start + long < at && end.is_none_or(|end| end > calm)
+                *start + long < at && end.is_none_or(|end| end > quiesced)
             };
             let fired =
                 self.runs.values().any(|run| run.began.kind == kind && run.began.id == id && run.at >= at);

@@ -7,7 +7,7 @@
 //! | [`kinds`] | the rules, and what the checker knows of them |
 //! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
 //! | [`schedule`] | runs a schedule |
-//! | [`story`] | everything that happened |
+//! | [`history`] | everything that happened |
 //! | [`checker`] | tells which promises were not kept |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
@@ -16,6 +16,7 @@
 
 mod callbacks;
 mod checker;
+mod history;
 mod kinds;
 #[cfg(feature = "prometheus")]
 mod metrics;
@@ -23,7 +24,6 @@ mod plan;
 mod process;
 mod runner;
 mod schedule;
-mod story;
 
 use plan::Plan;
 use runner::{number, run_many};
@@ -55,7 +55,7 @@ fn replay() {
     let seed = number("SEED", 0);
     println!("{:#?}", Plan::of(seed));
     let outcome = schedule::run(seed, None);
-    outcome.story.look(|_, events| {
+    outcome.history.look(|_, events| {
         for (at, event) in events {
             println!("{at:>14?} {event:?}");
         }
@@ -93,7 +93,7 @@ fn changes_while_a_callback_runs_are_not_lost() {
 fn the_same_seed_is_the_same_run() {
     for seed in 0..40 {
         let [first, second] =
-            [(); 2].map(|()| schedule::run(seed, None).story.look(|_, events| events.to_vec()));
+            [(); 2].map(|()| schedule::run(seed, None).history.look(|_, events| events.to_vec()));
         for (one, other) in first.iter().zip(&second) {
             assert_eq!(one, other, "seed {seed}");
         }

@@ -1,7 +1,7 @@
 //! What a seed means: engines, rules, options, and what happens when.
 
 use super::kinds::{KINDS, Kind};
-use crate::embedded::{Fault, On, Refusal};
+use crate::embedded::{Fault, RequestKind, RpcError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -19,7 +19,7 @@ pub(super) struct Plan {
     pub(super) options: Options,
     pub(super) callbacks: Callbacks,
     /// Each with the pause before it.
-    pub(super) steps: Vec<(Duration, Act)>,
+    pub(super) steps: Vec<(Duration, PlanStep)>,
 }
 
 /// Of the engines: all have the same.
@@ -35,7 +35,7 @@ pub(super) struct Options {
     pub(super) time_limit: Duration,
 }
 
-/// How callbacks behave until all is calm: parts of a hundred.
+/// How callbacks behave until all is quiesced: parts of a hundred.
 #[derive(Clone, Debug)]
 pub(super) struct Callbacks {
     pub(super) slow: u32,
@@ -45,7 +45,7 @@ pub(super) struct Callbacks {
 
 /// Something that is done to etcd or an engine.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Act {
+pub(super) enum PlanStep {
     Put(String, String),
     Delete(String),
     Inject(Fault),
@@ -82,33 +82,41 @@ pub(super) enum Act {
     Elsewhere(usize),
 }
 
-impl Act {
+impl PlanStep {
     /// After it, an engine may hear of a change long after it happened.
     pub(super) fn delays_events(&self) -> bool {
         match self {
-            Act::Inject(fault) => fault.delays_events() || fault.is_in_stream(),
-            Act::Put(..) | Act::Delete(_) | Act::NoSpace(_) | Act::ExpireLease(_) | Act::Save => false,
-            Act::Pause(..) | Act::Elsewhere(_) => false,
+            PlanStep::Inject(fault) => fault.delays_events() || fault.is_in_stream(),
+            PlanStep::Put(..)
+            | PlanStep::Delete(_)
+            | PlanStep::NoSpace(_)
+            | PlanStep::ExpireLease(_)
+            | PlanStep::Save => false,
+            PlanStep::Pause(..) | PlanStep::Elsewhere(_) => false,
             _ => true,
         }
     }
 
     /// After it, an engine that was not told can't know that the store is older than what it knows.
     pub(super) fn outgrows(&self) -> bool {
-        matches!(self, Act::Elsewhere(_))
+        matches!(self, PlanStep::Elsewhere(_))
     }
 
     /// After it, a lock may be lost without its holder's clock telling.
     pub(super) fn takes_locks(&self) -> bool {
         matches!(
             self,
-            Act::ExpireLease(_) | Act::Restore | Act::RestartEmpty | Act::Stall(..) | Act::Crash(..)
+            PlanStep::ExpireLease(_)
+                | PlanStep::Restore
+                | PlanStep::RestartEmpty
+                | PlanStep::Stall(..)
+                | PlanStep::Crash(..)
         )
     }
 
     /// After it, what was deleted before may be known to nobody.
     pub(super) fn forgets(&self) -> bool {
-        matches!(self, Act::Compact | Act::Restore | Act::RestartEmpty | Act::Poison(..))
+        matches!(self, PlanStep::Compact | PlanStep::Restore | PlanStep::RestartEmpty | PlanStep::Poison(..))
     }
 }
 
@@ -202,7 +210,7 @@ impl Plan {
         let mut steps = Vec::new();
         // Or most instances of `Work` would be false for ever.
         if kinds.contains(&Kind::Work) {
-            steps.push((Duration::ZERO, Act::Put("/config/enabled".into(), "yes".into())));
+            steps.push((Duration::ZERO, PlanStep::Put("/config/enabled".into(), "yes".into())));
         }
         let mut poisons = 0;
         for _ in 0..count {
@@ -213,14 +221,14 @@ impl Plan {
                 Some(trouble) => act(trouble, rng, engines, &kinds),
                 None => writer.write(rng, &kinds),
             };
-            poisons += usize::from(matches!(act, Act::Poison(..)));
-            let restored = act == Act::Restore;
+            poisons += usize::from(matches!(act, PlanStep::Poison(..)));
+            let restored = act == PlanStep::Restore;
             steps.push((pause, act));
             // Before an engine connects again, the store may be further than it was.
             if restored && rng.random_bool(0.5) {
                 let before = rng.random_range(0..4);
                 let written = (0..before).map(|_| writer.write(rng, &kinds)).collect::<Vec<_>>();
-                let elsewhere = Act::Elsewhere(rng.random_range(0..60));
+                let elsewhere = PlanStep::Elsewhere(rng.random_range(0..60));
                 steps.extend(written.into_iter().chain([elsewhere]).map(|act| (Duration::ZERO, act)));
                 // What nothing tells of, a crawl finds.
                 options.crawl_interval = options.crawl_interval.min(5 * SECOND);
@@ -237,7 +245,7 @@ impl Plan {
         plan.callbacks = Callbacks { slow: 0, failing: 0, reading: 0 };
         plan.options.crawl_interval = 3600 * SECOND;
         plan.options.time_limit = 60 * SECOND;
-        let put = |value: &str| Act::Put("/stay/a".into(), value.into());
+        let put = |value: &str| PlanStep::Put("/stay/a".into(), value.into());
         let pause = MS * (seed % 40) as u32;
         plan.steps = vec![(SECOND, put("v1")), (pause, put("v2")), (SECOND, put("v3")), (pause, put("v4"))];
         plan
@@ -247,8 +255,8 @@ impl Plan {
     pub(super) fn answered_late(mut self) -> Self {
         self.options.request_timeout = 5 * SECOND;
         for (number, (_, act)) in self.steps.iter_mut().enumerate() {
-            if let Act::Inject(fault) = act {
-                *fault = Fault::on(On::Txn).times(2).delay_answer(MS * (100 + 50 * number as u32));
+            if let PlanStep::Inject(fault) = act {
+                *fault = Fault::on(RequestKind::Txn).times(2).delay_answer(MS * (100 + 50 * number as u32));
             }
         }
         self
@@ -262,7 +270,7 @@ impl Plan {
         self
     }
 
-    pub(super) fn does(&self, what: impl Fn(&Act) -> bool) -> bool {
+    pub(super) fn does(&self, what: impl Fn(&PlanStep) -> bool) -> bool {
         self.steps.iter().any(|(_, act)| what(act))
     }
 }
@@ -274,7 +282,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn write(&mut self, rng: &mut StdRng, kinds: &[Kind]) -> Act {
+    fn write(&mut self, rng: &mut StdRng, kinds: &[Kind]) -> PlanStep {
         self.number += 1;
         let kind = pick(rng, kinds);
         let id: Vec<String> = kind
@@ -291,7 +299,7 @@ impl Writer {
         let key = slots[at].clone();
         let put = !(first && rng.random_bool(0.15)) && (first || rng.random_bool(0.5));
         if !put && key != "/config/enabled" {
-            return Act::Delete(key);
+            return PlanStep::Delete(key);
         }
         let number = self.number;
         let value = match (kind, at) {
@@ -301,69 +309,69 @@ impl Writer {
             (Kind::Optimistic, 0) => format!("{}-{number}", pick(rng, &["new", "new", "new", "idle"])),
             _ => format!("v{number}"),
         };
-        Act::Put(key, value)
+        PlanStep::Put(key, value)
     }
 }
 
-fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Act {
+fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> PlanStep {
     let engine = rng.random_range(0..engines);
     match trouble {
-        Trouble::Requests => Act::Inject(request_fault(rng)),
+        Trouble::Requests => PlanStep::Inject(request_fault(rng)),
         Trouble::Streams => match rng.random_range(0..6) {
-            0 => Act::CutStreams,
-            1 => Act::CutConnections,
-            _ => Act::Inject(stream_fault(rng)),
+            0 => PlanStep::CutStreams,
+            1 => PlanStep::CutConnections,
+            _ => PlanStep::Inject(stream_fault(rng)),
         },
         Trouble::Server => match rng.random_range(0..3) {
-            0 => Act::Unreachable(between(rng, 10, 4000)),
-            1 => Act::Freeze(between(rng, 10, 6000)),
-            _ => Act::Restart,
+            0 => PlanStep::Unreachable(between(rng, 10, 4000)),
+            1 => PlanStep::Freeze(between(rng, 10, 6000)),
+            _ => PlanStep::Restart,
         },
-        Trouble::Leader => Act::LoseLeader(between(rng, 10, 6000)),
-        Trouble::Space => Act::NoSpace(between(rng, 10, 5000)),
-        Trouble::Compaction => Act::Compact,
-        Trouble::Leases => Act::ExpireLease(rng.random_range(0..8)),
+        Trouble::Leader => PlanStep::LoseLeader(between(rng, 10, 6000)),
+        Trouble::Space => PlanStep::NoSpace(between(rng, 10, 5000)),
+        Trouble::Compaction => PlanStep::Compact,
+        Trouble::Leases => PlanStep::ExpireLease(rng.random_range(0..8)),
         Trouble::Backups => match rng.random_range(0..8) {
-            0..4 => Act::Save,
-            4..7 => Act::Restore,
-            _ => Act::RestartEmpty,
+            0..4 => PlanStep::Save,
+            4..7 => PlanStep::Restore,
+            _ => PlanStep::RestartEmpty,
         },
         Trouble::Paths => match rng.random_range(0..4) {
-            0 => Act::CutPath(engine),
-            1 => Act::BlockPath(engine, between(rng, 10, 6000)),
-            _ => Act::FreezePath(engine, between(rng, 10, 9000)),
+            0 => PlanStep::CutPath(engine),
+            1 => PlanStep::BlockPath(engine, between(rng, 10, 6000)),
+            _ => PlanStep::FreezePath(engine, between(rng, 10, 9000)),
         },
-        Trouble::Crashes => Act::Crash(engine, between(rng, 0, 3000)),
+        Trouble::Crashes => PlanStep::Crash(engine, between(rng, 0, 3000)),
         Trouble::Shutdowns => match rng.random_bool(0.7) {
-            true => Act::Shutdown(engine, between(rng, 0, 1500), between(rng, 0, 3000)),
-            false => Act::Drop(engine, between(rng, 0, 3000)),
+            true => PlanStep::Shutdown(engine, between(rng, 0, 1500), between(rng, 0, 3000)),
+            false => PlanStep::Drop(engine, between(rng, 0, 3000)),
         },
-        Trouble::Stalls => Act::Stall(engine, between(rng, 100, 8000)),
+        Trouble::Stalls => PlanStep::Stall(engine, between(rng, 100, 8000)),
         Trouble::Panics => {
             let parts = ["index", "evaluator", "dispatcher", "requests", "lease keeper"];
-            Act::Poison(engine, pick(rng, &parts))
+            PlanStep::Poison(engine, pick(rng, &parts))
         }
-        Trouble::Pauses => Act::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),
-        Trouble::Elsewhere => Act::Elsewhere(rng.random_range(1..300)),
+        Trouble::Pauses => PlanStep::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),
+        Trouble::Elsewhere => PlanStep::Elsewhere(rng.random_range(1..300)),
     }
 }
 
 fn request_fault(rng: &mut StdRng) -> Fault {
     let on = [
-        On::Any,
-        On::Txn,
-        On::Txn,
-        On::Txn,
-        On::Range,
-        On::LeaseGrant,
-        On::LeaseRevoke,
-        On::LeaseKeepAlive,
-        On::Watch,
+        RequestKind::Any,
+        RequestKind::Txn,
+        RequestKind::Txn,
+        RequestKind::Txn,
+        RequestKind::Range,
+        RequestKind::LeaseGrant,
+        RequestKind::LeaseRevoke,
+        RequestKind::LeaseKeepAlive,
+        RequestKind::Watch,
     ];
     let fault = Fault::on(pick(rng, &on)).after(rng.random_range(0..4)).times(pick(rng, &[1, 1, 2, 8]));
     // Of these the client can't know whether the request took effect.
-    let doubt = [Refusal::STOPPED, Refusal::LEADER_CHANGED, Refusal::TIMED_OUT, Refusal::CONNECTION_LOST];
-    let plain = [Refusal::NO_LEADER, Refusal::TOO_MANY_REQUESTS, Refusal::STOPPED, Refusal::TIMED_OUT];
+    let doubt = [RpcError::STOPPED, RpcError::LEADER_CHANGED, RpcError::TIMED_OUT, RpcError::CONNECTION_LOST];
+    let plain = [RpcError::NO_LEADER, RpcError::TOO_MANY_REQUESTS, RpcError::STOPPED, RpcError::TIMED_OUT];
     match rng.random_range(0..8) {
         0 => fault.fail(pick(rng, &plain)),
         1 | 2 => fault.fail_after(pick(rng, &doubt)),
@@ -379,13 +387,21 @@ fn request_fault(rng: &mut StdRng) -> Fault {
 }
 
 fn stream_fault(rng: &mut StdRng) -> Fault {
-    let on = pick(rng, &[On::WatchResponse, On::WatchResponse, On::WatchRequest, On::Watch]);
+    let on = pick(
+        rng,
+        &[
+            RequestKind::WatchResponse,
+            RequestKind::WatchResponse,
+            RequestKind::WatchRequest,
+            RequestKind::Watch,
+        ],
+    );
     let fault = Fault::on(on).after(rng.random_range(0..6)).times(pick(rng, &[1, 1, 3]));
     match rng.random_range(0..4) {
-        0 => fault.fail(Refusal::STOPPED),
-        1 => fault.fail_after(Refusal::NO_LEADER),
+        0 => fault.fail(RpcError::STOPPED),
+        1 => fault.fail_after(RpcError::NO_LEADER),
         // A lost response would break a promise of etcd's own.
-        2 if on != On::WatchResponse => fault.lose(),
+        2 if on != RequestKind::WatchResponse => fault.lose(),
         _ => fault.delay(between(rng, 1, 3000)),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::plan::{Plan, Trouble};
 use super::schedule;
-use crate::broken::{PROMISES, Promise};
+use crate::mutants::{MUTANTS, Mutant};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -30,19 +30,19 @@ pub(super) fn number(name: &str, default: u64) -> u64 {
 }
 
 /// By promise: after how many schedules it was noticed that it is broken, and how.
-pub(super) type Noticed = (Promise, Option<(u64, String)>);
+pub(super) type Noticed = (Mutant, Option<(u64, String)>);
 
 /// The trouble that a promise is for: without it, it is no matter whether it is kept. None: any.
-fn troubles(promise: Promise) -> &'static [Trouble] {
+fn troubles(promise: Mutant) -> &'static [Trouble] {
     use Trouble::*;
     match promise {
-        Promise::Position => &[Streams, Requests],
-        Promise::Forward => &[Requests],
-        Promise::Deletions => &[Compaction, Stalls, Paths],
-        Promise::LeaseLoss => &[Paths, Server],
-        Promise::Orphans => &[Requests],
-        Promise::Rewind => &[Backups],
-        Promise::Resume => &[Streams, Paths],
+        Mutant::Position => &[Streams, Requests],
+        Mutant::Forward => &[Requests],
+        Mutant::Deletions => &[Compaction, Stalls, Paths],
+        Mutant::LeaseLoss => &[Paths, Server],
+        Mutant::Orphans => &[Requests],
+        Mutant::Rewind => &[Backups],
+        Mutant::Resume => &[Streams, Paths],
         _ => &[],
     }
 }
@@ -55,14 +55,14 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Some(&promise) = PROMISES.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(&promise) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let much = troubles(promise);
                     let first = (0..patience).find_map(|seed| {
                         let plan = match promise {
-                            Promise::DirtyMark => Plan::hasty(seed),
+                            Mutant::DirtyMark => Plan::hasty(seed),
                             // Somebody must be at work when it happens, and somebody else must want to.
-                            Promise::LeaseLoss => Plan::with(seed, much).at_work(),
-                            Promise::Forward => Plan::with(seed, much).answered_late(),
+                            Mutant::LeaseLoss => Plan::with(seed, much).at_work(),
+                            Mutant::Forward => Plan::with(seed, much).answered_late(),
                             _ => Plan::with(seed, much),
                         };
                         let violations = schedule::run_plan(plan.clone(), Some(promise)).violations;
@@ -78,7 +78,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
         }
     });
     let mut noticed = noticed.into_inner().unwrap_or_else(|e| e.into_inner());
-    noticed.sort_by_key(|(promise, _)| PROMISES.iter().position(|other| other == promise));
+    noticed.sort_by_key(|(promise, _)| MUTANTS.iter().position(|other| other == promise));
     noticed
 }
 
@@ -98,7 +98,7 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn run(&self, seed: u64, broken: Option<Promise>) -> schedule::Outcome {
+    fn run(&self, seed: u64, broken: Option<Mutant>) -> schedule::Outcome {
         let running = || self.running.lock().unwrap_or_else(|e| e.into_inner());
         running().insert(seed, Instant::now());
         let outcome = schedule::run(seed, broken);

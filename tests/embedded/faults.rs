@@ -2,7 +2,7 @@
 
 use crate::both::shown;
 use etcd_client::{Client, ConnectOptions, Error, PutOptions, PutResponse, WatchOptions};
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -25,14 +25,14 @@ async fn exists(client: &Client, key: &str) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_request_fails_before_or_after_it_takes_effect() {
     let (etcd, client) = server().await;
-    etcd.faults().inject(Fault::on(On::Put).after(1).fail(Refusal::LEADER_CHANGED));
-    etcd.faults().inject(Fault::on(On::Put).after(2).fail_after(Refusal::TIMED_OUT));
+    etcd.faults().inject(Fault::on(RequestKind::Put).after(1).fail(RpcError::LEADER_CHANGED));
+    etcd.faults().inject(Fault::on(RequestKind::Put).after(2).fail_after(RpcError::TIMED_OUT));
     put(&client, "a").await.expect("the first is spared");
     assert_eq!(shown(&put(&client, "b").await), "Unavailable: etcdserver: leader changed");
     assert_eq!(shown(&put(&client, "c").await), "Unavailable: etcdserver: request timed out");
     let found = [exists(&client, "a").await, exists(&client, "b").await, exists(&client, "c").await];
     assert_eq!(found, [true, false, true]);
-    assert_eq!((etcd.faults().waiting(), etcd.faults().seen(On::Put)), (0, 3));
+    assert_eq!((etcd.faults().waiting(), etcd.faults().seen(RequestKind::Put)), (0, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,13 +40,13 @@ async fn requests_are_lost_late_and_doubled() {
     let (etcd, client) = server().await;
     let faults = etcd.faults();
     let brief = |key: &'static str| timeout(SECOND, put(&client, key));
-    faults.inject(Fault::on(On::Put).lose());
+    faults.inject(Fault::on(RequestKind::Put).lose());
     assert!(brief("lost").await.is_err());
-    faults.inject(Fault::on(On::Put).lose_answer());
+    faults.inject(Fault::on(RequestKind::Put).lose_answer());
     assert!(brief("unanswered").await.is_err());
-    faults.inject(Fault::on(On::Put).delay(3 * SECOND));
+    faults.inject(Fault::on(RequestKind::Put).delay(3 * SECOND));
     assert!(brief("given up").await.is_err());
-    faults.inject(Fault::on(On::Put).delay_regardless(3 * SECOND));
+    faults.inject(Fault::on(RequestKind::Put).delay_regardless(3 * SECOND));
     assert!(brief("late").await.is_err());
     assert!(!exists(&client, "late").await);
     sleep(5 * SECOND).await;
@@ -57,16 +57,16 @@ async fn requests_are_lost_late_and_doubled() {
         exists(&client, "late").await,
     ];
     assert_eq!(found, [false, true, false, true]);
-    faults.inject(Fault::on(On::Put).delay_answer(3 * SECOND));
+    faults.inject(Fault::on(RequestKind::Put).delay_answer(3 * SECOND));
     let waiting = put(&client, "answered late");
     tokio::pin!(waiting);
     assert!(timeout(SECOND, &mut waiting).await.is_err(), "no answer yet");
     assert!(exists(&client, "answered late").await);
     waiting.await.expect("an answer in the end");
-    faults.inject(Fault::on(On::Put).duplicate());
+    faults.inject(Fault::on(RequestKind::Put).duplicate());
     put(&client, "twice").await.expect("put");
     assert_eq!(client.kv_client().get("twice", None).await.expect("get").kvs()[0].version(), 2);
-    faults.inject(Fault::on(On::Any).always().fail(Refusal::STOPPED));
+    faults.inject(Fault::on(RequestKind::Any).always().fail(RpcError::STOPPED));
     assert!(put(&client, "k").await.is_err() && put(&client, "k").await.is_err());
     faults.clear();
     put(&client, "k").await.expect("put");
@@ -144,7 +144,7 @@ async fn streams_and_connections_are_cut() {
     put(&client, "k").await.expect("a new connection");
 
     let mut watch = open().await;
-    etcd.faults().inject(Fault::on(On::WatchResponse).after(1).fail(Refusal::STOPPED));
+    etcd.faults().inject(Fault::on(RequestKind::WatchResponse).after(1).fail(RpcError::STOPPED));
     put(&client, "k").await.expect("put");
     put(&client, "k").await.expect("put");
     watch.message().await.expect("open").expect("the first event");
@@ -220,7 +220,7 @@ async fn space_runs_out_and_history_is_compacted() {
     put(&client, "k").await.expect("put");
     put(&client, "k").await.expect("put");
     assert_eq!(etcd.faults().compact(3), Ok(()));
-    assert_eq!(etcd.faults().compact(3), Err(Refusal::COMPACTED));
+    assert_eq!(etcd.faults().compact(3), Err(RpcError::COMPACTED));
     assert_eq!(etcd.faults().revision(), 3);
 }
 
@@ -251,9 +251,9 @@ async fn single_messages_of_a_watch_are_dropped_doubled_and_late() {
     let (etcd, client) = server().await;
     let faults = etcd.faults();
     // The messages are: created, 1, 2, 3, 4, 5.
-    faults.inject(Fault::on(On::WatchResponse).after(2).lose());
-    faults.inject(Fault::on(On::WatchResponse).after(3).duplicate());
-    faults.inject(Fault::on(On::WatchResponse).after(5).delay(5 * SECOND));
+    faults.inject(Fault::on(RequestKind::WatchResponse).after(2).lose());
+    faults.inject(Fault::on(RequestKind::WatchResponse).after(3).duplicate());
+    faults.inject(Fault::on(RequestKind::WatchResponse).after(5).delay(5 * SECOND));
     let mut watch = client.watch_client().watch("k", None).await.expect("a watch");
     for _ in 0..5 {
         put(&client, "k").await.expect("put");
@@ -267,14 +267,14 @@ async fn single_messages_of_a_watch_are_dropped_doubled_and_late() {
     }
     assert_eq!(seen, ["created", "1", "3", "3", "4", "5"]);
     assert_eq!(times, [0, 0, 0, 0, 5, 5]);
-    assert_eq!((faults.waiting(), faults.seen(On::WatchResponse)), (0, 7));
+    assert_eq!((faults.waiting(), faults.seen(RequestKind::WatchResponse)), (0, 7));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_cut_before_or_after_its_nth_message() {
     for (fault, expected) in [
-        (Fault::on(On::WatchResponse).after(2).fail(Refusal::STOPPED), 1),
-        (Fault::on(On::WatchResponse).after(2).fail_after(Refusal::STOPPED), 2),
+        (Fault::on(RequestKind::WatchResponse).after(2).fail(RpcError::STOPPED), 1),
+        (Fault::on(RequestKind::WatchResponse).after(2).fail_after(RpcError::STOPPED), 2),
     ] {
         let (etcd, client) = server().await;
         etcd.faults().inject(fault);
@@ -295,22 +295,22 @@ async fn a_stream_is_cut_before_or_after_its_nth_message() {
 async fn requests_of_a_watch_stream_are_lost_late_and_refused() {
     let (etcd, client) = server().await;
     let faults = etcd.faults();
-    faults.inject(Fault::on(On::Watch).fail(Refusal::STOPPED));
+    faults.inject(Fault::on(RequestKind::Watch).fail(RpcError::STOPPED));
     assert!(client.watch_client().watch("k", None).await.is_err());
-    faults.inject(Fault::on(On::Watch).delay(3 * SECOND));
+    faults.inject(Fault::on(RequestKind::Watch).delay(3 * SECOND));
     let start = Instant::now();
     let watch = client.watch_client().watch("k", None).await.expect("a watch");
     assert_eq!(start.elapsed().as_secs(), 3);
     let (mut sender, mut stream) = watch.split();
     let mut created = async || stream.message().await.expect("open").expect("more").created();
     assert!(created().await);
-    faults.inject(Fault::on(On::WatchRequest).lose());
+    faults.inject(Fault::on(RequestKind::WatchRequest).lose());
     sender.watch("lost", None).await.expect("sent");
     assert!(timeout(10 * SECOND, created()).await.is_err(), "nothing was created");
-    faults.inject(Fault::on(On::WatchRequest).duplicate());
+    faults.inject(Fault::on(RequestKind::WatchRequest).duplicate());
     sender.watch("twice", None).await.expect("sent");
     assert!(created().await && created().await);
-    faults.inject(Fault::on(On::WatchRequest).fail(Refusal::STOPPED));
+    faults.inject(Fault::on(RequestKind::WatchRequest).fail(RpcError::STOPPED));
     sender.watch("refused", None).await.expect("sent");
     assert!(stream.message().await.is_err());
 }
@@ -327,10 +327,10 @@ async fn renewals_are_lost_and_refused_with_and_without_effect() {
         stream.message().await
     };
     for (fault, kept) in [
-        (Fault::on(On::LeaseKeepAlive).fail(Refusal::STOPPED), false),
-        (Fault::on(On::LeaseKeepAlive).fail_after(Refusal::STOPPED), true),
-        (Fault::on(On::LeaseKeepAlive).lose(), false),
-        (Fault::on(On::LeaseKeepAlive).lose_answer(), true),
+        (Fault::on(RequestKind::LeaseKeepAlive).fail(RpcError::STOPPED), false),
+        (Fault::on(RequestKind::LeaseKeepAlive).fail_after(RpcError::STOPPED), true),
+        (Fault::on(RequestKind::LeaseKeepAlive).lose(), false),
+        (Fault::on(RequestKind::LeaseKeepAlive).lose_answer(), true),
     ] {
         assert!(renewal().await.is_ok());
         sleep(4 * SECOND).await;

@@ -4,7 +4,7 @@ use crate::both::{Both, Dice, seeds, shown};
 use crate::kv::grant;
 use crate::support::eventually;
 use etcd_client::{AlarmAction, AlarmType, Client, Error, GetOptions, LockOptions, LockResponse};
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -199,13 +199,13 @@ async fn faults_hit_locks_before_and_after_their_effect() {
     let client = etcd.client().await.expect("a client");
     let options = etcd_client::LeaseGrantOptions::new().with_id(1);
     client.lease_client().grant(600, Some(options)).await.expect("a lease");
-    etcd.faults().inject(Fault::on(On::Lock).fail(Refusal::STOPPED));
+    etcd.faults().inject(Fault::on(RequestKind::Lock).fail(RpcError::STOPPED));
     assert_eq!(shown(&lock(client.clone(), "n", 1).await), "Unavailable: etcdserver: server stopped");
     assert!(!exists(&client, "n/1").await);
-    etcd.faults().inject(Fault::on(On::Lock).fail_after(Refusal::STOPPED));
+    etcd.faults().inject(Fault::on(RequestKind::Lock).fail_after(RpcError::STOPPED));
     assert_eq!(shown(&lock(client.clone(), "n", 1).await), "Unavailable: etcdserver: server stopped");
     assert!(exists(&client, "n/1").await);
-    etcd.faults().inject(Fault::on(On::Unlock).lose_answer());
+    etcd.faults().inject(Fault::on(RequestKind::Unlock).lose_answer());
     assert!(timeout(SECOND, client.lock_client().unlock("n/1")).await.is_err());
     assert!(!exists(&client, "n/1").await);
 }

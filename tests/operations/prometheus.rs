@@ -8,7 +8,7 @@
 use super::dashboards::{all, model::RESTARTS};
 use super::{alerts::RULES, read, support};
 use etcd_client::PutOptions;
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, On};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind};
 use etcd_rules::metrics::{Kind, METRICS};
 use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, RateLimit, Rule, key};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -82,7 +82,7 @@ async fn forget(etcd: &EmbeddedEtcd) {
     tokio::time::sleep(20 * SECOND).await;
     let mut client = etcd.client().await.unwrap();
     for n in 0..10 {
-        etcd.faults().inject(Fault::on(On::WatchResponse).lose());
+        etcd.faults().inject(Fault::on(RequestKind::WatchResponse).lose());
         client.put(format!("/noise/{n}"), "", None).await.unwrap();
         tokio::time::sleep(5 * SECOND).await;
     }

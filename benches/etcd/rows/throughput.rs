@@ -4,7 +4,7 @@
 use super::{child, each};
 use crate::Bench;
 use crate::child::cpu;
-use crate::cores::Apart;
+use crate::cores::CorePinning;
 use crate::load::{self, Observer};
 use crate::report::Row;
 use crate::server::Counters;
@@ -132,7 +132,7 @@ pub async fn burst_as(
 ) -> Round {
     let jobs = bench.many(jobs);
     let server = bench.server.fresh().await;
-    let _apart = apart.then(|| Apart::from(server.pid()));
+    let _apart = apart.then(|| CorePinning::from(server.pid()));
     load::fill(&server.client, jobs, new_job).await;
     let mut children = Vec::new();
     for _ in 0..engines {

@@ -4,10 +4,10 @@ use super::super::lock_step::{LockEnd, LockStep};
 use super::super::messages::LockOutcome;
 use super::firing::Step;
 use super::{tell, *};
-use crate::broken::{Promise, is_broken};
 use crate::change::Snapshot;
 use crate::condition::Witness;
 use crate::lock::txn::{Holder, free_orphan};
+use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::tell;
 use crate::trace::reveal::Reveal;
@@ -103,7 +103,7 @@ impl Dispatcher {
                 LockOutcome::Won
             }
             LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
-                if !self.nonces.contains(&holder.nonce) && !is_broken(Promise::Orphans) =>
+                if !self.nonces.contains(&holder.nonce) && !is_active(Mutant::Orphans) =>
             {
                 // Left over from an attempt whose answer never came.
                 self.tell_orphan(rule, Some(&id), &key, create_revision);

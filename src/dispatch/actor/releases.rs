@@ -1,9 +1,9 @@
 //! Locks and marks that are gone, and locks that nobody works under.
 
 use super::*;
-use crate::broken::{Promise, is_broken};
 use crate::lock::lock_watcher::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
+use crate::mutants::{Mutant, is_active};
 
 impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
@@ -21,7 +21,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
-            _ if is_broken(Promise::Releases) => {}
+            _ if is_active(Mutant::Releases) => {}
             None => this.pending.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
@@ -42,7 +42,7 @@ impl Handler<LocksSeen> for Dispatcher {
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
                 let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
-                if ours.contains(&lock.lease) && !busy && !is_broken(Promise::Orphans) {
+                if ours.contains(&lock.lease) && !busy && !is_active(Mutant::Orphans) {
                     this.tell_orphan(0, None, &lock.key, lock.create_revision);
                     this.settings.meters.orphan();
                     this.tell(0, free_orphan(&lock.key, lock.create_revision));

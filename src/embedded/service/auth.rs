@@ -1,6 +1,6 @@
 //! Authentication, which is off and stays so.
 
-use crate::embedded::refusal::Refusal;
+use crate::embedded::refusal::RpcError;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -28,7 +28,7 @@ impl Service<http::Request<Body>> for Auth {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let refused = match request.uri().path() {
-            "/etcdserverpb.Auth/Authenticate" => Status::from(Refusal::AUTH_NOT_ENABLED),
+            "/etcdserverpb.Auth/Authenticate" => Status::from(RpcError::AUTH_NOT_ENABLED),
             _ => Status::unimplemented("the embedded server has no users and roles"),
         };
         ready(Ok(refused.into_http()))

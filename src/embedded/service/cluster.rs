@@ -1,7 +1,7 @@
 //! The list of members, which has one.
 
 use super::{Leader, Service, unsupported};
-use crate::embedded::plan::On;
+use crate::embedded::plan::RequestKind;
 use etcd_client::proto::{
     PbClusterService, PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest,
     PbMemberListResponse, PbMemberPromoteRequest, PbMemberPromoteResponse, PbMemberRemoveRequest,
@@ -15,7 +15,7 @@ impl PbClusterService for Service {
         &self,
         request: Request<PbMemberListRequest>,
     ) -> Result<Response<PbMemberListResponse>, Status> {
-        self.unary(On::MemberList, Leader::NotNeeded, request, |inner, _, _| {
+        self.unary(RequestKind::MemberList, Leader::NotNeeded, request, |inner, _, _| {
             let member =
                 PbMember { id: inner.member.member_id(), name: "embedded".to_owned(), ..PbMember::default() };
             Ok(PbMemberListResponse { header: Some(inner.member.header()), members: vec![member] })

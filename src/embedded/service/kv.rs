@@ -1,7 +1,7 @@
 //! Ranges, puts, deletions, transactions, compactions.
 
 use super::{Leader, Service, unsupported};
-use crate::embedded::plan::On;
+use crate::embedded::plan::RequestKind;
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
     PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTxnRequest, PbTxnResponse,
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 impl PbKvService for Service {
     async fn range(&self, request: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
         let leader = if request.get_ref().serializable { Leader::NotNeeded } else { Leader::Needed };
-        self.unary(On::Range, leader, request, |inner, request, _| inner.member.range(request)).await
+        self.unary(RequestKind::Range, leader, request, |inner, request, _| inner.member.range(request)).await
     }
 
     type RangeStreamStream = Empty<Result<PbRangeStreamResponse, Status>>;
@@ -26,26 +26,32 @@ impl PbKvService for Service {
     }
 
     async fn put(&self, request: Request<PbPutRequest>) -> Result<Response<PbPutResponse>, Status> {
-        self.unary(On::Put, Leader::Needed, request, |inner, request, _| inner.member.put(request)).await
+        self.unary(RequestKind::Put, Leader::Needed, request, |inner, request, _| inner.member.put(request))
+            .await
     }
 
     async fn delete_range(
         &self,
         request: Request<PbDeleteRequest>,
     ) -> Result<Response<PbDeleteResponse>, Status> {
-        self.unary(On::DeleteRange, Leader::Needed, request, |inner, request, _| inner.member.delete(request))
-            .await
+        self.unary(RequestKind::DeleteRange, Leader::Needed, request, |inner, request, _| {
+            inner.member.delete(request)
+        })
+        .await
     }
 
     async fn txn(&self, request: Request<PbTxnRequest>) -> Result<Response<PbTxnResponse>, Status> {
-        self.unary(On::Txn, Leader::Needed, request, |inner, request, _| inner.member.txn(request)).await
+        self.unary(RequestKind::Txn, Leader::Needed, request, |inner, request, _| inner.member.txn(request))
+            .await
     }
 
     async fn compact(
         &self,
         request: Request<PbCompactionRequest>,
     ) -> Result<Response<PbCompactionResponse>, Status> {
-        self.unary(On::Compact, Leader::Needed, request, |inner, request, _| inner.member.compact(request))
-            .await
+        self.unary(RequestKind::Compact, Leader::Needed, request, |inner, request, _| {
+            inner.member.compact(request)
+        })
+        .await
     }
 }

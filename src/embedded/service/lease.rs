@@ -1,9 +1,9 @@
 //! Grants, revocations, renewals and lists of leases.
 
 use super::{Leader, Service, requires_leader};
-use crate::embedded::plan::{Action, On};
-use crate::embedded::refusal::Refusal;
-use crate::embedded::shared::{Shared, strike};
+use crate::embedded::plan::{Action, RequestKind};
+use crate::embedded::refusal::RpcError;
+use crate::embedded::shared::{Shared, apply_fault};
 use etcd_client::proto::{
     PbLeaseGrantRequest, PbLeaseGrantResponse, PbLeaseKeepAliveRequest, PbLeaseKeepAliveResponse,
     PbLeaseLeasesRequest, PbLeaseLeasesResponse, PbLeaseRevokeRequest, PbLeaseRevokeResponse, PbLeaseService,
@@ -20,7 +20,7 @@ impl PbLeaseService for Service {
         &self,
         request: Request<PbLeaseGrantRequest>,
     ) -> Result<Response<PbLeaseGrantResponse>, Status> {
-        self.unary(On::LeaseGrant, Leader::Needed, request, |inner, request, now| {
+        self.unary(RequestKind::LeaseGrant, Leader::Needed, request, |inner, request, now| {
             let (id, ttl) = inner.member.grant(request.id, request.ttl, now)?;
             Ok(PbLeaseGrantResponse { header: Some(inner.member.header()), id, ttl, error: String::new() })
         })
@@ -31,7 +31,7 @@ impl PbLeaseService for Service {
         &self,
         request: Request<PbLeaseRevokeRequest>,
     ) -> Result<Response<PbLeaseRevokeResponse>, Status> {
-        self.unary(On::LeaseRevoke, Leader::Needed, request, |inner, request, _| {
+        self.unary(RequestKind::LeaseRevoke, Leader::Needed, request, |inner, request, _| {
             inner.member.revoke(request.id)?;
             Ok(PbLeaseRevokeResponse { header: Some(inner.member.header()) })
         })
@@ -42,7 +42,7 @@ impl PbLeaseService for Service {
         &self,
         request: Request<PbLeaseTimeToLiveRequest>,
     ) -> Result<Response<PbLeaseTimeToLiveResponse>, Status> {
-        self.unary(On::LeaseTimeToLive, Leader::Needed, request, |inner, request, now| {
+        self.unary(RequestKind::LeaseTimeToLive, Leader::Needed, request, |inner, request, now| {
             let mut response = PbLeaseTimeToLiveResponse {
                 header: Some(inner.member.header()),
                 id: request.id,
@@ -63,7 +63,7 @@ impl PbLeaseService for Service {
         &self,
         request: Request<PbLeaseLeasesRequest>,
     ) -> Result<Response<PbLeaseLeasesResponse>, Status> {
-        self.unary(On::LeaseLeases, Leader::NotNeeded, request, |inner, _, _| {
+        self.unary(RequestKind::LeaseLeases, Leader::NotNeeded, request, |inner, _, _| {
             let leases = inner.member.leases.ids().into_iter().map(|id| PbLeaseStatus { id }).collect();
             Ok(PbLeaseLeasesResponse { header: Some(inner.member.header()), leases })
         })
@@ -76,7 +76,7 @@ impl PbLeaseService for Service {
         &self,
         request: Request<Streaming<PbLeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        self.0.thawed().await;
+        self.0.wait_until_thawed().await;
         let renewals = Renewals {
             leader_required: requires_leader(request.metadata()),
             requests: request.into_inner(),
@@ -116,8 +116,8 @@ impl Renewals {
         };
         tokio::select! {
             biased;
-            () = cut.cancelled() => Some(Err(Refusal::STOPPED.into())),
-            () = leader_lost(shared, *leader_required) => Some(Err(Refusal::NO_LEADER.into())),
+            () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
+            () = leader_lost(shared, *leader_required) => Some(Err(RpcError::NO_LEADER.into())),
             answer = answering => answer,
         }
     }
@@ -137,9 +137,9 @@ async fn renew(
     id: i64,
     leader_required: bool,
 ) -> Result<PbLeaseKeepAliveResponse, Status> {
-    let action = shared.arrive(On::LeaseKeepAlive);
-    shared.thawed().await;
-    shared.led(leader_required).await?;
+    let action = shared.arrive(RequestKind::LeaseKeepAlive);
+    shared.wait_until_thawed().await;
+    shared.wait_for_leader(leader_required).await?;
     let renewing = shared.clone();
     let renew = move || {
         renewing.apply(|inner, now| {
@@ -153,7 +153,7 @@ async fn renew(
         Some(Action::DelayRegardless(delay)) => Some(Action::Delay(delay)),
         action => action,
     };
-    let answer = strike(action, renew).await?;
-    shared.thawed().await;
+    let answer = apply_fault(action, renew).await?;
+    shared.wait_until_thawed().await;
     Ok(answer)
 }

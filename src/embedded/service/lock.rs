@@ -2,8 +2,8 @@
 
 use super::{Leader, Service};
 use crate::embedded::lock::Place;
-use crate::embedded::plan::On;
-use crate::embedded::refusal::Refusal;
+use crate::embedded::plan::RequestKind;
+use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Shared;
 use etcd_client::proto::{PbLockResponse, PbResponseHeader, PbUnlockResponse};
 use std::convert::Infallible;
@@ -72,7 +72,7 @@ impl UnaryService<LockRequest> for Lock {
     fn call(&mut self, request: Request<LockRequest>) -> Self::Future {
         let service = self.0.clone();
         Box::pin(async move {
-            let taken = service.unary(On::Lock, Leader::Needed, request, |inner, request, now| {
+            let taken = service.unary(RequestKind::Lock, Leader::Needed, request, |inner, request, now| {
                 let place = inner.member.queue_for_lock(&request.name, request.lease, now);
                 let place = place.map_err(unknown)?;
                 let held = inner.member.lock_is_held(&place);
@@ -96,7 +96,7 @@ impl UnaryService<UnlockRequest> for Unlock {
     fn call(&mut self, request: Request<UnlockRequest>) -> Self::Future {
         let service = self.0.clone();
         Box::pin(async move {
-            let unlock = service.unary(On::Unlock, Leader::Needed, request, |inner, request, _| {
+            let unlock = service.unary(RequestKind::Unlock, Leader::Needed, request, |inner, request, _| {
                 let header = inner.member.unlock(&request.key).map_err(unknown)?;
                 Ok(PbUnlockResponse { header: Some(header) })
             });
@@ -106,8 +106,8 @@ impl UnaryService<UnlockRequest> for Unlock {
 }
 
 /// etcd's lock service is a client of its own server, and hands on the messages of refusals without their codes.
-fn unknown(refusal: Refusal) -> Refusal {
-    Refusal::new(Code::Unknown as i32, refusal.message())
+fn unknown(refusal: RpcError) -> RpcError {
+    RpcError::new(Code::Unknown as i32, refusal.message())
 }
 
 /// A client in the queue. Its place goes when it gives up, unless the server has restarted since.
@@ -125,7 +125,7 @@ impl Waiting {
         let renewal = |ttl: i64| Duration::from_secs(u64::try_from(ttl).unwrap_or(0)) / 3;
         let mut renew_at = Instant::now();
         loop {
-            self.shared.thawed().await;
+            self.shared.wait_until_thawed().await;
             changes.mark_seen();
             if let Some(header) = self.shared.look(|inner| inner.member.lock_is_held(&self.place)) {
                 self.done = true;

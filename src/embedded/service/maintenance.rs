@@ -2,8 +2,8 @@
 
 use super::{Leader, Service, unsupported};
 use crate::embedded::VERSION;
-use crate::embedded::plan::On;
-use crate::embedded::refusal::Refusal;
+use crate::embedded::plan::RequestKind;
+use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Inner;
 use etcd_client::proto::{
     PbAlarmMember, PbAlarmRequest, PbAlarmResponse, PbDefragmentRequest, PbDefragmentResponse,
@@ -21,11 +21,12 @@ const DEACTIVATE: i32 = 2;
 #[tonic::async_trait]
 impl PbMaintenanceService for Service {
     async fn alarm(&self, request: Request<PbAlarmRequest>) -> Result<Response<PbAlarmResponse>, Status> {
-        self.unary(On::Alarm, Leader::Needed, request, |inner, request, _| Ok(alarm(inner, request))).await
+        self.unary(RequestKind::Alarm, Leader::Needed, request, |inner, request, _| Ok(alarm(inner, request)))
+            .await
     }
 
     async fn status(&self, request: Request<PbStatusRequest>) -> Result<Response<PbStatusResponse>, Status> {
-        self.unary(On::Status, Leader::NotNeeded, request, |inner, _, _| Ok(status(inner))).await
+        self.unary(RequestKind::Status, Leader::NotNeeded, request, |inner, _, _| Ok(status(inner))).await
     }
 
     async fn defragment(
@@ -88,7 +89,7 @@ fn status(inner: &mut Inner) -> PbStatusResponse {
     let member = &inner.member;
     let mut errors = Vec::new();
     if inner.condition.leaderless {
-        errors.push(Refusal::NO_LEADER.message().to_owned());
+        errors.push(RpcError::NO_LEADER.message().to_owned());
     }
     errors.extend(member.alarms.iter().map(|&(alarm, member)| as_text(alarm, member)));
     PbStatusResponse {

@@ -8,9 +8,9 @@ mod lock;
 mod maintenance;
 mod watch;
 
-use super::plan::On;
-use super::refusal::Refusal;
-use super::shared::{Inner, Shared, strike};
+use super::plan::RequestKind;
+use super::refusal::RpcError;
+use super::shared::{Inner, Shared, apply_fault};
 use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbWatchServer};
 use prost::Message;
 use std::sync::Arc;
@@ -52,10 +52,10 @@ impl Service {
     /// Answers a request: faults, a missing leader and a frozen member come first.
     async fn unary<Q, A>(
         &self,
-        on: On,
+        on: RequestKind,
         leader: Leader,
         request: Request<Q>,
-        apply: fn(&mut Inner, &Q, Instant) -> Result<A, Refusal>,
+        apply: fn(&mut Inner, &Q, Instant) -> Result<A, RpcError>,
     ) -> Result<Response<A>, Status>
     where
         Q: Message + 'static,
@@ -65,14 +65,14 @@ impl Service {
         let request = request.into_inner();
         check_message(&request)?;
         let action = self.0.arrive(on);
-        self.0.thawed().await;
+        self.0.wait_until_thawed().await;
         if required || leader == Leader::Needed {
-            self.0.led(required).await?;
+            self.0.wait_for_leader(required).await?;
         }
         let shared = self.0.clone();
         let apply = move || shared.apply(|inner, now| apply(inner, &request, now));
-        let answer = strike(action, apply).await?;
-        self.0.thawed().await;
+        let answer = apply_fault(action, apply).await?;
+        self.0.wait_until_thawed().await;
         Ok(Response::new(answer))
     }
 }

@@ -2,11 +2,11 @@
 
 use super::lease::leader_lost;
 use super::{Service, check_message, requires_leader};
-use crate::embedded::plan::{Action, On};
-use crate::embedded::refusal::Refusal;
+use crate::embedded::plan::{Action, RequestKind};
+use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Shared;
 use crate::embedded::watch::Watches;
-use crate::latest::Latest;
+use crate::watch_cell::WatchCell;
 use etcd_client::proto::{PbWatchRequest, PbWatchResponse, PbWatchService};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use std::collections::VecDeque;
@@ -29,10 +29,10 @@ impl PbWatchService for Service {
         request: Request<Streaming<PbWatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let leader_required = requires_leader(request.metadata());
-        let action = self.0.arrive(On::Watch);
-        self.0.thawed().await;
+        let action = self.0.arrive(RequestKind::Watch);
+        self.0.wait_until_thawed().await;
         if leader_required {
-            self.0.led(true).await?;
+            self.0.wait_for_leader(true).await?;
         }
         match action {
             Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.into()),
@@ -73,11 +73,11 @@ struct WatchStream {
     watches: Watches,
     /// What is to be sent next; bounded by what `Watches` hands out at once.
     ready: VecDeque<PbWatchResponse>,
-    changes: Latest<()>,
+    changes: WatchCell<()>,
     cut: CancellationToken,
     next_tick: Instant,
     /// Why the stream ends after the response that goes out now.
-    end: Option<Refusal>,
+    end: Option<RpcError>,
     ended: bool,
 }
 
@@ -92,16 +92,16 @@ impl WatchStream {
         let (cut, shared, required) = (self.cut.clone(), self.shared.clone(), self.leader_required);
         tokio::select! {
             biased;
-            () = cut.cancelled() => Some(Err(Refusal::STOPPED.into())),
-            () = leader_lost(&shared, required) => Some(Err(Refusal::NO_LEADER.into())),
+            () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
+            () = leader_lost(&shared, required) => Some(Err(RpcError::NO_LEADER.into())),
             response = self.respond() => response.transpose().map(|r| r.map_err(Status::from)),
         }
     }
 
     /// The next response; `None` ends the stream, because the client has gone.
-    async fn respond(&mut self) -> Result<Option<PbWatchResponse>, Refusal> {
+    async fn respond(&mut self) -> Result<Option<PbWatchResponse>, RpcError> {
         loop {
-            self.shared.thawed().await;
+            self.shared.wait_until_thawed().await;
             self.changes.mark_seen();
             if self.ready.is_empty() {
                 let Self { shared, watches, ready, .. } = self;
@@ -132,8 +132,8 @@ impl WatchStream {
         }
     }
 
-    async fn take(&mut self, request: PbWatchRequest) -> Result<(), Refusal> {
-        let action = self.shared.arrive(On::WatchRequest);
+    async fn take(&mut self, request: PbWatchRequest) -> Result<(), RpcError> {
+        let action = self.shared.arrive(RequestKind::WatchRequest);
         match action {
             Some(Action::Fail(refusal)) => return Err(refusal),
             Some(Action::Lose) => return Ok(()),
@@ -143,9 +143,9 @@ impl WatchStream {
             _ => {}
         }
         if check_message(&request).is_err() {
-            return Err(Refusal::REQUEST_TOO_LARGE);
+            return Err(RpcError::REQUEST_TOO_LARGE);
         }
-        self.shared.thawed().await;
+        self.shared.wait_until_thawed().await;
         let Some(request) = request.request_union else { return Ok(()) };
         let Self { shared, watches, ready, .. } = self;
         shared.apply(|inner, _| {
@@ -165,8 +165,8 @@ impl WatchStream {
     }
 
     /// The response, unless a fault takes it away.
-    async fn deliver(&mut self, response: PbWatchResponse) -> Result<Option<PbWatchResponse>, Refusal> {
-        match self.shared.arrive(On::WatchResponse) {
+    async fn deliver(&mut self, response: PbWatchResponse) -> Result<Option<PbWatchResponse>, RpcError> {
+        match self.shared.arrive(RequestKind::WatchResponse) {
             None => {}
             Some(Action::Fail(refusal)) => return Err(refusal),
             Some(Action::FailAfter(refusal)) => self.end = Some(refusal),
@@ -176,7 +176,7 @@ impl WatchStream {
             }
             Some(Action::Duplicate) => self.ready.push_front(response.clone()),
         }
-        self.shared.thawed().await;
+        self.shared.wait_until_thawed().await;
         Ok(Some(response))
     }
 }

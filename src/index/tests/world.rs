@@ -83,7 +83,7 @@ struct ViewModel {
     id: ViewId,
     purpose: Purpose,
     revision: Revision,
-    pages: Vec<Found>,
+    pages: Vec<KeyValue>,
     closed: bool,
     /// A crawl closed when the watch had passed its revision: what differs then is drift.
     settled: bool,

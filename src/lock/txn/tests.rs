@@ -47,8 +47,8 @@ fn assert_footprint(request: &Request, name: &str) {
         &request.footprint;
     let count = |when: &str| lines.iter().filter(|line| line.starts_with(when)).count();
     assert_eq!(*operations, count("if").max(count("then")).max(count("else")), "{name}: operations");
-    let key = |line: &String| KeyMark::of(line.split(' ').nth(2).unwrap_or_default().as_bytes());
-    let sorted = |mut marks: Vec<KeyMark>| {
+    let key = |line: &String| KeyHash::of(line.split(' ').nth(2).unwrap_or_default().as_bytes());
+    let sorted = |mut marks: Vec<KeyHash>| {
         marks.sort();
         marks.dedup();
         marks

@@ -2,7 +2,7 @@
 
 use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::condition::key;
-use crate::embedded::{Fault, On, Refusal};
+use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::firing::Firing;
 use crate::rule::Rule;
 use std::panic::resume_unwind;
@@ -66,7 +66,7 @@ pub(super) async fn history(stage: &mut Stage) {
     for _ in 0..2500 {
         stage.put("/jobs/1", "");
     }
-    stage.faults.inject(Fault::on(On::WatchResponse).always().delay(seconds(0.9)));
+    stage.faults.inject(Fault::on(RequestKind::WatchResponse).always().delay(seconds(0.9)));
     stage.path.set_reachable(true);
     stage.at(2.5).await;
     stage.expect(
@@ -99,7 +99,7 @@ pub(super) async fn drift(stage: &mut Stage) {
     let _engine = stage.start(engine.crawl_interval(seconds(10.0))).await;
     stage.at(9.5).await;
     stage.begin();
-    stage.faults.inject(Fault::on(On::WatchResponse).lose());
+    stage.faults.inject(Fault::on(RequestKind::WatchResponse).lose());
     stage.put("/jobs/1", "");
     stage.at(10.5).await;
     stage.delete("/waits/2");
@@ -137,7 +137,7 @@ pub(super) async fn an_orphan_found_by_a_crawl(stage: &mut Stage) {
 pub(super) async fn a_crawl_that_fails(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.crawl_interval(seconds(10.0))).await;
-    stage.faults.inject(Fault::on(On::Range).after(1).fail(Refusal::COMPACTED));
+    stage.faults.inject(Fault::on(RequestKind::Range).after(1).fail(RpcError::COMPACTED));
     stage.at(10.5).await;
     stage.expect(
         "failed",

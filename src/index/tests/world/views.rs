@@ -19,7 +19,7 @@ impl World {
         }
         let found = |key: usize| {
             let (value, revision) = self.store.at(key, revision)?;
-            Some(Found { key: KEYS[key].into(), value, revision })
+            Some(KeyValue { key: KEYS[key].into(), value, revision })
         };
         let covered = (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix));
         let pages = covered.filter_map(found).collect();

@@ -2,7 +2,7 @@
 //! did, and what was done to them all. The checker reads nothing else.
 
 use super::kinds::Kind;
-use super::plan::Act;
+use super::plan::PlanStep;
 use crate::embedded::record::{Done, Written};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,23 +22,23 @@ pub(super) enum Event {
         how: How,
     },
     /// The schedule did this.
-    Did(Act),
+    Did(PlanStep),
     /// An engine was started.
-    Started(Life),
+    Started(EngineRun),
     /// An engine became ready, or something else. In words, as [`crate::Health`] tells it.
-    Health(Life, String),
+    Health(EngineRun, String),
     /// A rule was paused in an engine, or is about to be resumed.
-    Paused(Life, Kind),
-    Resumed(Life, Kind),
+    Paused(EngineRun, Kind),
+    Resumed(EngineRun, Kind),
     /// An engine's life is over: it is ended by force, or its shutdown is complete.
-    Over(Life, String),
+    Over(EngineRun, String),
     /// All trouble is over, and callbacks succeed from now on.
-    Calm,
+    Quiesced,
 }
 
 /// One run of one engine: a restart is another life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Life {
+pub(super) struct EngineRun {
     pub(super) engine: usize,
     pub(super) number: u32,
 }
@@ -48,7 +48,7 @@ pub(super) struct Life {
 pub(super) struct Began {
     /// Different for every run of a callback in a schedule.
     pub(super) run: u64,
-    pub(super) life: Life,
+    pub(super) life: EngineRun,
     pub(super) kind: Kind,
     /// The values of the instance's attributes.
     pub(super) id: Vec<String>,
@@ -110,7 +110,7 @@ impl Store {
 
 /// Written by all, in the order in which things happen.
 #[derive(Clone)]
-pub(super) struct Story {
+pub(super) struct History {
     inner: Arc<Mutex<Inner>>,
     full: Arc<Notify>,
 }
@@ -125,7 +125,7 @@ struct Inner {
 /// Events after which a schedule counts as one that spins.
 const TOO_MANY: usize = 60_000;
 
-impl Story {
+impl History {
     pub(super) fn new() -> Self {
         let (start, events, now) = (Instant::now(), Vec::new(), Store::default());
         let inner = Arc::new(Mutex::new(Inner { start, events, now, runs: 0 }));

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Begins with a value that counts as seen.
-pub(crate) fn latest<T>(value: T) -> (Setter<T>, Latest<T>) {
+pub(crate) fn watch_cell<T>(value: T) -> (WatchCellSender<T>, WatchCell<T>) {
     let state = Mutex::new(State { value, version: 0, ended: false });
     let shared = Arc::new(Shared { state, changed: Notify::new() });
-    (Setter(shared.clone()), Latest { shared, seen: 0 })
+    (WatchCellSender(shared.clone()), WatchCell { shared, seen: 0 })
 }
 
 #[derive(Debug)]
@@ -32,9 +32,9 @@ impl<T> Shared<T> {
 
 /// The one who sets the value. When it is dropped, nobody waits any longer.
 #[derive(Debug)]
-pub(crate) struct Setter<T>(Arc<Shared<T>>);
+pub(crate) struct WatchCellSender<T>(Arc<Shared<T>>);
 
-impl<T> Setter<T> {
+impl<T> WatchCellSender<T> {
     pub(crate) fn set(&self, value: T) {
         let mut state = self.0.lock();
         state.value = value;
@@ -45,13 +45,13 @@ impl<T> Setter<T> {
 
     /// A reader for which the value as it is counts as seen.
     #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
-    pub(crate) fn subscribe(&self) -> Latest<T> {
+    pub(crate) fn subscribe(&self) -> WatchCell<T> {
         let seen = self.0.lock().version;
-        Latest { shared: self.0.clone(), seen }
+        WatchCell { shared: self.0.clone(), seen }
     }
 }
 
-impl<T> Drop for Setter<T> {
+impl<T> Drop for WatchCellSender<T> {
     fn drop(&mut self) {
         self.0.lock().ended = true;
         self.0.changed.notify_waiters();
@@ -60,18 +60,18 @@ impl<T> Drop for Setter<T> {
 
 /// A reader.
 #[derive(Debug)]
-pub(crate) struct Latest<T> {
+pub(crate) struct WatchCell<T> {
     shared: Arc<Shared<T>>,
     seen: u64,
 }
 
-impl<T> Clone for Latest<T> {
+impl<T> Clone for WatchCell<T> {
     fn clone(&self) -> Self {
         Self { shared: self.shared.clone(), seen: self.seen }
     }
 }
 
-impl<T: Clone> Latest<T> {
+impl<T: Clone> WatchCell<T> {
     pub(crate) fn get(&self) -> T {
         self.shared.lock().value.clone()
     }
@@ -130,7 +130,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_wait_are_woken_in_order_and_see_the_latest() {
-        let (setter, reader) = latest(0);
+        let (setter, reader) = watch_cell(0);
         let woken = Arc::new(Mutex::new(Vec::new()));
         let waiting: Vec<_> = (0..50)
             .map(|number| {
@@ -165,7 +165,7 @@ mod tests {
     /// The moment is far too short for threads to meet in it by chance.
     #[test]
     fn what_happens_between_the_look_and_the_wait_is_not_slept_through() {
-        let (setter, mut reader) = latest(0);
+        let (setter, mut reader) = watch_cell(0);
         let setter = Rc::new(setter);
         let setting = setter.clone();
         BETWEEN.set(Some(Box::new(move || setting.set(1))));
@@ -176,7 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_value_is_news_once_and_the_end_is_no_value() {
-        let (setter, mut reader) = latest(0);
+        let (setter, mut reader) = watch_cell(0);
         assert_eq!(reader.changed().now_or_never(), None, "the first value is no news");
         setter.set(1);
         assert_eq!(reader.changed().now_or_never(), Some(true));

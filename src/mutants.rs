@@ -1,21 +1,21 @@
 //! Promises that the simulation breaks on purpose, to see that its checker notices. In a build that is no test
 //! none can be broken, and the questions cost nothing.
 
-macro_rules! promises {
+macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// What can be broken.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum Promise {
+        pub(crate) enum Mutant {
             $($(#[$doc])* $name,)*
         }
 
         /// All of them.
         #[cfg(all(test, feature = "embedded"))]
-        pub(crate) const PROMISES: &[Promise] = &[$(Promise::$name,)*];
+        pub(crate) const MUTANTS: &[Mutant] = &[$(Mutant::$name,)*];
     };
 }
 
-promises! {
+mutants! {
     /// A watch resumes where its last one ended; broken: from now.
     Resume,
     /// A watch stands where the last change is that it was sent; broken: where the server stands.
@@ -54,32 +54,32 @@ promises! {
 
 #[cfg(not(test))]
 #[inline(always)]
-pub(crate) const fn is_broken(_: Promise) -> bool {
+pub(crate) const fn is_active(_: Mutant) -> bool {
     false
 }
 
 #[cfg(test)]
-pub(crate) use switch::{is_broken, while_broken};
+pub(crate) use switch::{is_active, with};
 
 #[cfg(test)]
 mod switch {
-    use super::Promise;
+    use super::Mutant;
     use std::cell::Cell;
 
     thread_local! {
-        static BROKEN: Cell<Option<Promise>> = const { Cell::new(None) };
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
     }
 
-    pub(crate) fn is_broken(promise: Promise) -> bool {
-        BROKEN.get() == Some(promise)
+    pub(crate) fn is_active(mutant: Mutant) -> bool {
+        ACTIVE.get() == Some(mutant)
     }
 
-    /// Breaks a promise on this thread, as long as `run` runs.
+    /// Makes a mutant the active one on this thread, as long as `run` runs.
     #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the simulation"))]
-    pub(crate) fn while_broken<T>(promise: Option<Promise>, run: impl FnOnce() -> T) -> T {
-        BROKEN.set(promise);
+    pub(crate) fn with<T>(mutant: Option<Mutant>, run: impl FnOnce() -> T) -> T {
+        ACTIVE.set(mutant);
         let result = run();
-        BROKEN.set(None);
+        ACTIVE.set(None);
         result
     }
 }
