@@ -1,18 +1,17 @@
 //! The one place that calls etcd: connections and requests.
 
-mod carry;
 mod failure;
 mod source;
+mod txn_channel;
 mod watch;
 
 pub(crate) use failure::{Failure, FailureKind};
-pub(crate) use watch::{Heard, Watch};
+pub(crate) use watch::{Watch, WatchMessage};
 
 use crate::change::{KeyValue, Revision};
 use crate::metrics::Meters;
 use crate::value::Value;
 use bytes::Bytes;
-use carry::{Carrying, carried, carrying};
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{
     Channel, Client, ConnectOptions, GetOptions, KvClient, LeaseGrantOptions, LeaseKeepAliveStream,
@@ -22,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use txn_channel::{TxnChannelBuilder, txn_channel, with_body};
 
 /// How to reach etcd.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ const MAX_RESPONSE: usize = 512 << 20;
 const MAX_PAGE: usize = 64 << 20;
 
 /// A connection that can be made anew. Cheap to share; requests may go out at the same time.
-pub(crate) struct Link {
+pub(crate) struct EtcdClient {
     target: Target,
     timeouts: Timeouts,
     meters: Meters,
@@ -81,7 +81,7 @@ impl Header {
 
 /// A change that was seen. A store without it in its history is not the one it was seen in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sighting {
+pub(crate) struct LastEvent {
     pub(crate) key: Vec<u8>,
     pub(crate) revision: Revision,
     /// `None`: it was deleted.
@@ -123,7 +123,7 @@ pub(crate) struct Grant {
     pub(crate) sent: Instant,
 }
 
-impl Link {
+impl EtcdClient {
     /// Begins with endpoint number `first`, modulo their number.
     pub(crate) fn new(target: Target, timeouts: Timeouts, meters: Meters, first: usize) -> Self {
         Self { target, timeouts, meters, client: RwLock::new(None), endpoint: AtomicUsize::new(first) }
@@ -157,10 +157,11 @@ impl Link {
                 // that refuses requests quickly.
                 Target::Endpoints(endpoints, _) => {
                     let at = self.endpoint.load(Ordering::Relaxed) % endpoints.len();
-                    Client::connect_with_balanced_channel([&endpoints[at]], Some(options), Carrying).await
+                    Client::connect_with_balanced_channel([&endpoints[at]], Some(options), TxnChannelBuilder)
+                        .await
                 }
                 Target::Channel(channel, _) => {
-                    Client::from_channel(carrying(channel.clone()), Some(options)).await
+                    Client::from_channel(txn_channel(channel.clone()), Some(options)).await
                 }
             }
         };
@@ -276,7 +277,7 @@ impl Link {
     }
 
     /// Whether the store's history has the change, as far as it can be told: false only if it has not.
-    pub(crate) async fn has(&self, seen: &Sighting) -> Result<bool, Failure> {
+    pub(crate) async fn has(&self, seen: &LastEvent) -> Result<bool, Failure> {
         let client = self.client().await?;
         let get = async |revision| {
             let mut kv = client.kv_client().max_decoding_message_size(MAX_RESPONSE);
@@ -328,7 +329,7 @@ impl Link {
         let mut kv = self.kv_of_txns().await?;
         let sending = async {
             let not_sent = || etcd_client::Error::InvalidArgs("the channel lost the transaction".into());
-            carried(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()))
+            with_body(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()))
         };
         Ok(Answer::from(self.bounded("txn", sending).await?.0))
     }
@@ -394,12 +395,12 @@ impl Link {
 
 /// Runs a client future within a link's bounds, in method position.
 trait AwaitIn<T> {
-    async fn await_in(self, link: &Link, request: &'static str) -> Result<T, Failure>;
+    async fn await_in(self, etcd: &EtcdClient, request: &'static str) -> Result<T, Failure>;
 }
 
 impl<T, F: Future<Output = Result<T, etcd_client::Error>>> AwaitIn<T> for F {
-    async fn await_in(self, link: &Link, request: &'static str) -> Result<T, Failure> {
-        link.bounded(request, self).await
+    async fn await_in(self, etcd: &EtcdClient, request: &'static str) -> Result<T, Failure> {
+        etcd.bounded(request, self).await
     }
 }
 

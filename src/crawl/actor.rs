@@ -2,15 +2,15 @@
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
-use crate::etcd::{Failure, Link};
+use crate::etcd::{EtcdClient, Failure};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
-use crate::lock::releases::LocksSeen;
+use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
-use crate::read::pace::Pace;
-use crate::read::reader::{self, Following, Splits};
-use crate::runtime::part::{AbortOnDrop, Faults, Part, spawn_guarded};
+use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
+use crate::read::throttle::Throttle;
+use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -32,8 +32,8 @@ const COMPARE: Duration = Duration::from_secs(120);
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
-    pub(crate) prefixes: Vec<(String, Splits, Following)>,
+    pub(crate) etcd: Arc<EtcdClient>,
+    pub(crate) prefixes: Vec<(String, SharedSplitPoints, StreamGeneration)>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
@@ -70,7 +70,7 @@ impl Actor for Crawler {
     }
 }
 
-impl Part for Crawler {
+impl SupervisedActor for Crawler {
     const NAME: &'static str = "crawler";
 
     fn faults(&self) -> &Faults {
@@ -124,26 +124,26 @@ async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
 async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>, Failure> {
     let held = match &mut settings.mutex {
         None => None,
-        Some(mutex) => Some(mutex.acquire(&settings.link, &mut settings.rng).await),
+        Some(mutex) => Some(mutex.acquire(&settings.etcd, &mut settings.rng).await),
     };
     let started = Instant::now();
     let crawled = crawl(settings).await;
     let took = started.elapsed();
     if let (Some(mutex), Some(held)) = (&mut settings.mutex, held) {
-        mutex.release(&settings.link, held).await;
+        mutex.release(&settings.etcd, held).await;
     }
     Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
 }
 
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
-    let Settings { link, index, dispatcher, .. } = settings;
+    let Settings { etcd, index, dispatcher, .. } = settings;
     let streams = || -> Option<Vec<u64>> {
         settings.prefixes.iter().map(|(_, _, following)| following.stream()).collect()
     };
     let Some(followed) = streams() else { return Ok(None) };
     // One revision for all prefixes.
-    let revision = link.header(&settings.namespace).await?.revision;
+    let revision = etcd.header(&settings.namespace).await?.revision;
     // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
     for watcher in 0..settings.prefixes.len() {
@@ -158,7 +158,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     }
     let mut keys = 0;
     let expected = settings.prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
-    let mut pace = Pace::beside(settings.rate, expected);
+    let mut throttle = Throttle::beside(settings.rate, expected);
     for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
         let page = async |mut found: Vec<_>, _| {
             keys += found.len();
@@ -172,7 +172,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
             }
             true
         };
-        let read = reader::read(link, prefix, revision, splits, &mut pace, page).await;
+        let read = reader::read(etcd, prefix, revision, splits, &mut throttle, page).await;
         if !matches!(read, Ok(true)) {
             cancel(index, views).await;
             return read.map(|_| None);
@@ -193,7 +193,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
             _ => return Ok(None),
         }
     }
-    let locks = link.locks(&format!("{}lock/", settings.namespace)).await?;
+    let locks = etcd.locks(&format!("{}lock/", settings.namespace)).await?;
     let told = index.send(DecideAll).await.is_ok() && dispatcher.send(LocksSeen(locks)).await.is_ok();
     Ok(told.then_some((keys, drift)))
 }

@@ -4,8 +4,8 @@
 //! in etcd's own lock recipe), so that none is passed over. It limits load and nothing else: a lease that is
 //! lost during a crawl lets another engine begin, which does no harm.
 
-use crate::etcd::{Answer, Failure, Link};
-use crate::lock::keeper::LockLease;
+use crate::etcd::{Answer, EtcdClient, Failure};
+use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
 use crate::watch_cell::WatchCell;
 use etcd_client::proto::PbTxnOpResponse;
@@ -34,18 +34,18 @@ pub(super) struct Held {
 impl CrawlMutex {
     /// Waits for as long as other engines are before this one. It goes on after a failure, as its key may stand
     /// in the way of others.
-    pub(super) async fn acquire(&mut self, link: &Link, rng: &mut StdRng) -> Held {
+    pub(super) async fn acquire(&mut self, etcd: &EtcdClient, rng: &mut StdRng) -> Held {
         self.retry.reset();
         loop {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
             let Some(Some(lease)) = self.lease.wait_for(alive).await else {
-                // The keeper has ended: this actor is about to.
+                // The lease manager has ended: this actor is about to.
                 std::future::pending::<()>().await;
                 continue;
             };
             // No other engine has this lease.
             let key = format!("{}{:016x}", self.prefix, lease.id);
-            match self.line_up(link, &lease, &key).await {
+            match self.line_up(etcd, &lease, &key).await {
                 Ok(first) if first.as_deref() == Some(key.as_bytes()) => return Held { lease, key },
                 Ok(_) => {
                     self.retry.reset();
@@ -61,7 +61,12 @@ impl CrawlMutex {
     }
 
     /// Puts the key if it is not there, and returns the oldest of all.
-    async fn line_up(&self, link: &Link, lease: &LockLease, key: &str) -> Result<Option<Vec<u8>>, Failure> {
+    async fn line_up(
+        &self,
+        etcd: &EtcdClient,
+        lease: &LockLease,
+        key: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
         let put = PutOptions::new().with_lease(lease.id);
         let oldest = GetOptions::new()
             .with_prefix()
@@ -73,7 +78,7 @@ impl CrawlMutex {
             .when([Compare::create_revision(key, CompareOp::Equal, 0)])
             .and_then([TxnOp::put(key, &*self.engine, Some(put)), oldest.clone()])
             .or_else([oldest]);
-        let Answer { responses, .. } = link.txn(txn).await?;
+        let Answer { responses, .. } = etcd.txn(txn).await?;
         Ok(responses.into_iter().flatten().find_map(|response| match response {
             PbTxnOpResponse::ResponseRange(range) => range.kvs.into_iter().next().map(|kv| kv.key),
             _ => None,
@@ -81,10 +86,10 @@ impl CrawlMutex {
     }
 
     /// Gives it back, however long etcd takes to answer: others wait for it.
-    pub(super) async fn release(&mut self, link: &Link, Held { lease, key }: Held) {
+    pub(super) async fn release(&mut self, etcd: &EtcdClient, Held { lease, key }: Held) {
         self.retry.reset();
         while !lease.lost.is_cancelled() {
-            match link.txn(Txn::new().and_then([TxnOp::delete(key.as_str(), None)])).await {
+            match etcd.txn(Txn::new().and_then([TxnOp::delete(key.as_str(), None)])).await {
                 Ok(_) => return,
                 Err(failure) => {
                     let engine = &*self.engine;

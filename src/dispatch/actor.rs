@@ -24,20 +24,20 @@ use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
 use crate::firing::{Callback, Effects, Fence, Surroundings};
 use crate::index::InstanceId;
 use crate::index::actor::{Feedback, IndexActor};
 use crate::lock::batch::Class;
-use crate::lock::keeper::{Keeper, LockLease, LockLeases};
 use crate::lock::keys::Keys;
-use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
+use crate::lock::lease_manager::{LeaseManager, LockLease, LockLeases};
 use crate::lock::txn::clear_mark;
+use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
 use crate::metrics::Meters;
 use crate::runtime::env::Env;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
+use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use crate::watch_cell::WatchCellSender;
@@ -69,9 +69,9 @@ pub(crate) struct Settings {
     pub(crate) max_txn_ops: usize,
     pub(crate) limit: usize,
     pub(crate) ageing: Duration,
-    pub(crate) link: Arc<Link>,
-    pub(crate) requests: Addr<Requests>,
-    pub(crate) keeper: Addr<Keeper>,
+    pub(crate) etcd: Arc<EtcdClient>,
+    pub(crate) requests: Addr<TxnSender>,
+    pub(crate) keeper: Addr<LeaseManager>,
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) live: Live,
@@ -193,7 +193,7 @@ impl Dispatcher {
             env: env.clone(),
             rules: rules.clone(),
             namespace: settings.namespace.clone(),
-            link: settings.link.clone(),
+            etcd: settings.etcd.clone(),
             requests: settings.requests.clone(),
             keeper: settings.keeper.clone(),
         };
@@ -201,7 +201,7 @@ impl Dispatcher {
             engine: settings.engine.clone(),
             rules: rules.clone(),
             callbacks: settings.callbacks.clone(),
-            source: settings.link.clone(),
+            source: settings.etcd.clone(),
             reserved: settings.reserved.clone(),
             max_txn_ops: settings.max_txn_ops,
         };
@@ -418,7 +418,7 @@ impl Actor for Dispatcher {
     }
 }
 
-impl Part for Dispatcher {
+impl SupervisedActor for Dispatcher {
     const NAME: &'static str = "dispatcher";
 
     fn faults(&self) -> &Faults {

@@ -7,11 +7,11 @@ use crate::condition::Slot;
 use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
-use crate::lock::keeper::{Forget, KeyLease, LockLease, Purpose};
 use crate::lock::keys::Keys;
 use crate::lock::lease::Ticket;
-use crate::lock::requests::submit;
+use crate::lock::lease_manager::{Forget, KeyLease, LockLease, Purpose};
 use crate::lock::txn::{Ended, Ending, Mark, Marking, Reply, Request};
+use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -198,7 +198,7 @@ impl EndStep {
         let Some(lease) = self.lease.as_ref().filter(|lease| !lease.lost.is_cancelled()) else {
             return Ok(EndEnd::FenceLost);
         };
-        if !self.tools.link.is_alive(lease.id).await? {
+        if !self.tools.etcd.is_alive(lease.id).await? {
             return Ok(EndEnd::FenceLost);
         }
         Ok(match self.marked_at().await? {
@@ -212,7 +212,7 @@ impl EndStep {
     /// The revision of the mark that was to be left behind, if it is there.
     async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
         let (Some(hold), Some(fence)) = (&self.hold, &self.fence) else { return Ok(None) };
-        let Some((value, revision)) = self.tools.link.get(self.keys.mark()).await? else { return Ok(None) };
+        let Some((value, revision)) = self.tools.etcd.get(self.keys.mark()).await? else { return Ok(None) };
         let ours = self.mark(hold);
         let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
         // All but the time, which is another one in every attempt.
@@ -223,7 +223,7 @@ impl EndStep {
     /// The lock is known to be gone.
     async fn is_unlocked(&self) -> bool {
         let Some(Fence { create_revision }) = self.fence else { return false };
-        let found = self.tools.link.get(self.keys.lock()).await;
+        let found = self.tools.etcd.get(self.keys.lock()).await;
         found.is_ok_and(|found| found.is_none_or(|(_, revision)| revision != create_revision))
     }
 

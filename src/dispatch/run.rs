@@ -7,7 +7,7 @@ use crate::firing::BoxError;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::runtime::part::panic_text;
+use crate::runtime::supervised::panic_text;
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
 use futures_util::FutureExt;

@@ -2,10 +2,10 @@
 
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
-use crate::etcd::Link;
-use crate::lock::keeper::Keeper;
+use crate::etcd::EtcdClient;
 use crate::lock::keys::Keys;
-use crate::lock::requests::Requests;
+use crate::lock::lease_manager::LeaseManager;
+use crate::lock::txn_sender::TxnSender;
 use crate::runtime::env::Env;
 use actix::Addr;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ pub(super) struct Tools {
     pub(super) env: Env,
     pub(super) rules: Arc<[CompiledRule]>,
     pub(super) namespace: Arc<str>,
-    pub(super) link: Arc<Link>,
-    pub(super) requests: Addr<Requests>,
-    pub(super) keeper: Addr<Keeper>,
+    pub(super) etcd: Arc<EtcdClient>,
+    pub(super) requests: Addr<TxnSender>,
+    pub(super) keeper: Addr<LeaseManager>,
 }
 
 impl Tools {

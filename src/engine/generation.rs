@@ -1,4 +1,4 @@
-//! All actors of one start, wired together, on their stages.
+//! All actors of one start, wired together, on their threads.
 
 use super::config::{Config, Options};
 use super::inspector::Inspector;
@@ -8,25 +8,25 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
 use crate::lock::batch::BatchLimits;
-use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
-use crate::lock::releases::{Releases, Settings as ReleasesSettings};
-use crate::lock::requests::{Requests, Settings as RequestsSettings};
+use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
+use crate::lock::lock_watcher::{LockWatcher, Settings as LockWatcherSettings};
+use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
-use crate::read::reader::{Following, Splits};
-use crate::runtime::part::{Fault, Faults};
+use crate::read::reader::{SharedSplitPoints, StreamGeneration};
+use crate::runtime::actor_thread::ActorThread;
 use crate::runtime::retry::Retry;
-use crate::runtime::stage::Stage;
+use crate::runtime::supervised::{Fault, Faults};
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
-use crate::watch::standing::Standings;
+use crate::watch::progress::WatchProgress;
 use crate::watch_cell::watch_cell;
 use actix::prelude::*;
 use rand::Rng;
@@ -47,16 +47,16 @@ pub(crate) struct Generation {
     pub(crate) faults: mpsc::Receiver<Fault>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
-    keeper: Addr<Keeper>,
+    lease_manager: Addr<LeaseManager>,
     live: Live,
     brakes: Brakes,
     /// Watchers, releases and crawler: the first to end.
-    watch: Stage,
+    watch: ActorThread,
     /// Everything else.
-    stages: Vec<Stage>,
-    /// Ends with the last stage: actors of these stages keep it full of their addresses.
+    threads: Vec<ActorThread>,
+    /// Ends with the last thread: actors of these threads keep it full of their addresses.
     _watchers: Vec<Addr<Watcher>>,
-    _releases: Addr<Releases>,
+    _releases: Addr<LockWatcher>,
     _crawler: Addr<crawler::Crawler>,
 }
 
@@ -80,33 +80,34 @@ impl Generation {
         let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
-        let (watch_link, lease_link, request_link) = (link(), link(), link());
+        let etcd =
+            || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
+        let (watch_etcd, lease_etcd, request_etcd) = (etcd(), etcd(), etcd());
 
-        let requests = Requests::new(RequestsSettings {
+        let requests = TxnSender::new(TxnSenderSettings {
             meters: meters.clone(),
-            link: request_link.clone(),
+            etcd: request_etcd.clone(),
             status: status.clone(),
             namespace: config.namespace.clone(),
             limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
             faults: faults.clone(),
         });
-        let keeper = KeeperSettings {
+        let lease_manager = LeaseManagerSettings {
             meters: meters.clone(),
-            link: lease_link,
+            etcd: lease_etcd,
             status: status.clone(),
             rng: env.rng(2),
             faults: faults.clone(),
         };
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
-        let (keeper, leases) = Keeper::new(keeper, ttls);
+        let (lease_manager, leases) = LeaseManager::new(lease_manager, ttls);
         // Leases have a thread of their own: whatever holds the others up, they are renewed.
-        let lease = Stage::start("etcd-rules-lease", placement)?;
-        let keeper = lease.run(move || keeper.start()).await.ok_or_else(ended)?;
+        let lease = ActorThread::start("etcd-rules-lease", placement)?;
+        let lease_manager = lease.run(move || lease_manager.start()).await.ok_or_else(ended)?;
 
-        // Requests share the dispatcher's: a hop between threads costs more than what they do.
-        let core = Stage::start("etcd-rules-core", placement)?;
+        // TxnSender share the dispatcher's: a hop between threads costs more than what they do.
+        let core = ActorThread::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = watch_cell(None);
         let dispatcher = DispatcherSettings {
@@ -120,9 +121,9 @@ impl Generation {
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
             ageing: config.options.ageing,
-            link: request_link,
+            etcd: request_etcd,
             requests,
-            keeper: keeper.clone(),
+            keeper: lease_manager.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
             live: live.clone(),
@@ -134,14 +135,14 @@ impl Generation {
         let dispatcher = Dispatcher::new(dispatcher, releases_after);
         let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
 
-        let mut stages = vec![];
+        let mut threads = vec![];
         let mut evaluators = Vec::new();
         for evaluator in 0..config.options.evaluators.max(1) {
             let own = match config.options.evaluators {
                 0 => None,
-                _ => Some(Stage::start(&format!("etcd-rules-ev{evaluator}"), placement)?),
+                _ => Some(ActorThread::start(&format!("etcd-rules-ev{evaluator}"), placement)?),
             };
-            let stage = own.as_ref().unwrap_or(&core);
+            let thread = own.as_ref().unwrap_or(&core);
             let actor = Evaluator::new(
                 engine.clone(),
                 meters.clone(),
@@ -151,35 +152,37 @@ impl Generation {
                 telling.clone(),
                 faults.clone(),
             );
-            let actor = stage.run(move || actor.start()).await.ok_or_else(ended)?;
+            let actor = thread.run(move || actor.start()).await.ok_or_else(ended)?;
             let (orders, reached) = (actor.clone().recipient(), actor.recipient());
             evaluators.push(EvaluatorHandle { orders, reached });
-            stages.extend(own);
+            threads.extend(own);
         }
         let index =
             Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
         let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
-        stages.extend([core, lease]);
+        threads.extend([core, lease]);
 
-        let watch = Stage::start("etcd-rules-watch", placement)?;
-        let prefix = |prefix: &String| (prefix.clone(), Splits::default(), Following::default());
-        let splits: Vec<(String, Splits, Following)> = config.prefixes.iter().map(prefix).collect();
-        let standings = Standings::new(splits.len(), Instant::now());
+        let watch = ActorThread::start("etcd-rules-watch", placement)?;
+        let prefix =
+            |prefix: &String| (prefix.clone(), SharedSplitPoints::default(), StreamGeneration::default());
+        let splits: Vec<(String, SharedSplitPoints, StreamGeneration)> =
+            config.prefixes.iter().map(prefix).collect();
+        let progress = WatchProgress::new(splits.len(), Instant::now());
         let mut watchers = Vec::new();
-        for (number, (prefix, splits, following)) in splits.iter().enumerate() {
+        for (number, (prefix, splits, generation)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 meters: meters.clone(),
-                standings: standings.clone(),
+                progress: progress.clone(),
                 number: number as u16,
                 prefix: prefix.clone(),
-                link: watch_link.clone(),
+                etcd: watch_etcd.clone(),
                 index: index.clone(),
                 status: status.clone(),
                 splits: splits.clone(),
-                following: following.clone(),
+                generation: generation.clone(),
                 silence: config.options.watch_silence,
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
@@ -187,8 +190,8 @@ impl Generation {
             let watcher = Watcher::new(watcher, Retry::new(env.rng(100 + number as u64)));
             watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
         }
-        let releases = ReleasesSettings {
-            link: watch_link.clone(),
+        let releases = LockWatcherSettings {
+            etcd: watch_etcd.clone(),
             namespace: config.namespace.to_string(),
             dispatcher: dispatcher.clone().recipient(),
             after,
@@ -196,7 +199,7 @@ impl Generation {
             silence: config.options.watch_silence,
             faults: faults.clone(),
         };
-        let releases = Releases::new(releases, Retry::new(env.rng(3)));
+        let releases = LockWatcher::new(releases, Retry::new(env.rng(3)));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
             prefix: format!("{}crawl/", config.namespace),
@@ -206,7 +209,7 @@ impl Generation {
         let crawler = crawler::Crawler::new(crawler::Settings {
             engine,
             meters: meters.clone(),
-            link: watch_link,
+            etcd: watch_etcd,
             prefixes: splits,
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),
@@ -225,11 +228,11 @@ impl Generation {
             faults: fault_receiver,
             index,
             dispatcher,
-            keeper,
+            lease_manager,
             live: live.clone(),
             brakes: brakes.clone(),
             watch,
-            stages,
+            threads,
             _watchers: watchers,
             _releases: releases,
             _crawler: crawler,
@@ -281,11 +284,11 @@ impl Generation {
 
     async fn end(self, revoke: Duration, left: usize) {
         // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
-        if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
+        if left == 0 && timeout(revoke, self.lease_manager.send(Revoke)).await.is_err() {
             tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }
-        for stage in std::iter::once(self.watch).chain(self.stages) {
-            if !stage.end().await {
+        for thread in std::iter::once(self.watch).chain(self.threads) {
+            if !thread.end().await {
                 tracing::warn!(
                     engine = &*self.engine,
                     "a thread of the engine is blocked and was left behind"

@@ -14,7 +14,7 @@ use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatu
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
 use crate::runtime::env::Placement;
-use crate::runtime::part::panic_text;
+use crate::runtime::supervised::panic_text;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! etcd as callbacks read it.
 
-use super::{Failure, Link};
+use super::{EtcdClient, Failure};
 use crate::firing::{FiringError, Source};
 use crate::value::Value;
 use etcd_client::Client;
@@ -10,12 +10,12 @@ fn failed(failure: Failure) -> FiringError {
     FiringError::Etcd(failure.to_string())
 }
 
-impl Source for Link {
+impl Source for EtcdClient {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>> {
-        Box::pin(async move { Ok(Link::get(self, key).await.map_err(failed)?.map(|(value, _)| value)) })
+        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(failed)?.map(|(value, _)| value)) })
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(async move { Ok((*Link::client(self).await.map_err(failed)?).clone()) })
+        Box::pin(async move { Ok((*EtcdClient::client(self).await.map_err(failed)?).clone()) })
     }
 }

@@ -1,6 +1,6 @@
 //! A watch: opened by a request, heard over its stream.
 
-use super::{Failure, Header, Link, first_key};
+use super::{EtcdClient, Failure, Header, first_key};
 use crate::change::{Change, Deletion, Revision};
 use etcd_client::proto::PbEvent;
 use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
@@ -9,7 +9,7 @@ use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchRespon
 /// limit that is too low ends the watch for ever.
 const MAX_WATCH: usize = i32::MAX as usize;
 
-impl Link {
+impl EtcdClient {
     /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
     pub(crate) async fn watch(
         &self,
@@ -44,7 +44,7 @@ pub(crate) struct Watch {
 
 /// What a watch stream said.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum WatchMessage {
     /// The watch is registered; `header` is where the server stands.
     Created(Header),
     /// Changes in order of revision, whole revisions only.
@@ -55,19 +55,21 @@ pub(crate) enum Heard {
     Cancelled { compacted: Revision, reason: String },
 }
 
-impl Heard {
+impl WatchMessage {
     /// Where the store stood when this was sent.
     pub(crate) fn store(&self) -> Revision {
         match self {
-            Heard::Created(header) | Heard::Changes(header, _) | Heard::Alive(header, _) => header.revision,
-            Heard::Cancelled { .. } => 0,
+            WatchMessage::Created(header)
+            | WatchMessage::Changes(header, _)
+            | WatchMessage::Alive(header, _) => header.revision,
+            WatchMessage::Cancelled { .. } => 0,
         }
     }
 }
 
 impl Watch {
     /// The next message; an error also when the stream ended.
-    pub(crate) async fn next(&mut self) -> Result<Heard, Failure> {
+    pub(crate) async fn next(&mut self) -> Result<WatchMessage, Failure> {
         let ended = || etcd_client::Error::WatchError("the stream ended".into());
         let message = self.responses.message().await.and_then(|message| message.ok_or_else(ended));
         let response = message.map_err(|error| Failure::new("watch", error))?.0;
@@ -78,21 +80,21 @@ impl Watch {
             if response.created && !response.canceled {
                 let _ = self.requests.cancel(response.watch_id).await;
             }
-            return Ok(Heard::Alive(header, false));
+            return Ok(WatchMessage::Alive(header, false));
         }
         if response.canceled {
             let compacted = response.compact_revision;
-            return Ok(Heard::Cancelled { compacted, reason: response.cancel_reason });
+            return Ok(WatchMessage::Cancelled { compacted, reason: response.cancel_reason });
         }
         if response.created {
-            return Ok(Heard::Created(header));
+            return Ok(WatchMessage::Created(header));
         }
         if response.events.is_empty() {
             // Only the periodic notification of the watch itself is safe on every version:
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
-            return Ok(Heard::Alive(header, response.watch_id != PROGRESS_OF_ALL));
+            return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
         }
-        Ok(Heard::Changes(header, response.events.into_iter().filter_map(change).collect()))
+        Ok(WatchMessage::Changes(header, response.events.into_iter().filter_map(change).collect()))
     }
 
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of

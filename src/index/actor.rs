@@ -9,8 +9,8 @@ use super::{Came, Index, InstanceId, Order, Orders, Reached, Reason};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
-use crate::read::pace::Rests;
-use crate::runtime::part::{Fault, Faults, Part, forward, guarded};
+use crate::read::throttle::RestPeriods;
+use crate::runtime::supervised::{Fault, Faults, SupervisedActor, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ pub(crate) struct IndexActor {
     status: Status,
     faults: Faults,
     working: bool,
-    rests: Rests,
+    rests: RestPeriods,
     closing: BTreeMap<ViewId, oneshot::Sender<Closed>>,
 }
 
@@ -65,7 +65,7 @@ impl IndexActor {
             status,
             faults,
             working: false,
-            rests: Rests::new(1),
+            rests: RestPeriods::new(1),
             closing: BTreeMap::new(),
         }
     }
@@ -167,7 +167,7 @@ impl Actor for IndexActor {
     }
 }
 
-impl Part for IndexActor {
+impl SupervisedActor for IndexActor {
     const NAME: &'static str = "index";
 
     fn faults(&self) -> &Faults {
@@ -298,7 +298,7 @@ impl Handler<CloseView> for IndexActor {
 
     fn handle(&mut self, CloseView(view, done): CloseView, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            this.rests = Rests::new(this.index.keys() / CRAWL_CHUNK);
+            this.rests = RestPeriods::new(this.index.keys() / CRAWL_CHUNK);
             if this.index.close_view(view) {
                 this.closing.retain(|_, waiting| !waiting.is_closed());
                 this.closing.insert(view, done);
@@ -331,7 +331,7 @@ impl Handler<DecideAll> for IndexActor {
 
     fn handle(&mut self, _: DecideAll, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
-            this.rests = Rests::new(this.index.instances() / CRAWL_CHUNK);
+            this.rests = RestPeriods::new(this.index.instances() / CRAWL_CHUNK);
             this.index.decide_all(Reason::Crawl);
             this.flush(ctx, Vec::new(), Instant::now());
         });

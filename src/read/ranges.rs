@@ -144,8 +144,8 @@ impl RangePlan {
     }
 
     /// What was learned for the next read.
-    pub(crate) fn learned(self) -> Learned {
-        Learned(self.stretches.into_iter().collect())
+    pub(crate) fn learned(self) -> SplitPoints {
+        SplitPoints(self.stretches.into_iter().collect())
     }
 
     /// Adds the ranges from `start` over the points to `end`, the first of them to be sent first.
@@ -162,9 +162,9 @@ impl RangePlan {
 
 /// Where the keys of a prefix are: stretches of them, by the first key, with how many there are.
 #[derive(Debug, Default)]
-pub(crate) struct Learned(Vec<(Vec<u8>, usize)>);
+pub(crate) struct SplitPoints(Vec<(Vec<u8>, usize)>);
 
-impl Learned {
+impl SplitPoints {
     pub(crate) fn keys(&self) -> usize {
         self.0.iter().map(|(_, keys)| keys).sum()
     }
@@ -278,7 +278,7 @@ impl Climb<'_> {
         0
     }
 
-    /// Splits at the values of one byte above the last key's: one by one at those that are likely (in groups,
+    /// SharedSplitPoints at the values of one byte above the last key's: one by one at those that are likely (in groups,
     /// where a value holds little; at the next byte too, where it holds much), run by run above. `left`: what the
     /// values may hold in all. Returns how many values are likely and how many of them lie above.
     fn fan_out(&mut self, position: usize, held: usize, left: usize) -> (usize, usize) {

@@ -1,9 +1,9 @@
 //! Reads a whole prefix at one revision, in sub-ranges, some of them at the same time.
 
-use super::pace::Pace;
-use super::ranges::{Learned, RangePlan, RangeRequest};
+use super::ranges::{RangePlan, RangeRequest, SplitPoints};
+use super::throttle::Throttle;
 use crate::change::{KeyValue, Revision};
-use crate::etcd::{Failure, FailureKind, Link, Page};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 /// Where to split a prefix, learned by reading it: shared by a watcher's snapshots and the crawler.
 #[derive(Clone, Default)]
-pub(crate) struct Splits(Arc<Mutex<Learned>>);
+pub(crate) struct SharedSplitPoints(Arc<Mutex<SplitPoints>>);
 
-impl Splits {
+impl SharedSplitPoints {
     /// About how many keys there were.
     pub(crate) fn keys(&self) -> usize {
         self.lock().keys()
@@ -26,11 +26,11 @@ impl Splits {
         self.lock().points(page)
     }
 
-    fn set(&self, learned: Learned) {
+    fn set(&self, learned: SplitPoints) {
         *self.lock() = learned;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Learned> {
+    fn lock(&self) -> MutexGuard<'_, SplitPoints> {
         self.0.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
@@ -38,9 +38,9 @@ impl Splits {
 /// Whether a prefix's watch is open, told by its watcher to the crawler: while it is not, or just after, what
 /// a crawl finds different may be explained by events that are still to come.
 #[derive(Clone, Default)]
-pub(crate) struct Following(Arc<AtomicU64>);
+pub(crate) struct StreamGeneration(Arc<AtomicU64>);
 
-impl Following {
+impl StreamGeneration {
     /// A stream has spoken: before, its watch may not be registered. Odd numbers are such streams.
     pub(crate) fn start(&self) {
         self.0.fetch_or(1, Ordering::Relaxed);
@@ -66,14 +66,14 @@ const AHEAD: usize = 2;
 /// has that was asked for: of a first read's first page, how many there are in all. Returns false as soon as `page`
 /// does. While it takes a page in, the next ones are on their way, unless there is time.
 pub(crate) async fn read(
-    link: &Link,
+    etcd: &EtcdClient,
     prefix: &str,
     revision: Revision,
-    splits: &Splits,
-    pace: &mut Pace,
+    splits: &SharedSplitPoints,
+    throttle: &mut Throttle,
     mut page: impl AsyncFnMut(Vec<KeyValue>, usize) -> bool,
 ) -> Result<bool, Failure> {
-    let (size, parallel) = pace.shape();
+    let (size, parallel) = throttle.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
     let mut heard: VecDeque<(Vec<KeyValue>, usize)> = VecDeque::new();
@@ -82,7 +82,7 @@ pub(crate) async fn read(
         while out.len() < parallel
             && let Some(request) = plan.next()
         {
-            out.push(fetch(link, request, revision));
+            out.push(fetch(etcd, request, revision));
         }
         let (keys, rest) = match heard.pop_front() {
             Some(heard) => heard,
@@ -97,12 +97,12 @@ pub(crate) async fn read(
         let got = keys.len();
         let mut taking_in = std::pin::pin!(page(keys, rest));
         let goes_on = loop {
-            while pace.reads_ahead()
+            while throttle.reads_ahead()
                 && out.len() < parallel
                 && heard.len() < AHEAD
                 && let Some(request) = plan.next()
             {
-                out.push(fetch(link, request, revision));
+                out.push(fetch(etcd, request, revision));
             }
             tokio::select! {
                 biased;
@@ -113,7 +113,7 @@ pub(crate) async fn read(
         if !goes_on {
             return Ok(false);
         }
-        pace.wait(got, begun.elapsed()).await;
+        throttle.wait(got, begun.elapsed()).await;
     }
     splits.set(plan.learned());
     Ok(true)
@@ -141,7 +141,7 @@ fn take(
     }
 }
 
-async fn fetch(link: &Link, request: RangeRequest, revision: Revision) -> Answered {
-    let answer = link.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
+async fn fetch(etcd: &EtcdClient, request: RangeRequest, revision: Revision) -> Answered {
+    let answer = etcd.range(request.start.clone(), request.end.clone(), request.limit, revision).await;
     (request, answer)
 }

@@ -1,7 +1,7 @@
 //! From where a watch goes on. No I/O.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{Header, Heard, Sighting};
+use crate::etcd::{Header, LastEvent, WatchMessage};
 use crate::mutants::{Mutant, is_active};
 
 /// Where one watcher stands.
@@ -11,7 +11,7 @@ pub(crate) struct Resume {
     /// The newest election that a linearizable read told of.
     term: u64,
     /// The newest change that was delivered.
-    seen: Option<Sighting>,
+    seen: Option<LastEvent>,
     /// Everything up to here was delivered by a snapshot or by the stream itself.
     position: Option<Revision>,
 }
@@ -44,7 +44,7 @@ pub(crate) enum Step {
 
 impl Resume {
     /// What the store must have in its history.
-    pub(crate) fn seen(&self) -> Option<&Sighting> {
+    pub(crate) fn seen(&self) -> Option<&LastEvent> {
         self.seen.as_ref().filter(|_| !is_active(Mutant::Rewind))
     }
 
@@ -77,22 +77,24 @@ impl Resume {
     }
 
     /// A snapshot at this revision is complete. `newest`: the latest change of what it has.
-    pub(crate) fn snapshot(&mut self, revision: Revision, newest: Option<Sighting>) {
+    pub(crate) fn snapshot(&mut self, revision: Revision, newest: Option<LastEvent>) {
         self.position = Some(revision.max(self.position.unwrap_or(0)));
         self.saw(newest);
     }
 
-    fn saw(&mut self, newest: Option<Sighting>) {
+    fn saw(&mut self, newest: Option<LastEvent>) {
         let known = self.seen.as_ref().map_or(0, |seen| seen.revision);
         if newest.as_ref().is_some_and(|newest| newest.revision > known) {
             self.seen = newest;
         }
     }
 
-    pub(crate) fn heard(&mut self, heard: Heard) -> Step {
+    pub(crate) fn heard(&mut self, heard: WatchMessage) -> Step {
         let header = match &heard {
-            Heard::Created(header) | Heard::Changes(header, _) | Heard::Alive(header, _) => Some(*header),
-            Heard::Cancelled { .. } => None,
+            WatchMessage::Created(header)
+            | WatchMessage::Changes(header, _)
+            | WatchMessage::Alive(header, _) => Some(*header),
+            WatchMessage::Cancelled { .. } => None,
         };
         if let (Some(header), Some(cluster)) = (header, self.cluster)
             && header.cluster != cluster
@@ -105,28 +107,28 @@ impl Resume {
             self.position = Some(position.max(header.revision));
         }
         match heard {
-            Heard::Created(_) => Step::Alive,
-            Heard::Changes(_, changes) => {
+            WatchMessage::Created(_) => Step::Alive,
+            WatchMessage::Changes(_, changes) => {
                 // Not the header's revision: a watch that catches up stamps the store's newest on
                 // every message, whatever it contains.
-                let Some(last) = changes.last().map(sighting) else { return Step::Alive };
+                let Some(last) = changes.last().map(last_event) else { return Step::Alive };
                 let position = last.revision.max(self.position.unwrap_or(0));
                 self.saw(Some(last));
                 self.position = Some(position);
                 Step::Deliver(changes, position)
             }
-            Heard::Alive(header, complete) => match self.position {
+            WatchMessage::Alive(header, complete) => match self.position {
                 Some(position) if complete && header.revision > position => {
                     self.position = Some(header.revision);
                     Step::Deliver(Vec::new(), header.revision)
                 }
                 _ => Step::Alive,
             },
-            Heard::Cancelled { compacted, .. } if compacted > 0 => {
+            WatchMessage::Cancelled { compacted, .. } if compacted > 0 => {
                 self.position = None;
                 Step::Resync
             }
-            Heard::Cancelled { reason, .. } => Step::Reopen(reason),
+            WatchMessage::Cancelled { reason, .. } => Step::Reopen(reason),
         }
     }
 
@@ -136,12 +138,12 @@ impl Resume {
     }
 }
 
-fn sighting(change: &Change) -> Sighting {
+fn last_event(change: &Change) -> LastEvent {
     let (key, value) = match change {
         Change::Put { key, value, .. } => (key, Some(value.clone())),
         Change::Delete { key, .. } => (key, None),
     };
-    Sighting { key: key.clone(), revision: change.revision(), value }
+    LastEvent { key: key.clone(), revision: change.revision(), value }
 }
 
 #[cfg(test)]
@@ -167,7 +169,7 @@ mod tests {
         assert_eq!(resume.start(header(1, 10)), Start::Snapshot(10));
         resume.snapshot(10, None);
         assert_eq!(resume.start(header(1, 12)), Start::Watch(11));
-        let step = resume.heard(Heard::Changes(header(1, 99), vec![put(11), put(14)]));
+        let step = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(11), put(14)]));
         assert_eq!(
             step,
             Step::Deliver(vec![put(11), put(14)], 14),
@@ -179,18 +181,18 @@ mod tests {
     #[test]
     fn only_a_notification_of_the_watch_itself_moves_the_position() {
         let mut resume = at(10);
-        assert_eq!(resume.heard(Heard::Created(header(1, 50))), Step::Alive);
-        assert_eq!(resume.heard(Heard::Alive(header(1, 50), false)), Step::Alive);
+        assert_eq!(resume.heard(WatchMessage::Created(header(1, 50))), Step::Alive);
+        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), false)), Step::Alive);
         assert_eq!(resume.position(), Some(10));
-        assert_eq!(resume.heard(Heard::Alive(header(1, 50), true)), Step::Deliver(vec![], 50));
-        assert_eq!(resume.heard(Heard::Alive(header(1, 40), true)), Step::Alive, "never backwards");
+        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), true)), Step::Deliver(vec![], 50));
+        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 40), true)), Step::Alive, "never backwards");
         assert_eq!(resume.position(), Some(50));
     }
 
     #[test]
     fn a_compaction_needs_a_new_snapshot() {
         let mut resume = at(10);
-        let cancelled = Heard::Cancelled { compacted: 40, reason: String::new() };
+        let cancelled = WatchMessage::Cancelled { compacted: 40, reason: String::new() };
         assert_eq!(resume.heard(cancelled), Step::Resync);
         assert_eq!(resume.start(header(1, 50)), Start::Snapshot(50));
     }
@@ -198,7 +200,7 @@ mod tests {
     #[test]
     fn another_end_of_the_watch_only_reopens_it() {
         let mut resume = at(10);
-        let cancelled = Heard::Cancelled { compacted: 0, reason: "permission denied".into() };
+        let cancelled = WatchMessage::Cancelled { compacted: 0, reason: "permission denied".into() };
         assert_eq!(resume.heard(cancelled), Step::Reopen("permission denied".into()));
         assert_eq!(resume.start(header(1, 50)), Start::Watch(11));
     }
@@ -207,8 +209,8 @@ mod tests {
     fn older_data_or_another_cluster_voids_what_is_known() {
         assert!(matches!(at(10).start(header(1, 9)), Start::Rewound(_)));
         assert!(matches!(at(10).start(header(2, 90)), Start::Rewound(_)));
-        assert_eq!(at(10).heard(Heard::Created(header(2, 90))), Step::Doubt);
-        assert_eq!(at(10).heard(Heard::Created(header(1, 9))), Step::Alive, "a member may lag");
+        assert_eq!(at(10).heard(WatchMessage::Created(header(2, 90))), Step::Doubt);
+        assert_eq!(at(10).heard(WatchMessage::Created(header(1, 9))), Step::Alive, "a member may lag");
         assert_eq!(at(10).start(header(1, 10)), Start::Watch(11));
         assert!(matches!(at(10).start(Header { term: 4, ..header(1, 90) }), Start::Rewound(_)));
         assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(11));
@@ -216,19 +218,19 @@ mod tests {
 
     #[test]
     fn the_newest_change_is_remembered_from_snapshots_and_the_stream() {
-        let sighting = |key: &str, revision, deleted: bool| {
+        let last_event = |key: &str, revision, deleted: bool| {
             let value = (!deleted).then(|| "v".into());
-            Sighting { key: key.into(), revision, value }
+            LastEvent { key: key.into(), revision, value }
         };
         let mut resume = Resume::default();
-        resume.snapshot(10, Some(sighting("/x", 7, false)));
-        assert_eq!(resume.seen(), Some(&sighting("/x", 7, false)));
-        resume.heard(Heard::Alive(header(1, 50), true));
+        resume.snapshot(10, Some(last_event("/x", 7, false)));
+        assert_eq!(resume.seen(), Some(&last_event("/x", 7, false)));
+        resume.heard(WatchMessage::Alive(header(1, 50), true));
         assert_eq!(resume.seen().map(|seen| seen.revision), Some(7), "progress is no change");
         let gone = Change::Delete { key: b"/b".to_vec(), revision: 53, how: Deletion::Delivered };
-        resume.heard(Heard::Changes(header(1, 99), vec![put(51), gone]));
-        assert_eq!(resume.seen(), Some(&sighting("/b", 53, true)));
-        resume.snapshot(60, Some(sighting("/x", 7, false)));
-        assert_eq!(resume.seen(), Some(&sighting("/b", 53, true)), "an older one is no news");
+        resume.heard(WatchMessage::Changes(header(1, 99), vec![put(51), gone]));
+        assert_eq!(resume.seen(), Some(&last_event("/b", 53, true)));
+        resume.snapshot(60, Some(last_event("/x", 7, false)));
+        assert_eq!(resume.seen(), Some(&last_event("/b", 53, true)), "an older one is no news");
     }
 }

@@ -1,14 +1,14 @@
 //! Asks etcd from where a watch may go on.
 
 use super::resume::{Resume, Start};
-use crate::etcd::{Failure, Link};
+use crate::etcd::{EtcdClient, Failure};
 
 /// Where the cluster stands, and whether it is still the one that is known: a backup may have been restored under
 /// the same id and have outgrown the position, so that the revision alone tells nothing.
-pub(crate) async fn start(link: &Link, prefix: &str, resume: &mut Resume) -> Result<Start, Failure> {
-    let start = resume.start(link.header(prefix).await?);
+pub(crate) async fn start(etcd: &EtcdClient, prefix: &str, resume: &mut Resume) -> Result<Start, Failure> {
+    let start = resume.start(etcd.header(prefix).await?);
     match resume.seen() {
-        Some(seen) if !matches!(start, Start::Rewound(_)) && !link.has(seen).await? => {
+        Some(seen) if !matches!(start, Start::Rewound(_)) && !etcd.has(seen).await? => {
             Ok(Start::Rewound(format!("what came at revision {} is not in its history", seen.revision)))
         }
         _ => Ok(start),

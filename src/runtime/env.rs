@@ -2,7 +2,7 @@
 //! the wall clock, randomness, hashers, and where actors run. Monotonic time is tokio's, which can be
 //! paused.
 
-use super::part::Probe;
+use super::supervised::Probe;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
 use rand::rngs::StdRng;

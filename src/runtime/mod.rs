@@ -1,6 +1,6 @@
 //! What actors of all kinds stand on: where they run, what they take from outside, and how one that panics ends.
 
+pub(crate) mod actor_thread;
 pub(crate) mod env;
-pub(crate) mod part;
 pub(crate) mod retry;
-pub(crate) mod stage;
+pub(crate) mod supervised;

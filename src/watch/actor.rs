@@ -2,20 +2,20 @@
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
 use super::lag::Lag;
-use super::standing::{Furthest, Standings};
+use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, KeyValue, Revision};
-use crate::etcd::{Failure, FailureKind, Heard, Link, Sighting, Watch};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, Watch, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::Purpose;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
 use crate::metrics::Meters;
-use crate::read::pace::Pace;
-use crate::read::reader::{self, Following, Splits};
+use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
-use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
+use crate::read::throttle::Throttle;
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,14 +33,14 @@ const SHOW: Duration = Duration::from_secs(1);
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
-    pub(crate) standings: Standings,
+    pub(crate) progress: WatchProgress,
     pub(crate) number: u16,
     pub(crate) prefix: String,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) status: Status,
-    pub(crate) splits: Splits,
-    pub(crate) following: Following,
+    pub(crate) splits: SharedSplitPoints,
+    pub(crate) generation: StreamGeneration,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
     /// For how long it may be behind before that counts as lagging.
@@ -57,7 +57,7 @@ impl Settings {
     /// Reports the beginning and the end of lagging.
     fn report(&self, lag: &mut Lag) {
         let now = Instant::now();
-        self.standings.behind(self.number, lag.since(now));
+        self.progress.behind(self.number, lag.since(now));
         match lag.look(now) {
             Some(Some(cause)) => {
                 self.status.problem(&self.lag_part(), Reason::Lagging, cause.message().to_owned());
@@ -91,9 +91,9 @@ impl Actor for Watcher {
         if let Some((settings, retry)) = self.settings.take() {
             if settings.number == 0 {
                 // For all of them.
-                let (standings, meters) = (settings.standings.clone(), settings.meters.clone());
+                let (progress, meters) = (settings.progress.clone(), settings.meters.clone());
                 ctx.run_interval(SHOW, move |_, _| {
-                    let Furthest { position, lag, revisions } = standings.furthest(Instant::now());
+                    let Furthest { position, lag, revisions } = progress.furthest(Instant::now());
                     meters.watch(position, lag, revisions);
                 });
             }
@@ -104,7 +104,7 @@ impl Actor for Watcher {
     }
 }
 
-impl Part for Watcher {
+impl SupervisedActor for Watcher {
     const NAME: &'static str = "watcher";
 
     fn faults(&self) -> &Faults {
@@ -126,7 +126,7 @@ async fn run(settings: Settings, mut retry: Retry) {
         if failure.kind == FailureKind::Compacted {
             resume.forget_position();
         }
-        settings.standings.broken(settings.number, Instant::now());
+        settings.progress.broken(settings.number, Instant::now());
         if lag.broken() {
             settings.status.fine(&settings.lag_part());
         }
@@ -148,7 +148,7 @@ async fn follow(
     lag: &mut Lag,
     retry: &mut Retry,
 ) -> Result<Stop, Failure> {
-    let from = match start(&settings.link, &settings.prefix, resume).await? {
+    let from = match start(&settings.etcd, &settings.prefix, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => from,
         Start::Snapshot(revision) => {
@@ -159,14 +159,14 @@ async fn follow(
             revision + 1
         }
     };
-    let stream = settings.link.watch(&settings.prefix, from, false).await?;
+    let stream = settings.etcd.watch(&settings.prefix, from, false).await?;
     settings.status.fine(&settings.part());
     lag.following();
-    settings.standings.following(settings.number);
+    settings.progress.following(settings.number);
     settings.report(lag);
     let mut ahead = Ahead::default();
     let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
-    settings.following.stop();
+    settings.generation.stop();
     if end.is_err() {
         settings.meters.stream_broke();
     }
@@ -195,23 +195,23 @@ async fn due(at: Option<Instant>) {
 
 /// Has the index compare the prefix at one revision, and returns the newest change of what is there. `None` if
 /// the index is gone.
-async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<Sighting>>, Failure> {
+async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<LastEvent>>, Failure> {
     let Settings { index, number, .. } = settings;
     let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
     let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
-    let mut newest: Option<Sighting> = None;
+    let mut newest: Option<LastEvent> = None;
     let page = async |keys: Vec<KeyValue>, rest| {
         let known = newest.as_ref().map_or(0, |seen| seen.revision);
         if let Some(KeyValue { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
             && *revision > known
         {
-            newest = Some(Sighting { key: key.clone(), revision: *revision, value: Some(value.clone()) });
+            newest = Some(LastEvent { key: key.clone(), revision: *revision, value: Some(value.clone()) });
         }
         index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
-    let pace = &mut Pace::Fast;
-    if !reader::read(&settings.link, &settings.prefix, revision, &settings.splits, pace, page).await? {
+    let throttle = &mut Throttle::Fast;
+    if !reader::read(&settings.etcd, &settings.prefix, revision, &settings.splits, throttle, page).await? {
         return Ok(None);
     }
     let (done, closed) = oneshot::channel();
@@ -258,8 +258,8 @@ async fn stream_to_end(
                 asked = false;
                 let heard = heard?;
                 let store = heard.store();
-                settings.following.start();
-                if let Heard::Changes(header, changes) = &heard {
+                settings.generation.start();
+                if let WatchMessage::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
                 match resume.heard(heard) {
@@ -267,7 +267,7 @@ async fn stream_to_end(
                     Step::Deliver(changes, position) => {
                         retry.reset();
                         settings.meters.watch_events(changes.len());
-                        settings.standings.received(settings.number, position, store);
+                        settings.progress.received(settings.number, position, store);
                         ahead.add(changes, position, heard_at);
                     }
                     Step::Resync => {
@@ -291,8 +291,8 @@ async fn stream_to_end(
             }
             () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
                 if asked {
-                    settings.link.leave();
-                    settings.standings.broken(settings.number, silent_since);
+                    settings.etcd.leave();
+                    settings.progress.broken(settings.number, silent_since);
                     let message = format!("silent for {:?}", 2 * settings.silence);
                     return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
                 }

@@ -7,8 +7,8 @@ use super::firing::Step;
 use super::{tell, *};
 use crate::etcd::Failure;
 use crate::lock::txn::free_orphan;
-use crate::runtime::part::tell;
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::tell;
 
 impl Dispatcher {
     /// The callback has ended: closes the firing in etcd.

@@ -10,8 +10,8 @@ use super::end::note;
 use super::*;
 use crate::change::Snapshot;
 use crate::etcd::Failure;
-use crate::lock::requests::{Answered, Asker, Awaited};
 use crate::lock::txn::{Reply, Request};
+use crate::lock::txn_sender::{Answered, Asker, Awaited};
 use crate::trace::spans::Beginning;
 
 impl Dispatcher {

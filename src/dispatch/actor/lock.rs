@@ -8,8 +8,8 @@ use crate::change::Snapshot;
 use crate::condition::Witness;
 use crate::lock::txn::{Holder, free_orphan};
 use crate::mutants::{Mutant, is_active};
-use crate::runtime::part::tell;
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::tell;
 use crate::trace::reveal::Reveal;
 
 impl Dispatcher {

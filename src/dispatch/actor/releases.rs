@@ -1,7 +1,7 @@
 //! Locks and marks that are gone, and locks that nobody works under.
 
 use super::*;
-use crate::lock::releases::{LocksSeen, Released};
+use crate::lock::lock_watcher::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
 use crate::mutants::{Mutant, is_active};
 

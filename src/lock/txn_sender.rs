@@ -3,11 +3,11 @@
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, nested};
 use super::txn::{Reply, Request, is_at_fault};
-use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::etcd::{Answer, EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
+use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
@@ -23,7 +23,7 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// What a requests actor is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
     /// Read from when there is nothing else to ask etcd for.
     pub(crate) namespace: Arc<str>,
@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Requests {
+pub(crate) struct TxnSender {
     settings: Settings,
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
@@ -71,7 +71,7 @@ pub(crate) struct Awaited {
     pub(crate) nonce: u64,
 }
 
-impl Requests {
+impl TxnSender {
     pub(crate) fn new(settings: Settings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
         Self {
@@ -100,10 +100,10 @@ impl Requests {
             }
             let body = outer(&batch);
             self.settings.meters.batch(batch.entries().len());
-            let link = self.settings.link.clone();
+            let etcd = self.settings.etcd.clone();
             let me = ctx.address();
             let sending = async move {
-                let answer = link.send_txn(body).await;
+                let answer = etcd.send_txn(body).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
                 let _ = tell(&me, Landed { batch, answer }).await;
             };
@@ -222,11 +222,11 @@ impl Requests {
     /// Asks etcd for something until it, or another request, is answered.
     fn probe(&mut self, ctx: &mut Context<Self>) {
         self.probing = true;
-        let Settings { link, namespace, .. } = &self.settings;
-        let (link, namespace) = (link.clone(), namespace.clone());
+        let Settings { etcd, namespace, .. } = &self.settings;
+        let (etcd, namespace) = (etcd.clone(), namespace.clone());
         let asking = async move {
             sleep(PROBE).await;
-            link.header(&namespace).await
+            etcd.header(&namespace).await
         };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(asking).map(|answer, this, ctx| {
             guarded(this, ctx, |this, ctx| {
@@ -255,7 +255,7 @@ fn outer(batch: &Batch<Entry>) -> Bytes {
     }
 }
 
-impl Actor for Requests {
+impl Actor for TxnSender {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -264,7 +264,7 @@ impl Actor for Requests {
     }
 }
 
-impl Part for Requests {
+impl SupervisedActor for TxnSender {
     const NAME: &'static str = "requests";
 
     fn faults(&self) -> &Faults {
@@ -288,7 +288,7 @@ pub(crate) struct Submit {
 #[rtype(result = "()")]
 pub(crate) struct Submissions(pub(crate) Vec<Submit>);
 
-impl Handler<Submissions> for Requests {
+impl Handler<Submissions> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, Submissions(submissions): Submissions, ctx: &mut Self::Context) {
@@ -309,7 +309,7 @@ pub(crate) struct Answered(pub(crate) Vec<(Awaited, Result<Reply, Failure>)>);
 #[rtype(result = "()")]
 pub(crate) struct AnswerTo(pub(crate) Recipient<Answered>);
 
-impl Handler<AnswerTo> for Requests {
+impl Handler<AnswerTo> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, AnswerTo(firings): AnswerTo, _: &mut Self::Context) {
@@ -324,7 +324,7 @@ struct Landed {
     answer: Result<Answer, Failure>,
 }
 
-impl Handler<Landed> for Requests {
+impl Handler<Landed> for TxnSender {
     type Result = ();
 
     fn handle(&mut self, Landed { batch, answer }: Landed, ctx: &mut Self::Context) {
@@ -334,7 +334,7 @@ impl Handler<Landed> for Requests {
 
 /// Sends a transaction and waits for its answer. `None`: the engine is stopping or restarting.
 pub(crate) async fn submit(
-    requests: &Addr<Requests>,
+    requests: &Addr<TxnSender>,
     rule: u32,
     class: Class,
     request: Request,

@@ -20,35 +20,35 @@ use tower::{BoxError, Service};
 const TXN: &str = "/etcdserverpb.KV/Txn";
 
 tokio::task_local! {
-    static CARGO: Cargo;
+    static BODY: EncodedBody;
 }
 
 /// What is to be sent in place of the client's own transaction.
-struct Cargo {
+struct EncodedBody {
     body: Bytes,
     sent: Cell<bool>,
 }
 
 /// Runs a request of a transaction with this body instead of its own. `None`: it was not sent in its place, so that
-/// the answer is about something else; for then the channel is none of [`carrying`].
-pub(super) async fn carried<T>(body: Bytes, request: impl Future<Output = T>) -> Option<T> {
-    let cargo = Cargo { body, sent: Cell::new(false) };
+/// the answer is about something else; for then the channel is none of [`txn_channel`].
+pub(super) async fn with_body<T>(body: Bytes, request: impl Future<Output = T>) -> Option<T> {
+    let body = EncodedBody { body, sent: Cell::new(false) };
     let running = async {
         let answer = request.await;
-        CARGO.with(|cargo| cargo.sent.get()).then_some(answer)
+        BODY.with(|body| body.sent.get()).then_some(answer)
     };
-    CARGO.scope(cargo, running).await
+    BODY.scope(body, running).await
 }
 
-/// A channel that sends what is [`carried`].
-pub(super) fn carrying(channel: Channel) -> Channel {
-    Channel::Custom(BoxCloneSyncService::new(Carrier(channel)))
+/// A channel that sends what a request has by [`with_body`].
+pub(super) fn txn_channel(channel: Channel) -> Channel {
+    Channel::Custom(BoxCloneSyncService::new(TxnChannel(channel)))
 }
 
-/// Makes [`carrying`] channels, over tonic's own.
-pub(super) struct Carrying;
+/// Makes such channels, over tonic's own.
+pub(super) struct TxnChannelBuilder;
 
-impl BalancedChannelBuilder for Carrying {
+impl BalancedChannelBuilder for TxnChannelBuilder {
     type Error = etcd_client::Error;
 
     fn balanced_channel(
@@ -56,14 +56,14 @@ impl BalancedChannelBuilder for Carrying {
         buffer_size: usize,
     ) -> Result<(Channel, mpsc::Sender<Change<http::Uri, Endpoint>>), Self::Error> {
         let (channel, endpoints) = tonic::transport::Channel::balance_channel(buffer_size);
-        Ok((carrying(Channel::Tonic(channel)), endpoints))
+        Ok((txn_channel(Channel::Tonic(channel)), endpoints))
     }
 }
 
 #[derive(Clone)]
-struct Carrier(Channel);
+struct TxnChannel(Channel);
 
-impl Service<Request<Body>> for Carrier {
+impl Service<Request<Body>> for TxnChannel {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = <Channel as Service<Request<Body>>>::Future;
@@ -75,9 +75,9 @@ impl Service<Request<Body>> for Carrier {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         if request.uri().path() == TXN {
             // There is none around a transaction of another kind. The client may send one twice, with new credentials.
-            let _ = CARGO.try_with(|cargo| {
-                *request.body_mut() = Body::new(Whole(Some(cargo.body.clone())));
-                cargo.sent.set(true);
+            let _ = BODY.try_with(|body| {
+                *request.body_mut() = Body::new(Whole(Some(body.body.clone())));
+                body.sent.set(true);
             });
         }
         self.0.call(request)
@@ -122,14 +122,15 @@ mod tests {
     async fn what_is_carried_is_sent_in_place_of_the_clients_own() {
         let etcd = EmbeddedEtcd::start().await.unwrap();
         let endpoint = format!("http://{}", etcd.endpoint());
-        let mut client = Client::connect_with_balanced_channel([endpoint], None, Carrying).await.unwrap();
-        let first = carried(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
+        let mut client =
+            Client::connect_with_balanced_channel([endpoint], None, TxnChannelBuilder).await.unwrap();
+        let first = with_body(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
         assert!(first.succeeded());
-        let second = carried(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
+        let second = with_body(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
         assert!(!second.succeeded(), "the key is there now");
         // What nothing is carried for goes as it is, and so do other requests.
         assert!(client.txn(Txn::new()).await.unwrap().succeeded());
-        assert!(carried(body(), client.get("/a", None)).await.is_none());
+        assert!(with_body(body(), client.get("/a", None)).await.is_none());
         assert_eq!(client.get("/a", None).await.unwrap().kvs()[0].version(), 1);
     }
 
@@ -137,7 +138,7 @@ mod tests {
     async fn a_channel_that_does_not_carry_is_noticed() {
         let etcd = EmbeddedEtcd::start().await.unwrap();
         let mut client = Client::connect([etcd.endpoint()], None::<ConnectOptions>).await.unwrap();
-        assert!(carried(body(), client.txn(Txn::new())).await.is_none());
+        assert!(with_body(body(), client.txn(Txn::new())).await.is_none());
         assert!(client.get("/a", None).await.unwrap().kvs().is_empty());
     }
 }

@@ -21,18 +21,18 @@ const REST: u32 = 9;
 /// if etcd is slow. Timers add up to a millisecond to each rest.
 const REST_IN_ALL: Duration = Duration::from_secs(30);
 
-/// Rests shorter than this are put together: timers are no finer than a millisecond, and round up.
+/// RestPeriods shorter than this are put together: timers are no finer than a millisecond, and round up.
 const SHORTEST: Duration = Duration::from_millis(4);
 
-/// Rests between the pieces of a crawl's work.
+/// RestPeriods between the pieces of a crawl's work.
 #[derive(Debug)]
-pub(crate) struct Rests {
+pub(crate) struct RestPeriods {
     /// After one piece.
     most: Duration,
     owed: Duration,
 }
 
-impl Rests {
+impl RestPeriods {
     /// `pieces`: about how many there will be.
     pub(crate) fn new(pieces: usize) -> Self {
         let pieces = u32::try_from(pieces).unwrap_or(u32::MAX).max(1);
@@ -48,20 +48,20 @@ impl Rests {
 
 /// How fast to read, of several prefixes one after the other.
 #[derive(Debug)]
-pub(crate) enum Pace {
+pub(crate) enum Throttle {
     /// As fast as it goes: somebody waits.
     Fast,
     /// Beside live work, with a rest after each page.
-    Beside(Rests),
+    Beside(RestPeriods),
     /// So many keys in a second at most, from the start.
     Rate { rate: u32, started: Instant, got: u64 },
 }
 
-impl Pace {
+impl Throttle {
     /// Beside live work; `keys`: about how many there are.
     pub(crate) fn beside(rate: Option<u32>, keys: usize) -> Self {
         match rate {
-            None => Self::Beside(Rests::new(keys / BESIDE)),
+            None => Self::Beside(RestPeriods::new(keys / BESIDE)),
             Some(rate) => Self::Rate { rate: rate.max(1), started: Instant::now(), got: 0 },
         }
     }
@@ -106,33 +106,33 @@ mod tests {
 
     #[test]
     fn a_crawl_rests_nine_times_as_long_as_it_works() {
-        let mut rests = Rests::new(10);
+        let mut rests = RestPeriods::new(10);
         assert_eq!([1, 7, 0].map(|took| rests.after(took * MS)), [Some(9 * MS), Some(63 * MS), None]);
     }
 
     #[test]
     fn short_rests_are_put_together() {
-        let mut rests = Rests::new(10);
+        let mut rests = RestPeriods::new(10);
         assert_eq!([MS / 5; 4].map(|took| rests.after(took)), [None, None, Some(27 * MS / 5), None]);
     }
 
     #[test]
     fn all_rests_of_a_crawl_are_bounded() {
-        let mut rests = Rests::new(3000);
+        let mut rests = RestPeriods::new(3000);
         assert_eq!(rests.after(Duration::from_secs(5)), Some(10 * MS));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_rate_sets_the_size_of_pages_and_the_time_they_take() {
         let start = Instant::now();
-        let mut pace = Pace::beside(Some(400), 1_000_000);
-        assert_eq!(pace.shape(), (100, 1));
-        pace.wait(100, Duration::ZERO).await;
+        let mut throttle = Throttle::beside(Some(400), 1_000_000);
+        assert_eq!(throttle.shape(), (100, 1));
+        throttle.wait(100, Duration::ZERO).await;
         assert_eq!(start.elapsed(), 250 * MS);
         // What a page took is part of it.
         tokio::time::advance(200 * MS).await;
-        pace.wait(100, 200 * MS).await;
+        throttle.wait(100, 200 * MS).await;
         assert_eq!(start.elapsed(), 500 * MS);
-        assert_eq!(Pace::beside(Some(u32::MAX), 1000).shape(), (BESIDE, 1));
+        assert_eq!(Throttle::beside(Some(u32::MAX), 1000).shape(), (BESIDE, 1));
     }
 }

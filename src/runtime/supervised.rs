@@ -48,7 +48,7 @@ impl Faults {
 }
 
 /// An actor of the engine.
-pub(crate) trait Part: Actor<Context = Context<Self>> {
+pub(crate) trait SupervisedActor: Actor<Context = Context<Self>> {
     const NAME: &'static str;
 
     fn faults(&self) -> &Faults;
@@ -56,7 +56,7 @@ pub(crate) trait Part: Actor<Context = Context<Self>> {
 
 /// Runs the body of a handler. If it panics, the actor stops and the fault is reported: actix itself
 /// would end the actor quietly, and might poll it again while unwinding.
-pub(crate) fn guarded<A: Part>(
+pub(crate) fn guarded<A: SupervisedActor>(
     part: &mut A,
     ctx: &mut Context<A>,
     body: impl FnOnce(&mut A, &mut Context<A>),
@@ -141,7 +141,7 @@ impl Drop for AbortOnDrop {
 /// no further message until there is room. Never use it up the path: that could wait in a circle.
 pub(crate) fn forward<A, M>(ctx: &mut Context<A>, to: &Recipient<M>, message: M)
 where
-    A: Part,
+    A: SupervisedActor,
     M: Message<Result = ()> + Send + 'static,
 {
     if let Err(SendError::Full(message)) = to.try_send(message) {

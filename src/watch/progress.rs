@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 /// Shared by the watchers of an engine.
 #[derive(Clone)]
-pub(crate) struct Standings(Arc<Mutex<Vec<Standing>>>);
+pub(crate) struct WatchProgress(Arc<Mutex<Vec<Progress>>>);
 
 #[derive(Clone, Debug)]
-struct Standing {
+struct Progress {
     position: Revision,
     /// Since when there is no stream, if there is none.
     broken: Option<Instant>,
@@ -29,16 +29,16 @@ pub(crate) struct Furthest {
     pub(crate) revisions: Revision,
 }
 
-impl Standings {
+impl WatchProgress {
     /// Of so many watches. None has begun.
     pub(crate) fn new(watches: usize, now: Instant) -> Self {
-        let standing = Standing { position: 0, broken: Some(now), behind: None, revisions: 0 };
+        let standing = Progress { position: 0, broken: Some(now), behind: None, revisions: 0 };
         Self(Arc::new(Mutex::new(vec![standing; watches])))
     }
 
-    fn change(&self, watch: u16, change: impl FnOnce(&mut Standing)) {
-        let mut standings = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        change(&mut standings[usize::from(watch)]);
+    fn change(&self, watch: u16, change: impl FnOnce(&mut Progress)) {
+        let mut progress = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        change(&mut progress[usize::from(watch)]);
     }
 
     /// Changes up to `position` were received, when etcd was at `store`.
@@ -67,11 +67,11 @@ impl Standings {
     }
 
     pub(crate) fn furthest(&self, now: Instant) -> Furthest {
-        let standings = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        let since = standings.iter().flat_map(|standing| [standing.broken, standing.behind]).flatten().min();
-        let behind = standings.iter().filter(|standing| standing.behind.is_some());
+        let progress = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let since = progress.iter().flat_map(|standing| [standing.broken, standing.behind]).flatten().min();
+        let behind = progress.iter().filter(|standing| standing.behind.is_some());
         Furthest {
-            position: standings.iter().map(|standing| standing.position).max().unwrap_or(0),
+            position: progress.iter().map(|standing| standing.position).max().unwrap_or(0),
             lag: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
             revisions: behind.map(|standing| standing.revisions).max().unwrap_or(0),
         }
@@ -86,33 +86,33 @@ mod tests {
     fn the_watch_that_is_furthest_behind_counts() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let standings = Standings::new(2, start);
-        let lag = |now| standings.furthest(at(now)).lag.as_secs();
+        let progress = WatchProgress::new(2, start);
+        let lag = |now| progress.furthest(at(now)).lag.as_secs();
         assert_eq!(lag(3), 3, "nothing has begun");
-        standings.following(0);
+        progress.following(0);
         assert_eq!(lag(4), 4, "the other has not");
-        standings.following(1);
+        progress.following(1);
         assert_eq!(lag(9), 0);
-        standings.broken(0, at(10));
-        standings.broken(0, at(12));
+        progress.broken(0, at(10));
+        progress.broken(0, at(12));
         assert_eq!(lag(15), 5, "since the first time");
-        standings.behind(1, Some(at(8)));
+        progress.behind(1, Some(at(8)));
         assert_eq!(lag(15), 7, "the other is further behind");
-        standings.following(0);
-        standings.behind(1, None);
+        progress.following(0);
+        progress.behind(1, None);
         assert_eq!(lag(16), 0);
     }
 
     #[test]
     fn revisions_count_only_of_a_watch_that_is_behind() {
         let start = Instant::now();
-        let standings = Standings::new(1, start);
-        standings.following(0);
-        standings.received(0, 10, 50);
-        assert_eq!(standings.furthest(start).revisions, 0, "the others may be of keys that nobody watches");
-        standings.behind(0, Some(start));
-        assert_eq!(standings.furthest(start), Furthest { position: 10, lag: Duration::ZERO, revisions: 40 });
-        standings.received(0, 50, 50);
-        assert_eq!(standings.furthest(start).revisions, 0);
+        let progress = WatchProgress::new(1, start);
+        progress.following(0);
+        progress.received(0, 10, 50);
+        assert_eq!(progress.furthest(start).revisions, 0, "the others may be of keys that nobody watches");
+        progress.behind(0, Some(start));
+        assert_eq!(progress.furthest(start), Furthest { position: 10, lag: Duration::ZERO, revisions: 40 });
+        progress.received(0, 50, 50);
+        assert_eq!(progress.furthest(start).revisions, 0);
     }
 }

@@ -1,5 +1,5 @@
-//! Where actors run: a stage is a thread of the engine's own, or a task in the thread that started
-//! it. Ending a stage ends every actor and task on it.
+//! Where actors run: an actor thread is a thread of the engine's own, or a task in the thread that started
+//! it. Ending it ends every actor and task on it.
 
 use super::env::Placement;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One stage.
-pub(crate) struct Stage {
+/// One actor thread.
+pub(crate) struct ActorThread {
     jobs: mpsc::Sender<Job>,
     stop: CancellationToken,
-    /// A stage that is dropped without an end, by a failed start or a panic, must not run on.
+    /// One that is dropped without an end, by a failed start or a panic, must not run on.
     _guard: DropGuard,
     ended: oneshot::Receiver<()>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -23,8 +23,8 @@ pub(crate) struct Stage {
 /// Threads that do not end in this time are left behind: something on them blocks for ever.
 const END: Duration = Duration::from_secs(5);
 
-impl Stage {
-    /// Starts a stage. `name`: of the thread, at most 15 bytes on Linux.
+impl ActorThread {
+    /// Starts one. `name`: of the thread, at most 15 bytes on Linux.
     pub(crate) fn start(name: &str, placement: Placement) -> std::io::Result<Self> {
         let (jobs, receiver) = mpsc::channel(16);
         let (end, ended) = oneshot::channel();
@@ -52,7 +52,7 @@ impl Stage {
         Ok(Self { jobs, _guard: stop.clone().drop_guard(), stop, ended, thread })
     }
 
-    /// Runs a job on the stage, where it may start actors. `None` if the stage has ended.
+    /// Runs a job on it, where it may start actors. `None` if it has ended.
     pub(crate) async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let (result, receiver) = oneshot::channel();
         let job = Box::new(move || {

@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Everything that a test needs: the server, the actor, and what it reports.
 struct Bench {
     etcd: EmbeddedEtcd,
-    requests: Addr<Requests>,
+    requests: Addr<TxnSender>,
     status: Status,
 }
 
@@ -26,13 +26,13 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         status.index_ready();
         let settings = Settings {
             meters: meters.clone(),
-            link: Arc::new(Link::new(target, timeouts, meters, 0)),
+            etcd: Arc::new(EtcdClient::new(target, timeouts, meters, 0)),
             status: status.clone(),
             namespace: "/etcd-rules/test/".into(),
             limits: BatchLimits::default(),
             faults: Faults::new(None).0,
         };
-        test(Bench { requests: Requests::new(settings).start(), status, etcd }).await;
+        test(Bench { requests: TxnSender::new(settings).start(), status, etcd }).await;
     };
     tokio::task::LocalSet::new().run_until(running).await;
 }

@@ -3,13 +3,13 @@
 //! are told, and a new one takes its place.
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
-use crate::etcd::{Failure, FailureKind, Grant, Link};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Grant};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
-use crate::runtime::part::{AbortOnDrop, Faults, Part, guarded, spawn_guarded};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, guarded, spawn_guarded};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
@@ -38,13 +38,13 @@ pub(crate) type LockLeases = Arc<BTreeMap<Duration, WatchCell<Option<LockLease>>
 /// What a keeper is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
     pub(crate) rng: StdRng,
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Keeper {
+pub(crate) struct LeaseManager {
     settings: Settings,
     leases: Vec<(Duration, WatchCellSender<Option<LockLease>>)>,
     readers: LockLeases,
@@ -92,7 +92,7 @@ pub(crate) enum Purpose {
     Mark,
 }
 
-impl Keeper {
+impl LeaseManager {
     /// Keeps one lease for each of the TTLs.
     pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
         let mut leases = Vec::new();
@@ -124,16 +124,16 @@ fn lease_id(rng: &mut StdRng) -> i64 {
     rng.random_range(1..i64::MAX)
 }
 
-impl Actor for Keeper {
+impl Actor for LeaseManager {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for (ttl, published) in std::mem::take(&mut self.leases) {
-            let Settings { meters, link, status, rng, faults } = &mut self.settings;
+            let Settings { meters, etcd, status, rng, faults } = &mut self.settings;
             let keep = Keep {
                 meters: meters.clone(),
-                link: link.clone(),
+                etcd: etcd.clone(),
                 status: status.clone(),
                 retry: Retry::new(StdRng::from_rng(rng)),
                 rng: StdRng::from_rng(rng),
@@ -147,7 +147,7 @@ impl Actor for Keeper {
     }
 }
 
-impl Part for Keeper {
+impl SupervisedActor for LeaseManager {
     const NAME: &'static str = "lease keeper";
 
     fn faults(&self) -> &Faults {
@@ -158,7 +158,7 @@ impl Part for Keeper {
 /// One lease for locks, for ever: granted, renewed, replaced.
 struct Keep {
     meters: Meters,
-    link: Arc<Link>,
+    etcd: Arc<EtcdClient>,
     status: Status,
     retry: Retry,
     rng: StdRng,
@@ -173,7 +173,7 @@ impl Keep {
         let locks = format!("locks under the lease of {:?}", self.ttl);
         loop {
             let id = lease_id(&mut self.rng);
-            let grant = match self.link.grant(id, self.ttl).await {
+            let grant = match self.etcd.grant(id, self.ttl).await {
                 Ok(grant) => grant,
                 Err(failure) => {
                     if failure.is_ambiguous() {
@@ -228,10 +228,10 @@ impl Keep {
                 let sent = Instant::now();
                 let renewing = async {
                     if stream.is_none() {
-                        stream = Some(self.link.renewals(id).await?);
+                        stream = Some(self.etcd.renewals(id).await?);
                     }
                     match &mut stream {
-                        Some(stream) => self.link.renew(stream).await,
+                        Some(stream) => self.etcd.renew(stream).await,
                         None => unreachable!("just opened"),
                     }
                 };
@@ -282,7 +282,7 @@ pub(crate) struct KeyLease {
     pub(crate) reply: TicketReply,
 }
 
-impl Handler<KeyLease> for Keeper {
+impl Handler<KeyLease> for LeaseManager {
     type Result = ();
 
     fn handle(&mut self, request: KeyLease, ctx: &mut Self::Context) {
@@ -290,7 +290,7 @@ impl Handler<KeyLease> for Keeper {
     }
 }
 
-impl Keeper {
+impl LeaseManager {
     fn key_lease(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let shared = self.shared.entry(purpose).or_default();
@@ -305,9 +305,9 @@ impl Keeper {
         if waiting.len() > 1 {
             return;
         }
-        let link = self.settings.link.clone();
+        let etcd = self.settings.etcd.clone();
         let id = lease_id(&mut self.settings.rng);
-        let granting = async move { link.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
+        let granting = async move { etcd.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
             guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
         }));
@@ -319,7 +319,7 @@ impl Keeper {
 #[rtype(result = "()")]
 pub(crate) struct Forget(pub(crate) Vec<i64>);
 
-impl Handler<Forget> for Keeper {
+impl Handler<Forget> for LeaseManager {
     type Result = ();
 
     fn handle(&mut self, Forget(leases): Forget, ctx: &mut Self::Context) {
@@ -331,7 +331,7 @@ impl Handler<Forget> for Keeper {
     }
 }
 
-impl Keeper {
+impl LeaseManager {
     /// Gives the new lease to all who waited for it, as far as it reaches.
     fn granted(&mut self, purpose: Purpose, ttl: Duration, grant: Result<Grant, Failure>) {
         if grant.is_ok() {
@@ -371,7 +371,7 @@ const MARKS: usize = 4096;
 #[rtype(result = "()")]
 pub(crate) struct Revoke;
 
-impl Handler<Revoke> for Keeper {
+impl Handler<Revoke> for LeaseManager {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
@@ -385,12 +385,12 @@ impl Handler<Revoke> for Keeper {
         self.keeping.drain(..).for_each(|keeping| {
             ctx.cancel_future(keeping);
         });
-        let link = self.settings.link.clone();
+        let etcd = self.settings.etcd.clone();
         Box::pin(async move {
             let revoking = ids.into_iter().map(|id| {
-                let link = link.clone();
+                let etcd = etcd.clone();
                 async move {
-                    if let Err(failure) = link.revoke(id).await {
+                    if let Err(failure) = etcd.revoke(id).await {
                         tracing::debug!(%failure, "lease not revoked; it ends by itself");
                     }
                 }

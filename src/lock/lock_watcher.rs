@@ -3,12 +3,12 @@
 //! firing of each engine is an event of it.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{Failure, FailureKind, Link, LockKey};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LockKey};
 use crate::health::status::Status;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
-use crate::runtime::part::{AbortOnDrop, Fault, Faults, Part, spawn_guarded};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
 use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
 /// What a releases actor is made of.
 pub(crate) struct Settings {
-    pub(crate) link: Arc<Link>,
+    pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) namespace: String,
     pub(crate) dispatcher: Recipient<Released>,
     /// The revision after which deletions are wanted; `None`: nobody waits.
@@ -38,18 +38,18 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Releases {
+pub(crate) struct LockWatcher {
     settings: Option<(Settings, Retry)>,
     faults: Faults,
 }
 
-impl Releases {
+impl LockWatcher {
     pub(crate) fn new(settings: Settings, retry: Retry) -> Self {
         Self { faults: settings.faults.clone(), settings: Some((settings, retry)) }
     }
 }
 
-impl Actor for Releases {
+impl Actor for LockWatcher {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
@@ -60,7 +60,7 @@ impl Actor for Releases {
     }
 }
 
-impl Part for Releases {
+impl SupervisedActor for LockWatcher {
     const NAME: &'static str = "releases";
 
     fn faults(&self) -> &Faults {
@@ -112,8 +112,8 @@ async fn follow(
     resume: &mut Resume,
     retry: &mut Retry,
 ) -> Result<End, Failure> {
-    let Settings { link, namespace, dispatcher, after: wanted, .. } = settings;
-    let from = match start(link, namespace, resume).await? {
+    let Settings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
+    let from = match start(etcd, namespace, resume).await? {
         Start::Watch(from) => from,
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
@@ -130,7 +130,7 @@ async fn follow(
             revision + 1
         }
     };
-    let mut stream = link.watch(namespace, from, true).await?;
+    let mut stream = etcd.watch(namespace, from, true).await?;
     settings.status.fine(PART);
     let mut heard_at = Instant::now();
     let mut asked = false;
@@ -157,7 +157,7 @@ async fn follow(
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
             () = sleep_until(heard_at + settings.silence) => {
                 if asked {
-                    link.leave();
+                    etcd.leave();
                     return Err(ended(FailureKind::Unreachable, "the stream is silent"));
                 }
                 asked = true;

@@ -34,7 +34,7 @@ struct Bench {
     wanted: WatchCellSender<Option<Revision>>,
     told: mpsc::Receiver<Option<Vec<String>>>,
     status: Status,
-    _releases: Addr<Releases>,
+    _releases: Addr<LockWatcher>,
 }
 
 async fn bench(test: impl AsyncFnOnce(Bench)) {
@@ -48,7 +48,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         let (wanted, after) = watch_cell(None);
         let (teller, told) = mpsc::channel(64);
         let settings = Settings {
-            link: Arc::new(Link::new(target, timeouts, meters, 0)),
+            etcd: Arc::new(EtcdClient::new(target, timeouts, meters, 0)),
             namespace: "/ns/".into(),
             dispatcher: Listener(teller).start().recipient(),
             after,
@@ -56,7 +56,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             silence: 60 * SECOND,
             faults: Faults::new(None).0,
         };
-        let releases = Releases::new(settings, Retry::seeded(1)).start();
+        let releases = LockWatcher::new(settings, Retry::seeded(1)).start();
         test(Bench { etcd, wanted, told, status, _releases: releases }).await;
     };
     tokio::task::LocalSet::new().run_until(running).await;
