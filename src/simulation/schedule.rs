@@ -13,7 +13,7 @@ use crate::Engine;
 use crate::broken::{Promise, while_broken};
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
-use crate::engine::EngineHandle;
+use crate::engine::RunningEngine;
 use crate::runtime::env::Env;
 use crate::runtime::part::Probe;
 use std::collections::BTreeSet;
@@ -98,7 +98,7 @@ struct Machine {
 struct Running {
     life: Life,
     process: Process,
-    handle: Rc<EngineHandle>,
+    handle: Rc<RunningEngine>,
     poison: Poison,
     task: JoinHandle<()>,
 }
@@ -264,13 +264,10 @@ impl Schedule {
         let (story, hosted) = (self.story.clone(), process.clone());
         let task = spawn_local(async move {
             let watching = local.run_until(async {
-                loop {
-                    let now = health.borrow_and_update().name().to_owned();
-                    story.add(Event::Health(life, now));
-                    if health.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
+                while let Some(now) = health.recv().await {
+                    story.add(Event::Health(life, now.name().to_owned()));
                 }
+                std::future::pending::<()>().await;
             });
             hosted.host(watching).await;
         });

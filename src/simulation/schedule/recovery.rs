@@ -3,7 +3,7 @@
 
 use super::{Later, NAMESPACE, Schedule, shut_down};
 use crate::Health;
-use crate::engine::Stats;
+use crate::inspect::Stats;
 use crate::simulation::checker;
 use crate::simulation::plan::Act;
 use crate::simulation::story::{Event, Story};
