@@ -204,7 +204,6 @@ pub mod http;
 pub mod metrics;
 pub mod testing;
 
-mod broken;
 mod change;
 mod compiled;
 mod condition;
@@ -219,8 +218,8 @@ mod firing;
 mod health;
 mod index;
 mod inspect;
-mod latest;
 mod lock;
+mod mutants;
 mod pattern;
 #[cfg(feature = "prometheus")]
 mod prometheus;
@@ -235,6 +234,7 @@ mod time;
 mod trace;
 mod value;
 mod watch;
+mod watch_cell;
 
 /// The code in the guides is compiled, and run where it can be.
 #[cfg(doctest)]

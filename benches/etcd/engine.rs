@@ -1,7 +1,7 @@
 //! The engine's side of each work.
 
 use crate::clock::{self, Summary};
-use crate::recorder::Noted;
+use crate::recorder::BenchRecorder;
 use crate::spec::{Lock, Options, Outcome as Ended, Ready, Spec, Work};
 use etcd_rules::{Condition, Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ type Times = Arc<Mutex<Vec<u64>>>;
 pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Ended {
     let times = Times::default();
     let slowed = Arc::new(AtomicUsize::new(0));
-    let noted = Noted::default();
+    let noted = BenchRecorder::default();
     noted.install();
     let builder = Engine::builder("bench", [spec.endpoint]);
     let mut await_jobs = 0;

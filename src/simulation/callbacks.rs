@@ -1,9 +1,9 @@
 //! What callbacks do: by chance, but by the same chance for the same run of the same seed.
 
+use super::history::{Began, EngineRun, Event, History, How};
 use super::kinds::Kind;
 use super::plan::{Callbacks, Plan};
 use super::process::Process;
-use super::story::{Began, Event, How, Life, Story};
 use crate::compiled::Backoff;
 use crate::firing::BoxError;
 use crate::firing::{Firing, Outcome};
@@ -20,12 +20,12 @@ const MS: Duration = Duration::from_millis(1);
 /// What the callbacks of one life of an engine share.
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) story: Story,
-    pub(super) life: Life,
+    pub(super) history: History,
+    pub(super) life: EngineRun,
     pub(super) process: Process,
     pub(super) callbacks: Callbacks,
     /// From now on they succeed.
-    pub(super) calm: Arc<AtomicBool>,
+    pub(super) quiesced: Arc<AtomicBool>,
 }
 
 pub(super) fn rules(plan: &Plan, world: &Arc<World>) -> Vec<Rule> {
@@ -43,7 +43,7 @@ fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
             // The process may stand still, or end, with the callback in it.
             let process = world.process.clone();
             async move {
-                let mut noted = Noted::begin(&world, kind, &firing);
+                let mut noted = RunReport::begin(&world, kind, &firing);
                 let body = run(&world, kind, firing, noted.run);
                 match process.host(body).await {
                     Some((how, result)) => {
@@ -63,22 +63,22 @@ fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
     if kind == Kind::Optimistic { rule.optimistic() } else { rule }
 }
 
-/// Tells the story of one run, also if it is dropped.
-struct Noted {
-    story: Story,
+/// Tells the history of one run, also if it is dropped.
+struct RunReport {
+    history: History,
     run: u64,
     ended: bool,
 }
 
-impl Noted {
+impl RunReport {
     fn begin(world: &World, kind: Kind, firing: &Firing) -> Self {
-        let story = world.story.clone();
-        let run = story.next_run();
+        let history = world.history.clone();
+        let run = history.next_run();
         let text = |pattern: &&str| {
             let value = firing.value_opt(pattern).expect("a pattern of the kind's condition");
             value.map(|value| value.to_string_lossy().into_owned())
         };
-        story.add(Event::Began(Began {
+        history.add(Event::Began(Began {
             run,
             life: world.life,
             kind,
@@ -87,24 +87,24 @@ impl Noted {
             attempt: firing.attempt(),
             shown: kind.slots().iter().map(text).collect(),
         }));
-        Self { story, run, ended: false }
+        Self { history, run, ended: false }
     }
 
     fn end(&mut self, how: How) {
         if !std::mem::replace(&mut self.ended, true) {
-            self.story.add(Event::Ended { run: self.run, how });
+            self.history.add(Event::Ended { run: self.run, how });
         }
     }
 }
 
-impl Drop for Noted {
+impl Drop for RunReport {
     fn drop(&mut self) {
         self.end(How::Dropped);
     }
 }
 
 async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Result<Outcome, BoxError>) {
-    if world.calm.load(Ordering::SeqCst) {
+    if world.quiesced.load(Ordering::SeqCst) {
         sleep(MS).await;
         return finish(kind, &firing, run);
     }
@@ -134,7 +134,7 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
         return match rng.random_range(0..4) {
             // No hook is called, so that nothing is printed.
             0 => {
-                world.story.add(Event::Ended { run, how: How::Panicked });
+                world.history.add(Event::Ended { run, how: How::Panicked });
                 std::panic::resume_unwind(Box::new("on purpose"))
             }
             1 if kind.consumes() => (How::GaveUp, Ok(kind.commit(&firing, run).give_up("on purpose"))),

@@ -2,7 +2,7 @@
 
 use crate::support::eventually;
 use etcd_client::{Client, GetOptions};
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -73,19 +73,24 @@ async fn an_engine_survives_a_restart_on_older_data() {
 /// A commit was sent without an answer, and its lock is gone: whether it took effect is found out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_in_doubt_is_settled_by_what_etcd_has() {
-    let refused = || Fault::on(On::Txn).fail(Refusal::PERMISSION_DENIED);
-    let unanswered = || Fault::on(On::Txn).fail_after(Refusal::TIMED_OUT);
+    let refused = || Fault::on(RequestKind::Txn).fail(RpcError::PERMISSION_DENIED);
+    let unanswered = || Fault::on(RequestKind::Txn).fail_after(RpcError::TIMED_OUT);
     // Of commits that have no effect on their condition: what is taken for undone is done again.
     for (name, faults, expires, runs) in [
         ("it took effect", vec![unanswered()], false, 1),
         ("it took effect, and then is refused", vec![unanswered(), refused()], false, 1),
         (
             "it had none, and then is refused",
-            vec![Fault::on(On::Txn).fail(Refusal::TIMED_OUT), refused()],
+            vec![Fault::on(RequestKind::Txn).fail(RpcError::TIMED_OUT), refused()],
             false,
             2,
         ),
-        ("it had none, and its lease ends", vec![Fault::on(On::Txn).fail(Refusal::TIMED_OUT)], true, 2),
+        (
+            "it had none, and its lease ends",
+            vec![Fault::on(RequestKind::Txn).fail(RpcError::TIMED_OUT)],
+            true,
+            2,
+        ),
     ] {
         let etcd = EmbeddedEtcd::in_process();
         let count = Arc::new(AtomicUsize::new(0));
@@ -155,7 +160,7 @@ async fn an_engine_knows_what_it_gave_up_when_its_commit_is_sent_twice() {
                 return Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into());
             }
             outside.put("/jobs/1", "again", None).await.expect("put");
-            faults.inject(Fault::on(On::Txn).duplicate());
+            faults.inject(Fault::on(RequestKind::Txn).duplicate());
             Ok(Outcome::give_up("not this one"))
         }
     });
@@ -202,7 +207,7 @@ async fn an_engine_notices_that_its_watch_was_never_registered() {
     let etcd = EmbeddedEtcd::in_process();
     let mut client = etcd.client().await.expect("a client");
     // Of the jobs, and of what is done.
-    etcd.faults().inject(Fault::on(On::WatchRequest).times(2).lose());
+    etcd.faults().inject(Fault::on(RequestKind::WatchRequest).times(2).lose());
     let builder = Engine::builder_with_channel("app", etcd.channel()).rule(acknowledge());
     let engine = builder.watch_silence(SECOND / 5).build().expect("a sound configuration").start().await;
     let engine = engine.expect("the engine starts");

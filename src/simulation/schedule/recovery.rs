@@ -1,12 +1,12 @@
 //! How a schedule ends: all trouble does, whatever is due must be done, every mirror must be as the store is, and
 //! nothing may be left of engines that were shut down.
 
-use super::{Later, NAMESPACE, Schedule, shut_down};
+use super::{Heal, NAMESPACE, Schedule, shut_down};
 use crate::Health;
 use crate::inspect::Stats;
 use crate::simulation::checker;
-use crate::simulation::plan::Act;
-use crate::simulation::story::{Event, Story};
+use crate::simulation::history::{Event, History};
+use crate::simulation::plan::PlanStep;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -20,7 +20,7 @@ impl Schedule {
         let mut starts = Vec::new();
         for (_, later) in std::mem::take(&mut self.later) {
             match later {
-                Later::Start(machine) => starts.push(machine),
+                Heal::Start(machine) => starts.push(machine),
                 later => self.undo(later).await,
             }
         }
@@ -35,8 +35,8 @@ impl Schedule {
             running.process.run_on();
             *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = None;
         }
-        self.calm.store(true, Ordering::SeqCst);
-        self.story.add(Event::Calm);
+        self.quiesced.store(true, Ordering::SeqCst);
+        self.history.add(Event::Quiesced);
     }
 
     /// Waits until everything that is due has been done.
@@ -44,7 +44,7 @@ impl Schedule {
         let end = Instant::now() + RECOVERY;
         loop {
             sleep(Duration::from_millis(500)).await;
-            let mut missing = self.story.look(|now, events| checker::missing(&self.plan, now, events));
+            let mut missing = self.history.look(|now, events| checker::missing(&self.plan, now, events));
             for running in self.machines.iter().filter_map(|machine| machine.running.as_ref()) {
                 let health = running.handle.health();
                 if health != Health::Ready {
@@ -84,7 +84,7 @@ impl Schedule {
     /// Where the mirrors of the engines differ from the store. That no event explains what a crawl had to
     /// repair is always wrong.
     async fn mirrors(&mut self) -> Vec<String> {
-        let now = self.story.now();
+        let now = self.history.now();
         let (mut wrong, mut drift) = (Vec::new(), Vec::new());
         for running in self.machines.iter().filter_map(|machine| machine.running.as_ref()) {
             let engine = running.life.engine;
@@ -112,9 +112,9 @@ impl Schedule {
             }
         }
         // A crawl can't know what is still on its way for longer than it waits.
-        let delays = |act: &Act| matches!(act, Act::Inject(fault) if fault.delays_events());
+        let delays = |act: &PlanStep| matches!(act, PlanStep::Inject(fault) if fault.delays_events());
         // Nor does anything tell of a backup that has outgrown the position, if the last known change is in it.
-        let outgrown = self.plan.does(|act| *act == Act::Restore) && self.plan.does(Act::outgrows);
+        let outgrown = self.plan.does(|act| *act == PlanStep::Restore) && self.plan.does(PlanStep::outgrows);
         let late = self.plan.does(delays) || outgrown;
         if wrong.is_empty() && !late {
             drift.into_iter().for_each(|text| self.violate(text));
@@ -127,30 +127,37 @@ impl Schedule {
         for machine in 0..self.machines.len() {
             let Some(running) = self.take(machine) else { continue };
             let process = running.process.clone();
-            let ended = shut_down(running, Duration::from_secs(5), self.story.clone()).await;
+            let ended = shut_down(running, Duration::from_secs(5), self.history.clone()).await;
             process.end();
             if well && let Err(error) = ended {
                 self.violate(format!("engine {machine} does not shut down: {error}"));
             }
         }
-        let left = |story: &Story| -> Vec<String> {
-            story.look(|now, _| now.keys.keys().filter(|key| key.starts_with(NAMESPACE)).cloned().collect())
+        let left = |history: &History| -> Vec<String> {
+            history.look(|now, _| now.keys.keys().filter(|key| key.starts_with(NAMESPACE)).cloned().collect())
         };
-        if well && !self.crashed() && !left(&self.story).is_empty() {
-            self.violate(format!("left behind by engines that were shut down: {:?}", left(&self.story)));
+        if well && !self.crashed() && !left(&self.history).is_empty() {
+            self.violate(format!("left behind by engines that were shut down: {:?}", left(&self.history)));
         }
         // Then the leases of what was ended by force, of marks, and of keys with a TTL.
         sleep(Duration::from_secs(3 * 3600)).await;
         let leases = self.faults.leases();
-        if !left(&self.story).is_empty() || !leases.is_empty() {
-            self.violate(format!("left behind for ever: {:?}, leases {leases:?}", left(&self.story)));
+        if !left(&self.history).is_empty() || !leases.is_empty() {
+            self.violate(format!("left behind for ever: {:?}, leases {leases:?}", left(&self.history)));
         }
     }
 
     /// Some engine ended without a chance to leave nothing behind.
     fn crashed(&self) -> bool {
         self.plan.does(|act| {
-            matches!(act, Act::Crash(..) | Act::Drop(..) | Act::Shutdown(..) | Act::Poison(..) | Act::Restore)
+            matches!(
+                act,
+                PlanStep::Crash(..)
+                    | PlanStep::Drop(..)
+                    | PlanStep::Shutdown(..)
+                    | PlanStep::Poison(..)
+                    | PlanStep::Restore
+            )
         })
     }
 }
