@@ -7,15 +7,15 @@
 use etcd_rules::embedded::EmbeddedEtcd;
 use etcd_rules::etcd_client::{Txn, TxnOp};
 use etcd_rules::http::Endpoint;
-use etcd_rules::{Engine, Error, Firing, FiringError, Outcome, Reveal, Rule, key};
+use etcd_rules::{BoxError, Engine, Firing, Outcome, Reveal, Rule, key};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// Orders of some payments fail, wait or are given up, so that there is something to see.
-async fn process(firing: Firing) -> Result<Outcome, Error> {
+async fn process(firing: Firing) -> Result<Outcome, BoxError> {
     let payment = firing.get("/orders/:id").await?;
     match payment.as_str() {
-        Some("cheque") => Err(FiringError::Etcd("the bank is closed".into()).into()),
+        Some("cheque") => Err("the bank is closed".into()),
         Some("barter") => Ok(Outcome::give_up("nobody wants this goat")),
         Some("later") => Ok(Outcome::retry_after(Duration::from_secs(20))),
         _ => {

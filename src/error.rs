@@ -1,12 +1,15 @@
 //! What an application sees go wrong, by who tells of it.
 
 use crate::compiled::RuleError;
-use crate::firing::FiringError;
+use crate::firing::{BoxError, ErrorKind, FiringError};
 use crate::pattern::FormatError;
 use std::fmt;
 use std::time::Duration;
 
 /// Any error of this crate, for applications that don't tell them apart: what `?` makes of each of the others.
+///
+/// [`kind`](Error::kind) tells what to do about it. Text and [source](std::error::Error::source) are those of the
+/// error inside.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -21,26 +24,54 @@ pub enum Error {
     Firing(#[from] FiringError),
 }
 
+impl Error {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Build(error) => error.kind(),
+            Error::Engine(error) => error.kind(),
+            Error::Firing(error) => error.kind(),
+        }
+    }
+}
+
 /// An error of an engine: of its start and end, and of what its handle is asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// [`start`](crate::Engine::start): there is no tokio runtime for callbacks.
+    #[error(
+        "there is no runtime for callbacks: call `start` within a tokio runtime, or give one to the builder"
+    )]
+    NoRuntime,
     /// [`start`](crate::Engine::start): the engine was not ready within
     /// [`start_timeout`](crate::EngineBuilder::start_timeout). It has been ended.
-    #[error("the engine was not ready within {within:?}: {reason}")]
+    #[error("the engine was not ready within {within:?}: {health}")]
     NotReady {
         /// The configured time.
         within: Duration,
-        /// Its [health](crate::Health) then: what it was waiting for.
-        reason: String,
+        /// The text of its [health](crate::Health) then: what it was waiting for.
+        health: String,
     },
-    /// [`start`](crate::Engine::start): there is no tokio runtime, or a thread could not be made.
-    #[error("could not start the engine: {0}")]
-    Start(String),
-    /// The engine has [failed](crate::Health::Failed), has ended before, or does not answer.
+    /// Something of the process could not be had: a thread, the address of an HTTP endpoint, the place of the
+    /// process's metrics recorder. The source says why.
+    #[error("could not set up {what}")]
+    Setup {
+        /// What.
+        what: String,
+        /// Why not.
+        source: BoxError,
+    },
+    /// The engine has [failed](crate::Health::Failed) or has ended, or its parts are starting again.
     #[error("the engine has stopped: {0}")]
     Stopped(String),
-    /// [`shutdown`](crate::EngineHandle::shutdown): callbacks did not end although they were cancelled.
+    /// A part of the engine does not answer: a comparison blocks it, or the process has no CPU.
+    #[error("the engine did not answer within {within:?}")]
+    NoAnswer {
+        /// How long was waited.
+        within: Duration,
+    },
+    /// [`shutdown`](crate::RunningEngine::shutdown): callbacks did not end although they were cancelled.
     #[error("{firings} callbacks did not end although they were cancelled; their locks end with their TTL")]
     Unfinished {
         /// How many.
@@ -54,12 +85,6 @@ pub enum EngineError {
         /// The text of the panic.
         text: String,
     },
-    /// [`EndpointBuilder::listen`](crate::http::EndpointBuilder::listen): the endpoint could not be made.
-    #[error("no HTTP endpoint: {0}")]
-    Http(String),
-    /// `install_prometheus`: the metrics exporter could not be installed.
-    #[error("could not install the metrics exporter: {0}")]
-    Metrics(String),
     /// [`Engine::evaluate_on`](crate::Engine::evaluate_on): a value of an attribute makes no key.
     #[error(transparent)]
     Format(#[from] FormatError),
@@ -67,30 +92,55 @@ pub enum EngineError {
     /// not given; or the other way round.
     #[error("attribute `:{0}`: the rule does not have it, or it has no value here")]
     UnknownAttribute(String),
-    /// [`EngineHandle::explain`](crate::EngineHandle::explain): the engine has no such rule.
+    /// [`EngineHandle::explain`](crate::EngineHandle::explain) and the like: the engine has no such rule.
     #[error("no rule has the id `{0}`")]
     UnknownRule(String),
     /// [`EngineHandle::set_rate_limit`](crate::EngineHandle::set_rate_limit) and the like: what is wanted of the
-    /// rule makes no sense.
-    #[error("rule `{rule}`: {error}")]
+    /// rule makes no sense. The source says what is wrong with it.
+    #[error("rule `{rule}` can't be changed so")]
     Rule {
         /// The rule's id.
         rule: String,
-        /// What is wrong with it.
-        error: RuleError,
+        /// What is wrong.
+        source: RuleError,
     },
 }
 
+impl EngineError {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            EngineError::NoRuntime | EngineError::Setup { .. } => ErrorKind::Setup,
+            EngineError::NotReady { .. } => ErrorKind::NotReady,
+            EngineError::Stopped(_) => ErrorKind::Stopped,
+            EngineError::NoAnswer { .. } => ErrorKind::TimedOut,
+            EngineError::Unfinished { .. } => ErrorKind::Unfinished,
+            EngineError::Comparison { .. } => ErrorKind::Panicked,
+            EngineError::UnknownRule(_) => ErrorKind::NotFound,
+            EngineError::Format(_) | EngineError::UnknownAttribute(_) | EngineError::Rule { .. } => {
+                ErrorKind::InvalidInput
+            }
+        }
+    }
+}
+
 /// All mistakes of a configuration, found by [`EngineBuilder::build`](crate::EngineBuilder::build).
+///
+/// Its text has each of them in full, on a line of its own. It has no source, since there may be several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildError {
-    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) errors: Vec<ConfigError>,
 }
 
 impl BuildError {
     /// The mistakes: of the application's name, of options, of endpoints, then of the rules in their order.
-    pub fn mistakes(&self) -> &[Mistake] {
-        &self.mistakes
+    pub fn errors(&self) -> &[ConfigError] {
+        &self.errors
+    }
+
+    /// What kind of error it is: [`ErrorKind::InvalidConfig`].
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidConfig
     }
 }
 
@@ -98,7 +148,7 @@ impl std::error::Error for BuildError {}
 
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.mistakes.as_slice() {
+        match self.errors.as_slice() {
             [one] => write!(f, "the engine can't be built: {one}"),
             many => {
                 write!(f, "the engine can't be built, for {} reasons:", many.len())?;
@@ -111,7 +161,7 @@ impl fmt::Display for BuildError {
 /// One mistake of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Mistake {
+pub enum ConfigError {
     /// The application's name is missing.
     #[error("the application name is empty: it keeps the locks of two applications apart")]
     NoApplication,

@@ -3,13 +3,17 @@
 
 use crate::inspect::InstanceState;
 use crate::pattern::Attributes;
+use futures_core::Stream;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
+use tokio_util::sync::ReusableBoxFuture;
 
 /// Something that happened to a rule instance in one engine.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,10 +155,10 @@ impl CommitResult {
     }
 }
 
-/// Events that a [slow receiver](EventStream) has missed.
+/// A [receiver](EventStream) has lagged behind, so that this many events are lost to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} events were missed: they came faster than they were received")]
-pub struct Missed(pub u64);
+pub struct Lagged(pub u64);
 
 /// The events of a running engine from now on; made by [`EngineHandle::events`](crate::EngineHandle::events)
 /// or, before the engine starts, by [`Engine::events`](crate::Engine::events).
@@ -164,9 +168,21 @@ pub struct Missed(pub u64);
 /// the place where they are missing. It never slows the engine.
 ///
 /// Events of one instance come in the order in which they happened.
+///
+/// It is a [`Stream`], for those who have a crate with what streams can do; [`recv`](EventStream::recv) needs none.
+#[must_use = "it tells only who asks"]
 pub struct EventStream {
-    receiver: Option<broadcast::Receiver<Arc<Event>>>,
+    receiving: Option<Receiving>,
     shared: Arc<Shared>,
+}
+
+type Receiver = broadcast::Receiver<Arc<Event>>;
+
+/// It has the receiver for as long as it waits.
+type Receiving = ReusableBoxFuture<'static, (Result<Arc<Event>, RecvError>, Receiver)>;
+
+async fn receive(mut receiver: Receiver) -> (Result<Arc<Event>, RecvError>, Receiver) {
+    (receiver.recv().await, receiver)
 }
 
 impl EventStream {
@@ -174,21 +190,35 @@ impl EventStream {
     /// missed; the stream goes on after it.
     ///
     /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Result<Arc<Event>, Missed>> {
-        match self.receiver.as_mut()?.recv().await {
-            Ok(event) => Some(Ok(event)),
-            Err(RecvError::Lagged(missed)) => Some(Err(Missed(missed))),
-            Err(RecvError::Closed) => None,
-        }
+    pub async fn recv(&mut self) -> Option<Result<Arc<Event>, Lagged>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
     /// The next event, if one is there already.
-    pub fn try_next(&mut self) -> Option<Result<Arc<Event>, Missed>> {
-        match self.receiver.as_mut()?.try_recv() {
-            Ok(event) => Some(Ok(event)),
-            Err(TryRecvError::Lagged(missed)) => Some(Err(Missed(missed))),
-            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+    pub fn try_recv(&mut self) -> Option<Result<Arc<Event>, Lagged>> {
+        match Pin::new(self).poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(next) => next,
+            Poll::Pending => None,
         }
+    }
+}
+
+impl Stream for EventStream {
+    type Item = Result<Arc<Event>, Lagged>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(receiving) = &mut self.receiving else { return Poll::Ready(None) };
+        let (received, receiver) = ready!(receiving.poll(context));
+        let next = match received {
+            Ok(event) => Ok(event),
+            Err(RecvError::Lagged(missed)) => Err(Lagged(missed)),
+            Err(RecvError::Closed) => {
+                self.receiving = None;
+                return Poll::Ready(None);
+            }
+        };
+        receiving.set(receive(receiver));
+        Poll::Ready(Some(next))
     }
 }
 
@@ -245,7 +275,8 @@ impl Events {
             }
         };
         self.0.listeners.fetch_add(1, Ordering::AcqRel);
-        EventStream { receiver, shared: self.0.clone() }
+        let receiving = receiver.map(|receiver| ReusableBoxFuture::new(receive(receiver)));
+        EventStream { receiving, shared: self.0.clone() }
     }
 
     pub(crate) fn has_listeners(&self) -> bool {
@@ -273,18 +304,19 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::{FutureExt, StreamExt};
 
     fn event(attempt: u32) -> Event {
         let kind = EventKind::Started { attempt };
         Event { at: Instant::now(), rule: "r".into(), attributes: Attributes::new(), kind }
     }
 
-    fn attempts(stream: &mut EventStream) -> Vec<Result<u32, Missed>> {
+    fn attempts(stream: &mut EventStream) -> Vec<Result<u32, Lagged>> {
         let attempt = |event: Arc<Event>| match event.kind {
             EventKind::Started { attempt } => attempt,
             _ => panic!("{event:?}"),
         };
-        std::iter::from_fn(|| stream.try_next()).map(|event| event.map(attempt)).collect()
+        std::iter::from_fn(|| stream.try_recv()).map(|event| event.map(attempt)).collect()
     }
 
     #[test]
@@ -303,7 +335,7 @@ mod tests {
             events.tell(|| event(attempt));
             assert_eq!(attempts(&mut quick), [Ok(attempt)]);
         }
-        assert_eq!(attempts(&mut slow), [Err(Missed(2)), Ok(2), Ok(3), Ok(4), Ok(5)]);
+        assert_eq!(attempts(&mut slow), [Err(Lagged(2)), Ok(2), Ok(3), Ok(4), Ok(5)]);
         events.tell(|| event(6));
         assert_eq!(attempts(&mut slow), [Ok(6)]);
     }
@@ -314,9 +346,22 @@ mod tests {
         let mut stream = events.subscribe();
         events.tell(|| event(1));
         events.close();
-        assert!(matches!(stream.next().await, Some(Ok(_))));
-        assert_eq!(stream.next().await, None);
-        assert_eq!(events.subscribe().next().await, None);
+        assert!(matches!(stream.recv().await, Some(Ok(_))));
+        assert_eq!(stream.recv().await, None);
+        assert_eq!(events.subscribe().recv().await, None);
         events.tell(|| event(2));
+    }
+
+    #[tokio::test]
+    async fn it_is_a_stream_whose_waiting_may_be_broken_off() {
+        let events = Events::new(2);
+        let stream = events.subscribe().map(|event| event.map(|event| event.kind.clone()));
+        let mut stream = std::pin::pin!(stream);
+        assert!(stream.next().now_or_never().is_none());
+        (0..5).for_each(|attempt| events.tell(|| event(attempt)));
+        events.close();
+        let told: Vec<_> = stream.collect().await;
+        let started = |attempt| Ok(EventKind::Started { attempt });
+        assert_eq!(told, [Err(Lagged(3)), started(3), started(4)]);
     }
 }

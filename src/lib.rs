@@ -142,7 +142,7 @@
 //! # async fn start_build(_: &str) -> Result<bool, std::io::Error> { Ok(true) }
 //! /// Works outside of etcd, so that it needs the lock.
 //! async fn build(firing: Firing) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
-//!     let source = firing.value("/jobs/:id/source").map(|value| value.to_string_lossy().into_owned());
+//!     let source = firing.value_opt("/jobs/:id/source")?.map(|value| value.to_string_lossy().into_owned());
 //!     let Some(source) = source.filter(|source| !source.is_empty()) else {
 //!         return Ok(Outcome::give_up("the job has no source"));        // until a key changes
 //!     };
@@ -245,15 +245,15 @@ pub use compiled::{Backoff, RateLimit, RuleError};
 pub use condition::{
     Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
 };
-pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, Stats};
-pub use error::{BuildError, EngineError, Error, Mistake};
+pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, RunningEngine};
+pub use error::{BuildError, ConfigError, EngineError, Error};
 pub use etcd_client::{self, Channel, ConnectOptions};
-pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed, NotLocked};
-pub use firing::{BoxError, Commit, Effect, Firing, FiringError, Outcome};
-pub use health::{Health, Problem, Reason};
+pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Lagged, NotLocked};
+pub use firing::{BoxError, Commit, Effect, ErrorKind, EtcdError, Firing, FiringError, Outcome};
+pub use health::{Health, HealthChanges, Problem, Reason};
 pub use inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,
-    RuleStatus, StateCounts, StateKind, UnknownState, WaitReason,
+    RuleStatus, StateCounts, StateKind, Stats, UnknownState, WaitReason,
 };
 pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
 #[cfg(feature = "prometheus")]

@@ -1,6 +1,7 @@
 //! Installs the Prometheus exporter with buckets that fit (feature `prometheus`).
 
 use crate::error::EngineError;
+use crate::firing::BoxError;
 use crate::metrics::{BUCKETS, METRICS, describe};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// Listens where it is told: give `127.0.0.1` unless others are to see the figures.
 ///
 /// # Errors
-/// [`EngineError::Metrics`] if a recorder is installed already or the address can't be listened on.
+/// [`EngineError::Setup`] if a recorder is installed already or the address can't be listened on.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), etcd_rules::Error> {
@@ -29,7 +30,7 @@ const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// # }
 /// ```
 pub fn install_prometheus(address: SocketAddr) -> Result<(), EngineError> {
-    builder()?.with_http_listener(address).install().map_err(|error| failed(&error))?;
+    builder()?.with_http_listener(address).install().map_err(failed)?;
     describe();
     Ok(())
 }
@@ -43,7 +44,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// recorder small, for as long as the process lives.
 ///
 /// # Errors
-/// [`EngineError::Metrics`] if a recorder is installed already or the thread can't be made.
+/// [`EngineError::Setup`] if a recorder is installed already or the thread can't be made.
 ///
 /// ```no_run
 /// # fn example() -> Result<(), etcd_rules::Error> {
@@ -54,7 +55,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// ```
 pub fn install_prometheus_recorder()
 -> Result<impl Fn() -> String + Clone + Send + Sync + 'static, EngineError> {
-    let handle = builder()?.install_recorder().map_err(|error| failed(&error))?;
+    let handle = builder()?.install_recorder().map_err(failed)?;
     describe();
     let upkeep = handle.clone();
     let keeping = move || {
@@ -63,20 +64,16 @@ pub fn install_prometheus_recorder()
             upkeep.run_upkeep();
         }
     };
-    std::thread::Builder::new()
-        .name("etcd-rules-prom".into())
-        .spawn(keeping)
-        .map_err(|error| failed(&error))?;
+    std::thread::Builder::new().name("etcd-rules-prom".into()).spawn(keeping).map_err(failed)?;
     Ok(move || handle.render())
 }
 
-fn failed(error: &dyn std::error::Error) -> EngineError {
-    EngineError::Metrics(error.to_string())
+fn failed(error: impl Into<BoxError>) -> EngineError {
+    EngineError::Setup { what: "the metrics exporter".into(), source: error.into() }
 }
 
 /// With the buckets of this crate.
 pub(crate) fn builder() -> Result<PrometheusBuilder, EngineError> {
-    let failed = |error: metrics_exporter_prometheus::BuildError| failed(&error);
     let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(failed)?;
     for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {
         let matcher = Matcher::Full(metric.name.to_owned());

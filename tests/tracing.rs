@@ -251,7 +251,7 @@ async fn no_key_and_no_value_is_told_unless_it_may_be() {
     ] {
         let etcd = Etcd::start().await;
         let fails = Rule::new("fails").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
-            let value = firing.value("/jobs/:id").cloned().unwrap_or_default();
+            let value = firing.value_opt("/jobs/:id")?.cloned().unwrap_or_default();
             match value.as_str() {
                 Some(text) if text.ends_with('A') => Err(format!("bad value: {text}").into()),
                 Some(text) if text.ends_with('B') => {

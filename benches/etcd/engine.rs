@@ -63,7 +63,8 @@ fn latency(
     let slow = options.slow.map(Duration::from_millis);
     let job = Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
         let now = clock::now();
-        let start: Option<u64> = firing.value("/jobs/:id").and_then(|value| value.parse()).filter(|s| *s > 0);
+        let start: Option<u64> =
+            firing.value("/jobs/:id").ok().and_then(|value| value.parse()).filter(|s| *s > 0);
         let slow = slow.filter(|_| start.is_some_and(|start| start / 1000 % 100 == 0));
         if slow.is_some() {
             slowed.fetch_add(1, Ordering::Relaxed);

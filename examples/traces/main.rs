@@ -5,7 +5,7 @@
 //! a collector, put an exporter of the crate `opentelemetry-otlp` in the place of the one that prints.
 
 use etcd_rules::embedded::EmbeddedEtcd;
-use etcd_rules::{Backoff, Engine, Error, Firing, FiringError, Outcome, Reveal, Rule, key};
+use etcd_rules::{Backoff, BoxError, Engine, Firing, Outcome, Reveal, Rule, key};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -16,16 +16,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// What a callback logs becomes an event of its span, and its own spans become children.
 #[tracing::instrument(skip_all)]
-async fn charge(attempt: u32) -> Result<(), Error> {
+async fn charge(attempt: u32) -> Result<(), BoxError> {
     if attempt == 1 {
-        return Err(FiringError::Etcd("the bank is closed".into()).into());
+        return Err("the bank is closed".into());
     }
     tracing::info!("charged");
     Ok(())
 }
 
-async fn process(firing: Firing) -> Result<Outcome, Error> {
-    if firing.value("/orders/:id").is_some_and(|value| *value == "card") {
+async fn process(firing: Firing) -> Result<Outcome, BoxError> {
+    if *firing.value("/orders/:id")? == "card" {
         charge(firing.attempt()).await?;
     }
     Ok(firing.commit().put("/orders/:id/processed", "").into())

@@ -20,11 +20,11 @@ pub enum RuleError {
     #[error("there is no callback: call `run` on the rule")]
     NoCallback,
     /// A pattern or comparison of the condition is malformed.
-    #[error("{0}")]
+    #[error(transparent)]
     Condition(#[from] ConditionError),
     /// The lock pattern is malformed.
     #[error("lock pattern: {0}")]
-    Lock(#[from] PatternError),
+    Lock(PatternError),
     /// The lock pattern uses an attribute that the condition does not have.
     #[error(
         "lock pattern `{pattern}` uses `:{attribute}`, which the condition does not bind; it binds {bound}"

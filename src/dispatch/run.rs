@@ -3,8 +3,7 @@
 use super::messages::Finish;
 use super::path::Path;
 use crate::dispatch::live::Registered;
-use crate::firing::BoxError;
-use crate::firing::{Effects, Firing, Outcome};
+use crate::firing::{BoxError, Effects, Firing, Outcome, error_text};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::runtime::supervised::panic_text;
@@ -256,8 +255,8 @@ impl Ran {
     fn returned(result: Result<Outcome, BoxError>) -> Self {
         match result {
             Ok(Outcome { effects: Ok(effects), then }) => Self(Finish::Returned(then), Some(effects)),
-            Ok(Outcome { effects: Err(error), .. }) => Self(Finish::Failed(error.to_string()), None),
-            Err(error) => Self(Finish::Failed(error.to_string()), None),
+            Ok(Outcome { effects: Err(error), .. }) => Self(Finish::Failed(error_text(&error)), None),
+            Err(error) => Self(Finish::Failed(error_text(&*error)), None),
         }
     }
 

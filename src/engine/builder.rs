@@ -8,7 +8,7 @@ use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
 use crate::compiled::{Limits, RuleError};
-use crate::error::{BuildError, Mistake};
+use crate::error::{BuildError, ConfigError};
 use crate::etcd::Target;
 use crate::events::Events;
 use crate::rule::{Rule, compile};
@@ -418,12 +418,12 @@ impl EngineBuilder {
             check_endpoints(&self.endpoints, &mut mistakes);
         }
         if self.rules.is_empty() {
-            mistakes.push(Mistake::NoRule);
+            mistakes.push(ConfigError::NoRule);
         }
         let mut ids = HashSet::new();
         for rule in &self.rules {
             if !ids.insert(rule.id().to_owned()) {
-                mistakes.push(Mistake::DuplicateRule(rule.id().to_owned()));
+                mistakes.push(ConfigError::DuplicateRule(rule.id().to_owned()));
             }
         }
         let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1), settle };
@@ -446,19 +446,20 @@ impl EngineBuilder {
                     rules.extend(compiled);
                 }
                 Err(errors) => {
-                    mistakes
-                        .extend(errors.into_iter().map(|error| Mistake::Rule { rule: id.clone(), error }));
+                    mistakes.extend(
+                        errors.into_iter().map(|error| ConfigError::Rule { rule: id.clone(), error }),
+                    );
                 }
             }
         }
         let domains = self.domains.mistakes(&used).into_iter();
-        mistakes.extend(domains.map(|DomainMistake { option, attribute, reason }| Mistake::Attribute {
+        mistakes.extend(domains.map(|DomainMistake { option, attribute, reason }| ConfigError::Attribute {
             option,
             attribute,
             reason,
         }));
         if !mistakes.is_empty() {
-            return Err(BuildError { mistakes });
+            return Err(BuildError { errors: mistakes });
         }
         let prefixes = watched(&rules, MAX_WATCHES);
         let exact = covering(literal_prefixes(&rules), usize::MAX).len();

@@ -3,23 +3,23 @@
 use super::builder::NAMESPACES;
 use super::config::Options;
 use crate::compiled::{CompiledRule, RuleError};
-use crate::error::Mistake;
+use crate::error::ConfigError;
 use crate::pattern::Pattern;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(super) fn check_application(application: &str, mistakes: &mut Vec<Mistake>) {
+pub(super) fn check_application(application: &str, mistakes: &mut Vec<ConfigError>) {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if application.is_empty() {
-        mistakes.push(Mistake::NoApplication);
+        mistakes.push(ConfigError::NoApplication);
     } else if !application.chars().all(plain) {
-        mistakes.push(Mistake::Application(application.to_owned()));
+        mistakes.push(ConfigError::Application(application.to_owned()));
     }
 }
 
-pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>) {
+pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<ConfigError>) {
     if endpoints.is_empty() {
-        mistakes.push(Mistake::NoEndpoint);
+        mistakes.push(ConfigError::NoEndpoint);
     }
     for endpoint in endpoints {
         let bare = endpoint
@@ -34,7 +34,7 @@ pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>)
             Some(_) => None,
         };
         if let Some(reason) = reason {
-            mistakes.push(Mistake::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
+            mistakes.push(ConfigError::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
         }
     }
 }
@@ -42,10 +42,10 @@ pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<Mistake>)
 /// Events that are kept at most: what is asked for is memory taken at once.
 const MAX_EVENTS: usize = 1 << 24;
 
-pub(super) fn check_options(options: &Options) -> Vec<Mistake> {
+pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
     let mut wrong = |option: &'static str, value: String, reason: &str| {
-        mistakes.push(Mistake::Option { option, value, reason: reason.to_owned() });
+        mistakes.push(ConfigError::Option { option, value, reason: reason.to_owned() });
     };
     let Options {
         concurrency,

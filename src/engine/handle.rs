@@ -1,129 +1,36 @@
-//! What the application holds while an engine runs.
+//! Asks and directs a running engine.
 
-use super::config::Config;
 use super::inspector::Inspector;
-#[cfg(feature = "http")]
-use super::observer::{Observer, Shown};
-use super::supervisor::{Command, supervise};
+use super::supervisor::Command;
 use crate::compiled::{RateLimit, check_interval};
 use crate::error::EngineError;
 use crate::events::{EventStream, Events};
-use crate::health::Health;
-use crate::health::status::Status;
-use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus};
-use crate::metrics::Meters;
+use crate::health::{Health, HealthChanges};
+use crate::inspect::{InstanceExplanation, InstancePage, InstanceQuery, RuleStatus, Stats};
 use crate::pattern::Attributes;
-use crate::runtime::env::Placement;
-use crate::runtime::supervised::panic_text;
-use futures_util::FutureExt;
-use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A running engine.
+/// Asks and directs a running engine: its health, its rules and instances, explanations, events, and the brakes of
+/// rules. Cheap to clone, for the state of a web server, say; from [`RunningEngine::handle`](super::RunningEngine::handle)
+/// or [`Engine::run_until_with`](super::Engine::run_until_with).
 ///
-/// Dropping the handle ends the engine in the background: callbacks are cancelled and the threads end
-/// within a second. Locks are freed if all callbacks have ended by then and etcd answers; otherwise they
-/// end with their TTL. To let callbacks finish, call [`shutdown`](EngineHandle::shutdown).
-#[derive(Debug)]
+/// It does not keep the engine alive. After the engine's end [`health`](EngineHandle::health) says so, streams end
+/// when they have told what is left, and everything else is [`EngineError::Stopped`].
+#[derive(Clone, Debug)]
 pub struct EngineHandle {
-    commands: mpsc::Sender<Command>,
-    health: watch::Receiver<Health>,
-    events: Events,
-    supervisor: Option<std::thread::JoinHandle<()>>,
-    /// Its place where it is observed.
-    #[cfg(feature = "http")]
-    _shown: Option<Shown>,
-}
-
-/// Figures of a running engine.
-///
-/// The index and the dispatcher are asked one after the other, so that the figures may be of slightly
-/// different moments. From `queued` to `idle` each counts instances whose condition was last found true;
-/// an instance counts once. The same figures are metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Keys in memory: those that some pattern matches.
-    pub keys: usize,
-    /// Rule instances known, true or false.
-    pub instances: usize,
-    /// Deleted keys that are remembered until older reads are over.
-    pub tombstones: usize,
-    /// Decisions made since the last (re)start.
-    pub decisions: u64,
-    /// Differences that crawls had to repair since the last (re)start; expected: none.
-    pub drift: u64,
-    /// Instances that wait for a slot, or for a lock that another instance of this engine has.
-    pub queued: usize,
-    /// Instances that have a slot: from the last look before the lock to the end of the commit.
-    pub running: usize,
-    /// Instances that wait for a time: the backoff after a failure, a delay that the callback asked for,
-    /// the slow-down of ineffective firings, or another try after trouble with etcd.
-    pub waiting: usize,
-    /// Instances that another engine works on, or holds back.
-    pub held: usize,
-    /// Instances given up until somebody else changes a key.
-    pub given_up: usize,
-    /// Instances that would fire, if their rule were not in a [dry run](EngineHandle::begin_dry_run).
-    pub would_fire: usize,
-    /// Instances whose callback has dealt with what was there; some may be about to be looked at again.
-    pub idle: usize,
+    pub(super) engine: Arc<str>,
+    /// Weak: the engine ends when its owner drops the only strong one.
+    pub(super) commands: mpsc::WeakSender<Command>,
+    pub(super) health: watch::Receiver<Health>,
+    pub(super) events: Events,
 }
 
 impl EngineHandle {
-    pub(super) fn start(config: Config, runtime: Handle) -> Result<Self, EngineError> {
-        let (commands, receiver) = mpsc::channel(16);
-        let meters = Meters::new(&config.engine, &config.rules, config.options.concurrency);
-        let status = Status::new(config.engine.clone(), meters.clone());
-        let health = status.subscribe();
-        let placement = config.env.placement;
-        #[cfg(feature = "http")]
-        let observed = config.observatory.clone().map(|observatory| {
-            let observer = Observer {
-                engine: config.engine.clone(),
-                reveal: config.options.reveal,
-                commands: commands.downgrade(),
-                health: health.clone(),
-            };
-            (observatory, observer)
-        });
-        let events = config.events.clone();
-        let ended = events.clone();
-        let supervising = supervise(config, runtime, status.clone(), meters, receiver);
-        let main = async move {
-            let supervising = async {
-                if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {
-                    let reason = format!("the supervisor panicked: {}", panic_text(&*panic));
-                    status.end(Health::Failed { reason });
-                }
-            };
-            // However it ends, it is told.
-            tokio::join!(supervising, status.announce());
-            ended.close();
-        };
-        let failed = |error: std::io::Error| EngineError::Start(error.to_string());
-        let supervisor = match placement {
-            Placement::Local => {
-                tokio::task::spawn_local(main);
-                None
-            }
-            Placement::OwnThreads => {
-                let runtime =
-                    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-                let thread = std::thread::Builder::new().name("etcd-rules-main".into());
-                Some(thread.spawn(move || runtime.block_on(main)).map_err(failed)?)
-            }
-        };
-        Ok(Self {
-            commands,
-            health,
-            events,
-            supervisor,
-            #[cfg(feature = "http")]
-            _shown: observed.map(|(observatory, observer)| observatory.show(observer)),
-        })
+    /// The engine's [name](crate::EngineBuilder::name).
+    pub fn name(&self) -> &str {
+        &self.engine
     }
 
     /// The engine's state now. Costs next to nothing.
@@ -131,10 +38,9 @@ impl EngineHandle {
         self.health.borrow().clone()
     }
 
-    /// A receiver that is told when the engine's state changes. It sees the latest state, and not every
-    /// one in between. It does not keep the engine alive.
-    pub fn health_changes(&self) -> watch::Receiver<Health> {
-        self.health.clone()
+    /// The engine's state now, and then whenever it changes, until the engine has ended. See [`HealthChanges`].
+    pub fn health_changes(&self) -> HealthChanges {
+        HealthChanges::new(self.health.clone())
     }
 
     /// Waits until the engine is [`Health::Ready`]: it watches, and its rules fire. Never completes if that
@@ -165,7 +71,7 @@ impl EngineHandle {
     /// # async fn example(engine: &etcd_rules::EngineHandle) {
     /// use etcd_rules::EventKind;
     /// let mut events = engine.events();
-    /// while let Some(event) = events.next().await {
+    /// while let Some(event) = events.recv().await {
     ///     match event {
     ///         Ok(event) => match &event.kind {
     ///             EventKind::Closed { outcome, .. } => {
@@ -173,7 +79,7 @@ impl EngineHandle {
     ///             }
     ///             _ => {}
     ///         },
-    ///         Err(missed) => eprintln!("{missed}"),
+    ///         Err(lagged) => eprintln!("{lagged}"),
     ///     }
     /// }
     /// # }
@@ -185,7 +91,8 @@ impl EngineHandle {
     /// Figures of now. For continuous observation take the [metrics](crate::metrics).
     ///
     /// # Errors
-    /// [`EngineError::Stopped`] if the engine has ended, or a part of it does not answer within 5 s.
+    /// [`EngineError::Stopped`] if the engine has ended; [`EngineError::NoAnswer`] if a part of it does not answer
+    /// within 5 s.
     pub async fn stats(&self) -> Result<Stats, EngineError> {
         self.inspector().await?.stats().await
     }
@@ -333,7 +240,7 @@ impl EngineHandle {
     /// [`EngineError::Rule`] if the limit makes no sense; those of [`pause`](EngineHandle::pause).
     pub async fn set_rate_limit(&self, rule: &str, limit: Option<RateLimit>) -> Result<(), EngineError> {
         let checked = limit.map_or(Ok(()), |limit| limit.check());
-        checked.map_err(|error| EngineError::Rule { rule: rule.to_owned(), error })?;
+        checked.map_err(|source| EngineError::Rule { rule: rule.to_owned(), source })?;
         self.inspector().await?.brake(rule, |brake| brake.rate_limit = limit).await
     }
 
@@ -346,7 +253,7 @@ impl EngineHandle {
     /// [`EngineError::Rule`] if the interval is zero or longer than 365 days; those of [`pause`](EngineHandle::pause).
     pub async fn set_min_interval(&self, rule: &str, interval: Option<Duration>) -> Result<(), EngineError> {
         let checked = interval.map_or(Ok(()), check_interval);
-        checked.map_err(|error| EngineError::Rule { rule: rule.to_owned(), error })?;
+        checked.map_err(|source| EngineError::Rule { rule: rule.to_owned(), source })?;
         self.inspector().await?.brake(rule, |brake| brake.min_interval = interval).await
     }
 
@@ -360,8 +267,8 @@ impl EngineHandle {
     ///
     /// # Errors
     /// [`EngineError::UnknownRule`] if no rule has the id; [`EngineError::UnknownAttribute`] if one of the rule's
-    /// attributes is not given; [`EngineError::Stopped`] if the engine has ended, or a part of it does not answer
-    /// within 5 s.
+    /// attributes is not given; [`EngineError::Comparison`] if a comparison of the condition panics; those of
+    /// [`stats`](EngineHandle::stats).
     pub async fn explain(
         &self,
         rule: &str,
@@ -371,48 +278,13 @@ impl EngineHandle {
     }
 
     async fn inspector(&self) -> Result<Inspector, EngineError> {
-        self.ask(|reply| Command::Inspect { reply }).await
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, EngineError> {
         let stopped = || EngineError::Stopped("the engine has ended".into());
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| stopped())?;
+        let commands = self.commands.upgrade().ok_or_else(stopped)?;
+        let sent = commands.send(Command::Inspect { reply }).await;
+        // Or an engine whose owner is dropped while it restarts would not end before it answers.
+        drop(commands);
+        sent.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())
-    }
-
-    /// Shuts the engine down in order: stops watching, lets callbacks finish for as long as `deadline`,
-    /// cancels the rest, frees its locks, revokes its leases and ends its threads. With the leases go the
-    /// marks of failures and give-ups, so that other engines try again at once.
-    ///
-    /// It takes a few seconds longer than `deadline` if callbacks must be cancelled or etcd does not answer.
-    /// What etcd has not taken a second after that, because it has no space or no leader, has no effect.
-    /// A deadline of zero cancels at once. Dropping the future leaves the shutdown to go on in the background.
-    ///
-    /// # Errors
-    /// [`EngineError::Unfinished`] if callbacks did not end although they were cancelled: they block, and their
-    /// locks end with their TTL. [`EngineError::Stopped`] if the engine had failed.
-    pub async fn shutdown(mut self, deadline: Duration) -> Result<(), EngineError> {
-        if let Health::Failed { reason } = self.health() {
-            return Err(EngineError::Stopped(reason));
-        }
-        let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Shutdown { deadline, reply }).await;
-        // A command that was not sent would be waited for in vain.
-        let answer = if sent.is_ok() { answer.await.ok() } else { None };
-        drop(sent);
-        let result = match answer {
-            Some(0) => Ok(()),
-            Some(firings) => Err(EngineError::Unfinished { firings }),
-            None => Err(EngineError::Stopped("the engine had ended".into())),
-        };
-        if let Some(supervisor) = self.supervisor.take() {
-            while !supervisor.is_finished() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            // It has ended; a panic was reported through the health.
-            let _ = supervisor.join();
-        }
-        result
     }
 }

@@ -1,6 +1,5 @@
 //! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
 
-use super::handle::Stats;
 use super::look_up;
 use crate::change::Snapshot;
 use crate::compiled::Binding;
@@ -15,7 +14,7 @@ use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
 use crate::index::listing::Wanted;
 use crate::inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, RuleStatus, StateKind,
-    StateSet,
+    StateSet, Stats,
 };
 use crate::pattern::Attributes;
 use crate::runtime::supervised::panic_text;
@@ -50,7 +49,7 @@ where
     match timeout(LOOK, actor.send(message)).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(_)) => Err(EngineError::Stopped("the engine has ended or is restarting".into())),
-        Err(_) => Err(EngineError::Stopped(format!("the engine does not answer within {LOOK:?}"))),
+        Err(_) => Err(EngineError::NoAnswer { within: LOOK }),
     }
 }
 

@@ -5,7 +5,8 @@
 //! | [`builder`], [`config`], [`check`] | options, defaults, mistakes |
 //! | [`coverage`] | which prefixes are watched |
 //! | [`offline`] | what would be decided on some keys |
-//! | [`handle`] | what the application holds while it runs |
+//! | [`running`] | the owner of a running engine: starts it, and shuts it down |
+//! | [`handle`] | asks and directs a running engine |
 //! | [`inspector`] | asks the actors what they are doing |
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
@@ -22,15 +23,16 @@ mod look_up;
 #[cfg(feature = "http")]
 pub(crate) mod observer;
 pub(crate) mod offline;
+mod running;
 mod supervisor;
 
 #[cfg(test)]
 mod tests;
 
 pub use builder::EngineBuilder;
-pub use handle::{EngineHandle, Stats};
-
+pub use handle::EngineHandle;
 pub use offline::EvaluatedInstance;
+pub use running::RunningEngine;
 
 use crate::error::{EngineError, Error};
 use crate::events::EventStream;
@@ -56,6 +58,7 @@ use tokio::runtime::Handle;
 ///     .await
 /// # }
 /// ```
+#[must_use = "an engine does nothing until it is started"]
 pub struct Engine {
     pub(crate) config: Config,
 }
@@ -130,29 +133,27 @@ impl Engine {
     ///
     /// Returns at once, also if etcd does not answer, unless a
     /// [`start_timeout`](EngineBuilder::start_timeout) is set: then when the engine is ready. Dropping the
-    /// future, or the handle, ends the engine.
+    /// future, or what it returns, ends the engine.
     ///
     /// # Errors
-    /// [`EngineError::Start`] outside of a tokio runtime, if none was given, or if the first thread can't be made
-    /// (if another can't, the engine is [`Health::Failed`](crate::Health::Failed)); [`EngineError::NotReady`] when the start time-out is
-    /// over.
-    pub async fn start(self) -> Result<EngineHandle, EngineError> {
+    /// [`EngineError::NoRuntime`] outside of a tokio runtime, if none was given; [`EngineError::Setup`] if the first
+    /// thread can't be made (if another can't, the engine is [`Health::Failed`](crate::Health::Failed));
+    /// [`EngineError::NotReady`] when the start time-out is over.
+    pub async fn start(self) -> Result<RunningEngine, EngineError> {
         let mut config = self.config;
         let runtime = match config.runtime.take() {
             Some(runtime) => runtime,
-            None => Handle::try_current().map_err(|_| {
-                EngineError::Start("call `start` within a tokio runtime, or give one to the builder".into())
-            })?,
+            None => Handle::try_current().map_err(|_| EngineError::NoRuntime)?,
         };
         let start_timeout = config.options.start_timeout;
-        let handle = EngineHandle::start(config, runtime)?;
+        let running = RunningEngine::start(config, runtime)?;
         if let Some(within) = start_timeout
-            && tokio::time::timeout(within, handle.ready()).await.is_err()
+            && tokio::time::timeout(within, running.ready()).await.is_err()
         {
-            let reason = handle.health().to_string();
-            return Err(EngineError::NotReady { within, reason });
+            let health = running.health().to_string();
+            return Err(EngineError::NotReady { within, health });
         }
-        Ok(handle)
+        Ok(running)
     }
 
     /// Starts the engine and runs it until the future completes; then shuts it down in order, with the
@@ -164,12 +165,36 @@ impl Engine {
     /// Those of [`start`](Engine::start); [`EngineError::Stopped`] if the engine [failed](crate::Health::Failed) before
     /// the future completed; [`EngineError::Unfinished`] if callbacks did not end although they were cancelled.
     pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
+        self.run_until_with(|_| stop).await
+    }
+
+    /// As [`run_until`](Engine::run_until), with a handle of the running engine for what it is to run beside: a web
+    /// server that shows its health, for example. The function is called once the engine has started.
+    ///
+    /// ```no_run
+    /// # async fn serve(_: etcd_rules::EngineHandle) {}
+    /// # async fn example(engine: etcd_rules::Engine) -> Result<(), etcd_rules::Error> {
+    /// engine
+    ///     .run_until_with(|handle| async move {
+    ///         tokio::select! {
+    ///             () = serve(handle) => {}                         // its own, until it ends
+    ///             _ = tokio::signal::ctrl_c() => {}
+    ///         }
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run_until`](Engine::run_until).
+    pub async fn run_until_with<F: Future>(self, stop: impl FnOnce(EngineHandle) -> F) -> Result<(), Error> {
         let deadline = self.config.options.shutdown_deadline;
-        let handle = self.start().await?;
+        let running = self.start().await?;
+        let stop = stop(running.handle());
         tokio::select! {
             biased;
-            _ = stop => Ok(handle.shutdown(deadline).await?),
-            reason = handle.failed() => Err(EngineError::Stopped(reason).into()),
+            _ = stop => Ok(running.shutdown(deadline).await?),
+            reason = running.failed() => Err(EngineError::Stopped(reason).into()),
         }
     }
 }

@@ -1,13 +1,8 @@
-//! Looks at a running engine without keeping it alive, as its handle does.
+//! Looks at a running engine without keeping it alive.
 
-use super::inspector::Inspector;
-use super::supervisor::Command;
-use crate::error::EngineError;
-use crate::health::Health;
+use super::handle::EngineHandle;
 use crate::trace::reveal::Reveal;
 use std::any::Any;
-use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot, watch};
 
 /// Where running engines are looked at, such as an HTTP endpoint.
 pub(crate) trait Observatory: Send + Sync {
@@ -21,28 +16,7 @@ pub(crate) type Shown = Box<dyn Any + Send + Sync>;
 /// See the [module](self).
 #[derive(Clone, Debug)]
 pub(crate) struct Observer {
-    /// The engine's name.
-    pub(crate) engine: Arc<str>,
     /// What may be told of it.
     pub(crate) reveal: Reveal,
-    /// Weak: the engine ends when its handle drops the last strong one.
-    pub(crate) commands: mpsc::WeakSender<Command>,
-    pub(crate) health: watch::Receiver<Health>,
-}
-
-impl Observer {
-    pub(crate) fn health(&self) -> Health {
-        self.health.borrow().clone()
-    }
-
-    pub(crate) async fn inspector(&self) -> Result<Inspector, EngineError> {
-        let stopped = || EngineError::Stopped("the engine has ended".into());
-        let (reply, answer) = oneshot::channel();
-        let commands = self.commands.upgrade().ok_or_else(stopped)?;
-        let sent = commands.send(Command::Inspect { reply }).await;
-        // Or an engine whose handle is dropped while it restarts would not end before it answers.
-        drop(commands);
-        sent.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())
-    }
+    pub(crate) handle: EngineHandle,
 }

@@ -59,7 +59,11 @@ impl Failure {
     }
 
     pub(super) fn new(request: &'static str, error: etcd_client::Error) -> Self {
-        let kind = match &error {
+        Self::of(request, &error)
+    }
+
+    pub(super) fn of(request: &'static str, error: &etcd_client::Error) -> Self {
+        let kind = match error {
             etcd_client::Error::GRpcStatus(status) => classify(status.code(), status.message()),
             etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => FailureKind::Rejected,
             etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
@@ -67,7 +71,7 @@ impl Failure {
             }
             _ => FailureKind::Unreachable,
         };
-        let message = match &error {
+        let message = match error {
             etcd_client::Error::GRpcStatus(status) => format!("{} ({:?})", status.message(), status.code()),
             other => other.to_string(),
         };

@@ -1,21 +1,119 @@
-//! etcd as callbacks read it.
+//! etcd as callbacks read it, and what callbacks are told when it fails.
 
-use super::{EtcdClient, Failure};
-use crate::firing::{FiringError, Source};
+use super::{EtcdClient, Failure, FailureKind};
+use crate::error::Error;
+use crate::firing::{ErrorKind, EtcdError, FiringError, Source};
 use crate::value::Value;
 use etcd_client::Client;
 use futures_util::future::BoxFuture;
 
-fn failed(failure: Failure) -> FiringError {
-    FiringError::Etcd(failure.to_string())
-}
-
 impl Source for EtcdClient {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>> {
-        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(failed)?.map(|(value, _)| value)) })
+        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(told)?.map(|(value, _)| value)) })
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(async move { Ok((*EtcdClient::client(self).await.map_err(failed)?).clone()) })
+        Box::pin(async move { Ok((*EtcdClient::client(self).await.map_err(told)?).clone()) })
+    }
+}
+
+/// What a callback is told of a failed request.
+fn told(Failure { kind, request, message }: Failure) -> EtcdError {
+    EtcdError::new(kind_of(kind, &message), request, message)
+}
+
+/// The kinds that callbacks tell apart are finer than those by which the engine tries again.
+fn kind_of(kind: FailureKind, message: &str) -> ErrorKind {
+    let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    match kind {
+        FailureKind::Unreachable if says(&["no answer within", "timed out", "DeadlineExceeded"]) => {
+            ErrorKind::TimedOut
+        }
+        FailureKind::Unreachable => ErrorKind::Unreachable,
+        FailureKind::NoLeader => ErrorKind::NoLeader,
+        FailureKind::NoSpace => ErrorKind::NoSpace,
+        FailureKind::Authentication => ErrorKind::Unauthenticated,
+        FailureKind::Permission => ErrorKind::PermissionDenied,
+        FailureKind::LeaseGone => ErrorKind::NotFound,
+        FailureKind::Compacted => ErrorKind::Compacted,
+        FailureKind::Overloaded => ErrorKind::Overloaded,
+        // etcd's own limits, and those of either side of the connection.
+        FailureKind::Rejected if says(&["too large", "larger than max", "too many operations"]) => {
+            ErrorKind::TooLarge
+        }
+        FailureKind::Rejected => ErrorKind::Refused,
+    }
+}
+
+/// For requests that a callback makes with its own client.
+impl From<etcd_client::Error> for EtcdError {
+    fn from(error: etcd_client::Error) -> Self {
+        let Failure { kind, message, .. } = Failure::of("client", &error);
+        EtcdError::of_client(kind_of(kind, &message), message, error)
+    }
+}
+
+impl From<etcd_client::Error> for FiringError {
+    fn from(error: etcd_client::Error) -> Self {
+        FiringError::Etcd(error.into())
+    }
+}
+
+impl From<etcd_client::Error> for Error {
+    fn from(error: etcd_client::Error) -> Self {
+        FiringError::from(error).into()
+    }
+}
+
+impl From<EtcdError> for Error {
+    fn from(error: EtcdError) -> Self {
+        FiringError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+    use tonic::{Code, Status};
+
+    #[test]
+    fn a_callback_tells_failures_apart() {
+        use ErrorKind::*;
+        for (code, message, kind) in [
+            (Code::Unavailable, "etcdserver: no leader", NoLeader),
+            (Code::Unavailable, "etcdserver: leader changed", NoLeader),
+            (Code::Unavailable, "etcdserver: request timed out", TimedOut),
+            (Code::DeadlineExceeded, "context deadline exceeded", TimedOut),
+            (Code::Unavailable, "error trying to connect", Unreachable),
+            (Code::Unknown, "h2 protocol error", Unreachable),
+            (Code::Unauthenticated, "etcdserver: invalid auth token", Unauthenticated),
+            (Code::PermissionDenied, "etcdserver: permission denied", PermissionDenied),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", NoSpace),
+            (Code::ResourceExhausted, "etcdserver: too many requests", Overloaded),
+            (Code::ResourceExhausted, "grpc: received message larger than max", TooLarge),
+            (Code::OutOfRange, "Error, decoded message length too large: found 5 bytes", TooLarge),
+            (Code::InvalidArgument, "etcdserver: request is too large", TooLarge),
+            (Code::InvalidArgument, "etcdserver: too many operations in txn request", TooLarge),
+            (Code::NotFound, "etcdserver: requested lease not found", NotFound),
+            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),
+            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request", Refused),
+        ] {
+            let error = Error::from(etcd_client::Error::GRpcStatus(Status::new(code, message)));
+            assert_eq!(error.kind(), kind, "{message}");
+            assert_eq!(error.to_string(), format!("a request to etcd failed: {kind}"));
+            let source = error.source().and_then(|source| source.downcast_ref::<etcd_client::Error>());
+            assert!(matches!(source, Some(etcd_client::Error::GRpcStatus(status)) if status.code() == code));
+        }
+    }
+
+    #[test]
+    fn a_request_of_the_engine_that_timed_out_says_so() {
+        let failure = Failure::timed_out("get", std::time::Duration::from_secs(5));
+        let error = FiringError::from(told(failure));
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert_eq!(error.to_string(), "etcd get: no answer within 5s");
+        let FiringError::Etcd(error) = error else { panic!("{error:?}") };
+        assert_eq!((error.request(), error.message()), (Some("get"), "no answer within 5s"));
     }
 }

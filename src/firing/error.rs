@@ -1,15 +1,27 @@
 //! What goes wrong in a callback.
 
+use super::ErrorKind;
 use crate::pattern::{FormatError, PatternError};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An error of a [`Firing`](crate::Firing). A callback that returns it fails, and is retried with backoff.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FiringError {
-    /// A request of a callback to etcd failed: it names the request and what etcd said.
-    #[error("{0}")]
-    Etcd(String),
+    /// A request of a callback to etcd failed.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// [`Firing::client`](crate::Firing::client) in a [trial](crate::testing::Trial), which has no etcd.
+    #[error("a trial has no etcd, and so no client: run an engine on the embedded etcd instead")]
+    NoEtcd,
+    /// [`Firing::value`](crate::Firing::value): the key was absent when the condition was found true.
+    #[error("the key `{key}` was absent; use `value_opt` if that is no error")]
+    WasAbsent {
+        /// The key.
+        key: String,
+    },
     /// [`Firing::get`](crate::Firing::get): the key does not exist.
     #[error("the key `{key}` does not exist; use `get_opt` if that is no error")]
     Absent {
@@ -42,8 +54,12 @@ pub enum FiringError {
         /// What fits.
         allowed: usize,
     },
-    /// Commit: `expect_unchanged` of a key whose value was not shown.
-    #[error("`{0}` is not a key of the rule's condition, so its value was not shown to the callback")]
+    /// [`Firing::value`](crate::Firing::value), or `expect_unchanged` of a commit: the pattern is none of the
+    /// condition's.
+    #[error(
+        "`{0}` is not a pattern of the rule's condition, so its value was not shown to the callback; \
+         write it as it is written there, or read it with `get`"
+    )]
     NotShown(String),
     /// Commit of an optimistic rule that changes none of the keys shown.
     #[error("the commit of an optimistic rule must change at least one key of its condition")]
@@ -56,4 +72,78 @@ pub enum FiringError {
         /// Its TTL.
         ttl: Duration,
     },
+}
+
+impl FiringError {
+    /// What kind of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            FiringError::Etcd(error) => error.kind(),
+            FiringError::NoEtcd => ErrorKind::Setup,
+            FiringError::Absent { .. } | FiringError::WasAbsent { .. } => ErrorKind::NotFound,
+            FiringError::Pattern(_)
+            | FiringError::Format(_)
+            | FiringError::UnknownAttribute(_)
+            | FiringError::NotShown(_) => ErrorKind::InvalidInput,
+            FiringError::TooManyEffects { .. } => ErrorKind::TooLarge,
+            FiringError::DuplicateEffect(_)
+            | FiringError::ReservedKey(_)
+            | FiringError::NothingShownChanges
+            | FiringError::Ttl { .. } => ErrorKind::InvalidCommit,
+        }
+    }
+}
+
+/// A request to etcd failed. An [`etcd_client::Error`] converts into it, so that `?` works on requests of a
+/// callback's own [client](crate::Firing::client).
+///
+/// Its text names the request of the engine's and what etcd said. Of a callback's own client, the text has the kind,
+/// and the client's error is its [source](std::error::Error::source).
+#[derive(Clone, Debug)]
+pub struct EtcdError {
+    kind: ErrorKind,
+    request: Option<&'static str>,
+    message: String,
+    source: Option<Arc<etcd_client::Error>>,
+}
+
+impl EtcdError {
+    pub(crate) fn new(kind: ErrorKind, request: &'static str, message: String) -> Self {
+        Self { kind, request: Some(request), message, source: None }
+    }
+
+    /// Of a request that the engine knows nothing of.
+    pub(crate) fn of_client(kind: ErrorKind, message: String, source: etcd_client::Error) -> Self {
+        Self { kind, request: None, message, source: Some(Arc::new(source)) }
+    }
+
+    /// What kind of error it is: the first eleven of [`ErrorKind`].
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The kind of request, such as `get`; `None`: one of the callback's own client.
+    pub fn request(&self) -> Option<&str> {
+        self.request
+    }
+
+    /// What etcd said, or what went wrong on the way.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for EtcdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.request {
+            Some(request) => write!(f, "etcd {request}: {}", self.message),
+            None => write!(f, "a request to etcd failed: {}", self.kind),
+        }
+    }
+}
+
+impl std::error::Error for EtcdError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
 }

@@ -3,14 +3,16 @@
 mod callback;
 mod commit;
 mod error;
+mod kind;
 mod outcome;
 mod source;
 
 pub use callback::BoxError;
-pub(crate) use callback::Callback;
+pub(crate) use callback::{Callback, error_text};
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation};
-pub use error::FiringError;
+pub use error::{EtcdError, FiringError};
+pub use kind::ErrorKind;
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
@@ -157,14 +159,35 @@ impl Firing {
 
     /// The value of a key of the condition, as it was when the condition was found true: all come
     /// from one view, not older than the engine's own last commit for this instance. The pattern is
-    /// written as in the condition, with `:name` and not its value. `None` if the key was absent, or if the
-    /// pattern is not one of the condition's.
+    /// written as in the condition, with `:name` and not its value.
     ///
     /// The value may have changed since. A commit that depends on it says so with
     /// [`expect_unchanged`](Commit::expect_unchanged); [`get`](Firing::get) reads the newest.
-    pub fn value(&self, pattern: &str) -> Option<&Value> {
-        let slot = self.compiled().slot(pattern)?;
-        self.0.snapshot[slot].as_ref().map(|seen| &seen.value)
+    ///
+    /// # Errors
+    /// [`FiringError::WasAbsent`] if the key was absent (see [`value_opt`](Firing::value_opt));
+    /// [`FiringError::NotShown`] if the pattern is none of the condition's.
+    pub fn value(&self, pattern: &str) -> Result<&Value, FiringError> {
+        let slot = self.shown_slot(pattern)?;
+        let seen = self.0.snapshot[slot].as_ref();
+        seen.map(|seen| &seen.value).ok_or_else(|| FiringError::WasAbsent { key: self.key(slot) })
+    }
+
+    /// Like [`value`](Firing::value), with `None` for a key that was absent.
+    ///
+    /// # Errors
+    /// [`FiringError::NotShown`] if the pattern is none of the condition's.
+    pub fn value_opt(&self, pattern: &str) -> Result<Option<&Value>, FiringError> {
+        let slot = self.shown_slot(pattern)?;
+        Ok(self.0.snapshot[slot].as_ref().map(|seen| &seen.value))
+    }
+
+    fn shown_slot(&self, pattern: &str) -> Result<usize, FiringError> {
+        self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))
+    }
+
+    fn key(&self, slot: usize) -> String {
+        self.compiled().key(slot as Slot, &self.0.binding)
     }
 
     /// The key that a pattern means for this instance.
@@ -175,7 +198,7 @@ impl Firing {
     pub fn format(&self, pattern: &str) -> Result<String, FiringError> {
         // One of the condition's was parsed already, and has a key, since the instance exists.
         if let Some(slot) = self.compiled().slot(pattern) {
-            return Ok(self.compiled().key(slot as Slot, &self.0.binding));
+            return Ok(self.key(slot));
         }
         Ok(Pattern::parse(pattern)?.format(self.attributes())?)
     }
@@ -214,8 +237,8 @@ impl Firing {
     /// Ask for it in every firing: a client that is kept stays with the endpoint that it was made for.
     ///
     /// # Errors
-    /// [`FiringError::Etcd`] if there is no connection and none can be made in time, and in a
-    /// [trial](crate::testing::Trial), which has no etcd.
+    /// [`FiringError::Etcd`] if there is no connection and none can be made in time; [`FiringError::NoEtcd`] in a
+    /// [trial](crate::testing::Trial).
     pub async fn client(&self) -> Result<etcd_client::Client, FiringError> {
         self.0.around.source.client().await
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 /// `()` and a [`Commit`](crate::Commit) convert into it; a commit can also end with
 /// [`retry_after`](crate::Commit::retry_after) or [`give_up`](crate::Commit::give_up).
 #[derive(Debug)]
+#[must_use = "an outcome does nothing unless the callback returns it"]
 pub struct Outcome {
     pub(crate) effects: Result<Effects, FiringError>,
     pub(crate) then: Then,

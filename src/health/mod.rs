@@ -1,6 +1,9 @@
 //! How an engine is, and what is wrong with it.
 
+mod changes;
 pub(crate) mod status;
+
+pub use changes::HealthChanges;
 
 use crate::etcd::FailureKind;
 use std::fmt;

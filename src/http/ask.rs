@@ -43,16 +43,15 @@ impl From<EngineError> for Refused {
 }
 
 async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Result<T, Refused> {
-    let late = || EngineError::Stopped(format!("the engine does not answer within {LIMIT:?}"));
-    Ok(timeout(LIMIT, asking).await.map_err(|_| late())??)
+    Ok(timeout(LIMIT, asking).await.map_err(|_| EngineError::NoAnswer { within: LIMIT })??)
 }
 
 /// All engines with their rules.
 pub(super) async fn engines(shared: &Shared) -> Vec<EngineShown> {
     let asking = shared.engines().into_iter().map(|engine| async move {
-        let mut found = shown::engine(&engine.engine, &engine.health(), engine.reveal);
+        let mut found = shown::engine(engine.handle.name(), &engine.handle.health(), engine.reveal);
         if found.live {
-            match within(async { engine.inspector().await?.rules().await }).await {
+            match within(engine.handle.rules()).await {
                 Ok(rules) => found.rules = rules.into_iter().map(shown::rule).collect(),
                 Err(refused) => found.error = Some(refused.message),
             }
@@ -67,7 +66,7 @@ pub(super) async fn engines(shared: &Shared) -> Vec<EngineShown> {
 pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observer, Refused> {
     let name = parameters.get("engine");
     let mut engines = shared.engines().into_iter();
-    let found = engines.find(|engine| name.is_none_or(|name| *engine.engine == *name));
+    let found = engines.find(|engine| name.is_none_or(|name| engine.handle.name() == name));
     found.ok_or_else(|| {
         let message =
             name.map_or("no engine is running".into(), |name| format!("there is no engine `{name}`"));
@@ -80,8 +79,8 @@ pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Res
     if engine.reveal < Reveal::Keys && !parameters.attributes().is_empty() {
         return Err(hidden("instances can't be looked for by their attributes"));
     }
-    let page = within(async { engine.inspector().await?.instances(query).await }).await?;
-    Ok(shown::page(&engine.engine, page, engine.reveal))
+    let page = within(engine.handle.instances(query)).await?;
+    Ok(shown::page(engine.handle.name(), page, engine.reveal))
 }
 
 pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationShown, Refused> {
@@ -91,8 +90,8 @@ pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Resul
     let missing = || Refused::new(StatusCode::BAD_REQUEST, "give a rule, and its attributes as attr.NAME");
     let rule = parameters.get("rule").ok_or_else(missing)?;
     let attributes = parameters.attributes();
-    let found = within(async { engine.inspector().await?.explain(rule, &attributes).await }).await?;
-    Ok(shown::explanation(&engine.engine, rule, &attributes, found, engine.reveal))
+    let found = within(engine.handle.explain(rule, &attributes)).await?;
+    Ok(shown::explanation(engine.handle.name(), rule, &attributes, found, engine.reveal))
 }
 
 fn hidden(what: &str) -> Refused {

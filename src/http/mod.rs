@@ -184,13 +184,15 @@ impl EndpointBuilder {
     /// Begins to listen. Needs no runtime.
     ///
     /// # Errors
-    /// [`EngineError::Http`] if the address can't be listened on, or the thread can't be made.
+    /// [`EngineError::Setup`] if the address can't be listened on, or the thread can't be made.
     pub fn listen(self) -> Result<Endpoint, EngineError> {
         let Self { address, metrics, page } = self;
         let page = page.unwrap_or(address.ip().is_loopback());
         let shared = Arc::new(Shared { engines: RwLock::default(), metrics, page });
-        let server = Server::start(address, shared.clone())
-            .map_err(|error| EngineError::Http(format!("can't listen on {address}: {error}")))?;
+        let server = Server::start(address, shared.clone()).map_err(|error| EngineError::Setup {
+            what: format!("the HTTP endpoint on {address}"),
+            source: error.into(),
+        })?;
         Ok(Endpoint { shared, server: Arc::new(server) })
     }
 }

@@ -69,8 +69,8 @@ pub(super) async fn respond(path: &str, query: &str, shared: &Shared) -> Answer 
 
 fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
     let checked = shared.engines().into_iter().map(|engine| Checked {
-        name: engine.engine.to_string(),
-        health: engine.health(),
+        name: engine.handle.name().to_owned(),
+        health: engine.handle.health(),
         tells: engine.reveal >= Reveal::Keys,
     });
     let exclude: Vec<String> = parameters.all("exclude").map(str::to_owned).collect();
@@ -93,7 +93,7 @@ async fn instances(path: &str, parameters: &Parameters, shared: &Shared) -> Answ
     let status = found.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
     let engines = ask::engines(shared).await;
     let reveals = engine.reveal >= Reveal::Keys;
-    Answer::html(status, page::instances(&engine.engine, &engines, found, parameters, reveals))
+    Answer::html(status, page::instances(engine.handle.name(), &engines, found, parameters, reveals))
 }
 
 async fn explain(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {

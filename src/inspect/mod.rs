@@ -2,11 +2,13 @@
 
 mod query;
 mod rules;
+mod stats;
 mod text;
 
 pub(crate) use query::StateSet;
 pub use query::{Cursor, InstancePage, InstanceQuery};
 pub use rules::{RuleStatus, StateCounts};
+pub use stats::Stats;
 
 use crate::condition::Explanation;
 use crate::pattern::Attributes;

@@ -40,6 +40,7 @@ use std::time::Duration;
 /// Mistakes (a malformed pattern, no condition, an attribute that nothing binds) are all reported
 /// together by [`EngineBuilder::build`](crate::EngineBuilder::build).
 #[derive(Clone)]
+#[must_use = "a rule does nothing until it is given to an engine"]
 pub struct Rule {
     id: String,
     condition: Option<Condition>,

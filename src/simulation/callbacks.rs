@@ -6,7 +6,6 @@ use super::plan::{Callbacks, Plan};
 use super::process::Process;
 use crate::compiled::Backoff;
 use crate::firing::BoxError;
-use crate::firing::FiringError;
 use crate::firing::{Firing, Outcome};
 use crate::rule::Rule;
 use rand::rngs::StdRng;
@@ -75,7 +74,10 @@ impl RunReport {
     fn begin(world: &World, kind: Kind, firing: &Firing) -> Self {
         let history = world.history.clone();
         let run = history.next_run();
-        let text = |pattern: &&str| firing.value(pattern).map(|value| value.to_string_lossy().into_owned());
+        let text = |pattern: &&str| {
+            let value = firing.value_opt(pattern).expect("a pattern of the kind's condition");
+            value.map(|value| value.to_string_lossy().into_owned())
+        };
         history.add(Event::Began(Began {
             run,
             life: world.life,
@@ -137,7 +139,7 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
             }
             1 if kind.consumes() => (How::GaveUp, Ok(kind.commit(&firing, run).give_up("on purpose"))),
             2 => (How::RetryAfter, Ok(Outcome::retry_after(MS * rng.random_range(1..1500)))),
-            _ => (How::Failed, Err(FiringError::Etcd("on purpose".into()).into())),
+            _ => (How::Failed, Err("on purpose".into())),
         };
     }
     if kind == Kind::Stay && rng.random_bool(0.2) {

@@ -12,7 +12,7 @@ use super::process::Process;
 use crate::Engine;
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
-use crate::engine::EngineHandle;
+use crate::engine::RunningEngine;
 use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
 use crate::runtime::supervised::Probe;
@@ -98,7 +98,7 @@ struct Machine {
 struct Running {
     life: EngineRun,
     process: Process,
-    handle: Rc<EngineHandle>,
+    handle: Rc<RunningEngine>,
     poison: Poison,
     task: JoinHandle<()>,
 }
@@ -265,13 +265,10 @@ impl Schedule {
         let (history, hosted) = (self.history.clone(), process.clone());
         let task = spawn_local(async move {
             let watching = local.run_until(async {
-                loop {
-                    let now = health.borrow_and_update().name().to_owned();
-                    history.add(Event::Health(life, now));
-                    if health.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
+                while let Some(now) = health.recv().await {
+                    history.add(Event::Health(life, now.name().to_owned()));
                 }
+                std::future::pending::<()>().await;
             });
             hosted.host(watching).await;
         });

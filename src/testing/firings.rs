@@ -1,6 +1,6 @@
 //! Awaits firings of a running engine, in tests.
 
-use crate::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Missed};
+use crate::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Lagged};
 use crate::pattern::Attributes;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -161,7 +161,7 @@ impl Firings {
                 }
                 looked_at += 1;
             }
-            match timeout_at(deadline, self.events.next()).await {
+            match timeout_at(deadline, self.events.recv()).await {
                 Ok(Some(Ok(event))) => {
                     self.kept.push_back(event);
                     if self.kept.len() > KEPT {
@@ -169,7 +169,7 @@ impl Firings {
                         looked_at -= 1;
                     }
                 }
-                Ok(Some(Err(missed))) => break WhyNotFired::Missed(missed),
+                Ok(Some(Err(missed))) => break WhyNotFired::Lagged(missed),
                 Ok(None) => break WhyNotFired::Ended,
                 Err(_) => break WhyNotFired::TimedOut(self.within),
             }
@@ -187,11 +187,11 @@ impl Firings {
     /// Forgets what has fired until now.
     ///
     /// # Errors
-    /// [`Missed`] if events came faster than they were received; those after them are forgotten too.
-    pub fn clear(&mut self) -> Result<(), Missed> {
+    /// [`Lagged`] if events came faster than they were received; those after them are forgotten too.
+    pub fn clear(&mut self) -> Result<(), Lagged> {
         self.kept.clear();
         let mut result = Ok(());
-        while let Some(event) = self.events.try_next() {
+        while let Some(event) = self.events.try_recv() {
             if let Err(missed) = event {
                 result = Err(missed);
             }
@@ -226,7 +226,7 @@ pub enum WhyNotFired {
     Ended,
     /// It may have happened: events came faster than they were received. Await more often, or raise
     /// [`event_buffer`](crate::EngineBuilder::event_buffer).
-    Missed(Missed),
+    Lagged(Lagged),
 }
 
 impl std::error::Error for NotFired {}
@@ -242,7 +242,7 @@ impl fmt::Display for NotFired {
         match reason {
             WhyNotFired::TimedOut(within) => write!(f, "{within:?} are over")?,
             WhyNotFired::Ended => f.write_str("the engine has ended")?,
-            WhyNotFired::Missed(missed) => write!(f, "{missed} (await more often, or raise `event_buffer`)")?,
+            WhyNotFired::Lagged(missed) => write!(f, "{missed} (await more often, or raise `event_buffer`)")?,
         }
         match seen.as_slice() {
             [] => f.write_str("\nnothing happened to this instance")?,
@@ -319,7 +319,7 @@ mod tests {
         tell(&events, "7", FiringOutcome::Done, committed(2));
         assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(2)));
         (0..6).for_each(|_| tell(&events, "7", FiringOutcome::Done, committed(3)));
-        assert_eq!(firings.clear(), Err(Missed(2)), "something was cleared that nobody saw");
+        assert_eq!(firings.clear(), Err(Lagged(2)), "something was cleared that nobody saw");
         tell(&events, "7", FiringOutcome::Done, committed(4));
         assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(4)));
     }

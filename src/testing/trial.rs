@@ -344,8 +344,6 @@ impl Source for KeysInMemory {
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(std::future::ready(Err(FiringError::Etcd(
-            "a trial has no etcd, and so no client: run an engine on the embedded etcd instead".into(),
-        ))))
+        Box::pin(std::future::ready(Err(FiringError::NoEtcd)))
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::support::{Etcd, eventually};
 use etcd_rules::{
-    Engine, EngineBuilder, EngineError, EngineHandle, Error, EventKind, Firing, InstanceQuery, InstanceState,
-    Outcome, QueuedFor, RateLimit, Rule, StateKind, WaitReason, key,
+    Engine, EngineBuilder, EngineError, Error, EventKind, Firing, InstanceQuery, InstanceState, Outcome,
+    QueuedFor, RateLimit, Rule, RunningEngine, StateKind, WaitReason, key,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn builder(etcd: &Etcd, name: &str) -> EngineBuilder {
     Engine::builder("test", [etcd.endpoint()]).name(name)
 }
 
-async fn start(builder: EngineBuilder) -> EngineHandle {
+async fn start(builder: EngineBuilder) -> RunningEngine {
     let running = builder.build().unwrap().start().await.unwrap();
     running.ready().await;
     running
@@ -244,7 +244,7 @@ async fn in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told() {
     sleep(SECOND / 2).await;
     assert_eq!((counted().await, etcd.revision().await), ([4, 4], before + 4), "it writes nothing");
     let mut told = 0;
-    while let Some(event) = events.try_next() {
+    while let Some(event) = events.try_recv() {
         match &event.unwrap().kind {
             EventKind::State(InstanceState::WouldFire) => told += 1,
             EventKind::State(_) => {}

@@ -45,7 +45,7 @@ async fn people_click_their_way_and_hostile_text_stays_text() {
     let endpoint = endpoint();
     let rule = Rule::new(HOSTILE).when(key("/jobs/:id").exists()).backoff(Backoff::new(HOUR, HOUR)).run(
         |firing: Firing| async move {
-            Err::<Outcome, etcd_rules::BoxError>(firing.value("/jobs/:id").unwrap().to_string_lossy().into())
+            Err::<Outcome, etcd_rules::BoxError>(firing.value("/jobs/:id")?.to_string_lossy().into())
         },
     );
     for n in 0..150 {

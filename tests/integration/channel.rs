@@ -2,7 +2,7 @@
 
 use crate::support::{Etcd, eventually};
 use etcd_rules::testing::Firings;
-use etcd_rules::{Channel, Engine, Error, Firing, FiringError, Outcome, Rule, key};
+use etcd_rules::{Channel, Engine, Error, Firing, Outcome, Rule, key};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,7 +60,7 @@ async fn a_layer_sees_every_request_of_the_engine() {
     let counts = Arc::new(Mutex::new(Counts::new()));
     let rule = Rule::new("job").when(key("/jobs/:id").exists()).run(async |firing: Firing| {
         firing.get_opt("/elsewhere/:id").await?;
-        firing.client().await?.get("/own", None).await.map_err(|e| FiringError::Etcd(e.to_string()))?;
+        firing.client().await?.get("/own", None).await?;
         Ok::<Outcome, Error>(firing.commit().put_ttl("/done/:id", "", 60 * SECOND).delete("/jobs/:id").into())
     });
     let engine = Engine::builder_with_channel("layers", counting(&etcd, &counts));

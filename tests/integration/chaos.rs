@@ -6,9 +6,7 @@
 
 use crate::support::{Etcd, Proxy, assert_nothing_left, eventually};
 use etcd_client::{Client, GetOptions};
-use etcd_rules::{
-    Backoff, Engine, EngineError, EngineHandle, Error, Firing, FiringError, Outcome, Rule, key,
-};
+use etcd_rules::{Backoff, BoxError, Engine, EngineError, Firing, Outcome, Rule, RunningEngine, key};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -56,7 +54,7 @@ impl Book {
             .run(move |firing| book.clone().run(firing))
     }
 
-    async fn run(self: Arc<Self>, firing: Firing) -> Result<Outcome, Error> {
+    async fn run(self: Arc<Self>, firing: Firing) -> Result<Outcome, BoxError> {
         let run = self.runs.fetch_add(1, Ordering::SeqCst);
         let at: usize = firing.attribute("id")?.parse().unwrap();
         let _present = Present::enter(&self, at);
@@ -66,23 +64,20 @@ impl Book {
         let [todo, log, handled] = ["todo", "log", "handled"].map(|what| self.key(what, ":id"));
         match rng.random_range(0..20) {
             0 => return Ok(Outcome::retry_after(50 * MILLI)),
-            1 => return Err(FiringError::Etcd("not this time".into()).into()),
+            1 => return Err("not this time".into()),
             // Ignores that it is told to end, until it is dropped.
             2 => sleep(400 * MILLI).await,
             _ => {}
         }
-        let text = |pattern: &str| {
-            let value = firing.value(pattern).expect("the condition says that it exists");
-            String::from_utf8(value.as_bytes().to_vec()).unwrap()
-        };
-        let count: u64 = text(&log).parse().unwrap();
+        let text = |pattern: &str| firing.value(pattern).map(ToString::to_string);
+        let count: u64 = text(&log)?.parse().unwrap();
         Ok(firing
             .commit()
             .expect_unchanged(&todo)
             .expect_unchanged(&log)
             .put(&log, (count + 1).to_string())
             .put(&self.key("runs", &format!(":id/{run}")), (count + 1).to_string())
-            .put(&handled, text(&todo))
+            .put(&handled, text(&todo)?)
             .delete(&todo)
             .into())
     }
@@ -106,7 +101,7 @@ impl Drop for Present<'_> {
     }
 }
 
-async fn start(number: usize, proxy: &Proxy, books: &[Arc<Book>; 2]) -> EngineHandle {
+async fn start(number: usize, proxy: &Proxy, books: &[Arc<Book>; 2]) -> RunningEngine {
     let [locked, optimistic] = books;
     let builder = Engine::builder("chaos", [proxy.endpoint()])
         .name(format!("chaos-{number}"))

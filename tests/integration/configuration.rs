@@ -1,6 +1,8 @@
 //! Bad input gets a clear error, all mistakes together.
 
-use etcd_rules::{Condition, Engine, Error, Firing, Key, Mistake, Outcome, RateLimit, Rule, RuleError, key};
+use etcd_rules::{
+    Condition, ConfigError, Engine, Error, Firing, Key, Outcome, RateLimit, Rule, RuleError, key,
+};
 use std::time::Duration;
 
 async fn nothing(_: Firing) -> Result<Outcome, Error> {
@@ -9,7 +11,7 @@ async fn nothing(_: Firing) -> Result<Outcome, Error> {
 
 fn mistakes(engine: etcd_rules::EngineBuilder) -> Vec<String> {
     match engine.build() {
-        Err(error) => error.mistakes().iter().map(ToString::to_string).collect(),
+        Err(error) => error.errors().iter().map(ToString::to_string).collect(),
         Ok(_) => Vec::new(),
     }
 }
@@ -117,7 +119,7 @@ fn more_keys_than_a_transaction_allows_is_a_mistake() {
 fn mistakes_are_data() {
     let built = Engine::builder("app", ["127.0.0.1:2379"]).rule(Rule::new("r").run(nothing)).build();
     let Err(error) = built else { panic!("{built:?}") };
-    assert_eq!(error.mistakes(), [Mistake::Rule { rule: "r".into(), error: RuleError::NoCondition }]);
+    assert_eq!(error.errors(), [ConfigError::Rule { rule: "r".into(), error: RuleError::NoCondition }]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn outside_of_a_runtime_it_says_what_to_do() {
     let mut start = std::pin::pin!(built.start());
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match start.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(Err(error @ EngineError::Start(_))) => {
+        std::task::Poll::Ready(Err(error @ EngineError::NoRuntime)) => {
             assert!(error.to_string().contains("tokio runtime"), "{error}");
         }
         other => panic!("{other:?}"),
@@ -158,11 +158,11 @@ async fn a_shutdown_lets_callbacks_finish_and_cancels_those_that_do_not() {
     let mut health = running.health_changes();
     let started = tokio::time::Instant::now();
     let shutdown = tokio::spawn(running.shutdown(3 * SECOND));
-    health.wait_for(|health| *health == Health::Stopping).await.unwrap();
+    while health.recv().await.expect("it is yet to stop") != Health::Stopping {}
     ends.send_replace(true);
     tokio::time::timeout(60 * SECOND, shutdown).await.expect("the long one ends too").unwrap().unwrap();
     assert!(started.elapsed() >= 3 * SECOND, "{:?}", started.elapsed());
-    assert_eq!(*health.borrow_and_update(), Health::Stopped);
+    assert_eq!(health.recv().await, Some(Health::Stopped));
     assert_eq!(etcd.keys("/work/").await, ["/work/long"], "the short one had finished");
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }

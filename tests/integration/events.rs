@@ -2,8 +2,8 @@
 
 use crate::support::{Etcd, eventually};
 use etcd_rules::{
-    Backoff, BoxError, CommitResult, Engine, EngineBuilder, Event, EventKind, EventStream, Firing,
-    FiringOutcome, InstanceState, Mistake, NotLocked, Outcome, Rule, WaitReason, key,
+    Backoff, BoxError, CommitResult, ConfigError, Engine, EngineBuilder, Event, EventKind, EventStream,
+    Firing, FiringOutcome, InstanceState, NotLocked, Outcome, Rule, WaitReason, key,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Does what the key of the instance says.
 async fn obey(firing: Firing) -> Result<Outcome, BoxError> {
-    let order = firing.value("/orders/:id").map(ToString::to_string).unwrap_or_default();
+    let order = firing.value_opt("/orders/:id")?.map(ToString::to_string).unwrap_or_default();
     match order.as_str() {
         "fail" => Err("it does not work".into()),
         "panic" => panic!("it is on fire"),
@@ -39,7 +39,7 @@ fn engine(etcd: &Etcd, name: &str) -> EngineBuilder {
 }
 
 async fn next(events: &mut EventStream) -> Arc<Event> {
-    let event = tokio::time::timeout(30 * SECOND, events.next()).await.expect("an event comes");
+    let event = tokio::time::timeout(30 * SECOND, events.recv()).await.expect("an event comes");
     event.expect("the engine runs").expect("none is missed")
 }
 
@@ -83,7 +83,7 @@ async fn a_firing_is_told_step_by_step_from_the_first_one_on() {
     assert!(fencing_token < revision);
     assert_eq!(etcd.revision().await, *revision, "nothing came after the commit");
     running.shutdown(SECOND).await.unwrap();
-    while let Some(event) = events.next().await {
+    while let Some(event) = events.recv().await {
         assert!(event.is_ok(), "{event:?}");
     }
 }
@@ -136,7 +136,7 @@ async fn every_outcome_is_told_with_what_follows_from_it() {
         |kind: &EventKind| matches!(kind, EventKind::Ended { outcome: FiringOutcome::Cancelled, .. });
     assert!(seen.iter().any(cancelled), "{seen:#?}");
     shutdown.await.unwrap().unwrap();
-    while events.next().await.is_some() {}
+    while events.recv().await.is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,10 +172,10 @@ async fn a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_m
     eventually(20 * SECOND, "all are done", async || etcd.keys("/orders/").await.is_empty()).await;
     // Nothing more happens after that.
     running.shutdown(SECOND).await.unwrap();
-    let missed = slow.next().await.unwrap().unwrap_err();
+    let missed = slow.recv().await.unwrap().unwrap_err();
     assert!(missed.0 > 400, "{missed}");
     let mut left = 0;
-    while let Some(event) = slow.next().await {
+    while let Some(event) = slow.recv().await {
         assert!(event.is_ok(), "{event:?}");
         left += 1;
     }
@@ -183,5 +183,5 @@ async fn a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_m
 
     let built = engine(&etcd, "a").rule(obeying()).event_buffer(0).build();
     let Err(mistakes) = built else { panic!("{built:?}") };
-    assert!(matches!(mistakes.mistakes(), [Mistake::Option { option: "event_buffer", .. }]), "{mistakes}");
+    assert!(matches!(mistakes.errors(), [ConfigError::Option { option: "event_buffer", .. }]), "{mistakes}");
 }

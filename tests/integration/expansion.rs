@@ -2,8 +2,7 @@
 
 use crate::support::{Etcd, Held, assert_nothing_left, eventually};
 use etcd_rules::{
-    Attributes, Engine, EngineBuilder, EngineError, Error, Firing, FiringError, InstanceQuery, Outcome, Rule,
-    key,
+    Attributes, Engine, EngineBuilder, EngineError, Error, Firing, InstanceQuery, Outcome, Rule, key,
 };
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -48,12 +47,11 @@ async fn an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist
             let log = log.clone();
             async move {
                 log.lock().unwrap().insert(firing.attributes().to_string());
-                let value = firing.value("/:geo/in/:id").cloned().unwrap_or_default();
+                let value = firing.value_opt("/:geo/in/:id")?.cloned().unwrap_or_default();
                 // The lock of each value is its own.
                 let mut client = firing.client().await?;
                 let lock = firing.format("/etcd-rules/test/lock/work/:geo/:id")?;
-                let held =
-                    client.get(lock, None).await.map_err(|error| FiringError::Etcd(error.to_string()))?;
+                let held = client.get(lock, None).await?;
                 assert_eq!((held.count(), firing.rule()), (1, "copy"));
                 let geo = firing.attribute("geo")?.to_owned();
                 Ok::<Outcome, Error>(

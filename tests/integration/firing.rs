@@ -21,7 +21,7 @@ fn acknowledge(seen: Arc<Mutex<Vec<String>>>) -> Rule {
             let seen = seen.clone();
             async move {
                 seen.lock().unwrap().push(firing.attribute("id")?.to_owned());
-                let job = firing.value("/jobs/:id").cloned().unwrap_or_default();
+                let job = firing.value_opt("/jobs/:id")?.cloned().unwrap_or_default();
                 Ok::<Outcome, Error>(firing.commit().put("/done/:id", job).into())
             }
         },
@@ -185,7 +185,7 @@ async fn a_commit_is_all_or_nothing_and_an_expectation_that_fails_decides_again(
         move |firing: Firing| {
             let log = log.clone();
             async move {
-                let value = firing.value("/in/:id").cloned().unwrap_or_default();
+                let value = firing.value_opt("/in/:id")?.cloned().unwrap_or_default();
                 let first = log.lock().unwrap().is_empty();
                 log.lock().unwrap().push(value.to_string());
                 if first {
@@ -240,7 +240,7 @@ async fn optimistic_rules_fire_without_a_lock() {
         }))
         .optimistic()
         .run(|firing: Firing| async move {
-            let n: u64 = firing.value("/n/:id").and_then(|v| v.parse()).unwrap_or(0);
+            let n: u64 = firing.value_opt("/n/:id")?.and_then(|v| v.parse()).unwrap_or(0);
             Ok::<Outcome, Error>(firing.commit().put("/n/:id", (n + 1).to_string()).into())
         });
     let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();

@@ -3,7 +3,9 @@
 
 use crate::support::{Etcd, Proxy, eventually};
 use etcd_client::{ConnectOptions, Permission};
-use etcd_rules::{Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Reason, Rule, key};
+use etcd_rules::{
+    Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Reason, Rule, RunningEngine, key,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +18,7 @@ fn acknowledge() -> Rule {
     )
 }
 
-async fn start(builder: EngineBuilder) -> EngineHandle {
+async fn start(builder: EngineBuilder) -> RunningEngine {
     builder.rule(acknowledge()).build().unwrap().start().await.unwrap()
 }
 
@@ -56,10 +58,11 @@ async fn starting_ready_stopping_and_stopped_follow_each_other() {
     etcd.put("/hold/1", "").await;
     eventually(20 * SECOND, "the callback began", async || held.load(Ordering::SeqCst)).await;
     let ending = tokio::spawn(running.shutdown(SECOND));
-    changes.wait_for(|health| *health == Health::Stopping).await.unwrap();
-    assert!(changes.borrow().is_live() && !changes.borrow().is_ready());
-    changes.wait_for(|health| *health == Health::Stopped).await.unwrap();
-    assert!(!changes.borrow().is_live() && !changes.borrow().is_ready());
+    while changes.recv().await.expect("it is yet to stop") != Health::Stopping {}
+    assert!(Health::Stopping.is_live() && !Health::Stopping.is_ready());
+    assert_eq!(changes.recv().await, Some(Health::Stopped));
+    assert!(!Health::Stopped.is_live() && !Health::Stopped.is_ready());
+    assert_eq!(changes.recv().await, None, "nothing comes after the end");
     ending.await.unwrap().unwrap();
 }
 

@@ -4,8 +4,8 @@ use crate::support::{Etcd, Proxy, eventually};
 use etcd_client::{PutOptions, Txn, TxnOp};
 use etcd_rules::http::Endpoint;
 use etcd_rules::{
-    Backoff, Engine, EngineBuilder, EngineError, EngineHandle, Error, Firing, Outcome, RateLimit, Reveal,
-    Rule, key,
+    Backoff, Engine, EngineBuilder, EngineError, Error, Firing, Outcome, RateLimit, Reveal, Rule,
+    RunningEngine, key,
 };
 use serde_json::Value as Json;
 use std::net::SocketAddr;
@@ -53,7 +53,7 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
-async fn start(builder: EngineBuilder) -> EngineHandle {
+async fn start(builder: EngineBuilder) -> RunningEngine {
     let running = builder.build().unwrap().start().await.unwrap();
     running.ready().await;
     running
@@ -62,8 +62,10 @@ async fn start(builder: EngineBuilder) -> EngineHandle {
 /// Fails for jobs with this value, and is held for others.
 fn job() -> Rule {
     Rule::new("job").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
-        let value =
-            firing.value("/jobs/:id").map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
+        let value = firing
+            .value_opt("/jobs/:id")?
+            .map(|value| value.to_string_lossy().into_owned())
+            .unwrap_or_default();
         match value.as_str() {
             "done" => Ok::<Outcome, etcd_rules::BoxError>(firing.commit().delete("/jobs/:id").into()),
             "later" => Ok(Outcome::retry_after(3600 * SECOND)),
@@ -362,7 +364,10 @@ async fn on_an_address_that_others_reach_pages_are_served_only_if_told() {
     }
     let taken = listen();
     let again = Endpoint::builder().address(taken.address()).listen();
-    assert!(matches!(&again, Err(EngineError::Http(text)) if text.contains("in use")), "{again:?}");
+    let Err(EngineError::Setup { what, source }) = again else { panic!("{again:?}") };
+    assert_eq!(what, format!("the HTTP endpoint on {}", taken.address()));
+    let source = source.downcast_ref::<std::io::Error>().unwrap();
+    assert_eq!(source.kind(), std::io::ErrorKind::AddrInUse);
 }
 
 /// Clients that connect and say nothing, or half a request, keep nobody else from an answer.
@@ -384,7 +389,7 @@ async fn whatever_is_shown_is_escaped() {
     let etcd = Etcd::start().await;
     let endpoint = listen();
     let hostile = Rule::new(HOSTILE).when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
-        Err::<Outcome, etcd_rules::BoxError>(firing.value("/jobs/:id").unwrap().to_string_lossy().into())
+        Err::<Outcome, etcd_rules::BoxError>(firing.value("/jobs/:id")?.to_string_lossy().into())
     });
     etcd.put(&format!("/jobs/{}", HOSTILE.replace('/', "|")), HOSTILE).await;
     let builder = Engine::builder("app", [etcd.endpoint()]).name(HOSTILE).rule(hostile);

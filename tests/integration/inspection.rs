@@ -4,7 +4,7 @@ use crate::support::{Etcd, eventually};
 use etcd_client::{Txn, TxnOp};
 use etcd_rules::{
     Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Instance, InstanceQuery,
-    InstanceState, Outcome, Phase, QueuedFor, Rule, StateKind, WaitReason, key,
+    InstanceState, Outcome, Phase, QueuedFor, Rule, RunningEngine, StateKind, WaitReason, key,
 };
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Does what the key of the instance says; the condition stays true.
 async fn obey(firing: Firing) -> Result<Outcome, etcd_rules::BoxError> {
-    let order = firing.value("/orders/:geo/:id").map(ToString::to_string).unwrap_or_default();
+    let order = firing.value_opt("/orders/:geo/:id")?.map(ToString::to_string).unwrap_or_default();
     match order.as_str() {
         "fail" => Err("it does not work".into()),
         "give up" => Ok(Outcome::give_up("there is no use")),
@@ -31,7 +31,7 @@ fn obeying() -> Rule {
         .run(obey)
 }
 
-async fn start(etcd: &Etcd, name: &str, rules: impl IntoIterator<Item = Rule>) -> EngineHandle {
+async fn start(etcd: &Etcd, name: &str, rules: impl IntoIterator<Item = Rule>) -> RunningEngine {
     let engine = Engine::builder("orders", [etcd.endpoint()]).name(name).rules(rules);
     let running = engine.build().unwrap().start().await.unwrap();
     running.ready().await;

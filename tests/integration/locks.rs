@@ -3,7 +3,7 @@
 use crate::support::{Etcd, assert_nothing_left, eventually};
 use etcd_client::{PutOptions, Txn};
 use etcd_rules::{
-    Backoff, Engine, EngineBuilder, EngineHandle, Error, Firing, FiringError, Outcome, Rule, key,
+    Backoff, Engine, EngineBuilder, Error, Firing, FiringError, Outcome, Rule, RunningEngine, key,
 };
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ fn engine(etcd: &Etcd) -> EngineBuilder {
     Engine::builder("app", [etcd.endpoint()]).lock_ttl(8 * SECOND)
 }
 
-async fn start(builder: EngineBuilder) -> EngineHandle {
+async fn start(builder: EngineBuilder) -> RunningEngine {
     let running = builder.build().unwrap().start().await.unwrap();
     running.ready().await;
     running

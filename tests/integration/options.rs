@@ -173,7 +173,7 @@ async fn every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine() {
             let seen = seen.clone();
             async move {
                 let client = firing.client().await?;
-                let etcd = |error: etcd_client::Error| FiringError::Etcd(error.to_string());
+                let etcd = |error: etcd_client::Error| FiringError::from(error);
                 let lock = format!("/etcd-rules/test/lock/{id}");
                 let lock = client.kv_client().get(lock, None).await.map_err(etcd)?;
                 let lease = lock.kvs().first().map_or(0, |kv| kv.lease());
@@ -207,7 +207,7 @@ async fn locks_lie_below_the_namespace() {
         async move {
             let prefix = etcd_client::GetOptions::new().with_prefix().with_keys_only();
             let locks = firing.client().await?.kv_client().get("/own/", Some(prefix)).await;
-            let locks = locks.map_err(|error| FiringError::Etcd(error.to_string()))?;
+            let locks = locks?;
             log.lock().unwrap().extend(locks.kvs().iter().map(|kv| kv.key_str().unwrap().to_owned()));
             Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
         }
@@ -266,7 +266,7 @@ async fn run_until_lets_callbacks_finish_until_its_deadline() {
         let etcd = Etcd::start().await;
         let rule = Rule::new("slow").when(key("/jobs/:id").exists()).run(move |firing: Firing| async move {
             let mut client = firing.client().await?;
-            client.put("/started", "", None).await.map_err(|error| FiringError::Etcd(error.to_string()))?;
+            client.put("/started", "", None).await?;
             sleep(length).await;
             Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
         });

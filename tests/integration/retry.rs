@@ -1,7 +1,7 @@
 //! What waits or was given up can be fired at once, on a live etcd.
 
 use crate::support::{Etcd, eventually};
-use etcd_rules::{Backoff, BoxError, Engine, EngineError, EngineHandle, Firing, Outcome, Rule, key};
+use etcd_rules::{Backoff, BoxError, Engine, EngineError, Firing, Outcome, Rule, RunningEngine, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,14 +9,14 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Fails or gives up, as the key says, until the cause is gone.
-async fn start(etcd: &Etcd, name: &str, mended: &Arc<AtomicBool>) -> EngineHandle {
+async fn start(etcd: &Etcd, name: &str, mended: &Arc<AtomicBool>) -> RunningEngine {
     let mended = mended.clone();
     let hour = Duration::from_secs(3600);
     let rule = Rule::new("order").when(key("/orders/:id").exists()).backoff(Backoff::new(hour, hour)).run(
         move |firing: Firing| {
             let mended = mended.load(Ordering::SeqCst);
             async move {
-                match firing.value("/orders/:id").and_then(|value| value.as_str()) {
+                match firing.value_opt("/orders/:id")?.and_then(|value| value.as_str()) {
                     _ if mended => Ok(firing.commit().delete("/orders/:id").into()),
                     Some("give up") => Ok(Outcome::give_up("no use")),
                     _ => Err(BoxError::from("it does not work")),

@@ -44,7 +44,7 @@ async fn a_callback_reads_the_keys_given_and_nothing_else() {
     let tried = tried(async |firing: Firing| {
         assert_eq!((firing.rule(), firing.engine(), firing.attempt()), ("job", "trial", 1));
         assert_eq!(firing.attribute("id")?, "7");
-        assert_eq!(firing.value("/jobs/:id").map(Value::to_string).as_deref(), Some("new"));
+        assert_eq!(firing.value_opt("/jobs/:id")?.map(Value::to_string).as_deref(), Some("new"));
         assert_eq!(firing.get("/notes/:id").await?, "hello");
         assert_eq!(firing.get_opt("/nowhere/:id").await?, None);
         assert!(
@@ -85,7 +85,7 @@ async fn the_effects_of_a_commit_are_shown_and_applied() {
 #[tokio::test]
 async fn what_changes_meanwhile_is_read_but_not_shown_and_fails_expectations() {
     let overwrite = async |firing: Firing| {
-        assert_eq!(firing.value("/jobs/:id").map(Value::to_string).as_deref(), Some("new"));
+        assert_eq!(firing.value_opt("/jobs/:id")?.map(Value::to_string).as_deref(), Some("new"));
         let newest = firing.get_opt("/jobs/:id").await?.map(|value| value.to_string());
         let commit = firing.commit().put("/seen", newest.unwrap_or("absent".into()));
         Ok(commit.expect_unchanged("/jobs/:id").into())
@@ -312,7 +312,7 @@ async fn what_no_engine_would_run_is_not_run() {
 
 /// Does what the key of the instance says.
 async fn obey(firing: Firing) -> Result<Outcome, BoxError> {
-    match firing.value("/orders/:id").map(ToString::to_string).as_deref() {
+    match firing.value_opt("/orders/:id")?.map(ToString::to_string).as_deref() {
         Some("fail once") if firing.attempt() == 1 => Err("not yet".into()),
         Some("hang") => std::future::pending().await,
         _ => Ok(firing.commit().delete("/orders/:id").into()),
@@ -408,7 +408,7 @@ async fn who_awaits_too_late_is_told_that_events_were_missed() {
     etcd.put("/orders/2", "do").await;
     eventually(20 * SECOND, "it is done", async || etcd.keys("/orders/").await.is_empty()).await;
     let error = firings.next("obey", [("id", "1")]).await.unwrap_err();
-    assert!(matches!(error.reason, WhyNotFired::Missed(missed) if missed.0 > 0), "{error}");
+    assert!(matches!(error.reason, WhyNotFired::Lagged(missed) if missed.0 > 0), "{error}");
     assert!(error.to_string().contains("event_buffer"), "{error}");
     running.shutdown(SECOND).await.unwrap();
 }

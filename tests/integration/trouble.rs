@@ -91,7 +91,8 @@ async fn a_switch_read_by_a_hundred_thousand_instances_does_not_stall_the_others
     let noted = latencies.clone();
     let epoch = Instant::now();
     let other = Rule::new("other").when(key("/other/:id").exists()).run(move |firing: Firing| {
-        let sent = firing.value("/other/:id").and_then(|value| value.parse::<u128>()).unwrap_or(0);
+        let sent =
+            firing.value_opt("/other/:id").unwrap().and_then(|value| value.parse::<u128>()).unwrap_or(0);
         noted.lock().unwrap().push(epoch.elapsed().as_micros() - sent);
         async move { Ok::<Outcome, Error>(firing.commit().delete("/other/:id").into()) }
     });

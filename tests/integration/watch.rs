@@ -190,7 +190,7 @@ async fn large_and_odd_data_is_read_whole() {
     });
     let copy = Rule::new("copy").when(key("/from/:id").exists() & key("/copy/:id").absent()).run(
         |firing: Firing| async move {
-            let value = firing.value("/from/:id").cloned().unwrap_or_default();
+            let value = firing.value_opt("/from/:id")?.cloned().unwrap_or_default();
             Ok::<Outcome, Error>(firing.commit().put("/copy/:id", value).into())
         },
     );

@@ -3,15 +3,15 @@
 use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::Outcome;
 use crate::embedded::{Fault, RequestKind, RpcError};
-use crate::engine::EngineHandle;
+use crate::engine::RunningEngine;
 use crate::firing::Firing;
 use std::panic::resume_unwind;
 use tokio::time::sleep;
 
 /// The first attempt ends with an error, a panic, or not in time, by the value; the second is done.
-async fn failing(stage: &mut Stage, how: &'static str) -> EngineHandle {
+async fn failing(stage: &mut Stage, how: &'static str) -> RunningEngine {
     let job = rule(exists()).time_limit(seconds(0.5)).run(async |firing: Firing| {
-        let value = firing.value("/jobs/:id").cloned().unwrap_or_default();
+        let value = firing.value_opt("/jobs/:id")?.cloned().unwrap_or_default();
         match (firing.attempt(), value.as_str()) {
             (1, Some("error")) => return Err("no luck".into()),
             // No hook is called, so that nothing is printed.
@@ -92,7 +92,8 @@ pub(super) async fn failing_for_long(stage: &mut Stage) {
 /// The lease behind the lock ends while a callback runs that listens to nobody.
 pub(super) async fn a_lost_lease(stage: &mut Stage) {
     let job = rule(exists()).run(async |firing: Firing| {
-        if firing.attempt() == 1 && firing.value("/jobs/:id").is_some_and(|value| value.as_bytes() == b"slow")
+        if firing.attempt() == 1
+            && firing.value_opt("/jobs/:id")?.is_some_and(|value| value.as_bytes() == b"slow")
         {
             sleep(seconds(60.0)).await;
         }
@@ -142,7 +143,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
 /// Somebody deletes the lock while the callback runs.
 pub(super) async fn a_lost_lock(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {
-        if firing.value("/jobs/:id").is_some_and(|value| value.as_bytes() == b"slow") {
+        if firing.value_opt("/jobs/:id")?.is_some_and(|value| value.as_bytes() == b"slow") {
             sleep(seconds(1.0)).await;
         }
         done(&firing)

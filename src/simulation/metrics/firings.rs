@@ -53,7 +53,7 @@ pub(super) async fn blocked_threads(stage: &mut Stage) {
     let engine = stage.start(engine).await;
     let mut events = engine.events();
     spawn_local(async move {
-        while let Some(Ok(event)) = events.next().await {
+        while let Some(Ok(event)) = events.recv().await {
             if matches!(event.kind, EventKind::Started { .. }) {
                 block(seconds(0.03));
             }
@@ -178,7 +178,7 @@ pub(super) async fn a_dry_run(stage: &mut Stage) {
 /// It asks to be run again in 5 s, then is done.
 pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {
-        match firing.value("/jobs/:id").is_some_and(|value| value.as_bytes() == b"again") {
+        match firing.value_opt("/jobs/:id")?.is_some_and(|value| value.as_bytes() == b"again") {
             true => Ok(firing.commit().put("/jobs/:id", "now").retry_after(seconds(5.0))),
             false => done(&firing),
         }

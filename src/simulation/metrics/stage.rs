@@ -6,7 +6,7 @@ use crate::compiled::Backoff;
 use crate::condition::{Condition, key};
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path};
-use crate::engine::{Engine, EngineBuilder, EngineHandle};
+use crate::engine::{Engine, EngineBuilder, RunningEngine};
 use crate::error::Error;
 use crate::firing::Firing;
 use crate::metrics::describe;
@@ -97,7 +97,7 @@ impl Stage {
     }
 
     /// Starts it, and takes what has happened until it is ready as the beginning.
-    pub(super) async fn start(&mut self, builder: EngineBuilder) -> EngineHandle {
+    pub(super) async fn start(&mut self, builder: EngineBuilder) -> RunningEngine {
         let handle = builder.build().expect("a sound configuration").start().await.expect("it starts");
         handle.ready().await;
         // Its lease and its connections may come later.

@@ -3,7 +3,7 @@
 
 use super::{Heal, NAMESPACE, Schedule, shut_down};
 use crate::Health;
-use crate::engine::Stats;
+use crate::inspect::Stats;
 use crate::simulation::checker;
 use crate::simulation::history::{Event, History};
 use crate::simulation::plan::PlanStep;

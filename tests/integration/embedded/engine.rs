@@ -13,7 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn acknowledge() -> Rule {
     Rule::new("acknowledge").when(key("/jobs/:id").exists() & key("/done/:id").absent()).run(
         |firing: Firing| async move {
-            let job = firing.value("/jobs/:id").cloned().unwrap_or_default();
+            let job = firing.value_opt("/jobs/:id")?.cloned().unwrap_or_default();
             Ok::<Outcome, Error>(firing.commit().put("/done/:id", job).into())
         },
     )
@@ -156,7 +156,7 @@ async fn an_engine_knows_what_it_gave_up_when_its_commit_is_sent_twice() {
     let rule = Rule::new("twice").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
         let (faults, mut outside) = (faults.clone(), client.clone());
         async move {
-            if firing.value("/jobs/:id").is_some_and(|value| value.as_bytes() == b"again") {
+            if firing.value_opt("/jobs/:id")?.is_some_and(|value| value.as_bytes() == b"again") {
                 return Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into());
             }
             outside.put("/jobs/1", "again", None).await.expect("put");
