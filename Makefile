@@ -11,7 +11,7 @@ help: ## this list
 
 quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS="--for 30s"
 	@scripts/setup
-	$(CARGO) run --release -p examples --example quickstart -- $(ARGS)
+	$(CARGO) run -p examples --example quickstart -- $(ARGS)
 
 test: ## run all tests and doctests, on private etcd servers
 	@scripts/setup test
