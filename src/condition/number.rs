@@ -1,9 +1,9 @@
-//! Numbers in the values of keys: read from text and compared exactly, integers with floats too.
+//! Numbers in the values of keys. They are read from text and compared exactly, also integers with floats.
 
 use std::cmp::Ordering;
 use std::fmt;
 
-/// A number to compare the value of a key with: any integer or float of Rust but `u128`.
+/// A number to compare the value of a key with. It is made from any integer or float type except `u128`.
 ///
 /// Comparison is exact: an integer is never rounded to a float, so `9007199254740993` is greater than
 /// `9007199254740992.0`.
@@ -24,8 +24,8 @@ enum Kind {
 }
 
 impl Number {
-    /// Reads a decimal number, perhaps with a sign, a fraction, an exponent, and white space around it.
-    /// Anything else, infinities included, is no number.
+    /// Reads a decimal number. It may have a sign, a fraction, an exponent, and white space around it.
+    /// Anything else returns `None`, infinities included.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?.trim_ascii();
         let integer = text.parse().ok().map(Kind::Integer);
@@ -33,12 +33,12 @@ impl Number {
         integer.or_else(float).map(Self)
     }
 
-    /// False for "not a number", with which nothing compares.
+    /// False for "not a number", which compares with nothing.
     pub(super) fn is_comparable(self) -> bool {
         !matches!(self.0, Kind::Float(float) if float.is_nan())
     }
 
-    /// The exact order; `None` if either is "not a number".
+    /// The exact order, or `None` if either is "not a number".
     pub(super) fn compare(self, other: Self) -> Option<Ordering> {
         match (self.0, other.0) {
             (Kind::Integer(a), Kind::Integer(b)) => Some(a.cmp(&b)),
@@ -50,7 +50,7 @@ impl Number {
 }
 
 fn integer_with_float(integer: i128, float: f64) -> Option<Ordering> {
-    const BEYOND: f64 = i128::MAX as f64; // rounded up: 2^127, which no i128 reaches
+    const BEYOND: f64 = i128::MAX as f64; // rounded up to 2^127, which is greater than any i128
     if float.is_nan() {
         None
     } else if float >= BEYOND {
