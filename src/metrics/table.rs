@@ -1,4 +1,4 @@
-//! The table: every metric with its kind, labels and meaning. `docs/metrics.md` is made from it.
+//! The table of all metrics, with their kinds, labels and meanings. `docs/metrics.md` is made from it.
 
 use super::{Kind, Metric};
 
@@ -23,7 +23,8 @@ macro_rules! metrics {
     };
 }
 
-// Name, kind, labels, the values that the last label can have (none: they are not known here), meaning.
+// Each line has the name, kind, labels, the values that the last label can have (none if they are not known
+// here), and the meaning.
 metrics! {
     TRIGGER = "trigger_latency_seconds", Histogram, ["engine", "rule"], [],
         "From when an instance became due (the change that made it so was received, a wait was over, another engine's lock was gone) to the start of its callback";
