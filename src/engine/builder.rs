@@ -145,7 +145,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The engine's name in metrics, logs and lock keys. Default: the application's name.
+    /// The engine's name in metrics and logs, and in the values of its locks and marks. The default is the
+    /// application's name.
     ///
     /// Give engines in one process different names: with the same name their counters are added up, and
     /// their gauges overwrite each other.

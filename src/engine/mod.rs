@@ -6,7 +6,7 @@
 //! | [`coverage`] | which prefixes are watched |
 //! | [`offline`] | what would be decided on some keys |
 //! | [`handle`] | what the application holds while it runs |
-//! | [`inspector`] | asks the actors what they are doing |
+//! | [`inspector`], [`look_up`] | asks the actors what they are doing; finds the instance that attributes name |
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`generation`] | all actors of one start, wired together |
