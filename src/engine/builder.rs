@@ -180,9 +180,9 @@ impl EngineBuilder {
         self
     }
 
-    /// How many instances may be fired at once, from taking the lock to the commit. At least 1; default:
-    /// 128. A rule may have half of them, unless [`Rule::concurrency`] says otherwise. What is due beyond
-    /// that waits, each instance once.
+    /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
+    /// is 128. A rule may use half of them, unless [`Rule::concurrency`] says otherwise. Other instances that
+    /// are due wait in a queue, each once.
     ///
     /// A higher limit means more memory and load in a burst. A lower one means longer queues behind slow
     /// callbacks.

@@ -1,4 +1,4 @@
-//! All actors of one start, wired together, on their stages.
+//! A generation: all actors of one start, connected with each other, on their stages.
 
 use super::config::{Config, Options};
 use super::inspector::Inspector;
@@ -36,10 +36,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-/// Messages of decisions that wait for an evaluator at most.
+/// The most messages that wait for an evaluator.
 const EVALUATOR_MAILBOX: usize = 16;
 
-/// How long etcd may take to free what the engine held.
+/// How long etcd may take to free the engine's leases.
 const REVOKE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Generation {
@@ -50,18 +50,18 @@ pub(crate) struct Generation {
     keeper: Addr<Keeper>,
     live: Live,
     brakes: Brakes,
-    /// Watchers, releases and crawler: the first to end.
+    /// The stage of the watchers, the releases actor and the crawler. It ends first.
     watch: Stage,
-    /// Everything else.
+    /// All other stages.
     stages: Vec<Stage>,
-    /// Ends with the last stage: actors of these stages keep it full of their addresses.
+    /// These actors end with their stage. Their addresses are kept so that they don't end earlier.
     _watchers: Vec<Addr<Watcher>>,
     _releases: Addr<Releases>,
     _crawler: Addr<crawler::Crawler>,
 }
 
 impl Generation {
-    /// Starts all actors. An error is one of the machine: no threads.
+    /// Starts all actors. An error means that the system could not start a thread.
     pub(crate) async fn start(
         config: &Config,
         runtime: &Handle,
@@ -101,11 +101,11 @@ impl Generation {
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
         let (keeper, leases) = Keeper::new(keeper, ttls);
-        // Leases have a thread of their own: whatever holds the others up, they are renewed.
+        // Leases have a thread of their own, so that they are renewed whatever holds up the others.
         let lease = Stage::start("etcd-rules-lease", placement)?;
         let keeper = lease.run(move || keeper.start()).await.ok_or_else(ended)?;
 
-        // Requests share the dispatcher's: a hop between threads costs more than what they do.
+        // Requests share the dispatcher's thread, because a hop between threads costs more than their work.
         let core = Stage::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = watch_cell(None);
@@ -236,30 +236,32 @@ impl Generation {
         })
     }
 
-    /// For those who ask what is going on.
+    /// An inspector of these actors.
     pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
         Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.brakes.clone())
     }
 
-    /// Ends in order; returns the number of firings that did not end.
+    /// Ends in an orderly way. Returns the number of firings that did not end.
     pub(crate) async fn shutdown(self, deadline: Duration) -> usize {
         self.watch.stop();
         let deadline = Instant::now() + deadline.min(LONGEST);
         let left = match self.dispatcher.send(Drain { deadline }).await {
             Ok(left) => left,
-            // It panicked meanwhile. Its callbacks may run on, and their locks must stay until they end.
+            // The dispatcher panicked meanwhile. Its callbacks may still run, and their locks must stay until
+            // they end.
             Err(_) => self.tell(REVOKE).await,
         };
         self.end(REVOKE, left).await;
         left
     }
 
-    /// Ends without waiting for callbacks to finish their work, within `limit` and a little.
+    /// Ends without waiting for callbacks to finish their work. Takes little longer than `limit`.
     pub(crate) async fn abandon(self, limit: Duration) {
         self.watch.stop();
         let started = Instant::now();
-        // The dispatcher must know first: whatever ends would make room for others, whose locks would be
-        // revoked under them. If it is gone, or does not answer, the callbacks are told all the same.
+        // The dispatcher must know first. Otherwise each firing that ends would make room for another, whose
+        // lock would then be revoked. If the dispatcher is gone, or doesn't answer, the callbacks are
+        // cancelled nevertheless.
         let drained = timeout(limit / 2, self.dispatcher.send(Drain { deadline: started })).await;
         if !matches!(drained, Ok(Ok(_))) {
             tracing::debug!(engine = &*self.engine, "dispatcher did not end its firings in time");
@@ -268,11 +270,11 @@ impl Generation {
         self.end(limit / 2, left).await;
     }
 
-    /// Tells all callbacks to end; returns the number of those that did not within `limit`.
+    /// Cancels all callbacks. Returns the number of those that did not end within `limit`.
     async fn tell(&self, limit: Duration) -> usize {
         self.live.cancel_all();
         let started = Instant::now();
-        // Those that listen end now; the others are dropped by their runtime, or end some day.
+        // Callbacks that heed the cancellation end now. Their runtime drops the others where they wait.
         while self.live.len() > 0 && started.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -280,7 +282,7 @@ impl Generation {
     }
 
     async fn end(self, revoke: Duration, left: usize) {
-        // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
+        // Locks of callbacks that still run are left to their TTL, so that no other engine starts their work.
         if left == 0 && timeout(revoke, self.keeper.send(Revoke)).await.is_err() {
             tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }

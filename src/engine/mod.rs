@@ -113,9 +113,9 @@ impl Engine {
         EngineBuilder::new(application.into(), Vec::new(), Some(channel))
     }
 
-    /// The prefixes that the engine will watch: the smallest set that covers all patterns. There are at most
-    /// 32. Instead of more, the engine watches what the longest ones have in common. An empty prefix is all
-    /// of etcd.
+    /// The prefixes that the engine will watch: the smallest set that covers all patterns. Instead of more
+    /// than 32 prefixes, the engine watches what the longest ones have in common. An empty prefix is all of
+    /// etcd.
     pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
         self.config.prefixes.iter().map(String::as_str)
     }

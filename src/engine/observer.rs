@@ -1,4 +1,4 @@
-//! Looks at a running engine without keeping it alive, as its handle does.
+//! Observes a running engine without keeping it alive.
 
 use super::inspector::Inspector;
 use super::supervisor::Command;
@@ -9,13 +9,13 @@ use std::any::Any;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Where running engines are looked at, such as an HTTP endpoint.
+/// Something that observes running engines, such as an HTTP endpoint.
 pub(crate) trait Observatory: Send + Sync {
-    /// Shows an engine until what is returned is dropped.
+    /// Shows an engine until the returned value is dropped.
     fn show(&self, engine: Observer) -> Shown;
 }
 
-/// An engine's place in an observatory, which it keeps alive.
+/// The place of an engine in an observatory, which it keeps alive.
 pub(crate) type Shown = Box<dyn Any + Send + Sync>;
 
 /// See the [module](self).
@@ -23,9 +23,9 @@ pub(crate) type Shown = Box<dyn Any + Send + Sync>;
 pub(crate) struct Observer {
     /// The engine's name.
     pub(crate) engine: Arc<str>,
-    /// What may be told of it.
+    /// What of the application's data may be shown.
     pub(crate) reveal: Reveal,
-    /// Weak: the engine ends when its handle drops the last strong one.
+    /// This is weak, because the engine ends when its handle drops the last strong sender.
     pub(crate) commands: mpsc::WeakSender<Command>,
     pub(crate) health: watch::Receiver<Health>,
 }
@@ -40,7 +40,7 @@ impl Observer {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.upgrade().ok_or_else(stopped)?;
         let sent = commands.send(Command::Inspect { reply }).await;
-        // Or an engine whose handle is dropped while it restarts would not end before it answers.
+        // Otherwise an engine whose handle is dropped during a restart would not end before it has answered.
         drop(commands);
         sent.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())
