@@ -8,7 +8,7 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
@@ -19,9 +19,9 @@ use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::read::reader::{Following, Splits};
-use crate::runtime::part::{Fault, Faults};
 use crate::runtime::retry::Retry;
 use crate::runtime::stage::Stage;
+use crate::runtime::supervised::{Fault, Faults};
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
@@ -80,7 +80,8 @@ impl Generation {
         let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
+        let link =
+            || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
         let (watch_link, lease_link, request_link) = (link(), link(), link());
 
         let requests = Requests::new(RequestsSettings {

@@ -11,7 +11,7 @@ use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::read::pace::Rests;
-use crate::runtime::part::{Fault, Faults, Part, forward, guarded};
+use crate::runtime::supervised::{Fault, Faults, Part, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
