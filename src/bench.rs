@@ -1,4 +1,4 @@
-//! The path of a change without etcd, for the benchmarks in `benches/`. Not part of the API.
+//! The path of a change without etcd, for the benchmarks in `benches/`. It is not part of the API.
 #![allow(missing_docs)]
 
 use crate::Engine;
@@ -9,7 +9,7 @@ use crate::index::{Decide, Index, Order, Purpose};
 use crate::value::Value;
 use std::sync::Arc;
 
-/// The index of an engine and what decides its orders, without actors.
+/// The index of an engine and its evaluator, without actors.
 pub struct Decider {
     index: Index,
     rules: Arc<[CompiledRule]>,
@@ -21,7 +21,7 @@ pub struct Decider {
 pub struct Changes(Vec<Change>);
 
 impl Decider {
-    /// Of an engine with the rules to measure; it is not started.
+    /// Uses the rules of an engine, which isn't started.
     pub fn new(engine: &Engine) -> Self {
         let config = &engine.config;
         let index =
@@ -29,7 +29,7 @@ impl Decider {
         Self { index, rules: config.rules.clone(), revision: 1, orders: Vec::new() }
     }
 
-    /// The first snapshot, with everything decided that it implies; returns how much of it was true.
+    /// Takes the first snapshot in, and decides all instances that it implies. Returns how many are true.
     pub fn snapshot(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> usize {
         const PAGE: usize = 4096;
         const BUDGET: usize = 4096;
@@ -43,7 +43,7 @@ impl Decider {
                 value,
                 revision: self.revision,
             };
-            // Which view tells a key does not matter: its watcher is known by its prefix.
+            // Any view can take any key, because the watcher of a key is known by its prefix.
             let page = keys.by_ref().take(PAGE).map(found).collect();
             self.index.view_page(views[0], page);
         }
@@ -58,7 +58,7 @@ impl Decider {
         held
     }
 
-    /// Puts of these keys, each at a revision of its own.
+    /// Makes puts of these keys, each at a revision of its own.
     pub fn puts(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> Changes {
         let put = |(key, value): (String, Value)| {
             self.revision += 1;
@@ -67,7 +67,7 @@ impl Decider {
         Changes(keys.into_iter().map(put).collect())
     }
 
-    /// Takes changes in and decides what they concern; returns how many instances are true.
+    /// Merges changes, and decides the instances that they concern. Returns how many are true.
     pub fn decide(&mut self, Changes(changes): Changes) -> usize {
         self.index.apply_all(changes);
         self.drain()

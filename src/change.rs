@@ -1,11 +1,11 @@
-//! What is known of keys: as they were read, and as they change.
+//! Keys as they were read, and changes of keys.
 
 use crate::value::Value;
 
-/// A revision of the store; 0 means none.
+/// A revision of the store. 0 means none.
 pub(crate) type Revision = i64;
 
-/// One key's news.
+/// News of one key.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Change {
     Put { key: Vec<u8>, value: Value, revision: Revision },
@@ -26,14 +26,14 @@ impl Change {
     }
 }
 
-/// How sure a deletion's revision is.
+/// How a deletion became known, which decides how exact its revision is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deletion {
-    /// The watch delivered the event: nothing older of this key can follow it.
+    /// The watch delivered the event. Nothing older about this key can follow it.
     Delivered,
-    /// Our own commit deleted it at this revision; the event is still to come.
+    /// Our own commit deleted the key at this revision. The event is still to come.
     Committed,
-    /// A read found it absent at this revision; it was deleted at or before it.
+    /// A read found the key absent at this revision. It was deleted then or earlier.
     SeenAbsent,
 }
 

@@ -1,5 +1,5 @@
-//! What happens in a running engine, told to those who listen: for tests, and for observers of the
-//! application's own. Bounded: whoever is slow misses the oldest, and is told how many.
+//! Events of a running engine, for tests and for an application's own observers. The buffer is bounded: a
+//! slow receiver misses the oldest events, and learns how many it missed.
 
 use crate::inspect::InstanceState;
 use crate::pattern::Attributes;
@@ -15,7 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 
-/// Something that happened to a rule instance in one engine.
+/// An event: something that happened to a rule instance in one engine.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Event {
@@ -31,23 +31,23 @@ pub struct Event {
 
 /// What happened to an instance.
 ///
-/// A firing that goes well has the events `State(Queued)` (it was found due), `Locked`, `Started`, `Ended`,
-/// `Closed`, and then `State` with what follows: `Untrue` if the callback made its condition false.
+/// A successful firing has the events `State(Queued)` (the instance is due), `Locked`, `Started`, `Ended` and
+/// `Closed`. Then follows a `State`, which is `Untrue` if the callback made its condition false.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum EventKind {
-    /// It came into another state: found due (`Queued`), held by another engine, waiting until when and after
-    /// which error, given up, dealt with (`Idle`), found false (`Untrue`). The steps of a firing
-    /// ([`InstanceState::Running`]) have events of their own.
+    /// The instance entered another state. For example it is due (`Queued`), held by another engine, waiting,
+    /// given up, dealt with (`Idle`) or false (`Untrue`). The steps of a firing ([`InstanceState::Running`])
+    /// have events of their own.
     State(InstanceState),
-    /// Its lock was taken; not of [optimistic](crate::Rule::optimistic) rules.
+    /// Its lock was taken. [Optimistic](crate::Rule::optimistic) rules don't have this event.
     Locked {
         /// As [`Firing::fencing_token`](crate::Firing::fencing_token).
         fencing_token: i64,
         /// How long that took.
         took: Duration,
     },
-    /// Its lock was not taken. A `State` with what follows comes next, if it is not tried again at once.
+    /// Its lock was not taken. If the instance isn't tried again at once, a `State` follows.
     NotLocked {
         /// Why not.
         reason: NotLocked,
@@ -59,18 +59,18 @@ pub enum EventKind {
         /// As [`Firing::attempt`](crate::Firing::attempt).
         attempt: u32,
     },
-    /// Its callback ended. What it wants to commit is not yet committed.
+    /// Its callback ended. Its effects are not committed yet.
     Ended {
         /// How.
         outcome: FiringOutcome,
         /// How long it ran.
         took: Duration,
     },
-    /// The firing is over: the transaction that ends it took effect, or can't.
+    /// The firing is over. The transaction that ends it took effect, or never will.
     Closed {
-        /// How the callback ended; [`FiringOutcome::Failed`] also if etcd refused its commit.
+        /// How the callback ended. It is also [`FiringOutcome::Failed`] if etcd refused its commit.
         outcome: FiringOutcome,
-        /// What became of the transaction.
+        /// The result of the transaction.
         result: CommitResult,
         /// How long it took, repeats included.
         took: Duration,
@@ -81,11 +81,12 @@ pub enum EventKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NotLocked {
-    /// Another engine has it; its name, if the lock's value can be read.
+    /// Another engine has it. This is that engine's name, if the lock's value can be read.
     Held(Option<String>),
-    /// Another engine holds the instance back, or gave it up; its name, if the mark can be read.
+    /// Another engine holds the instance back, or gave it up. This is that engine's name, if the mark can be
+    /// read.
     BackedOff(Option<String>),
-    /// The condition does not hold as it was seen; the instance is decided again.
+    /// The condition no longer holds as it was seen. The instance is decided again.
     Untrue,
     /// There was no lease, or etcd did not answer or refused.
     Failed(String),
@@ -97,7 +98,7 @@ pub enum NotLocked {
 pub enum FiringOutcome {
     /// It succeeded.
     Done,
-    /// It asked to be run again in this time.
+    /// It asked to be run again after this time.
     RetryAfter(Duration),
     /// It gave up, for this reason.
     GaveUp(String),
@@ -112,7 +113,7 @@ pub enum FiringOutcome {
 }
 
 impl FiringOutcome {
-    /// A word for it, as in the metric `etcd_rules_callbacks_total`.
+    /// The outcome as a word, as in the metric `etcd_rules_callbacks_total`.
     pub fn name(&self) -> &'static str {
         match self {
             FiringOutcome::Done => "done",
@@ -126,30 +127,30 @@ impl FiringOutcome {
     }
 }
 
-/// What became of the transaction that ends a firing.
+/// The result of the transaction that ends a firing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommitResult {
-    /// It took effect, at this revision; 0 if that is not known, or if there was nothing to do.
+    /// It took effect at this revision. The revision is 0 if it is not known, or if there was nothing to do.
     Committed {
         /// The revision.
         revision: i64,
     },
-    /// The lock was lost before; nothing took effect.
+    /// The lock had been lost, so nothing took effect.
     FenceLost,
-    /// What the callback [expected](crate::Commit::expect_unchanged) did not hold; nothing took effect.
+    /// What the callback [expected](crate::Commit::expect_unchanged) did not hold, so nothing took effect.
     Unexpected,
-    /// Another engine holds the instance of an [optimistic](crate::Rule::optimistic) rule back; nothing took
-    /// effect.
+    /// Another engine holds the instance of an [optimistic](crate::Rule::optimistic) rule back, so nothing
+    /// took effect.
     BackedOff,
-    /// etcd refused it. The firing counts as failed, and is closed with less.
+    /// etcd refused it. The firing counts as failed, and is closed without the effects.
     Refused(String),
     /// It could not be sent, or its outcome is unknown.
     Failed(String),
 }
 
 impl CommitResult {
-    /// Whether the effects of the callback took effect, as far as is known.
+    /// Whether the callback's effects are known to have taken place.
     pub fn is_committed(&self) -> bool {
         matches!(self, CommitResult::Committed { .. })
     }
@@ -160,12 +161,12 @@ impl CommitResult {
 #[error("{0} events were missed: they came faster than they were received")]
 pub struct Lagged(pub u64);
 
-/// The events of a running engine from now on; made by [`EngineHandle::events`](crate::EngineHandle::events)
-/// or, before the engine starts, by [`Engine::events`](crate::Engine::events).
+/// The events of a running engine from now on. [`EngineHandle::events`](crate::EngineHandle::events) makes
+/// it, or [`Engine::events`](crate::Engine::events) before the engine starts.
 ///
-/// Events wait in a buffer of the engine, of [`event_buffer`](crate::EngineBuilder::event_buffer) events, which
-/// all streams share. A stream that falls behind by more than that misses the oldest; it is told how many, in
-/// the place where they are missing. It never slows the engine.
+/// Events wait in a buffer of the engine, which all streams share.
+/// [`event_buffer`](crate::EngineBuilder::event_buffer) sets its size. A stream that falls further behind
+/// misses the oldest events. An error in their place says how many. A slow stream never slows the engine.
 ///
 /// Events of one instance come in the order in which they happened.
 ///
@@ -186,8 +187,8 @@ async fn receive(mut receiver: Receiver) -> (Result<Arc<Event>, RecvError>, Rece
 }
 
 impl EventStream {
-    /// The next event; `None` when the engine has ended and all were received. An error tells that some were
-    /// missed; the stream goes on after it.
+    /// The next event, or `None` when the engine has ended and all events were received. An error says that
+    /// some events were missed. The stream continues after it.
     ///
     /// Dropping the future loses nothing.
     pub async fn recv(&mut self) -> Option<Result<Arc<Event>, Lagged>> {
@@ -234,7 +235,7 @@ impl Drop for EventStream {
     }
 }
 
-/// Where the parts of an engine tell what happens. Costs next to nothing while nobody listens.
+/// Sends the events of an engine. It costs almost nothing while nobody listens.
 #[derive(Clone)]
 pub(crate) struct Events(Arc<Shared>);
 
@@ -244,7 +245,7 @@ struct Shared {
     sender: Mutex<Sender>,
 }
 
-/// The buffer is made for the first who listens.
+/// The buffer is made when the first stream is.
 enum Sender {
     Unused,
     Open(broadcast::Sender<Arc<Event>>),
@@ -283,19 +284,19 @@ impl Events {
         self.0.listeners.load(Ordering::Acquire) > 0
     }
 
-    /// Tells an event, which is made only if somebody listens.
+    /// Sends an event. It is only made if somebody listens.
     pub(crate) fn tell(&self, event: impl FnOnce() -> Event) {
         if !self.has_listeners() {
             return;
         }
         let event = Arc::new(event());
         if let Sender::Open(sender) = &*self.0.sender.lock().unwrap_or_else(|e| e.into_inner()) {
-            // Whoever listened may just have left.
+            // An error means that the last stream has just been dropped.
             let _ = sender.send(event);
         }
     }
 
-    /// Nothing more will happen: streams end when they have told what is left.
+    /// Ends all streams. They first return the events that are left.
     pub(crate) fn close(&self) {
         *self.0.sender.lock().unwrap_or_else(|e| e.into_inner()) = Sender::Closed;
     }

@@ -2,105 +2,108 @@
 //!
 //! # Where to start
 //!
-//! - [`Engine::builder`] puts an engine together; [`EngineBuilder`] has every option with its default.
-//! - [`key`] begins a condition; [`Condition`] combines them with `&`, `|` and `!`.
-//! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
-//!   [`Commit`] what it returns.
-//! - [`EngineHandle`] is a running engine: [`Health`], [`Stats`], lists of instances, explanations, shutdown.
+//! - [`Engine::builder`] begins an engine. [`EngineBuilder`] has every option with its default.
+//! - [`key`] begins a condition. [`Condition`]s are combined with `&`, `|` and `!`.
+//! - [`Rule`] joins a condition and a callback. The callback gets a [`Firing`], and returns an [`Outcome`] or
+//!   a [`Commit`].
+//! - [`EngineHandle`] is a running engine. It gives you its [`Health`], [`Stats`], lists of instances and
+//!   explanations, and shuts it down.
 //! - [`testing`] tries conditions and callbacks without an etcd, and awaits firings of a running engine.
-//! - [`metrics`] lists every metric; `install_prometheus` (feature `prometheus`) serves them.
+//! - [`metrics`] lists every metric. `install_prometheus` (feature `prometheus`) serves them.
 //!
 //! # When a rule fires
 //!
-//! An *instance* of a rule exists for every binding of its attributes that some existing key implies (a
-//! rule without attributes has one instance, always). It fires when its condition is true and it is
-//! idle. After that it fires again
+//! An *instance* of a rule exists for every binding of its attributes that an existing key implies. A rule
+//! without attributes always has one instance. An instance fires when its condition is true and it is idle.
+//! After that it fires again in these cases:
 //!
-//! - when the condition is still, or again, true *and* somebody else changed one of its keys after the
-//!   values that the callback was given (the firing's own commit does not count);
-//! - at the next crawl, if it is still true;
-//! - when a delay is over that the callback asked for, or the backoff after a failure.
+//! - The condition is still true, or true again, *and* somebody else has changed one of its keys since the
+//!   values that the callback was given. The firing's own commit doesn't count.
+//! - It is still true at the next crawl.
+//! - A delay that the callback asked for, or the backoff after a failure, is over.
 //!
-//! Changes are not counted: several of them, or one that was undone before the engine looked, may be one
-//! firing or none.
+//! Changes are not counted. Several changes may cause one firing, and a change that was undone before the
+//! engine looked may cause none.
 //!
-//! A callback should make its condition false, or ask to be run again later. One that succeeds and leaves
-//! the condition true is slowed down while changes keep coming: first by the rule's backoff base, then by
-//! twice as much each time, up to one firing in 5 seconds. Such firings are counted
+//! A callback should make its condition false, or ask to be run again later. If it succeeds but leaves the
+//! condition true, it is slowed down while changes keep coming. The first delay is the rule's backoff base.
+//! It doubles each time, up to one firing in 5 seconds. Such firings are counted
 //! (`etcd_rules_ineffective_firings_total`).
 //!
 //! # Cancellation
 //!
-//! A callback is told to end ([`Firing::cancelled`]) when its lock may be lost, or when the engine ends and
-//! the deadline for callbacks is over. An eighth of the lock TTL later its future is dropped. When its time
-//! limit is over it is dropped at once. Whatever it then has not committed has no effect on etcd.
+//! A callback is cancelled ([`Firing::cancelled`]) when its lock may be lost, or when the engine ends and the
+//! deadline for callbacks is over. An eighth of the lock TTL later its future is dropped. When its time limit
+//! is over, it is dropped at once. Effects that it has not committed by then never reach etcd.
 //!
 //! # Several engines
 //!
-//! Engines of one application find each other by their locks alone; there is no leader among them. A failure,
-//! a delay that a callback asked for, and a give-up leave a *mark* beside the locks, which holds the instance
-//! back in all engines. It goes
+//! Engines of one application work together only by their locks. There is no leader among them. A failure, a
+//! delay that a callback asked for, and a give-up leave a *mark* beside the locks, which holds the instance
+//! back in all engines. The mark is removed in these cases:
 //!
-//! - when the engine that wrote it tries again, or finds the condition false;
-//! - when that engine shuts down: the others try again at once;
-//! - when that engine dies: that of a give-up with its lock TTL (an [optimistic](Rule::optimistic) rule's
-//!   after more than an hour), any other some time after its delay, at most about two and a half times the
-//!   delay and a few seconds.
+//! - The engine that wrote it tries again, or finds the condition false.
+//! - That engine shuts down. Then the others try again at once.
+//! - That engine dies. Then the mark of a give-up ends with the lock TTL, or after more than an hour if the
+//!   rule is [optimistic](Rule::optimistic). Any other mark ends some time after its delay: at most about two
+//!   and a half times the delay and a few seconds.
 //!
 //! If somebody else changes a key of the instance after the mark was written, every engine tries again after
 //! the rule's backoff base.
 //!
 //! # Pace
 //!
-//! Changes are decided in memory, so that nothing has to be held back to spare etcd reads, and an instance is
-//! queued once, so that it does not try for its lock again and again. What holds the engine back, if wanted:
+//! The engine decides changes in memory, so nothing needs to be held back to spare etcd reads. An instance is
+//! queued once, so it doesn't try for its lock again and again. You can slow the engine down by these
+//! options:
 //!
 //! - [`EngineBuilder::crawl_interval`], its [jitter](EngineBuilder::crawl_jitter), the
-//!   [rate](EngineBuilder::crawl_rate) of a crawl, and one engine [at a time](EngineBuilder::crawl_mutex): how
-//!   much crawls ask of etcd.
+//!   [rate](EngineBuilder::crawl_rate) of a crawl, and crawling [one engine at a
+//!   time](EngineBuilder::crawl_mutex): how much load crawls put on etcd.
 //! - [`EngineBuilder::settle`] and [`Rule::settle`]: how long a change waits before it fires something.
 //! - [`EngineBuilder::concurrency`] and [`Rule::concurrency`]: how many callbacks run at once.
-//! - [`Rule::rate_limit`]: how many callbacks of a rule start in a time.
+//! - [`Rule::rate_limit`]: how many callbacks of a rule start in a period.
 //! - [`Rule::min_interval`]: how long an instance rests between two firings.
 //! - [`EngineBuilder::batch_size`]: how many transactions share a request.
 //!
-//! The sizes of queues are no options: each is bounded, and a full one makes those wait who fill it, back to the
-//! watch; nothing is dropped.
+//! The sizes of queues are not options. Each queue is bounded. When it is full, whoever fills it waits, all
+//! the way back to the watch. Nothing is dropped.
 //!
 //! # Observation
 //!
-//! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](Reason):
+//! - [`EngineHandle::health`] says whether the engine works, and if not, what is wrong and [why](Reason):
 //!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::is_ready`] are for
-//!   probes. It is about the engine and etcd: callbacks that fail don't change it.
-//! - [`EngineHandle::instances`] lists instances and what the engine is doing about each: queued, running,
-//!   waiting until when and after which error, held by which engine, given up and why.
-//! - [`EngineHandle::explain`] tells why one instance is true or false, from what the engine has in memory,
-//!   and what is being done about it.
-//! - [`EngineHandle::events`] tells what happens as it happens: instances found due, locks, callbacks with
+//!   probes. Health is about the engine and etcd. Callbacks that fail don't change it.
+//! - [`EngineHandle::instances`] lists instances, and what the engine is doing about each. It may be queued,
+//!   running, waiting, held by another engine, or given up. The reasons and times are listed too.
+//! - [`EngineHandle::explain`] says why one instance is true or false, by what the engine has in memory, and
+//!   what is being done about it.
+//! - [`EngineHandle::events`] is a stream of what happens: instances that become due, locks, callbacks with
 //!   their outcomes, commits.
-//! - [`EngineHandle::rules`] and [`EngineHandle::stats`] count what the instances are doing; [`metrics`] tells
+//! - [`EngineHandle::rules`] and [`EngineHandle::stats`] count what the instances are doing. [`metrics`] has
 //!   the rest.
-//! - With the feature `http`, `http::Endpoint` serves probes, metrics, and pages of all that.
+//! - With the feature `http`, `http::Endpoint` serves probes, metrics, and pages that show all of this.
 //! - The log (crate `tracing`) has a line for every change of health (at most one a second) and for failed
 //!   callbacks.
 //!
 //! # Intervention
 //!
-//! Each is a matter of one engine, and needs no restart:
+//! Each of these applies to one engine, and needs no restart:
 //!
-//! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: nothing of a rule starts meanwhile; what runs ends as
-//!   it would. A rule may begin so ([`Rule::paused`]).
-//! - [`EngineHandle::begin_dry_run`] and [`EngineHandle::end_dry_run`]: everything but lock and callback, counted and
-//!   listed. A rule may begin so ([`Rule::dry_run`]).
-//! - [`EngineHandle::set_rate_limit`] and [`EngineHandle::set_min_interval`]: how many firings of a rule may start
-//!   in a time, and how long an instance rests between two. A rule may begin with both.
-//! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up, and
-//!   [`EngineHandle::retry_given_up`] all that was given up of a rule.
+//! - [`EngineHandle::pause`] and [`EngineHandle::resume`]: while a rule is paused, nothing of it starts.
+//!   Firings that run end normally. A rule may start paused ([`Rule::paused`]).
+//! - [`EngineHandle::begin_dry_run`] and [`EngineHandle::end_dry_run`]: in a dry run everything happens
+//!   except lock and callback, and what would fire is counted and listed. A rule may start in a dry run
+//!   ([`Rule::dry_run`]).
+//! - [`EngineHandle::set_rate_limit`] and [`EngineHandle::set_min_interval`]: how many firings of a rule may
+//!   start in a period, and how long an instance rests between two. A rule may start with both.
+//! - [`EngineHandle::fire_now`] fires an instance that waits, is idle or was given up.
+//!   [`EngineHandle::retry_given_up`] retries all instances of a rule that were given up.
 //!
 //! # Tracing
 //!
-//! Through the crate [`tracing`](https://docs.rs/tracing), spans with the target `etcd_rules` and the level
-//! `INFO`; `examples/traces.rs` exports them to OpenTelemetry.
+//! The engine makes spans through the crate [`tracing`](https://docs.rs/tracing), with the target
+//! `etcd_rules` and the level `INFO`. `examples/traces.rs` exports them to OpenTelemetry.
 //!
 //! | span | fields |
 //! |---|---|
@@ -109,31 +112,33 @@
 //! | `callback` in `firing`; what the callback logs is inside of it | `outcome`: `done`, `retry_after`, `gave_up`, `error`, `panic`, `timeout`, `cancelled` |
 //! | `commit` in `firing`: the transaction that ends it, with effects or not | `result`: `committed`, `fence_lost`, `unexpected`, `backed_off`, `refused`, `failed`; `revision` at which it took effect |
 //!
-//! Spans of what failed have `otel.status_code` = `ERROR`. What a callback spawns is outside of its span, unless
-//! it takes the span along.
+//! Spans of failures have `otel.status_code` = `ERROR`. A task that a callback spawns is outside of its span,
+//! unless the callback passes the span on.
 //!
-//! Lines of the log have constant messages and fields: `engine`, `rule`, `instance` (if it may be revealed),
-//! `error`, `suppressed` and others. From `INFO` on they tell changes of state, and failures of callbacks,
-//! commits and comparisons: of each kind and rule ten at once, then one a second; `suppressed` says how many
-//! were left out since the last. No line and no span tells a key or a value, unless [`Reveal`] allows it.
+//! Log lines have constant messages. What varies is in fields: `engine`, `rule`, `instance` (if it may be
+//! revealed), `error`, `suppressed` and others. At `INFO` and above they report changes of state, and
+//! failures of callbacks, commits and comparisons. For each kind of failure and each rule there are ten lines
+//! at once, and then one a second. `suppressed` says how many were left out since the last line. No line and
+//! no span shows a key or a value, unless [`Reveal`] allows it.
 //!
 //! # Guarantees and their limits
 //!
-//! - Effects of a commit take effect together, at most once, and only while the lock is held. Everything else
-//!   that a callback does happens at least once.
+//! - The effects of a commit take place together, at most once, and only while the lock is held. Everything
+//!   else that a callback does happens at least once.
 //! - The engine's own threads (`etcd-rules-main`, `-watch`, `-lease`, `-core` and so on) keep leases and
-//!   watches going while the application's runtime is blocked. Callbacks need that runtime: without it none
-//!   starts, and none can be dropped.
-//! - Of several endpoints the engine uses one at a time, and moves on when that does not answer. What was
-//!   under way is sent again; a callback notices only if the lease could not be renewed meanwhile.
-//! - If a part of the engine panics, callbacks are cancelled and all parts start again from a new snapshot.
+//!   watches going while the application's runtime is blocked. Callbacks need that runtime. While it is
+//!   blocked, none starts, and none can be dropped.
+//! - The engine uses one of several endpoints at a time, and moves to another when it doesn't answer.
+//!   Requests that were in flight are sent again. A callback notices this only if the lease could not be
+//!   renewed meanwhile.
+//! - If a part of the engine panics, callbacks are cancelled, and all parts start again from a new snapshot.
 //!   After more than five panics within a minute the engine has [failed](Health::Failed).
 //! - `README.md` lists what the engine can't do.
 //!
 //! # More
 //!
-//! A switch that all instances share, a lock that two rules share, delays, give-up, backoff, and a rule
-//! without a lock:
+//! This example has a switch that all instances share, a lock that two rules share, delays, give-up, backoff,
+//! and a rule without a lock:
 //!
 //! ```no_run
 //! use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Rule, key};
@@ -191,7 +196,7 @@
 //! # }
 //! ```
 
-// The futures of requests are moved about; those of the application's own are its affair.
+// The futures of requests are moved often, so they should be small. Those of tests don't matter.
 #![cfg_attr(not(test), warn(clippy::large_futures))]
 
 #[cfg(feature = "bench")]
@@ -236,7 +241,7 @@ mod value;
 mod watch;
 mod watch_cell;
 
-/// The code in the guides is compiled, and run where it can be.
+/// The code in the guides is compiled, and run where possible.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
 mod guides {}

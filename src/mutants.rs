@@ -1,9 +1,9 @@
-//! Promises that the simulation breaks on purpose, to see that its checker notices. In a build that is no test
-//! none can be broken, and the questions cost nothing.
+//! Mutants: promises that the simulation breaks on purpose, to see that its checker notices. They exist only
+//! in test builds. In other builds [`is_active`] is a constant `false`, so the checks cost nothing.
 
 macro_rules! mutants {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What can be broken.
+        /// A promise that can be broken.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Mutant {
             $($(#[$doc])* $name,)*
@@ -16,37 +16,37 @@ macro_rules! mutants {
 }
 
 mutants! {
-    /// A watch resumes where its last one ended; broken: from now.
+    /// A watch resumes where the last one ended. The mutant resumes from now.
     Resume,
-    /// A watch stands where the last change is that it was sent; broken: where the server stands.
+    /// The position of a watch is the last change it received. The mutant takes the server's revision.
     Position,
-    /// Revisions of a key only move forward.
+    /// The revision of a key only moves forward.
     Forward,
     /// Effects take place only while the lock is held.
     Fence,
-    /// A new snapshot tells of deletions.
+    /// A new snapshot reveals deletions.
     Deletions,
-    /// Who loses a lease is told.
+    /// Firings whose lease is lost are cancelled.
     LeaseLoss,
-    /// What changes while a callback runs makes it run again.
+    /// A change while a callback runs makes it run again.
     DirtyMark,
     /// A lock is taken only while the condition holds.
     Witness,
     /// A failure holds back all engines.
     Backoff,
-    /// Who waits for a lock is woken when it is free.
+    /// Engines that wait for a lock try again when it is released.
     Releases,
-    /// Older data voids all that is known.
+    /// When the store went back, everything in memory is discarded.
     Rewind,
-    /// A commit without a lock depends on what was shown.
+    /// A commit without a lock takes effect only if the keys are as they were shown.
     Expectations,
-    /// A lock that was taken without an answer is freed.
+    /// A lock is freed if the request that took it was never answered.
     Orphans,
-    /// What an engine held is freed at its end.
+    /// An engine that ends frees what it held.
     Revoke,
     /// A key does not expire before its TTL.
     KeyTtl,
-    /// No more firings at once than there are slots.
+    /// No more firings run at once than there are slots.
     Slots,
     /// Nothing of a paused rule starts.
     Pause,
@@ -74,7 +74,7 @@ mod switch {
         ACTIVE.get() == Some(mutant)
     }
 
-    /// Makes a mutant the active one on this thread, as long as `run` runs.
+    /// Runs `run` with this mutant active on the current thread.
     #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the simulation"))]
     pub(crate) fn with<T>(mutant: Option<Mutant>, run: impl FnOnce() -> T) -> T {
         ACTIVE.set(mutant);

@@ -1,7 +1,7 @@
 //! Key patterns such as `/servers/:id/state`: parse, match, format.
 //!
-//! A pattern is compared with the whole key, segment by segment; the segments of both are what `/` separates.
-//! Nothing here knows about etcd.
+//! A pattern is compared with the whole key, segment by segment. Segments are separated by `/`. Nothing here
+//! knows about etcd.
 
 mod attributes;
 mod error;
@@ -17,13 +17,15 @@ use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// A pattern of keys, in the syntax of the gin router. Cheap to clone; equal if the text is equal.
+/// A pattern of keys, in the syntax of the gin router. It is cheap to clone. Two patterns are equal if their
+/// texts are.
 ///
-/// - `:name` as a whole segment is an *attribute*: it matches exactly one segment that is not empty (it may
-///   contain `:`).
-/// - `*name` as the last segment matches the rest of the key, one character at least, slashes included.
-/// - Every other segment is literal, and so are `:` and `*` after a segment's first character.
-/// - The same attribute twice means that both places have the same text.
+/// - `:name` as a whole segment is an *attribute*. It matches exactly one segment, which must not be empty
+///   and may contain `:`.
+/// - `*name` as the last segment matches the rest of the key, slashes included. The rest has at least one
+///   character.
+/// - Every other segment is literal. `:` and `*` have no meaning after a segment's first character.
+/// - If an attribute occurs twice, both places must have the same text.
 /// - A leading `/` is part of the key: `servers/:id` matches `servers/7` but not `/servers/7`.
 ///
 /// Names consist of ASCII letters, digits, `_` and `-`. Keys that are not UTF-8 match no pattern.
@@ -51,15 +53,17 @@ struct Parsed {
     attributes: Box<[Arc<str>]>,
 }
 
-/// What stands between two slashes of a pattern. A leading `/` makes the first segment an empty literal, so
-/// that segments always correspond to `key.split('/')`.
+/// The part of a pattern between two slashes. A leading `/` makes the first segment an empty literal, so that
+/// segments always correspond to `key.split('/')`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Segment {
-    /// This very text.
+    /// Exactly this text.
     Literal(Box<str>),
-    /// One segment that is not empty: the attribute with this index in [`Pattern::attributes`].
+    /// One segment that is not empty. It is the value of the attribute with this index in
+    /// [`Pattern::attributes`].
     Attribute(usize),
-    /// The rest of the key, not empty, slashes included: the attribute with this index.
+    /// The rest of the key, slashes included. It is not empty, and is the value of the attribute with this
+    /// index.
     Rest(usize),
 }
 
@@ -67,7 +71,7 @@ pub(crate) enum Segment {
 pub(crate) type Captures<'k> = SmallVec<[&'k str; 4]>;
 
 impl Pattern {
-    /// Reads a pattern; the error names the pattern, the place and the remedy.
+    /// Parses a pattern. The error names the pattern, the position, and how to mend it.
     ///
     /// ```
     /// let error = etcd_rules::Pattern::parse("/servers//state").unwrap_err();
@@ -136,8 +140,8 @@ impl Pattern {
         &self.0.attributes
     }
 
-    /// The text before the first attribute, which all matching keys begin with; the whole text, and the only
-    /// matching key, if there is no attribute.
+    /// The text before the first attribute. All matching keys begin with it. Without attributes it is the
+    /// whole text, which is then the only matching key.
     ///
     /// ```
     /// let pattern = etcd_rules::Pattern::parse("/servers/:id/state").unwrap();
@@ -147,14 +151,14 @@ impl Pattern {
         &self.0.text[..self.0.prefix_len]
     }
 
-    /// The attributes that make this pattern the given key, or `None` if none do.
+    /// The attributes for which this pattern is the given key, or `None` if it doesn't match.
     pub fn matches(&self, key: &str) -> Option<Attributes> {
         let values = self.captures(key)?;
         Some(self.attributes().iter().cloned().zip(values).collect())
     }
 
-    /// As [`Pattern::matches`], values only, in the order of [`Pattern::attributes`]. Does not allocate for
-    /// up to four attributes.
+    /// Like [`Pattern::matches`], but returns only the values, in the order of [`Pattern::attributes`]. Up to
+    /// four attributes need no allocation.
     pub(crate) fn captures<'k>(&self, key: &'k str) -> Option<Captures<'k>> {
         if !key.starts_with(self.literal_prefix()) {
             return None;
@@ -182,10 +186,11 @@ impl Pattern {
         rest.is_none().then_some(values)
     }
 
-    /// The key that this pattern is under the given attributes; others than its own are ignored.
+    /// The key that this pattern becomes with the given attributes. Attributes that it doesn't have are
+    /// ignored.
     ///
-    /// The result always matches the pattern: a value that is empty, or has a slash where one segment is
-    /// wanted, is refused.
+    /// The result always matches the pattern. So a value must not be empty, and must not have a slash where
+    /// one segment is wanted.
     ///
     /// ```
     /// use etcd_rules::{Attributes, Pattern};
@@ -219,8 +224,8 @@ impl Pattern {
         Ok(key)
     }
 
-    /// Appends the key to `out`, from values that a pattern has matched: nothing is checked. The index given
-    /// to `values` is one into [`Pattern::attributes`].
+    /// Appends the key to `out`. The values come from a match, so they are not checked again. `values` is
+    /// called with indexes into [`Pattern::attributes`].
     pub(crate) fn write_key<'a>(&self, values: impl Fn(usize) -> &'a str, out: &mut String) {
         for (at, segment) in self.segments().iter().enumerate() {
             if at > 0 {
@@ -233,8 +238,8 @@ impl Pattern {
         }
     }
 
-    /// The pattern with the given attributes fixed: their values are literal text, whatever characters they
-    /// have. Attributes that are not given stay as they are.
+    /// The pattern with the given attributes replaced by their values. A value becomes literal text, whatever
+    /// characters it has. Other attributes stay as they are.
     pub(crate) fn fix(&self, fixed: &Attributes) -> Self {
         let mut attributes: Vec<Arc<str>> = Vec::new();
         let mut segments = Vec::new();

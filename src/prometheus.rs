@@ -1,4 +1,4 @@
-//! Installs the Prometheus exporter with buckets that fit (feature `prometheus`).
+//! Installs the Prometheus exporter with this crate's buckets (feature `prometheus`).
 
 use crate::error::EngineError;
 use crate::firing::BoxError;
@@ -7,18 +7,19 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Bounds for histograms that count, not measure time.
+/// Bounds for histograms of counts.
 const COUNTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
-/// Installs a recorder for the whole process that serves all metrics, the engine's and the application's
-/// own, under `http://ADDRESS/metrics`. Call it once, before an engine starts: what is recorded earlier is
-/// lost. It serves on the tokio runtime within which it is called, and outside of one on a thread of its own.
+/// Installs a recorder for the whole process. It serves all metrics, the engine's and the application's own,
+/// under `http://ADDRESS/metrics`. Call it once, before an engine starts, because metrics that are recorded
+/// earlier are lost. It serves on the tokio runtime from which it is called. Outside of a runtime it starts a
+/// thread.
 ///
-/// The buckets are those of [`metrics::BUCKETS`](crate::metrics::BUCKETS). Needs the feature `prometheus`;
-/// with another exporter, install that, set the buckets, and call
+/// The buckets are those of [`metrics::BUCKETS`](crate::metrics::BUCKETS). This function needs the feature
+/// `prometheus`. If you use another exporter, install it, set the buckets, and call
 /// [`metrics::describe`](crate::metrics::describe).
 ///
-/// Listens where it is told: give `127.0.0.1` unless others are to see the figures.
+/// It listens on exactly this address. Use `127.0.0.1` unless other hosts may see the metrics.
 ///
 /// # Errors
 /// [`EngineError::Setup`] if a recorder is installed already or the address can't be listened on.
@@ -35,13 +36,13 @@ pub fn install_prometheus(address: SocketAddr) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// How often what was recorded is summed up, so that it takes no more memory if nobody scrapes.
+/// How often the recorder sums up its samples, so that they don't take ever more memory if nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// Installs a recorder for the whole process that serves nothing by itself. The function that is returned
-/// renders all metrics as text, for a server of the application's own, or for `http::Endpoint`, with the
-/// feature `http`. Otherwise as [`install_prometheus`]. A thread of its own, `etcd-rules-prom`, keeps the
-/// recorder small, for as long as the process lives.
+/// Installs a recorder for the whole process that serves nothing by itself. The returned function renders all
+/// metrics as text, for a server of your own, or for `http::Endpoint` (feature `http`). Otherwise it is like
+/// [`install_prometheus`]. A thread named `etcd-rules-prom` keeps the recorder small for as long as the
+/// process lives.
 ///
 /// # Errors
 /// [`EngineError::Setup`] if a recorder is installed already or the thread can't be made.
@@ -72,7 +73,7 @@ fn failed(error: impl Into<BoxError>) -> EngineError {
     EngineError::Setup { what: "the metrics exporter".into(), source: error.into() }
 }
 
-/// With the buckets of this crate.
+/// An exporter with the buckets of this crate.
 pub(crate) fn builder() -> Result<PrometheusBuilder, EngineError> {
     let mut builder = PrometheusBuilder::new().set_buckets(BUCKETS).map_err(failed)?;
     for metric in METRICS.iter().filter(|metric| metric.name.ends_with("_entries")) {

@@ -1,13 +1,15 @@
-//! How the property tests of this crate run: number of cases, seed, and how to repeat a failure.
+//! Runs the property tests of this crate, with a number of cases and a seed, and tells how to repeat a
+//! failure.
 //!
-//! Nothing is written to disk. A failure prints its smallest input, which belongs in a table test once
-//! understood, and the seed: `PROPTEST_RNG_SEED=<seed> cargo test <name>` repeats the whole run, case by
-//! case. `PROPTEST_CASES=<n>` asks for more cases than a test has by itself.
+//! Nothing is written to disk. A failure prints its smallest input and the seed. Once it is understood, the
+//! input belongs into a table test. `PROPTEST_RNG_SEED=<seed> cargo test <name>` repeats the whole run, case
+//! by case. `PROPTEST_CASES=<n>` runs more cases than a test does by default.
 
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngSeed, TestCaseResult, TestRunner};
 
-/// Runs `test` on at least `cases` inputs, and panics on the first one that fails, made as small as possible.
+/// Runs `test` on at least `cases` inputs. It panics on the first that fails, reduced to the smallest such
+/// input.
 pub(crate) fn check<S: Strategy>(cases: u32, inputs: &S, test: impl Fn(S::Value) -> TestCaseResult) {
     let default = Config::default();
     let seed = match default.rng_seed {

@@ -6,7 +6,8 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// The value of an etcd key: any bytes, cheap to clone (clones of long ones share the memory).
+/// The value of an etcd key: any bytes. It is cheap to clone, because clones of long values share their
+/// memory.
 ///
 /// ```
 /// use etcd_rules::Value;
@@ -18,15 +19,15 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Value(Content);
 
-/// Most values are words and numbers: those lie where they are used, so that to take one up, or to replace it, does
-/// not lead to another place in memory.
+/// Most values are short words and numbers. They are stored inline, so that reading or replacing one needs no
+/// access to another place in memory.
 #[derive(Clone)]
 enum Content {
     Short { length: u8, bytes: [u8; SHORT] },
     Long(Arc<[u8]>),
 }
 
-/// What fits beside the length in three words.
+/// The bytes that fit beside the length into three words.
 const SHORT: usize = 22;
 
 impl Value {
@@ -43,12 +44,12 @@ impl Value {
         std::str::from_utf8(self.as_bytes()).ok()
     }
 
-    /// The value as text; what is not UTF-8 is replaced by `U+FFFD`.
+    /// The value as text. Bytes that are not UTF-8 are replaced by `U+FFFD`.
     pub fn to_string_lossy(&self) -> Cow<'_, str> {
         String::from_utf8_lossy(self.as_bytes())
     }
 
-    /// The value parsed as text, for example as a number; `None` if it is not UTF-8 or does not parse.
+    /// Parses the value as text, for example as a number. `None` if it is not UTF-8 or doesn't parse.
     pub fn parse<T: std::str::FromStr>(&self) -> Option<T> {
         self.as_str()?.parse().ok()
     }
@@ -58,7 +59,7 @@ impl Value {
         self.as_bytes().len()
     }
 
-    /// True if the value has no bytes. A key with an empty value exists all the same.
+    /// True if the value has no bytes. A key with an empty value exists nevertheless.
     pub fn is_empty(&self) -> bool {
         self.as_bytes().is_empty()
     }
@@ -149,7 +150,7 @@ impl PartialEq<[u8]> for Value {
     }
 }
 
-/// Shows text as a quoted string and other bytes escaped; long values are cut.
+/// Shows the value as a quoted string, with bytes that are not text escaped. Long values are cut.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 128;
@@ -162,7 +163,7 @@ impl fmt::Debug for Value {
     }
 }
 
-/// Shows the text; what is not UTF-8 is replaced by `U+FFFD`.
+/// Shows the text. Bytes that are not UTF-8 are replaced by `U+FFFD`.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_string_lossy())

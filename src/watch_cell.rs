@@ -1,10 +1,11 @@
-//! A value of which everybody wants the latest. Unlike tokio's `watch`, which picks at random whom to wake
-//! first, it wakes those who wait in the order in which they began to: a simulation must repeat.
+//! A cell with a value that others wait for. Readers see only the latest value. Tokio's `watch` wakes its
+//! waiters in random order. This cell wakes them in the order in which they began to wait, so that a
+//! simulation can be repeated.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// Begins with a value that counts as seen.
+/// Makes a cell. The first value counts as seen.
 pub(crate) fn watch_cell<T>(value: T) -> (WatchCellSender<T>, WatchCell<T>) {
     let state = Mutex::new(State { value, version: 0, ended: false });
     let shared = Arc::new(Shared { state, changed: Notify::new() });
@@ -30,7 +31,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// The one who sets the value. When it is dropped, nobody waits any longer.
+/// Sets the value. When it is dropped, all waiting ends.
 #[derive(Debug)]
 pub(crate) struct WatchCellSender<T>(Arc<Shared<T>>);
 
@@ -43,7 +44,7 @@ impl<T> WatchCellSender<T> {
         self.0.changed.notify_waiters();
     }
 
-    /// A reader for which the value as it is counts as seen.
+    /// A new reader. For it, the current value counts as seen.
     #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
     pub(crate) fn subscribe(&self) -> WatchCell<T> {
         let seen = self.0.lock().version;
@@ -58,7 +59,7 @@ impl<T> Drop for WatchCellSender<T> {
     }
 }
 
-/// A reader.
+/// Reads the value, and waits for new ones.
 #[derive(Debug)]
 pub(crate) struct WatchCell<T> {
     shared: Arc<Shared<T>>,
@@ -76,16 +77,16 @@ impl<T: Clone> WatchCell<T> {
         self.shared.lock().value.clone()
     }
 
-    /// The value as it is counts as seen.
+    /// Counts the current value as seen.
     #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
     pub(crate) fn mark_seen(&mut self) {
         self.seen = self.shared.lock().version;
     }
 
-    /// Waits for a value that was not seen. False if there will be none.
+    /// Waits for a value that was not seen. False if there will be no more.
     pub(crate) async fn changed(&mut self) -> bool {
         loop {
-            // Before the look, so that no change comes in between.
+            // This comes before the check, so that no change is missed in between.
             let notified = self.shared.changed.notified();
             {
                 let state = self.shared.lock();
@@ -103,7 +104,7 @@ impl<T: Clone> WatchCell<T> {
         }
     }
 
-    /// Waits for a value of a kind. `None` if there will be none.
+    /// Waits for a value that `wanted` accepts. `None` if there will be none.
     pub(crate) async fn wait_for(&mut self, mut wanted: impl FnMut(&T) -> bool) -> Option<T> {
         loop {
             let (value, version, ended) = {
@@ -155,14 +156,14 @@ mod tests {
         static BETWEEN: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
     }
 
-    /// What another thread does after a reader has looked, and before it waits.
+    /// Runs between a reader's check and its wait, in the place of another thread.
     pub(super) fn between() {
         if let Some(happens) = BETWEEN.take() {
             happens();
         }
     }
 
-    /// The moment is far too short for threads to meet in it by chance.
+    /// The moment is far too short to be hit by chance, so the test acts in it.
     #[test]
     fn what_happens_between_the_look_and_the_wait_is_not_slept_through() {
         let (setter, mut reader) = watch_cell(0);

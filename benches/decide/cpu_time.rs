@@ -1,4 +1,4 @@
-//! The CPU time of this thread, for Criterion: what other programs do meanwhile counts for less.
+//! Measures the CPU time of this thread, for Criterion, so that other programs disturb the result less.
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use nix::time::{ClockId, clock_gettime};

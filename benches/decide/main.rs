@@ -1,4 +1,5 @@
-//! Events a second through pattern match, index and evaluation, in memory, on one thread, by that thread's CPU time.
+//! Measures how many events a second pass through pattern matching, index and evaluation. It is done in
+//! memory, on one thread, by that thread's CPU time.
 //!
 //! `cargo bench -p benches --bench decide [-- FILTER] [--json FILE]`. Beside each: what a plain hash map
 //! needs to take the same keys and values.
@@ -18,14 +19,14 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::Duration;
 
-/// Events handed over at once, as by a busy watch.
+/// Events in a batch, as a busy watch delivers them.
 const BATCH: usize = 256;
 
 const KEYS: [(usize, &str); 3] = [(1_000, "1k"), (100_000, "100k"), (1_000_000, "1M")];
 const RULES: [usize; 3] = [10, 1_000, 10_000];
 const LEAVES: [usize; 3] = [2, 5, 20];
 
-/// Visits the keys in an order that no cache foresees.
+/// Visits the keys in an order that no prefetcher can predict.
 struct Walk {
     at: usize,
     keys: usize,
@@ -33,7 +34,8 @@ struct Walk {
 
 impl Walk {
     fn next(&mut self) -> usize {
-        // A prime, so that every key is visited; far from the last one.
+        // The step is a prime, so that every key is visited, and large, so that the next key is far from the
+        // last.
         self.at = (self.at + 7_368_787) % self.keys;
         self.at
     }
@@ -52,7 +54,8 @@ fn main() {
     for (keys, shown) in KEYS {
         for rules in RULES {
             for leaves in LEAVES {
-                // The number of leaves matters to what is decided, not to how the keys are found.
+                // The number of leaves affects decisions, and not how keys are found. So it isn't varied with
+                // every number of rules.
                 if leaves != 2 && rules != 1_000 {
                     continue;
                 }
@@ -83,7 +86,7 @@ fn main() {
     }
 }
 
-/// A key that exists is put again, with another value.
+/// Puts keys that exist again, with other values.
 fn known(criterion: &mut Criterion<CpuTime>, name: &str, keys: usize, rules: usize, leaves: usize) {
     let mut decider = Decider::new(&rules::engine(rules, leaves));
     decider.snapshot((0..keys).map(|n| (rules::item(n, rules), rules::value(n))));
@@ -102,7 +105,7 @@ fn known(criterion: &mut Criterion<CpuTime>, name: &str, keys: usize, rules: usi
     group.finish();
 }
 
-/// Keys that did not exist: matched against the patterns, each with an instance of its own.
+/// Puts new keys. Each is matched against the patterns and makes a new instance.
 fn new(criterion: &mut Criterion<CpuTime>, name: &str, keys: usize, rules: usize) {
     let mut decider = Decider::new(&rules::engine(rules, 2));
     decider.snapshot((0..keys).map(|n| (rules::item(n, rules), rules::value(n))));
@@ -145,7 +148,7 @@ fn plain(criterion: &mut Criterion<CpuTime>, name: &str, keys: usize) {
     group.finish();
 }
 
-/// From what Criterion wrote down.
+/// Reads the results that Criterion saved.
 fn rows(names: &[String]) -> Vec<Row> {
     let nanos = |name: &str| {
         let text = std::fs::read(format!("target/criterion/decide/{name}/new/estimates.json")).ok()?;

@@ -1,5 +1,5 @@
-//! The side that is measured, as a process of its own: this program again, or the peer's, told what to do by its
-//! arguments and its standard input, answering with lines of JSON.
+//! Runs the side that is measured in a process of its own. That is this program again, or the peer's. It gets
+//! its work by arguments and standard input, and answers with lines of JSON.
 
 use crate::spec::{Outcome, Ready, Side, Spec};
 use crate::{engine, floor};
@@ -14,18 +14,18 @@ use tokio::time::timeout;
 /// How long a child may take to get ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The same of the peer, which rests after every key that it finds.
+/// The same for the peer, which pauses after every key that it finds.
 const PATIENCE_WITH_PEER: Duration = Duration::from_secs(3600);
 
 const CHILD: &str = "--child";
 
-/// What this process is to do, if it is a child.
+/// The work of this process, if it is a child.
 pub fn spec() -> Option<Spec> {
     let mut arguments = std::env::args().skip_while(|argument| argument != CHILD).skip(1);
     arguments.next().map(|spec| serde_json::from_str(&spec).expect("a specification"))
 }
 
-/// A child does its work until its standard input ends.
+/// Runs the work of a child until its standard input ends.
 pub async fn run(spec: Spec) {
     let outcome = match spec.side {
         Side::Engine => engine::run(spec, said, asked_to_end).await,
@@ -52,7 +52,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Starts it and waits until it is ready; `peer` is the peer's program.
+    /// Starts a child and waits until it is ready. `peer` is the peer's program.
     pub async fn start(spec: &Spec, peer: Option<&Path>) -> (Self, Ready) {
         let program = match spec.side {
             Side::Peer(_) => peer.expect("the peer's program, with `--peer`").to_owned(),
@@ -80,7 +80,7 @@ impl Child {
         self.process.id().expect("it runs")
     }
 
-    /// Ends it in order.
+    /// Lets it end by itself.
     pub async fn end(mut self) -> Outcome {
         if let Some(mut stdin) = self.stdin.take() {
             stdin.flush().await.expect("a pipe");
@@ -102,7 +102,7 @@ pub fn cpu(pid: u32) -> Duration {
     Duration::from_millis((ticks(11) + ticks(12)) * 10)
 }
 
-/// The most memory that a process has had, in bytes.
+/// The peak memory of a process, in bytes.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");

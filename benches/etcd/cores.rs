@@ -3,7 +3,7 @@
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// While it lives, this process, and those that it starts, leave the first core to the server.
+/// While it exists, this process and those that it starts leave the first core to the server.
 pub struct CorePinning(());
 
 impl CorePinning {
@@ -22,14 +22,15 @@ impl Drop for CorePinning {
     }
 }
 
-/// Of the machine, whatever this process may use now.
+/// The number of cores of the machine, whichever of them this process may use now.
 fn cores() -> usize {
     let online = std::fs::read_to_string("/sys/devices/system/cpu/online").expect("Linux tells it");
     let last = online.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<usize>().ok());
     last.expect("a number") + 1
 }
 
-/// All threads that the process has; those that it makes later do as those that make them.
+/// Restricts all threads of the process to these cores. Threads inherit this from the thread that starts
+/// them.
 fn keep_to(process: u32, cores: std::ops::Range<usize>) {
     let mut set = CpuSet::new();
     for core in cores {
@@ -37,7 +38,7 @@ fn keep_to(process: u32, cores: std::ops::Range<usize>) {
     }
     for thread in std::fs::read_dir(format!("/proc/{process}/task")).expect("a process").flatten() {
         let thread = thread.file_name().to_string_lossy().parse().expect("a number");
-        // It may have ended just now.
+        // This fails only if the thread has just ended.
         let _ = sched_setaffinity(Pid::from_raw(thread), &set);
     }
 }

@@ -1,4 +1,4 @@
-//! The engine's side of each work.
+//! The engine's side of each kind of work.
 
 use crate::clock::{self, Summary};
 use crate::recorder::BenchRecorder;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// Firings at once where throughput is measured: as many as four requests of 64 transactions carry, for
-/// locks and for commits.
+/// Firings at once where throughput is measured. They fill four requests of 64 transactions with locks, and
+/// four with commits.
 const SLOTS: usize = 512;
 
-/// Times in nanoseconds, noted by callbacks and comparisons.
+/// Times in nanoseconds, recorded by callbacks and comparisons.
 type Times = Arc<Mutex<Vec<u64>>>;
 
 pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Ended {
@@ -97,7 +97,7 @@ fn items() -> Rule {
         .run(|_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) })
 }
 
-/// Whatever is `new` becomes `done`, under a condition.
+/// Turns jobs that are `new` into `done`, if a condition holds.
 fn jobs_rule(lock: Lock, go: Option<Condition>) -> Rule {
     let new = key("/jobs/:id").equals("new");
     let rule = Rule::new("job").concurrency(SLOTS).when(go.map_or(new.clone(), |go| go & new));
@@ -107,7 +107,7 @@ fn jobs_rule(lock: Lock, go: Option<Condition>) -> Rule {
     )
 }
 
-/// The same of other jobs, many of which share a lock.
+/// The same for other jobs, many of which share a lock.
 fn contend(go: &Condition) -> Rule {
     let new = key("/contended/:group/:id").equals("new");
     Rule::new("contended").when(go.clone() & new).lock("/:group").run(|firing: Firing| async move {
@@ -115,7 +115,7 @@ fn contend(go: &Condition) -> Rule {
     })
 }
 
-/// A comparison that notes how old the change is that it sees, and is never true.
+/// A comparison that records the age of the change that it sees, and is never true.
 fn lag(times: &Times) -> Rule {
     let times = times.clone();
     let condition = key("/load/:id/hot").compare("notes the lag", move |value| {

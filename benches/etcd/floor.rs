@@ -1,4 +1,5 @@
-//! The bare client's side of each work: the same etcd operations, batched alike, and nothing else.
+//! The bare client's side of each kind of work: the same etcd operations, batched in the same way, and
+//! nothing else.
 
 use crate::clock::{self, Summary};
 use crate::load;
@@ -15,11 +16,11 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Transactions in a request, and requests in flight: as the engine's own.
+/// Transactions in a request, and requests in flight. They are the engine's own numbers.
 const BATCH: usize = 64;
 const IN_FLIGHT: usize = 4;
 
-/// What is written into a lock, as long as what the engine writes.
+/// The value of a lock. It is as long as the engine's.
 const HOLDER: &str = r#"{"engine":"bench","nonce":12345678901234567890,"since":1700000000000}"#;
 
 pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn() -> E) -> Outcome {
@@ -33,7 +34,7 @@ pub async fn run<E: Future<Output = ()>>(spec: Spec, ready: fn(Ready), end: fn()
             tokio::spawn(latency(client, stream, lease, times.clone()));
             let mut reading = JoinSet::new();
             if let Some(interval) = options.crawl {
-                // Over a connection of its own, as an engine's.
+                // It has a connection of its own, as in an engine.
                 let reader = connect(&spec.endpoint).await;
                 reading.spawn(crawl(reader, Duration::from_millis(interval), crawls.clone()));
             }
@@ -97,7 +98,7 @@ async fn watch(client: &Client, prefix: &str) -> WatchStream {
     watch.watch(prefix, Some(WatchOptions::new().with_prefix())).await.expect("a watch")
 }
 
-/// One transaction an event, at once.
+/// Sends one transaction for each event, at once.
 async fn latency(client: Client, mut stream: WatchStream, lease: i64, times: Arc<Mutex<Vec<u64>>>) {
     while let Ok(Some(response)) = stream.message().await {
         for event in response.events().iter().filter(|event| event.event_type() == EventType::Put) {
@@ -171,7 +172,7 @@ async fn burst(client: &Client, jobs: Vec<(String, i64)>, lock: Lock, lease: i64
     }
 }
 
-/// What has come while the requests before it were out goes with the next.
+/// Events that come while requests are in flight go with the next request.
 fn stream_lanes(client: &Client, mut stream: WatchStream, lock: Lock, lease: i64) -> JoinSet<()> {
     let (came, queue) = tokio::sync::mpsc::channel(65_536);
     let queue = Arc::new(tokio::sync::Mutex::new(queue));
@@ -199,7 +200,7 @@ fn stream_lanes(client: &Client, mut stream: WatchStream, lock: Lock, lease: i64
     lanes
 }
 
-/// Has the effect of some jobs take place, in one request or two.
+/// Commits the effects of some jobs, in one request or two.
 async fn fire(kv: &mut KvClient, jobs: &[(String, i64)], lock: Lock, lease: i64, switch: Option<i64>) {
     let effect = |key: &str| TxnOp::put(key, "done", None);
     let txns: Vec<TxnOp> = match lock {
@@ -250,7 +251,8 @@ async fn lag(mut stream: WatchStream, times: Arc<Mutex<Vec<u64>>>) {
     }
 }
 
-/// Everything below `/items/` at one revision, in 256 ranges, four at a time. The split points are known.
+/// Reads everything below `/items/` at one revision, in 256 ranges, four at a time. The split points are
+/// known.
 async fn read(client: &Client) -> usize {
     const RANGES: usize = 256;
     let kv = || client.kv_client().max_decoding_message_size(usize::MAX >> 1);

@@ -1,4 +1,4 @@
-//! What puts load on a server, and what sees its effects.
+//! Puts load on a server, and observes the effects.
 
 use crate::clock;
 use etcd_client::{Client, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
@@ -11,13 +11,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Puts `/jobs/<n>` at a rate, whatever the server makes of it; each value is the time before its put.
-/// Returns how many.
+/// Puts `/jobs/<n>` at a fixed rate, without waiting for the server to keep up. Each value is the time before
+/// its put. Returns how many were put.
 pub async fn jobs(client: &Client, rate: u64, length: Duration) -> usize {
     jobs_of(client, rate, length, |n| n as usize).await
 }
 
-/// The same of jobs that are put more than once.
+/// The same for jobs that are put more than once.
 pub async fn jobs_of(
     client: &Client,
     rate: u64,
@@ -31,9 +31,10 @@ pub async fn jobs_of(
     .await
 }
 
-/// Numbers below some limit, small ones more often: number n in proportion to 1 / (n + 1)^exponent.
+/// Random numbers below a limit, small ones more often. The probability of n is proportional to 1 / (n +
+/// 1)^exponent.
 pub struct Zipf {
-    /// Up to each, the sum of the shares.
+    /// The cumulative probabilities.
     sums: Vec<f64>,
     random: SmallRng,
 }
@@ -89,7 +90,7 @@ where
     all as usize
 }
 
-/// Puts many keys quickly, 120 in a transaction. Returns how many transactions.
+/// Puts many keys quickly, 120 in a transaction. Returns the number of transactions.
 pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, String)) -> usize {
     const TXN: usize = 120;
     let free = Arc::new(Semaphore::new(6));
@@ -113,22 +114,22 @@ pub async fn fill(client: &Client, count: usize, key: fn(usize) -> (String, Stri
     count.div_ceil(TXN)
 }
 
-/// A million items and the like: keys that exist.
+/// Key number `n` of the items, which exist but never change.
 pub fn item(n: usize) -> (String, String) {
     (format!("/items/item-{n:08}"), format!("idle-{n:010}"))
 }
 
-/// How changes are put when as many as possible are.
+/// How a flood of changes is put.
 #[derive(Clone, Copy, Debug)]
 pub enum Flood {
-    /// So many single puts in flight.
+    /// This many single puts in flight.
     Puts(usize),
-    /// Transactions of so many keys, four in flight.
+    /// Transactions of this many keys, four in flight.
     Txns(usize),
 }
 
-/// Floods `/load/<n>/…` for a time. One key in `every` is hot; values are the time before the put.
-/// Returns keys a second.
+/// Floods `/load/<n>/…` for some time. One key in `every` is hot. Values are the time before the put. Returns
+/// the keys per second.
 pub async fn flood(client: &Client, flood: Flood, every: usize, length: Duration) -> f64 {
     let next = Arc::new(AtomicUsize::new(0));
     let (lanes, keys) = match flood {
@@ -144,7 +145,7 @@ pub async fn flood(client: &Client, flood: Flood, every: usize, length: Duration
                 let first = next.fetch_add(keys, Ordering::Relaxed);
                 let now = clock::now().to_string();
                 let key = |n: usize| {
-                    // Ten thousand keys, put again and again.
+                    // The same ten thousand keys are put again and again.
                     format!("/load/{}/{}", n % 10_000, if n.is_multiple_of(every) { "hot" } else { "cold" })
                 };
                 if keys == 1 {
@@ -162,17 +163,17 @@ pub async fn flood(client: &Client, flood: Flood, every: usize, length: Duration
     next.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64()
 }
 
-/// How long anything measured may take: something is broken then.
+/// If a measurement takes longer than this, something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Counts jobs that are done, as a bare watch tells.
+/// Counts the jobs that are done, by a bare watch.
 pub struct Observer {
     done: tokio::sync::watch::Receiver<usize>,
     watching: tokio::task::JoinHandle<()>,
 }
 
 impl Observer {
-    /// Those of `/jobs/`.
+    /// Observes the jobs below `/jobs/`.
     pub async fn start(client: &Client) -> Self {
         Self::of(client, "/jobs/").await
     }

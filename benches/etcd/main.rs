@@ -1,4 +1,5 @@
-//! The engine beside its floor, the bare client doing the same operations, on private etcd servers.
+//! Measures the engine beside its floor, on private etcd servers. The floor is the bare client doing the same
+//! operations.
 //!
 //! `cargo bench -p benches --bench etcd -- --help`. Server, load and observer, and the side that is measured are processes
 //! of their own; every round has a fresh server, and the rounds of both sides take turns.
@@ -29,16 +30,16 @@ use std::time::Duration;
 
 #[derive(Parser)]
 struct Options {
-    /// Only rows whose group begins with one of these: latency, throughput, lag, start,
-    /// crawl, loads, bursts, peer. Default: those that a goal is about, without the peer's.
+    /// Only rows whose group begins with one of these: latency, throughput, lag, start, crawl, loads, bursts,
+    /// peer. The default is the groups with a goal, without the peer's.
     groups: Vec<String>,
-    /// Also the rows that no goal is about.
+    /// Also the rows without a goal.
     #[arg(long)]
     full: bool,
-    /// The server: a name on the PATH, or a path.
+    /// The server program: a name on the PATH, or a path.
     #[arg(long, default_value = "etcd")]
     server: String,
-    /// One more flag of the server, such as `--backend-batch-limit=1000`; may be repeated.
+    /// One more flag of the server, such as `--backend-batch-limit=1000`. May be repeated.
     #[arg(long, allow_hyphen_values = true)]
     flag: Vec<String>,
     /// The peer's program, built from `benches/peers`: for the groups of the peer.
@@ -46,7 +47,7 @@ struct Options {
     peer: Option<PathBuf>,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Few keys, few jobs, short times: only whether everything runs is asked, the figures mean nothing.
+    /// Few keys, few jobs, short times. This only checks that everything runs; the figures mean nothing.
     #[arg(long)]
     quick: bool,
     /// Adds the rows to this file, relative to the project's folder.
@@ -55,12 +56,12 @@ struct Options {
     /// Added by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
-    /// Added by `cargo test`: only whether it runs is asked.
+    /// Added by `cargo test`, which only checks that it runs.
     #[arg(long, hide = true)]
     test: bool,
 }
 
-/// What every row needs.
+/// What all rows need.
 #[derive(Clone)]
 struct Bench {
     server: Server,
@@ -71,18 +72,18 @@ struct Bench {
 }
 
 impl Bench {
-    /// How many keys there are where there are many, and how that is shown.
+    /// The numbers of keys where there are many, with their names.
     fn many_keys(&self) -> Vec<(usize, &'static str)> {
         let all = [(100_000, "100k"), (1_000_000, "1M")];
         all.into_iter().filter(|(keys, _)| self.full || *keys == 1_000_000).collect()
     }
 
-    /// So many of something.
+    /// This many, or fewer in a quick run.
     fn many(&self, count: usize) -> usize {
         if self.quick { count / 50 } else { count }
     }
 
-    /// For so long.
+    /// This long, or shorter in a quick run.
     fn seconds(&self, seconds: u64) -> Duration {
         Duration::from_secs(if self.quick { seconds.min(2) } else { seconds })
     }
@@ -109,7 +110,7 @@ async fn run(options: Options) {
     let bench = Bench { server, peer, rounds, full, quick };
     let mut failed = Vec::new();
     for group in rows::groups(&options.groups, full) {
-        // One that fails leaves the others to be measured.
+        // If one group fails, the others are still measured.
         let measuring = tokio::spawn(rows::measure(bench.clone(), group));
         let Ok(rows) = measuring.await else {
             failed.push(group);

@@ -1,4 +1,4 @@
-//! Notes how long crawls took, and attempts to take a lock that took none, from the engine's metrics.
+//! Records from the engine's metrics how long crawls took, and how many attempts to take a lock failed.
 
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
@@ -23,12 +23,12 @@ impl BenchRecorder {
         metrics::set_global_recorder(self.clone()).expect("the first recorder");
     }
 
-    /// Seconds that each crawl took.
+    /// The duration of each crawl in seconds.
     pub fn crawls(&self) -> Vec<f64> {
         self.crawls.0.lock().expect("no panic").clone()
     }
 
-    /// Attempts to take a lock that took none.
+    /// The attempts to take a lock that failed.
     pub fn lost(&self) -> usize {
         self.lost.0.load(Ordering::Relaxed)
     }

@@ -17,16 +17,16 @@ use crate::spec::{Ready, Side, Spec, Work};
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// Those with a goal.
+/// The groups with a goal.
 const GOALS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
 
-/// The others.
+/// The other groups.
 const MORE: [&str; 2] = ["loads", "bursts"];
 
-/// Those that need the peer's program: only if they are named.
+/// The groups that need the peer's program. They run only if they are named.
 const PEER: [&str; 5] = ["peer-latency", "peer-throughput", "peer-loads", "peer-start", "peer-crawl"];
 
-/// Groups in their order: those that were named, or those with a goal, or all but the peer's.
+/// The groups to run, in order: those that were named, or those with a goal, or all but the peer's.
 pub fn groups(named: &[String], full: bool) -> Vec<&'static str> {
     let all = GOALS.into_iter().chain(MORE).chain(PEER);
     let wanted = |group: &&str| match named {
@@ -63,7 +63,7 @@ async fn child(bench: &Bench, server: &Running, side: Side, work: Work) -> (Chil
 
 /// A server with many items.
 async fn filled(bench: &Bench, keys: usize) -> Running {
-    /// For what etcd does with them afterwards.
+    /// Time for what etcd does with the keys afterwards.
     const SETTLE: Duration = Duration::from_secs(3);
     let server = bench.server.fresh().await;
     load::fill(&server.client, bench.many(keys), load::item).await;

@@ -1,4 +1,4 @@
-//! The servers: one with the same flags for every round, and what it counts.
+//! The etcd servers, which have the same flags in every round, and their counters.
 
 use crate::child::cpu;
 use crate::support::EtcdProcess;
@@ -21,7 +21,7 @@ impl Server {
         let output = output.unwrap_or_else(|error| panic!("{program} --version: {error}"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let version = text.lines().find_map(|line| line.strip_prefix("etcd Version: ")).unwrap_or("?");
-        // The private servers of the tests do without fsync where the program allows it.
+        // The private servers of the tests run without fsync if the program allows it.
         let label = format!("etcd {version} --unsafe-no-fsync {}", flags.join(" "));
         Self { label: label.trim().to_owned(), program, flags }
     }
@@ -60,7 +60,7 @@ impl Running {
         self.process.pid().expect("it runs")
     }
 
-    /// What it has done so far.
+    /// The counters of what it has done so far.
     pub async fn counters(&self) -> Counters {
         let text = scrape(&self.endpoint()).await;
         let mut sums: HashMap<&str, f64> = HashMap::new();
@@ -94,7 +94,7 @@ impl Running {
 pub struct Counters {
     /// Requests answered, streams not counted.
     pub requests: f64,
-    /// Those that read.
+    /// Requests that read.
     pub ranges: f64,
     pub puts: f64,
     pub deletes: f64,

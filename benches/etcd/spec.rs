@@ -1,4 +1,4 @@
-//! What a child process is to do.
+//! The work of a child process.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +18,7 @@ pub enum Side {
     Peer(Settings),
 }
 
-/// Those of the peer; its program says what they are.
+/// The settings of the peer. Its program says what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settings {
     Defaults,
@@ -27,14 +27,14 @@ pub enum Settings {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Work {
-    /// Whatever is put below `/jobs/` is taken with a lock, timed and deleted.
+    /// Whatever is put below `/jobs/` is locked, timed and deleted.
     Latency(Options),
-    /// `/jobs/<n>`, as many as are there and `new`, become `done` once there is `/go`. Beside them, if `contended`,
-    /// those of `/contended/<group>/<n>`, one a group at a time.
+    /// All jobs `/jobs/<n>` that are `new` become `done` once `/go` exists. With `contended`, so do those of
+    /// `/contended/<group>/<n>`, of which each group does one at a time.
     Burst { lock: Lock, jobs: usize, contended: bool },
-    /// `/jobs/<n>` become `done` as they come.
+    /// Jobs `/jobs/<n>` become `done` as they come.
     Stream { lock: Lock },
-    /// Times when changes of `/load/<n>/hot` are known.
+    /// Records when changes of `/load/<n>/hot` are known.
     Lag,
     /// Reads everything below `/items/`.
     Ready,
@@ -42,7 +42,7 @@ pub enum Work {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lock {
-    /// One an instance.
+    /// One lock for each instance.
     Own,
     None,
 }
@@ -52,29 +52,29 @@ pub enum Lock {
 pub struct Options {
     /// Milliseconds from the end of a crawl to the next.
     pub crawl: Option<u64>,
-    /// A second rule, over so much else: `/items/:id`, with the switch `/enabled`.
+    /// Adds a second rule over many other keys: `/items/:id`, with the switch `/enabled`.
     pub items: bool,
-    /// One callback in a hundred takes so many milliseconds, and is not timed.
+    /// One callback in a hundred takes this many milliseconds, and is not timed.
     pub slow: Option<u64>,
-    /// Jobs may change while they are done: then they are done again.
+    /// Jobs may change while they are being done, and then are done again.
     pub again: bool,
 }
 
-/// What a child says once it is ready.
+/// What a child reports when it is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ready {
     pub seconds: f64,
     pub keys: usize,
 }
 
-/// What a child says at its end.
+/// What a child reports at its end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     pub latency: crate::clock::Summary,
-    /// Seconds that each crawl took.
+    /// The duration of each crawl in seconds.
     pub crawls: Vec<f64>,
     /// Callbacks that were slow.
     pub slowed: usize,
-    /// Attempts to take a lock that took none.
+    /// The attempts to take a lock that failed.
     pub lost: usize,
 }

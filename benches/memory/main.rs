@@ -1,4 +1,5 @@
-//! Bytes a key and an instance, by a counting allocator, beside a plain hash map of the same keys and values.
+//! Measures the bytes of a key with its instance by a counting allocator, beside a plain hash map of the same
+//! keys and values.
 //!
 //! `cargo bench -p benches --bench memory [-- --json FILE]`
 
@@ -17,13 +18,13 @@ use std::collections::HashMap;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Bytes asked for and not given back.
+/// Bytes that are allocated now.
 fn live() -> usize {
     let stats = ALLOCATOR.stats();
     stats.bytes_allocated - stats.bytes_deallocated
 }
 
-/// What was made, and the bytes it takes.
+/// Makes something, and returns it with the bytes that it takes.
 fn weigh<T>(make: impl FnOnce() -> T) -> (T, f64) {
     let before = live();
     let made = make();
@@ -41,7 +42,7 @@ fn main() {
         let (mut decider, rules_alone) = weigh(|| Decider::new(&engine));
         let ((), ours) = weigh(|| {
             decider.snapshot(items());
-            // As after some time: every key was put again since.
+            // Put every key again, as happens over time.
             let again: Vec<(String, Value)> = items().collect();
             for chunk in again.chunks(1_000) {
                 let changes = decider

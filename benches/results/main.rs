@@ -1,5 +1,5 @@
-//! Draws measured rows: a table in Markdown on the terminal for each server, and a picture of those rows of the first
-//! one that have a goal.
+//! Shows measured rows: a Markdown table on the terminal for each server, and a picture of the rows with a
+//! goal for the first server.
 //!
 //! `cargo bench -p benches --bench results -- target/bench.json benches/results.svg`
 
@@ -16,7 +16,7 @@ fn main() {
     };
     let text = std::fs::read(json).unwrap_or_else(|error| panic!("{json}: {error}"));
     let rows: Vec<Row> = serde_json::from_slice(&text).expect("a list of rows");
-    // What needs no server stands with the first.
+    // Rows that need no server are shown with the first one.
     let needs_none = |row: &Row| row.server == "none";
     let mut servers: Vec<&str> = Vec::new();
     for row in rows.iter().filter(|row| !needs_none(row)) {
@@ -68,11 +68,12 @@ fn spread(spread: Option<(f64, f64)>) -> String {
     spread.map_or(String::new(), |(low, high)| format!(" ({} to {})", short(low), short(high)))
 }
 
-/// Each row with a floor and a goal as a bar: the engine's part of the floor, and a mark at the goal.
+/// Draws each row that has a floor and a goal as a bar: the engine relative to the floor, and a mark at the
+/// goal.
 fn picture<'r>(rows: impl Iterator<Item = &'r Row>) -> String {
     const LINE: usize = 26;
     const LEFT: f64 = 400.0;
-    /// Pixels of the floor itself.
+    /// The length of the floor in pixels.
     const FLOOR: f64 = 130.0;
     const MOST: f64 = 3.0;
     let drawn: Vec<(&Row, f64)> =

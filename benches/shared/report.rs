@@ -1,4 +1,4 @@
-//! What a benchmark reports: rows on the terminal, and in a JSON file that several benchmarks add to.
+//! The report of a benchmark: rows on the terminal, and in a JSON file to which several benchmarks add.
 
 #![allow(dead_code, unreachable_pub, reason = "every benchmark is a crate of its own and takes a part")]
 
@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 pub struct Row {
     pub name: String,
     pub ours: f64,
-    /// The same without the engine, measured in the same run.
+    /// The result of the floor, which is the same without the engine, measured in the same run.
     pub floor: Option<f64>,
     pub ratio: Option<f64>,
-    /// A bound on `ratio`, or on `ours` where there is no floor.
+    /// A bound on `ratio`, or on `ours` if there is no floor.
     pub goal: Option<String>,
     pub unit: String,
-    /// The server and its flags; "none" for what is in memory.
+    /// The server and its flags, or "none" for benchmarks in memory.
     pub server: String,
-    /// Least and greatest of the rounds.
+    /// The lowest and highest of the rounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ours_spread: Option<(f64, f64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,7 +26,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// Medians of rounds.
+    /// A row with the median of several rounds.
     pub fn new(name: impl Into<String>, unit: &str, server: &str, ours: &[f64]) -> Self {
         Self {
             name: name.into(),
@@ -54,7 +54,7 @@ impl Row {
         self
     }
 
-    /// Whether the goal is met; `None` without a goal.
+    /// Whether the goal is met. `None` if there is no goal.
     pub fn met(&self) -> Option<bool> {
         let goal = self.goal.as_deref()?;
         let is = self.ratio.unwrap_or(self.ours);
@@ -118,7 +118,7 @@ fn spread(values: &[f64]) -> Option<(f64, f64)> {
     (values.len() > 1).then_some((low, high))
 }
 
-/// Puts rows into the file, in place of those of the same name and server.
+/// Adds rows to the file. They replace rows of the same name and server.
 pub fn add(file: &Path, rows: &[Row]) {
     let mut all: Vec<Row> = match std::fs::read(file) {
         Ok(text) => serde_json::from_slice(&text).expect("a list of rows"),

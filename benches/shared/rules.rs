@@ -4,8 +4,8 @@
 
 use etcd_rules::{Condition, Engine, Error, Firing, Outcome, Rule, Value, key};
 
-/// `rules` rules of `leaves` leaves each, every one over keys of its own kind. The first leaf tests the key
-/// that exists; of the others, which are about absent keys, all hold.
+/// An engine with `rules` rules of `leaves` leaves each. Each rule has keys of its own kind. The first leaf
+/// tests a key that exists. The others are about absent keys, and hold.
 pub fn engine(rules: usize, leaves: usize) -> Engine {
     let rule = |number: usize| {
         let own = |what: &str| format!("/app/kind-{number:05}/items/:id/{what}");
@@ -20,7 +20,7 @@ pub fn engine(rules: usize, leaves: usize) -> Engine {
     Engine::builder("bench", ["127.0.0.1:1"]).rules((0..rules).map(rule)).build().expect("correct rules")
 }
 
-/// Key number `n`, dealt out to the rules in turn.
+/// Key number `n`. The keys are dealt out to the rules in turn.
 pub fn item(n: usize, rules: usize) -> String {
     format!("/app/kind-{:05}/items/item-{:08}/state", n % rules, n / rules)
 }

@@ -4,18 +4,18 @@ use crate::time::LONGEST;
 use rand::{Rng, RngExt};
 use std::time::Duration;
 
-/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, at most `max`, and of
-/// that ± 20 %, so that many instances which failed together don't return together.
+/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, but at most `max`. The
+/// delay varies by ± 20 %, so that instances which failed together don't all return together.
 ///
-/// A change of a key that the instance reads, by somebody else, cuts the wait to `base`. Other engines keep
-/// to the wait too: see [Several engines](crate#several-engines).
+/// When somebody else changes a key that the instance reads, the wait is cut to `base`. Other engines wait
+/// too: see [Several engines](crate#several-engines).
 ///
-/// `base` is also the first delay when something other than the callback failed (no lease, no answer, a lost
-/// lock), doubled up to 64 times that, and when a firing succeeded and left its condition true, doubled up
-/// to 5 seconds.
+/// `base` is also the first delay in two other cases. When something other than the callback failed (no
+/// lease, no answer, a lost lock), the delay doubles up to `64 × base`. When a firing succeeded and left its
+/// condition true, it doubles up to 5 seconds.
 ///
-/// Too short a `base` makes failing instances a load; too long a `max` leaves them alone for long after the
-/// cause is gone.
+/// With a short `base`, failing instances put load on etcd and on what the callback uses. With a long `max`,
+/// they stay idle for long after the cause is gone.
 ///
 /// ```
 /// use etcd_rules::Backoff;
@@ -30,8 +30,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The first delay, and the longest. `max` is raised to `base` if it is smaller, `base` to one
-    /// millisecond if it is shorter. No wait is longer than 365 days.
+    /// The first delay and the longest one. `base` is at least one millisecond, `max` is at least `base`, and
+    /// no wait is longer than 365 days.
     pub fn new(base: Duration, max: Duration) -> Self {
         let base = base.clamp(Duration::from_millis(1), LONGEST);
         Self { base, max: max.clamp(base, LONGEST) }
@@ -49,7 +49,7 @@ impl Backoff {
     }
 }
 
-/// 100 ms, doubled up to 5 minutes.
+/// 100 ms, doubling up to 5 minutes.
 impl Default for Backoff {
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(5 * 60))

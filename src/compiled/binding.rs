@@ -4,12 +4,12 @@ use smallvec::SmallVec;
 use std::fmt;
 use std::sync::Arc;
 
-/// The bytes of a binding that is not one yet.
+/// The bytes of a binding before it is allocated.
 pub(crate) type Packed = SmallVec<[u8; 128]>;
 
 /// Values in the order of their rule's attributes. Clones share the memory.
 ///
-/// Layout: the end offset of every value but the last, as `u32`, then the text of all values.
+/// Layout: the end offset of every value except the last, as `u32`, and then the text of all values.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Binding(Arc<[u8]>);
 
@@ -20,15 +20,15 @@ impl Binding {
         Self::of(&packed)
     }
 
-    /// What [`Binding::pack`] made.
+    /// A binding of the bytes that [`Binding::pack`] wrote.
     pub(crate) fn of(packed: &[u8]) -> Self {
         Self(packed.into())
     }
 
-    /// The bytes of a binding, to look for one that may exist.
+    /// Writes the bytes of a binding, which are enough to look for one that may exist.
     ///
-    /// Into a buffer of the caller's: to return one copies what was only just written, and such a copy waits until
-    /// all earlier writes have reached the cache, those of new keys among them.
+    /// They go into a buffer of the caller's. To return a buffer would copy bytes that have only just been
+    /// written, and such a copy waits until all earlier writes have reached the cache.
     pub(crate) fn pack<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone, packed: &mut Packed) {
         packed.clear();
         let count = values.len();
@@ -46,7 +46,7 @@ impl Binding {
         &self.0
     }
 
-    /// Value number `index` of `count`.
+    /// The value at `index`. `count` is the number of values.
     pub(crate) fn get(&self, index: usize, count: usize) -> &str {
         let text = (count.max(1) - 1) * 4;
         let offset = |i: usize| {

@@ -1,10 +1,10 @@
-//! What holds a rule back, as its rule or its operator wants it.
+//! The brakes of a rule, which its author or an operator sets: pause, dry run, rate limit and least interval.
 
 use super::{RateLimit, RuleError};
 use crate::time::LONGEST;
 use std::time::Duration;
 
-/// Every brake of a rule. Default: none.
+/// All brakes of a rule. By default it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Brake {
     pub(crate) paused: bool,
@@ -14,7 +14,7 @@ pub(crate) struct Brake {
 }
 
 impl Brake {
-    /// What makes no sense about it.
+    /// Settings that make no sense.
     pub(crate) fn mistakes(&self) -> impl Iterator<Item = RuleError> + use<> {
         let rate = self.rate_limit.and_then(|limit| limit.check().err());
         rate.into_iter().chain(self.min_interval.and_then(|interval| check_interval(interval).err()))

@@ -1,13 +1,13 @@
-//! Which values attributes may have in an engine: expansions, which put values into the patterns, and
-//! constraints, which limit what keys may bind.
+//! Which values attributes may have in an engine. Expansions put fixed values into the patterns. Constraints
+//! limit the values that keys may bind.
 
 use crate::pattern::{Attributes, Pattern, Segment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Combinations of expanded values that a rule may have: each is compiled, and takes memory and a place in
-/// the index.
+/// The most combinations of expanded values that a rule may have. Each combination is compiled, and takes
+/// memory and a place in the index.
 pub(crate) const MAX_EXPANSIONS: usize = 1000;
 
 /// The expansions and constraints of an engine, by attribute.
@@ -26,7 +26,7 @@ pub(crate) struct DomainMistake {
     pub(crate) reason: String,
 }
 
-/// How the values of an attribute begin: with this text, then one character of each set.
+/// How the values of an attribute must begin: with a text, followed by one character of each set.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Constraint {
     prefix: String,
@@ -40,8 +40,8 @@ impl Constraint {
         self.sets.iter().all(|set| rest.next().is_some_and(|c| set.contains(c)))
     }
 
-    /// How allowed values can begin, looking at the prefix and at most so many sets; `None` if there are
-    /// more than `max` ways.
+    /// All beginnings of allowed values, made from the prefix and at most `sets` sets. `None` if there are
+    /// more than `max`.
     pub(crate) fn beginnings(&self, sets: usize, max: usize) -> Option<Vec<String>> {
         let sets = &self.sets[..sets.min(self.sets.len())];
         let ways = sets.iter().try_fold(1usize, |ways, set| ways.checked_mul(set.chars().count()))?;
@@ -71,14 +71,14 @@ impl fmt::Display for Constraint {
 }
 
 impl Domains {
-    /// Fixes an attribute to these values, each once; an earlier call for it is replaced.
+    /// Fixes an attribute to these values, without duplicates. It replaces an earlier call for the attribute.
     pub(crate) fn expand(&mut self, attribute: String, values: impl IntoIterator<Item = String>) {
         let mut seen = BTreeSet::new();
         let values = values.into_iter().filter(|value| seen.insert(value.clone())).collect();
         self.expansions.insert(attribute, values);
     }
 
-    /// Limits an attribute; an earlier call for it is replaced.
+    /// Limits an attribute. It replaces an earlier call for the attribute.
     pub(crate) fn constrain(
         &mut self,
         attribute: String,
@@ -96,8 +96,8 @@ impl Domains {
         self.constraints.get(attribute)
     }
 
-    /// The combinations of values for those of the attributes that are expanded: one, without any, if none
-    /// is. The error is their number, if it is too large.
+    /// The combinations of values for the expanded ones among these attributes. If none is expanded, there is
+    /// one empty combination. If there are too many, the error is their number.
     pub(crate) fn combinations(&self, attributes: &[Arc<str>]) -> Result<Vec<Attributes>, usize> {
         let expanded: Vec<(&Arc<str>, &Vec<String>)> =
             attributes.iter().filter_map(|name| Some((name, self.expansions.get(&**name)?))).collect();
@@ -119,7 +119,7 @@ impl Domains {
         Ok(combinations)
     }
 
-    /// A pattern, an attribute and its expanded value that can't be one segment.
+    /// A pattern with an attribute whose expanded value can't be one segment.
     pub(crate) fn misfit<'a>(&'a self, slots: &'a [Pattern]) -> Option<(&'a Pattern, &'a str, &'a str)> {
         slots.iter().find_map(|pattern| {
             pattern.segments().iter().find_map(|segment| {
@@ -131,7 +131,7 @@ impl Domains {
         })
     }
 
-    /// What is wrong with them, whatever the rules; `used` are the attributes of all rules.
+    /// The mistakes in these options themselves. `used` holds the attributes of all rules.
     pub(crate) fn mistakes(&self, used: &BTreeSet<Arc<str>>) -> Vec<DomainMistake> {
         let mut mistakes = Vec::new();
         let mut wrong = |option: &'static str, attribute: &str, reason: &str| {

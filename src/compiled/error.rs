@@ -1,16 +1,16 @@
-//! What can be wrong with a rule.
+//! The mistakes that a rule can have.
 
 use crate::condition::ConditionError;
 use crate::pattern::PatternError;
 
-/// A mistake in a rule, told by [`EngineBuilder::build`](crate::EngineBuilder::build).
+/// A mistake in a rule, reported by [`EngineBuilder::build`](crate::EngineBuilder::build).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RuleError {
     /// The id is empty.
     #[error("the id is empty: give every rule a name that stays the same across versions")]
     EmptyId,
-    /// The id has more bytes (this many) than a label of a metric or a lock key should have.
+    /// The id has this many bytes, which is more than a metric label or a lock key should have.
     #[error("the id has {0} bytes: at most 200 are allowed")]
     LongId(usize),
     /// No condition was given.
@@ -32,12 +32,12 @@ pub enum RuleError {
     LockAttribute {
         /// The lock pattern.
         pattern: String,
-        /// The attribute nothing binds.
+        /// The attribute that nothing binds.
         attribute: String,
         /// The attributes that are bound.
         bound: String,
     },
-    /// No key of the rule binds all of its attributes, so that no key can imply an instance.
+    /// No key of the rule binds all of its attributes, so no key can imply an instance.
     #[error(
         "it can never fire: no pattern binds all of its attributes ({attributes}); the closest is `{closest}`, without {missing}: add a key that has all of them"
     )]
@@ -49,7 +49,7 @@ pub enum RuleError {
         /// What that pattern lacks.
         missing: String,
     },
-    /// The pattern is below a namespace of engines, whose keys match no pattern.
+    /// The pattern is below a namespace of engines. Keys there match no pattern.
     #[error(
         "it can never fire: the keys of `{pattern}` are below `{namespace}`, where engines keep their own"
     )]
@@ -74,7 +74,7 @@ pub enum RuleError {
         /// A pattern where it is the rest.
         rest: String,
     },
-    /// The condition is false whatever the keys hold.
+    /// The condition is always false.
     #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
     NeverTrue,
     /// The transaction that takes the lock would have more operations than etcd allows.
@@ -82,9 +82,9 @@ pub enum RuleError {
         "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
     )]
     TooManyKeys {
-        /// Distinct keys of the rule.
+        /// The number of distinct keys of the rule.
         keys: usize,
-        /// What fits.
+        /// The number of keys that fit.
         allowed: usize,
         /// The limit of the server, as configured.
         max_txn_ops: usize,
@@ -106,11 +106,11 @@ pub enum RuleError {
     TooManyExpansions {
         /// The product of the numbers of values.
         combinations: usize,
-        /// What is allowed.
+        /// The most that are allowed.
         allowed: usize,
     },
-    /// The namespace of a [poll](crate::Rule::poll) has not the attributes of the condition, so that
-    /// instances would share a delay, or the delay would name no instance.
+    /// The namespace of a [poll](crate::Rule::poll) doesn't have the attributes of the condition. Then
+    /// instances would share a delay, or a delay would belong to no instance.
     #[error(
         "the polling namespace `{namespace}` has the attributes {namespace_attributes}, and the condition {attributes}: give it the same, so that every instance has a delay of its own"
     )]
@@ -119,17 +119,17 @@ pub enum RuleError {
         namespace: String,
         /// Its attributes.
         namespace_attributes: String,
-        /// Those of the condition.
+        /// The attributes of the condition.
         attributes: String,
     },
-    /// A duration or number that makes no sense.
+    /// A duration or number is out of range.
     #[error("{option} is {value}: {reason}")]
     Option {
         /// The option.
         option: &'static str,
         /// Its value.
         value: String,
-        /// Why that can't be.
+        /// Why it is not allowed.
         reason: &'static str,
     },
 }

@@ -1,8 +1,8 @@
-//! Which compiled rules belong together: the combinations that an expansion makes of one rule.
+//! Lanes: the compiled rules that an expansion makes of one rule share a lane.
 
 use super::CompiledRule;
 
-/// The lane of each rule, and the limit of each lane: combinations of one rule share one.
+/// The lane of each compiled rule, and the limit of each lane. All combinations of one rule share a lane.
 pub(crate) fn lanes(rules: &[CompiledRule]) -> (Box<[u32]>, Vec<usize>) {
     let mut limits = Vec::new();
     let mut last = None;

@@ -1,5 +1,5 @@
-//! A rule as the engine uses it: slots, attributes, groups, lock names. With expanded attributes one rule becomes
-//! several of these, one for each combination of values, all with its id.
+//! A rule as the engine uses it: slots, attributes, groups, lock names. A rule with expanded attributes
+//! becomes several of these, one for each combination of values. All of them have its id.
 
 mod backoff;
 mod binding;
@@ -30,34 +30,34 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Slots that bind the same attributes, fewer than the rule has.
+/// A group kind: slots that bind the same attributes, but not all attributes of the rule.
 #[derive(Debug)]
 pub(crate) struct Kind {
-    /// Numbers of the bound attributes, in the rule's order.
+    /// The numbers of the bound attributes, in the rule's order.
     pub(crate) attributes: SmallVec<[u8; 4]>,
     pub(crate) slots: SmallVec<[Slot; 4]>,
-    /// Leaves that read nothing but these slots: their truth is cached.
+    /// Leaves that read only these slots. Their truth is cached.
     pub(crate) leaves: Vec<usize>,
-    /// Slots that are compared with slots outside: every change of their value counts.
+    /// Slots that a leaf compares with slots outside of this kind. Every change of their value counts.
     pub(crate) operands: Vec<Slot>,
 }
 
 pub(crate) struct CompiledRule {
     id: Arc<str>,
-    /// With the patterns as they were written.
+    /// The condition, with the patterns as they were written.
     condition: Compiled,
-    /// The condition, for people.
+    /// The condition as text, for people.
     text: Arc<str>,
     /// The patterns with the expanded attributes fixed.
     slots: Vec<Pattern>,
-    /// What keys bind: all attributes but the fixed ones.
+    /// The attributes that keys bind: all except the fixed ones.
     attributes: Vec<Arc<str>>,
     /// By attribute.
     constraints: Vec<Option<Arc<Constraint>>>,
     /// All attributes in the order of their first appearance, with the value if it is fixed.
     all: Vec<(Arc<str>, Option<String>)>,
     kinds: Vec<Kind>,
-    /// By slot: the group kind, `None` for binders.
+    /// The group kind of each slot. `None` for binders.
     roles: Vec<Option<u8>>,
     lock: Option<Pattern>,
     /// The slot of the key that delays the next poll, and for how long.
@@ -79,7 +79,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
 }
 
-/// What may stand unescaped in a part of a lock key: anything but what separates parts.
+/// The characters that are escaped in a part of a lock key, among them the separator of parts.
 const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 
 impl CompiledRule {
@@ -111,7 +111,7 @@ impl CompiledRule {
         &self.id
     }
 
-    /// Reads what deciding an instance will need, so that it is in the processor's cache by then.
+    /// Reads the memory that a decision needs, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self) -> u64 {
         u64::from(self.condition.touch()) ^ self.attributes.len() as u64 ^ self.slots.len() as u64
     }
@@ -134,7 +134,7 @@ impl CompiledRule {
         self.condition.slots.iter().position(|slot| slot.as_str() == written)
     }
 
-    /// The attributes that keys bind, in the order of a [`Binding`]: expanded ones are none of them.
+    /// The attributes that keys bind, in the order of a [`Binding`]. Expanded attributes are not among them.
     pub(crate) fn attributes(&self) -> &[Arc<str>] {
         &self.attributes
     }
@@ -143,7 +143,7 @@ impl CompiledRule {
         &self.kinds
     }
 
-    /// Other instances may have the same lock.
+    /// The rule has a lock pattern, so other instances may have the same lock.
     pub(crate) fn has_lock_pattern(&self) -> bool {
         self.lock.is_some()
     }
@@ -157,7 +157,7 @@ impl CompiledRule {
         self.delay
     }
 
-    /// How long what became true waits at least, and for how much longer at random.
+    /// How long an instance that became true waits before it fires, and the longest random addition to that.
     pub(crate) fn settle(&self) -> (Duration, Duration) {
         let (delay, jitter) = self.limits.settle;
         (delay.min(LONGEST), jitter.min(LONGEST))
@@ -171,8 +171,8 @@ impl CompiledRule {
         self.limits.concurrency
     }
 
-    /// The condition holds when no key exists at all, and there are attributes: an instance is
-    /// known only from the deletion of a key.
+    /// The rule has attributes, and its condition holds when no key exists. Such an instance is known only
+    /// from the deletion of a key.
     pub(crate) fn is_of_absences(&self) -> bool {
         let nothing = vec![None; self.slots().len()];
         !self.attributes.is_empty()
@@ -261,7 +261,7 @@ impl CompiledRule {
         self.values(binding).map(|(name, value)| (name.clone(), value)).collect()
     }
 
-    /// The binding for given attributes; `None` if one is missing.
+    /// The binding for the given attributes, or `None` if one is missing.
     pub(crate) fn binding_of(&self, attributes: &Attributes) -> Option<Binding> {
         let values: Vec<&str> =
             self.attributes.iter().map(|name| attributes.get(name)).collect::<Option<_>>()?;
@@ -287,7 +287,7 @@ impl CompiledRule {
         self.fixed().all(|(name, value)| attributes.get(name) == Some(value))
     }
 
-    /// An attribute whose value no key may bind, and why.
+    /// An attribute whose value violates its constraint.
     pub(crate) fn forbidden(&self, attributes: &Attributes) -> Option<(&Arc<str>, &Constraint)> {
         let constrained = self.attributes.iter().zip(&self.constraints);
         constrained
@@ -295,7 +295,8 @@ impl CompiledRule {
             .find(|(name, constraint)| attributes.get(name).is_some_and(|value| !constraint.allows(value)))
     }
 
-    /// The constraint of the first thing after a slot's literal prefix, if that is an attribute.
+    /// The constraint of the attribute that follows a slot's literal prefix, if one does and it is
+    /// constrained.
     pub(crate) fn constraint_behind(&self, slot: usize) -> Option<&Constraint> {
         let pattern = &self.slots[slot];
         let first = pattern.segments().iter().find_map(|segment| match segment {
@@ -306,7 +307,8 @@ impl CompiledRule {
         self.constraints[number].as_deref()
     }
 
-    /// Appends the key of an instance's lock. Values are percent-encoded, so that none can forge another's.
+    /// Appends the key of an instance's lock. Values are percent-encoded, so that no value can produce the
+    /// key of another instance.
     pub(crate) fn write_lock_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
         key.push_str(namespace);
         key.push_str("lock/");

@@ -1,9 +1,9 @@
-//! How a rule's callback is to be run, and what bounds the rule.
+//! Options of a rule, and the limits against which a rule is checked.
 
 use super::{Backoff, Brake};
 use std::time::Duration;
 
-/// Options of a rule; those that are `None` are the engine's.
+/// Options of a rule. If one is `None`, the engine's value counts.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) time_limit: Duration,
@@ -32,7 +32,7 @@ impl Default for Options {
     }
 }
 
-/// Bounds a rule is checked against.
+/// Limits against which a rule is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) max_txn_ops: usize,

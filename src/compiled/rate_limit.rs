@@ -1,16 +1,16 @@
-//! How many firings of a rule may start in a time.
+//! Rate limits: how many firings of a rule may start in a period.
 
 use super::RuleError;
 use crate::time::LONGEST;
 use std::fmt;
 use std::time::Duration;
 
-/// So many firings in a time; for [`Rule::rate_limit`](crate::Rule::rate_limit) and
+/// A number of firings in a period, for [`Rule::rate_limit`](crate::Rule::rate_limit) and
 /// [`EngineHandle::set_rate_limit`](crate::EngineHandle::set_rate_limit).
 ///
-/// `count` firings may start at once; after that one for each `per / count`. What was not used is saved up to
-/// those `count`. So in one `per` at most `2 × count - 1` can start (all that was saved, and those that follow
-/// one by one), and in the long run `count`.
+/// `count` firings may start at once. After that, one may start every `per / count`. Unused permits are
+/// saved, up to `count` of them. So at most `2 × count - 1` firings can start within one `per`: those that
+/// were saved, and those that follow one by one. In the long run `count` start in each `per`.
 ///
 /// ```
 /// use etcd_rules::RateLimit;
@@ -25,21 +25,21 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// At least 1, in more than zero and at most 365 days; something else is a mistake, which is reported where
-    /// the limit is used.
+    /// `count` is at least 1, and `per` is more than zero and at most 365 days. Anything else is a mistake,
+    /// which is reported where the limit is used.
     ///
-    /// Firings of a limit of more than a thousand a second start in small groups, one a millisecond: there a
-    /// `per` of some milliseconds or longer is needed to reach it.
+    /// With a limit above a thousand a second, firings start in small groups, one group each millisecond. To
+    /// reach such a limit, `per` must be several milliseconds or longer.
     pub const fn new(count: u32, per: Duration) -> Self {
         Self { count, per }
     }
 
-    /// How many.
+    /// The number of firings.
     pub const fn count(&self) -> u32 {
         self.count
     }
 
-    /// In which time.
+    /// The period.
     pub const fn per(&self) -> Duration {
         self.per
     }

@@ -5,16 +5,17 @@ use crate::condition::Slot;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// One use of a key pattern: as a slot of a rule.
+/// One use of a key pattern, as a slot of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
     pub(crate) rule: u32,
     pub(crate) slot: Slot,
-    /// `None`: binds all attributes of the rule (a binder). `Some(kind)`: binds those of a group kind.
+    /// `None` if it binds all attributes of the rule, as a binder does. `Some(kind)` if it binds those of a
+    /// group kind.
     pub(crate) group: Option<u8>,
     /// For each bound attribute, in the rule's order, the captured segment that holds its value.
     pub(crate) order: SmallVec<[u8; 4]>,
-    /// Captured segments that must be equal (an attribute named twice).
+    /// Pairs of captured segments that must be equal, because an attribute occurs twice.
     pub(crate) equal: SmallVec<[(u8, u8); 1]>,
     /// Captured segments whose values are constrained.
     pub(crate) limits: SmallVec<[(u8, Arc<Constraint>); 1]>,

@@ -1,4 +1,4 @@
-//! From the description to what is evaluated: patterns parsed and numbered, all mistakes collected.
+//! Compiles a condition: parses and numbers its patterns, and collects all mistakes.
 
 use super::evaluate::LeafNumber;
 use super::expr::{Condition, Expr};
@@ -10,14 +10,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// The number of a distinct key pattern of a condition, from 0, in order of first appearance.
+/// The number of a distinct key pattern in a condition. Slots count from 0, in the order of first appearance.
 pub(crate) type Slot = u8;
 
-/// How many distinct patterns a condition may have: as many operations as etcd allows a transaction.
+/// The most distinct patterns that a condition may have. It is etcd's default limit of operations in a
+/// transaction, because one transaction checks them all.
 pub(crate) const MAX_SLOTS: usize = 128;
 
-/// A mistake in a condition, told when its rule is built or it is
-/// [evaluated on some keys](super::Condition::evaluate_on).
+/// A mistake in a condition. It is reported when the rule is built, or when the condition is [evaluated on
+/// some keys](super::Condition::evaluate_on).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConditionError {
@@ -32,7 +33,7 @@ pub enum ConditionError {
         /// What is wrong, and what to do.
         reason: String,
     },
-    /// Fewer than two different keys are to be equal, which says nothing.
+    /// An equality of fewer than two different keys is always true.
     #[error(
         "`all_equal` or `same_as` of {patterns:?}: a key always equals itself; name two different keys at least"
     )]
@@ -54,7 +55,7 @@ pub enum ConditionError {
 /// A condition ready for evaluation.
 #[derive(Clone)]
 pub(crate) struct Compiled {
-    /// The distinct key patterns; their places are the slots.
+    /// The distinct key patterns, indexed by slot.
     pub(crate) slots: Arc<[Pattern]>,
     /// The leaves, in the order of the text.
     pub(crate) leaves: SmallVec<[Leaf; 2]>,
@@ -62,7 +63,7 @@ pub(crate) struct Compiled {
 }
 
 impl Condition {
-    /// Checks and numbers everything; the errors are all there are, each once.
+    /// Compiles the condition. On failure it returns every mistake, each once.
     pub(crate) fn compile(&self) -> Result<Compiled, Vec<ConditionError>> {
         let mut compiler = Compiler::default();
         compiler.add(self);
@@ -92,7 +93,7 @@ impl Compiler {
             Expr::Leaf { patterns, test } => {
                 let mut slots = SmallVec::new();
                 for pattern in patterns {
-                    // Slots past the limit are an error in the end, whatever stands here.
+                    // A slot past the limit becomes an error at the end, so its number here does not matter.
                     let slot = self.slot(pattern).map(|slot| Slot::try_from(slot).unwrap_or(Slot::MAX));
                     if let Some(slot) = slot.filter(|slot| !slots.contains(slot)) {
                         slots.push(slot);

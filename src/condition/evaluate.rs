@@ -6,10 +6,10 @@ use super::tree::{Node, Tree};
 use crate::change::Seen;
 use smallvec::{SmallVec, smallvec};
 
-/// A value up to this many bytes is compared in a transaction as it is; a longer one by its revision.
+/// A transaction compares values of up to this many bytes directly, and longer ones by their revision.
 pub(crate) const MAX_VALUE_IN_CHECK: usize = 256;
 
-/// Something that a transaction can compare. Small, since every decision carries some along the path of a change.
+/// Something that a transaction can compare. It is kept small because every decision carries several of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
     /// The key does not exist.
@@ -18,7 +18,7 @@ pub(crate) enum Check {
     Exists(Slot),
     /// The key exists with the value that was seen.
     ValueIs(Slot),
-    /// The key exists with another value than the one that this leaf of the condition compares it with.
+    /// The key exists, and its value is not the one that this leaf compares it with.
     ValueIsNot(Slot, LeafNumber),
     /// The key has the modification revision that was seen.
     Unchanged(Slot),
@@ -27,8 +27,9 @@ pub(crate) enum Check {
 /// The place of a leaf among those of its condition.
 pub(crate) type LeafNumber = u32;
 
-/// Checks that together prove the truth of a condition: whenever all of them hold, it has this truth. There is
-/// at most one check for a slot, so a witness always fits a transaction. Empty if nothing needs proof.
+/// Checks that together prove the truth of a condition: whenever all of them hold, the condition has this
+/// truth. There is at most one check for a slot, so a witness always fits into a transaction. It is empty if
+/// nothing needs proof.
 pub(crate) type Witness = SmallVec<[Check; 4]>;
 
 /// The truth of a condition and the proof.
@@ -38,19 +39,21 @@ pub(crate) struct Verdict {
     pub(crate) witness: Witness,
 }
 
-/// What was seen of a slot; `None` if the key is absent. A slot past the end is absent.
+/// What was seen of a slot, or `None` if the key is absent. A slot past the end counts as absent.
 pub(super) fn seen_at(seen: &[Option<Seen>], slot: Slot) -> Option<&Seen> {
     seen.get(usize::from(slot)).and_then(Option::as_ref)
 }
 
-/// `seen` is indexed by slot. Closures of the user run here and may panic: that is not caught, the caller does.
+/// `seen` is indexed by slot. The user's closures run in these methods and may panic. The caller has to catch
+/// that.
 impl Compiled {
-    /// The truth alone. Allocates nothing, but for tests of JSON fields.
+    /// The truth alone. This allocates nothing, except for tests of JSON fields.
     pub(crate) fn truth(&self, seen: &[Option<Seen>]) -> bool {
         self.truth_by(&mut |leaf| self.leaf_truth(leaf, seen))
     }
 
-    /// The truth, given the truth of each leaf, which is asked for only if it matters.
+    /// The truth, given a function for the truth of each leaf. Leaves that can't change the result are not
+    /// asked for.
     pub(crate) fn truth_by(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
         self.node_truth(Tree::ROOT, leaf_truth)
     }
@@ -60,7 +63,7 @@ impl Compiled {
         self.leaves[leaf].holds(seen)
     }
 
-    /// What a leaf compares its key with: nothing, if it is of another kind.
+    /// The value that a leaf compares its key with. It is empty if the leaf is not a comparison with a value.
     pub(crate) fn literal(&self, leaf: LeafNumber) -> &[u8] {
         match &self.leaves[leaf as usize].test {
             Test::Equals(literal) => literal.as_bytes(),
@@ -68,9 +71,9 @@ impl Compiled {
         }
     }
 
-    /// Reads what evaluating it will need first, so that it is in the processor's cache by then.
+    /// Reads the memory that an evaluation needs first, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self) -> u32 {
-        /// Those after them are read in order, which the processor foresees.
+        /// Later leaves are read in order, so the processor prefetches them by itself.
         const FIRST: usize = 2;
         let literal = |leaf: &Leaf| match &leaf.test {
             Test::Equals(literal) => literal.as_bytes().first().copied().unwrap_or(0),
@@ -80,7 +83,7 @@ impl Compiled {
         u32::from(literals) ^ u32::from(self.tree.node(Tree::ROOT) == Node::All)
     }
 
-    /// The truth with a witness of few checks. May run leaves that [`Compiled::truth`] passes over.
+    /// The truth, and a witness of few checks. It may run leaves that [`Compiled::truth`] skips.
     pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Verdict {
         self.verdict(Tree::ROOT, seen)
     }
@@ -101,15 +104,15 @@ impl Compiled {
             Node::All => self.join(at, true, seen),
             Node::Any => self.join(at, false, seen),
             Node::Not => {
-                // Of one child, either way of joining is the child itself.
+                // With a single child, both ways of joining give the child's own verdict.
                 let Verdict { truth, witness } = self.join(at, true, seen);
                 Verdict { truth: !truth, witness }
             }
         }
     }
 
-    /// A true `and`, and a false `or`, need every child: the witness is the union. In the opposite case one
-    /// child decides: the first of those with the fewest checks.
+    /// A true `and` and a false `or` depend on every child, so their witness is the union. Otherwise one
+    /// child decides. The first child with the fewest checks is taken.
     fn join(&self, at: usize, unanimous: bool, seen: &[Option<Seen>]) -> Verdict {
         let mut union = Witness::new();
         let mut deciding: Option<Witness> = None;
@@ -140,7 +143,7 @@ impl Leaf {
         let truth = self.holds(seen);
         let value = |slot: Slot| seen_at(seen, slot).map(|seen| &seen.value);
         let witness = match (&self.test, &self.slots[..]) {
-            // Two keys that differ are proof enough.
+            // Two keys that differ prove that not all are equal.
             (Test::AllEqual, &[first, ref others @ ..]) if !truth => {
                 let other = others.iter().copied().find(|other| value(*other) != value(first));
                 let either_absent =
@@ -160,12 +163,12 @@ impl Leaf {
     }
 }
 
-/// The check that a key is there, or is not, as it was seen.
+/// The check that a key still exists, or is still absent, as it was seen.
 fn presence(slot: Slot, seen: &[Option<Seen>]) -> Check {
     if seen_at(seen, slot).is_some() { Check::Exists(slot) } else { Check::Absent(slot) }
 }
 
-/// The check that fixes everything that was seen of a key.
+/// The check that a key is exactly as it was seen.
 fn pin(slot: Slot, seen: &[Option<Seen>]) -> Check {
     match seen_at(seen, slot) {
         None => Check::Absent(slot),
@@ -174,8 +177,8 @@ fn pin(slot: Slot, seen: &[Option<Seen>]) -> Check {
     }
 }
 
-/// Adds a check that holds to a witness that holds, one for each slot: the stronger of two stays, and two
-/// values that a key does not have become the value that it has.
+/// Adds a check to a witness. Both hold for what was seen. A slot keeps one check: the stronger of two. Two
+/// different "the value is not" checks are replaced by a check of the value that was seen.
 fn add(witness: &mut Witness, check: Check, seen: &[Option<Seen>]) {
     let slot = check.slot();
     match witness.iter_mut().find(|known| known.slot() == slot) {
@@ -187,7 +190,7 @@ fn add(witness: &mut Witness, check: Check, seen: &[Option<Seen>]) {
 }
 
 impl Check {
-    /// The key it is about.
+    /// The slot of the key that it checks.
     pub(crate) fn slot(&self) -> Slot {
         match self {
             Self::Absent(slot)

@@ -1,4 +1,4 @@
-//! Why a condition is true or false: the truth of each part, with what was seen.
+//! Explains why a condition is true or false, by the truth of each part and what was seen.
 
 use super::compile::{Compiled, ConditionError, Slot};
 use super::evaluate::seen_at;
@@ -31,9 +31,10 @@ use thiserror::Error;
 pub struct Explanation {
     /// The truth of this part.
     pub truth: bool,
-    /// What this part is: `and`, `or`, `not`, or a leaf, or a leaf's negation, with the keys it reads.
+    /// What this part is: `and`, `or`, `not`, a leaf, or the negation of a leaf. A leaf is shown with the
+    /// keys it reads.
     pub text: String,
-    /// What a leaf saw; empty for the other parts.
+    /// What a leaf saw. Empty for `and`, `or` and `not`.
     pub seen: Vec<SeenKey>,
     /// The parts of `and`, `or` and `not`.
     pub children: Vec<Explanation>,
@@ -58,10 +59,10 @@ pub struct SeenKey {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum EvaluateError {
-    /// The condition has mistakes: these, all of them.
+    /// The condition has mistakes. All of them are listed.
     #[error("the condition has mistakes: {}", list(.0))]
     Condition(Vec<ConditionError>),
-    /// A key could not be formatted, because an attribute is missing or unfit.
+    /// A key could not be formatted, because an attribute is missing or its value doesn't fit.
     #[error(transparent)]
     Key(#[from] FormatError),
 }
@@ -71,8 +72,8 @@ fn list(errors: &[ConditionError]) -> String {
 }
 
 impl Condition {
-    /// Evaluates the condition on some keys and values, for tests: all other keys are absent. The attributes
-    /// make the patterns keys.
+    /// Evaluates the condition on the given keys and values, for tests. All other keys are absent. The
+    /// patterns become keys by the given attributes.
     ///
     /// ```
     /// use etcd_rules::{Attributes, key};
@@ -104,8 +105,8 @@ impl Condition {
 }
 
 impl Compiled {
-    /// The truth of every part. `key_of` names the key of a slot; a revision of 0 counts as not known. Runs
-    /// every leaf; a closure that panics is not caught.
+    /// The truth of every part. `key_of` names the key of a slot, and a revision of 0 means that it is not
+    /// known. Every leaf runs, and a panic of a closure is not caught.
     pub(crate) fn explain(&self, seen: &[Option<Seen>], key_of: impl Fn(Slot) -> String) -> Explanation {
         self.explain_node(Tree::ROOT, seen, &key_of)
     }
@@ -169,7 +170,7 @@ impl Compiled {
 }
 
 impl Explanation {
-    /// Of an instance that the engine excludes: what does not hold.
+    /// The explanation of an instance that the engine excludes by its configuration.
     pub(crate) fn excluded(reason: String) -> Self {
         Self { truth: false, text: reason, seen: Vec::new(), children: Vec::new() }
     }

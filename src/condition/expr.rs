@@ -1,4 +1,4 @@
-//! What users build: conditions out of keys and operators, and their text.
+//! Conditions as users build them from keys and operators, and how they are shown as text.
 
 use super::leaf::{Malformed, Order, Test};
 use super::number::Number;
@@ -7,7 +7,8 @@ use std::fmt::{self, Write};
 use std::ops::{BitAnd, BitOr, Not};
 use std::sync::Arc;
 
-/// Names a key by its pattern (see [`Pattern`](crate::Pattern)), to say in the next call what is asked of it.
+/// Names a key by its pattern (see [`Pattern`](crate::Pattern)). The next call says what the key is tested
+/// for.
 ///
 /// ```
 /// use etcd_rules::key;
@@ -19,12 +20,13 @@ use std::sync::Arc;
 /// );
 /// ```
 ///
-/// A malformed pattern is no error here: it is reported when the rule is built, with all other mistakes.
+/// A malformed pattern is not reported here. It is reported when the rule is built, together with all other
+/// mistakes.
 pub fn key(pattern: impl Into<String>) -> Key {
     Key { pattern: pattern.into() }
 }
 
-/// Two or more keys have the same value; that all of them are absent counts as equal.
+/// Two or more keys have the same value. If all of them are absent, they count as equal.
 ///
 /// ```
 /// use etcd_rules::all_equal;
@@ -38,10 +40,10 @@ pub fn all_equal<P: Into<String>>(patterns: impl IntoIterator<Item = P>) -> Cond
     Condition(Expr::Leaf { patterns, test: Ok(Test::AllEqual) })
 }
 
-/// A key named by its pattern, made by [`key`]; each method makes a [`Condition`] of it.
+/// A key, named by its pattern. [`key`] makes it, and each method turns it into a [`Condition`].
 ///
-/// All tests but [`absent`](Key::absent), [`not_equals`](Key::not_equals), [`same_as`](Key::same_as) and
-/// [`compare`](Key::compare) are false on an absent key.
+/// On an absent key all tests are false, except [`absent`](Key::absent), [`not_equals`](Key::not_equals),
+/// [`same_as`](Key::same_as) and [`compare`](Key::compare).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[must_use]
 pub struct Key {
@@ -70,7 +72,7 @@ impl Key {
         !self.equals(value)
     }
 
-    /// The key exists and has one of these values; never true of no values.
+    /// The key exists and has one of these values. With no values it is never true.
     pub fn one_of<V: Into<Value>>(&self, values: impl IntoIterator<Item = V>) -> Condition {
         self.test(Test::OneOf(values.into_iter().map(Into::into).collect()))
     }
@@ -80,8 +82,8 @@ impl Key {
         self.test(Test::StartsWith(prefix.into()))
     }
 
-    /// The key exists and this regular expression (syntax of the crate `regex`) is found *anywhere* in its
-    /// value: write `^…$` for the whole value. The value need not be UTF-8.
+    /// The key exists and this regular expression (in the syntax of the crate `regex`) matches *anywhere* in
+    /// its value. Write `^…$` to match the whole value. The value need not be UTF-8.
     pub fn matches(&self, regex: &str) -> Condition {
         self.leaf(Test::matches(regex))
     }
@@ -136,11 +138,11 @@ impl Key {
         all_equal([self.pattern.clone(), other.into()])
     }
 
-    /// A test of one's own; the closure gets `None` if the key is absent.
+    /// A test of your own. The closure gets `None` if the key is absent.
     ///
     /// The description is shown after the key, so make it a predicate. The closure must depend on nothing but
-    /// the value: it is called whenever needed, and results are kept for as long as the value stays. It runs
-    /// where conditions are evaluated: it must be fast and must not block.
+    /// the value, because its result may be kept until the value changes. It runs on a thread that evaluates
+    /// conditions, so it must be fast and must not block.
     ///
     /// ```
     /// use etcd_rules::key;
@@ -165,7 +167,8 @@ impl Key {
     }
 }
 
-/// A boolean expression over keys: leaves are made by [`key`] and [`all_equal`], and combined by `&`, `|`, `!`.
+/// A boolean expression over keys. [`key`] and [`all_equal`] make its leaves, and `&`, `|` and `!` combine
+/// them.
 ///
 /// ```
 /// use etcd_rules::key;
@@ -178,8 +181,8 @@ impl Key {
 /// );
 /// ```
 ///
-/// Building never fails; malformed patterns, regular expressions and JSON pointers are reported together when
-/// the rule is built.
+/// Writing a condition never fails. Malformed patterns, regular expressions and JSON pointers are reported
+/// together when the rule is built.
 #[derive(Clone)]
 #[must_use]
 pub struct Condition(pub(super) Expr);
@@ -193,17 +196,17 @@ pub(super) enum Expr {
 }
 
 impl Condition {
-    /// True if all conditions are; of no conditions, true.
+    /// True if all of the conditions are true. Without any conditions it is true.
     pub fn all(conditions: impl IntoIterator<Item = Self>) -> Self {
         Self(Expr::All(conditions.into_iter().collect()))
     }
 
-    /// True if at least one condition is; of no conditions, false.
+    /// True if at least one of the conditions is true. Without any conditions it is false.
     pub fn any(conditions: impl IntoIterator<Item = Self>) -> Self {
         Self(Expr::Any(conditions.into_iter().collect()))
     }
 
-    /// The condition on several lines, one for each leaf and each operator, children indented.
+    /// The condition on several lines: one for each leaf and each operator, with children indented.
     ///
     /// ```
     /// use etcd_rules::key;
@@ -238,7 +241,7 @@ impl Condition {
         }
     }
 
-    /// The text of a leaf, or of its negation; `None` if this is not a leaf.
+    /// The text of a leaf or of its negation. `None` if this is not a leaf.
     fn as_leaf(&self, negated: bool) -> Option<String> {
         match &self.0 {
             Expr::Leaf { patterns, test: Ok(test) } => Some(test.render(patterns, negated)),
@@ -247,7 +250,8 @@ impl Condition {
         }
     }
 
-    /// Writes the condition as an operand of an operator that binds this strongly: or 0, and 1, not 2.
+    /// Writes the condition as an operand of an operator with this precedence: 0 for `or`, 1 for `and`, 2 for
+    /// `not`.
     fn write(&self, f: &mut fmt::Formatter<'_>, outer: u8) -> fmt::Result {
         let (word, inner, children) = match &self.0 {
             Expr::All(children) => ("and", 1, children),

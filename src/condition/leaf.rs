@@ -1,4 +1,4 @@
-//! The leaves of a condition: tests on the values of keys, what they find, and their text.
+//! The leaves of a condition: tests on the values of keys, and how they are shown as text.
 
 use super::compile::Slot;
 use super::evaluate::seen_at;
@@ -11,15 +11,15 @@ use smallvec::SmallVec;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// A test and the slots of the keys it reads; they are distinct.
+/// A test and the slots of the keys it reads. The slots are distinct.
 #[derive(Clone)]
 pub(crate) struct Leaf {
     pub(crate) slots: SmallVec<[Slot; 2]>,
     pub(crate) test: Test,
 }
 
-/// What is asked of the keys of a leaf. All but [`Test::AllEqual`] read one key. The rules that one is
-/// expanded to share a regex: each copy of it would grow a cache of its own.
+/// What a leaf tests. All tests read one key, except [`Test::AllEqual`]. A regex is shared by all the rules
+/// that one rule is expanded to, because each copy would grow a cache of its own.
 #[derive(Clone)]
 pub(crate) enum Test {
     Absent,
@@ -44,7 +44,7 @@ pub(crate) struct JsonField {
 /// A closure over the value of a key, `None` if the key is absent.
 pub(crate) type Function = Arc<dyn Fn(Option<&[u8]>) -> bool + Send + Sync>;
 
-/// How a number stands to a bound.
+/// How a number is compared with a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Greater,
@@ -53,7 +53,7 @@ pub(crate) enum Order {
     AtMost,
 }
 
-/// A test that can't be made: how it shows in the text of the condition, and why.
+/// A malformed test: how it is shown in the text of the condition, and what is wrong with it.
 #[derive(Clone)]
 pub(crate) struct Malformed {
     pub(super) predicate: String,
@@ -61,7 +61,7 @@ pub(crate) struct Malformed {
 }
 
 impl Leaf {
-    /// The truth of the leaf. A closure may panic; that is not caught here.
+    /// The truth of the leaf. A panic of the user's closure is not caught here.
     pub(super) fn holds(&self, seen: &[Option<Seen>]) -> bool {
         let value = |slot: &Slot| seen_at(seen, *slot).map(|seen| seen.value.as_bytes());
         match self.slots.split_first() {
@@ -76,7 +76,7 @@ impl Leaf {
 impl Test {
     pub(super) fn matches(regex: &str) -> Result<Self, Malformed> {
         Regex::new(regex).map(|regex| Self::Matches(Arc::new(regex))).map_err(|error| {
-            // The error of a syntax draws the place on several lines; the last one says what is wrong.
+            // A syntax error shows its place on several lines. The last line says what is wrong.
             let text = error.to_string();
             let last = text.lines().last().unwrap_or_default();
             let what = last.strip_prefix("error: ").unwrap_or(last);
@@ -111,7 +111,7 @@ impl Test {
         Err(Malformed { predicate: test.predicate(), reason })
     }
 
-    /// The truth for one key; [`Test::AllEqual`] of one key is true.
+    /// The truth for one key. [`Test::AllEqual`] of a single key is true.
     fn holds(&self, value: Option<&[u8]>) -> bool {
         match (self, value) {
             (Self::Function { function, .. }, _) => function(value),
@@ -145,7 +145,7 @@ impl Test {
         }
     }
 
-    /// The text of a leaf, or of its negation, with these names for its keys.
+    /// The text of a leaf or of its negation, with the given names for its keys.
     pub(super) fn render(&self, names: &[String], negated: bool) -> String {
         match self {
             Self::AllEqual => match names {

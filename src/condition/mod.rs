@@ -1,21 +1,23 @@
 //! Conditions: boolean expressions whose leaves test the values of keys.
 //!
-//! [`key`] and [`all_equal`] make leaves; `&`, `|` and `!` combine them. A condition is only a description: it
-//! accepts any text as a pattern. Compiling it reports all mistakes together and gives the form that is
-//! evaluated, in which the distinct patterns are numbered *slots* and the values are read from a slice indexed
-//! by slot. Besides the truth, evaluation gives a *witness*: a few checks that prove it and that an etcd
-//! transaction can make.
+//! [`key`] and [`all_equal`] make leaves, and `&`, `|` and `!` combine them. A condition is only a
+//! description: it accepts any text as a pattern. Compiling it reports all mistakes together, and returns the
+//! form that is evaluated. In that form the distinct patterns are numbered. The numbers are called *slots*,
+//! and the values are read from a slice indexed by slot.
+//!
+//! Besides the truth, an evaluation returns a *witness*: a few checks that prove the truth. An etcd
+//! transaction can make these checks.
 //!
 //! | file | subject |
 //! |---|---|
-//! | `expr` | what users build, and its text |
+//! | `expr` | conditions as users build them, and their text |
 //! | `leaf` | the tests on values, and their text |
 //! | `number` | comparison of numbers, exact across integers and floats |
 //! | `compile` | slots, leaves, mistakes |
 //! | `evaluate` | truth and witness |
-//! | `explain` | why: the truth of each part with what was seen |
+//! | `explain` | the truth of each part, with what was seen |
 //!
-//! Nothing here does I/O or knows a revision beyond copying it.
+//! Nothing here does I/O, and revisions are only copied, never interpreted.
 
 mod compile;
 mod evaluate;

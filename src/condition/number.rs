@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-/// A number to compare the value of a key with: any integer or float of Rust but `u128`.
+/// A number to compare the value of a key with. It is made from any integer or float type except `u128`.
 ///
 /// Comparison is exact, digit by digit, however many there are: `9007199254740993` is greater than
 /// `9007199254740992.0`, and `5.0000000000000000001` is greater than 5. A float stands for the shortest decimal

@@ -1,4 +1,5 @@
-//! Random conditions on random states: the evaluator against a naive oracle, and the promise of witnesses.
+//! Random conditions on random states: the evaluator is compared with a naive oracle, and witnesses must
+//! prove what they claim.
 
 use super::*;
 use crate::change::Seen;
@@ -11,8 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const KEYS: [&str; 4] = ["/a", "/b", "/c", "/d"];
 
-/// The values that occur, as bytes: among them numbers, JSON, bytes that are no text, and two that are too
-/// long for a check.
+/// The values that occur. Among them are numbers, JSON, bytes that are not text, and two values that are too
+/// long to be compared directly.
 fn values() -> Vec<Vec<u8>> {
     let long = |byte: u8, len| vec![byte; len];
     let mut values: Vec<Vec<u8>> =
@@ -21,7 +22,8 @@ fn values() -> Vec<Vec<u8>> {
     values
 }
 
-/// A condition as data, with its meaning given again, in the most obvious way. Numbers name keys and values.
+/// A condition as data, whose meaning is defined a second time in the most obvious way. Numbers stand for
+/// keys and values.
 #[derive(Clone, Debug)]
 enum Model {
     Absent(usize),
@@ -40,7 +42,7 @@ enum Model {
     Any(Vec<Model>),
 }
 
-/// By the number of a key, what is seen of it.
+/// What is seen of each key, indexed by its number.
 type State = Vec<Option<Seen>>;
 
 impl Model {
@@ -135,7 +137,7 @@ fn by_slot(compiled: &Compiled, state: &State) -> Vec<Option<Seen>> {
     compiled.slots.iter().map(|pattern| state[number(pattern.as_str())].clone()).collect()
 }
 
-/// Whether etcd would find that a check holds `now`, if the witness is of what was `then`.
+/// Whether etcd would find that a check holds `now`, if its witness was made from what was seen `then`.
 fn holds(of: &Compiled, check: &Check, then: &[Option<Seen>], now: &[Option<Seen>]) -> bool {
     let (then, now) = (&then[usize::from(check.slot())], &now[usize::from(check.slot())]);
     let Some(now) = now else { return matches!(check, Check::Absent(_)) };
@@ -184,12 +186,12 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
         let slots: BTreeSet<Slot> = witness.iter().map(Check::slot).collect();
         prop_assert_eq!(slots.len(), witness.len(), "one check a key: {:?}", witness);
         for other in others {
-            // Any state, made to fit the witness by no more than it demands.
+            // Take any state, and change no more of it than the witness demands.
             let mut now = by_slot(&compiled, &other);
             for check in &witness {
                 if holds(&compiled, check, &then, &now) {
                     free.set(free.get() + 1);
-                    // A revision that is the same by chance would not be so with another value.
+                    // etcd never has the same revision with another value, so a chance match must not count.
                     if !matches!(check, Check::Unchanged(_)) {
                         continue;
                     }

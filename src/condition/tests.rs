@@ -1,4 +1,4 @@
-//! Tables: every leaf on every kind of value, texts, mistakes, explanations.
+//! Table tests: every leaf on every kind of value, texts, mistakes and explanations.
 
 mod witness;
 
@@ -15,7 +15,7 @@ fn compiled(condition: &Condition) -> Compiled {
     condition.compile().unwrap_or_else(|errors| panic!("{condition}: {errors:?}"))
 }
 
-/// What is seen of a key: nothing, or a value at a revision that no other value has.
+/// What is seen of a key: nothing, or a value with a revision of its own.
 fn seen(value: Option<&[u8]>) -> Option<Seen> {
     value.map(|value| Seen { value: value.into(), mod_revision: 1 + value.len() as i64 })
 }

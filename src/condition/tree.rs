@@ -1,7 +1,7 @@
-//! The expression over the leaves of a condition, in one piece: each node stands before those below it.
+//! The expression over the leaves of a condition, stored in one piece. Each node comes before its children.
 //!
-//! Many rules don't fit into the processor's nearest caches, and every piece of one that lies elsewhere is one
-//! more wait for memory.
+//! An engine with many rules doesn't fit into the processor's nearest caches. Each separate allocation of a
+//! rule would cost one more wait for memory.
 
 use super::evaluate::LeafNumber;
 use smallvec::SmallVec;
@@ -15,15 +15,15 @@ pub(super) enum Node {
     Not,
 }
 
-/// The nodes, the root first, each with the place behind the last one below it. There is room for the most common
-/// expression, `and` of two leaves, in the tree itself.
+/// The nodes, the root first. Each stores the index just past its last descendant. The most common
+/// expression, an `and` of two leaves, needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Tree(SmallVec<[(Node, u32); 3]>);
 
 impl Tree {
     pub(super) const ROOT: usize = 0;
 
-    /// Adds a node; what is added until it is [closed](Self::close) is below it.
+    /// Adds a node. Nodes that are added before it is [closed](Self::close) are its descendants.
     pub(super) fn open(&mut self, node: Node) -> usize {
         self.0.push((node, 0));
         self.0.len() - 1

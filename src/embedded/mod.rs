@@ -105,8 +105,9 @@
 //!
 //! # What it has
 //!
-//! KV, watches, leases, locks, status, alarms, and the list of its one member, with etcd's error codes and messages.
-//! A test compares it with etcd 3.4.23, response by response.
+//! KV, watches, leases, locks, status, alarms, and the list of its one member, with etcd's error codes and
+//! messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
+//! ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!
@@ -115,9 +116,9 @@
 //!   client).
 //! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
 //!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
-//! - **Locks** are those of etcd 3.4.23: who waits is not told that its own place has gone with its lease; newer
-//!   versions may refuse it when its turn comes. A client that gives up while the server has no leader, or is frozen,
-//!   leaves its place behind until its lease is over.
+//! - **Locks** are those of etcd 3.4.23. A client that waits doesn't learn that its own place has gone with
+//!   its lease; newer versions may refuse it when its turn comes. A client that gives up while the server has
+//!   no leader, or is frozen, leaves its place behind until its lease is over.
 //! - **Watches**: events come at once, where etcd catches up in steps of 100 ms. Requests for progress are
 //!   answered as by etcd 3.4.31 and later: never before the events they vouch for, and not while a watch has
 //!   not reached its first revision. Regular notifications come every 10 minutes, without jitter. A watch from
@@ -158,5 +159,6 @@ pub use plan::{Fault, RequestKind};
 pub use refusal::RpcError;
 pub use server::EmbeddedEtcd;
 
-/// The version that the server tells: the one whose behaviour it has.
+/// The version that the server reports. Clients take it as the promise that progress answers can be relied
+/// on, as they can from 3.4.31 on. Everything else is compared with 3.4.23.
 pub const VERSION: &str = "3.4.34";

@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// Below this, by default, engines keep their keys.
+/// The default prefix of the keys of engines.
 pub(crate) const NAMESPACES: &str = "/etcd-rules/";
 
-/// Collects the configuration of an [`Engine`]; made by [`Engine::builder`].
+/// Collects the configuration of an [`Engine`]. [`Engine::builder`] makes it.
 ///
 /// Every option has a default that suits most engines. Nothing is checked before
 /// [`build`](EngineBuilder::build), which reports all mistakes together.
@@ -69,24 +69,25 @@ impl EngineBuilder {
         self
     }
 
-    /// Adds rules, to those that are there already.
+    /// Adds several rules.
     pub fn rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         self.rules.extend(rules);
         self
     }
 
-    /// Fixes an attribute of all rules to these values: its place in every pattern is taken by each of them
-    /// in turn. Default: keys bind all attributes. A second call for the same attribute replaces the first.
+    /// Fixes an attribute of all rules to these values. In every pattern, each value takes the place of the
+    /// attribute in turn. By default keys bind all attributes. A second call for the same attribute replaces
+    /// the first.
     ///
-    /// A rule with a pattern like `/:geo/servers/:id` then has the instances below `/na/` and `/eu/` only, the
-    /// engine watches only those, and no key needs to bind `:geo`. Everything else stays as it is: the
-    /// attribute resolves in callbacks, commits and lock patterns, each value has locks of its own, the same
-    /// as in an engine that does not expand it, and the rule keeps its id in metrics, logs and limits.
+    /// In the example below, the rule only has instances below `/na/` and `/eu/`, the engine only watches
+    /// those prefixes, and no key needs to bind `:geo`. Everything else stays the same. The attribute
+    /// resolves in callbacks, commits and lock patterns. Each value has locks of its own, and they are those
+    /// of an engine that doesn't expand the attribute. The rule keeps its id in metrics, logs and limits.
     ///
-    /// Several attributes are combined: a rule may have 1000 combinations at most. Each costs some memory and
-    /// each value a watch; with more than 32 prefixes wider ones are
-    /// [watched](crate::Engine::watched_prefixes). That no rule has the attribute is a mistake, and so are no
-    /// values, and an empty one.
+    /// Several attributes are combined, and a rule may have at most 1000 combinations. Each combination costs
+    /// some memory, and each value a watch. Instead of more than 32 prefixes, wider ones are
+    /// [watched](crate::Engine::watched_prefixes). It is a mistake if no rule has the attribute, if there are
+    /// no values, or if a value is empty.
     ///
     /// ```
     /// use etcd_rules::{Engine, Error, Firing, Rule, key};
@@ -112,17 +113,18 @@ impl EngineBuilder {
         self
     }
 
-    /// Limits an attribute of all rules to values that begin with `prefix` and then one character of each of
-    /// the `sets`. Default: any value. A second call for the same attribute replaces the first.
+    /// Limits an attribute of all rules to values that begin with `prefix`, followed by one character of each
+    /// of the `sets`. By default any value is allowed. A second call for the same attribute replaces the
+    /// first.
     ///
-    /// Keys with another value match no pattern: this engine does not see them, whatever it watches. It also
-    /// narrows the watches, if the attribute comes first in a pattern: instead of everything below `/servers/`
-    /// it watches `/servers/s0`, `/servers/s1` and so on, looking at as many characters as leave 32 watches at
-    /// most. So several engines can each take a part of a large keyspace.
+    /// Keys with other values match no pattern, so this engine doesn't see them. If the attribute is the
+    /// first one in a pattern, the watches are narrowed too. Instead of everything below `/servers/`, the
+    /// engine watches `/servers/s0`, `/servers/s1` and so on. It uses as many characters as lead to at most
+    /// 32 watches. So several engines can each take a part of a large keyspace.
     ///
-    /// A value for which no engine is responsible is seen by none. Constraints apply to what
-    /// [`expand`](EngineBuilder::expand) leaves. A constraint of an attribute that is expanded, or that no rule
-    /// has, is a mistake, and so are an empty set, and a slash.
+    /// If no engine is responsible for a value, no engine sees it. It is a mistake to constrain an attribute
+    /// that is [expanded](EngineBuilder::expand) or that no rule has. An empty set and a slash are mistakes
+    /// too.
     ///
     /// ```
     /// use etcd_rules::{Engine, Error, Firing, Rule, key};
@@ -145,27 +147,30 @@ impl EngineBuilder {
         self
     }
 
-    /// The engine's name in metrics, logs and lock keys. Default: the application's name.
+    /// The engine's name in metrics and logs, and in the values of its locks and marks. The default is the
+    /// application's name.
     ///
-    /// Give engines in one process different names: with the same name their counters are added up, and
-    /// their gauges overwrite each other.
+    /// Give engines in one process different names. With the same name, their counters are added up and their
+    /// gauges overwrite each other.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// The prefix below which the engine keeps its locks and backoff keys; a `/` at its end is added.
-    /// Default: `/etcd-rules/<application>/`.
+    /// The prefix below which the engine keeps its locks and backoff keys. If it doesn't end in `/`, one is
+    /// added. The default is `/etcd-rules/<application>/`.
     ///
-    /// Engines that run the same rules must have the same namespace: otherwise they don't see each other's
-    /// locks, and two of them work on one instance. Keys below `/etcd-rules/`, and below this prefix, match
-    /// no pattern, and no commit may change them: a prefix of the application's own keys makes rules blind.
+    /// Engines that run the same rules must have the same namespace. Otherwise they don't see each other's
+    /// locks, and two of them work on one instance.
+    ///
+    /// Keys below `/etcd-rules/` and below this prefix match no pattern, and no commit may change them. So
+    /// don't choose a prefix of the application's own keys, because rules would not see them.
     pub fn namespace(mut self, prefix: impl Into<String>) -> Self {
         self.namespace = Some(prefix.into());
         self
     }
 
-    /// Credentials, TLS and whatever else `etcd_client` can be told. Default: none of it.
+    /// Credentials, TLS and other options of `etcd_client`. By default none are set.
     ///
     /// The engine itself sets require-leader, HTTP/2 keep-alive and the
     /// [connect time-out](EngineBuilder::connect_timeout), whatever the options say. TLS, and endpoints that
@@ -175,236 +180,248 @@ impl EngineBuilder {
         self
     }
 
-    /// How many instances may be fired at once, from taking the lock to the commit. At least 1; default:
-    /// 128. A rule may have half of them, unless [`Rule::concurrency`] says otherwise. What is due beyond
-    /// that waits, each instance once.
+    /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
+    /// is 128. A rule may use half of them, unless [`Rule::concurrency`] says otherwise. Other instances that
+    /// are due wait in a queue, each once.
     ///
-    /// Higher: more memory and load in a burst; lower: longer queues behind slow callbacks.
+    /// A higher limit means more memory and load in a burst. A lower one means longer queues behind slow
+    /// callbacks.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = limit;
         self
     }
 
-    /// Threads that evaluate conditions. An instance is always decided by the same one. Default: 0, which
-    /// evaluates them on the thread that keeps the index and dispatches: a comparison that blocks then holds
-    /// everything up but the watch and the leases.
+    /// The number of threads that evaluate conditions. An instance is always decided by the same one. The
+    /// default is 0: conditions are evaluated on the thread of the index and the dispatcher. Then a
+    /// comparison that blocks holds up everything except the watch and the leases.
     ///
-    /// More are of use for costly [`compare`](crate::Key::compare) functions and regular expressions; else
-    /// each costs a thread, and every change two steps between threads, for nothing.
+    /// Threads are useful for expensive [`compare`](crate::Key::compare) functions and regular expressions.
+    /// Otherwise they only cost: each is a thread, and every change goes from thread to thread twice.
     pub fn evaluators(mut self, threads: usize) -> Self {
         self.options.evaluators = threads;
         self
     }
 
-    /// How long an instance that became true, or that somebody changed, waits before it fires: `delay`, and at
-    /// random up to `jitter` longer. Default: not at all. A rule may have [its own](Rule::settle).
+    /// How long an instance that became true, or whose keys somebody changed, waits before it fires: `delay`,
+    /// plus a random time of up to `jitter`. By default it doesn't wait. A rule may have [its
+    /// own](Rule::settle).
     ///
-    /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
-    /// meantime are one. With jitter the engine that is first is another one each time, and the others often
-    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
-    /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
-    /// of the wait.
+    /// After the wait it is decided again. So an instance that was true for a shorter time never fires, and
+    /// several changes in that time cause one firing. With jitter, a different engine is first each time, and
+    /// the others often find the work done instead of trying for the lock.
+    ///
+    /// Every firing that follows a change is delayed, polls too. Retries and firings after a crawl are not.
+    /// The latency metrics count from the end of the wait.
     pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
         self.options.settle = (delay, jitter);
         self
     }
 
-    /// TTL of the leases behind locks, in whole seconds (rounded up). At least 1 s; default: 10 s; a rule
-    /// may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer (2 s, with its
-    /// default election time-out).
+    /// The TTL of the leases behind locks, rounded up to whole seconds. It is at least 1 s; the default is 10
+    /// s. A rule may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer, which is 2
+    /// s with its default election time-out.
     ///
     /// A lease is renewed every third of its TTL. After three quarters without a renewal its firings are
-    /// told to end; an eighth later they are dropped. Shorter: other engines take over sooner after a
-    /// crash, and firings are cancelled sooner when etcd does not answer, even by a change of its leader.
-    /// Longer: the work of a crashed engine lies still for longer.
+    /// cancelled, and an eighth later they are dropped. With a shorter TTL, other engines take over sooner
+    /// after a crash, but firings are cancelled sooner when etcd doesn't answer, even during a change of its
+    /// leader. With a longer TTL, the work of a crashed engine is interrupted for longer.
     pub fn lock_ttl(mut self, ttl: Duration) -> Self {
         self.options.lock_ttl = ttl;
         self
     }
 
-    /// The time from the end of a crawl to the next, ± the [jitter](EngineBuilder::crawl_jitter); also from the start to the first. More than
-    /// zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
-    /// (expected: nothing) and fires again what is still true.
+    /// The time from the end of a crawl to the next, and from the start to the first, ± the
+    /// [jitter](EngineBuilder::crawl_jitter). It is more than zero; the default is 5 minutes. A crawl reads
+    /// all watched keys, repairs what the watch may have missed (which should be nothing), and fires
+    /// instances again that are still true.
     ///
-    /// Shorter: more load on etcd, and what stays true fires more often. Longer: what stays true waits
-    /// longer, and a fault of the watch would stay unnoticed for longer.
+    /// A shorter interval means more load on etcd, and instances that stay true fire more often. With a
+    /// longer one they wait longer, and a fault of the watch would stay unnoticed for longer.
     pub fn crawl_interval(mut self, interval: Duration) -> Self {
         self.options.crawl_interval = interval;
         self
     }
 
-    /// By which part of the [interval](EngineBuilder::crawl_interval) the time between two crawls is longer or
-    /// shorter, at random, so that engines which started together don't crawl together. From 0 to 1; default:
-    /// 0.1.
+    /// How much the time between two crawls varies at random, as a fraction of the
+    /// [interval](EngineBuilder::crawl_interval), from 0 to 1. The default is 0.1. It keeps engines that
+    /// started together from crawling together.
     ///
-    /// With 0 they do. With more, a crawl may come late.
+    /// With 0, engines that start together crawl together. With a large value, a crawl may come late.
     pub fn crawl_jitter(mut self, part: f64) -> Self {
         self.options.crawl_jitter = part;
         self
     }
 
-    /// How many keys a crawl reads in a second at most, instead of its own pace. At least 1. Default: its own pace,
-    /// which is a small page at a time and a rest nine times as long as the page took, of 30 s in all at most and
-    /// what timers add; a million keys take about 40 s, and live work hardly notices.
+    /// The most keys that a crawl reads in a second. It is at least 1. By default a crawl has a pace of its
+    /// own: it reads a small page, and then rests nine times as long as the page took. All rests together are
+    /// at most 30 s, plus what timers add. A million keys take about 40 s, and live work hardly notices.
     ///
-    /// Lower: it spares an etcd that has other work. Too low: with many keys a crawl takes long, while deleted
-    /// keys are remembered, and it is abandoned if etcd compacts the revision that it reads meanwhile. Higher:
-    /// crawls end sooner, and live work is slower meanwhile. Snapshots, at the start and after a compaction, are
-    /// not slowed: nothing fires before they are complete.
+    /// A low rate spares an etcd that has other work. If it is too low, a crawl of many keys takes long.
+    /// Deleted keys are remembered for that time, and the crawl is abandoned if etcd compacts the revision
+    /// that it reads. With a high rate crawls end sooner, but slow live work down.
+    ///
+    /// Snapshots, at the start and after a compaction, are never slowed, because nothing fires before they
+    /// are complete.
     pub fn crawl_rate(mut self, keys_per_second: u32) -> Self {
         self.options.crawl_rate = Some(keys_per_second);
         self
     }
 
-    /// Of all engines of the application, only one crawls at a time; the others wait for their turn, in the order
-    /// in which they came. Default: off, each at its own time.
+    /// Lets only one engine of the application crawl at a time. The others wait for their turn, in the order
+    /// in which they came. By default this is off, and each engine crawls at its own time.
     ///
-    /// Each engine checks its own memory, so each still crawls; this only keeps the load of many engines apart.
-    /// Each that waits has a key in the namespace under a lease of the [lock TTL](EngineBuilder::lock_ttl), and
-    /// the oldest key is the mutex: an engine that dies holds it for no longer. With many engines and many keys, or a low
-    /// [rate](EngineBuilder::crawl_rate), crawls come later than their interval says.
+    /// Each engine checks its own memory, so each still crawls. This only spreads the load of many engines.
+    /// An engine that waits has a key in the namespace, under a lease of the [lock
+    /// TTL](EngineBuilder::lock_ttl). The oldest key is the mutex, so an engine that dies holds it only until
+    /// its lease ends. With many engines and many keys, or a low [rate](EngineBuilder::crawl_rate), crawls
+    /// come later than their interval says.
     pub fn crawl_mutex(mut self, on: bool) -> Self {
         self.options.crawl_mutex = on;
         self
     }
 
-    /// After how long in the queue what a crawl brought up counts like live work, which goes before it.
-    /// Default: 10 s.
+    /// Live work goes before instances that a crawl found. After this time in the queue, they count as live
+    /// work. The default is 10 s.
     ///
-    /// Shorter: a crawl that finds much delays live work (zero: always). Longer: while live work never
-    /// ends, what a crawl found waits for longer.
+    /// With a shorter time, a crawl that finds much delays live work; with zero it always does. With a longer
+    /// time, instances that a crawl found wait longer while live work never ends.
     pub fn crawl_ageing(mut self, after: Duration) -> Self {
         self.options.ageing = after;
         self
     }
 
-    /// With this, [`Engine::start`] waits until the engine is ready, and fails if it is not within this
-    /// time. Default: `start` returns at once; the engine tries for ever, and says in
-    /// [`Health`](crate::Health) and the log what it waits for.
+    /// With this option [`Engine::start`] waits until the engine is ready, and fails if that takes longer
+    /// than this time. By default `start` returns at once. Then the engine tries forever, and its
+    /// [`Health`](crate::Health) and the log say what it waits for.
     ///
-    /// Too short for the first snapshot of many keys: the engine never starts.
+    /// If the time is too short for the first snapshot of many keys, the engine never starts.
     pub fn start_timeout(mut self, within: Duration) -> Self {
         self.options.start_timeout = Some(within);
         self
     }
 
-    /// How long [`Engine::run_until`] lets callbacks finish at its end, before it cancels them. Default:
-    /// 30 s.
+    /// How long [`Engine::run_until`] lets callbacks finish at its end, before it cancels them. The default
+    /// is 30 s.
     ///
-    /// Shorter: work is broken off and done again by another engine. Longer than the patience of whoever
-    /// stops the process: it is killed, and its locks end only with their TTL.
+    /// If it is too short, work is broken off, and another engine does it again. If it is longer than whoever
+    /// stops the process waits, the process is killed, and its locks end only with their TTL.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {
         self.options.shutdown_deadline = deadline;
         self
     }
 
-    /// How long making a connection to etcd may take. More than zero; default: 2 s. Without effect on a
-    /// [channel](Engine::builder_with_channel) of the application's.
+    /// How long making a connection to etcd may take. It is more than zero; the default is 2 s. It has no
+    /// effect on a [channel](Engine::builder_with_channel) of the application.
     ///
-    /// Too short: a distant etcd is never reached. Too long: the move to the next endpoint is late.
+    /// If it is too short, a distant etcd is never reached. If it is too long, the engine moves to the next
+    /// endpoint late.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.options.connect_timeout = timeout;
         self
     }
 
-    /// How long one request to etcd may take; also, how long the answer to a keep-alive ping. More than
-    /// zero; default: 5 s.
+    /// How long one request to etcd may take, and how long the answer to a keep-alive ping. It is more than
+    /// zero; the default is 5 s.
     ///
-    /// Keep it below the lock TTL: a lock or commit whose answer was lost is sent again only after this
-    /// time, and by then the lock may be lost too. Too short: requests fail that a busy etcd would have
+    /// Keep it below the lock TTL. A lock or commit whose answer was lost is sent again only after this time,
+    /// and by then the lock may be lost too. If it is too short, requests fail that a busy etcd would have
     /// answered, and the engine moves from endpoint to endpoint.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
     }
 
-    /// A watch that was silent for so long is asked for a sign of life, and opened anew, on the next
-    /// endpoint, if none comes in the same time again. More than zero; default: 10 s.
+    /// After this time of silence, a watch is asked for a sign of life. If none comes within the same time
+    /// again, it is opened anew on the next endpoint. The time is more than zero; the default is 10 s.
     ///
-    /// Shorter: more requests on quiet watches, and streams given up that were only slow. Longer: changes
-    /// come late after a stream has died without a word. None is lost either way.
+    /// A shorter time means more requests on quiet watches, and the engine gives up streams that are only
+    /// slow. With a longer time, changes come late after a stream has died silently. No change is lost either
+    /// way.
     pub fn watch_silence(mut self, silence: Duration) -> Self {
         self.options.watch_silence = silence;
         self
     }
 
-    /// For how long changes may be late before the engine's health says [`lagging`](crate::Reason::Lagging).
-    /// More than zero; default: 5 s.
+    /// For how long changes may be late before the engine's health is [`lagging`](crate::Reason::Lagging). It
+    /// is more than zero; the default is 5 s.
     ///
-    /// Late means: a change was received and the engine's index has not taken it yet; or etcd is sending
-    /// history, each message less than a second after the last and none up to the newest revision; or a new
-    /// snapshot is being read because history was compacted. Health stays lagging until they are less than
-    /// half of this late.
+    /// Changes are late in three cases. A change was received, and the engine's index has not merged it yet.
+    /// Or etcd is sending history: each message comes less than a second after the last, and none reaches the
+    /// newest revision. Or a new snapshot is being read because history was compacted. Health stays lagging
+    /// until changes are late by less than half of this time.
     ///
-    /// Shorter: an alarm for every burst. Longer: late triggers go unnoticed.
+    /// With a short limit every burst causes an alarm. With a long one, late callbacks go unnoticed.
     pub fn lag_limit(mut self, limit: Duration) -> Self {
         self.options.lag_limit = limit;
         self
     }
 
-    /// The servers' `--max-txn-ops`: operations in one transaction. At least 4; default: 128, as etcd's
-    /// own. A rule may read this many keys less 2 (and never more than 128), and so many may a commit
-    /// change.
+    /// The servers' `--max-txn-ops`, which is the most operations in one transaction. It is at least 4; the
+    /// default is 128, which is etcd's own. A rule may read this many keys less 2, and never more than 128. A
+    /// commit may change as many.
     ///
-    /// Larger than the servers': they refuse large commits and batches. Smaller: requests carry less.
+    /// If it is larger than the servers' limit, they refuse large commits and batches. If it is smaller,
+    /// requests carry less.
     pub fn max_txn_ops(mut self, operations: usize) -> Self {
         self.options.max_txn_ops = operations;
         self
     }
 
-    /// What logs, spans and the HTTP endpoint may tell of the application's data. Default:
-    /// [`Reveal::Nothing`], no keys and no values.
+    /// What logs, spans and the HTTP endpoint may show of the application's data. The default is
+    /// [`Reveal::Nothing`]: no keys and no values.
     ///
-    /// More: whoever reads the log, the traces or the page learns what is in etcd. Nothing: they tell which
-    /// rule has trouble, and not which instance.
+    /// If you reveal more, whoever reads the log, the traces or the pages learns what is in etcd. If you
+    /// reveal nothing, they show which rule has trouble, but not which instance.
     pub fn reveal(mut self, reveal: Reveal) -> Self {
         self.options.reveal = reveal;
         self
     }
 
-    /// How many locks, or commits, travel in one request to etcd at most. At least 1; default: 64.
+    /// The most locks or commits in one request to etcd. It is at least 1; the default is 64.
     ///
-    /// What has queued while the last requests were out is sent together, as nested transactions, each of which
-    /// decides by itself. That is several times as fast, for less of etcd's time. With 1 every transaction is a
-    /// request of its own: for servers before 3.4.42 (newer release lines: see the advisory) on which users have
-    /// different permissions, since those don't check the permissions of nested operations (CVE-2026-33343).
+    /// Transactions that queue up while earlier requests are in flight are sent together, as nested
+    /// transactions. Each of them decides by itself. That is several times as fast, and costs etcd less time.
+    ///
+    /// With 1, every transaction is a request of its own. Use that for servers before 3.4.42 (for newer
+    /// release lines see the advisory) on which users have different permissions. Those servers don't check
+    /// the permissions of nested operations (CVE-2026-33343).
     pub fn batch_size(mut self, transactions: usize) -> Self {
         self.options.batch_size = transactions;
         self
     }
 
-    /// Has the running engine looked at, until its handle is dropped.
+    /// Sets what observes the running engine until its handle is dropped.
     #[cfg(feature = "http")]
     pub(crate) fn observed_by(mut self, observatory: Arc<dyn Observatory>) -> Self {
         self.observatory = Some(observatory);
         self
     }
 
-    /// How many [events](crate::EngineHandle::events) are kept for receivers that are behind. From 1 to
-    /// 16,777,216; default: 1,024. It is rounded up to a power of two. The memory is taken (some 40 bytes an
-    /// event, and what the events hold) when somebody listens first.
+    /// How many [events](crate::EngineHandle::events) are kept for receivers that are behind, from 1 to
+    /// 16,777,216. The default is 1,024. It is rounded up to a power of two. The memory is allocated when
+    /// somebody first listens: some 40 bytes an event, plus what the events hold.
     ///
-    /// Smaller: receivers miss events in bursts. Larger: more memory while events come faster than they are
-    /// received.
+    /// With a small buffer, receivers miss events in bursts. A large one takes more memory while events come
+    /// faster than they are received.
     pub fn event_buffer(mut self, events: usize) -> Self {
         self.options.event_buffer = events;
         self
     }
 
-    /// The tokio runtime on which callbacks run. Default: the one from which the engine is started.
-    /// Everything else runs on threads of the engine's own.
+    /// The tokio runtime on which callbacks run. The default is the one from which the engine is started.
+    /// Everything else runs on the engine's own threads.
     ///
-    /// It must run for as long as the engine: on a runtime that has been shut down no callback starts, and
-    /// each counts as cancelled; on a current-thread runtime callbacks run only while something blocks on
-    /// it.
+    /// It must run for as long as the engine does. On a runtime that has been shut down no callback starts,
+    /// and each counts as cancelled. On a current-thread runtime, callbacks run only while something blocks
+    /// on it.
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
     }
 
-    /// Checks everything, without a connection to etcd. What is allowed but rarely meant is logged as a
-    /// warning: a pattern that makes the engine watch all of etcd, and a rule with attributes that holds
-    /// when none of its keys exists.
+    /// Checks the whole configuration, without a connection to etcd. Two things that are allowed but rarely
+    /// meant are logged as warnings: a pattern that makes the engine watch all of etcd, and a rule with
+    /// attributes that holds when none of its keys exists.
     ///
     /// # Errors
     /// [`BuildError`] with all mistakes: of the application's name, the options, the endpoints and every

@@ -1,4 +1,4 @@
-//! Mistakes of a configuration, and what is allowed but rarely meant.
+//! Finds mistakes of a configuration, and warns about what is allowed but rarely meant.
 
 use super::builder::NAMESPACES;
 use super::config::Options;
@@ -39,7 +39,7 @@ pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<ConfigErr
     }
 }
 
-/// Events that are kept at most: what is asked for is memory taken at once.
+/// The largest buffer of events. The whole buffer is allocated at once.
 const MAX_EVENTS: usize = 1 << 24;
 
 pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
@@ -107,7 +107,7 @@ pub(super) fn reserved(rule: &CompiledRule, namespace: &str) -> Vec<RuleError> {
     rule.slots().iter().filter_map(within).collect()
 }
 
-/// What is allowed but rarely meant, of all combinations of one rule.
+/// Warns about what is allowed but rarely meant, for all combinations of one rule.
 pub(super) fn warn(combinations: &[CompiledRule]) {
     let everything: BTreeSet<&str> =
         combinations.iter().flat_map(|rule| rule.matches_everything()).map(Pattern::as_str).collect();

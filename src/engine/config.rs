@@ -34,7 +34,7 @@ pub(crate) struct Options {
     pub(crate) event_buffer: usize,
     pub(crate) reveal: Reveal,
     pub(crate) batch_size: usize,
-    /// How long what became true waits, at least, and for how much longer at random.
+    /// How long an instance that became true waits, and the longest random addition to that.
     pub(crate) settle: (Duration, Duration),
 }
 
@@ -65,7 +65,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// With times that can be added to a clock, whatever was given: `Duration::MAX` is a way to say never.
+    /// Limits the durations, so that they can be added to a clock. `Duration::MAX` is a common way to say
+    /// "never".
     pub(crate) fn bounded(mut self) -> Self {
         for time in [
             &mut self.lock_ttl,
@@ -95,7 +96,7 @@ pub(crate) struct Config {
     pub(crate) rules: Arc<[CompiledRule]>,
     /// By number of a rule.
     pub(crate) callbacks: Arc<[Callback]>,
-    /// What the watches cover.
+    /// The prefixes that the watches cover.
     pub(crate) prefixes: Vec<String>,
     pub(crate) options: Options,
     pub(crate) runtime: Option<Handle>,
@@ -106,7 +107,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Namespaces of engines: their keys match no pattern, and no commit may change them.
+    /// The namespaces of engines. Keys there match no pattern, and no commit may change them.
     pub(crate) fn reserved(&self) -> Vec<String> {
         let mut reserved = vec![super::builder::NAMESPACES.to_owned()];
         if !self.namespace.starts_with(super::builder::NAMESPACES) {
@@ -125,5 +126,5 @@ impl Config {
     }
 }
 
-/// Interval of HTTP/2 pings, which find connections that are cut without a word.
+/// The interval of HTTP/2 pings, which find connections that were cut silently.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);

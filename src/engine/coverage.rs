@@ -2,8 +2,9 @@
 
 use crate::compiled::CompiledRule;
 
-/// Watches of an engine at most. With more distinct prefixes the longest are watched by what they
-/// have in common, up to a `/`, which delivers keys that nobody wants but keeps the streams few.
+/// The most watches of an engine. If there are more distinct prefixes, the longest ones are replaced by what
+/// they have in common, up to a `/`. Such a watch also delivers keys that nobody wants, but it keeps the
+/// streams few.
 pub(crate) const MAX_WATCHES: usize = 32;
 
 /// Prefixes, none of which begins with another, that cover all of `prefixes`.
@@ -23,12 +24,12 @@ pub(crate) fn covering<'a>(prefixes: impl Iterator<Item = &'a str>, max: usize) 
     }
 }
 
-/// What to watch for these rules. Constraints narrow the prefixes, looking at as many characters as leave
-/// at most `max` watches.
+/// The prefixes to watch for these rules. Constraints narrow them, by as many characters as lead to at most
+/// `max` watches.
 pub(crate) fn watched(rules: &[CompiledRule], max: usize) -> Vec<String> {
     let slots = || rules.iter().flat_map(|rule| (0..rule.slots().len()).map(move |slot| (rule, slot)));
     let constrained = || slots().filter_map(|(rule, slot)| rule.constraint_behind(slot));
-    // Not at all, or by the prefix of the constraint and this many characters.
+    // Prefixes are narrowed not at all, or by the prefix of the constraint and this many characters.
     let deepest = constrained().map(|constraint| constraint.len() + 1).max().unwrap_or(0);
     for depth in (0..=deepest).rev() {
         let mut prefixes = Vec::new();
@@ -51,7 +52,7 @@ pub(crate) fn watched(rules: &[CompiledRule], max: usize) -> Vec<String> {
     covering(literal_prefixes(rules), max)
 }
 
-/// What the patterns begin with, constraints or not.
+/// The literal prefixes of all patterns, without regard to constraints.
 pub(crate) fn literal_prefixes(rules: &[CompiledRule]) -> impl Iterator<Item = &str> {
     rules.iter().flat_map(|rule| rule.slots()).map(|pattern| pattern.literal_prefix())
 }

@@ -36,10 +36,10 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-/// Messages of decisions that wait for an evaluator at most.
+/// The most messages that wait for an evaluator.
 const EVALUATOR_MAILBOX: usize = 16;
 
-/// How long etcd may take to free what the engine held.
+/// How long etcd may take to free the engine's leases.
 const REVOKE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Generation {
@@ -61,7 +61,7 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Starts all actors. An error is one of the machine: no threads.
+    /// Starts all actors. An error means that the system could not start a thread.
     pub(crate) async fn start(
         config: &Config,
         runtime: &Handle,
@@ -239,30 +239,32 @@ impl Generation {
         })
     }
 
-    /// For those who ask what is going on.
+    /// An inspector of these actors.
     pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
         Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.brakes.clone())
     }
 
-    /// Ends in order; returns the number of firings that did not end.
+    /// Ends in an orderly way. Returns the number of firings that did not end.
     pub(crate) async fn shutdown(self, deadline: Duration) -> usize {
         self.watch.stop();
         let deadline = Instant::now() + deadline.min(LONGEST);
         let left = match self.dispatcher.send(Drain { deadline }).await {
             Ok(left) => left,
-            // It panicked meanwhile. Its callbacks may run on, and their locks must stay until they end.
+            // The dispatcher panicked meanwhile. Its callbacks may still run, and their locks must stay until
+            // they end.
             Err(_) => self.tell(REVOKE).await,
         };
         self.end(REVOKE, left).await;
         left
     }
 
-    /// Ends without waiting for callbacks to finish their work, within `limit` and a little.
+    /// Ends without waiting for callbacks to finish their work. Takes little longer than `limit`.
     pub(crate) async fn abandon(self, limit: Duration) {
         self.watch.stop();
         let started = Instant::now();
-        // The dispatcher must know first: whatever ends would make room for others, whose locks would be
-        // revoked under them. If it is gone, or does not answer, the callbacks are told all the same.
+        // The dispatcher must know first. Otherwise each firing that ends would make room for another, whose
+        // lock would then be revoked. If the dispatcher is gone, or doesn't answer, the callbacks are
+        // cancelled nevertheless.
         let drained = timeout(limit / 2, self.dispatcher.send(Drain { deadline: started })).await;
         if !matches!(drained, Ok(Ok(_))) {
             tracing::debug!(engine = &*self.engine, "dispatcher did not end its firings in time");
@@ -271,11 +273,11 @@ impl Generation {
         self.end(limit / 2, left).await;
     }
 
-    /// Tells all callbacks to end; returns the number of those that did not within `limit`.
+    /// Cancels all callbacks. Returns the number of those that did not end within `limit`.
     async fn tell(&self, limit: Duration) -> usize {
         self.live.cancel_all();
         let started = Instant::now();
-        // Those that listen end now; the others are dropped by their runtime, or end some day.
+        // Callbacks that heed the cancellation end now. Their runtime drops the others where they wait.
         while self.live.len() > 0 && started.elapsed() < limit {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -1,4 +1,5 @@
-//! Asks a running engine what it is doing: the index for what is known, the dispatcher for what is done.
+//! Asks a running engine what it is doing. The index knows the instances, and the dispatcher what is done
+//! about them.
 
 use super::look_up;
 use crate::change::Snapshot;
@@ -25,13 +26,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long an actor may take to answer: a comparison of the user's that blocks may hold it up.
+/// How long an actor may take to answer. A user's comparison that blocks may hold it up.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Instances that are asked for at once: what the dispatcher looks at between two turns of its own.
+/// How many instances the dispatcher is asked about at once, so that it isn't held up for long.
 const CHUNK: usize = 256;
 
-/// See the [module](self). Works from any task, for as long as the actors live.
+/// See the [module](self). It works from any task while the actors exist.
 pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
     index: Addr<IndexActor>,
@@ -133,7 +134,7 @@ impl Inspector {
         Ok(ask(&self.dispatcher, message).await? > 0)
     }
 
-    /// Fires now what was given up of a rule; answers how many instances that are.
+    /// Fires all instances of a rule that were given up, and returns how many there are.
     pub(crate) async fn retry_given_up(&self, rule: &str) -> Result<usize, EngineError> {
         let wanted = Arc::new(self.wanted(Some(rule), &Attributes::new())?);
         let states = InstanceQuery::new().state(StateKind::GivenUp).states;
@@ -148,7 +149,7 @@ impl Inspector {
         Ok(count)
     }
 
-    /// Holds a rule back in another way, or lets it go.
+    /// Changes the brakes of a rule.
     pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), EngineError> {
         self.brakes.change(self.lane(rule)?, change);
         ask(&self.dispatcher, SetBrakes).await
@@ -192,7 +193,7 @@ impl Inspector {
         ask(&self.dispatcher, LookAt { instances, states, limit }).await
     }
 
-    /// Which instances of which rules: those of the one with this id, if one is given, with these values.
+    /// Selects instances with these values of attributes, of the rule with this id or of all rules.
     fn wanted(&self, id: Option<&str>, attributes: &Attributes) -> Result<Wanted, EngineError> {
         if let Some(id) = id {
             let rule = self.rules.iter().find(|rule| **rule.id() == *id);
@@ -235,7 +236,7 @@ impl Inspector {
     }
 }
 
-/// Comparisons of the user's run here too.
+/// The user's comparisons run here too, and may panic.
 fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Result<Explanation, EngineError> {
     let explaining = || rule.condition().explain(snapshot, |slot| rule.key(slot, binding));
     catch_unwind(AssertUnwindSafe(explaining)).map_err(|panic| EngineError::Comparison {
@@ -249,7 +250,7 @@ fn rule_status(
     RuleLook { brake, fired, would_have_fired, mut counts }: RuleLook,
     known: usize,
 ) -> RuleStatus {
-    // The two were asked one after the other.
+    // The two actors were asked one after the other, so their counts may differ.
     *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
     RuleStatus {
         id: rule.id().clone(),

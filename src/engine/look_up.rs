@@ -4,16 +4,17 @@ use crate::compiled::{Binding, CompiledRule};
 use crate::error::EngineError;
 use crate::pattern::Attributes;
 
-/// What attributes name.
+/// The instance that attributes name.
 #[derive(Debug)]
 pub(crate) enum Instance {
     /// The number of the compiled rule, and the binding.
     Of(u32, Binding),
-    /// Expansion or a constraint excludes it: why.
+    /// An expansion or a constraint excludes it. This is the reason.
     Excluded(String),
 }
 
-/// The instance of the rule with this id for these attributes. Others than the rule's are ignored.
+/// Finds the instance of the rule with this id for these attributes. Attributes that the rule doesn't have
+/// are ignored.
 pub(crate) fn find(
     rules: &[CompiledRule],
     id: &str,

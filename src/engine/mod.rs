@@ -78,12 +78,12 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     /// Begins an engine of an application, with the endpoints of an etcd cluster.
     ///
-    /// The name keeps the locks of different applications apart; engines of the same application share the
-    /// work. It consists of ASCII letters, digits, `-`, `_` and `.`.
+    /// The application's name keeps the locks of different applications apart. Engines of the same
+    /// application share the work. The name consists of ASCII letters, digits, `-`, `_` and `.`.
     ///
-    /// An endpoint is `host:port`, perhaps after `http://` or `https://` (the latter with the feature
-    /// `tls`). Give all members: the engine uses one at a time, begins with any of them, and moves on to
-    /// the next when a request gets no answer, the member has no leader, or a watch stays silent.
+    /// An endpoint is `host:port`, optionally after `http://` or `https://` (the latter with the feature
+    /// `tls`). Give all members. The engine uses one at a time and begins with any of them. It moves to the
+    /// next when a request gets no answer, the member has no leader, or a watch stays silent.
     pub fn builder<E: Into<String>>(
         application: impl Into<String>,
         endpoints: impl IntoIterator<Item = E>,
@@ -91,8 +91,8 @@ impl Engine {
         EngineBuilder::new(application.into(), endpoints.into_iter().map(Into::into).collect(), None)
     }
 
-    /// Begins an engine on a channel that the application made, for special transports, and for layers of its
-    /// own, which see every request of the engine (crates `tonic` 0.14 and `tower` 0.5):
+    /// Begins an engine on a channel that the application made. Use it for special transports, and for layers
+    /// that see every request of the engine (crates `tonic` 0.14 and `tower` 0.5):
     ///
     /// ```no_run
     /// use etcd_rules::{Channel, Engine};
@@ -109,27 +109,28 @@ impl Engine {
     /// let builder = Engine::builder_with_channel("app", channel);
     /// ```
     ///
-    /// Then the channel's own runtime does its work: if that is blocked, leases are not renewed, and locks
-    /// are lost. Keep-alive, time-outs of the connection and fail-over are the channel's.
+    /// The channel does its work on the runtime where it was made. If that is blocked, leases are not
+    /// renewed, and locks are lost. The channel is also responsible for keep-alive, time-outs of the
+    /// connection, and fail-over.
     pub fn builder_with_channel(application: impl Into<String>, channel: Channel) -> EngineBuilder {
         EngineBuilder::new(application.into(), Vec::new(), Some(channel))
     }
 
-    /// What the engine will watch: the smallest set of prefixes that covers all patterns. There are at most
-    /// 32; instead of more, what the longest have in common is watched. An empty prefix is all of etcd.
+    /// The prefixes that the engine will watch: the smallest set that covers all patterns. Instead of more
+    /// than 32 prefixes, the engine watches what the longest ones have in common. An empty prefix is all of
+    /// etcd.
     pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
         self.config.prefixes.iter().map(String::as_str)
     }
 
-    /// What happens in the engine from its start on; as [`EngineHandle::events`], which misses what happens
-    /// before it is called.
+    /// The events of the engine from its start on. [`EngineHandle::events`] misses those before it is called.
     pub fn events(&self) -> EventStream {
         self.config.events.subscribe()
     }
 
     /// Starts the engine. Callbacks run on the tokio runtime from which this is called, or on the one
-    /// [given](EngineBuilder::runtime); everything else on threads of the engine's own, four and one an
-    /// evaluator. So a callback that blocks the application's runtime costs no lease.
+    /// [given](EngineBuilder::runtime). Everything else runs on the engine's own threads: four, plus one for
+    /// each evaluator. So no lease is lost if a callback blocks the application's runtime.
     ///
     /// Returns at once, also if etcd does not answer, unless a
     /// [`start_timeout`](EngineBuilder::start_timeout) is set: then when the engine is ready. Dropping the
@@ -156,14 +157,16 @@ impl Engine {
         Ok(running)
     }
 
-    /// Starts the engine and runs it until the future completes; then shuts it down in order, with the
+    /// Starts the engine and runs it until the future completes. Then it shuts the engine down, with the
     /// [`shutdown_deadline`](EngineBuilder::shutdown_deadline).
     ///
-    /// It returns the error that `main` usually returns too, so that it may stand at its end.
+    /// It returns the umbrella error, which `main` usually returns too, so that it can be the last expression
+    /// there.
     ///
     /// # Errors
-    /// Those of [`start`](Engine::start); [`EngineError::Stopped`] if the engine [failed](crate::Health::Failed) before
-    /// the future completed; [`EngineError::Unfinished`] if callbacks did not end although they were cancelled.
+    /// Those of [`start`](Engine::start). [`EngineError::Stopped`] if the engine
+    /// [failed](crate::Health::Failed) before the future completed. [`EngineError::Unfinished`] if callbacks
+    /// did not end although they were cancelled.
     pub async fn run_until<F: Future>(self, stop: F) -> Result<(), Error> {
         self.run_until_with(|_| stop).await
     }

@@ -4,13 +4,13 @@ use super::handle::EngineHandle;
 use crate::trace::reveal::Reveal;
 use std::any::Any;
 
-/// Where running engines are looked at, such as an HTTP endpoint.
+/// Something that observes running engines, such as an HTTP endpoint.
 pub(crate) trait Observatory: Send + Sync {
-    /// Shows an engine until what is returned is dropped.
+    /// Shows an engine until the returned value is dropped.
     fn show(&self, engine: Observer) -> Shown;
 }
 
-/// An engine's place in an observatory, which it keeps alive.
+/// The place of an engine in an observatory, which it keeps alive.
 pub(crate) type Shown = Box<dyn Any + Send + Sync>;
 
 /// See the [module](self).

@@ -1,4 +1,4 @@
-//! Asks an engine that is not running what it would decide on some keys, without an etcd.
+//! What an engine would decide on given keys. It need not run, and no etcd is needed.
 
 use super::Engine;
 use super::config::Config;
@@ -27,12 +27,12 @@ pub struct EvaluatedInstance {
     pub explanation: Explanation,
 }
 
-/// An instance on some keys.
+/// An instance on given keys.
 pub(crate) struct Place {
     /// The number of its rule.
     pub(crate) rule: u32,
     pub(crate) binding: Binding,
-    /// What its keys hold, by slot.
+    /// The values of its keys, by slot.
     pub(crate) snapshot: Snapshot,
 }
 
@@ -45,12 +45,12 @@ impl Place {
 
 pub(crate) enum Placed {
     At(Place),
-    /// Expansion or a constraint excludes it: why.
+    /// An expansion or a constraint excludes it. This is the reason.
     Excluded(String),
 }
 
 impl Config {
-    /// The instance that attributes name, with what its keys hold. Keys of namespaces are not seen.
+    /// The instance that attributes name, with the values of its keys. Keys of namespaces are not visible.
     pub(crate) fn place(
         &self,
         rule: &str,
@@ -70,12 +70,12 @@ impl Config {
     }
 }
 
-/// For tests of rules: what the engine would decide, with its expansions and constraints, if there were these
-/// keys and no others.
+/// For tests of rules: what the engine would decide, with its expansions and constraints, if exactly these
+/// keys existed.
 impl Engine {
-    /// Whether an instance of a rule is true on these keys, and why. Attributes that the rule does not have are
-    /// ignored. Of an instance that an [expansion](crate::EngineBuilder::expand) or a
-    /// [constraint](crate::EngineBuilder::constrain) excludes, the explanation says that.
+    /// Whether an instance of a rule is true on these keys, and why. Attributes that the rule doesn't have
+    /// are ignored. If an [expansion](crate::EngineBuilder::expand) or a
+    /// [constraint](crate::EngineBuilder::constrain) excludes the instance, the explanation says so.
     ///
     /// ```
     /// use etcd_rules::{Engine, Error, Firing, Rule, key};
@@ -94,11 +94,11 @@ impl Engine {
     /// ```
     ///
     /// # Errors
-    /// [`EngineError::UnknownRule`] if no rule has the id; [`EngineError::UnknownAttribute`] if one of the rule's
-    /// attributes is not given; [`EngineError::Format`] if a value makes no key.
+    /// [`EngineError::UnknownRule`] if no rule has the id. [`EngineError::UnknownAttribute`] if one of the
+    /// rule's attributes is not given. [`EngineError::Format`] if a value can't be part of a key.
     ///
     /// # Panics
-    /// As a comparison function of the condition does.
+    /// If a comparison function of the condition panics.
     pub fn evaluate_on<K: AsRef<str>, V: AsRef<[u8]>>(
         &self,
         rule: &str,
@@ -115,8 +115,8 @@ impl Engine {
         })
     }
 
-    /// All instances of all rules that these keys imply, true or not: what an engine that starts would find.
-    /// They come in the order of the rules, and then of the attributes.
+    /// All instances of all rules that these keys imply, true or not. They are what an engine would find when
+    /// it starts. They come in the order of the rules, and then of the attributes.
     ///
     /// ```
     /// use etcd_rules::{Engine, Error, Firing, Rule, key};
@@ -132,7 +132,7 @@ impl Engine {
     /// ```
     ///
     /// # Panics
-    /// As a comparison function of a condition does.
+    /// If a comparison function of a condition panics.
     pub fn instances_on<K: AsRef<str>, V: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = (K, V)>,
@@ -157,7 +157,7 @@ impl Engine {
         let evaluated = |decide: Decide| {
             let rule = &rules[decide.rule as usize];
             let mut snapshot = decide.snapshot;
-            // The revision is made up.
+            // The revision is made up, so it is not shown.
             snapshot.iter_mut().flatten().for_each(|seen| seen.mod_revision = 0);
             let explanation = rule.condition().explain(&snapshot, |slot| rule.key(slot, &decide.binding));
             let attributes = rule.attributes_of(&decide.binding);

@@ -1,4 +1,5 @@
-//! Starts the actors, restarts them from a resync after a panic or a restored backup, ends them.
+//! The supervisor starts the actors, ends them, and restarts them from a new snapshot after a panic or a
+//! restored backup.
 
 use super::config::Config;
 use super::generation::Generation;
@@ -15,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-/// What the handle wants.
+/// What the handle asks of the supervisor.
 pub(crate) enum Command {
     Inspect {
         reply: oneshot::Sender<Inspector>,
@@ -36,11 +37,12 @@ impl std::fmt::Debug for Command {
     }
 }
 
-/// Panics after which the engine starts again, within [`PATIENCE`]; with one more it gives up.
+/// The number of panics within [`PATIENCE`] after which the actors are started again. With one more the
+/// engine fails.
 const RESTARTS: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the end may take when the handle was dropped: with it the threads end within a second.
+/// How long the end may take when the handle was dropped, so that the threads end within a second.
 const ABANDON: Duration = Duration::from_millis(600);
 
 /// How long callbacks have to end before a restart.
@@ -74,7 +76,7 @@ pub(crate) async fn supervise(
     }
 }
 
-/// Until the actors must start again, or the engine ends.
+/// Runs until the actors must start again, or the engine ends.
 async fn oversee(
     config: &Config,
     status: &Status,
@@ -91,7 +93,7 @@ async fn oversee(
                 meters.restart();
                 status.restarting();
                 generation.abandon(RESTART).await;
-                // Once more: what the old actors reported until their end is void.
+                // This is done once more, because what the old actors reported until their end is void.
                 status.restarting();
                 return recover(config, status, fault, panics).await;
             }
@@ -100,7 +102,7 @@ async fn oversee(
                     status.end(Health::Stopping);
                     let left = generation.shutdown(deadline).await;
                     status.end(Health::Stopped);
-                    // The one who asked may have given up.
+                    // The receiver may be gone, and then nobody needs the answer.
                     let _ = reply.send(left);
                     return Turn::End;
                 }
@@ -111,7 +113,7 @@ async fn oversee(
                     return Turn::End;
                 }
                 Some(Command::Inspect { reply }) => {
-                    // The one who asked may have given up.
+                    // The receiver may be gone, and then nobody needs the answer.
                     let _ = reply.send(generation.inspector(config.rules.clone()));
                 }
             }

@@ -1,4 +1,4 @@
-//! What only a look inside can show: parts that panic, and a whole engine in one thread.
+//! Tests that need access to the inside: parts that panic, and a whole engine in one thread.
 
 #[cfg(feature = "embedded")]
 mod delays;
@@ -23,7 +23,7 @@ fn engine(etcd: &Etcd) -> EngineBuilder {
     Engine::builder("test", [etcd.endpoint()]).rule(rule).lock_ttl(3 * SECOND)
 }
 
-/// Fails the handling of messages by one part as often as `left` says, each time after a few others.
+/// Makes one part panic at a message, `left` times in all, each time after a few other messages.
 fn poison(builder: &mut EngineBuilder, part: &'static str, left: usize) -> Arc<AtomicUsize> {
     let left = Arc::new(AtomicUsize::new(left));
     let (handled, counter) = (AtomicUsize::new(0), left.clone());
@@ -38,7 +38,7 @@ fn poison(builder: &mut EngineBuilder, part: &'static str, left: usize) -> Arc<A
     left
 }
 
-/// A poison message panics a part twice: the process lives, and the engine goes on where it was.
+/// Makes a part panic twice. The process survives, and the engine continues where it was.
 async fn survives(part: &'static str) {
     let etcd = Etcd::start().await;
     let mut builder = engine(&etcd);
@@ -107,7 +107,7 @@ async fn a_panic_in_the_requests_actor_is_survived() {
     survives("requests").await;
 }
 
-/// What panics again and again ends the engine loudly: no zombie.
+/// If a part panics again and again, the engine fails visibly.
 #[tokio::test(flavor = "multi_thread")]
 async fn panics_without_end_end_the_engine_loudly() {
     let etcd = Etcd::start().await;
@@ -123,7 +123,7 @@ async fn panics_without_end_end_the_engine_loudly() {
     }
 }
 
-/// What has failed stays on its endpoint, so that whoever probes can restart the process.
+/// An engine that has failed stays visible on its endpoint, so that a probe can restart the process.
 #[cfg(feature = "http")]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_engine_is_not_live_until_its_handle_is_gone() {
@@ -149,7 +149,7 @@ async fn a_failed_engine_is_not_live_until_its_handle_is_gone() {
     assert!(livez().await.starts_with("HTTP/1.0 200"), "nothing is left that has failed");
 }
 
-/// The whole engine in one thread: no thread of its own, the same behaviour.
+/// A whole engine in one thread behaves the same, and starts no threads.
 #[tokio::test(flavor = "current_thread")]
 async fn an_engine_runs_in_one_thread() {
     let local = tokio::task::LocalSet::new();
@@ -186,7 +186,7 @@ async fn an_explanation_shows_what_was_seen() {
     running.shutdown(SECOND).await.unwrap();
 }
 
-/// A comparison of the user's that panics leaves its instance alone, in a decision as in an explanation.
+/// If a user's comparison panics, in a decision or an explanation, its instance is left alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_comparison_that_panics_hurts_nobody_else() {
     let etcd = Etcd::start().await;

@@ -1,4 +1,4 @@
-//! What an evaluator found.
+//! The result of a decision.
 
 use crate::change::Snapshot;
 use crate::compiled::Binding;
@@ -23,12 +23,12 @@ pub(crate) struct Decided {
 pub(crate) enum Verdict {
     True(Witness),
     False,
-    /// A comparison of the user's panicked: not true, not false.
+    /// A user's comparison panicked, so the condition is neither true nor false.
     Failed(String),
 }
 
 impl Verdict {
-    /// A word for it.
+    /// The result as a word, for metrics.
     pub(crate) fn result(&self) -> &'static str {
         match self {
             Verdict::True(_) => "true",

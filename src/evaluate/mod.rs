@@ -1,6 +1,8 @@
-//! The evaluator actors: decide instances on the values that the index took for them. Comparisons of
-//! the user's run here, and nowhere else but in the group cache of the index; what they do wrong
-//! stays here.
+//! The evaluator actors. They decide instances on the values that the index has collected for them. The
+//! user's comparisons run only here and in the group cache of the index. A panic in one of them is caught
+//! here.
+//!
+//! [`decide`] and [`decide_all`] are pure; the actor around them sends and receives messages.
 
 mod decided;
 
@@ -52,7 +54,7 @@ impl Evaluator {
 }
 
 impl Evaluator {
-    /// Tells of a comparison that panicked.
+    /// Logs a comparison that panicked.
     fn tell(&self, decided: &Decided) {
         let Verdict::Failed(error) = &decided.verdict else { return };
         if let Some(suppressed) =
@@ -101,12 +103,13 @@ impl Handler<Orders> for Evaluator {
             decide_all(&this.rules, orders, |decided| decisions.push(decided));
             for decided in &decisions {
                 this.tell(decided);
-                // Of an instance that is gone nothing was evaluated.
+                // If the instance is gone, nothing was evaluated.
                 if decided.snapshot.len() == this.rules[decided.rule as usize].slots().len() {
                     this.meters.rule(decided.rule).evaluated(decided.verdict.result());
                 }
             }
-            // Waits for room: the dispatcher never waits for an evaluator.
+            // This waits for room in the dispatcher's mailbox. The dispatcher never waits for an evaluator,
+            // so they can't wait for each other.
             forward(ctx, &this.dispatcher, Decisions { decisions, came });
         });
     }
@@ -118,11 +121,11 @@ impl Handler<Reached> for Evaluator {
     fn handle(&mut self, _: Reached, _: &mut Self::Context) {}
 }
 
-/// Orders of which the rules are read before the first is decided: reads that don't depend on each other wait for
-/// memory at the same time.
+/// How many orders have their rules read before the first is decided. The reads don't depend on each other,
+/// so their waits for memory overlap.
 const AHEAD: usize = 16;
 
-/// Decides one instance after the other.
+/// Decides instances one after the other.
 pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided: impl FnMut(Decided)) {
     let mut orders = orders.into_iter();
     while !orders.as_slice().is_empty() {
@@ -135,7 +138,7 @@ pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided
     }
 }
 
-/// Decides one instance. A comparison that panics makes it neither true nor false.
+/// Decides one instance. If a comparison panics, the instance is neither true nor false.
 pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
     let decide = match order {
         Order::Decide(decide) => decide,

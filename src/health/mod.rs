@@ -1,4 +1,4 @@
-//! How an engine is, and what is wrong with it.
+//! The health of an engine: its state, and what is wrong with it.
 
 mod changes;
 pub(crate) mod status;
@@ -8,51 +8,51 @@ pub use changes::HealthChanges;
 use crate::etcd::FailureKind;
 use std::fmt;
 
-/// The state of an engine: `Starting`, then `Ready`, or `Degraded` while something is wrong; at the end
-/// `Stopping` and `Stopped`, or `Failed`.
+/// The state of an engine. It is `Starting` first, then `Ready`, or `Degraded` while something is wrong. At
+/// the end it is `Stopping` and `Stopped`, or `Failed`.
 ///
-/// `Starting` and `Degraded` heal by themselves: the engine goes on trying. After
-/// [`Failed`](Health::Failed) only a new engine helps; end the process, or build one.
+/// `Starting` and `Degraded` heal by themselves, because the engine goes on trying. After
+/// [`Failed`](Health::Failed) only a new engine helps: end the process, or build another engine.
 ///
-/// It is about the engine and etcd: callbacks that fail don't change it.
+/// Health is about the engine and etcd. Callbacks that fail don't change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Health {
-    /// Reading the first snapshot, or another one after a restart of its parts or a restored backup.
+    /// It reads its first snapshot, or a new one after its parts were restarted or a backup was restored.
     /// Nothing fires.
     Starting {
-        /// What keeps it from starting; empty while the snapshot is being read.
+        /// What keeps it from starting. Empty while the snapshot is being read.
         problems: Vec<Problem>,
     },
-    /// Watching; rules fire; nothing is known to be wrong.
+    /// It watches, rules fire, and nothing is known to be wrong.
     Ready,
-    /// Part of it does not work; it goes on with what does, and tries again.
+    /// A part of it does not work. The other parts go on, and it tries again.
     Degraded {
-        /// What is wrong, at most two entries a part; never empty.
+        /// What is wrong: one or two problems for each part concerned. Never empty.
         problems: Vec<Problem>,
     },
-    /// Shutting down; nothing new fires.
+    /// It is shutting down. Nothing new fires.
     Stopping,
-    /// Ended in order, or because the handle was dropped.
+    /// It was shut down, or its handle was dropped.
     Stopped,
-    /// Ended by itself: parts of the engine panicked more than five times within a minute, or its
-    /// threads could not be made.
+    /// It ended by itself, because its parts panicked more than five times within a minute, or its threads
+    /// could not be started.
     Failed {
-        /// The last panic, or why there are no threads.
+        /// The last panic, or the reason why there are no threads.
         reason: String,
     },
 }
 
-/// Something that is wrong, as long as it is.
+/// Something that is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {
     /// The part that can't do its work: a watch with its prefix, a lease, the locks, the watch for released
-    /// locks, the requests.
+    /// locks, or the requests.
     pub part: String,
     /// What kind of trouble it is.
     pub reason: Reason,
-    /// What happened, for people: what etcd said, for example.
+    /// What happened, for people. For example, what etcd answered.
     pub message: String,
 }
 
@@ -60,26 +60,29 @@ pub struct Problem {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Reason {
-    /// Changes are late: for longer than the [`lag_limit`](crate::EngineBuilder::lag_limit) they have waited
-    /// within the engine, etcd has been sending history, or a new snapshot has been read after a compaction.
-    /// The process lacks CPU, a comparison blocks, or more changes come than one engine can take in.
+    /// Changes are late. For longer than the [`lag_limit`](crate::EngineBuilder::lag_limit) they have waited
+    /// within the engine, or etcd has been sending history, or a new snapshot has been read after a
+    /// compaction. The process may lack CPU, a comparison may block, or more changes come than one engine can
+    /// take in.
     Lagging,
-    /// No answer from etcd: refused, cut, or too late. Look at the network, the endpoints, and etcd itself.
+    /// etcd doesn't answer: connections are refused or cut, or answers are too late. Look at the network, the
+    /// endpoints, and etcd itself.
     Disconnected,
-    /// etcd has no leader, so that nothing can be written. Look at its members.
+    /// etcd has no leader, so nothing can be written. Look at its members.
     NoLeader,
-    /// etcd's space quota is exceeded: locks and commits wait. Compact, defragment, disarm the alarm.
+    /// etcd's space quota is exceeded, so locks and commits wait. Compact, defragment, and disarm the alarm.
     NoSpace,
     /// Credentials are missing, wrong or outdated.
     Auth,
-    /// The engine's user may not do what it must. Grant its role the watched prefixes and the namespace.
+    /// The engine's user lacks a permission. Grant its role the watched prefixes and the namespace.
     Permission,
-    /// The lease behind locks was lost, and there is no new one yet: its firings were cancelled, and none
-    /// begin.
+    /// The lease behind locks was lost, and there is no new one yet. Its firings were cancelled, and no
+    /// firing starts.
     LeaseLost,
     /// etcd refuses requests because it has too many.
     Overloaded,
-    /// etcd refuses a request for what is in it: a limit of the server, or a fault of the engine.
+    /// etcd refuses a request because of its content. It exceeds a limit of the server, or the engine has a
+    /// defect.
     Refused,
 }
 
@@ -122,7 +125,7 @@ impl From<FailureKind> for Reason {
             FailureKind::Authentication => Reason::Auth,
             FailureKind::Permission => Reason::Permission,
             FailureKind::LeaseGone => Reason::LeaseLost,
-            // History that is needed is gone: all is read anew.
+            // History that the watch needs is gone, so everything is read again.
             FailureKind::Compacted => Reason::Lagging,
             FailureKind::Overloaded => Reason::Overloaded,
             FailureKind::Rejected => Reason::Refused,
@@ -154,15 +157,15 @@ impl Health {
         }
     }
 
-    /// Whether something is wrong for this reason.
+    /// Whether there is a problem with this reason.
     pub fn has(&self, reason: Reason) -> bool {
         self.problems().iter().any(|problem| problem.reason == reason)
     }
 
-    /// Whether the engine can still come to work by itself: it has neither ended nor failed.
+    /// Whether the engine has neither ended nor failed, so that it works or can recover by itself.
     ///
-    /// For a liveness probe, which restarts the process. An engine that can't reach etcd is live: a restart
-    /// would not help, and would lose what it knows.
+    /// Use it for a liveness probe, which restarts the process. An engine that can't reach etcd is live: a
+    /// restart would not help, and it would lose what is in memory.
     pub fn is_live(&self) -> bool {
         match self {
             Health::Starting { .. } | Health::Ready | Health::Degraded { .. } | Health::Stopping => true,
@@ -170,10 +173,10 @@ impl Health {
         }
     }
 
-    /// Whether the engine does all of its work in time: the state is [`Ready`](Health::Ready).
+    /// Whether the engine does all of its work in time. The state is [`Ready`](Health::Ready).
     ///
-    /// For a readiness probe, by which a rolling update waits before it replaces the next process, and for
-    /// alerts. While it is false the engine may still fire: see [`problems`](Health::problems).
+    /// Use it for alerts, and for a readiness probe, for which a rolling update waits before it replaces the
+    /// next process. While it is false the engine may still fire: see [`problems`](Health::problems).
     pub fn is_ready(&self) -> bool {
         matches!(self, Health::Ready)
     }

@@ -1,4 +1,4 @@
-//! Health as the parts of an engine report it: kept, published, and told in the log.
+//! Collects the health that the parts of an engine report, publishes it, and logs its changes.
 
 use crate::etcd::Failure;
 use crate::health::{Health, Problem, Reason};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Changes of health are told in the log at most once in this time; the latest always is.
+/// The least time between two log lines about health. The latest state is always logged in the end.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shared by all parts of one engine.
@@ -92,13 +92,13 @@ impl Status {
         });
     }
 
-    /// A part of the engine can't do its work, because etcd did not do its.
+    /// A part of the engine can't do its work because a request to etcd failed.
     pub(crate) fn failure(&self, part: &str, failure: &Failure) {
         self.problem(part, failure.kind.into(), failure.to_string());
     }
 
-    /// A part of the engine can't do its work. The message of the first such problem stays for as long as
-    /// the reason is the same.
+    /// A part of the engine can't do its work. While the reason stays the same, the message of the first
+    /// problem is kept.
     pub(crate) fn problem(&self, part: &str, reason: Reason, message: String) {
         let new = {
             let state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
@@ -126,8 +126,8 @@ impl Status {
         self.change(|state| state.end = Some(health));
     }
 
-    /// Writes a line for every change of state or of reasons, until the engine has ended; what changes
-    /// faster than that is told as it is then.
+    /// Logs every change of the state or of the reasons until the engine has ended. If they change faster
+    /// than once an interval, only the state at its end is logged.
     pub(crate) async fn announce(&self) {
         let (mut health, mut ended) = (self.subscribe(), self.subscribe());
         let mut told = (Health::NAMES[0], BTreeSet::new());

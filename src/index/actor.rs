@@ -1,4 +1,5 @@
-//! The index actor: carries changes into the [`Index`] and orders for decisions out of it.
+//! The index actor. It brings changes to the [`Index`], and sends the orders for decisions that come out of
+//! it.
 
 mod look;
 
@@ -18,16 +19,16 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-/// Units of backlog done before live changes get their turn.
+/// How much of the backlog is done before live changes get their turn.
 const CHUNK: usize = 64;
 
-/// The same before the first snapshot is complete: nothing is decided until then.
+/// The same before the first snapshot is complete. Nothing is decided until then, so nothing is held up.
 const FIRST_CHUNK: usize = 16_384;
 
-/// The same while only a crawl waits for it.
+/// The same while only a crawl waits for the backlog.
 const CRAWL_CHUNK: usize = 128;
 
-/// Messages that wait for the index at most; then watchers and the crawler wait.
+/// The most messages that wait for the index. When the mailbox is full, watchers and the crawler wait.
 const MAILBOX: usize = 64;
 
 /// Where orders for one evaluator go.
@@ -38,7 +39,7 @@ pub(crate) struct EvaluatorHandle {
 
 pub(crate) struct IndexActor {
     meters: Meters,
-    /// Instances by rule, as the metrics have them.
+    /// The number of instances of each rule that the metrics were last given.
     shown: Vec<usize>,
     index: Index,
     evaluators: Vec<EvaluatorHandle>,
@@ -70,7 +71,7 @@ impl IndexActor {
         }
     }
 
-    /// Sends what must be decided to the evaluators, each instance always to the same one.
+    /// Sends what must be decided to the evaluators. An instance always goes to the same evaluator.
     fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<Order>, arrived: Instant) {
         let mut decide = Vec::new();
         self.index.drain(&mut decide);
@@ -94,7 +95,7 @@ impl IndexActor {
         }
         for closed in self.index.take_closed() {
             if let Some(waiting) = self.closing.remove(&closed.id) {
-                // The one who asked may be gone.
+                // The receiver may be gone, and then nobody needs the answer.
                 let _ = waiting.send(closed);
             }
         }
@@ -107,8 +108,9 @@ impl IndexActor {
         }
     }
 
-    /// Does the next chunk of the backlog once the last one, which took so long, has been decided: what is queued
-    /// before a live change is one chunk at most. What only a crawl waits for is done with rests.
+    /// Does the next chunk of the backlog as soon as the last one has been decided. So at most one chunk is
+    /// queued before a live change. `took` is how long the last chunk took: if only a crawl waits for the
+    /// backlog, the index rests in proportion to it.
     fn work_on(&mut self, ctx: &mut Context<Self>, took: Duration) {
         self.working = true;
         let rest = if self.index.has_time() { self.rests.after(took) } else { None };
@@ -131,7 +133,7 @@ impl IndexActor {
                 this.evaluators.iter().map(|evaluator| evaluator.reached.send(Reached)).collect();
             let decided = async move {
                 for decided in decided {
-                    // Closed: the engine is restarting, and this actor with it.
+                    // An error means that the engine is restarting, and this actor with it.
                     let _ = decided.await;
                 }
                 begun.elapsed()
@@ -147,7 +149,7 @@ impl IndexActor {
 }
 
 impl IndexActor {
-    /// Tells the metrics what there is.
+    /// Sets the gauges to what is in memory now.
     fn show(&mut self) {
         self.meters.mirror(self.index.keys(), self.index.bytes(), self.index.tombstones());
         let counts = self.index.instances_by_rule();
@@ -183,7 +185,7 @@ pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     /// Everything up to here has been delivered.
     pub(crate) position: Revision,
-    /// When the first of the changes was received.
+    /// When the first of the changes arrived.
     pub(crate) arrived: Instant,
 }
 
@@ -199,11 +201,11 @@ impl Handler<Batch> for IndexActor {
     }
 }
 
-/// What the dispatcher learned and wants; see [`crate::dispatch::actor`].
+/// What the dispatcher has learned, and which decisions it asks for; see [`crate::dispatch::actor`].
 #[derive(Default, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Feedback {
-    /// Own commits, and values that a lock transaction returned.
+    /// The engine's own commits, and values that a lock transaction returned.
     pub(crate) changes: Vec<Change>,
     pub(crate) asks: Vec<(InstanceId, u64)>,
     pub(crate) releases: Vec<InstanceId>,
@@ -224,7 +226,8 @@ impl Handler<Feedback> for IndexActor {
             for instance in feedback.releases {
                 this.index.release(instance);
             }
-            // The changes are merged by now: an answer contains them, and who asked needs no second one for them.
+            // The changes are merged by now, so an answer already contains them. Whoever asked needs no
+            // second decision for them.
             let mut orders = Vec::with_capacity(feedback.asks.len());
             for (instance, number) in feedback.asks {
                 orders.push(match this.index.ask(instance, Reason::Ask(number)) {
@@ -240,7 +243,7 @@ impl Handler<Feedback> for IndexActor {
     }
 }
 
-/// Begins a comparison; see [`Index::open_view`].
+/// Begins a comparison with the mirror; see [`Index::open_view`].
 #[derive(Message)]
 #[rtype(result = "Option<ViewId>")]
 pub(crate) struct OpenView {
@@ -261,7 +264,8 @@ impl Handler<OpenView> for IndexActor {
     }
 }
 
-/// Keys that a view contains, and how many more of them are known to come. False if the view was ended meanwhile.
+/// Keys that a view contains, and how many more are known to come. The answer is false if the view has ended
+/// meanwhile.
 #[derive(Message)]
 #[rtype(result = "bool")]
 pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<KeyValue>, pub(crate) usize);
@@ -288,7 +292,8 @@ impl Handler<ViewPage> for IndexActor {
     }
 }
 
-/// Ends a view: compared to its end when the receiver answers; never answered if it was ended meanwhile.
+/// Closes a view. The answer comes when the comparison is complete. It never comes if the view has ended
+/// meanwhile.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) oneshot::Sender<Closed>);
@@ -308,7 +313,7 @@ impl Handler<CloseView> for IndexActor {
     }
 }
 
-/// Forgets a view that can't be completed.
+/// Drops a view that can't be completed.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct CancelView(pub(crate) ViewId);
@@ -321,7 +326,7 @@ impl Handler<CancelView> for IndexActor {
     }
 }
 
-/// Has every instance decided again, behind live changes.
+/// Requests a new decision on every instance, with lower priority than live changes.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct DecideAll;

@@ -1,4 +1,4 @@
-//! What is to be decided: which instances, why, and with which values of their keys.
+//! Which instances are to be decided, why, and with which values of their keys.
 
 use super::Index;
 use super::instances::InstanceId;
@@ -19,7 +19,7 @@ pub(crate) enum Reason {
     Change,
     /// A crawl looks at every instance.
     Crawl,
-    /// The dispatcher asked; the number comes back with the answer.
+    /// The dispatcher asked. The number is returned with the answer.
     Ask(u64),
 }
 
@@ -32,20 +32,20 @@ pub(crate) struct Decide {
     pub(crate) snapshot: Snapshot,
     pub(crate) touches: SmallVec<[Touch; 2]>,
     pub(crate) reason: Reason,
-    /// No key exists any more that implies the instance: once it is idle it can go.
+    /// No existing key implies the instance any more. It can be removed once it is idle.
     pub(crate) orphaned: bool,
 }
 
-/// An instance that is to be decided at the end of the turn.
+/// An instance that will be decided at the end of this turn.
 pub(super) struct Dirty {
-    /// `None`: it was decided already.
+    /// `None` if it has been decided already.
     pub(super) instance: Option<u32>,
     pub(super) touches: SmallVec<[Touch; 2]>,
     reason: Reason,
 }
 
 impl Index {
-    /// Marks an instance to be decided.
+    /// Marks an instance for a decision.
     pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
         if !self.ready {
             return;
@@ -77,8 +77,8 @@ impl Index {
         snapshot
     }
 
-    /// Asks for a decision on an instance; `None` if it does not exist any more. If a change makes one due anyway,
-    /// it is this one.
+    /// Requests a decision on an instance. `None` if it does not exist any more. If a change has made a
+    /// decision due anyway, this is that decision.
     pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
         let index = self.instances.resolve(id)?;
         let due = self.instances.get(index).dirty_at().map(|at| &mut self.dirty[at]);
@@ -108,7 +108,7 @@ impl Index {
         }
     }
 
-    /// Moves the decisions that are due into `out`.
+    /// Moves the due decisions into `out`.
     pub(crate) fn drain(&mut self, out: &mut Vec<Decide>) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for Dirty { instance, touches, reason } in dirty.drain(..) {
@@ -120,7 +120,7 @@ impl Index {
         self.dirty = dirty;
     }
 
-    /// What the keys of a rule hold for a binding, whether there is such an instance or not.
+    /// The values of a rule's keys for a binding, whether or not such an instance exists.
     pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Snapshot {
         let rule = &self.rules[rule as usize];
         let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as Slot, binding));

@@ -1,9 +1,9 @@
 //! Groups: the instances of a rule that share a key which binds only some of its attributes, such
 //! as `/config/enabled` in a rule over `/servers/:id/…`.
 //!
-//! What such a key contributes is cached once, here. Only when that changes are the members decided
-//! again, and then by a walk in chunks, so that a million members cost neither a list per key nor
-//! a stall.
+//! What such a key contributes is cached here once. The members are decided again only when that changes.
+//! They are decided by a walk in chunks, so that a group with a million members needs neither a list for each
+//! key nor a long pause.
 
 use super::Touch;
 use super::mirror::{EntryId, Mirror, NO_ENTRY};
@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Members still to be decided after a change: those at places below `next`.
+/// A walk over the members after a change. Those at places below `next` are still to be decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Walk {
     pub(crate) next: usize,
@@ -28,8 +28,8 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// Remembers the two latest touches of each slot: one of them may be an instance's own commit, and
-    /// what came before both does not matter to an instance that committed twice.
+    /// Remembers the two latest touches of each slot. One of them may be an instance's own commit, and then
+    /// the other one counts. Earlier ones don't matter.
     fn touch(&mut self, touch: Touch) {
         if self.touches.contains(&touch) {
             return;
@@ -50,11 +50,11 @@ pub(crate) struct Group {
     binding: Binding,
     /// By slot of the kind.
     entries: SmallVec<[EntryId; 2]>,
-    /// Instances, in no order: the one list of a group, whatever the number of its keys.
+    /// The instances, in no particular order. A group has this one list, however many keys it has.
     members: Vec<u32>,
-    /// By leaf of the kind; `None` if the leaf's comparison panicked.
+    /// The truth of each leaf of the kind. `None` if the leaf's comparison panicked.
     truths: SmallVec<[Option<bool>; 2]>,
-    /// By operand of the kind: what it holds.
+    /// The value of each operand of the kind.
     operands: SmallVec<[Option<Value>; 1]>,
     walk: Option<Walk>,
 }
@@ -77,7 +77,7 @@ impl Group {
         }
     }
 
-    /// Computes anew what the keys contribute; true if that changed.
+    /// Computes again what the keys contribute. True if it has changed.
     pub(crate) fn refresh(&mut self, rules: &[CompiledRule], mirror: &Mirror) -> bool {
         let rule = &rules[self.rule as usize];
         let kind = &rule.kinds()[self.kind as usize];
@@ -100,7 +100,7 @@ impl Group {
         changed
     }
 
-    /// Starts the walk over all members, or starts it over. True if it was not under way.
+    /// Starts a walk over all members, or restarts it. True if no walk was under way.
     pub(crate) fn begin_walk(&mut self, touch: Touch) -> bool {
         let next = self.members.len();
         match &mut self.walk {
@@ -118,7 +118,7 @@ impl Group {
     }
 }
 
-/// A comparison of the user's may panic; that must not take the index down.
+/// A user's comparison may panic. That must not end the index.
 fn leaf_truth(rule: &CompiledRule, leaf: usize, snapshot: &Snapshot) -> Option<bool> {
     catch_unwind(AssertUnwindSafe(|| rule.condition().leaf_truth(leaf, snapshot))).ok()
 }
@@ -185,15 +185,15 @@ impl Groups {
         index
     }
 
-    /// Takes a member out; returns the member that now stands in its place, if one was moved.
+    /// Removes a member. Returns the member that was moved to its place, if there is one.
     pub(crate) fn leave(&mut self, index: u32, at: u32) -> Option<u32> {
         let group = self.get_mut(index);
         group.members.swap_remove(at as usize);
         if let Some(walk) = &mut group.walk {
             walk.next = walk.next.min(group.members.len());
         }
-        // The member moved in may be decided a second time by a walk under way, never not at all:
-        // walks go from the end to the start.
+        // Walks go from the end to the start. So a walk that is under way may decide the moved member twice,
+        // but never misses it.
         group.members.get(at as usize).copied()
     }
 
@@ -217,7 +217,7 @@ impl Groups {
         self.get(index).members.get(at).copied()
     }
 
-    /// The walk has done everything from `next` on; at 0 it ends.
+    /// The walk has done everything from `next` on. At 0 it is complete.
     pub(crate) fn walked_to(&mut self, index: u32, next: usize) {
         let group = self.get_mut(index);
         if next == 0 {

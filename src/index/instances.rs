@@ -8,7 +8,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
 
-/// An instance, for as long as it exists: a number that is used again is another generation.
+/// Identifies an instance for as long as it exists. When its number is used again, the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct InstanceId {
     pub(crate) index: u32,
@@ -21,9 +21,9 @@ pub(crate) struct Instance {
     pub(crate) rule: u32,
     generation: u32,
     pub(crate) binding: Binding,
-    /// By slot; slots that belong to a group stay empty here.
+    /// The entry of each slot. Slots that belong to a group stay empty here.
     pub(crate) entries: SmallVec<[EntryId; 4]>,
-    /// By group kind: the group, and this instance's place among its members.
+    /// For each group kind, the group and this instance's place among its members.
     pub(crate) groups: SmallVec<[(u32, u32); 1]>,
     /// How many existing keys bind all attributes.
     pub(crate) implied_by: u32,
@@ -31,13 +31,13 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    /// Reads what deciding it will need, so that it is in the processor's cache by then.
+    /// Reads the memory that a decision needs, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self) -> u32 {
         let binding = self.binding.bytes().first().copied().unwrap_or(0);
         self.dirty_at ^ self.generation ^ u32::from(binding)
     }
 
-    /// Its place in the list of dirty instances.
+    /// Its place in the list of dirty instances, if it is dirty.
     pub(crate) fn dirty_at(&self) -> Option<usize> {
         (self.dirty_at != CLEAN).then_some(self.dirty_at as usize)
     }
@@ -46,13 +46,14 @@ impl Instance {
         self.dirty_at = at.map_or(CLEAN, |at| at as u32);
     }
 
-    /// No existing key implies it. A rule without attributes has one instance, always.
-    /// `always` is asked only where no key does: for most instances the rule need not be read.
+    /// Whether no existing key implies it. A rule without attributes always has its one instance, which
+    /// `always` tells. That is called only if no key implies the instance, because for most instances the
+    /// rule then need not be read.
     pub(crate) fn is_orphaned(&self, always: impl FnOnce() -> bool) -> bool {
         self.implied_by == 0 && !always()
     }
 
-    /// It was moved to another place among a group's members.
+    /// Notes that it was moved to another place among a group's members.
     pub(crate) fn moved_in(&mut self, group: u32, at: u32) {
         for place in self.groups.iter_mut().filter(|place| place.0 == group) {
             place.1 = at;
@@ -65,7 +66,7 @@ pub(crate) struct Instances {
     by_binding: Table,
     hasher: FixedState,
     generation: u32,
-    /// How many each rule has.
+    /// How many instances each rule has.
     by_rule: Vec<usize>,
 }
 
@@ -113,12 +114,12 @@ impl Instances {
         self.find_hashed(self.hash(rule, binding), rule, binding)
     }
 
-    /// The hash of an instance, for those who look it up more than once.
+    /// The hash of an instance, for callers that look it up more than once.
     pub(crate) fn hash(&self, rule: u32, binding: &Binding) -> u64 {
         self.hasher.hash_one((rule, binding.bytes()))
     }
 
-    /// Reads where an instance would be found, so that it is in the processor's cache by then.
+    /// Reads the memory where an instance would be found, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self, hash: u64) -> u64 {
         self.by_binding.touch(hash)
     }
@@ -130,7 +131,7 @@ impl Instances {
         })
     }
 
-    /// Adds an instance that must not exist yet; `hash` as of [`Instances::hash`].
+    /// Adds an instance that must not exist yet. `hash` is that of [`Instances::hash`].
     pub(crate) fn insert(&mut self, hash: u64, rule: u32, binding: Binding, slots: usize) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.by_rule[rule as usize] += 1;
@@ -147,7 +148,7 @@ impl Instances {
         index
     }
 
-    /// Makes room for so many more.
+    /// Makes room for `more` instances.
     pub(crate) fn reserve(&mut self, more: usize) {
         self.table.reserve_exact(more);
         self.by_binding.reserve(more);

@@ -1,16 +1,16 @@
-//! Lists instances in pieces, for people who ask: each piece takes a bounded time.
+//! Lists instances in pages. Each page takes a bounded time.
 
 use super::{Binding, Index, InstanceId};
 
-/// Places in the table that a piece looks at, at most.
+/// The most places of the table that one page looks at.
 const PLACES: usize = 4096;
 
-/// Which instances are wanted: for each rule the attributes (by number) that must have these values; `None`:
-/// none of its instances.
+/// Which instances are wanted. For each rule, the attributes (by number) that must have the given values, or
+/// `None` if none of its instances is wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted(pub(crate) Vec<Option<Vec<(usize, String)>>>);
 
-/// An instance that was found.
+/// An instance in a page.
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     pub(crate) id: InstanceId,
@@ -19,8 +19,8 @@ pub(crate) struct Listed {
 }
 
 impl Index {
-    /// Instances that are wanted, from a place on, at most `limit` of them; and the place where to go on.
-    /// An instance stays at its place for as long as it exists.
+    /// At most `limit` wanted instances from a place on, and the place where the next page starts. An
+    /// instance keeps its place for as long as it exists.
     pub(crate) fn list(&self, from: u32, wanted: &Wanted, limit: usize) -> (Vec<Listed>, Option<u32>) {
         let mut found = Vec::new();
         let end = self.instances.capacity();
@@ -52,7 +52,7 @@ impl Index {
         self.instances.find(rule, binding).map(|index| self.instances.id(index))
     }
 
-    /// Instances of each rule, true or not.
+    /// The number of instances of each rule, true or not.
     pub(crate) fn instances_by_rule(&self) -> &[usize] {
         self.instances.by_rule()
     }

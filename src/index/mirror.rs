@@ -1,6 +1,6 @@
-//! The watched keys in memory. Revisions of a key only move forward: what is older than what is
-//! known is refused, whatever order watch, crawl, own commits and reads of a lock transaction
-//! arrive in.
+//! The watched keys in memory. The revision of a key only moves forward: news that is older than what is
+//! known of a key is refused. So it doesn't matter in which order the watch, crawls, own commits and the
+//! reads of lock transactions arrive.
 
 use super::table::Table;
 use crate::change::Revision;
@@ -19,7 +19,7 @@ pub(crate) type EntryId = u32;
 /// No entry: the key is absent and has no tombstone.
 pub(crate) const NO_ENTRY: EntryId = u32::MAX;
 
-/// Who is concerned by a key.
+/// Who reads a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
     /// The instance at this index of the instance table reads it as this slot of its rule.
@@ -34,8 +34,8 @@ pub(crate) enum Content {
         value: Value,
         revision: Revision,
     },
-    /// A tombstone: the key was absent at `revision`. It stays until the watch has passed that
-    /// revision, since older puts of the key may still come before it.
+    /// A tombstone: the key was absent at `revision`. It stays until the watch has passed that revision,
+    /// because older puts of the key may still arrive.
     Gone {
         revision: Revision,
     },
@@ -50,22 +50,22 @@ pub(crate) struct Entry {
     pub(crate) watcher: u16,
     /// The last view (snapshot or crawl) that contained the key.
     pub(crate) stamp: u32,
-    /// Listed among the tombstones, once.
+    /// Whether the entry is in the list of tombstones. It is listed at most once.
     buried: bool,
 }
 
-/// What became of something told to the mirror.
+/// What a change did to the mirror.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Merge {
-    /// The key did not exist and exists now.
+    /// The key did not exist, and exists now.
     Created(EntryId),
     /// The key has another value or revision now.
     Changed(EntryId),
     /// The key existed and is a tombstone now.
     Deleted(EntryId),
-    /// Older than what is known: the mirror is as it was.
+    /// The change is older than what is known. The mirror has not changed.
     Stale(EntryId),
-    /// Known already, or without effect.
+    /// The change was known already, or has no effect.
     Known,
 }
 
@@ -73,8 +73,8 @@ pub(crate) struct Mirror {
     entries: Slab<Entry>,
     by_key: Table,
     hasher: FixedState,
-    /// By watcher: entries that became tombstones, by a revision not above theirs. What has come
-    /// back since is found out when its turn comes.
+    /// For each watcher, the entries that became tombstones, ordered by a revision that is at most theirs. A
+    /// key that has been put again since is noticed when its entry comes up.
     tombstones: Vec<BinaryHeap<Reverse<(Revision, EntryId)>>>,
     gone: usize,
     present: usize,
@@ -112,17 +112,17 @@ impl Mirror {
         self.find_bytes(key.as_bytes())
     }
 
-    /// What is not text is not found.
+    /// Keys that are not UTF-8 are never found.
     pub(crate) fn find_bytes(&self, key: &[u8]) -> Option<EntryId> {
         self.find_hashed(self.hash(key), key)
     }
 
-    /// The hash of a key, for those who look it up more than once.
+    /// The hash of a key, for callers that look it up more than once.
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash_one(key)
     }
 
-    /// Reads where a key would be found, so that it is in the processor's cache by then.
+    /// Reads the memory where a key would be found, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self, hash: u64) -> u64 {
         self.by_key.touch(hash)
     }
@@ -150,7 +150,7 @@ impl Mirror {
         }
     }
 
-    /// Makes room for so many more entries.
+    /// Makes room for `more` entries.
     pub(crate) fn reserve(&mut self, more: usize) {
         self.entries.reserve_exact(more);
         self.by_key.reserve(more);
@@ -175,7 +175,7 @@ impl Mirror {
         }
     }
 
-    /// Puts a key that has no entry; `hash` as of [`Mirror::hash`].
+    /// Puts a key that has no entry. `hash` is that of [`Mirror::hash`].
     pub(crate) fn put_new(
         &mut self,
         hash: u64,
@@ -215,8 +215,8 @@ impl Mirror {
         }
     }
 
-    /// `guard_unknown`: leave a tombstone even for a key that was not known, because an open view
-    /// of an older revision may still contain it.
+    /// Deletes a key. With `guard_unknown` an unknown key gets a tombstone too, because an open view of an
+    /// older revision may still contain it.
     pub(crate) fn delete(
         &mut self,
         key: &str,
@@ -276,7 +276,7 @@ impl Mirror {
         }
     }
 
-    /// Removes a watcher's tombstones up to `horizon`; returns the revision of the newest of them.
+    /// Removes a watcher's tombstones up to `horizon`. Returns the revision of the newest of them.
     pub(crate) fn collect_tombstones(&mut self, watcher: u16, horizon: Revision) -> Option<Revision> {
         let Self { tombstones, entries, by_key, hasher, gone, .. } = self;
         let tombstones = tombstones.get_mut(watcher as usize)?;

@@ -1,9 +1,9 @@
 //! The index: which instances read which keys, and what must be decided again after a change.
 //!
-//! [`Index`] is synchronous and does no I/O. It merges everything known about keys into the
-//! [mirror](mirror), keeps the instances and groups that the keys imply, and hands out
-//! [`Decide`] orders ([decisions]): an instance with the values of its keys, taken from one view of the mirror.
-//! [`actor`] carries messages to and from it.
+//! [`Index`] is synchronous and does no I/O. It merges all news of keys into the [mirror](mirror), and keeps
+//! the instances and groups that the keys imply. It hands out [`Decide`] orders ([decisions]): an instance
+//! with the values of its keys, all from the same state of the mirror. [`actor`] carries messages to and from
+//! it.
 
 pub(crate) mod actor;
 mod decisions;
@@ -41,7 +41,7 @@ use std::sync::Arc;
 use views::Views;
 use walks::FullWalk;
 
-/// Counters of what was done, for metrics and tests.
+/// Counts of the work done, for metrics and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// Keys matched against the patterns.
@@ -63,9 +63,9 @@ pub(crate) struct Index {
     instances: Instances,
     groups: Groups,
     views: Views,
-    /// Up to where each watcher is complete.
+    /// The revision up to which each watcher is complete.
     positions: Vec<Revision>,
-    /// By watcher: the latest deletion without a tombstone.
+    /// For each watcher, the revision of the latest deletion that has no tombstone any more.
     forgotten: Vec<Revision>,
     /// Nothing is decided until every watcher's first snapshot is in.
     ready: bool,
@@ -73,11 +73,11 @@ pub(crate) struct Index {
     walks: VecDeque<u32>,
     full_walk: Option<FullWalk>,
     counters: Counters,
-    /// A buffer, for as long as an instance is made.
+    /// A buffer that is reused whenever an instance is made.
     packed: Packed,
 }
 
-/// Keys looked up before the first of them is merged.
+/// How many keys are looked up before the first of them is merged.
 const AHEAD: usize = 32;
 
 /// One use of a pattern that a key matches.
@@ -87,13 +87,13 @@ struct Matched {
     group: Option<u8>,
     /// The values bound.
     binding: Binding,
-    /// Of the instance, if all attributes are bound.
+    /// The hash of the instance, if all attributes are bound.
     hash: u64,
 }
 
 impl Index {
-    /// `prefixes`: what each watcher covers; they must not overlap. `namespaces`: keys below these
-    /// belong to engines and match no pattern.
+    /// Makes an index. `prefixes` are the prefixes that the watchers cover, and must not overlap. Keys below
+    /// `namespaces` belong to engines and match no pattern.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         prefixes: Vec<String>,
@@ -172,16 +172,16 @@ impl Index {
         }
     }
 
-    /// Merges changes, in order; see [`Index::apply`].
+    /// Merges changes in their order; see [`Index::apply`].
     ///
-    /// Of millions of keys hardly one is in the processor's cache. So the keys of a handful of changes are looked
-    /// up, and what they lead to is touched, before any of them is merged: looks that don't depend on each other
-    /// wait for memory at the same time.
+    /// With millions of keys, hardly any is in the processor's cache. So the keys of several changes are
+    /// looked up, and the memory they lead to is read, before the first change is merged. These reads don't
+    /// depend on each other, so the processor waits for all of them at the same time.
     pub(crate) fn apply_all(&mut self, changes: Vec<Change>) {
         let mut changes = changes.into_iter();
         let (mut hashes, mut known) = (SmallVec::<[u64; AHEAD]>::new(), SmallVec::<[_; AHEAD]>::new());
         while !changes.as_slice().is_empty() {
-            // What is read first does not decide what is read next, so that nothing waits for it.
+            // No read depends on the result of an earlier one, so they overlap.
             let mut touched = 0;
             hashes.clear();
             for change in changes.as_slice().iter().take(AHEAD) {
@@ -202,7 +202,8 @@ impl Index {
             std::hint::black_box(touched);
             for (known, change) in known.drain(..).zip(&mut changes) {
                 match (known, change) {
-                    // A key with an entry is wanted, and entries are not removed while changes are merged.
+                    // A key with an entry matches a pattern, and entries are not removed while changes are
+                    // merged.
                     (Some(id), Change::Put { value, revision, .. }) => self.put_known(id, value, revision),
                     (_, change) => self.apply(change),
                 }
@@ -210,13 +211,13 @@ impl Index {
         }
     }
 
-    /// Merges one change; the instances it concerns become dirty.
+    /// Merges one change. The instances that read its key become dirty.
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
             Change::Put { key, value, revision } => {
                 let Some((text, watcher)) = self.wanted(&key) else { return };
-                // News that comes late (an own commit, a read) of a key that was deleted since: the
-                // deletion is known already, and its tombstone was not needed any more.
+                // This news is late: the key was deleted after this commit or read. The deletion is known,
+                // but its tombstone has been collected.
                 let hash = self.mirror.hash(&key);
                 match self.mirror.find_hashed(hash, &key) {
                     Some(id) => self.put_known(id, value, revision),
@@ -239,8 +240,8 @@ impl Index {
                 let known =
                     self.mirror.find(key).and_then(|id| self.mirror.present(id)).map(|(_, known)| known);
                 let merge = self.mirror.delete(key, revision, guard && unknown, watcher);
-                // Found by reading, it may have happened at any time since the key was put: the readers must
-                // not take it for later than what is known to be later than that.
+                // A deletion that was found by a read may have happened at any time after the key was put.
+                // Readers must not take it to be later than that.
                 let happened = match (&merge, known, how) {
                     (Merge::Deleted(_), Some(known), Deletion::SeenAbsent) => known + 1,
                     _ => revision,
@@ -255,7 +256,7 @@ impl Index {
         self.settle(merge, revision);
     }
 
-    /// Puts a key that has no entry, if a pattern matches it: `uses` as of [`Index::match_new`].
+    /// Puts a key that has no entry, if a pattern matches it. `uses` is the result of [`Index::match_new`].
     fn put_new(
         &mut self,
         hash: u64,
@@ -265,25 +266,26 @@ impl Index {
     ) -> Option<EntryId> {
         let mut uses = uses.into_iter().peekable();
         uses.peek()?;
-        // Where it was read is where it stays: most often it is no longer than what holds it.
+        // The key keeps the allocation into which it was read. Mostly that has no spare capacity, so nothing
+        // is copied.
         let key = String::from_utf8(key).ok()?.into_boxed_str();
         let id = self.mirror.put_new(hash, key, value, revision, watcher);
         self.link(id, uses, revision);
         Some(id)
     }
 
-    /// A key that the mirror does not know did not exist at this revision.
+    /// The revision at which a key without an entry is known not to have existed.
     fn complete_to(&self, watcher: u16) -> Revision {
         self.position(watcher).max(self.views.told_by_snapshot(watcher).unwrap_or(0))
     }
 
-    /// A deletion at this revision is known to have happened, but not any more of which key.
+    /// Notes that a key was deleted at this revision, and that the mirror doesn't remember which key.
     fn forget(&mut self, watcher: u16, revision: Revision) {
         let forgotten = &mut self.forgotten[watcher as usize];
         *forgotten = revision.max(*forgotten);
     }
 
-    /// The key as text and its watcher, if a pattern may want it.
+    /// The key as text and its watcher, if a pattern may match it.
     fn wanted<'k>(&mut self, key: &'k [u8]) -> Option<(&'k str, u16)> {
         let Ok(key) = std::str::from_utf8(key) else {
             self.counters.not_text += 1;
@@ -309,7 +311,8 @@ impl Index {
         }
     }
 
-    /// The key exists now: finds or makes the instances and groups that read it.
+    /// Connects a key that now exists with the instances and groups that read it. They are made if they are
+    /// new.
     fn link(&mut self, id: EntryId, uses: impl Iterator<Item = Matched>, revision: Revision) {
         let mut readers: SmallVec<[Subscriber; 1]> = SmallVec::new();
         for Matched { rule, slot, group, binding, hash } in uses {
@@ -333,14 +336,14 @@ impl Index {
         self.mirror.entry_mut(id).readers = readers;
     }
 
-    /// Every use of a pattern that the key matches, with the values it binds.
+    /// Every use of a pattern that the key matches, with the values that it binds.
     fn uses(&self, key: &str) -> Vec<Matched> {
         let mut uses = Vec::new();
         self.add_uses(key, &mut uses);
         uses
     }
 
-    /// The same of a key that has no entry.
+    /// The same for a key that has no entry.
     fn match_new(&mut self, key: &str) -> Vec<Matched> {
         self.counters.matched += 1;
         self.uses(key)
@@ -355,7 +358,7 @@ impl Index {
         });
     }
 
-    /// The key does not exist any more.
+    /// Tells the readers of a key that it doesn't exist any more.
     fn unlink(&mut self, id: EntryId, revision: Revision) {
         for reader in std::mem::take(&mut self.mirror.entry_mut(id).readers) {
             match reader {
@@ -374,7 +377,7 @@ impl Index {
         }
     }
 
-    /// The key has another value.
+    /// Tells the readers of a key that it has another value.
     fn touch(&mut self, id: EntryId, revision: Revision) {
         for at in 0..self.mirror.entry(id).readers.len() {
             match self.mirror.entry(id).readers[at] {
@@ -386,8 +389,9 @@ impl Index {
         }
     }
 
-    /// A change that arrives after a newer one of the same key is known (an own commit overtook the
-    /// watch): values stay as they are, but somebody else did change the key.
+    /// Notes a change that arrives when a newer one of the same key is already known, because an own commit
+    /// overtook the watch. The value stays as it is. But somebody else did change the key, and its readers
+    /// must know.
     fn touch_late(&mut self, id: EntryId, revision: Revision) {
         if self.mirror.present(id).is_some() {
             return self.touch(id, revision);
@@ -402,7 +406,7 @@ impl Index {
         }
     }
 
-    /// The instance of a rule for a binding, made if it is new; `hash` as of [`Instances::hash`].
+    /// The instance of a rule for a binding. It is made if it is new. `hash` is that of [`Instances::hash`].
     fn instance(&mut self, hash: u64, rule: u32, binding: Binding) -> u32 {
         if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
@@ -423,7 +427,8 @@ impl Index {
         index
     }
 
-    /// A key of a group changed: its members are decided only if what the key contributes changed.
+    /// Handles a change of a group's key. The members are decided only if what the key contributes has
+    /// changed.
     fn group_changed(&mut self, index: u32, slot: Slot, revision: Revision) {
         let Self { groups, mirror, rules, .. } = self;
         if groups.get_mut(index).refresh(rules, mirror)
@@ -434,7 +439,7 @@ impl Index {
         }
     }
 
-    /// Removes an instance that nothing implies any more. Returns false if it is in use again.
+    /// Removes an instance that no key implies any more. False if a key implies it again.
     pub(crate) fn release(&mut self, id: InstanceId) -> bool {
         let Some(index) = self.instances.resolve(id) else { return false };
         let instance = self.instances.get(index);
@@ -453,7 +458,7 @@ impl Index {
         true
     }
 
-    /// Removes the tombstones that nothing needs: no event, and no view, is older.
+    /// Removes the tombstones that are not needed any more, because no event and no view can be older.
     fn collect_tombstones(&mut self, watcher: u16) {
         let position = self.positions[watcher as usize];
         let horizon = self.views.oldest(watcher).map_or(position, |oldest| oldest.min(position));

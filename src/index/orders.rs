@@ -1,11 +1,11 @@
-//! What the index asks evaluators.
+//! The messages from the index to evaluators.
 
 use super::decisions::Decide;
 use super::instances::InstanceId;
 use actix::Message;
 use tokio::time::Instant;
 
-/// Something for an evaluator to decide.
+/// One order for an evaluator.
 #[derive(Debug)]
 pub(crate) enum Order {
     Decide(Decide),
@@ -29,12 +29,12 @@ pub(crate) struct Orders {
     pub(crate) came: Came,
 }
 
-/// Answered when everything sent before has been decided.
+/// Is answered when all orders sent before it have been decided.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Reached;
 
-/// When what caused a decision was received, and when the index had taken it.
+/// When the cause of a decision was received, and when the index had merged it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Came {
     pub(crate) arrived: Instant,

@@ -1,6 +1,6 @@
-//! Which patterns a new key matches: a radix trie over the literal prefixes of all patterns, and
-//! below each prefix a tree over what follows, segment by segment. The cost depends on the length
-//! of the key, not on the number of rules.
+//! Finds the patterns that a new key matches. A radix trie holds the literal prefixes of all patterns, and
+//! each prefix has a tree of the segments that follow. The cost depends on the length of the key, and not on
+//! the number of rules.
 
 use crate::compiled::Use;
 use crate::pattern::{Pattern, Segment};
@@ -23,9 +23,9 @@ struct Node {
 
 struct Prefix {
     text: Box<str>,
-    /// The longest other prefix that this one begins with.
+    /// The longest of the other prefixes that this one begins with.
     shorter: Option<u32>,
-    /// Other prefixes begin with this one.
+    /// Whether another prefix begins with this one.
     has_longer: bool,
     root: u32,
 }
@@ -34,12 +34,12 @@ pub(crate) struct Patterns {
     trie: Trie<String, u32>,
     prefixes: Vec<Prefix>,
     nodes: Vec<Node>,
-    /// The prefix that was looked up last: keys of one kind often come together.
+    /// The prefix that was found last. Keys of one kind often come together.
     last: Cell<Option<u32>>,
 }
 
 impl Patterns {
-    /// Builds the index of all uses; they can't change afterwards.
+    /// Builds the index of all uses. They can't change afterwards.
     pub(crate) fn new<'a>(uses: impl IntoIterator<Item = (&'a Pattern, Use)>) -> Self {
         let mut this =
             Self { trie: Trie::new(), prefixes: Vec::new(), nodes: Vec::new(), last: Cell::new(None) };

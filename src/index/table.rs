@@ -1,23 +1,25 @@
-//! Hash tables of small numbers: each stands for something that lies elsewhere and is compared there.
+//! Hash tables of small numbers. A number stands for something that is stored, and compared, elsewhere.
 //!
-//! Half of the hash is kept beside the number. So a table that grows moves what it has without looking at the
-//! millions of keys that it stands for, none of which is in the processor's cache. Whoever looks for a number that is
-//! not there has seen by then where it would lie: most often that is one line of the cache, while tables that keep
-//! tags of their slots apart touch two.
+//! Half of the hash is kept beside the number. So a table can grow without reading the millions of keys that
+//! its numbers stand for, none of which is in the processor's cache. A lookup that finds nothing mostly reads
+//! one cache line. A table that keeps the tags of its slots separately reads two.
 
-/// A slot of which nothing is taken. All zero, so that the system hands out a new table without a pass over it.
+/// A free slot. It is zero, so that the allocator can return zeroed memory for a new table without a pass
+/// over it.
 const FREE: u64 = 0;
 
-/// Slots of the smallest table that has any.
+/// The slots of the smallest table that isn't empty.
 const FEWEST: usize = 8;
 
-/// The half of a hash that is kept.
+/// The half of a hash that is kept in a slot.
 const HASH: u64 = 0xffff_ffff_0000_0000;
 
-/// Slots in the order of their hashes, as far as there is room: who finds a place taken goes on to the next.
+/// A table with open addressing. The slots are in the order of their hashes as far as possible: if a place is
+/// taken, the next free one is used.
 #[derive(Default)]
 pub(super) struct Table {
-    /// As many as a power of two, or none. Each holds half of a hash, and below it the number and one.
+    /// The slots. Their number is a power of two, or zero. Each holds half of a hash in its upper half, and
+    /// the number plus one in its lower half.
     slots: Vec<u64>,
     taken: usize,
 }
@@ -27,7 +29,7 @@ impl Table {
         self.place(hash, is).map(|at| number(self.slots[at]))
     }
 
-    /// Reads where one would begin to look, so that it is in the processor's cache by then.
+    /// Reads the slot where a lookup begins, so that it is in the processor's cache by then.
     pub(super) fn touch(&self, hash: u64) -> u64 {
         self.slots.get(self.home(hash)).copied().unwrap_or(FREE)
     }
@@ -40,7 +42,7 @@ impl Table {
         self.add(hash & HASH | (u64::from(number) + 1));
     }
 
-    /// Makes room for so many more.
+    /// Makes room for `more` numbers.
     pub(super) fn reserve(&mut self, more: usize) {
         let wanted = self.taken.saturating_add(more);
         if wanted > room(self.slots.len()) {
@@ -48,7 +50,7 @@ impl Table {
             while wanted > room(slots) {
                 slots *= 2;
             }
-            // In the order of their hashes, so that the new table is written from its front to its back.
+            // The old slots are in the order of their hashes, so the new table is written from front to back.
             let old = std::mem::replace(&mut self.slots, vec![FREE; slots]);
             old.into_iter().filter(|&slot| slot != FREE).for_each(|slot| self.add(slot));
         }
@@ -65,7 +67,7 @@ impl Table {
             if slot == FREE {
                 break;
             }
-            // What lies behind the hole because that was taken moves up.
+            // A slot that was displaced past the hole moves into it.
             let went = at.wrapping_sub(self.home(slot)) & mask;
             if went >= at.wrapping_sub(hole) & mask {
                 self.slots[hole] = slot;
@@ -91,12 +93,12 @@ impl Table {
         }
     }
 
-    /// Where to begin to look for a hash, or for what a slot holds.
+    /// Where the lookup of a hash, or of a slot's content, begins.
     fn home(&self, hash: u64) -> usize {
         (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
     }
 
-    /// There is a free slot.
+    /// Adds a slot's content. There must be a free slot.
     fn add(&mut self, slot: u64) {
         let mask = self.slots.len() - 1;
         let mut at = self.home(slot);
@@ -112,7 +114,7 @@ fn number(slot: u64) -> u32 {
     (slot as u32).wrapping_sub(1)
 }
 
-/// How many of so many slots may be taken: with more, it takes long until one is found that is free.
+/// How many of `slots` may be taken. With more, lookups take long to find a free slot.
 fn room(slots: usize) -> usize {
     slots / 5 * 4
 }
@@ -124,7 +126,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     proptest! {
-        /// Few hashes, the highest among them: whole runs of slots are taken, also around the end of the table.
+        /// Uses few hashes, the highest among them, so that runs of taken slots form and wrap around the end
+        /// of the table.
         #[test]
         fn a_table_holds_what_a_set_holds(
             steps in proptest::collection::vec((0..6usize, 0..8u32, proptest::bool::weighted(0.6)), 0..200),
@@ -135,7 +138,7 @@ mod tests {
             table.reserve(room);
             let mut set = BTreeSet::new();
             for (at, low, adds) in steps {
-                // A number has one hash.
+                // A number always has the same hash.
                 let number = low * HASHES.len() as u32 + at as u32;
                 if !adds {
                     table.remove(HASHES[at], number);

@@ -1,4 +1,4 @@
-//! Tests of the index: against a naive oracle, and what costs how much.
+//! Tests of the index: it is compared with a naive oracle, and its work is counted.
 
 mod cases;
 mod fan_out;
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::rule::Rule;
 use std::time::Duration;
 
-/// Rules with these conditions, whose numbers are their ids.
+/// Rules with these conditions. Their numbers are their ids.
 fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]> {
     let limits = Limits {
         max_txn_ops: 128,
@@ -35,7 +35,8 @@ fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
     Index::new(rules(conditions), vec![String::new()], Vec::new(), FixedState::with_seed(1))
 }
 
-/// An index whose first snapshot, at revision 100, has found these keys; all they imply is decided.
+/// An index whose first snapshot, at revision 100, contained these keys. All instances that they imply are
+/// decided.
 fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)]) -> Index {
     let mut index = index(conditions);
     let view = index.open_view(0, 100, Purpose::Snapshot).expect("a snapshot is never refused");
@@ -72,7 +73,7 @@ fn drain(index: &mut Index) -> Vec<Decide> {
     decided
 }
 
-/// Everything that is due and everything in the backlog.
+/// Does everything that is due, and the whole backlog.
 fn work_off(index: &mut Index) -> Vec<Decide> {
     let mut decided = drain(index);
     while index.has_backlog() {
@@ -93,7 +94,7 @@ fn bindings(index: &Index, decided: &[Decide]) -> Vec<String> {
     all
 }
 
-/// What an index has in its mirror of a key.
+/// The value of a key in the mirror of an index.
 fn value(index: &Index, key: &str) -> Option<String> {
     let entry = index.mirror.find(key)?;
     index.mirror.present(entry).map(|(value, _)| value.to_string())

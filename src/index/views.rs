@@ -1,9 +1,12 @@
 //! Views: a watcher's whole prefix as it was at one revision, compared with the mirror.
 //!
-//! A snapshot (first start, or after a compaction) makes every difference a change at once. A crawl
-//! runs beside a live watch: what differs may only be on its way, so differences are held until the
-//! crawl closes the view and only what is still unexplained then is drift. Keys that a view lacks
-//! were deleted; they are found by a sweep in chunks.
+//! A snapshot is read at the first start or after a compaction. It turns every difference into a change at
+//! once.
+//!
+//! A crawl runs beside a live watch, and the event that explains a difference may still be on its way. So
+//! differences are held until the crawl closes the view. Those that are still unexplained then are drift.
+//!
+//! Keys that a view lacks were deleted. A sweep in chunks finds them.
 
 use super::mirror::{Content, EntryId};
 use super::{AHEAD, Index, Matched, Reason};
@@ -15,9 +18,9 @@ pub(crate) struct ViewId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// The watch (re)starts from it: differences are changes.
+    /// The watch starts from this view, so differences are changes.
     Snapshot,
-    /// A check beside the live watch: differences are drift.
+    /// A check beside the live watch. Differences are drift.
     Crawl,
 }
 
@@ -25,7 +28,7 @@ pub(crate) enum Purpose {
 struct Look {
     hash: u64,
     entry: Option<EntryId>,
-    /// Whose it is, if a pattern may want it.
+    /// The watcher that covers it, if a pattern may match it.
     watcher: Option<u16>,
     /// How many uses of patterns were found for it.
     uses: usize,
@@ -47,15 +50,15 @@ struct View {
     revision: Revision,
     purpose: Purpose,
     mismatches: Vec<KeyValue>,
-    /// Keys were deleted after the view's revision and forgotten before it was opened: that the
-    /// view has a key which the mirror lacks does not mean that the key exists.
+    /// Keys were deleted after the view's revision, and their tombstones were collected before it was opened.
+    /// So a key in the view that the mirror lacks may have been deleted since.
     blind: bool,
-    /// Next entry to look at once all pages are in.
+    /// Once all pages are in: the next entry that the sweep looks at.
     sweep: Option<usize>,
     drift: u64,
 }
 
-/// Differences a crawl holds back at most; what exceeds them is repaired at once.
+/// The most differences that a crawl holds back. Any more are repaired at once.
 const MISMATCHES: usize = 65_536;
 
 #[derive(Default)]
@@ -68,12 +71,12 @@ pub(crate) struct Views {
     contradiction: Option<Contradiction>,
 }
 
-/// One history can't have both: a key was changed at the first revision, and at the third, which is not before,
-/// its last change was at the second, which is.
+/// Three revisions that can't belong to one history. A key was changed at the first. But at the third, which
+/// is not earlier than the first, its last change was at the second, which is earlier.
 pub(crate) type Contradiction = (Revision, Revision, Revision);
 
 impl Views {
-    /// An open view of an older revision might still show a key deleted at `revision`.
+    /// Whether an open view of an older revision might still show a key that was deleted at `revision`.
     pub(crate) fn any_older(&self, watcher: u16, revision: Revision) -> bool {
         self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
     }
@@ -83,7 +86,7 @@ impl Views {
         self.open.iter().filter(|view| view.watcher == watcher).map(|view| view.revision).min()
     }
 
-    /// The revision of a snapshot all of whose keys were told.
+    /// The revision of a snapshot whose pages are all in.
     pub(crate) fn told_by_snapshot(&self, watcher: u16) -> Option<Revision> {
         let told = |view: &&View| {
             view.watcher == watcher && view.purpose == Purpose::Snapshot && view.sweep.is_some()
@@ -101,8 +104,8 @@ impl Views {
 }
 
 impl Index {
-    /// Begins to compare a watcher's prefix at `revision`. One view a watcher: a snapshot ends a
-    /// crawl's view, a crawl is refused (`None`) while a snapshot is under way.
+    /// Begins to compare a watcher's prefix at `revision`. A watcher has one view at a time: a snapshot ends
+    /// the view of a crawl, and a crawl is refused (`None`) while a snapshot is under way.
     pub(crate) fn open_view(&mut self, watcher: u16, revision: Revision, purpose: Purpose) -> Option<ViewId> {
         let snapshot = |view: &View| view.watcher == watcher && view.purpose == Purpose::Snapshot;
         if purpose == Purpose::Crawl
@@ -126,7 +129,7 @@ impl Index {
         Some(id)
     }
 
-    /// Compares keys that the view contains. False if the view was ended meanwhile.
+    /// Compares keys that the view contains. False if the view has ended meanwhile.
     pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<KeyValue>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let mut page = page.into_iter();
@@ -141,9 +144,9 @@ impl Index {
         true
     }
 
-    /// Makes room for `rest` more keys, where as many as that would have the tables grow again and again. Supposes
-    /// that patterns match as many of them as of those that were `told` last, before which the index had so many keys
-    /// and instances.
+    /// Makes room for `rest` more keys, if they are so many that the tables would grow again and again. It
+    /// expects patterns to match the same share of them as of the last `told` keys, before which the index
+    /// had the given numbers of keys and instances.
     pub(crate) fn make_room(&mut self, rest: usize, told: usize, (keys, instances): (usize, usize)) {
         if rest > self.mirror.keys() {
             let share = |now: usize, had: usize| rest.min(now.saturating_sub(had) * rest / told.max(1));
@@ -152,8 +155,8 @@ impl Index {
         }
     }
 
-    /// Looks up the first keys of a page, and matches those that have no entry. Looks that don't depend on each other
-    /// wait for memory at the same time; see [`Index::apply_all`].
+    /// Looks up the first keys of a page, and matches those that have no entry. The lookups don't depend on
+    /// each other, so their waits for memory overlap; see [`Index::apply_all`].
     fn look_ahead(&mut self, at: usize, page: &[KeyValue], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
         let snapshot = self.views.open[at].purpose == Purpose::Snapshot;
         let mut touched = 0;
@@ -191,7 +194,7 @@ impl Index {
         if let Some(entry) = known {
             self.mirror.entry_mut(entry).stamp = id.0;
             let known = self.revision_of(entry);
-            // Then the key was changed before the view, which does not have that change.
+            // The mirror has a change of the key from before the view, and the view does not have it.
             if found.revision < known && known <= seen_at && !is_active(Mutant::Rewind) {
                 self.views.contradiction.get_or_insert((known, found.revision, seen_at));
             }
@@ -223,16 +226,16 @@ impl Index {
         }
     }
 
-    /// Decides about a mismatch: what the mirror does not know by now is drift.
+    /// Settles a mismatch: if the mirror still doesn't know the key as it was found, that is drift.
     fn clear_up(&mut self, at: usize, found: KeyValue) {
         let View { id, blind, .. } = self.views.open[at];
         let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
         match known {
-            // The watch has explained it since.
+            // An event has explained it meanwhile.
             Some(entry) if self.revision_of(entry) >= found.revision => {
                 self.mirror.entry_mut(entry).stamp = id.0;
             }
-            // It may have been deleted since: another crawl will tell.
+            // It may have been deleted since. The next crawl will tell.
             None if blind => {}
             _ => {
                 self.views.open[at].drift += 1;
@@ -258,8 +261,8 @@ impl Index {
         }
     }
 
-    /// All keys of the view were told. What is left of the comparison is backlog; the view then
-    /// turns up in [`Index::take_closed`]. False if the view was ended meanwhile.
+    /// Closes a view when all of its pages are in. The rest of the comparison becomes backlog. When that is
+    /// done, [`Index::take_closed`] returns the view. False if the view has ended meanwhile.
     pub(crate) fn close_view(&mut self, id: ViewId) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let mismatches = std::mem::take(&mut self.views.open[at].mismatches);
@@ -270,14 +273,14 @@ impl Index {
         true
     }
 
-    /// Forgets a view that will not be completed.
+    /// Drops a view that will not be completed.
     pub(crate) fn cancel_view(&mut self, id: ViewId) {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return };
         let View { watcher, .. } = self.views.open.remove(at);
         self.collect_tombstones(watcher);
     }
 
-    /// Looks for keys that closed views lack; returns what is left of the budget.
+    /// Looks for keys that closed views lack. Returns what is left of the budget.
     pub(super) fn sweep(&mut self, mut budget: usize) -> usize {
         while budget > 0
             && let Some(at) = self.views.open.iter().position(|view| view.sweep.is_some())
@@ -318,7 +321,7 @@ impl Index {
             Purpose::Snapshot => {
                 drift = 0;
                 self.advance(watcher, revision);
-                // What was deleted before it may never have been known.
+                // Keys that were deleted before the view may never have been known.
                 self.forget(watcher, revision);
                 if !self.views.complete.contains(&watcher) {
                     self.views.complete.push(watcher);
@@ -334,7 +337,7 @@ impl Index {
         self.views.closed.push(Closed { id, watcher, purpose, drift });
     }
 
-    /// What a view told that can't be of the same store as what was known.
+    /// A contradiction between a view and the mirror, which shows that they are of different stores.
     pub(crate) fn take_contradiction(&mut self) -> Option<Contradiction> {
         self.views.contradiction.take()
     }

@@ -3,31 +3,32 @@
 use super::groups::Walk;
 use super::{Index, Reason};
 
-/// Every instance is to be decided.
+/// A walk over all instances.
 pub(super) struct FullWalk {
     next: usize,
-    /// Up to the last place and then, from the first on, up to this one.
+    /// The walk goes to the last place, and then from the first place up to this one.
     then: usize,
-    /// On its way from the first place on.
+    /// It has passed the last place.
     around: bool,
-    /// Somebody waits for it.
+    /// More than a crawl waits for it.
     urgent: bool,
     reason: Reason,
 }
 
 impl Index {
-    /// Work is left that should be done in chunks behind live changes.
+    /// Whether there is work to be done in chunks behind live changes.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.walks.is_empty() || self.full_walk.is_some() || self.views.sweeping()
     }
 
-    /// Nobody waits for what is left: only a crawl wants it done.
+    /// Whether only a crawl waits for the backlog.
     pub(crate) fn has_time(&self) -> bool {
         let urgent = self.full_walk.as_ref().is_some_and(|walk| walk.urgent);
         !urgent && self.walks.is_empty() && !self.views.sweeping_snapshot()
     }
 
-    /// Does up to `budget` units of the backlog. Finished sweeps end in [`Index::take_closed`].
+    /// Does up to `budget` units of the backlog. [`Index::take_closed`] returns the views whose sweeps are
+    /// complete.
     pub(crate) fn work(&mut self, budget: usize) {
         let budget = self.sweep(budget);
         let budget = self.walk_groups(budget);
@@ -77,8 +78,9 @@ impl Index {
         }
     }
 
-    /// Has every instance decided, in chunks (see [`Index::work`]). If that is under way, it goes on from where it
-    /// is, and then all the way round: so it ends, however often this is wanted.
+    /// Requests a decision on every instance, which is done in chunks (see [`Index::work`]). A walk that is
+    /// under way continues from where it is, and then goes all the way round. So a walk always comes to its
+    /// end, however often this is called.
     pub(crate) fn decide_all(&mut self, reason: Reason) {
         let under_way = self.full_walk.take();
         let urgent = reason == Reason::Change || under_way.as_ref().is_some_and(|walk| walk.urgent);

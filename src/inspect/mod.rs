@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// One rule instance, and what the engine is doing about it; see
+/// One rule instance, and what the engine is doing about it. See
 /// [`EngineHandle::instances`](crate::EngineHandle::instances).
 ///
 /// Its text is one line, such as
@@ -31,13 +31,13 @@ pub struct Instance {
     pub attributes: Attributes,
     /// What the engine is doing about it.
     pub state: InstanceState,
-    /// For how long it has been in this state; zero for [`InstanceState::Untrue`].
+    /// For how long it has been in this state. Zero for [`InstanceState::Untrue`].
     pub lasting: Duration,
-    /// Failures of its callback in a row so far, those of other engines included as far as their marks were
-    /// seen. The next attempt has one more.
+    /// How often its callback has failed in a row so far. Failures in other engines count if their marks were
+    /// seen. The number of the next attempt is one more than this.
     pub failures: u32,
-    /// What went wrong last: an error or panic of the callback, the reason for which it gave up, or trouble
-    /// with etcd. `None` after a success.
+    /// What went wrong last: an error or panic of the callback, its reason for giving up, or trouble with
+    /// etcd. `None` after a success.
     pub last_error: Option<Arc<str>>,
 }
 
@@ -45,20 +45,20 @@ pub struct Instance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InstanceState {
-    /// The condition was found false, or has not been decided yet. Nothing is done.
+    /// The condition is false, or has not been decided yet. Nothing is done.
     Untrue,
-    /// True; waits for its turn.
+    /// It is true, and waits for its turn.
     Queued(QueuedFor),
     /// It has a slot.
     Running(Phase),
-    /// True; it waits for a time.
+    /// It is true, and waits for some time to pass.
     Waiting {
         /// Why.
         reason: WaitReason,
         /// How long from now.
         remaining: Duration,
     },
-    /// True; another engine has its lock. It is tried again when that is released.
+    /// It is true, but another engine has its lock. It is tried again when the lock is released.
     Locked {
         /// The engine that has the lock, by its [name](crate::EngineBuilder::name), if the lock's value can be
         /// read.
@@ -66,28 +66,29 @@ pub enum InstanceState {
         /// Since when, by that engine's clock.
         since: Option<SystemTime>,
     },
-    /// True; another engine holds it back: its callback failed there, or asked to be run again later. It is
-    /// tried again when that engine removes its mark, or somebody changes a key.
+    /// It is true, but another engine holds it back, because its callback failed there or asked to be run
+    /// again later. It is tried again when that engine removes its mark, or when somebody changes one of its
+    /// keys.
     HeldBack {
         /// The engine that holds it back, by its [name](crate::EngineBuilder::name), if the mark can be read.
         engine: Option<String>,
         /// Until when, by that engine's clock.
         until: Option<SystemTime>,
-        /// The error there; empty if the callback asked to be run again later.
+        /// The error there. Empty if the callback asked to be run again later.
         error: String,
     },
-    /// True; a callback gave it up. It is left alone until somebody changes a key.
+    /// It is true, but a callback gave it up. It is left alone until somebody changes one of its keys.
     GivenUp {
-        /// The engine that gave up, by its [name](crate::EngineBuilder::name); `None`: this one.
+        /// The engine that gave up, by its [name](crate::EngineBuilder::name). `None` if it is this engine.
         engine: Option<String>,
         /// The reason it gave.
         reason: String,
     },
-    /// True, and it would fire, if its rule were not in a [dry run](crate::EngineHandle::begin_dry_run). It fires
-    /// when that ends.
+    /// It is true, and would fire if its rule were not in a [dry run](crate::EngineHandle::begin_dry_run). It
+    /// fires when the dry run ends.
     WouldFire,
-    /// True, and its callback has dealt with what was there. It fires again when somebody changes a key, and
-    /// at the next crawl.
+    /// It is true, and its callback has dealt with the current values. It fires again when somebody changes
+    /// one of its keys, and at the next crawl.
     Idle,
 }
 
@@ -97,7 +98,7 @@ pub enum InstanceState {
 pub enum QueuedFor {
     /// A free slot, of its rule or of the engine.
     Slot,
-    /// A lock that another instance of this engine has.
+    /// A lock that another instance in this engine holds.
     Lock,
     /// Its rule is [paused](crate::EngineHandle::pause).
     Resume,
@@ -105,37 +106,39 @@ pub enum QueuedFor {
     Rate,
 }
 
-/// What is being done with a slot.
+/// What an instance is doing with its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {
-    /// It is decided again, with the newest values.
+    /// It is being decided again, with the newest values.
     Deciding,
     /// Its lock is being taken.
     Locking,
     /// The callback runs.
     Callback,
-    /// The transaction that ends the firing is out.
+    /// The transaction that ends the firing has been sent.
     Committing,
 }
 
-/// Why an instance waits for a time.
+/// Why an instance waits for some time to pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WaitReason {
-    /// The callback failed: [backoff](crate::Rule::backoff).
+    /// The callback failed, and the [backoff](crate::Rule::backoff) isn't over.
     Backoff,
     /// The callback asked to be run again later.
     RetryAfter,
-    /// The callback succeeded and left the condition true; it is slowed down.
+    /// The callback succeeded but left the condition true, so the instance is slowed down.
     Ineffective,
     /// Something other than the callback failed: no lease, no answer, a lock that was lost.
     Trouble,
-    /// A lock or mark of another engine is gone; what it did should be seen first. Milliseconds.
+    /// Another engine has removed its lock or mark. This engine waits some milliseconds to see that engine's
+    /// changes first.
     Released,
-    /// It has just become true, or was changed: it is to [settle](crate::Rule::settle).
+    /// It has just become true, or one of its keys was changed. It is given time to
+    /// [settle](crate::Rule::settle).
     Settle,
-    /// It fired less than the [least interval](crate::Rule::min_interval) of its rule ago.
+    /// It fired recently, and the [least interval](crate::Rule::min_interval) of its rule isn't over.
     Interval,
 }
 
@@ -229,15 +232,15 @@ impl InstanceState {
     }
 }
 
-/// Why an instance is true or false, and what the engine is doing about it; see
-/// [`EngineHandle::explain`](crate::EngineHandle::explain). Its text has a line for each part of the condition
-/// and one for the instance.
+/// Why an instance is true or false, and what the engine is doing about it. See
+/// [`EngineHandle::explain`](crate::EngineHandle::explain). Its text has a line for each part of the
+/// condition and one for the instance.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InstanceExplanation {
     /// The truth of each part of the condition, with what was seen.
     pub condition: Explanation,
-    /// The instance; `None` if no existing key implies it, so that the engine does not know it.
+    /// The instance. `None` if no existing key implies it, so that the engine doesn't know it.
     pub instance: Option<Instance>,
 }
 

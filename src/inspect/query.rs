@@ -1,4 +1,4 @@
-//! Which instances are to be listed, and a page of them.
+//! Queries for instances, and pages of results.
 
 use super::{Instance, StateKind};
 use crate::pattern::Attributes;
@@ -6,12 +6,12 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-/// Several kinds of states.
+/// A set of kinds of states.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StateSet(u16);
 
 impl StateSet {
-    /// Nothing said: all of them.
+    /// Whether a kind is in the set. The empty set contains all kinds.
     pub(crate) fn contains(self, kind: StateKind) -> bool {
         self.0 == 0 || self.0 & kind.bit() != 0
     }
@@ -21,8 +21,8 @@ impl StateSet {
     }
 }
 
-/// Which instances [`EngineHandle::instances`](crate::EngineHandle::instances) lists. Default: all, true or
-/// not, 100 at a time.
+/// Which instances [`EngineHandle::instances`](crate::EngineHandle::instances) lists. By default it lists
+/// all, true or not, 100 at a time.
 ///
 /// ```
 /// use etcd_rules::{InstanceQuery, StateKind};
@@ -39,7 +39,7 @@ pub struct InstanceQuery {
     pub(crate) after: Option<Cursor>,
 }
 
-/// Instances of a page at most.
+/// The most instances in a page.
 const MOST: usize = 1000;
 
 impl Default for InstanceQuery {
@@ -60,44 +60,46 @@ impl InstanceQuery {
         }
     }
 
-    /// Only those of this rule.
+    /// Lists only instances of this rule.
     pub fn rule(mut self, id: impl Into<String>) -> Self {
         self.rule = Some(id.into());
         self
     }
 
-    /// Only those in this state; called several times, in one of these states.
+    /// Lists only instances in this state. If it is called several times, in one of these states.
     pub fn state(mut self, kind: StateKind) -> Self {
         self.states.insert(kind);
         self
     }
 
-    /// Only those whose condition was last found true.
+    /// Lists only instances whose condition was true when last decided.
     pub fn only_true(mut self) -> Self {
         StateKind::ALL.iter().filter(|kind| **kind != StateKind::Untrue).for_each(|k| self.states.insert(*k));
         self
     }
 
-    /// Only those that have this attribute, with this value; called several times, with all of them.
+    /// Lists only instances that have this attribute with this value. If it is called several times, all of
+    /// them must match.
     pub fn attribute(mut self, name: impl Into<Arc<str>>, value: impl Into<String>) -> Self {
         self.attributes.insert(name, value);
         self
     }
 
-    /// Instances in the page at most: from 1 to 1,000, whatever is given. Default: 100.
+    /// The most instances in a page. The default is 100. Values outside of 1 to 1,000 are brought into that
+    /// range.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit.clamp(1, MOST);
         self
     }
 
-    /// Goes on after an earlier page.
+    /// Continues after an earlier page.
     pub fn after(mut self, cursor: Cursor) -> Self {
         self.after = Some(cursor);
         self
     }
 }
 
-/// Where a page ended. Its text can be parsed, for the address of a next page.
+/// Where a page ended. It can be shown as text and parsed again, for use in the address of the next page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor(pub(crate) u32);
 
@@ -119,9 +121,9 @@ impl FromStr for Cursor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstancePage {
-    /// The instances, in an order that stays as it is while they exist, and means nothing.
+    /// The instances. Their order has no meaning, but stays the same while they exist.
     pub instances: Vec<Instance>,
-    /// Where to go on; `None` if this was the last page.
+    /// Where the next page starts. `None` if this was the last page.
     pub next: Option<Cursor>,
 }
 

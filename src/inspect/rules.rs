@@ -1,11 +1,11 @@
-//! A rule, and how many of its instances are in which state.
+//! The status of a rule, with the number of its instances in each state.
 
 use super::StateKind;
 use crate::compiled::RateLimit;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A rule of a running engine: what it is, and what its instances are doing; see
+/// A rule of a running engine, its options, and what its instances are doing. See
 /// [`EngineHandle::rules`](crate::EngineHandle::rules).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,15 +18,16 @@ pub struct RuleStatus {
     pub attributes: Vec<Arc<str>>,
     /// It runs without a lock.
     pub optimistic: bool,
-    /// It is [paused](crate::EngineHandle::pause) in this engine: nothing of it starts.
+    /// It is [paused](crate::EngineHandle::pause) in this engine, so nothing of it starts.
     pub paused: bool,
-    /// It is in a [dry run](crate::EngineHandle::begin_dry_run) in this engine: no callback of it starts.
+    /// It is in a [dry run](crate::EngineHandle::begin_dry_run) in this engine, so none of its callbacks
+    /// start.
     pub dry_run: bool,
-    /// How many firings of it may start in this engine in a time, as of now; `None`: it is not limited.
+    /// The current rate limit in this engine. `None` if there is none.
     pub rate_limit: Option<RateLimit>,
-    /// The least time between two firings of an instance in this engine, as of now; `None`: there is none.
+    /// The current least time between two firings of an instance in this engine. `None` if there is none.
     pub min_interval: Option<Duration>,
-    /// How many instances may be fired at once in this engine.
+    /// How many of its instances may fire at once in this engine.
     pub concurrency: usize,
     /// How long a callback may run.
     pub time_limit: Duration,
@@ -34,14 +35,14 @@ pub struct RuleStatus {
     pub lock_ttl: Duration,
     /// Callbacks started since the last (re)start of the engine.
     pub fired: u64,
-    /// Times since then that an instance would have fired, had it not been for a
-    /// [dry run](crate::EngineHandle::begin_dry_run).
+    /// How often since then an instance would have fired if the rule had not been in a [dry
+    /// run](crate::EngineHandle::begin_dry_run).
     pub would_have_fired: u64,
     /// Its instances by state.
     pub counts: StateCounts,
 }
 
-/// How many instances are in which state.
+/// How many instances are in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StateCounts([usize; StateKind::ALL.len()]);
 

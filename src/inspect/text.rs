@@ -19,7 +19,7 @@ impl fmt::Display for Instance {
 }
 
 impl InstanceState {
-    /// The state in a few words, where those say all.
+    /// The state in a few words, if no details need to be added.
     pub(crate) fn words(&self) -> Option<&'static str> {
         Some(match self {
             InstanceState::Untrue => "not true",
@@ -68,7 +68,7 @@ impl fmt::Display for InstanceState {
             InstanceState::GivenUp { engine: Some(engine), reason } => {
                 write!(f, "given up by {engine}: {reason}")
             }
-            // They have words.
+            // The states that `words` has dealt with.
             InstanceState::Untrue
             | InstanceState::Queued(_)
             | InstanceState::Running(_)

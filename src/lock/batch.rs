@@ -1,63 +1,65 @@
 //! Decides which queued transactions travel together.
 //!
-//! A transaction costs etcd far more than the few keys it touches, so transactions that queued while the
-//! requests before them were out go as nested ones of a single outer transaction, which has no compares of its
-//! own. Each nested transaction decides by itself, but *all compares see the state before the request*, so
-//! within one request no entry may read a key that another writes, and no key may be written twice.
+//! A transaction costs etcd far more than the few keys it touches. So transactions that queue up while
+//! earlier requests are in flight share a request: they are nested in one outer transaction, which has no
+//! compares of its own. Each nested transaction decides by itself. But *all compares see the state before the
+//! request*. So within one request no entry may read a key that another writes, and no key may be written
+//! twice.
 //!
-//! - An entry never overtakes an earlier one of its class that it is in conflict with. [`Class::Ending`] goes
+//! - An entry never overtakes an earlier entry of its class that it conflicts with. [`Class::Ending`] goes
 //!   before [`Class::Lock`].
-//! - An entry passed over because of a conflict goes before all others when the next batch is put together.
-//! - Separate requests that are out at once may be in conflict: each is a transaction of its own.
-//! - While puts are held, entries with puts wait where they are, and block nobody.
+//! - An entry that was passed over because of a conflict comes first in the next batch.
+//! - Requests that are in flight at the same time may conflict, because each is a transaction of its own.
+//! - While puts are held, entries with puts keep their places and block nobody.
 
 use foldhash::quality::FixedState;
 use smallvec::SmallVec;
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
 
-/// What nesting adds to an entry's size in a request: tags and lengths around it.
+/// The bytes that nesting adds to an entry: the tags and lengths around it.
 const NESTING_BYTES: usize = 32;
 
-/// Stands for a key. Keys that happen to share one only travel apart.
+/// The hash of a key, which stands for it. Keys with the same hash travel in separate requests, which does no
+/// harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct KeyHash(u64);
 
 impl KeyHash {
-    /// The mark of a key.
+    /// The hash of a key.
     pub(crate) fn of(key: &[u8]) -> Self {
         Self(FixedState::default().hash_one(key))
     }
 }
 
-/// What an entry touches and how much room it takes.
+/// The keys that an entry touches, and the room it takes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Footprint {
     /// Keys compared or read.
     pub(crate) reads: SmallVec<[KeyHash; 4]>,
     /// Keys put or deleted.
     pub(crate) writes: SmallVec<[KeyHash; 4]>,
-    /// The largest of the numbers of compares, then-operations and else-operations.
+    /// The largest of three numbers: compares, operations on success, and operations on failure.
     pub(crate) operations: usize,
     /// Size of the request.
     pub(crate) request_bytes: usize,
     /// Estimated size of the response.
     pub(crate) response_bytes: usize,
-    /// Contains a put or needs a lease: refused by etcd while it has no space.
+    /// Whether it contains a put or needs a lease. etcd refuses such an entry while it has no space.
     pub(crate) puts: bool,
-    /// Never shares a request: of a rule that was refused by permission.
+    /// Whether it must be sent alone, because its rule was refused for lack of permission.
     pub(crate) solo: bool,
 }
 
-/// Bounds on what is out at once.
+/// Limits of requests, and of how many are in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchLimits {
-    /// Requests out at once. Default 4. With more, fewer entries share one.
+    /// Requests in flight at once. The default is 4. With more, fewer entries share a request.
     pub(crate) in_flight: usize,
     /// Entries in a request. Default 64.
     pub(crate) entries: usize,
-    /// Operations that etcd accepts (`--max-txn-ops`), a nested level counted on top of the outer one.
-    /// Default 128. If it is more than etcd's, requests are rejected.
+    /// The operations that etcd accepts in a transaction (`--max-txn-ops`). A nested level is counted on top
+    /// of the outer one. The default is 128. If it is more than etcd's limit, requests are rejected.
     pub(crate) operations: usize,
     /// Size of a request. Default 1 MiB; etcd rejects more than 1.5 MiB.
     pub(crate) request_bytes: usize,
@@ -72,8 +74,8 @@ impl Default for BatchLimits {
 }
 
 impl BatchLimits {
-    /// With so many operations in a transaction, and so many entries in a request. Smaller requests may be
-    /// out in larger numbers, so that about as many entries are.
+    /// Limits with these numbers of operations in a transaction and entries in a request. With smaller
+    /// requests more of them may be in flight, so that the number of entries in flight stays about the same.
     pub(crate) fn new(operations: usize, entries: usize) -> Self {
         let limits = Self::default();
         let in_flight = limits.in_flight * (limits.entries / entries.max(1)).clamp(1, 16);
@@ -84,20 +86,20 @@ impl BatchLimits {
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Class {
-    /// Ends a firing: a commit or unlock. Goes first, as others wait for it.
+    /// Ends a firing by a commit or unlock. It goes first, because others wait for the lock.
     Ending,
-    /// Begins a firing.
+    /// Takes the lock for a firing.
     Lock,
 }
 
-/// Keys that most entries read, and that most write, at most.
+/// The keys that most entries read, and that most entries write, fit into this number.
 const KEYS: usize = 4;
 
-/// Names a request that is out.
+/// Identifies a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FlightId(u64);
 
-/// Entries to be sent as one request. Keep it until the answer is there: it may have to be put back.
+/// Entries to be sent as one request. Keep it until the answer is there, because it may have to be put back.
 #[derive(Debug)]
 #[must_use = "its entries are lost if it is not sent"]
 pub(crate) struct Batch<E> {
@@ -106,12 +108,12 @@ pub(crate) struct Batch<E> {
 }
 
 impl<E> Batch<E> {
-    /// The flight it takes, until [`Batcher::landed`].
+    /// The flight that it occupies until [`Batcher::landed`].
     pub(crate) fn flight(&self) -> FlightId {
         self.flight
     }
 
-    /// The entries, in the order in which etcd is to take them.
+    /// The entries, in the order in which etcd executes them.
     pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = &E> + Clone {
         self.entries.iter().map(|queued| &queued.entry)
     }
@@ -121,7 +123,7 @@ impl<E> Batch<E> {
         self.entries.into_iter().map(|queued| queued.entry)
     }
 
-    /// Takes out entries that are not to be sent any more.
+    /// Removes entries that are not wanted any more, and returns them.
     pub(crate) fn take_out(&mut self, unwanted: impl Fn(&E) -> bool) -> Vec<E> {
         if !self.entries().any(&unwanted) {
             return Vec::new();
@@ -133,27 +135,29 @@ impl<E> Batch<E> {
         out.into_iter().map(|queued| queued.entry).collect()
     }
 
-    /// Whether etcd needs space for it.
+    /// Whether etcd needs space for an entry of it.
     pub(crate) fn has_puts(&self) -> bool {
         self.entries.iter().any(|queued| queued.footprint.puts)
     }
 
-    /// True if the entries go as nested transactions, false if the only one goes as it is.
+    /// True if the entries are sent as nested transactions. False if there is only one, which is sent as it
+    /// is.
     pub(crate) fn is_nested(&self) -> bool {
         self.entries.len() > 1
     }
 }
 
-/// Queues entries and forms batches of them, a new one whenever a flight is free.
+/// Queues entries, and forms a batch of them whenever a flight is free.
 ///
-/// The queue has no bound of its own: the caller has at most one entry a firing slot in here (see
-/// [`Batcher::len`]), and what comes back by [`Batcher::put_back`] or [`Batcher::split`] was in here before.
+/// The queue has no bound of its own. The caller has at most one entry for each firing slot in it (see
+/// [`Batcher::len`]), and entries that come back by [`Batcher::put_back`] or [`Batcher::split`] have been in
+/// it before.
 #[derive(Debug)]
 pub(crate) struct Batcher<E> {
     limits: BatchLimits,
-    /// Batches that came back: sent again before all others, and never merged.
+    /// Batches that came back. They are sent again before all others, and are never merged.
     again: VecDeque<Vec<Queued<E>>>,
-    /// Entries passed over by an earlier batch.
+    /// Entries that an earlier batch passed over.
     postponed: VecDeque<Queued<E>>,
     endings: VecDeque<Queued<E>>,
     locks: VecDeque<Queued<E>>,
@@ -172,7 +176,7 @@ struct Queued<E> {
 #[derive(Debug)]
 struct Forming<E> {
     entries: Vec<Queued<E>>,
-    /// Keys of the entries taken and of those passed over.
+    /// Keys of the entries that were taken and of those that were passed over.
     reads: HashSet<KeyHash, FixedState>,
     writes: HashSet<KeyHash, FixedState>,
     operations: usize,
@@ -205,27 +209,27 @@ impl<E> Batcher<E> {
         }
     }
 
-    /// Entries queued, those out not counted.
+    /// Entries in the queue, without those in flight.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         let again: usize = self.again.iter().map(Vec::len).sum();
         again + self.postponed.len() + self.endings.len() + self.locks.len()
     }
 
-    /// Requests out.
+    /// Requests in flight.
     #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.out.len()
     }
 
-    /// Nothing is queued, and nothing is out.
+    /// Whether nothing is queued and nothing is in flight.
     pub(crate) fn is_idle(&self) -> bool {
         let Self { again, postponed, endings, locks, out, .. } = self;
         again.is_empty() && postponed.is_empty() && endings.is_empty() && locks.is_empty() && out.is_empty()
     }
 
-    /// The next batch to send, if a flight is free and an entry may go. An entry too large for the limits goes
-    /// alone, and etcd decides.
+    /// The next batch to send, if a flight is free and an entry may be sent. An entry that is too large for
+    /// the limits is sent alone, and etcd decides about it.
     pub(crate) fn next(&mut self) -> Option<Batch<E>> {
         if self.out.len() >= self.limits.in_flight {
             return None;
@@ -242,15 +246,17 @@ impl<E> Batcher<E> {
         self.out.remove(&flight);
     }
 
-    /// Takes back a batch that had no effect (etcd has no space, no leader, cannot be reached), to be sent
-    /// again as it is, before all others; if puts are held, without them. Frees its flight.
+    /// Takes back a batch that had no effect, because etcd has no space or no leader, or can't be reached. It
+    /// is sent again as it is, before all others. While puts are held, its entries with puts stay behind.
+    /// Frees its flight.
     pub(crate) fn put_back(&mut self, batch: Batch<E>) {
         self.landed(batch.flight);
         self.again.push_front(batch.entries);
     }
 
-    /// Takes back a batch that was rejected because of an entry unknown. Its halves are sent again, each by
-    /// itself and before all others, until the entry at fault is alone: that one is returned. Frees its flight.
+    /// Takes back a batch that was rejected because of one of its entries, without it being known which. Its
+    /// halves are sent again separately, before all others. When the entry at fault is alone, it is returned.
+    /// Frees its flight.
     #[must_use = "the entry at fault is lost if it is not answered"]
     pub(crate) fn split(&mut self, batch: Batch<E>) -> Option<E> {
         self.landed(batch.flight);
@@ -264,12 +270,12 @@ impl<E> Batcher<E> {
         None
     }
 
-    /// Holds entries with puts back, while etcd has no space, or lets them go again.
+    /// Holds back entries with puts while etcd has no space, or releases them again.
     pub(crate) fn hold_puts(&mut self, hold: bool) {
         self.puts_held = hold;
     }
 
-    /// The first batch that came back, less what is held; what is held stays.
+    /// The first batch that came back, without its held entries, which stay here.
     fn next_again(&mut self) -> Option<Vec<Queued<E>>> {
         let hold = self.puts_held;
         let free = |queued: &Queued<E>| !(hold && queued.footprint.puts);
@@ -281,7 +287,8 @@ impl<E> Batcher<E> {
         Some(go)
     }
 
-    /// A batch from the queues. Entries that cannot share it are postponed, until one does not fit.
+    /// A batch from the queues. Entries that can't share it are postponed. It is complete when an entry
+    /// doesn't fit.
     fn next_merged(&mut self) -> Option<Vec<Queued<E>>> {
         let queued = self.postponed.len() + self.endings.len() + self.locks.len();
         let mut forming = Forming::with_room(queued.min(self.limits.entries));
@@ -303,7 +310,7 @@ impl<E> Batcher<E> {
                     forming.take(queued);
                 }
             }
-            // Back to where they were; what is behind them was not moved.
+            // These go back to the front of the queue. The entries behind them were not moved.
             while let Some(queued) = left.pop() {
                 queue.push_front(queued);
             }
@@ -327,7 +334,8 @@ impl<E> Forming<E> {
         }
     }
 
-    /// True if an entry is in no conflict with those taken and overtakes none of those passed over.
+    /// True if an entry doesn't conflict with the entries that were taken, nor with those that were passed
+    /// over.
     fn tolerates(&self, entry: &Footprint) -> bool {
         let written = |key| self.writes.contains(key);
         let touched = |key| self.reads.contains(key) || written(key);
@@ -335,7 +343,7 @@ impl<E> Forming<E> {
         !apart && !entry.reads.iter().any(written) && !entry.writes.iter().any(touched)
     }
 
-    /// True if there is room for an entry; for the first there always is.
+    /// True if there is room for an entry. There always is for the first.
     fn fits(&self, entry: &Footprint, limits: &BatchLimits) -> bool {
         let entries = self.entries.len() + 1;
         entries == 1

@@ -1,8 +1,8 @@
-//! Transactions as bytes, in the format in which they go to etcd (`etcdserverpb.TxnRequest` of its `rpc.proto`).
+//! Transactions as bytes, in the format that etcd expects (`etcdserverpb.TxnRequest` of its `rpc.proto`).
 //!
-//! etcd-client takes a transaction as a tree of structs, by value. One that may have to be sent again would be
-//! built, copied, measured level by level, encoded and dropped for each firing. Here it is written once, key by key,
-//! and a request copies the bytes of its entries.
+//! etcd-client takes a transaction as a tree of structs, by value. A transaction that may have to be sent
+//! again would have to be built, cloned, measured level by level, encoded and dropped, for each firing. Here
+//! it is written once, key by key, and a request copies the bytes of its entries.
 
 use crate::change::Revision;
 use bytes::{BufMut, Bytes};
@@ -16,17 +16,17 @@ pub(crate) enum Sign {
     NotEqual = 3,
 }
 
-/// What of a key is compared, and with what: `etcdserverpb.Compare.CompareTarget` and its union.
+/// Which property of a key is compared, and with what: `etcdserverpb.Compare.CompareTarget` and its union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target<'a> {
-    /// The revision of the key's creation; 0: it is absent.
+    /// The revision of the key's creation. 0 if it is absent.
     Created(Revision),
-    /// The revision of its last change; 0: it is absent.
+    /// The revision of its last change. 0 if it is absent.
     Changed(Revision),
     Value(&'a [u8]),
 }
 
-/// A transaction: compares, and operations for either outcome.
+/// A transaction: compares, and operations for success and for failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EncodedTxn(Vec<u8>);
 
@@ -41,11 +41,11 @@ const PUT: u32 = 2;
 const DELETE_RANGE: u32 = 3;
 const TXN: u32 = 4;
 
-/// What goes before a message in the body of a gRPC request: it is not compressed, and its length.
+/// The bytes before a message in the body of a gRPC request: a flag for compression, and the length.
 const PREFIX: usize = 1 + size_of::<u32>();
 
 impl EncodedTxn {
-    /// With room for so many bytes.
+    /// An empty transaction with room for this many bytes.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
@@ -59,7 +59,7 @@ impl EncodedTxn {
         &self.0
     }
 
-    /// Everything compared must be as it is said.
+    /// Adds a compare. The transaction succeeds if all of its compares hold.
     pub(crate) fn compare(&mut self, key: &str, sign: Sign, target: Target<'_>) {
         const RESULT: u32 = 1;
         const TARGET: u32 = 2;
@@ -80,7 +80,7 @@ impl EncodedTxn {
         }
     }
 
-    /// If all compares hold: a put, attached to a lease if there is one.
+    /// Adds a put for the case of success, attached to a lease if one is given.
     pub(crate) fn then_put(&mut self, key: &str, value: &[u8], lease: Option<i64>) {
         const KEY: u32 = 1;
         const VALUE: u32 = 2;
@@ -94,12 +94,12 @@ impl EncodedTxn {
         }
     }
 
-    /// If all compares hold: a deletion of one key.
+    /// Adds the deletion of a key for the case of success.
     pub(crate) fn then_delete(&mut self, key: &str) {
         self.operation_on_key(SUCCESS, DELETE_RANGE, key);
     }
 
-    /// If a compare does not hold: a read of one key.
+    /// Adds the read of a key for the case of failure.
     pub(crate) fn else_get(&mut self, key: &str) {
         self.operation_on_key(FAILURE, RANGE, key);
     }
@@ -110,7 +110,7 @@ impl EncodedTxn {
         self.bytes(KEY, key.as_bytes());
     }
 
-    /// The head of a `RequestOp` around an operation of so many bytes.
+    /// Writes the head of a `RequestOp` around an operation of `length` bytes.
     fn operation(&mut self, branch: u32, operation: u32, length: usize) {
         begin_operation(&mut self.0, branch, operation, length);
     }
@@ -130,15 +130,15 @@ impl EncodedTxn {
     }
 }
 
-/// The body of a gRPC request that is this transaction.
+/// The body of a gRPC request for this transaction alone.
 pub(crate) fn alone(txn: &EncodedTxn) -> Bytes {
     let mut body = prefixed(txn.len());
     body.extend_from_slice(&txn.0);
     body.into()
 }
 
-/// The body of a gRPC request of one transaction without compares, which contains all of these: each decides for
-/// itself.
+/// The body of a gRPC request for an outer transaction without compares that contains all of these. Each
+/// nested transaction decides by itself.
 pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone) -> Bytes {
     let length = |txn: &EncodedTxn| {
         let operation = message_len(txn.len());
@@ -155,7 +155,7 @@ pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone) -> 
 fn prefixed(length: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(PREFIX + length);
     body.put_u8(0);
-    // Larger ones are refused by etcd long before; the bounds of a request are below them.
+    // The length fits: etcd refuses far smaller requests, and the limits of a batch are below that.
     body.put_u32(length as u32);
     body
 }
@@ -170,7 +170,8 @@ fn begin_operation(buffer: &mut Vec<u8>, branch: u32, operation: u32, length: us
     begin(buffer, operation, length);
 }
 
-/// The length of a field with so many bytes in it. All fields here have numbers below 16: one byte.
+/// The length of a field with `length` bytes in it. All fields here have numbers below 16, so the tag is one
+/// byte.
 fn message_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }

@@ -1,18 +1,18 @@
-//! The keys that a firing is about, made once for all of its steps.
+//! The keys that a firing reads and writes. They are formatted once for all of its steps.
 
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
 use smallvec::SmallVec;
 
-/// The keys of one instance in one piece of text: its lock, its mark, and those of its condition.
+/// The keys of one instance in one string: its lock, its mark, and the keys of its condition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
     text: String,
-    /// Where each ends.
+    /// The end of each key in the string.
     ends: SmallVec<[u32; 4]>,
 }
 
-/// Bytes that most have room in.
+/// The bytes that suffice for the keys of most instances.
 const ROOM: usize = 256;
 
 const LOCK: usize = 0;
@@ -58,12 +58,12 @@ impl Keys {
         &self.text[start..self.ends[at] as usize]
     }
 
-    /// The key of its lock; empty if the rule is optimistic.
+    /// The key of its lock. Empty if the rule is optimistic.
     pub(crate) fn lock(&self) -> &str {
         self.get(LOCK)
     }
 
-    /// The key that holds other engines back.
+    /// The key of its mark, which holds other engines back.
     pub(crate) fn mark(&self) -> &str {
         self.get(MARK)
     }
@@ -78,7 +78,7 @@ impl Keys {
         (SLOTS..self.ends.len()).map(|at| self.get(at))
     }
 
-    /// Lock, mark, and the keys of the condition.
+    /// The lock, the mark, and the keys of the condition.
     pub(crate) fn all(&self) -> impl Iterator<Item = &str> + Clone {
         (0..self.ends.len()).map(|at| self.get(at))
     }

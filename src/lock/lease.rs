@@ -1,4 +1,5 @@
-//! How long a lease can be relied on, and which keys may share one. No I/O, no clock.
+//! How long a lease can be relied on, and which keys may share a lease. Nothing here does I/O or reads a
+//! clock.
 
 use crate::etcd::Grant;
 use crate::mutants::{Mutant, is_active};
@@ -6,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The life of a lease as this process may count on it: from the moment the last successful renewal
-/// was *sent*, for the TTL that was granted.
+/// How long this process may rely on a lease: for the granted TTL, counted from the moment when the last
+/// successful renewal was *sent*.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lifetime {
     sent: Instant,
@@ -19,28 +20,29 @@ impl Lifetime {
         Self { sent, ttl }
     }
 
-    /// When to renew: twice before there is cause for worry.
+    /// When to renew. After a first renewal that failed, there is time for a second before firings are
+    /// cancelled.
     pub(crate) fn renew_at(&self) -> Instant {
         self.sent + self.ttl / 3
     }
 
-    /// When a renewal that failed is tried again.
+    /// How long to wait before a failed renewal is tried again.
     pub(crate) fn retry_in(&self) -> Duration {
         (self.ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
 
-    /// How long one renewal may take, so that a lost answer leaves time for another.
+    /// How long one renewal may take. If its answer is lost, there must be time for another.
     pub(crate) fn attempt(&self) -> Duration {
         self.ttl / 5
     }
 
-    /// When the firings under it are told to end.
+    /// When the firings under the lease are cancelled.
     pub(crate) fn tell_at(&self) -> Instant {
         self.sent + self.ttl * 3 / 4
     }
 
-    /// How long after being told a callback may go on before it is dropped. What is left then is for
-    /// clocks and threads that are not exact.
+    /// How long a callback may continue after it was cancelled, before it is dropped. The time that then
+    /// remains of the lease makes up for clocks and threads that are not exact.
     pub(crate) fn grace(&self) -> Duration {
         grace(self.ttl)
     }
@@ -53,8 +55,8 @@ pub(crate) fn grace(ttl: Duration) -> Duration {
 
 /// Leases shared by keys with a TTL.
 ///
-/// A lease is granted for longer than asked, by a window; whoever wants the same TTL within the
-/// window joins it, so that its key lives at least as long as it asked for.
+/// A lease is granted for longer than was asked: for the TTL plus a window. Keys with the same TTL may join
+/// it within the window, because they still live for at least their TTL.
 #[derive(Debug, Default)]
 pub(crate) struct SharedLeases {
     open: BTreeMap<Duration, Shared>,
@@ -66,10 +68,10 @@ struct Shared {
     keys: usize,
 }
 
-/// Keys on one lease at most: etcd deletes them all in one go when it ends.
+/// The most keys on one lease. etcd deletes them all at once when it ends.
 const KEYS: usize = 1000;
 
-/// A lease for a key, and until when the key must be sent.
+/// A lease for a key, and the time by which the key must be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) lease: i64,
@@ -82,7 +84,7 @@ impl SharedLeases {
         (ttl / 5).max(Duration::from_secs(1))
     }
 
-    /// A lease to join, if there is one that lives long enough.
+    /// Joins a lease, if there is one that lives long enough.
     pub(crate) fn join(&mut self, ttl: Duration, now: Instant) -> Option<Ticket> {
         let shared = self.open.get_mut(&ttl)?;
         let ticket = ticket(&shared.grant, ttl)?;
@@ -94,25 +96,25 @@ impl SharedLeases {
         Some(ticket)
     }
 
-    /// A lease was granted for this TTL plus its window.
+    /// Adds a lease that was granted for this TTL plus its window.
     pub(crate) fn granted(&mut self, ttl: Duration, grant: Grant) -> Option<Ticket> {
         self.open.insert(ttl, Shared { grant, keys: 1 });
         ticket(&grant, ttl)
     }
 
-    /// A lease does not exist any more: nobody may join it.
+    /// Removes a lease that does not exist any more, so that no key joins it.
     pub(crate) fn forget(&mut self, lease: i64) {
         self.open.retain(|_, shared| shared.grant.id != lease);
     }
 
-    /// Forgets leases that nobody can join any more.
+    /// Removes leases that no key can join any more.
     pub(crate) fn prune(&mut self, now: Instant) {
         self.open.retain(|ttl, shared| ticket(&shared.grant, *ttl).is_some_and(|t| now < t.send_before));
     }
 }
 
-/// The key must be sent while the lease still has its whole TTL before it. `None` if the server
-/// granted less than that.
+/// The key must be sent while the lease still has at least the key's TTL left. `None` if the server granted
+/// less than that.
 fn ticket(grant: &Grant, ttl: Duration) -> Option<Ticket> {
     let mut slack = grant.ttl.checked_sub(ttl)?;
     if is_active(Mutant::KeyTtl) {

@@ -1,4 +1,4 @@
-//! The transactions of a firing: building them and reading their answers. No I/O.
+//! The transactions of a firing: how they are built, and how their answers are read. Nothing here does I/O.
 
 #[cfg(test)]
 mod tests;
@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// A transaction with what the batcher needs to know of it.
+/// A transaction, with what the batcher needs to know about it.
 pub(crate) struct Request {
     pub(crate) txn: EncodedTxn,
     pub(crate) footprint: Footprint,
 }
 
-/// What a transaction answered; `revision` is the store's after the request it travelled in.
+/// The answer of a transaction. `revision` is that of the store after the request in which it was sent.
 #[derive(Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) revision: Revision,
@@ -36,37 +36,37 @@ pub(crate) struct Reply {
 pub(crate) struct Holder {
     /// The engine, for people who read the key.
     pub(crate) engine: Arc<str>,
-    /// Different for every attempt, so that a request sent twice recognises its own lock.
+    /// Different for every attempt, so that a request that is sent twice recognises its own lock.
     pub(crate) nonce: u64,
     /// Unix time in milliseconds, for people who read the key.
     pub(crate) since: u64,
 }
 
-/// The value of a backoff key: why and until when an instance is held back in all engines.
+/// The value of a mark (a backoff key): why, and until when, an instance is held back in all engines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     pub(crate) engine: String,
-    /// Failures in a row so far; 0 if the callback asked to be run again later.
+    /// How often the callback has failed in a row. 0 if it asked to be run again later.
     pub(crate) attempt: u32,
-    /// Unix time in milliseconds, for people who read the key. The engine that wrote the mark
-    /// removes it when it tries again; its lease ends it otherwise.
+    /// Unix time in milliseconds, for people who read the key. The engine that wrote the mark removes it when
+    /// it tries again. If it doesn't, the lease of the mark ends it.
     pub(crate) until: u64,
-    /// Not to be tried again until a key of the instance changes.
+    /// Whether the callback gave up. Then the instance isn't tried again until one of its keys changes.
     pub(crate) gave_up: bool,
     pub(crate) error: String,
 }
 
-/// The mark that an instance's transaction may find and replace.
+/// Compares the mark of an instance: it must be absent, or be the one that this engine knows and may replace.
 fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
     txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(0)));
 }
 
-/// Everything that takes a lock and verifies that the condition still holds.
+/// The transaction that takes a lock and verifies that the condition still holds.
 pub(crate) struct Locking<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) holder: &'a Holder,
     pub(crate) lease: i64,
-    /// The revision of a mark that this engine may overrule.
+    /// The revision of a mark that this engine may replace.
     pub(crate) overrule: Option<Revision>,
     pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
@@ -174,18 +174,19 @@ impl Locking<'_> {
 pub(crate) enum Locked {
     /// The lock is ours, and the condition held when it was taken.
     Won(Fence),
-    /// Somebody holds the lock; seen at the store's revision `at`.
+    /// Somebody else holds the lock. It was seen at the store's revision `at`.
     Held { create_revision: Revision, lease: i64, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
     Marked { revision: Revision, mark: Option<Mark>, at: Revision },
-    /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.
+    /// The lock is free, but the condition doesn't hold as it was seen. `changes` has the values that the
+    /// keys hold now.
     Untrue { changes: Vec<Change>, mark_gone: bool },
 }
 
-/// Bytes of protocol around a key in a response, roughly.
+/// An estimate of the bytes around a key in a response.
 const OVERHEAD: usize = 64;
 
-/// Bytes that the transaction of a firing with few keys takes.
+/// The bytes that suffice for the transaction of a firing with few keys.
 const ROOM: usize = 512;
 
 /// The value of a lock or mark.
@@ -216,22 +217,22 @@ fn as_change(key: &str, kv: Option<PbKeyValue>, revision: Revision) -> Change {
     }
 }
 
-/// The mark that a transaction leaves behind.
+/// The mark that a transaction writes.
 pub(crate) struct Marking<'a> {
     pub(crate) mark: &'a Mark,
     pub(crate) lease: i64,
 }
 
-/// The transaction that ends a firing: effects if the lock is still the firing's (and whatever else
-/// is expected holds), and the release of the lock with them. Without a fence (an optimistic rule)
-/// the expectations decide, and that no other engine holds the instance back.
+/// The transaction that ends a firing. If the lock is still the firing's, and the commit's expectations hold,
+/// it applies the effects and releases the lock. An optimistic rule has no fence. Its effects take place if
+/// the expectations hold and no other engine holds the instance back.
 pub(crate) struct Ending<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) fence: Option<Fence>,
     pub(crate) effects: &'a Effects,
-    /// By effect: the lease of a key with a TTL.
+    /// For each effect, the lease if it puts a key with a TTL.
     pub(crate) leases: &'a [Option<i64>],
-    /// The revision of a mark that this engine may overrule (optimistic rules only).
+    /// The revision of a mark that this engine may replace. For optimistic rules only.
     pub(crate) overrule: Option<Revision>,
     pub(crate) marking: Option<Marking<'a>>,
 }
@@ -336,27 +337,27 @@ pub(crate) enum Ended {
     Committed {
         revision: Revision,
     },
-    /// The lock is not this firing's any more; nothing took effect.
+    /// The lock is not this firing's any more, so nothing took effect.
     FenceLost,
-    /// Another engine holds the instance of an optimistic rule back; nothing took effect.
+    /// Another engine holds the instance of an optimistic rule back, so nothing took effect.
     Marked {
         revision: Revision,
         mark: Option<Mark>,
         at: Revision,
     },
-    /// An expectation failed; nothing took effect, and the lock still is this firing's.
+    /// An expectation failed, so nothing took effect. The lock is still this firing's.
     Unexpected {
         changes: Vec<Change>,
         mark_gone: bool,
     },
 }
 
-/// Deletes a lock nobody works under, if it is still the one that was seen.
+/// Deletes a lock under which nobody works, if it is still the one that was seen.
 pub(crate) fn free_orphan(lock: &str, create_revision: Revision) -> Request {
     delete_if(lock, Target::Created(create_revision))
 }
 
-/// Deletes the lock of an attempt that may or may not have been taken, if it was.
+/// Deletes the lock of an attempt with an unknown result, if the attempt did take it.
 pub(crate) fn free_attempt(lock: &str, holder: &Holder) -> Request {
     delete_if(lock, Target::Value(&json(holder)))
 }
@@ -382,7 +383,7 @@ fn delete_if(key: &str, is: Target<'_>) -> Request {
     Request { txn, footprint }
 }
 
-/// A request that failed for a reason of its own and not of the server's state.
+/// Whether a request failed because of its content, and not because of the server's state.
 pub(crate) fn is_at_fault(kind: FailureKind) -> bool {
     matches!(kind, FailureKind::Rejected | FailureKind::Permission | FailureKind::LeaseGone)
 }

@@ -1,4 +1,5 @@
-//! Handles of metrics, made once: to record is then an atomic operation, without a look-up or an allocation.
+//! Handles of metrics. They are made once, so that recording is an atomic operation without a look-up or an
+//! allocation.
 
 use super::Metric;
 use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
@@ -7,7 +8,7 @@ use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 #[derive(Clone)]
 pub(super) struct Labels(Vec<Label>);
 
-/// What can be made from a metric and its labels.
+/// A handle that can be made from a metric and its labels.
 pub(super) trait Handle {
     fn make(metric: &Metric, labels: Vec<Label>) -> Self;
 }
@@ -15,7 +16,7 @@ pub(super) trait Handle {
 impl Handle for Counter {
     fn make(metric: &Metric, labels: Vec<Label>) -> Self {
         let counter = counter!(metric.name, labels);
-        // So that the series is there before anything happens: rates see the first time, too.
+        // The series exists before anything happens, so that a rate includes the first increment.
         counter.increment(0);
         counter
     }
@@ -55,7 +56,7 @@ impl Labels {
         H::make(metric, self.0.clone())
     }
 
-    /// One for each value of the last label.
+    /// A handle for each value of the last label.
     pub(super) fn each<H: Handle>(&self, metric: &'static Metric) -> Family<H> {
         let label = metric.labels[metric.labels.len() - 1];
         let handles = metric.values.iter().map(|value| self.and(label, value).one(metric)).collect();
@@ -70,7 +71,7 @@ pub(super) struct Family<H> {
 }
 
 impl<H> Family<H> {
-    /// The handle for a value of the table; there are few, so that a search is quick.
+    /// The handle for a value that the table lists. There are few values, so a linear search is quick.
     pub(super) fn get(&self, value: &str) -> Option<&H> {
         let found = self.values.iter().position(|known| *known == value);
         debug_assert!(found.is_some(), "`{value}` is not in the table, which has {:?}", self.values);

@@ -1,4 +1,4 @@
-//! The handles of one engine and of each of its rules, and what is recorded with them.
+//! The metric handles of an engine and of each of its rules, and how they are recorded.
 
 use super::family::{Family, Labels};
 use super::table::*;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Handles of everything that an engine records, made when it starts. Cheap to clone.
+/// The handles of everything that an engine records. They are made when it starts, and are cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Meters(Arc<EngineMeters>);
 
@@ -23,9 +23,10 @@ impl std::ops::Deref for Meters {
     }
 }
 
-/// What is recorded of an engine as a whole.
+/// The handles of an engine as a whole.
 pub(crate) struct EngineMeters {
-    /// By number of a compiled rule: its lane. Combinations of one rule share their handles as they share slots.
+    /// The lane of each compiled rule. All combinations of one rule share their handles, just as they share
+    /// slots.
     lanes: Box<[u32]>,
     rules: Box<[RuleMeters]>,
     mirror_keys: Gauge,
@@ -53,7 +54,7 @@ pub(crate) struct EngineMeters {
     health: Family<Gauge>,
 }
 
-/// What is recorded of one rule.
+/// The handles of one rule.
 pub(crate) struct RuleMeters {
     trigger: Histogram,
     stages: Family<Histogram>,
@@ -83,7 +84,8 @@ pub(crate) struct RuleMeters {
 }
 
 impl Meters {
-    /// Makes all handles with the recorder that is installed now. `slots`: of the engine.
+    /// Makes all handles with the recorder that is installed now. `slots` is the number of the engine's
+    /// slots.
     pub(crate) fn new(engine: &str, rules: &[CompiledRule], slots: usize) -> Self {
         gauge!(BUILD.name, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let labels = Labels::engine(engine);
@@ -141,7 +143,7 @@ impl EngineMeters {
         &self.rules[lane as usize]
     }
 
-    /// Instances by number of a compiled rule; fewer numbers than there are: none of those.
+    /// Records the number of instances of each compiled rule. Rules past the end of `counts` have none.
     pub(crate) fn instances(&self, counts: &[usize]) {
         for (lane, meters) in self.rules.iter().enumerate() {
             let of_lane = counts.iter().zip(&self.lanes).filter(|(_, of)| **of as usize == lane);
@@ -149,7 +151,7 @@ impl EngineMeters {
         }
     }
 
-    /// Everything that counts by lane what is there at this moment.
+    /// Records the current load of each lane.
     pub(crate) fn load(&self, load: &[Load], now: Instant) {
         for (meters, load) in self.rules.iter().zip(load) {
             meters.load(load, now);
@@ -177,8 +179,8 @@ impl EngineMeters {
         self.watch_events.increment(changes as u64);
     }
 
-    /// Of the watch that is furthest behind: the latest revision received, and how far behind it is in time and in
-    /// revisions.
+    /// Records the watch that is furthest behind: the latest revision it received, and how far it is behind
+    /// in time and in revisions.
     pub(crate) fn watch(&self, position: Revision, lag: Duration, revisions: Revision) {
         self.watch_position.set(position as f64);
         self.watch_lag.set(lag.as_secs_f64());
@@ -213,7 +215,8 @@ impl EngineMeters {
             return;
         };
         let Some(result) = failure else { return ok.increment(1) };
-        // Rare: made when it is needed, so that dozens of series that stay empty are not there.
+        // Failures are rare, so this handle is made when it is needed. Otherwise there would be dozens of
+        // series that stay at zero.
         labels.and("result", result).one::<Counter>(&REQUESTS).increment(1);
     }
 
@@ -241,14 +244,15 @@ impl EngineMeters {
         self.restarts.increment(1);
     }
 
-    /// Which names of states and reasons hold.
+    /// Records for each state and reason whether it holds now.
     pub(crate) fn health(&self, names: impl Iterator<Item = (&'static str, bool)>) {
         for (name, holds) in names {
             self.health.set(name, if holds { 1.0 } else { 0.0 });
         }
     }
 
-    /// What an engine that has ended has in memory is nothing. Callbacks that it left behind are still counted.
+    /// Sets the gauges of memory to zero when the engine has ended. Callbacks that it left behind still
+    /// count.
     pub(crate) fn engine_ended(&self) {
         let rules = &self.rules;
         rules.iter().for_each(|rule| rule.load(&Load::default(), Instant::now()));

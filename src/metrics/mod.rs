@@ -1,15 +1,15 @@
 //! Every metric, in one table ([`METRICS`]), and how an engine records them.
 //!
-//! They go to the recorder of the crate [`metrics`](https://docs.rs/metrics) that is installed *when an engine
-//! starts*: install it before. Without one they cost nothing worth mentioning. With the feature `prometheus`,
-//! `install_prometheus` installs one.
+//! They go to the recorder of the crate [`metrics`](https://docs.rs/metrics) that is installed *when an
+//! engine starts*, so install one before. Without a recorder they cost almost nothing. With the feature
+//! `prometheus`, `install_prometheus` installs one.
 //!
-//! All names begin with `etcd_rules_`, units are seconds and bytes. The label `engine` is the engine's
-//! configured name, `rule` the rule's id; no label ever holds a key or an instance. Almost all series are there,
-//! at zero, from the engine's start.
+//! All names begin with `etcd_rules_`. Units are seconds and bytes. The label `engine` is the engine's
+//! configured name, and `rule` is the rule's id. No label ever holds a key or an instance. Almost all series
+//! exist from the start of the engine, with the value zero.
 //!
-//! `workqueue_*` have the meaning of the metrics of the same names of client-go, with the label `rule` in the
-//! place of `name`: an instance is an item, a slot is a worker.
+//! The metrics `workqueue_*` mean the same as those of client-go with the same names, with the label `rule`
+//! instead of `name`. An instance is an item, and a slot is a worker.
 
 mod family;
 mod meters;
@@ -25,11 +25,11 @@ use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gaug
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows.
+    /// A value that only grows.
     Counter,
-    /// Goes up and down.
+    /// A value that goes up and down.
     Gauge,
-    /// A distribution, in seconds, or in the unit that the name ends with.
+    /// A distribution, in the unit that the name ends with.
     Histogram,
 }
 
@@ -37,15 +37,15 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Metric {
-    /// Full name.
+    /// The full name.
     pub name: &'static str,
-    /// Kind.
+    /// The kind.
     pub kind: Kind,
-    /// Names of the labels.
+    /// The names of the labels.
     pub labels: &'static [&'static str],
     /// The values that the last label can have. Empty if the application chooses them.
     pub values: &'static [&'static str],
-    /// What it tells.
+    /// What it means.
     pub help: &'static str,
 }
 

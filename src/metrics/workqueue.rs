@@ -1,35 +1,35 @@
-//! What the metrics are told of a work queue: what happens in it, and what there is.
+//! What a work queue reports to the metrics: events, and its current load.
 
 use crate::inspect::StateCounts;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Something that happened in a lane, to be recorded.
+/// Something that happened in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
-    /// An instance came to be done.
+    /// An instance was added to the queue.
     Added(u32),
-    /// It has waited so long for its slot.
+    /// An instance got a slot after waiting for this time.
     Taken(u32, Duration),
-    /// It has had its slot for so long.
+    /// An instance gave its slot back after this time.
     Worked(u32, Duration),
-    /// It waits for a time before it is done (again).
+    /// An instance must wait for some time before it is done, or done again.
     PutOff(u32),
-    /// It would have fired, but for a dry run.
+    /// An instance would have fired if its rule were not in a dry run.
     WouldHaveFired(u32),
-    /// Its firing succeeded and left it as true as it was.
+    /// A firing succeeded, but left its condition true.
     Ineffective(u32),
 }
 
-/// What there is of one lane at a moment.
+/// The load of one lane at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) states: StateCounts,
     pub(crate) paused: bool,
     pub(crate) dry_run: bool,
-    /// Something waits for its rate.
+    /// Whether something waits for the rate limit.
     pub(crate) throttled: bool,
-    /// The sum of the times that slots have been held.
+    /// The sum of the times for which the current slots have been held.
     pub(crate) working: Duration,
     pub(crate) longest_working: Option<Instant>,
     pub(crate) failing: usize,

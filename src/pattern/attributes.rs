@@ -1,4 +1,4 @@
-//! Attributes: the names and values that make a pattern a key.
+//! Attributes: the names and values with which a pattern becomes a key.
 
 use smallvec::SmallVec;
 use std::fmt;
@@ -28,7 +28,7 @@ impl Attributes {
         self.position(name).ok().map(|at| &*self.0[at].1)
     }
 
-    /// Sets the value of an attribute; an earlier value is replaced.
+    /// Sets the value of an attribute. An earlier value is replaced.
     pub fn insert(&mut self, name: impl Into<Arc<str>>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into().into());
         match self.position(&name) {
@@ -57,7 +57,7 @@ impl Attributes {
     }
 }
 
-/// Of several values of one name, the last counts.
+/// If a name occurs several times, its last value counts.
 impl<N: Into<Arc<str>>, V: Into<String>> FromIterator<(N, V)> for Attributes {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
         let mut attributes = Self::new();

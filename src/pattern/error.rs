@@ -1,8 +1,8 @@
-//! What can be wrong with the text of a pattern, and with the attributes given to one.
+//! Errors of parsing a pattern, and of making a key from a pattern and attributes.
 
 use thiserror::Error;
 
-/// A text is not a key pattern: what is wrong, where, and what to do.
+/// A text is not a key pattern. The error says what is wrong, where, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("pattern {pattern:?}, byte {position}: {kind}")]
 pub struct PatternError {
@@ -45,7 +45,7 @@ impl PatternError {
         &self.pattern
     }
 
-    /// Where in the text, counted in bytes from 0.
+    /// The position in the text, in bytes from 0.
     pub fn position(&self) -> usize {
         self.position
     }
@@ -68,7 +68,7 @@ pub enum FormatError {
         /// The name of the attribute.
         attribute: String,
     },
-    /// A value has no text, which no segment can have.
+    /// A value is empty. No segment can be empty.
     #[error(
         "pattern {pattern:?}: attribute {attribute:?} is empty; give it a value of one character at least"
     )]

@@ -1,4 +1,4 @@
-//! Tables for every rule of the syntax, and the matcher against a regular expression as oracle.
+//! Table tests for every rule of the syntax. The matcher is compared with a regular expression.
 
 use super::*;
 use crate::properties::check;
@@ -144,7 +144,8 @@ fn attributes_are_a_map_whatever_the_order_of_insertion() {
     assert!(Attributes::new().is_empty() && two.len() == 2 && two.get("c").is_none());
 }
 
-/// The pattern as a regular expression with a group for each place of an attribute, and the names of those.
+/// The pattern as a regular expression with a group for each occurrence of an attribute, and the names of the
+/// attributes.
 struct Oracle {
     regex: regex::Regex,
     names: Vec<String>,
@@ -190,7 +191,8 @@ fn patterns() -> impl Strategy<Value = String> {
         })
 }
 
-/// A key near a pattern: its attributes replaced, then perhaps damaged; or any segments at all.
+/// A key that nearly matches a pattern, by replacing its attributes and perhaps damaging the result. Or a key
+/// of random segments.
 fn keys_near(text: &str) -> impl Strategy<Value = String> + use<> {
     const PARTS: [&str; 8] = ["a", "b", "ab", "é", "a:b", ":x", "", "\n"];
     let segments: Vec<String> = text.split('/').map(str::to_owned).collect();
@@ -199,7 +201,7 @@ fn keys_near(text: &str) -> impl Strategy<Value = String> + use<> {
             let mut parts: Vec<&str> = Vec::new();
             for (segment, pick) in segments.iter().zip(picks) {
                 match segment.as_bytes().first() {
-                    // Mostly the same part, so that a repeated attribute is often equal.
+                    // Mostly take the same part, so that a repeated attribute often has equal values.
                     Some(b':') => parts.push(PARTS[[0, 0, 0, 3][pick]]),
                     Some(b'*') => parts.push(["a", "a/b", "/", "é/\n/"][pick]),
                     _ => parts.push(segment),

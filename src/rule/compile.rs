@@ -1,4 +1,4 @@
-//! From a rule as it was written to rules as the engine uses them.
+//! Compiles a rule as it was written to rules as the engine uses them.
 
 use super::Rule;
 use super::mistakes::{check_options, check_polling, check_shape};
@@ -9,7 +9,7 @@ use crate::firing::Callback;
 use crate::pattern::Pattern;
 use crate::time::LONGEST;
 
-/// Compiles a rule to one for each combination of expanded values, and its callback.
+/// Compiles a rule to one rule for each combination of expanded values, and returns its callback beside them.
 pub(crate) fn compile(
     rule: Rule,
     domains: &Domains,
@@ -18,7 +18,7 @@ pub(crate) fn compile(
     let mut errors = Vec::new();
     let condition = rule.full_condition();
     let Rule { id, condition: given, lock, callback, polling, mut options } = rule;
-    // `Duration::MAX` is a way to say never; it can't be added to a clock.
+    // `Duration::MAX` is a common way to say "never", but it can't be added to a clock.
     options.time_limit = options.time_limit.min(LONGEST);
     options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
     errors.extend(check_options(&id, &options, polling.as_ref()));
@@ -62,7 +62,7 @@ pub(crate) fn compile(
         let (pattern, attribute, value) = (pattern.to_string(), attribute.into(), value.into());
         errors.push(RuleError::ExpandedSlash { pattern, attribute, value });
     }
-    // All combinations have the same shape.
+    // All combinations have the same shape, so checking one of them is enough.
     if let Some(fixed) = combinations.first() {
         errors.extend(check_shape(&condition, &all, fixed, lock.as_ref(), limits));
     }

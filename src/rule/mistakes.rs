@@ -1,4 +1,4 @@
-//! What may be wrong with a rule, but for its patterns and its condition by themselves.
+//! Checks a rule for mistakes that its patterns and its condition don't show by themselves.
 
 use super::Polling;
 use crate::compiled::{Limits, Options, RuleError, all_attributes};
@@ -8,7 +8,7 @@ use crate::time::LONGEST;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Options that make no sense, and an id that is none.
+/// Checks the id and the options.
 pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<RuleError> {
     let mut errors = Vec::new();
     match id.len() {
@@ -37,9 +37,10 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
     errors
 }
 
-/// Every instance has a delay of its own: the namespace has the attributes of the condition.
+/// The namespace must have exactly the attributes of the condition, so that every instance has a delay of its
+/// own.
 pub(super) fn check_polling(polling: &Polling, given: &Condition) -> Option<RuleError> {
-    // A namespace that is no pattern is a mistake of the condition already.
+    // If the namespace is not a pattern, the condition has already reported that.
     let delay = Pattern::parse(&polling.key()).ok()?;
     let attributes = all_attributes(&given.compile().ok()?.slots);
     let has = |names: &[Arc<str>], of: &[Arc<str>]| names.iter().all(|name| of.contains(name));
@@ -58,7 +59,8 @@ fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-/// Patterns that don't go together, or with the lock's. `fixed`: attributes that are expanded, whatever to.
+/// Checks that the patterns fit each other and the lock pattern. `fixed` holds the expanded attributes; their
+/// values don't matter here.
 pub(super) fn check_shape(
     condition: &Compiled,
     all: &[Arc<str>],
@@ -85,7 +87,8 @@ pub(super) fn check_shape(
     if slots.is_empty() && !condition.truth(&[]) {
         errors.push(RuleError::NeverTrue);
     }
-    // Taking the lock compares, and on failure reads, every key, the lock and the backoff key.
+    // The transaction that takes the lock compares every key, the lock and the backoff key. If it fails, it
+    // reads them.
     let allowed = limits.max_txn_ops.saturating_sub(2);
     if slots.len() > allowed {
         let max_txn_ops = limits.max_txn_ops;
@@ -103,7 +106,7 @@ pub(super) fn check_shape(
     errors
 }
 
-/// A value with a `/` can't be one segment: such an instance could never be read whole.
+/// A value with a `/` can't be one segment, so such an instance could never have all of its keys.
 fn mixed_attribute(slots: &[Pattern]) -> Option<RuleError> {
     let names = |rest: bool| {
         slots.iter().flat_map(move |pattern| {

@@ -1,4 +1,4 @@
-//! A rule: when a condition over keys holds for a binding of its attributes, run a callback.
+//! Rules: run a callback when a condition over keys holds for a binding of its attributes.
 
 mod compile;
 mod mistakes;
@@ -17,8 +17,8 @@ use std::time::Duration;
 
 /// A rule: an id, a condition, a callback, and how the callback is to be run.
 ///
-/// Every binding of the attributes in the condition's patterns is an *instance* of the rule; the
-/// callback runs for each instance that is true, under the instance's lock.
+/// Every binding of the attributes in the condition's patterns is an *instance* of the rule. The callback
+/// runs for each instance that is true, under the instance's lock.
 ///
 /// ```
 /// use etcd_rules::{Firing, Outcome, Rule, key};
@@ -51,9 +51,11 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A rule with an id: unique in its engine, 1 to 200 bytes, the name in metrics, logs and lock keys.
-    /// Engines of one application share locks and retries by it, so it should stay the same across
-    /// versions: with another id, an old and a new engine work on the same instance during an update.
+    /// Makes a rule with this id. The id has 1 to 200 bytes and is unique in its engine. It is the rule's
+    /// name in metrics, logs and lock keys.
+    ///
+    /// Engines of one application share locks and retries by the id, so keep it across versions. If you
+    /// change it, an old and a new engine may work on the same instance during an update.
     pub fn new(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
@@ -70,40 +72,40 @@ impl Rule {
         &self.id
     }
 
-    /// The condition. Required; a second call replaces the first.
+    /// The condition. It is required, and a second call replaces the first.
     pub fn when(mut self, condition: Condition) -> Self {
         self.condition = Some(condition);
         self
     }
 
-    /// The lock of an instance, as a pattern over attributes of the condition. Default: one lock for each
-    /// instance.
+    /// The lock of an instance, as a pattern over attributes of the condition. By default each instance has a
+    /// lock of its own.
     ///
-    /// Rules (and instances) whose patterns give the same text exclude each other, in all engines of the
-    /// application. So a pattern with fewer attributes than the rule has, or one that another rule has too,
-    /// makes work wait for other work. The lock's key lies in the engine's
-    /// [namespace](crate::EngineBuilder::namespace). Without effect on an [optimistic](Rule::optimistic)
-    /// rule.
+    /// Instances whose lock patterns give the same text exclude each other, in all engines of the
+    /// application, also across rules. So work waits for other work if the pattern has fewer attributes than
+    /// the rule, or if another rule has the same pattern. The lock's key is below the engine's
+    /// [namespace](crate::EngineBuilder::namespace). An [optimistic](Rule::optimistic) rule has no lock, so
+    /// giving it a lock pattern is a mistake.
     pub fn lock(mut self, pattern: impl Into<String>) -> Self {
         self.lock = Some(pattern.into());
         self
     }
 
-    /// Fires again and again while the condition holds: not before `interval` after the last time. Default:
-    /// no polling. More than zero, at most 365 days.
+    /// Fires again and again while the condition holds, each time at least `interval` after the last. The
+    /// interval is more than zero and at most 365 days. By default a rule doesn't poll.
     ///
-    /// It adds to the condition that the key `<namespace>/ttl` is absent, and a firing that is done puts this
-    /// key, with the interval as its TTL, in the very transaction that ends it. So no poll is lost, and none
-    /// is doubled by another engine, whoever crashes when. The namespace is a pattern with all attributes of
-    /// the condition, and no others. (If it ends in a `*rest`, it is the key itself.)
+    /// This adds to the condition that the key `<namespace>/ttl` is absent. The transaction that ends a
+    /// successful firing puts this key, with the interval as its TTL. So no poll is lost or doubled,
+    /// whichever engine crashes and when. The namespace is a pattern with all attributes of the condition and
+    /// no others. If it ends in a `*rest`, it is the key itself.
     ///
-    /// - It promises "not before": keys share leases, so that the TTL is up to a fifth, at least a second,
-    ///   longer; and etcd may delete an expired key late.
-    /// - It counts from the end of the firing that was done, with or without a commit of its own. A commit
-    ///   that puts the delay key itself, with another TTL, decides for this time.
-    /// - A firing that is not done leaves no delay: after [`retry_after`](Outcome::retry_after) that delay
-    ///   counts, after a failure the [backoff](Rule::backoff), and after [`give_up`](Outcome::give_up) it polls
-    ///   no more until somebody changes a key that the instance reads.
+    /// - The interval is a lower bound. Keys share leases, so the TTL may be up to a fifth longer (at least a
+    ///   second), and etcd may delete an expired key late.
+    /// - The interval counts from the end of a successful firing, whether the callback commits anything or
+    ///   not. If its commit puts the delay key itself with another TTL, that TTL counts this once.
+    /// - Other firings leave no delay key. After [`retry_after`](Outcome::retry_after) the delay given there
+    ///   counts, and after a failure the [backoff](Rule::backoff). After [`give_up`](Outcome::give_up) the
+    ///   instance isn't polled until somebody changes a key that it reads.
     /// - To poll at once, delete the delay key.
     /// - Keys of one interval share leases: a thousand polls of 200 instances took five
     ///   (`cargo test --test integration polling -- --nocapture`).
@@ -128,53 +130,54 @@ impl Rule {
         self
     }
 
-    /// How long a callback may run, from its own start. More than zero; default: 5 minutes. Then its future
-    /// is dropped at once, and the end counts as an error.
+    /// How long a callback may run, counted from its own start. When the time is over, its future is dropped
+    /// at once, and the firing counts as failed. The limit is more than zero; the default is 5 minutes.
     ///
-    /// Too short a limit makes work fail that would have succeeded. Too long a one lets work that hangs keep
-    /// its slot and its lock. A future that never yields can't be dropped, and keeps both.
+    /// If the limit is too short, work fails that would have succeeded. If it is too long, a callback that
+    /// hangs keeps its slot and its lock. A future that never yields can't be dropped, and keeps both.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.options.time_limit = limit;
         self
     }
 
-    /// The TTL of the lease behind this rule's locks, in whole seconds (rounded up; etcd may grant
-    /// more). At least 1 s; default: [the engine's](crate::EngineBuilder::lock_ttl). A short TTL lets other
-    /// engines take over sooner after a crash, and loses locks sooner when etcd does not answer. Rules with
-    /// the same TTL share a lease.
+    /// The TTL of the lease behind this rule's locks. It is rounded up to whole seconds, is at least 1 s, and
+    /// etcd may grant more. The default is [the engine's](crate::EngineBuilder::lock_ttl). With a short TTL,
+    /// other engines take over sooner after a crash, but locks are lost sooner when etcd doesn't answer.
+    /// Rules with the same TTL share a lease.
     pub fn lock_ttl(mut self, ttl: Duration) -> Self {
         self.options.lock_ttl = Some(ttl);
         self
     }
 
-    /// How many instances of this rule may be fired at once in one engine. At least 1; default: half of the
-    /// engine's [overall limit](crate::EngineBuilder::concurrency), which holds besides.
+    /// How many instances of this rule one engine may fire at once. It is at least 1; the default is half of
+    /// the engine's [overall limit](crate::EngineBuilder::concurrency), which applies as well.
     ///
-    /// With as many as that, one slow rule can take all slots; too few make the rule's queue long.
+    /// If the limit is as high as the overall one, one slow rule can take all slots. If it is too low, the
+    /// rule's queue grows long.
     pub fn concurrency(mut self, limit: usize) -> Self {
         self.options.concurrency = Some(limit);
         self
     }
 
-    /// How long an instance that became true waits before it fires: `delay`, and at random up to `jitter`
-    /// longer. Default: [the engine's](crate::EngineBuilder::settle), which says more.
+    /// How long an instance that became true waits before it fires: `delay`, plus a random time of up to
+    /// `jitter`. The default is [the engine's](crate::EngineBuilder::settle), where you find more about it.
     ///
-    /// For conditions that flicker, and for several keys that are written one after the other.
+    /// Use it for conditions that flicker, and for several keys that are written one after the other.
     pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
         self.options.settle = Some((delay, jitter));
         self
     }
 
-    /// How many firings may start in one engine in a time. Default: as many as there are slots for. It can be
-    /// [changed](crate::EngineHandle::set_rate_limit) while the engine runs.
+    /// How many firings may start in one engine in a period. By default only the slots limit them. The rate
+    /// limit can be [changed](crate::EngineHandle::set_rate_limit) while the engine runs.
     ///
-    /// It counts callbacks that start, of all instances together and for whatever reason: a retry counts as any
-    /// other. What is due beyond that waits in the queue (`workqueue_depth`, and the gauge `rule_throttled` is 1),
-    /// shares no lock with others meanwhile, and fires if it is still true when its turn comes. Each engine has a
-    /// rate of its own, and it begins anew when the engine's parts restart.
+    /// It counts every callback that starts, for all instances together, retries included. Instances beyond
+    /// the limit wait in the queue: they count in `workqueue_depth`, and the gauge `rule_throttled` is 1.
+    /// They hold no lock while they wait, and fire if they are still true when their turn comes. Each engine
+    /// counts for itself, and starts counting anew when its parts restart.
     ///
-    /// For what the callback calls and must not overload. A lower rate than that at which instances become true
-    /// lets the queue grow up to all of them.
+    /// Use it to protect what the callback calls. If instances become true faster than the limit allows, the
+    /// queue grows until it holds all of them.
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, RateLimit, Rule, key};
@@ -192,20 +195,22 @@ impl Rule {
         self
     }
 
-    /// The least time between two firings of one instance in one engine, from the start of a callback to the start
-    /// of the next. More than zero, at most 365 days; default: none. It can be
+    /// The least time between two firings of one instance in one engine, from the start of a callback to the
+    /// start of the next. It is more than zero and at most 365 days. By default there is none. It can be
     /// [changed](crate::EngineHandle::set_min_interval) while the engine runs.
     ///
-    /// It counts every firing, whatever became of it, and whatever makes the instance due again: a change, a
-    /// crawl, a delay or backoff that is shorter; also if the condition was false meanwhile. What is due sooner
-    /// waits, and fires then if it is still true. [`EngineHandle::fire_now`](crate::EngineHandle::fire_now) does
-    /// not wait.
+    /// It applies after every firing, whatever its outcome, and whatever makes the instance due again: a
+    /// change, a crawl, a shorter delay or backoff, or a condition that was false for a while. An instance
+    /// that is due sooner waits, and then fires if it is still true.
+    /// [`EngineHandle::fire_now`](crate::EngineHandle::fire_now) doesn't wait.
     ///
-    /// For callbacks that cost much or tell people something, over keys that change often. Too long an interval
-    /// makes the reaction to a change late by as much. Each engine knows its own firings only, and forgets them
-    /// when it or its parts restart: a delay that all engines keep is [`poll`](Rule::poll), or
-    /// [`retry_after`](Outcome::retry_after). It remembers a million instances of a rule that fired within the
-    /// interval, and forgets the oldest beyond that.
+    /// Use it for callbacks that are expensive or notify people, over keys that change often. A change within
+    /// the interval is reacted to only at its end.
+    ///
+    /// Each engine knows only its own firings, and forgets them when it or its parts restart. For a delay
+    /// that all engines keep, use [`poll`](Rule::poll) or [`retry_after`](Outcome::retry_after). An engine
+    /// remembers up to a million instances of a rule that fired within the interval; beyond that it forgets
+    /// the oldest.
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, Rule, key};
@@ -223,50 +228,55 @@ impl Rule {
         self
     }
 
-    /// Begins in a [dry run](crate::EngineHandle::begin_dry_run): everything but lock and callback, counted and
-    /// listed, until the dry run [is ended](crate::EngineHandle::end_dry_run). Default: it fires.
+    /// Starts the rule in a [dry run](crate::EngineHandle::begin_dry_run): everything happens except lock and
+    /// callback, and what would fire is counted and listed. It lasts until the dry run [is
+    /// ended](crate::EngineHandle::end_dry_run). By default the rule fires.
     ///
-    /// For a new rule, or a new condition, beside the data of a system that works.
+    /// Use it to try a new rule, or a new condition, on the data of a running system.
     pub fn dry_run(mut self) -> Self {
         self.options.brake.dry_run = true;
         self
     }
 
-    /// Begins [paused](crate::EngineHandle::pause): nothing of it starts before it is
-    /// [resumed](crate::EngineHandle::resume). Default: it begins at once.
+    /// Starts the rule [paused](crate::EngineHandle::pause): nothing of it fires before it is
+    /// [resumed](crate::EngineHandle::resume). By default it isn't paused.
     pub fn paused(mut self) -> Self {
         self.options.brake.paused = true;
         self
     }
 
-    /// How failed firings are retried. Default: [`Backoff::default`], 100 ms doubled up to 5 minutes.
+    /// How failed firings are retried. The default is [`Backoff::default`]: 100 ms, doubling up to 5 minutes.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.options.backoff = backoff;
         self
     }
 
-    /// Runs without a lock: for callbacks whose effects are all in their commit. Default: with a lock.
+    /// Runs without a lock. Use it for callbacks whose effects are all in their commit. By default a rule has
+    /// a lock.
     ///
-    /// The commit takes effect only if every key of the condition is as it was shown to the callback, and it
-    /// must change at least one of those keys ([`FiringError::NothingShownChanges`](crate::FiringError) otherwise); so
-    /// neither two engines nor a repeated request can apply it twice. It saves a transaction a firing.
+    /// The commit takes effect only if every key of the condition is still as it was shown to the callback.
+    /// It must change at least one of those keys, or it fails with
+    /// [`FiringError::NothingShownChanges`](crate::FiringError). So neither two engines nor a repeated
+    /// request can apply it twice. Each firing needs one transaction less.
     ///
-    /// Callbacks of several engines may run at the same time, also while another engine holds the instance
-    /// back after a failure, and only one commit wins: whatever the callback does outside of its commit
-    /// happens several times. Nothing excludes two instances or rules from each other: a
-    /// [`lock`](Rule::lock) pattern has no effect.
+    /// Callbacks of several engines may run for an instance at the same time, even while another engine holds
+    /// it back after a failure. Only one commit wins, so whatever a callback does outside of its commit may
+    /// happen several times. Nothing keeps two instances or rules apart either: the rule can't have a
+    /// [`lock`](Rule::lock) pattern.
     pub fn optimistic(mut self) -> Self {
         self.options.optimistic = true;
         self
     }
 
-    /// The callback: any async function of a [`Firing`]. Required; a second call replaces the first.
+    /// The callback: any async function of a [`Firing`]. It is required, and a second call replaces the
+    /// first.
     ///
-    /// It returns `Ok(())` or an [`Outcome`]; an error, a panic or running into the
-    /// [time limit](Rule::time_limit) is retried with [backoff](Rule::backoff). It runs on the
-    /// application's tokio runtime and must not block its thread for long: a future can be dropped only
-    /// where it waits. It may be dropped at any `await`, and it may run again after it succeeded: make what
-    /// it does outside of its commit repeatable.
+    /// It returns `Ok(())` or an [`Outcome`]. After an error, a panic, or when its [time
+    /// limit](Rule::time_limit) is over, it is retried with [backoff](Rule::backoff).
+    ///
+    /// It runs on the application's tokio runtime. It must not block its thread for long, because a future
+    /// can be dropped only where it waits. It may be dropped at any `await`, and may run again after it
+    /// succeeded, so make what it does outside of its commit repeatable.
     pub fn run<F, Fut, O, E>(mut self, callback: F) -> Self
     where
         F: Fn(Firing) -> Fut + Send + Sync + 'static,
@@ -314,7 +324,7 @@ impl Rule {
         text
     }
 
-    /// The attributes of its condition, as far as that has no mistakes.
+    /// The attributes of its condition. Patterns with mistakes are left out.
     pub(crate) fn attributes(&self) -> Vec<Arc<str>> {
         let compiled = self.full_condition().and_then(|condition| condition.compile().ok());
         compiled.map(|compiled| all_attributes(&compiled.slots)).unwrap_or_default()

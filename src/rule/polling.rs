@@ -1,4 +1,4 @@
-//! Polling: a rule that fires again and again, held back in between by a key with a TTL.
+//! Polling: a rule that fires again and again. A key with a TTL holds it back in between.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ pub(crate) struct Polling {
 }
 
 impl Polling {
-    /// The pattern of the key that holds the next poll back.
+    /// The pattern of the key that delays the next poll.
     pub(crate) fn key(&self) -> String {
         let namespace = self.namespace.trim_end_matches('/');
         let last = namespace.rsplit('/').next().unwrap_or_default();
-        // Nothing can follow the rest of a key.
+        // A `*rest` must be the last segment, so nothing can be appended.
         if last.starts_with('*') { namespace.to_owned() } else { format!("{namespace}/ttl") }
     }
 }

@@ -1,4 +1,4 @@
-//! What callbacks do: by chance, but by the same chance for the same run of the same seed.
+//! What callbacks do in the simulation. It is random, but depends only on the seed and the number of the run.
 
 use super::history::{Began, EngineRun, Event, History, How};
 use super::kinds::Kind;
@@ -17,14 +17,14 @@ use tokio::time::sleep;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What the callbacks of one life of an engine share.
+/// What the callbacks of one run of an engine share.
 pub(super) struct World {
     pub(super) seed: u64,
     pub(super) history: History,
     pub(super) life: EngineRun,
     pub(super) process: Process,
     pub(super) callbacks: Callbacks,
-    /// From now on they succeed.
+    /// Once set, all callbacks succeed.
     pub(super) quiesced: Arc<AtomicBool>,
 }
 
@@ -40,7 +40,7 @@ fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
         .time_limit(plan.options.time_limit)
         .run(move |firing| {
             let world = world.clone();
-            // The process may stand still, or end, with the callback in it.
+            // If the process stalls or ends, so does the callback in it.
             let process = world.process.clone();
             async move {
                 let mut noted = RunReport::begin(&world, kind, &firing);
@@ -63,7 +63,7 @@ fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
     if kind == Kind::Optimistic { rule.optimistic() } else { rule }
 }
 
-/// Tells the history of one run, also if it is dropped.
+/// Records one run of a callback in the history, also if it is dropped.
 struct RunReport {
     history: History,
     run: u64,
@@ -132,7 +132,7 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
     let failing = if kind == Kind::Flaky { 60 } else { chances.failing };
     if rng.random_range(0..100) < failing {
         return match rng.random_range(0..4) {
-            // No hook is called, so that nothing is printed.
+            // This calls no panic hook, so nothing is printed.
             0 => {
                 world.history.add(Event::Ended { run, how: How::Panicked });
                 std::panic::resume_unwind(Box::new("on purpose"))

@@ -1,5 +1,5 @@
-//! Checks that a schedule kept the promises. It takes what is true from the server's own history and from what
-//! the callbacks noted, and knows nothing of the engine's insides.
+//! Checks that a schedule kept the promises. It works from the server's own history and from what the
+//! callbacks recorded. It knows nothing of the engine's internals.
 
 use super::history::{Began, EngineRun, Event, How, Store};
 use super::kinds::Kind;
@@ -36,7 +36,7 @@ fn values<'s>(kind: Kind, id: &[String], store: &'s Store) -> Vec<Option<&'s str
     kind.keys(id).iter().map(|key| store.value(key)).collect()
 }
 
-/// What was shown is what is there, as far as it matters.
+/// Whether what a callback was shown is what the store has, as far as that matters.
 fn same(kind: Kind, shown: &[Option<String>], values: &[Option<&str>]) -> bool {
     shown.iter().zip(values).enumerate().all(|(slot, (shown, value))| {
         let shown = shown.as_deref();
@@ -44,7 +44,7 @@ fn same(kind: Kind, shown: &[Option<String>], values: &[Option<&str>]) -> bool {
     })
 }
 
-/// Instances that are true and have not been dealt with: nothing may be lost.
+/// Instances that are true but have not been dealt with. There must be none, because no change is lost.
 pub(super) fn missing(plan: &Plan, now: &Store, events: &[(Duration, Event)]) -> Vec<String> {
     let mut runs: BTreeMap<u64, &Began> = BTreeMap::new();
     let mut dealt_with: BTreeMap<(Kind, &[String]), Vec<_>> = BTreeMap::new();
@@ -61,7 +61,7 @@ pub(super) fn missing(plan: &Plan, now: &Store, events: &[(Duration, Event)]) ->
     let mut missing = Vec::new();
     for (kind, id) in instances(plan, now) {
         let values = values(kind, &id, now);
-        // Of absences only: known by a deletion alone, and checked with the history.
+        // A rule of absences knows its instances only from deletions. It is checked with the history.
         if kind == Kind::Gone || !kind.truth(&values) {
             continue;
         }
@@ -81,7 +81,7 @@ pub(super) fn missing(plan: &Plan, now: &Store, events: &[(Duration, Event)]) ->
     missing
 }
 
-/// What an engine has in memory of the keys of an instance, and what the store has.
+/// Compares the keys of an instance in an engine's memory with the store.
 pub(super) fn compare(engine: usize, explained: &Explanation, now: &Store) -> Vec<String> {
     let mut wrong: Vec<String> =
         explained.children.iter().flat_map(|part| compare(engine, part, now)).collect();
@@ -97,7 +97,7 @@ pub(super) fn compare(engine: usize, explained: &Explanation, now: &Store) -> Ve
     wrong
 }
 
-/// Replays the history and tells what was not kept.
+/// Replays the history and returns the promises that were not kept.
 pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation> {
     let mut checker = Checker::new(plan);
     for (at, event) in events {
@@ -108,7 +108,7 @@ pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation>
     checker.violations
 }
 
-/// How long an engine may be without news.
+/// How late an engine may learn of a change.
 const UNHEARD: Duration = Duration::from_secs(15);
 
 /// Starts of one instance within a second, by one engine, that count as spinning.
@@ -120,7 +120,7 @@ struct Run {
     ended: Option<(How, Duration)>,
 }
 
-/// What a restored backup takes back.
+/// What a restored backup reverts.
 #[derive(Clone, Default)]
 struct Line {
     store: Rc<Store>,
@@ -133,27 +133,27 @@ struct Checker<'p> {
     at: Duration,
     line: Line,
     saved: Option<Line>,
-    /// By create revision of a lock: the store before it was taken, and when its taker looked at the keys.
+    /// By create revision of a lock: the store before it was taken, and when its holder looked at the keys.
     taken: BTreeMap<i64, (Rc<Store>, Duration)>,
     runs: BTreeMap<u64, Run>,
     running: BTreeSet<u64>,
-    /// The revision of the last effects for an instance, by the life whose run they were.
+    /// The revision of the last effects for an instance, by the run of the engine that caused them.
     own: BTreeMap<(EngineRun, Kind, Vec<String>), i64>,
-    /// Of every key: when it changed, and what it held then.
+    /// For every key: when it changed, and its value then.
     changed: BTreeMap<String, Vec<(Duration, i64, Option<String>)>>,
     /// When marks were written.
     marked: BTreeMap<String, Duration>,
-    /// The last deletion of a key by the test, for rules of absences.
+    /// When the test last deleted a key, for rules of absences.
     deletions: BTreeMap<(Kind, Vec<String>), Duration>,
     lives: BTreeMap<EngineRun, (Duration, Option<Duration>)>,
     starts: BTreeMap<(EngineRun, Kind, Vec<String>), Vec<Duration>>,
     /// Since when rules are paused.
     paused: BTreeMap<(EngineRun, Kind), Duration>,
-    /// Locks can be lost without their holder's clock telling.
+    /// Whether locks can be lost before their lease ends by the holder's clock.
     locks_taken: bool,
     leases_ended: bool,
     replaced: bool,
-    /// When the store was last replaced by another: revisions from before may mean something else since.
+    /// When the store was last replaced by another one. Earlier revisions may since mean something else.
     rewound: Duration,
     quiesced: Option<Duration>,
     violations: Vec<Violation>,
@@ -197,7 +197,7 @@ impl<'p> Checker<'p> {
                 self.committed(&before, *revision, changes, *by_test);
             }
             Event::Server(done @ Done::Replaced { .. }) => {
-                // A restart goes on with what there was.
+                // A restarted server continues with the same store.
                 let before = self.line.store.clone();
                 Rc::make_mut(&mut self.line.store).apply(done);
                 if self.line.store.keys != before.keys || self.line.store.revision != before.revision {
@@ -223,7 +223,7 @@ impl<'p> Checker<'p> {
             Event::Paused(life, kind) => drop(self.paused.insert((*life, *kind), self.at)),
             Event::Resumed(life, kind) => drop(self.paused.remove(&(*life, *kind))),
             Event::Over(life, how) => {
-                // Every callback ends when it is told to, or is dropped.
+                // Every callback either ends when it is cancelled or is dropped.
                 if how.contains("Unfinished") && !self.plan.does(|act| matches!(act, PlanStep::Poison(..))) {
                     self.violate(format!("engine {} was {how}", life.engine));
                 }
@@ -267,7 +267,8 @@ impl<'p> Checker<'p> {
                     }
                 }
                 None if !by_test && key.starts_with("/rest/") => {
-                    // Since its callback ended: how long its commit was under way is not the lease's affair.
+                    // The time counts from the end of the callback, because the lease doesn't depend on how
+                    // long the commit was in flight.
                     let run = before.value(key).and_then(|run| run.parse().ok());
                     let run = run.and_then(|run: u64| self.runs.get(&run)?.ended);
                     let lived = run.map_or(Duration::MAX, |(_, ended)| self.at.saturating_sub(ended));
@@ -290,7 +291,7 @@ impl<'p> Checker<'p> {
             return self.violate(format!("effects of an unknown run {run}"));
         };
         let (began, ended) = (began.clone(), ended.map(|(how, _)| how));
-        // An engine that has yet to notice goes by revisions that were counted anew.
+        // An engine that has not noticed the restore yet compares revisions of two different histories.
         let comparable = self.rewound == Duration::ZERO || *at > self.rewound + UNHEARD;
         let Began { kind, ref id, token, ref shown, life, .. } = began;
         let name = format!("run {run} ({} {id:?})", kind.name());
@@ -325,7 +326,7 @@ impl<'p> Checker<'p> {
         }
         if let Some((slot, value)) = kind.effect(number, shown) {
             let key = kind.key(kind.slots()[slot], id);
-            // A deletion of what is absent is no change.
+            // Deleting an absent key changes nothing.
             let there = changes.iter().any(|change| change.key == key && change.value == value)
                 || value.is_none() && !before.keys.contains_key(&key);
             if !there {
@@ -352,7 +353,7 @@ impl<'p> Checker<'p> {
         }
         self.alone(began, &name);
         self.is_fresh(began, &name);
-        // Its task may have been about to begin.
+        // Its task may have been just about to start.
         if self.paused.get(&(life, kind)).is_some_and(|since| self.at > *since + Duration::from_millis(1)) {
             self.violate(format!("{name} began although its rule is paused"));
         }
@@ -366,7 +367,7 @@ impl<'p> Checker<'p> {
         self.runs.insert(run, Run { began: began.clone(), at: self.at, ended: None });
     }
 
-    /// The lock was taken on the truth, and while no mark held the instance back.
+    /// Checks that the lock was taken while the condition held and no mark held the instance back.
     fn locked(&mut self, began: &Began, before: &Rc<Store>, name: &str) {
         let Began { kind, ref id, token, attempt, .. } = *began;
         if !kind.truth(&values(kind, id, before)) {
@@ -380,7 +381,7 @@ impl<'p> Checker<'p> {
         {
             return self.violate(format!("{name}: its lock was taken although a mark holds it back"));
         }
-        // Somebody overruled the mark: its time was over, or a key changed.
+        // Somebody replaced the mark, because its time was over or a key changed.
         let mark_revision = mark.mod_revision;
         let text = mark.value.as_deref().unwrap_or_default();
         let mark: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
@@ -389,8 +390,8 @@ impl<'p> Checker<'p> {
         let last = self.runs.values().rev().find(|run| run.began.kind == kind && run.began.id == *id);
         let shown = last.map_or(&[][..], |run| &run.began.shown);
         let looked = last.and_then(|last| self.taken.get(&last.began.token)).map(|(_, looked)| *looked);
-        // The first change after what the last run was shown: of another value, or after it looked, or shortly
-        // before, if it may have been told of it later.
+        // Find the first change after what the last run was shown. It has another value, or came after that
+        // run looked, or shortly before if events may be delayed.
         let unheard = if self.plan.does(PlanStep::delays_events) { UNHEARD } else { Duration::ZERO };
         let since = |(slot, key): (usize, &String)| {
             let all = self.changed.get(key)?;
@@ -419,7 +420,7 @@ impl<'p> Checker<'p> {
         }
     }
 
-    /// An instance never runs twice at once; a lock has one holder; slots are limited.
+    /// Checks that an instance never runs twice at once, a lock has one holder, and slots are limited.
     fn alone(&mut self, began: &Began, name: &str) {
         let Began { kind, ref id, life, .. } = *began;
         let mut wrong = Vec::new();
@@ -442,7 +443,7 @@ impl<'p> Checker<'p> {
         wrong.into_iter().for_each(|text| self.violate(text));
     }
 
-    /// What is shown is not older than the engine's own last commit for the instance.
+    /// Checks that what is shown is not older than the engine's own last commit for the instance.
     fn is_fresh(&mut self, began: &Began, name: &str) {
         let Began { kind, ref id, life, ref shown, .. } = *began;
         let Some(&own) = self.own.get(&(life, kind, id.clone())) else { return };
@@ -466,7 +467,7 @@ impl<'p> Checker<'p> {
     }
 
     fn finish(&mut self) {
-        // Rules of absences only: an engine that saw the deletion fires.
+        // For rules of absences: an engine that saw the deletion fires.
         if self.plan.does(PlanStep::forgets) {
             return;
         }
@@ -476,7 +477,7 @@ impl<'p> Checker<'p> {
             if !kind.truth(&values(kind, &id, &store)) {
                 continue;
             }
-            // It must have known the key: so it was there long before.
+            // The engine must have known the key, so the key must have existed long enough.
             let long = Duration::from_secs(15);
             let quiesced = self.quiesced.unwrap_or_default();
             let knew = |(start, end): &(Duration, Option<Duration>)| {

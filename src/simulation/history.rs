@@ -1,5 +1,5 @@
 //! Everything that happened in a schedule, in order: the server's own history, what callbacks were shown and
-//! did, and what was done to them all. The checker reads nothing else.
+//! did, and the steps of the plan. The checker reads nothing else.
 
 use super::kinds::Kind;
 use super::plan::PlanStep;
@@ -21,22 +21,22 @@ pub(super) enum Event {
         run: u64,
         how: How,
     },
-    /// The schedule did this.
+    /// The schedule carried out this step of its plan.
     Did(PlanStep),
     /// An engine was started.
     Started(EngineRun),
-    /// An engine became ready, or something else. In words, as [`crate::Health`] tells it.
+    /// The health of an engine changed. This is the text of [`crate::Health`].
     Health(EngineRun, String),
     /// A rule was paused in an engine, or is about to be resumed.
     Paused(EngineRun, Kind),
     Resumed(EngineRun, Kind),
-    /// An engine's life is over: it is ended by force, or its shutdown is complete.
+    /// A run of an engine is over: it was ended by force, or its shutdown is complete.
     Over(EngineRun, String),
-    /// All trouble is over, and callbacks succeed from now on.
+    /// All faults are over, and callbacks succeed from now on.
     Quiesced,
 }
 
-/// One run of one engine: a restart is another life.
+/// One run of an engine. A restart is another run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EngineRun {
     pub(super) engine: usize,
@@ -70,13 +70,13 @@ pub(super) enum How {
     GaveUp,
     Failed,
     Panicked,
-    /// Dropped by the engine: told to end, or its time was over.
+    /// Dropped by the engine, after it was cancelled or because its time limit was over.
     Dropped,
     /// Its process ended.
     Crashed,
 }
 
-/// The keys as the server's history makes them.
+/// The keys and values that follow from the server's history.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Store {
     pub(super) revision: i64,
@@ -108,7 +108,7 @@ impl Store {
     }
 }
 
-/// Written by all, in the order in which things happen.
+/// The record that all parts write to, in the order in which things happen.
 #[derive(Clone)]
 pub(super) struct History {
     inner: Arc<Mutex<Inner>>,
@@ -122,7 +122,7 @@ struct Inner {
     runs: u64,
 }
 
-/// Events after which a schedule counts as one that spins.
+/// With more events than this, a schedule counts as spinning.
 const TOO_MANY: usize = 60_000;
 
 impl History {
@@ -149,8 +149,7 @@ impl History {
         }
     }
 
-    /// Completes once nothing more is recorded, because far too much happened: something spins, perhaps
-    /// without any time going by.
+    /// Completes when the history is full. Then something spins, perhaps without any time passing.
     pub(super) async fn full(&self) {
         self.full.notified().await;
     }

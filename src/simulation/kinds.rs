@@ -1,5 +1,5 @@
-//! The rules of a schedule, one of each kind, and what the checker knows of them: it decides their truth with
-//! code of its own, not with the engine's conditions.
+//! The rules of a schedule, one of each kind, and what the checker knows about them. The checker decides
+//! their truth with code of its own, and not with the engine's conditions.
 
 use crate::condition::Condition;
 use crate::firing::{Commit, Firing};
@@ -10,9 +10,9 @@ use std::time::Duration;
 /// A rule of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// Consumes a key while a switch is on, which all instances read.
+    /// Consumes a key while a switch is on. All instances read the switch.
     Work,
-    /// Two attributes, and a key that binds one of them only.
+    /// Has two attributes, and a key that binds only one of them.
     Assign,
     /// Polls with a key that has a TTL.
     Poll,
@@ -23,7 +23,7 @@ pub(super) enum Kind {
     Right,
     /// Fails most of the time.
     Flaky,
-    /// Stays true: no effect on its condition.
+    /// Stays true, because its effects don't change its condition.
     Stay,
     /// Absences only.
     Gone,
@@ -47,7 +47,7 @@ pub(super) const KINDS: [Kind; 11] = [
     Kind::Follow,
 ];
 
-/// How long the key of [`Kind::Poll`] is to live at least.
+/// The TTL of the key of [`Kind::Poll`].
 pub(super) const REST: Duration = Duration::from_secs(2);
 
 impl Kind {
@@ -93,7 +93,8 @@ impl Kind {
         }
     }
 
-    /// A slot whose changes matter only as far as they change its truth: all instances share the key.
+    /// Whether all instances share the key of this slot. Then a change matters only if it changes the slot's
+    /// truth.
     pub(super) fn is_shared(self, slot: usize) -> bool {
         matches!((self, slot), (Kind::Work | Kind::Assign, 1))
     }
@@ -137,12 +138,12 @@ impl Kind {
         }
     }
 
-    /// Its effects make the condition false.
+    /// Whether its effects make the condition false.
     pub(super) fn consumes(self) -> bool {
         self != Kind::Stay
     }
 
-    /// The key that tells of a run's effects.
+    /// The key by which the checker recognises a run's effects.
     pub(super) fn out(self) -> String {
         let mut key = format!("/out/{}", self.name());
         self.attributes().iter().for_each(|name| key.push_str(&format!("/:{name}")));
@@ -168,7 +169,7 @@ impl Kind {
         }
     }
 
-    /// What that must change besides the key of [`out`](Self::out): the slot, and what it holds then.
+    /// What the commit must change besides the key of [`out`](Self::out): a slot, and its value afterwards.
     pub(super) fn effect(self, run: u64, shown: &[Option<String>]) -> Option<(usize, Option<String>)> {
         Some(match self {
             Kind::Work | Kind::Flaky | Kind::Single | Kind::Left | Kind::Right => (0, None),
@@ -180,7 +181,7 @@ impl Kind {
         })
     }
 
-    /// Slots that must be as they were shown when the effects take place.
+    /// Slots that must still be as they were shown when the effects take place.
     pub(super) fn expects(self) -> &'static [usize] {
         match self {
             Kind::Work | Kind::Flaky | Kind::Single | Kind::Assign | Kind::Follow | Kind::Optimistic => &[0],

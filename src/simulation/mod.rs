@@ -1,5 +1,6 @@
-//! A simulation of whole engines: real code on the embedded etcd, several engines in one thread, under a clock
-//! that jumps from event to event, with random work and random trouble. The same seed is the same run.
+//! A simulation of whole engines. The real code runs on the embedded etcd: several engines in one thread,
+//! under a clock that jumps from event to event, with random work and random faults. The same seed gives the
+//! same run.
 //!
 //! | file | subject |
 //! |---|---|
@@ -7,8 +8,8 @@
 //! | [`kinds`] | the rules, and what the checker knows of them |
 //! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
 //! | [`schedule`] | runs a schedule |
-//! | [`history`] | everything that happened |
-//! | [`checker`] | tells which promises were not kept |
+//! | [`history`] | records everything that happened |
+//! | [`checker`] | finds the promises that were not kept |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
 //!
@@ -28,7 +29,7 @@ mod schedule;
 use plan::Plan;
 use runner::{number, run_many};
 
-/// Schedules that the gate runs.
+/// How many schedules the gate runs.
 const SCHEDULES: u64 = 1000;
 
 #[test]
@@ -38,7 +39,7 @@ fn a_thousand_schedules_break_no_promise() {
     assert_eq!(done.violations, 0, "{done}");
 }
 
-/// For longer: `make soak SCHEDULES=100000`. The first seed is `SEED`.
+/// Runs many schedules: `make soak SCHEDULES=100000`. The first seed is `SEED`.
 #[test]
 #[ignore = "runs for as long as it is told to"]
 fn soak() {
@@ -48,7 +49,7 @@ fn soak() {
     assert_eq!(done.violations, 0, "{done}");
 }
 
-/// One schedule, with everything that happened: `SEED=n`.
+/// Runs one schedule, `SEED=n`, and prints everything that happened.
 #[test]
 #[ignore = "shows one schedule"]
 fn replay() {
@@ -66,7 +67,7 @@ fn replay() {
     assert!(outcome.violations.is_empty());
 }
 
-/// Schedules within which a broken promise must show.
+/// A broken promise must be noticed within this many schedules.
 const PATIENCE: u64 = 150;
 
 #[test]

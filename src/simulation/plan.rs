@@ -1,4 +1,4 @@
-//! What a seed means: engines, rules, options, and what happens when.
+//! The plan of a schedule, made from its seed: engines, rules, options, and what happens when.
 
 use super::kinds::{KINDS, Kind};
 use crate::embedded::{Fault, RequestKind, RpcError};
@@ -18,11 +18,11 @@ pub(super) struct Plan {
     pub(super) kinds: Vec<Kind>,
     pub(super) options: Options,
     pub(super) callbacks: Callbacks,
-    /// Each with the pause before it.
+    /// The steps, each with the pause before it.
     pub(super) steps: Vec<(Duration, PlanStep)>,
 }
 
-/// Of the engines: all have the same.
+/// The options of the engines. All engines have the same.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) lock_ttl: Duration,
@@ -35,7 +35,7 @@ pub(super) struct Options {
     pub(super) time_limit: Duration,
 }
 
-/// How callbacks behave until all is quiesced: parts of a hundred.
+/// How callbacks behave until everything is quiesced, in percent.
 #[derive(Clone, Debug)]
 pub(super) struct Callbacks {
     pub(super) slow: u32,
@@ -60,30 +60,30 @@ pub(super) enum PlanStep {
     ExpireLease(usize),
     Restart,
     Save,
-    /// Back to what was saved last.
+    /// Restores the last backup.
     Restore,
     RestartEmpty,
     CutPath(usize),
     FreezePath(usize, Duration),
     BlockPath(usize, Duration),
-    /// Its process ends at once, and starts again after a while.
+    /// The engine's process ends at once, and starts again after a while.
     Crash(usize, Duration),
-    /// Shut down with this deadline, and started again after a while.
+    /// The engine is shut down with this deadline, and started again after a while.
     Shutdown(usize, Duration, Duration),
-    /// Its handle is dropped, and it is started again after a while.
+    /// The engine's handle is dropped, and it is started again after a while.
     Drop(usize, Duration),
-    /// Its process stands still.
+    /// The engine's process stalls for a while.
     Stall(usize, Duration),
-    /// A part of it panics at its next message.
+    /// A part of the engine panics at its next message.
     Poison(usize, &'static str),
-    /// A rule is paused in it for a while.
+    /// A rule is paused in the engine for a while.
     Pause(usize, Kind, Duration),
-    /// So many changes of keys that nobody watches, at once.
+    /// This many changes, all at once, of keys that nobody watches.
     Elsewhere(usize),
 }
 
 impl PlanStep {
-    /// After it, an engine may hear of a change long after it happened.
+    /// Whether an engine may afterwards learn of a change long after it happened.
     pub(super) fn delays_events(&self) -> bool {
         match self {
             PlanStep::Inject(fault) => fault.delays_events() || fault.is_in_stream(),
@@ -97,12 +97,12 @@ impl PlanStep {
         }
     }
 
-    /// After it, an engine that was not told can't know that the store is older than what it knows.
+    /// Whether afterwards an engine can't notice that the store is older than its memory.
     pub(super) fn outgrows(&self) -> bool {
         matches!(self, PlanStep::Elsewhere(_))
     }
 
-    /// After it, a lock may be lost without its holder's clock telling.
+    /// Whether afterwards a lock may be lost before its lease ends by the holder's clock.
     pub(super) fn takes_locks(&self) -> bool {
         matches!(
             self,
@@ -114,13 +114,13 @@ impl PlanStep {
         )
     }
 
-    /// After it, what was deleted before may be known to nobody.
+    /// Whether afterwards no engine may know of an earlier deletion.
     pub(super) fn forgets(&self) -> bool {
         matches!(self, PlanStep::Compact | PlanStep::Restore | PlanStep::RestartEmpty | PlanStep::Poison(..))
     }
 }
 
-/// Classes of trouble; a schedule has some of them.
+/// Classes of faults. A schedule has some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     Requests,
@@ -171,7 +171,8 @@ impl Plan {
         Self::with(seed, &[])
     }
 
-    /// With much of some classes of trouble, and none of others; of any, if none is named.
+    /// A plan with many faults of the given classes and none of the others. If no class is given, it may have
+    /// any.
     pub(super) fn with(seed: u64, much: &[Trouble]) -> Self {
         let rng = &mut StdRng::seed_from_u64(seed);
         let engines = pick(rng, &[1, 1, 2, 2, 2, 3]);
@@ -208,7 +209,7 @@ impl Plan {
         let pace = pick(rng, &[20, 150, 400]);
         let mut writer = Writer { ids: pick(rng, &[1, 2, 4]), number: 0 };
         let mut steps = Vec::new();
-        // Or most instances of `Work` would be false for ever.
+        // Otherwise most instances of `Work` would stay false.
         if kinds.contains(&Kind::Work) {
             steps.push((Duration::ZERO, PlanStep::Put("/config/enabled".into(), "yes".into())));
         }
@@ -224,20 +225,20 @@ impl Plan {
             poisons += usize::from(matches!(act, PlanStep::Poison(..)));
             let restored = act == PlanStep::Restore;
             steps.push((pause, act));
-            // Before an engine connects again, the store may be further than it was.
+            // The store may get past its former revision before an engine connects again.
             if restored && rng.random_bool(0.5) {
                 let before = rng.random_range(0..4);
                 let written = (0..before).map(|_| writer.write(rng, &kinds)).collect::<Vec<_>>();
                 let elsewhere = PlanStep::Elsewhere(rng.random_range(0..60));
                 steps.extend(written.into_iter().chain([elsewhere]).map(|act| (Duration::ZERO, act)));
-                // What nothing tells of, a crawl finds.
+                // Only a crawl can find changes that no event reveals.
                 options.crawl_interval = options.crawl_interval.min(5 * SECOND);
             }
         }
         Self { seed, engines, kinds, options, callbacks, steps }
     }
 
-    /// No trouble, but a change that comes while the callback runs.
+    /// A plan whose only difficulty is a change while the callback runs.
     pub(super) fn hasty(seed: u64) -> Self {
         let mut plan = Self::of(seed);
         plan.engines = 1;
@@ -251,7 +252,7 @@ impl Plan {
         plan
     }
 
-    /// Whatever is injected is a transaction that is answered after others have gone on.
+    /// Turns every injected fault into a transaction whose answer comes late, after others have gone on.
     pub(super) fn answered_late(mut self) -> Self {
         self.options.request_timeout = 5 * SECOND;
         for (number, (_, act)) in self.steps.iter_mut().enumerate() {
@@ -262,7 +263,7 @@ impl Plan {
         self
     }
 
-    /// Several engines, whose callbacks take their time.
+    /// Sets several engines, whose callbacks take some time.
     pub(super) fn at_work(mut self) -> Self {
         self.engines = self.engines.max(2);
         self.callbacks = Callbacks { slow: 70, failing: 0, ..self.callbacks };
@@ -369,7 +370,7 @@ fn request_fault(rng: &mut StdRng) -> Fault {
         RequestKind::Watch,
     ];
     let fault = Fault::on(pick(rng, &on)).after(rng.random_range(0..4)).times(pick(rng, &[1, 1, 2, 8]));
-    // Of these the client can't know whether the request took effect.
+    // With these errors, the client can't know whether the request took effect.
     let doubt = [RpcError::STOPPED, RpcError::LEADER_CHANGED, RpcError::TIMED_OUT, RpcError::CONNECTION_LOST];
     let plain = [RpcError::NO_LEADER, RpcError::TOO_MANY_REQUESTS, RpcError::STOPPED, RpcError::TIMED_OUT];
     match rng.random_range(0..8) {
@@ -400,7 +401,7 @@ fn stream_fault(rng: &mut StdRng) -> Fault {
     match rng.random_range(0..4) {
         0 => fault.fail(RpcError::STOPPED),
         1 => fault.fail_after(RpcError::NO_LEADER),
-        // A lost response would break a promise of etcd's own.
+        // If a watch lost a response, etcd would break its own promise.
         2 if on != RequestKind::WatchResponse => fault.lose(),
         _ => fault.delay(between(rng, 1, 3000)),
     }

@@ -1,11 +1,11 @@
-//! A process within one thread: its tasks stand still and end together, as those of a real one do.
+//! A simulated process within one thread. Its tasks stall and end together, like those of a real process.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-/// Whether a process runs, stands still, or has ended. Cheap to clone.
+/// The state of a process: it runs, is stalled, or has ended. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Process(Arc<Mutex<State>>);
 
@@ -26,7 +26,7 @@ impl Process {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Stands still until it [goes on](Self::go_on) as often.
+    /// Stalls the process. It runs again after as many calls of [`go_on`](Self::go_on).
     pub(super) fn stall(&self) {
         self.change(|state| state.stalls += 1);
     }
@@ -35,17 +35,18 @@ impl Process {
         self.change(|state| state.stalls = state.stalls.saturating_sub(1));
     }
 
-    /// Goes on, however often it was stalled.
+    /// Lets the process run again, however often it was stalled.
     pub(super) fn run_on(&self) {
         self.change(|state| state.stalls = 0);
     }
 
-    /// Ends everything in it.
+    /// Ends the process and everything in it.
     pub(super) fn end(&self) {
         self.change(|state| state.ended = true);
     }
 
-    /// Runs a future in the process; `None` if that ends first. The future is dropped with it.
+    /// Runs a future in the process. If the process ends first, the future is dropped and the result is
+    /// `None`.
     pub(super) async fn host<F: Future>(&self, future: F) -> Option<F::Output> {
         Hosted { process: self.clone(), future: Box::pin(future) }.await
     }

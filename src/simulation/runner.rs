@@ -1,4 +1,4 @@
-//! Many schedules on all cores, each in one thread.
+//! Runs many schedules on all cores, each in one thread.
 
 use super::plan::{Plan, Trouble};
 use super::schedule;
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What many schedules came to.
+/// The results of many schedules.
 #[derive(Debug, Default)]
 pub(super) struct Summary {
     pub(super) schedules: u64,
@@ -29,10 +29,11 @@ pub(super) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
-/// By promise: after how many schedules it was noticed that it is broken, and how.
+/// A mutant, with the number of schedules after which it was noticed, and by what.
 pub(super) type Noticed = (Mutant, Option<(u64, String)>);
 
-/// The trouble that a promise is for: without it, it is no matter whether it is kept. None: any.
+/// The faults in which a promise matters: only with these can a schedule notice that it is broken. Empty if
+/// any will do.
 fn troubles(promise: Mutant) -> &'static [Trouble] {
     use Trouble::*;
     match promise {
@@ -47,7 +48,7 @@ fn troubles(promise: Mutant) -> &'static [Trouble] {
     }
 }
 
-/// Breaks every promise, and runs schedules until that is noticed.
+/// Breaks every promise in turn, and runs schedules until each is noticed.
 pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
     let next = AtomicUsize::new(0);
     let noticed = Mutex::new(Vec::new());
@@ -60,13 +61,14 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                     let first = (0..patience).find_map(|seed| {
                         let plan = match promise {
                             Mutant::DirtyMark => Plan::hasty(seed),
-                            // Somebody must be at work when it happens, and somebody else must want to.
+                            // An engine must be at work when it loses its lease, and another must want the
+                            // lock.
                             Mutant::LeaseLoss => Plan::with(seed, much).at_work(),
                             Mutant::Forward => Plan::with(seed, much).answered_late(),
                             _ => Plan::with(seed, much),
                         };
                         let violations = schedule::run_plan(plan.clone(), Some(promise)).violations;
-                        // Only what is well when nothing is broken tells anything.
+                        // A seed counts only if it has no violations without the mutant.
                         let first = violations
                             .first()
                             .filter(|_| schedule::run_plan(plan, None).violations.is_empty());
@@ -82,15 +84,15 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
     noticed
 }
 
-/// How to run a seed again.
+/// The command that runs a seed again.
 fn again(seed: u64) -> String {
     format!("again: SEED={seed} cargo test --all-features --lib simulation::replay -- --ignored --nocapture")
 }
 
-/// A schedule that takes longer than this does not end: its clock stands still.
+/// A schedule that takes longer than this hangs, because its clock doesn't move.
 const HANGS: Duration = Duration::from_secs(120);
 
-/// The schedules that run now, so that one which does not end is named.
+/// The schedules that are running, so that one that hangs can be named.
 #[derive(Default)]
 struct Watchdog {
     running: Mutex<BTreeMap<u64, Instant>>,
@@ -106,7 +108,7 @@ impl Watchdog {
         outcome
     }
 
-    /// Ends the process if a schedule hangs: nothing else would.
+    /// Ends the process if a schedule hangs, because nothing else would.
     fn watch(&self) {
         while !self.over.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));

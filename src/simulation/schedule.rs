@@ -1,5 +1,5 @@
-//! Runs a schedule: an embedded etcd, engines, and all that happens to them, in one thread and under a clock
-//! that jumps from event to event.
+//! Runs a schedule: an embedded etcd, engines, and everything that happens to them. It runs in one thread,
+//! under a clock that jumps from event to event.
 
 mod recovery;
 
@@ -26,13 +26,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 pub(super) const NAMESPACE: &str = "/etcd-rules/sim/";
 
-/// What a schedule came to.
+/// The result of a schedule.
 pub(super) struct Outcome {
     pub(super) history: History,
     pub(super) violations: Vec<Violation>,
 }
 
-/// Runs the schedule of a seed, perhaps with a promise broken on purpose.
+/// Runs the schedule of a seed, with a mutant if one is given.
 pub(super) fn run(seed: u64, broken: Option<Mutant>) -> Outcome {
     run_plan(Plan::of(seed), broken)
 }
@@ -70,7 +70,7 @@ struct Schedule {
     quiesced: Arc<AtomicBool>,
     saved: Option<Saved>,
     machines: Vec<Machine>,
-    /// What is to be done later.
+    /// What will be healed or started again later.
     later: BTreeSet<(Instant, Heal)>,
     violations: Vec<Violation>,
 }
@@ -88,7 +88,7 @@ enum Heal {
     Resume(usize, u32, Kind),
 }
 
-/// Where an engine runs, one life after the other.
+/// A machine, on which an engine runs again and again.
 struct Machine {
     path: Path,
     lives: u32,
@@ -103,7 +103,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// The part that is to panic at its next message.
+/// The part that will panic at its next message.
 type Poison = Arc<Mutex<Option<&'static str>>>;
 
 fn probe(poison: &Poison) -> Probe {
@@ -111,7 +111,7 @@ fn probe(poison: &Poison) -> Probe {
     Arc::new(move |part| {
         let hit = poison.lock().unwrap_or_else(|e| e.into_inner()).take_if(|name| *name == part).is_some();
         if hit {
-            // No hook is called, so that nothing is printed.
+            // This calls no panic hook, so nothing is printed.
             std::panic::resume_unwind(Box::new("poison"));
         }
     })
@@ -161,7 +161,7 @@ impl Schedule {
         self.violations.push(Violation { at: self.history.time(), text });
     }
 
-    /// Does what comes due until then.
+    /// Waits until this time, and heals what becomes due meanwhile.
     async fn wait_until(&mut self, at: Instant) {
         while let Some(&(due, later)) = self.later.first()
             && due <= at
@@ -193,7 +193,7 @@ impl Schedule {
         }
     }
 
-    /// Pauses or resumes a rule in an engine, if that lives; told while everything goes on.
+    /// Pauses or resumes a rule in an engine, if the engine runs. The schedule doesn't wait for it.
     fn pause(&self, machine: usize, life: Option<u32>, kind: Kind, pause: bool) {
         if let Some(running) = &self.machines[machine].running
             && life.is_none_or(|life| life == running.life.number)
@@ -209,7 +209,7 @@ impl Schedule {
                     return;
                 }
                 history.add(Event::Resumed(life, kind));
-                // Again, if its parts are just starting again.
+                // Try again if the engine's parts are just restarting.
                 while let Some(handle) = handle.upgrade() {
                     if handle.resume(kind.name()).await.is_ok() {
                         return history.add(Event::Resumed(life, kind));
@@ -275,7 +275,8 @@ impl Schedule {
         self.machines[at].running = Some(Running { life, process, handle, poison, task });
     }
 
-    /// Ends a life. Whoever waits for the answer sees everything of it gone.
+    /// Takes the running engine off its machine, so that the caller can end it. A stalled process runs again,
+    /// because otherwise it could not end.
     fn take(&mut self, machine: usize) -> Option<Running> {
         let running = self.machines[machine].running.take()?;
         running.process.run_on();
@@ -309,7 +310,7 @@ impl Schedule {
                 self.faults.set_no_space(true);
                 self.in_a_while(time, Heal::Space);
             }
-            // Refused if nothing has happened since the last time.
+            // etcd refuses this if nothing has happened since the last compaction.
             PlanStep::Compact => drop(self.faults.compact(self.faults.revision())),
             PlanStep::ExpireLease(at) => {
                 let leases = self.faults.leases();
@@ -355,7 +356,7 @@ impl Schedule {
                     drop(handle);
                     self.history.add(Event::Over(life, "dropped".into()));
                     spawn_local(async move {
-                        // Its process goes on for a while.
+                        // Its process continues for a while.
                         sleep(Duration::from_secs(5)).await;
                         process.end();
                     });
@@ -394,7 +395,7 @@ async fn shut_down(running: Running, deadline: Duration, history: History) -> Re
     let Running { life, process, handle, task, .. } = running;
     let mut shared = handle;
     let handle = loop {
-        // Somebody may be pausing a rule.
+        // A rule may just be being paused.
         match Rc::try_unwrap(shared) {
             Ok(handle) => break handle,
             Err(others) => shared = others,

@@ -11,17 +11,19 @@ use tokio::time::{Instant, timeout_at};
 /// Default of [`Firings::within`].
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// Events that are kept for later: of more, the oldest are forgotten.
+/// The most events that are kept for later. Beyond that, the oldest are forgotten.
 const KEPT: usize = 100_000;
 
 /// Firings of a running engine, for tests to await.
 ///
-/// It listens from when it is made, so that nothing is missed between what makes a rule fire and the `await`:
-/// make it before, from [`EngineHandle::events`](crate::EngineHandle::events), or from
-/// [`Engine::events`](crate::Engine::events) before the start. Firings that were not asked for yet stay for later;
-/// of one instance they are taken in their order, and those before the one that was awaited are gone with it.
+/// It listens from the moment it is made. Make it before the change that makes a rule fire, so that no firing
+/// is missed. Use [`EngineHandle::events`](crate::EngineHandle::events), or
+/// [`Engine::events`](crate::Engine::events) before the start.
 ///
-/// A firing is one that was run, whatever its outcome, and is closed: its effects are in etcd.
+/// Firings that you have not asked for yet are kept for later. Those of one instance are returned in their
+/// order. When you await a particular firing of an instance, the earlier ones of that instance are dropped.
+///
+/// A firing is reported when it is closed, whatever its outcome. By then its effects are in etcd.
 ///
 /// ```
 /// # #[cfg(feature = "embedded")]
@@ -64,7 +66,7 @@ pub struct Firings {
     kept: VecDeque<Arc<Event>>,
 }
 
-/// A firing that is over.
+/// A firing that is closed.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Fired {
@@ -105,18 +107,19 @@ impl Firings {
         self
     }
 
-    /// The next firing of a rule for exactly these attributes, whatever its outcome.
+    /// Waits for the next firing of a rule for exactly these attributes, whatever its outcome.
     ///
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// [`NotFired`]: there was none in time, the engine has ended, or events were missed. It tells what was seen
-    /// instead.
+    /// [`NotFired`] if there was none in time, if the engine has ended, or if events were missed. The error
+    /// shows what was seen instead.
     pub async fn next(&mut self, rule: &str, attributes: impl Into<Attributes>) -> Result<Fired, NotFired> {
         self.matching(rule, attributes, |_| true).await
     }
 
-    /// The next that is [done](Fired::is_done); failures, delays and lost commits before it are passed over.
+    /// Waits for the next firing that is [done](Fired::is_done). Failures, delays and lost commits before it
+    /// are skipped.
     ///
     /// # Errors
     /// As [`next`](Firings::next).
@@ -124,7 +127,7 @@ impl Firings {
         self.matching(rule, attributes, Fired::is_done).await
     }
 
-    /// The next of which this is true; those before it are passed over.
+    /// Waits for the next firing that `wanted` accepts. Those before it are skipped.
     ///
     /// ```no_run
     /// # async fn example(mut firings: etcd_rules::testing::Firings) -> Result<(), etcd_rules::testing::NotFired> {
@@ -200,7 +203,7 @@ impl Firings {
     }
 }
 
-/// What was awaited did not fire; as text, it tells what did.
+/// What was awaited did not fire. The text of the error shows what happened instead.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct NotFired {
@@ -210,9 +213,9 @@ pub struct NotFired {
     pub attributes: Attributes,
     /// What ended the wait.
     pub reason: WhyNotFired,
-    /// What happened to the instance, in its order, since it was last awaited.
+    /// What happened to the instance since it was last awaited, in order.
     pub seen: Vec<Arc<Event>>,
-    /// Which other instances fired, and how often, since they were last awaited.
+    /// Which other instances fired since they were last awaited, and how often.
     pub others: Vec<(Arc<str>, Attributes, usize)>,
 }
 
@@ -220,11 +223,11 @@ pub struct NotFired {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhyNotFired {
-    /// It did not happen for so long.
+    /// It did not fire within this time.
     TimedOut(Duration),
     /// The engine has ended.
     Ended,
-    /// It may have happened: events came faster than they were received. Await more often, or raise
+    /// It may have fired, but events came faster than they were received. Await more often, or raise
     /// [`event_buffer`](crate::EngineBuilder::event_buffer).
     Lagged(Lagged),
 }
@@ -263,7 +266,7 @@ impl fmt::Display for NotFired {
     }
 }
 
-/// Other instances that an error shows.
+/// How many other instances the text of an error shows.
 const SHOWN: usize = 20;
 
 #[cfg(test)]
@@ -330,7 +333,7 @@ mod tests {
         let mut firings = Firings::new(events.subscribe()).within(Duration::ZERO);
         tell(&events, "7", FiringOutcome::Done, committed(1));
         (0..KEPT).for_each(|_| tell(&events, "8", FiringOutcome::TimedOut, committed(2)));
-        // Nothing is waited for, but what is there is received.
+        // With no time to wait, events that are there already are still received.
         let mut of_eight = firings.done("r", [("id", "8")]).await;
         while firings.kept.len() < KEPT {
             of_eight = firings.done("r", [("id", "8")]).await;

@@ -7,8 +7,8 @@
 //! | What does the callback do on these keys? | [`Trial`] | a tokio runtime |
 //! | Has the rule fired for these attributes, and how did it end? | [`Firings`] | a running engine |
 //!
-//! A running engine needs an etcd: a real one, or the `embedded` one (feature), which is in the process and makes
-//! requests fail, get lost or take long on demand.
+//! A running engine needs an etcd. It can be a real one, or the one of the feature `embedded`, which runs in
+//! the process and can make requests fail, get lost or take long on demand.
 //!
 //! A rule and its callback, without any etcd:
 //!

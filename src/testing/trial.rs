@@ -31,22 +31,23 @@ use tracing::Span;
 
 type Keys = BTreeMap<String, Value>;
 
-/// Revisions of a trial: what was there, what somebody else changed after that, and the lock.
+/// The revisions in a trial: of the given keys, of the changes by somebody else after that, and of the lock.
 const FIRST: Revision = 1;
 const MEANWHILE: Revision = 2;
 const LOCK: Revision = 3;
 
-/// Runs a rule's callback once, on given keys and without an etcd, and tells what it did.
+/// Runs a rule's callback once, on given keys and without an etcd, and returns what it did.
 ///
-/// It is run as an engine runs it: only if the condition is true; on the tokio runtime from which
-/// [`run`](Trial::run) is called; within its [time limit](Rule::time_limit); a panic is caught; the mistakes of
-/// a commit are found; a [poll](Rule::poll) adds its delay key. The callback can't tell the difference, but for:
+/// The callback runs as in an engine. It runs only if the condition is true, on the tokio runtime from which
+/// [`run`](Trial::run) is called, and within its [time limit](Rule::time_limit). A panic is caught, mistakes
+/// of a commit are found, and a [poll](Rule::poll) adds its delay key. The callback can notice only these
+/// differences:
 ///
-/// - [`Firing::get`] and [`Firing::get_opt`] read the given keys, and never fail for etcd's reasons;
-/// - [`Firing::client`] is an error: there is no etcd;
+/// - [`Firing::get`] and [`Firing::get_opt`] read the given keys, and never fail because of etcd.
+/// - [`Firing::client`] is an error, because there is no etcd.
 /// - [`Firing::fencing_token`] is made up.
 ///
-/// Nothing goes to the metrics. With a paused clock (`#[tokio::test(start_paused = true)]`) time limits and
+/// A trial records no metrics. With a paused clock (`#[tokio::test(start_paused = true)]`) time limits and
 /// delays take no time.
 ///
 /// ```
@@ -105,19 +106,20 @@ pub struct Trial {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Tried {
-    /// How it ended. [`Failed`](FiringOutcome::Failed) also if its commit has a mistake.
+    /// How it ended. It is also [`Failed`](FiringOutcome::Failed) if its commit has a mistake.
     pub outcome: FiringOutcome,
-    /// What it wants to change, in the order of its commit, with what [polling](Rule::poll) adds.
+    /// What it wants to change, in the order of its commit, including what [polling](Rule::poll) adds.
     pub effects: Vec<Effect>,
-    /// Keys that must be as they were shown for the effects to take place: those that it expects unchanged, or
-    /// all of an [optimistic](Rule::optimistic) rule.
+    /// The keys that must be as they were shown, or the effects don't take place: those that the commit
+    /// expects unchanged, or all keys of an [optimistic](Rule::optimistic) rule.
     pub expectations: Vec<String>,
-    /// The first of these that is not: [changed meanwhile](Trial::put_meanwhile). Then nothing takes effect.
+    /// The first of these keys that was [changed meanwhile](Trial::put_meanwhile). If there is one, nothing
+    /// takes effect.
     pub unexpected: Option<String>,
-    /// All keys afterwards: those given, those changed meanwhile, and the effects if they took place. No key has
-    /// expired.
+    /// All keys afterwards: those given, those changed meanwhile, and the effects if they took place. No key
+    /// expires in a trial.
     pub keys: BTreeMap<String, Value>,
-    /// The condition on these keys. If it is still true, and the callback is done, it was
+    /// The condition on these keys. If the callback is done and the condition is still true, the firing was
     /// [ineffective](crate#when-a-rule-fires).
     pub explanation: Explanation,
     /// How long it ran.
@@ -125,7 +127,7 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// What it does to a key, if it does.
+    /// The effect on this key, if there is one.
     pub fn effect(&self, key: &str) -> Option<&Effect> {
         self.effects.iter().find(|effect| effect.key() == key)
     }
@@ -135,10 +137,10 @@ impl Tried {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotTried {
-    /// No such rule, an attribute that is missing, or a value that makes no key.
+    /// There is no such rule, an attribute is missing, or a value can't be part of a key.
     #[error(transparent)]
     Instance(#[from] EngineError),
-    /// The condition is not true on the given keys, so that no engine would run it.
+    /// The condition is not true on the given keys, so no engine would run the callback.
     #[error("rule `{rule}` is not true for {attributes}, so that its callback is not run:\n{explanation}")]
     Untrue {
         /// The rule.
@@ -151,7 +153,8 @@ pub enum NotTried {
 }
 
 impl Trial {
-    /// Of a rule in an engine, with its expansions, constraints, namespace and options. The engine need not run.
+    /// A trial of a rule in an engine, with the engine's expansions, constraints, namespace and options. The
+    /// engine need not run.
     pub fn on(engine: &Engine, rule: impl Into<String>) -> Self {
         let engine = Arc::new(Engine { config: engine.config.clone() });
         let (rule, attributes) = (rule.into(), Attributes::new());
@@ -159,7 +162,7 @@ impl Trial {
         Self { engine, rule, attributes, keys, meanwhile, attempt: 1, cancel_after: None }
     }
 
-    /// Of a rule by itself: in an engine of the default options.
+    /// A trial of a rule by itself, as in an engine with default options.
     ///
     /// # Errors
     /// [`BuildError`] if it has mistakes.
@@ -168,19 +171,19 @@ impl Trial {
         Ok(Self::on(&Engine::builder("trial", ["127.0.0.1:2379"]).rule(rule).build()?, id))
     }
 
-    /// The value of one of the rule's attributes; all are needed, others are ignored.
+    /// Sets the value of an attribute. All attributes of the rule are needed, and others are ignored.
     pub fn attribute(mut self, name: &str, value: impl Into<String>) -> Self {
         self.attributes.insert(name, value);
         self
     }
 
-    /// A key that exists. All others are absent.
+    /// Adds a key that exists. All other keys are absent.
     pub fn key(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.keys.insert(key.into(), value.into());
         self
     }
 
-    /// Several keys that exist, for example [those after another trial](Tried::keys).
+    /// Adds several keys that exist, for example [those after another trial](Tried::keys).
     pub fn keys<K: Into<String>, V: Into<Value>>(mut self, keys: impl IntoIterator<Item = (K, V)>) -> Self {
         self.keys.extend(keys.into_iter().map(|(key, value)| (key.into(), value.into())));
         self
@@ -194,21 +197,22 @@ impl Trial {
         self
     }
 
-    /// As [`put_meanwhile`](Trial::put_meanwhile): somebody else deletes it.
+    /// Like [`put_meanwhile`](Trial::put_meanwhile), but somebody else deletes the key.
     pub fn delete_meanwhile(mut self, key: impl Into<String>) -> Self {
         self.meanwhile.insert(key.into(), None);
         self
     }
 
-    /// What [`Firing::attempt`] says. Default: 1.
+    /// Sets what [`Firing::attempt`] returns. The default is 1.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Cancels the callback so long after the start of the trial, as an engine does that ends: it is told
-    /// ([`Firing::cancelled`]), and dropped an eighth of the [lock TTL](Rule::lock_ttl) later (1 s for an optimistic rule). If
-    /// it ends by itself before that, its commit counts. Default: never.
+    /// Cancels the callback this long after the start of the trial, as an engine does when it shuts down. The
+    /// callback is cancelled ([`Firing::cancelled`]), and dropped an eighth of the [lock TTL](Rule::lock_ttl)
+    /// later (1 s for an optimistic rule). If it ends before it is dropped, its commit counts. By default it
+    /// is never cancelled.
     pub fn cancel_after(mut self, delay: Duration) -> Self {
         self.cancel_after = Some(delay.min(LONGEST));
         self
@@ -217,11 +221,11 @@ impl Trial {
     /// Runs the callback to its end. If the future is dropped, the callback is cancelled.
     ///
     /// # Errors
-    /// [`NotTried`]: the instance is none, or is not true. What the callback does wrong is no error, but an
-    /// [outcome](Tried::outcome).
+    /// [`NotTried`] if there is no such instance, or if it is not true. A failure of the callback is not an
+    /// error but an [outcome](Tried::outcome).
     ///
     /// # Panics
-    /// Outside of a tokio runtime, and as a comparison function of the condition does.
+    /// Panics outside of a tokio runtime, and if a comparison function of the condition panics.
     pub async fn run(self) -> Result<Tried, NotTried> {
         let Self { engine, rule, attributes, keys, meanwhile, attempt, cancel_after } = self;
         let seen = |key: &str| Some(Seen { value: keys.get(key)?.clone(), mod_revision: FIRST });
@@ -303,7 +307,7 @@ async fn run_in(
         telling: Arc::new(RunTelling {
             engine: config.engine.clone(),
             telling: Telling { reveal: config.options.reveal, ..Telling::default() },
-            // Trials are not what an application's metrics are about.
+            // Trials don't belong into an application's metrics.
             meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
                 Meters::new(&config.engine, &config.rules, config.options.concurrency)
             }),
@@ -328,7 +332,7 @@ async fn run_in(
     let running = tokio::spawn(run::run(run));
     let (finish, effects) = tokio::select! {
         biased;
-        // An error: the runtime is shutting down.
+        // An error means that the runtime is shutting down.
         ran = running => ran.unwrap_or((Finish::Cancelled, None)),
         never = cancelling => never,
     };

@@ -1,17 +1,17 @@
-//! Bounds how often a line of the log is written: ten instances or a hundred thousand may fail at once.
+//! Limits how often a log line is written, because a hundred thousand instances may fail at once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lines of one kind and rule that may come at once.
+/// How many lines of one kind and rule may be written at once.
 const BURST: u32 = 10;
 
-/// After that, one in this time.
+/// After that, one line may be written in each interval.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What lines are about, as far as they need a bound; each with its rule is bounded by itself.
+/// The kinds of lines that are limited. Each kind is limited separately for each rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Line {
     CallbackFailed,
@@ -21,19 +21,19 @@ pub(crate) enum Line {
     OrphanFreed,
 }
 
-/// Shared by the parts of one engine. Holds one entry a kind of line and rule.
+/// The limits of one engine, shared by its parts. There is one entry for each kind of line and rule.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lines(Arc<Mutex<HashMap<(Line, u32), Throttle>>>);
 
 impl Lines {
-    /// Whether a line may be written now; if so, how many were not since the last.
+    /// `Some` if a line may be written now, with the number of lines that were suppressed since the last one.
     pub(crate) fn pass(&self, line: Line, rule: u32, now: Instant) -> Option<u64> {
         let mut throttles = self.0.lock().unwrap_or_else(|e| e.into_inner());
         throttles.entry((line, rule)).or_insert_with(|| Throttle::new(now)).pass(now)
     }
 }
 
-/// A bucket of tokens that fills up by one an interval.
+/// A token bucket that gains one token in each interval.
 #[derive(Debug)]
 struct Throttle {
     tokens: u32,

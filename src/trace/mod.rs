@@ -1,10 +1,10 @@
-//! What an engine tells through the crate `tracing`: spans of firings, and lines of the log.
+//! What an engine reports through the crate `tracing`: spans of firings, and log lines.
 //!
 //! | file | subject |
 //! |---|---|
 //! | [`spans`] | the spans of a firing and their fields |
 //! | [`lines`] | how often a line may be written |
-//! | [`reveal`] | what of the application's data may be told |
+//! | [`reveal`] | which of the application's data may be shown |
 
 pub(crate) mod lines;
 pub(crate) mod reveal;
@@ -15,7 +15,7 @@ mod tests;
 use lines::Lines;
 use reveal::Reveal;
 
-/// What a part needs to tell something.
+/// What a part of the engine needs for writing log lines and spans.
 #[derive(Clone, Default)]
 pub(crate) struct Telling {
     pub(crate) lines: Lines,

@@ -1,39 +1,40 @@
-//! What of the application's data may be told in logs, spans and the HTTP endpoint.
+//! Which of the application's data may be shown in logs, spans and the HTTP endpoint.
 
 use crate::change::Snapshot;
 use crate::pattern::Attributes;
 use std::borrow::Cow;
 
-/// What logs, spans and the HTTP endpoint may tell of the data in etcd; set by
+/// What logs, spans and the HTTP endpoint may show of the data in etcd. It is set by
 /// [`EngineBuilder::reveal`](crate::EngineBuilder::reveal).
 ///
-/// The configuration is always told: ids of rules, patterns, watched prefixes, endpoints. What a callback's
-/// error or panic says is told too (but for the endpoint, from [`Keys`](Reveal::Keys) on); before that, the
-/// values of the instance's attributes and of its keys are removed from the text wherever they stand as
-/// words, as far as they may not be told. Other data that the application itself puts into such a text is
-/// told: keep it out of there.
+/// The configuration is always shown: ids of rules, patterns, watched prefixes, endpoints.
 ///
-/// It concerns what the engine tells by itself. Functions of the API, such as
-/// [`explain`](crate::EngineHandle::explain), hold nothing back; neither do errors that callbacks get.
+/// The text of a callback's error or panic is shown too; the HTTP endpoint shows it from
+/// [`Keys`](Reveal::Keys) on. Values of the instance's attributes and of its keys that may not be shown are
+/// removed from the text where they stand as words. Other data that the application puts into such a text is
+/// shown, so keep secrets out of it.
+///
+/// This setting is about what the engine shows by itself. Functions of the API, such as
+/// [`explain`](crate::EngineHandle::explain), and errors that callbacks get hide nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reveal {
-    /// No keys, no values: the default.
+    /// No keys and no values. This is the default.
     #[default]
     Nothing,
-    /// Keys and attributes: which instance it is.
+    /// Keys and attributes, which tell the instance.
     Keys,
     /// Keys and their values.
     Values,
 }
 
 impl Reveal {
-    /// The instance, if that may be told.
+    /// The instance as text, if it may be shown.
     pub(crate) fn instance(self, attributes: &Attributes) -> Option<String> {
         (self >= Reveal::Keys).then(|| attributes.to_string())
     }
 
-    /// What an error of the instance says, without what may not be told.
+    /// The text of an error of the instance, without what may not be shown.
     pub(crate) fn error<'a>(
         self,
         text: &'a str,
@@ -51,16 +52,16 @@ impl Reveal {
     }
 }
 
-/// What stands in the place of something hidden.
+/// Replaces something hidden.
 const HIDDEN: &str = "…";
 
-/// From this length on, a secret is also hidden within words.
+/// Secrets of this length or more are also hidden within words.
 const LONG: usize = 4;
 
 /// The text without the secrets.
 fn hide<'a>(text: &'a str, mut secrets: Vec<&str>) -> Cow<'a, str> {
     secrets.retain(|secret| !secret.is_empty());
-    // The longer ones first, that may contain shorter ones.
+    // Longer secrets come first, because they may contain shorter ones.
     secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
     let mut text = Cow::Borrowed(text);
     for secret in secrets {

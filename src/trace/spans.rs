@@ -1,12 +1,12 @@
-//! The spans of a firing. Their names and fields are documented in the crate's documentation, under
-//! "Tracing"; those that are not known at the beginning are recorded when they are.
+//! The spans of a firing. Their names and fields are described in the crate's documentation, under "Tracing".
+//! Fields that are not known at the beginning are recorded later.
 
 use crate::pattern::Attributes;
 use crate::trace::reveal::Reveal;
 use tracing::Span;
 use tracing::field::Empty;
 
-/// The target of all spans, whatever module makes them.
+/// The target of all spans. It doesn't depend on the module that makes them.
 const TARGET: &str = "etcd_rules";
 
 /// What is known of a firing at its beginning.
@@ -19,7 +19,7 @@ pub(crate) struct Beginning<'a> {
     pub(crate) queued: std::time::Duration,
 }
 
-/// From the attempt to take the lock to the end of the commit.
+/// The span of a firing, from the attempt to take the lock to the end of the commit.
 pub(crate) fn firing(
     beginning: Beginning<'_>,
     reveal: Reveal,
@@ -66,7 +66,7 @@ pub(crate) fn commit(firing: &Span) -> Span {
 pub(crate) fn outcome(span: &Span, outcome: &'static str, failed: bool) {
     span.record("outcome", outcome);
     if failed {
-        // As `tracing-opentelemetry` understands it.
+        // `tracing-opentelemetry` takes the status of a span from this field.
         span.record("otel.status_code", "ERROR");
     }
 }

@@ -1,5 +1,5 @@
-//! Lines of the log while etcd is away for long: one per change, whatever goes on. With an embedded etcd, in one thread
-//! under a clock that stands still unless somebody waits.
+//! Log lines while etcd is away for long: there is one for each change. The tests use an embedded etcd, in
+//! one thread with a paused clock.
 
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults};
@@ -18,7 +18,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A line as an operator sees it, who looks at `INFO` and above.
+/// A line as an operator sees it at level `INFO` and above.
 #[derive(Clone, Debug, Default)]
 struct Line {
     message: String,
@@ -55,7 +55,7 @@ impl Log {
 
 type Fault = fn(&Faults);
 
-/// What can happen to etcd, and how it ends.
+/// Outages of etcd, and how they end.
 const OUTAGES: [(&str, Fault, Fault); 4] = [
     ("unreachable", |faults| faults.set_reachable(false), |faults| faults.set_reachable(true)),
     ("frozen", Faults::freeze, Faults::thaw),
@@ -63,12 +63,12 @@ const OUTAGES: [(&str, Fault, Fault); 4] = [
     ("no space", |faults| faults.set_no_space(true), |faults| faults.set_no_space(false)),
 ];
 
-/// Plays each outage for ten minutes, with fifty instances that are under way; tells the lines of each.
+/// Plays each outage for ten minutes while fifty instances are firing. Returns the lines of each.
 fn outages(reveal: Reveal) -> Vec<(&'static str, Vec<Line>)> {
     let log = Log::default();
     let subscriber = tracing_subscriber::registry().with(log.clone());
-    // While there is but one subscriber, a line that another thread reaches first, where there is none, is switched
-    // off for all.
+    // `tracing` caches whether a line is enabled. With a single subscriber, another thread without one would
+    // disable the line for all.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(subscriber, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -80,7 +80,8 @@ fn outages(reveal: Reveal) -> Vec<(&'static str, Vec<Line>)> {
                 Ok::<Outcome, Error>(firing.commit().put("/done/:id", "").into())
             });
             let builder = Engine::builder_with_channel("app", etcd.channel()).rule(rule).reveal(reveal);
-            // Alone: etcd overlooks puts in nested transactions when it has no space.
+            // Transactions travel alone here, because an etcd without space still takes puts in nested
+            // transactions.
             let mut builder = builder.crawl_interval(20 * SECOND).batch_size(1);
             let start = Instant::now();
             builder.env = Env::local(1, move || UNIX_EPOCH + start.elapsed());
@@ -125,5 +126,5 @@ fn ten_minutes_of_trouble_are_a_line_for_each_change() {
     assert!(messages.len() <= 4, "messages are constant: {messages:?}");
 }
 
-/// Beginning, lost leases, a crawl that failed, one problem or another over before the rest, the end.
+/// The beginning, lost leases, a failed crawl, one or two problems that end before the rest, and the end.
 const MOST: usize = 6;

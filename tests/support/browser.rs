@@ -1,4 +1,4 @@
-//! A headless Chromium that is told what to do, over a pipe in Chromium's own protocol.
+//! A headless Chromium, controlled over a pipe by Chromium's own protocol.
 
 use serde_json::{Value, json};
 use std::fs::File;
@@ -13,7 +13,7 @@ pub struct Browser {
     from: BufReader<File>,
     session: Option<String>,
     calls: u64,
-    /// What the browser complains about: blocked scripts and styles, for example.
+    /// Complaints of the browser, for example about blocked scripts and styles.
     complaints: Vec<String>,
     loaded: bool,
     width: u32,
@@ -31,7 +31,8 @@ fn program() -> &'static str {
 }
 
 impl Browser {
-    /// Starts one. Fails if there is none: a test that needs a browser is not passed without.
+    /// Starts a browser. Fails if there is none, because a test that needs a browser must not pass without
+    /// one.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [to, from] = ["to", "from"].map(|name| folder.path().join(name));
@@ -77,7 +78,7 @@ impl Browser {
         browser
     }
 
-    /// One call, and its answer.
+    /// Makes a call and returns its answer.
     fn call(&mut self, method: &str, parameters: Value) -> Value {
         self.calls += 1;
         let id = self.calls;
@@ -95,7 +96,7 @@ impl Browser {
         }
     }
 
-    /// The next message; events are kept.
+    /// Reads the next message. Events are kept.
     fn read(&mut self) -> Value {
         let mut message = Vec::new();
         self.from.read_until(0, &mut message).expect("the browser answers");
@@ -140,7 +141,7 @@ impl Browser {
         self.evaluate(&format!("document.querySelectorAll({selector:?}).length")).as_u64().unwrap()
     }
 
-    /// Presses the mouse where the first such element is, and waits for the page that this leads to.
+    /// Clicks the first element that matches, and waits for the page to which this leads.
     pub fn click(&mut self, selector: &str) {
         self.loaded = false;
         let place = format!(
@@ -161,27 +162,28 @@ impl Browser {
         self.wait_until_loaded();
     }
 
-    /// Writes into a field.
+    /// Types into a field.
     pub fn write(&mut self, selector: &str, text: &str) {
         self.evaluate(&format!("document.querySelector({selector:?}).focus()"));
         self.call("Input.insertText", json!({ "text": text }));
     }
 
-    /// Makes the window so wide, as on a telephone if that is little.
+    /// Sets the width of the window. A small width is that of a telephone.
     pub fn resize(&mut self, width: u32) {
         let screen = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600 });
         self.call("Emulation.setDeviceMetricsOverride", screen);
         self.width = width;
     }
 
-    /// How much wider than the window the page is, not counting what scrolls within an element of its own.
+    /// How much wider than the window the page is. Content that scrolls within an element of its own doesn't
+    /// count.
     pub fn overflow(&mut self) -> i64 {
         let width = self.evaluate("document.documentElement.scrollWidth").as_i64().unwrap();
-        // A bar to scroll down with takes room from the page.
+        // A vertical scroll bar takes room from the page.
         (width - i64::from(self.width)).max(0)
     }
 
-    /// From the click, or the address, to the page's last byte, and to where it is laid out.
+    /// The times from the click or the change of address to the page's last byte, and to its layout.
     pub fn times(&mut self) -> [Duration; 2] {
         let times = self.evaluate(
             "(() => { const n = performance.getEntriesByType('navigation')[0]; return [n.responseEnd, n.loadEventStart]; })()",
@@ -191,7 +193,7 @@ impl Browser {
 
     /// What the browser has complained about since the last time.
     pub fn complaints(&mut self) -> Vec<String> {
-        // What was logged before this call has come by its answer.
+        // When this call is answered, everything that was logged before it has arrived.
         self.evaluate("0");
         std::mem::take(&mut self.complaints)
     }
@@ -199,7 +201,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It may have ended already.
+        // This fails only if it has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,5 @@
-//! Launches a private `etcd` from the PATH: own ports on loopback, own data directory, ended on drop.
+//! Launches a private `etcd` from the PATH. It has its own ports on loopback and its own data directory, and
+//! ends on drop.
 //!
 //! Self-contained, so that a benchmark can take it with `#[path = "../tests/support/etcd.rs"] mod etcd;`.
 
@@ -23,9 +24,9 @@ use tokio::time::{Instant, sleep, timeout};
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a server may take to end by itself after SIGTERM; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
-/// How often a start is tried with other ports, when somebody else took the picked ones in between.
+/// How often a start is tried with other ports, if somebody else took the chosen ones in between.
 const PORT_ATTEMPTS: usize = 5;
-/// How often a server that runs or ends is looked at.
+/// How often to check whether a server has started or ended.
 const POLL: Duration = Duration::from_millis(10);
 
 /// Why a server did not start.
@@ -82,7 +83,7 @@ impl LaunchOptions {
     }
 }
 
-/// A copy of a server's data directory, to go back to. Removed on drop.
+/// A copy of a server's data directory, which can be restored. Removed on drop.
 #[derive(Debug)]
 pub struct Saved(TempDir);
 
@@ -93,7 +94,7 @@ pub struct EtcdProcess {
     dir: TempDir,
     client_port: u16,
     peer_port: u16,
-    /// Distinguishes the clusters that one server has been: each has an id of its own.
+    /// Counts the clusters that this server has been. Each needs an id of its own.
     cluster: u32,
     child: Option<Child>,
     paused: bool,
@@ -154,7 +155,7 @@ impl EtcdProcess {
         self.paused = false;
     }
 
-    /// Ends the server in order (SIGTERM); kills it if that takes too long.
+    /// Asks the server to end (SIGTERM), and kills it if that takes too long.
     pub async fn stop(&mut self) {
         self.resume();
         self.signal(Signal::SIGTERM);
@@ -168,7 +169,7 @@ impl EtcdProcess {
         self.kill();
     }
 
-    /// Stops the server in order and starts it again, on the same ports and data.
+    /// Stops the server and starts it again, on the same ports and data.
     pub async fn restart(&mut self) -> Result<(), LaunchError> {
         self.stop().await;
         self.start().await
@@ -182,7 +183,7 @@ impl EtcdProcess {
         self.start().await
     }
 
-    /// Freezes the server (SIGSTOP): connections stay open and nothing answers. Returns when it stands still.
+    /// Freezes the server (SIGSTOP). Connections stay open and nothing answers. Returns when it has stopped.
     pub fn pause(&mut self) {
         if self.paused || self.child.is_none() {
             return;
@@ -203,7 +204,7 @@ impl EtcdProcess {
         }
     }
 
-    /// Copies the data, of a running server (it stands still meanwhile) or of a stopped one.
+    /// Copies the data of a running or stopped server. A running one is frozen meanwhile.
     pub fn save(&mut self) -> Result<Saved, LaunchError> {
         let saved = tempfile::Builder::new().prefix("etcd-rules-saved-").tempdir()?;
         let was_paused = self.paused;
@@ -239,7 +240,7 @@ impl EtcdProcess {
         }
     }
 
-    /// The member's name, different for every server: proof that it is ours which answers.
+    /// The member's name. It is different for every server, so it proves that our server answers.
     fn name(&self) -> String {
         format!("private-{}-{}", std::process::id(), self.client_port)
     }
@@ -268,7 +269,7 @@ impl EtcdProcess {
             command.arg("--unsafe-no-fsync");
         }
         for (variable, _) in std::env::vars_os() {
-            // The server reads its flags from the environment too; a private one takes none from there.
+            // A server also reads flags from the environment. A private one must not.
             if variable.to_string_lossy().starts_with("ETCD_") {
                 command.env_remove(variable);
             }
@@ -308,7 +309,7 @@ impl EtcdProcess {
         };
         match timeout(Duration::from_secs(2), probe).await {
             Ok(Ok(healthy)) => healthy,
-            // With authentication on, newer servers refuse these questions to strangers: that is an answer.
+            // With authentication enabled, newer servers refuse these requests. That is an answer too.
             Ok(Err(etcd_client::Error::GRpcStatus(status))) => {
                 status.message().contains("user name is empty")
                     || status.message().contains("permission denied")
@@ -317,7 +318,7 @@ impl EtcdProcess {
         }
     }
 
-    /// The first and the last lines that the server logged: a refused flag is named first, a failure last.
+    /// The first and the last lines of the server's log. A refused flag is named first, a failure last.
     fn log_excerpt(&self) -> String {
         const FIRST: usize = 5;
         const LAST: usize = 20;
@@ -337,8 +338,8 @@ impl Drop for EtcdProcess {
     }
 }
 
-/// A port on loopback that nobody uses, and that was not picked in this process before: what it was picked for may be
-/// down at the moment.
+/// A free port on loopback that was not chosen in this process before. Whatever an earlier port was for may
+/// be down at the moment, and needs it again.
 pub fn free_port() -> Option<u16> {
     static PICKED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     let mut picked = PICKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

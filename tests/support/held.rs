@@ -1,4 +1,4 @@
-//! Callbacks that do not end before the test lets them, so that it can count how many run at once.
+//! Callbacks that don't end before the test lets them, so that a test can count how many run at once.
 
 use etcd_rules::{Error, Firing, Outcome, Rule};
 use std::sync::Arc;
@@ -22,12 +22,12 @@ impl Held {
         self.running.load(Ordering::SeqCst)
     }
 
-    /// Whether they may end, from now on.
+    /// Sets whether they may end from now on.
     pub fn may_end(&self, may: bool) {
         self.may_end.send_replace(may);
     }
 
-    /// Gives a rule its callback: it runs until it may end, and then deletes the key of this pattern.
+    /// Gives a rule its callback. It runs until it may end, and then deletes the key of this pattern.
     pub fn run(self: &Arc<Self>, rule: Rule, delete: &'static str) -> Rule {
         let held = self.clone();
         rule.run(move |firing: Firing| {

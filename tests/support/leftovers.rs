@@ -1,4 +1,4 @@
-//! What must be gone after a shutdown: threads, keys, leases.
+//! Checks that threads, keys and leases are gone after a shutdown.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use super::{Etcd, eventually};
 /// Linux keeps this many bytes of a thread's name.
 const SHOWN_NAME: usize = 15;
 
-/// The number of threads of this process whose name begins with `prefix`, of which 15 bytes count.
+/// The number of threads of this process whose name begins with `prefix`. Only its first 15 bytes are
+/// compared.
 ///
 /// Tests of one program share a process: give every engine of such a test a name of its own.
 #[cfg(target_os = "linux")]
@@ -16,20 +17,20 @@ pub fn threads_named(prefix: &str) -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").expect("/proc lists the threads of this process");
     tasks
         .filter_map(Result::ok)
-        // A thread that ended since the listing has no name any more.
+        // A thread that has ended since the listing has no name any more.
         .filter_map(|task| std::fs::read(task.path().join("comm")).ok())
         .filter(|name| name.starts_with(prefix))
         .count()
 }
 
-/// Waits until no thread of this process has a name that begins with `prefix`; panics if one stays.
+/// Waits until no thread of this process has a name that begins with `prefix`. Panics if one stays.
 #[cfg(target_os = "linux")]
 pub async fn assert_threads_gone(prefix: &str, limit: Duration) {
     let what = format!("no thread named {prefix}…");
     eventually(limit, &what, async || threads_named(prefix) == 0).await;
 }
 
-/// Elsewhere the threads cannot be counted: a test that needs it fails, rather than passing untested.
+/// Elsewhere threads can't be counted. A test that needs this fails, rather than passing without a check.
 #[cfg(not(target_os = "linux"))]
 pub fn threads_named(_prefix: &str) -> usize {
     panic!("threads can be counted on Linux only")
@@ -41,7 +42,7 @@ pub async fn assert_threads_gone(_prefix: &str, _limit: Duration) {
     panic!("threads can be counted on Linux only")
 }
 
-/// Waits until etcd holds no key under `prefix` and no lease at all; panics with what stays.
+/// Waits until etcd holds no key under `prefix` and no lease at all. Panics with what is left.
 pub async fn assert_nothing_left(etcd: &Etcd, prefix: &str, limit: Duration) {
     let deadline = tokio::time::Instant::now() + limit;
     loop {

@@ -1,6 +1,6 @@
-//! A TCP proxy in front of an etcd endpoint, that can lose, hold back and restore its connections.
+//! A TCP proxy in front of an etcd endpoint. It can cut, freeze and restore its connections.
 //!
-//! It runs on a thread of its own, so that a test which blocks its runtime does not stop the traffic.
+//! It runs on a thread of its own, so that a test that blocks its runtime doesn't stop the traffic.
 
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
-    /// Closed to end the thread. At most one command is on its way: each waits for its answer.
+    /// Closing it ends the thread. At most one command is queued, because each waits for its answer.
     commands: Option<mpsc::Sender<(Mode, SyncSender<usize>)>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -27,7 +27,7 @@ enum Mode {
     Forward,
     Freeze,
     Cut,
-    /// Changes nothing; the answer has the number of connections.
+    /// Changes nothing. The answer has the number of connections.
     Count,
 }
 
@@ -50,13 +50,13 @@ impl Proxy {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Drops all connections and refuses new ones. In force when this returns.
+    /// Drops all connections and refuses new ones. It is in force when this returns.
     pub fn cut(&self) {
         self.command(Mode::Cut);
     }
 
-    /// Keeps connections and accepts new ones, but forwards nothing, the end of a connection included.
-    /// What is sent meanwhile arrives after [`heal`](Self::heal). In force when this returns.
+    /// Keeps connections and accepts new ones, but forwards nothing, not even the end of a connection. Data
+    /// that is sent meanwhile arrives after [`heal`](Self::heal). It is in force when this returns.
     pub fn freeze(&self) {
         self.command(Mode::Freeze);
     }
@@ -142,7 +142,7 @@ async fn serve(
     }
 }
 
-/// The next connection; without a listener there is never one.
+/// The next connection. Without a listener it never comes.
 async fn accept(listener: Option<&TcpListener>) -> io::Result<TcpStream> {
     match listener {
         Some(listener) => Ok(listener.accept().await?.0),
@@ -154,7 +154,7 @@ async fn listen_again(port: u16) -> TcpListener {
     TcpListener::bind(("127.0.0.1", port)).await.expect("nobody else took the proxy's port while it was cut")
 }
 
-/// One connection, until either side ends it.
+/// Forwards one connection until either side ends it.
 async fn forward(client: TcpStream, target: String, mut frozen: watch::Receiver<bool>) -> io::Result<()> {
     thaw(&mut frozen).await?;
     let server = TcpStream::connect(&target).await?;
@@ -166,7 +166,7 @@ async fn forward(client: TcpStream, target: String, mut frozen: watch::Receiver<
     Ok(())
 }
 
-/// One direction of a connection. Whatever comes while frozen, data, end or failure, is held until the thaw.
+/// Forwards one direction of a connection. While frozen, it holds back data, the end, and failures.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

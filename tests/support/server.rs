@@ -1,6 +1,6 @@
-//! A private etcd for one test: the launched process, and short ways to read and change its keys.
+//! A private etcd for one test: the process, and short ways to read and change its keys.
 //!
-//! Every failure panics with its reason: without a server a test fails, it is never skipped.
+//! Every failure panics with its reason. Without a server a test fails; it is never skipped.
 
 use std::path::PathBuf;
 
@@ -76,35 +76,35 @@ impl Etcd {
         self.process.kill();
     }
 
-    /// Ends the server in order (SIGTERM).
+    /// Asks the server to end (SIGTERM), and waits for it.
     pub async fn stop(&mut self) {
         self.process.stop().await;
     }
 
-    /// Starts the server on the same ports and data; one that still runs is stopped in order first.
+    /// Starts the server on the same ports and data. If it still runs, it is stopped first.
     pub async fn restart(&mut self) {
         launched(self.process.restart().await);
         self.reconnect().await;
     }
 
-    /// Starts an empty server on the same ports: another cluster id, revision 1.
+    /// Starts an empty server on the same ports. It has another cluster id, and revision 1.
     pub async fn restart_empty(&mut self) {
         launched(self.process.restart_empty().await);
         self.reconnect().await;
     }
 
-    /// Copies the data, of a running server (it stands still meanwhile) or of a stopped one.
+    /// Copies the data of a running or stopped server. A running one is frozen meanwhile.
     pub fn save(&mut self) -> Saved {
         launched(self.process.save())
     }
 
-    /// Kills the server and starts it on older data: the same cluster id, a lower revision.
+    /// Kills the server and starts it on older data. It has the same cluster id, and a lower revision.
     pub async fn restore(&mut self, saved: &Saved) {
         launched(self.process.restore(saved).await);
         self.reconnect().await;
     }
 
-    /// Freezes the server (SIGSTOP): connections stay open and nothing answers.
+    /// Freezes the server (SIGSTOP). Connections stay open and nothing answers.
     pub fn pause(&mut self) {
         self.process.pause();
     }
@@ -114,20 +114,20 @@ impl Etcd {
         self.process.resume();
     }
 
-    /// Puts a key; returns the revision that this made.
+    /// Puts a key. Returns the new revision.
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
         let done = self.client.kv_client().put(key, value, None).await.expect("put");
         revision_of(done.header())
     }
 
-    /// Puts a key under a lease; returns the revision that this made.
+    /// Puts a key under a lease. Returns the new revision.
     pub async fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, lease: i64) -> i64 {
         let options = PutOptions::new().with_lease(lease);
         let done = self.client.kv_client().put(key, value, Some(options)).await.expect("put with a lease");
         revision_of(done.header())
     }
 
-    /// Grants a lease; returns its id.
+    /// Grants a lease. Returns its id.
     pub async fn grant(&self, ttl_seconds: i64) -> i64 {
         self.client.lease_client().grant(ttl_seconds, None).await.expect("lease grant").id()
     }
@@ -138,13 +138,13 @@ impl Etcd {
         found.kvs().first().map(|kv| String::from_utf8_lossy(kv.value()).into_owned())
     }
 
-    /// Deletes a key; returns the revision after it.
+    /// Deletes a key. Returns the revision afterwards.
     pub async fn delete(&self, key: &str) -> i64 {
         let done = self.client.kv_client().delete(key, None).await.expect("delete");
         revision_of(done.header())
     }
 
-    /// Deletes every key under a prefix, in one revision; returns the revision after it.
+    /// Deletes every key under a prefix in one revision. Returns the revision afterwards.
     pub async fn delete_prefix(&self, prefix: &str) -> i64 {
         let options = DeleteOptions::new().with_prefix();
         let done = self.client.kv_client().delete(prefix, Some(options)).await.expect("delete a prefix");
@@ -174,7 +174,7 @@ impl Etcd {
         self.header().await.expect("a response has a header").cluster_id()
     }
 
-    /// Compacts the history before `revision`; returns when it is really gone.
+    /// Compacts the history before `revision`. Returns when it is really gone.
     pub async fn compact(&self, revision: i64) {
         let options = CompactionOptions::new().with_physical();
         self.client.kv_client().compact(revision, Some(options)).await.expect("compaction");
@@ -185,7 +185,7 @@ impl Etcd {
         self.client.kv_client().get("\0", Some(options)).await.expect("get").header().cloned()
     }
 
-    /// A new connection, so that no request meets the remains of the old one.
+    /// Makes a new connection, so that no request uses the remains of the old one.
     async fn reconnect(&mut self) {
         self.client = connect(&self.process, None).await;
     }
@@ -203,9 +203,9 @@ fn revision_of(header: Option<&ResponseHeader>) -> i64 {
     header.expect("a response has a header").revision()
 }
 
-/// Trouble.
+/// Faults.
 impl Etcd {
-    /// Fills it until it has no more space (`--quota-backend-bytes` should be small).
+    /// Fills it until it has no more space. `--quota-backend-bytes` should be small.
     pub async fn fill(&self) {
         let mut client = self.client().await;
         for n in 0..100 {
@@ -216,7 +216,7 @@ impl Etcd {
         panic!("etcd has too much space");
     }
 
-    /// Ends [`fill`](Self::fill), and takes back the alarm.
+    /// Makes space after [`fill`](Self::fill), and disarms the alarm.
     pub async fn make_space(&self) {
         self.delete_prefix("/filler/").await;
         self.compact(self.revision().await).await;
@@ -230,8 +230,8 @@ impl Etcd {
         disarmed.expect("etcd disarms the alarm");
     }
 
-    /// From now on there is a user `engine`, who may read and write below these prefixes, and `root`, whose client this
-    /// returns. Their passwords are `secret`.
+    /// Enables authentication. The user `engine` may read and write below these prefixes. The client that
+    /// this returns is `root`. Both passwords are `secret`.
     pub async fn enable_auth(&self, prefixes: &[&str]) -> Client {
         let mut client = self.client().await;
         for user in ["root", "engine"] {
@@ -247,7 +247,7 @@ impl Etcd {
         self.client_with(ConnectOptions::new().with_user("root", "secret")).await
     }
 
-    /// So many changes of a key, several at a time.
+    /// Makes this many changes of a key, several at a time.
     pub async fn flood(&self, key: &str, changes: usize) {
         const WRITERS: usize = 64;
         let client = self.client().await;

@@ -1,14 +1,14 @@
-//! Waiting for something to become true, instead of sleeping and hoping.
+//! Waits for something to become true, so that tests don't sleep and hope.
 
 use std::panic::Location;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// The time between two looks.
+/// The time between two checks.
 const POLL: Duration = Duration::from_millis(10);
 
-/// What a look can find: `bool`, or an `Option` with what was seen.
+/// The result of a check: `bool`, or an `Option` with what was seen.
 pub trait Seen {
     type Found;
     fn found(self) -> Option<Self::Found>;
@@ -28,10 +28,10 @@ impl<T> Seen for Option<T> {
     }
 }
 
-/// Looks again and again until `look` answers `true` or `Some`, and returns what it saw.
+/// Calls `look` again and again until it returns `true` or `Some`, and returns what it saw.
 ///
-/// Looks at least once. Panics when `limit` has passed, naming `what`, the time and the caller's line;
-/// a look that hangs is given up then too.
+/// It is called at least once. When `limit` has passed, this panics with `what`, the time and the caller's
+/// line, also if a call hangs.
 #[track_caller]
 pub fn eventually<S: Seen>(
     limit: Duration,

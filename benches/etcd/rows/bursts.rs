@@ -1,4 +1,4 @@
-//! Bursts, and mixtures of work: what one kind does to another.
+//! Bursts and mixtures: how one kind of work affects another.
 
 use super::throughput::burst;
 use super::{child, each, filled};
@@ -24,7 +24,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// p50 and p99 of the first beside the second.
+/// The p50 and p99 of the engine beside the floor.
 fn beside(bench: &Bench, name: &str, ours: &[Summary], floor: &[Summary]) -> Vec<Row> {
     type Figure = fn(&Summary) -> f64;
     let figures: [(&str, Figure); 2] = [("p50", |s| s.p50), ("p99", |s| s.p99)];
@@ -83,7 +83,7 @@ async fn skewed(bench: &Bench) -> Vec<Row> {
             sleep(Duration::from_millis(300)).await;
             let mut keys = Zipf::new(KEYS, exponent);
             let sent = load::jobs_of(&server.client, 1000, bench.seconds(SECONDS), |_| keys.next()).await;
-            // What was put last is done, whatever happened before.
+            // In the end every job is done with its last value.
             load::until_none(&server.client, "/jobs/").await;
             let latency = child.end().await.latency;
             if exponent > 0.0 {
@@ -98,7 +98,7 @@ async fn skewed(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// A switch that a million instances of another rule read, turned every second.
+/// A switch that a million instances of another rule read is turned every second.
 async fn switch(bench: &Bench) -> Vec<Row> {
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..bench.rounds {

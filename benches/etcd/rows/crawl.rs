@@ -1,4 +1,4 @@
-//! What a running crawl does to live work; and what bare reads of the same keys do to the bare client's.
+//! How a running crawl affects live work, and how bare reads of the same keys affect the bare client.
 
 use super::{child, each, filled};
 use crate::Bench;
@@ -15,10 +15,11 @@ const RATE: u64 = 500;
 /// Seconds without a crawl.
 const ALONE: u64 = 8;
 
-/// More seconds than a crawl of a million keys takes, with all that follows it: 31 to 44 where this was written.
+/// More seconds than a crawl of a million keys takes, with everything that follows it. That was 31 to 44
+/// seconds when this was written.
 const BESIDE: u64 = 60;
 
-/// From the end of a crawl to the next: so short that one runs nearly all the time.
+/// The interval from the end of a crawl to the next, so short that one runs nearly all the time.
 const INTERVAL: u64 = 100;
 
 #[derive(Default)]

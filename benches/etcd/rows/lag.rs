@@ -27,7 +27,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
             }
             let millis = |rounds: &[Summary]| each(rounds, |summary| summary.p99 / 1e3);
             let (floor, ours) = (millis(&floor), millis(&ours));
-            // 1.1 times the bare watcher's and 5 ms, as a ratio.
+            // The goal is 1.1 times the bare watcher's lag plus 5 ms, as a ratio.
             let goal = format!("<={:.3}", 1.1 + 5.0 / median(&floor));
             let name = format!("lag: {shown}, {} % relevant, p99", 100 / every);
             rows.push(Row::new(name, "ms", bench.server.label(), &ours).floor(&floor).goal(goal));
@@ -41,7 +41,7 @@ async fn once(bench: &Bench, side: Side, flood: Flood, every: usize) -> Summary 
     let (child, _) = child(bench, &server, side, Work::Lag).await;
     sleep(Duration::from_millis(200)).await;
     load::flood(&server.client, flood, every, bench.seconds(SECONDS)).await;
-    // What is behind by more is late all the same.
+    // Wait for changes that are further behind. They still count.
     sleep(Duration::from_secs(1)).await;
     let outcome = child.end().await;
     assert!(outcome.latency.count > 0, "something was seen");

@@ -37,11 +37,11 @@ async fn once(bench: &Bench, side: Side, rate: u64) -> Summary {
     until_done(bench, side, rate).await.0
 }
 
-/// Also how long after the last change its job was done.
+/// Also returns how long after the last change its job was done.
 pub async fn until_done(bench: &Bench, side: Side, rate: u64) -> (Summary, Duration) {
     let server = bench.server.fresh().await;
     let (child, _) = child(bench, &server, side, Work::Latency(Options::default())).await;
-    // Warm up, not timed: the values are no times.
+    // Warm up. This isn't timed, because the values are not times.
     load::paced(200, Duration::from_secs(1), |n| {
         let mut kv = server.client.kv_client();
         async move { kv.put(format!("/jobs/warm-{n}"), "0", None).await.map(|_| ()) }

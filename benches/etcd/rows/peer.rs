@@ -1,5 +1,5 @@
-//! The engine beside the peer, go-etcd-rules: what is the floor elsewhere is the peer here, with its defaults and
-//! with its best settings.
+//! The engine beside the peer, go-etcd-rules. Here the peer takes the place of the floor, with its defaults
+//! and with its best settings.
 
 use super::latency::until_done;
 use super::throughput::{AT_ONCE, Figure, Rounds, burst, stream};
@@ -49,11 +49,11 @@ pub async fn latency(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// At the highest load at which the peer is stable: where, in each of several looks, what it can't do at once is no
-/// more at the end than at the beginning, and its p99 at most ten times what it is at the least load.
+/// The latency at the highest load at which the peer is stable. It is stable if each of several runs ends
+/// with no longer backlog than it began with, and if its p99 is at most ten times that at the lowest load.
 async fn where_stable(bench: &Bench) -> Vec<Row> {
     const AT_THE_END: Duration = Duration::from_millis(250);
-    /// At one of its loads the peer kept up once, and fell behind three times.
+    /// One run is not enough: at one load the peer kept up once and fell behind three times.
     const LOOKS: usize = 3;
     let least = until_done(bench, BEST, LADDER[0]).await.0.p99;
     let mut stable = LADDER[0];
@@ -92,7 +92,7 @@ async fn where_stable(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// As many locked firings as can be: of jobs that arrive, and of jobs that a switch makes due.
+/// As many locked firings as possible, for jobs that arrive and for jobs that a switch makes due.
 pub async fn throughput(bench: &Bench) -> Vec<Row> {
     let mut arriving = [Rounds::default(), Rounds::default()];
     let mut switched = Rounds::default();
@@ -136,8 +136,8 @@ pub async fn loads(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// From the start until every key that is there was looked at. A million only if all is measured: the peer rests
-/// a millisecond after each.
+/// From the start until every existing key was looked at. A million keys only in a full run, because the peer
+/// pauses for a millisecond after each.
 pub async fn start(bench: &Bench) -> Vec<Row> {
     struct Round {
         seconds: f64,
@@ -180,8 +180,8 @@ pub async fn start(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// Live work while a million keys, which are another rule's, are crawled: of the peer its start, when it reads them
-/// all at once; of the engine crawls one after another.
+/// Live work while a million keys of another rule are crawled. For the peer that is its start, when it reads
+/// them all at once. The engine does one crawl after another.
 pub async fn crawl(bench: &Bench) -> Vec<Row> {
     const KEYS: usize = 1_000_000;
     let sides = [(Side::Engine, 36), (BEST, 8)];

@@ -1,5 +1,5 @@
-//! Firings a second, until their effects are visible in etcd, and what each costs: as many as can be, and at loads
-//! below that.
+//! Firings a second, counted when their effects are visible in etcd, and the cost of each. As many as
+//! possible, and at lower loads.
 
 use super::{child, each};
 use crate::Bench;
@@ -74,7 +74,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
         rows.push(rounds.beside_floor(bench, name("20,000 at once"), "firings/s", rate).goal(rate_goal));
         let apart_name = name("20,000 at once, etcd on a core of its own");
         rows.push(apart.beside_floor(bench, apart_name, "firings/s", rate));
-        // The effect itself is no cost of the locked engine; the optimistic one has nothing else.
+        // The effect itself is not counted as a cost of locked firings. Optimistic firings have nothing else.
         let (what, writes): (_, Figure) = match lock {
             Lock::None => {
                 ("keys written a firing, its effect included", |r| (r.etcd.puts + r.etcd.deletes) / r.jobs)
@@ -98,7 +98,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-/// Both want every lock.
+/// Two engines, which both want every lock.
 async fn two_engines(bench: &Bench) -> Vec<Row> {
     let mut rounds = Rounds::default();
     for _ in 0..bench.rounds {
@@ -121,7 +121,7 @@ pub async fn burst(bench: &Bench, side: Side, lock: Lock, jobs: usize) -> Round 
     burst_as(bench, side, lock, jobs, 1, false).await
 }
 
-/// By so many engines; `apart`: with etcd on a core of its own.
+/// A burst for this many engines. With `apart`, etcd has a core of its own.
 pub async fn burst_as(
     bench: &Bench,
     side: Side,
@@ -147,7 +147,7 @@ pub async fn burst_as(
     observer.until(jobs).await;
     let took = begin.elapsed();
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), used() - used_before);
-    // The switch is ours.
+    // The benchmark itself put the switch.
     etcd.puts -= 1.0;
     let mut lost = 0;
     for child in children {
@@ -179,7 +179,7 @@ fn new_job(n: usize) -> (String, String) {
     (format!("/jobs/job-{n:07}"), "new".into())
 }
 
-/// Jobs that come at a load, or, without one, as quickly as etcd takes them.
+/// Jobs that come at a given load, or else as quickly as etcd takes them.
 pub async fn stream(bench: &Bench, side: Side, lock: Lock, load: Option<u64>) -> Round {
     let server = bench.server.fresh().await;
     let (child, _) = child(bench, &server, side, Work::Stream { lock }).await;
@@ -204,7 +204,7 @@ pub async fn stream(bench: &Bench, side: Side, lock: Lock, load: Option<u64>) ->
     observer.until(jobs).await;
     let took = begin.elapsed();
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), cpu(child.pid()) - used);
-    // The load's own.
+    // These are the puts of the load.
     etcd.puts -= jobs as f64;
     etcd.requests -= requests as f64;
     etcd.entries -= requests as f64;

@@ -1,4 +1,4 @@
-//! Tables: the witness of each leaf and operator, and which leaves are asked for.
+//! Table tests: the witness of each leaf and operator, and which leaves are evaluated.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn witnesses_are_few_checks_that_prove_the_truth() {
     let (long, other) = ("x".repeat(MAX_VALUE_IN_CHECK + 1), "x".repeat(MAX_VALUE_IN_CHECK));
     let (long, other) = (long.as_str(), other.as_str());
     let [a, b, c] = ["/a", "/b", "/c"].map(key);
-    // The keys have their slots in the order in which they are first named: here always a, b, c.
+    // Slots are given in the order in which keys are first named. Here that is always a, b, c.
     let cases: &[Case<'_>] = &[
         ("absence", a.absent(), &[None], true, &[Absent(0)]),
         ("no absence, whatever the value", a.absent(), &[Some(long)], false, &[Exists(0)]),

@@ -1,5 +1,5 @@
-//! How soon another engine goes on: on the embedded etcd and with a clock that stands still, so that no machine is
-//! too slow to tell.
+//! Tests how soon another engine takes over. They use the embedded etcd and a paused clock, so that the speed
+//! of the machine doesn't matter.
 
 use crate::embedded::{EmbeddedEtcd, Path};
 use crate::engine::{Engine, RunningEngine};
@@ -15,7 +15,7 @@ const MILLI: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(8);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Which engine began a callback, and when.
+/// Which engine started a callback, and when.
 type Begun = Arc<Mutex<Vec<(&'static str, Instant)>>>;
 
 fn under_a_still_clock<T>(run: impl AsyncFnOnce() -> T) -> T {
@@ -47,7 +47,8 @@ fn job() -> Rule {
     Rule::new("job").when(key("/jobs/:id").exists())
 }
 
-/// How long after the holder was cut off another engine began its work; `None`: not within ten minutes.
+/// How long after the holder was cut off another engine started its work. `None` if it didn't within ten
+/// minutes.
 fn takeover() -> Option<Duration> {
     under_a_still_clock(async || {
         let etcd = EmbeddedEtcd::in_process();
@@ -73,7 +74,7 @@ fn another_engine_takes_over_within_the_ttl_and_a_second() {
     assert!(unwoken.is_none_or(|took| took > TTL + SECOND), "it was woken: {unwoken:?}");
 }
 
-/// How long 20 instances of 50 ms take that share a lock, in two engines.
+/// How long 20 instances of 50 ms each take in two engines, if they share a lock.
 fn in_turns() -> Option<Duration> {
     under_a_still_clock(async || {
         let etcd = EmbeddedEtcd::in_process();
@@ -98,6 +99,6 @@ fn in_turns() -> Option<Duration> {
 #[test]
 fn who_waits_for_a_lock_begins_when_it_is_free() {
     let took = in_turns().expect("all have their turn");
-    // 19 turns of 50 ms lie before the last one.
+    // There are 19 turns of 50 ms before the last one.
     assert!((950 * MILLI..1200 * MILLI).contains(&took), "{took:?}");
 }

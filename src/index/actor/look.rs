@@ -1,11 +1,11 @@
-//! Answers to those who ask what the index knows. Each takes a bounded time, so that it holds up nothing.
+//! Queries of what the index knows. Each takes a bounded time, so that it doesn't hold up changes.
 
 use super::super::Binding;
 use super::super::listing::{Listed, Wanted};
 use super::*;
 use crate::change::Snapshot;
 
-/// What the keys of a binding hold, and the instance, if there is one.
+/// Asks for the values of a binding's keys, and for its instance if there is one.
 #[derive(Message)]
 #[rtype(result = "(Snapshot, Option<InstanceId>)")]
 pub(crate) struct LookUp {
@@ -25,7 +25,7 @@ impl Handler<LookUp> for IndexActor {
     }
 }
 
-/// Instances from a place on; see [`Index::list`].
+/// Asks for a page of instances; see [`Index::list`].
 #[derive(Message)]
 #[rtype(result = "(Vec<Listed>, Option<u32>)")]
 pub(crate) struct GetListed {
@@ -46,7 +46,7 @@ impl Handler<GetListed> for IndexActor {
     }
 }
 
-/// Where the index stands.
+/// Sizes of the index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IndexFigures {
     pub(crate) keys: usize,

@@ -1,4 +1,4 @@
-//! Single cases, most of them of things that arrive late.
+//! Single cases. Most of them are about news that arrives late.
 
 use super::*;
 use crate::condition::key;
@@ -11,7 +11,7 @@ fn crawl(index: &mut Index, revision: Revision) -> views::ViewId {
     index.open_view(0, revision, Purpose::Crawl).expect("nothing else is under way")
 }
 
-/// Compares to the end and tells the drift.
+/// Closes the view, compares to the end, and returns the drift.
 fn close(index: &mut Index, view: views::ViewId) -> u64 {
     assert!(index.close_view(view));
     while index.has_backlog() {
@@ -27,10 +27,10 @@ fn news_of_a_put_that_comes_after_its_deletion_does_not_bring_the_key_back() {
     let mut index = ready([state()], &[]);
     deliver(&mut index, [put("/s/1/state", "x", 101), delete("/s/1/state", 102, Deletion::Delivered)]);
     assert_eq!(index.tombstones(), 0);
-    // The response to our own commit, or a read of a lock transaction, was slower than the watch.
+    // The response to our own commit, or the read of a lock transaction, was slower than the watch.
     index.apply(put("/s/1/state", "x", 101));
     assert_eq!((value(&index, "/s/1/state"), index.keys()), (None, 0));
-    // What the watch has yet to deliver may come early.
+    // A change may be known before the watch delivers it.
     index.apply(put("/s/1/state", "y", 103));
     assert_eq!(value(&index, "/s/1/state").as_deref(), Some("y"));
 }
@@ -54,7 +54,7 @@ fn news_of_a_put_that_comes_while_a_snapshot_is_compared_does_not_bring_the_key_
 #[test]
 fn a_key_seen_absent_is_not_brought_back_by_older_events() {
     let mut index = ready([state()], &[("/s/1/state", "old")]);
-    // A read at 110 finds it absent: deleted at 101, put at 105, deleted at 107.
+    // A read at 110 finds the key absent. It was deleted at 101, put at 105, and deleted at 107.
     index.apply(delete("/s/1/state", 110, Deletion::SeenAbsent));
     assert_eq!(drain(&mut index).len(), 1);
     deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
@@ -87,7 +87,8 @@ fn events_older_than_an_own_commit_are_reported_but_change_nothing() {
 fn a_crawl_that_is_ahead_of_the_watch_deletes_nothing() {
     let mut index = ready([state()], &[("/s/1/state", "a")]);
     let view = crawl(&mut index, 103);
-    // Both are unknown or older here when the crawl sees them; 1 was deleted and put again.
+    // When the crawl sees them, one key is unknown to the mirror and the other is older there. Server 1 was
+    // deleted and put again.
     index.view_page(view, vec![found("/s/1/state", "b", 102), found("/s/2/state", "", 103)]);
     deliver(
         &mut index,
@@ -120,13 +121,13 @@ fn a_crawl_repairs_puts_and_deletions_that_the_watch_lost() {
 #[test]
 fn a_crawl_does_not_bring_back_what_was_deleted_before_its_view_was_opened() {
     let mut index = ready([state()], &[("/s/1/state", "a")]);
-    // The crawl's revision is 101; before the view is opened the watch delivers more.
+    // The crawl's revision is 101. The watch delivers more before the view is opened.
     deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
     let view = crawl(&mut index, 101);
     index.view_page(view, vec![found("/s/1/state", "a", 100)]);
     assert_eq!(close(&mut index, view), 0);
     assert_eq!((value(&index, "/s/1/state"), index.keys()), (None, 0));
-    // The next one can tell what was lost.
+    // The next crawl can tell what was lost.
     let view = crawl(&mut index, 102);
     index.view_page(view, vec![found("/s/2/state", "a", 101)]);
     assert_eq!((close(&mut index, view), index.keys()), (1, 1));
@@ -167,7 +168,7 @@ fn a_deletion_during_a_crawl_holds_although_the_crawl_shows_the_key() {
     let unknown = [put("/s/2/state", "", 102), delete("/s/2/state", 103, Deletion::Delivered)];
     deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
     deliver(&mut index, unknown);
-    // Put at 101, which the watch lost; that it was deleted the watch did deliver.
+    // The key was put at 101, which the watch lost. The watch did deliver its deletion.
     deliver(&mut index, [delete("/s/3/state", 104, Deletion::Delivered)]);
     assert_eq!(index.tombstones(), 3);
     index.view_page(view, vec![found("/s/1/state", "a", 100), found("/s/3/state", "", 101)]);
@@ -284,7 +285,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
     let again = index.ask(ids[0], Reason::Ask(8)).unwrap();
     assert!(again.touches.is_empty());
-    // A crawl wants to hear of every instance by itself.
+    // A crawl needs a decision of its own on every instance.
     index.decide_all(Reason::Crawl);
     deliver(&mut index, [put("/s/1/state", "e", 105)]);
     index.work(10);
@@ -298,7 +299,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
 fn members_that_leave_a_group_leave_no_gaps() {
     let condition = key("/s/:id").exists() & key("/on").exists();
     let mut index = ready([condition], &[("/s/1", ""), ("/s/2", ""), ("/s/3", ""), ("/s/4", "")]);
-    // The last one takes the place of the first, then goes, then the place is taken again.
+    // The last member takes the place of the first, then it goes too, and then its place is taken again.
     for (revision, id) in [(101, 1), (102, 4), (103, 3)] {
         deliver(&mut index, [delete(&format!("/s/{id}"), revision, Deletion::Delivered)]);
         let decided = drain(&mut index);
@@ -370,7 +371,7 @@ fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
         index.view_page(view, (0..100).map(|id| found(&key(id), "", 90)).collect());
         index.make_room(rest, 100, had);
         let capacity = index.mirror.capacity();
-        // A table grows by doubling, without being told.
+        // Without a reservation a table grows by doubling.
         assert!((matched + room..=matched + room + 128).contains(&capacity), "{matched} {rest}: {capacity}");
         assert_eq!(index.keys(), matched);
     }

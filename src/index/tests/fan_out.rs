@@ -1,4 +1,4 @@
-//! What a change costs: with many rules and keys, and with a key that all instances read.
+//! The cost of a change: with many rules and keys, and with a key that all instances read.
 
 use super::*;
 use crate::condition::key;
@@ -90,7 +90,7 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
             let id: usize = decide.binding.get(0, 1).parse().unwrap();
             latest[id] = Some(truth(&index, decide));
         }
-        // In the middle of it others change, come and go.
+        // In the middle of the walk other keys change, appear and disappear.
         calls += 1;
         let revision = 200 + 10 * calls as Revision;
         deliver(&mut index, [put("/other/1", "", revision)]);

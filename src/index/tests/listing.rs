@@ -1,11 +1,11 @@
-//! Listing for people who ask: in pieces, each instance once, whatever comes and goes meanwhile.
+//! Listing in pages: each instance is listed once, whatever comes and goes meanwhile.
 
 use super::super::listing::{Listed, Wanted};
 use super::*;
 use crate::condition::key;
 use std::collections::HashMap;
 
-/// All pieces, with something done before each.
+/// All pages. `before` is called before each.
 fn listed(
     index: &mut Index,
     wanted: &Wanted,

@@ -1,4 +1,4 @@
-//! The index over all patterns, against trying each pattern.
+//! The index over all patterns is compared with trying each pattern.
 
 use super::super::patterns::Patterns;
 use crate::compiled::Use;
@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 const TEXTS: [&str; 7] = ["a", "b", "ab", "ä", "äb", "a:", "*"];
 
-/// Mostly well-formed patterns that share a lot.
+/// Mostly well-formed patterns that have much in common.
 fn pattern() -> impl Strategy<Value = String> {
     let literal = prop::sample::select(&TEXTS[..6]).prop_map(str::to_owned);
     let attribute = prop::sample::select(&[":x", ":y", ":z"][..]).prop_map(str::to_owned);

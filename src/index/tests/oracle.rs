@@ -1,5 +1,5 @@
-//! What the index should know, worked out from the patterns one by one: a small universe of keys, who
-//! reads them, and the store by revision.
+//! What the index should know, worked out from the patterns one by one. There is a small universe of keys
+//! with their readers, and a store by revision.
 
 use super::super::*;
 use crate::change::{Seen, Snapshot};
@@ -156,7 +156,7 @@ impl Oracle {
         self.rules[rule as usize].condition().truth(snapshot)
     }
 
-    /// All that the keys of a group mean to its members: truths of leaves, values of operands.
+    /// What the keys of a group contribute to its members: truths of leaves and values of operands.
     pub(super) fn contribution(&self, name: &GroupName, state: &State) -> (Vec<bool>, Vec<Option<Value>>) {
         let rule = &self.rules[name.0 as usize];
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();

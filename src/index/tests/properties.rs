@@ -1,4 +1,4 @@
-//! Random rules, random events in random order: the index against the oracle.
+//! Random rules and random events in random order: the index is compared with the oracle.
 
 use super::oracle::{KEYS, Store};
 use super::rules;
@@ -48,7 +48,7 @@ fn condition() -> impl Strategy<Value = Condition> {
                 inner.prop_map(|condition| !condition),
             ]
         });
-        // Some pattern must bind all attributes.
+        // At least one pattern must bind all attributes.
         let binder = prop::sample::select(binders);
         (binder, any::<bool>(), tree).prop_map(|(binder, both, tree)| {
             let binder = key(binder).equals("a");
@@ -100,7 +100,7 @@ struct Seen {
     decided: Cell<u64>,
 }
 
-/// Runs random histories; `more` are steps besides the common ones.
+/// Runs random histories. `steps` are the steps they consist of.
 fn histories(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64) -> Seen {
     let seen = Seen::default();
     let inputs = (

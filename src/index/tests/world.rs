@@ -1,5 +1,5 @@
-//! An index between a store, watches, own commits and reads that come early and late; all that it
-//! says is compared with the oracle after every step.
+//! An index that gets news from a store by watches, own commits and reads, early and late. After every step,
+//! everything it says is compared with the oracle.
 
 mod checks;
 mod views;
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// One step. Numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// A transaction; `own`: of this engine, so that the index is told of it later.
+    /// A transaction. If it is this engine's `own`, the index is told of it later.
     Write {
         writes: BTreeMap<usize, Option<&'static str>>,
         own: bool,
@@ -33,11 +33,11 @@ pub(super) enum Step {
     Lose {
         watcher: usize,
     },
-    /// A lock transaction returns what these keys hold; told later.
+    /// A lock transaction returns the values of these keys. The index is told of them later.
     Read {
         keys: BTreeSet<usize>,
     },
-    /// Something of what is to be told is told.
+    /// The index is told one thing of what waits to be told.
     Tell {
         which: usize,
     },
@@ -85,11 +85,11 @@ struct ViewModel {
     revision: Revision,
     pages: Vec<KeyValue>,
     closed: bool,
-    /// A crawl closed when the watch had passed its revision: what differs then is drift.
+    /// A crawl was closed when the watch had passed its revision, so every difference is drift.
     settled: bool,
 }
 
-/// What somebody who follows the decisions knows of an instance.
+/// What is known of an instance by following the decisions.
 struct Followed {
     id: InstanceId,
     snapshot: Snapshot,
@@ -102,9 +102,9 @@ pub(super) struct World {
     pub(super) store: Store,
     watchers: Vec<Watcher>,
     untold: Vec<Vec<Change>>,
-    /// The mirror as it was looked at last.
+    /// The mirror as it was when last looked at.
     mirror: State,
-    /// By key: absent or older up to here, whatever may still be told.
+    /// For each key, the revision up to which older news must be refused.
     floor: Vec<Revision>,
     expected: BTreeSet<usize>,
     followed: BTreeMap<usize, Followed>,
@@ -181,7 +181,7 @@ impl World {
             Step::Work { budget } => self.work(budget),
             Step::OpenSnapshot { watcher, back } => {
                 let watcher = watcher % self.watchers.len();
-                // Linearizable: never behind what was delivered.
+                // A linearizable read is never behind what was delivered.
                 let delivered = self.index.position(watcher as u16).max(self.watchers[watcher].heard);
                 let revision = (self.store.revision - back).max(delivered);
                 self.open(watcher, Purpose::Snapshot, revision);
@@ -212,7 +212,7 @@ impl World {
         }
     }
 
-    /// Delivers one transaction as a batch, or loses it. False if there is none.
+    /// Delivers one transaction as a batch, or loses it. False if there is nothing to deliver.
     fn deliver(&mut self, watcher: usize, heard: bool, drain: bool) -> bool {
         let Watcher { prefix, heard: after, .. } = self.watchers[watcher];
         let Some((revision, events)) = self.store.next(prefix, after) else { return false };
@@ -246,7 +246,7 @@ impl World {
         }
     }
 
-    /// Tells the index one change, and notes what must and what may follow.
+    /// Tells the index one change, and notes which decisions must follow and which may.
     fn apply(&mut self, told: Change) {
         let key = number(&told);
         let before = self.mirror.clone();
@@ -259,7 +259,7 @@ impl World {
         let members = self.groups_with_members();
         let (revision, is_put) = (told.revision(), matches!(told, Change::Put { .. }));
         let read = matches!(told, Change::Delete { how: Deletion::SeenAbsent, .. });
-        // What a read found deleted may have been so since just after it was put.
+        // A key that a read found deleted may have been deleted right after it was put.
         let told_at = match known {
             Some((true, known)) if read && known < revision => known + 1,
             _ => revision,
@@ -287,7 +287,7 @@ impl World {
     fn work(&mut self, budget: usize) {
         self.drain();
         let sweeping = self.index.views.sweeping();
-        // A sweep may end with the first snapshot, and then all are walked.
+        // A sweep may complete the first snapshot, and then all instances are decided.
         let all = sweeping || self.index.full_walk.is_some();
         self.index.work(budget);
         self.look_all();
@@ -320,7 +320,7 @@ impl World {
 
     fn release(&mut self, which: usize) {
         let orphaned = |number: &&usize| !self.oracle.instances[**number].implied(&self.mirror);
-        // Mostly such as may go.
+        // Mostly choose instances that may be removed.
         let all: Vec<usize> = match which % 4 {
             0 => self.followed.keys().copied().collect(),
             _ => self.followed.keys().filter(orphaned).copied().collect(),

@@ -1,9 +1,9 @@
-//! Tests of the batcher: tables, stories, and random entries against a checker of all its rules.
+//! Tests of the batcher: tables, sequences of steps, and random entries with a checker of all its rules.
 
 use super::*;
 use proptest::prelude::*;
 
-/// An entry of a test; its keys are the letters of `reads` and `writes`.
+/// An entry of a test. Its keys are the letters of `reads` and `writes`.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     name: String,
@@ -274,7 +274,7 @@ fn a_batch_put_back_for_want_of_space_goes_in_two_parts() {
 enum Action {
     Push(Entry),
     Send,
-    /// A request out is answered, or put back.
+    /// A request in flight is answered or put back.
     Answer(prop::sample::Index, bool),
     Hold(bool),
 }
@@ -305,7 +305,7 @@ struct Checker {
     /// Batches that came back, the first one first.
     again: Vec<Vec<Entry>>,
     out: Vec<Batch<Entry>>,
-    /// Still waiting after the last batch was put together.
+    /// The entries that were still waiting when the last batch had been formed.
     passed_over: Vec<Entry>,
     holding: bool,
     held_ever: bool,
@@ -360,7 +360,7 @@ impl Checker {
             }
         } else {
             self.check_order(&entries);
-            // With an entry that goes alone, others were not even looked at.
+            // If an entry had to be sent alone, the others were not looked at.
             let alone = self.waiting.iter().any(|entry| entry.solo);
             self.waiting.retain(|entry| !entries.contains(entry));
             self.passed_over = if alone { Vec::new() } else { self.waiting.clone() };

@@ -1,4 +1,4 @@
-//! What is written is what etcd-client would send: its own encoding is the oracle.
+//! The encoder must write what etcd-client would send. That client's own encoding is the oracle.
 
 use super::*;
 use etcd_client::proto::PbTxnRequest;
@@ -23,7 +23,7 @@ enum With {
     Value(Vec<u8>),
 }
 
-/// Lengths on both sides of where a length takes one byte more.
+/// Lengths around those at which the encoded length takes one more byte.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![vec(any::<u8>(), 0..8), vec(any::<u8>(), 110..135), vec(any::<u8>(), 16_370..16_400)]
 }
@@ -43,7 +43,7 @@ fn part() -> impl Strategy<Value = Part> {
         number().prop_map(With::Changed),
         bytes().prop_map(With::Value),
     ];
-    // A lease of 0 is none, which etcd-client leaves out.
+    // A lease of 0 means none, and etcd-client leaves it out.
     let lease = proptest::option::of(number().prop_filter("a lease", |lease| *lease != 0));
     prop_oneof![
         (text(), sign, with).prop_map(|(key, sign, with)| Part::Compare(key, sign, with)),

@@ -1,4 +1,4 @@
-//! What the transactions contain, and how their answers are read.
+//! Tests of what the transactions contain and how their answers are read.
 
 mod ending;
 
@@ -40,7 +40,7 @@ fn lines(request: &Request) -> Vec<String> {
     compare.into_iter().map(compared).chain(then).chain(or_else).collect()
 }
 
-/// What the batcher is told is what the transaction does: its keys, its size, whether it puts.
+/// Checks that the footprint matches the transaction: its keys, its size, and whether it puts.
 fn assert_footprint(request: &Request, name: &str) {
     let lines = lines(request);
     let Footprint { reads, writes, operations, request_bytes, response_bytes, puts, solo } =
@@ -73,7 +73,7 @@ fn holder(nonce: u64) -> Holder {
 
 const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
 
-/// Has the transaction made that takes the lock of an instance with these values, and gives it away.
+/// Calls `then` with the transaction that takes the lock of an instance with these values.
 fn locking<T>(
     snapshot: &[Option<Seen>],
     witness: &[Check],
@@ -84,7 +84,7 @@ fn locking<T>(
     let slots: Vec<String> = (0..snapshot.len()).map(|slot| format!("/k{slot}")).collect();
     let keys = Keys::from_parts(LOCK, MARK, slots.iter().map(String::as_str));
     let holder = holder(1);
-    // Its first leaf is what a check may say that a value is not.
+    // A check may say that a value is not the one in the first leaf.
     let condition = crate::key("/k0").not_equals("y").compile().expect("a condition");
     let (holder, condition, snapshot, keys) = (&holder, &condition, &snapshot, &keys);
     test(Locking { keys, holder, lease: LEASE, overrule, condition, witness, snapshot })
@@ -152,7 +152,7 @@ fn kv(key: &str, value: &str, (create, modified): (Revision, Revision), lease: i
     }
 }
 
-/// The answer of a transaction that did not succeed, at revision 50.
+/// The answer of a failed transaction at revision 50.
 fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
     let responses = found.into_iter().map(|kv| {
         let kvs: Vec<PbKeyValue> = kv.into_iter().collect();

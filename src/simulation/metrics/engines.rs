@@ -40,7 +40,8 @@ pub(super) async fn a_start_without_etcd(stage: &mut Stage) {
     drop(starting);
 }
 
-/// A TTL of 9 s: renewed every 3 s; the second time it is refused, and tried again 0.45 s later.
+/// A lease with a TTL of 9 s is renewed every 3 s. The second renewal is refused, and tried again 0.45 s
+/// later.
 pub(super) async fn renewals(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
@@ -56,20 +57,22 @@ pub(super) async fn renewals(stage: &mut Stage) {
     );
 }
 
-/// Every request for a lock is refused for half a second: what cannot have taken effect is given up at once, the rest is
-/// sent again after 50 ms, 100 ms, 200 ms (and 400 ms, which is too late).
+/// Every request for a lock is refused for half a second. A request that can't have taken effect is given up
+/// at once. Others are sent again after 50 ms, 100 ms and 200 ms. The next time would be after 400 ms, which
+/// is too late.
 pub(super) async fn refusals(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
     let mut time = 0.0;
-    // What of the request is counted, what is wrong with the engine, how often it is sent, whether that was all.
+    // The refusal, the result that is counted, the problem of the engine, how often the request is sent, and
+    // whether the attempt ends then.
     for (refusal, result, reason, requests, ends) in [
         (RpcError::STOPPED, "unreachable", Some("disconnected"), 4, false),
         (RpcError::NO_LEADER, "no_leader", Some("no_leader"), 4, false),
-        // Held back within the engine until there is space.
+        // The engine holds it back until there is space.
         (RpcError::NO_SPACE, "no_space", Some("no_space"), 1, false),
         (RpcError::INVALID_AUTH_TOKEN, "authentication", Some("auth"), 1, true),
-        // Of this rule, or of this request: no trouble of the engine.
+        // These concern this rule or this request, and not the engine's health.
         (RpcError::PERMISSION_DENIED, "permission", None, 1, true),
         (RpcError::REQUEST_TOO_LARGE, "rejected", None, 1, true),
         (RpcError::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
@@ -87,7 +90,7 @@ pub(super) async fn refusals(stage: &mut Stage) {
              etcd_request_duration_seconds_count{{request=txn}} {requests}; batch_entries_count {requests};"
         );
         if time == 20.0 {
-            // For the first of all requests.
+            // The first request makes the connection.
             expected += "request connect 1;";
         }
         if ends {
@@ -103,7 +106,7 @@ pub(super) async fn refusals(stage: &mut Stage) {
     }
 }
 
-/// Both streams end, and what they ask for is refused.
+/// Both streams end, and new ones are refused.
 pub(super) async fn refused_watches(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -116,7 +119,8 @@ pub(super) async fn refused_watches(stage: &mut Stage) {
         stage.faults.inject(Fault::on(RequestKind::Range).always().fail(refusal));
         stage.faults.cut_streams();
         stage.at(time + 0.5).await;
-        // It tries after 50 ms, 100 ms and 200 ms (and after 400 ms, which is too late).
+        // It tries again after 50 ms, 100 ms and 200 ms. The next time would be after 400 ms, which is too
+        // late.
         stage.expect(
             refusal.message(),
             &format!(
@@ -135,7 +139,8 @@ pub(super) async fn no_lease(stage: &mut Stage) {
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.faults.inject(Fault::on(RequestKind::LeaseGrant).always().fail(RpcError::STOPPED));
-    // Found at the renewal, 3 s after the start; then granted after 50 ms, 100 ms, 200 ms and so on.
+    // The renewal 3 s after the start finds that it is gone. A new lease is asked for after 50 ms, 100 ms,
+    // 200 ms and so on.
     stage.at(3.4).await;
     stage.expect(
         "no other",
@@ -197,7 +202,7 @@ pub(super) async fn a_restart(stage: &mut Stage) {
     );
 }
 
-/// It panics whenever it starts.
+/// A part panics whenever it starts.
 pub(super) async fn a_failure(stage: &mut Stage) {
     let panics = Arc::new(AtomicU32::new(0));
     let mut engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
@@ -218,13 +223,13 @@ fn poison(name: &'static str, panics: &Arc<AtomicU32>) -> crate::runtime::superv
     Arc::new(move |part| {
         let left = |left: u32| left.checked_sub(1);
         if part == name && panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left).is_ok() {
-            // No hook is called, so that nothing is printed.
+            // This calls no panic hook, so nothing is printed.
             std::panic::resume_unwind(Box::new("on purpose"));
         }
     })
 }
 
-/// It is shut down while a callback runs, for another second.
+/// The engine is shut down while a callback runs for another second.
 pub(super) async fn an_end(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {
         sleep(seconds(2.0)).await;

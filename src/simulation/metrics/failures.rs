@@ -14,7 +14,7 @@ async fn failing(stage: &mut Stage, how: &'static str) -> RunningEngine {
         let value = firing.value_opt("/jobs/:id")?.cloned().unwrap_or_default();
         match (firing.attempt(), value.as_str()) {
             (1, Some("error")) => return Err("no luck".into()),
-            // No hook is called, so that nothing is printed.
+            // This calls no panic hook, so nothing is printed.
             (1, Some("panic")) => resume_unwind(Box::new("on purpose")),
             (1, Some("time-out")) => sleep(seconds(60.0)).await,
             _ => {}
@@ -72,7 +72,7 @@ pub(super) async fn a_time_out(stage: &mut Stage) {
     );
 }
 
-/// It fails, and is tried again ten minutes later.
+/// The callback fails, and is tried again ten minutes later.
 pub(super) async fn failing_for_long(stage: &mut Stage) {
     let job = rule(exists()).run(async |_: Firing| Err::<Outcome, _>("never"));
     let engine = stage.engine().rule(job.backoff(crate::Backoff::new(seconds(600.0), seconds(600.0))));
@@ -89,7 +89,7 @@ pub(super) async fn failing_for_long(stage: &mut Stage) {
     );
 }
 
-/// The lease behind the lock ends while a callback runs that listens to nobody.
+/// The lease behind the lock ends while a callback runs that ignores its cancellation.
 pub(super) async fn a_lost_lease(stage: &mut Stage) {
     let job = rule(exists()).run(async |firing: Firing| {
         if firing.attempt() == 1
@@ -104,7 +104,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
     stage.put("/jobs/1", "slow");
     stage.at(1.0).await;
     stage.faults.expire_lease(stage.faults.leases()[0]);
-    // The renewal at 8/3 s finds that it is gone.
+    // The renewal at 8/3 s finds that the lease is gone.
     stage.at(2.5).await;
     stage.expect(
         "before anybody knows",
@@ -195,7 +195,7 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
     );
 }
 
-/// Another engine has failed, and all wait.
+/// The callback failed in another engine, so all engines wait.
 pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -224,7 +224,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     );
 }
 
-/// The condition is false when the request for the lock arrives.
+/// The condition has become false when the request for the lock arrives.
 pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -263,7 +263,7 @@ pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
     );
 }
 
-/// etcd refuses a commit for what is in it.
+/// etcd refuses a commit because of its content.
 pub(super) async fn a_commit_that_is_refused(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -304,7 +304,7 @@ pub(super) async fn a_commit_that_is_held_back(stage: &mut Stage) {
     );
 }
 
-/// The commit gets no answer until its lease is over.
+/// The commit gets no answer before its lease has ended.
 pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     let job = rule(exists()).run(async |firing: Firing| {
         sleep(seconds(1.0)).await;
@@ -314,7 +314,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     let _engine = stage.start(engine).await;
     stage.put("/jobs/1", "");
     stage.at(0.5).await;
-    // The request goes out at 1.1 s and is given up 5 s later; at 2.7 s a renewal finds that the lease is gone.
+    // The request is sent at 1.1 s and given up 5 s later. At 2.7 s a renewal finds that the lease is gone.
     stage.faults.inject(Fault::on(RequestKind::Txn).lose());
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.at(6.5).await;
@@ -338,7 +338,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     );
 }
 
-/// A commit takes effect, and its engine is told that it did not.
+/// A commit takes effect, but the engine gets an error for it.
 pub(super) async fn a_commit_in_doubt(stage: &mut Stage) {
     let faults = stage.faults.clone();
     let job = rule(exists()).run(move |firing: Firing| {
@@ -360,7 +360,7 @@ pub(super) async fn a_commit_in_doubt(stage: &mut Stage) {
     );
 }
 
-/// A lock under this engine's lease that nobody works under.
+/// An orphan: a lock under this engine's lease under which nobody works.
 pub(super) async fn an_orphan(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -387,7 +387,8 @@ pub(super) async fn a_stuck_callback(stage: &mut Stage) {
     let engine = stage.engine().rule(job).runtime(blocked.handle().clone()).lock_ttl(seconds(8.0));
     let _engine = stage.start(engine).await;
     stage.put("/jobs/1", "");
-    // Time limit 2 s, grace 1 s (an eighth of the TTL), a second of patience, and up to one until somebody looks.
+    // The time limit is 2 s and the grace 1 s (an eighth of the TTL). The engine waits one more second, and
+    // then takes up to a second to notice.
     stage.at(3.95).await;
     stage.begin();
     stage.at(5.15).await;

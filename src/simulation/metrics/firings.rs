@@ -43,7 +43,8 @@ pub(super) async fn a_firing(stage: &mut Stage) {
     );
 }
 
-/// The comparison takes 40 ms, twice; the application's runtime is blocked for 30 ms when the callback is due.
+/// The comparison takes 40 ms, twice. The application's runtime is blocked for 30 ms when the callback is
+/// due.
 pub(super) async fn blocked_threads(stage: &mut Stage) {
     let slow = key("/jobs/:id").compare("slow", |value| {
         block(seconds(0.04));
@@ -149,7 +150,7 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     );
 }
 
-/// What would fire does not, until the dry run ends.
+/// An instance that would fire doesn't, until the dry run ends.
 pub(super) async fn a_dry_run(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let engine = stage.start(engine).await;
@@ -175,7 +176,7 @@ pub(super) async fn a_dry_run(stage: &mut Stage) {
     );
 }
 
-/// It asks to be run again in 5 s, then is done.
+/// The callback asks to be run again in 5 s, and then is done.
 pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {
         match firing.value_opt("/jobs/:id")?.is_some_and(|value| value.as_bytes() == b"again") {
@@ -205,7 +206,7 @@ pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     );
 }
 
-/// It gives up.
+/// The callback gives up.
 pub(super) async fn giving_up(stage: &mut Stage) {
     let engine = stage
         .engine()
@@ -222,7 +223,8 @@ pub(super) async fn giving_up(stage: &mut Stage) {
     );
 }
 
-/// It succeeds and leaves the condition true; somebody else's change has it fire again, but not at once.
+/// The callback succeeds and leaves the condition true. A change by somebody else makes it fire again, but
+/// not at once.
 pub(super) async fn no_effect(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |_: Firing| Ok::<_, Error>(Outcome::done())));
     let _engine = stage.start(engine).await;
@@ -289,7 +291,7 @@ pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
     );
 }
 
-/// Without a lock: no stage of it, no attempt to take it. The commit takes 0.2 s.
+/// Without a lock there is no attempt to take it, and no stage for it. The commit takes 0.2 s.
 pub(super) async fn an_optimistic_firing(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).optimistic().run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;

@@ -1,13 +1,14 @@
-//! Every metric with the value that the scenario implies: engines on an embedded etcd, under a clock that stands still
-//! unless somebody waits, go through firing, retry, time-out, panic, lock loss, resync, drift and more.
+//! Every metric must have the value that a scenario implies. Engines on an embedded etcd, under a paused
+//! clock, go through firing, retry, time-out, panic, lock loss, resync, drift and more.
 //!
-//! Each act has an engine of its own, and says what must have changed in the scrape: these series, by exactly so much,
-//! and no others.
+//! Each act has an engine of its own. It says which series must have changed in the scrape and by how much.
+//! No other series may have changed.
 //!
-//! Of an ordinary firing: the instance is decided when its key is put (true), twice after the commit (false: for the
-//! commit's own changes, and when the watch delivers them), and once more before the lock if it has waited. Two requests,
-//! for the lock and the commit; in each act the first of them makes a connection. The mirror's bytes are those of a key
-//! (`/jobs/1`: 7) and its value. What an engine counts from time to time, it counts at whole seconds.
+//! An ordinary firing counts as follows. The instance is decided when its key is put (true), and twice after
+//! the commit (false): once for the commit's own changes, and once when the watch delivers them. It is
+//! decided once more before the lock if it has waited. There are two requests, for the lock and for the
+//! commit. In each act the first request makes a connection. The mirror's bytes are those of a key
+//! (`/jobs/1`: 7) and its value. What an engine counts periodically, it counts at whole seconds.
 //!
 //! | file | subject |
 //! |---|---|

@@ -1,16 +1,17 @@
-//! A scrape as numbers by series, what changed between two, and the text that says what should have.
+//! A scrape as numbers by series, the changes between two scrapes, and the text that describes the expected
+//! changes.
 //!
-//! A series is written without the prefix `etcd_rules_`, without the labels of the one engine and the one rule that
-//! most acts have (`e` and `r`), and without quotes: `callbacks_total{outcome=done}`.
+//! A series is written without the prefix `etcd_rules_` and without quotes: `callbacks_total{outcome=done}`.
+//! Most acts have one engine `e` and one rule `r`, and these labels are left out too.
 
 use crate::metrics::{BUCKETS, Kind, METRICS, Metric};
 use std::collections::BTreeMap;
 
-/// Everything but the buckets, which are looked at by [`Scrape::wrong_buckets`].
+/// All series except the buckets, which [`Scrape::wrong_buckets`] checks.
 #[derive(Default)]
 pub(super) struct Scrape {
     values: BTreeMap<String, f64>,
-    /// By series without the label `le`: bounds and counts.
+    /// The bounds and counts of each series, without the label `le`.
     buckets: BTreeMap<String, Vec<(f64, f64)>>,
 }
 
@@ -40,7 +41,7 @@ impl Scrape {
         scrape
     }
 
-    /// Counters and histograms that grew, and by how much; gauges that are not as before, and what they are.
+    /// Counters and histograms that grew, with the increase. Gauges that have changed, with the new value.
     pub(super) fn changes(&self, before: &Self) -> BTreeMap<String, f64> {
         let changed = self.values.iter().filter_map(|(series, now)| {
             let earlier = before.values.get(series).copied().unwrap_or(0.0);
@@ -50,7 +51,7 @@ impl Scrape {
         changed.collect()
     }
 
-    /// Histograms whose buckets don't fit their count and sum, or are not those of the documentation.
+    /// Histograms whose buckets don't fit their count and sum, or are not the documented ones.
     pub(super) fn wrong_buckets(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (series, buckets) in &self.buckets {
@@ -67,7 +68,7 @@ impl Scrape {
             {
                 wrong.push(format!("{series} has the buckets {buckets:?}, and counts {count}"));
             }
-            // Each value is above the bound before its bucket, and not above the bucket's own.
+            // Each value is above the bound of the bucket before its own, and not above the bound of its own.
             let (mut least, mut most, mut below, mut from) = (0.0, 0.0, 0.0, 0.0);
             for (bound, up_to) in buckets {
                 least += from * (up_to - below);
@@ -95,7 +96,7 @@ pub(super) fn is_of(series: &str, metric: &Metric) -> bool {
     suffix.is_some_and(|suffix| suffixes.contains(&suffix))
 }
 
-/// Words for what goes together, so that what is particular to an act is seen.
+/// Words for series that change together, so that an act shows only what is particular to it.
 const TOGETHER: &[(&str, &[&str])] = &[
     // One request with one transaction.
     (
@@ -132,8 +133,9 @@ const TOGETHER: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Reads what is expected: series with their values, separated by semicolons or new lines. `started 3` is three of each
-/// that go [`TOGETHER`] so, `request get 3` three requests that were answered; a series that is named twice gets the sum.
+/// Reads expected changes: series with their values, separated by semicolons or new lines. `started 3` means
+/// three of each series that goes [`TOGETHER`] by that name. `request get 3` means three requests that were
+/// answered. A series that is named twice gets the sum.
 pub(super) fn lines(text: &str) -> BTreeMap<String, f64> {
     let mut expected = BTreeMap::new();
     for part in text.split([';', '\n']) {

@@ -1,5 +1,5 @@
-//! The stage of an act: an engine on an embedded etcd, in one thread under a clock that stands still unless somebody
-//! waits, and the scrape before and after. So a count is exact, and a time is what the act says.
+//! The stage of an act: an engine on an embedded etcd in one thread under a paused clock, and the scrapes
+//! before and after. So counts are exact, and times are those that the act sets.
 
 use super::scrape::{Scrape, lines};
 use crate::compiled::Backoff;
@@ -27,14 +27,14 @@ pub(super) fn seconds(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
 }
 
-/// By so much may a time differ: a new attempt to reach etcd comes after 50 ms, of that up to a fifth more or less.
+/// How much a time may differ. A new attempt to reach etcd comes after 50 ms, plus or minus a fifth.
 const JITTER: f64 = 0.011;
 
-/// The engine has started by then, and the act begins: between two of the moments, a second apart, at which the engine
-/// tells what there is.
+/// When the act begins. The engine has started by then. It is between two of the whole seconds at which the
+/// engine sets its gauges.
 const START: f64 = 0.1;
 
-/// The thread does nothing else for so long.
+/// Blocks the thread for this time.
 pub(super) fn block(time: Duration) {
     // The clock moves at the first poll.
     let _ = advance(time).now_or_never();
@@ -81,8 +81,8 @@ pub(super) fn play(act: impl AsyncFnOnce(&mut Stage)) -> (BTreeSet<String>, Vec<
 }
 
 impl Stage {
-    /// An engine on this stage's path to etcd. Nothing happens by itself within the first 20 minutes: no renewal,
-    /// no crawl, no question whether the streams live.
+    /// An engine on this stage's path to etcd. For the first 20 minutes nothing happens by itself: no
+    /// renewal, no crawl, and no check of the streams.
     pub(super) fn engine(&self) -> EngineBuilder {
         let hour = seconds(3600.0);
         let mut builder = Engine::builder_with_channel("app", self.path.channel())
@@ -100,18 +100,18 @@ impl Stage {
     pub(super) async fn start(&mut self, builder: EngineBuilder) -> RunningEngine {
         let handle = builder.build().expect("a sound configuration").start().await.expect("it starts");
         handle.ready().await;
-        // Its lease and its connections may come later.
+        // Its lease and its connections may come a little later.
         self.at(START).await;
         self.begin();
         handle
     }
 
-    /// Compares with now from here on.
+    /// Takes the current scrape as the one to compare with.
     pub(super) fn begin(&mut self) {
         self.before = self.scrape();
     }
 
-    /// Waits until so many seconds of the act are over.
+    /// Waits until this second of the act.
     pub(super) async fn at(&self, time: f64) {
         sleep_until(self.start + seconds(time)).await;
     }
@@ -134,8 +134,8 @@ impl Stage {
         client.put(key, value, Some(PutOptions::new().with_lease(lease))).await.expect("a put");
     }
 
-    /// Exactly this has changed in the scrape, since the beginning or the last time: counters and histograms by so
-    /// much, gauges to so much. See [`lines`] for the text.
+    /// Checks that exactly this has changed in the scrape since the last check, or since the beginning:
+    /// counters and histograms by these amounts, gauges to these values. See [`lines`] for the text.
     pub(super) fn expect(&mut self, moment: &str, text: &str) {
         let now = self.scrape();
         let expected = lines(text);
@@ -157,7 +157,7 @@ impl Stage {
     }
 }
 
-/// A rule that retries a second (and up to a fifth more or less) after a failure.
+/// A rule that retries a second after a failure, plus or minus a fifth.
 pub(super) fn rule(condition: Condition) -> Rule {
     Rule::new("r").when(condition).backoff(Backoff::new(seconds(1.0), seconds(1.0)))
 }

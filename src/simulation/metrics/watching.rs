@@ -16,7 +16,7 @@ pub(super) async fn a_broken_stream(stage: &mut Stage) {
     stage.expect("opened again", "watch_reconnects_total 1; request get 1; request watch 1");
 }
 
-/// No connection for 2.3 s from 0.5 s on.
+/// There is no connection for 2.3 s, beginning at 0.5 s.
 pub(super) async fn an_outage(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -38,7 +38,7 @@ pub(super) async fn an_outage(stage: &mut Stage) {
     );
 }
 
-/// While there is no connection, what it has missed is compacted.
+/// While there is no connection, the missed changes are compacted.
 pub(super) async fn a_resync(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
@@ -57,7 +57,7 @@ pub(super) async fn a_resync(stage: &mut Stage) {
     );
 }
 
-/// 2,500 changes are missed; etcd sends them in three messages, 0.9 s apart.
+/// The engine misses 2,500 changes. etcd sends them in three messages, 0.9 s apart.
 pub(super) async fn history(stage: &mut Stage) {
     let waits = key("/jobs/:id").equals("never");
     let engine = stage.engine().rule(rule(waits).run(async |firing: Firing| done(&firing)));
@@ -89,8 +89,8 @@ pub(super) async fn history(stage: &mut Stage) {
     );
 }
 
-/// etcd breaks its word: an event is never sent. A crawl finds the key, and another key that is deleted while it
-/// compares is remembered so long.
+/// etcd breaks its promise: an event is never sent. A crawl finds the key. Another key is deleted while the
+/// crawl compares, and its tombstone stays for that time.
 pub(super) async fn drift(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let waits = Rule::new("waits").when(key("/waits/:id").equals("never"));
@@ -120,7 +120,7 @@ pub(super) async fn drift(stage: &mut Stage) {
     );
 }
 
-/// A crawl finds a lock under this engine's lease that nobody works under.
+/// A crawl finds a lock under this engine's lease under which nobody works.
 pub(super) async fn an_orphan_found_by_a_crawl(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.crawl_interval(seconds(10.0))).await;
@@ -147,7 +147,7 @@ pub(super) async fn a_crawl_that_fails(stage: &mut Stage) {
 }
 
 pub(super) async fn a_comparison_that_panics(stage: &mut Stage) {
-    // No hook is called, so that nothing is printed.
+    // This calls no panic hook, so nothing is printed.
     let panics = key("/jobs/:id").compare("panics", |_| resume_unwind(Box::new("on purpose")));
     let engine = stage.engine().rule(rule(panics).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;

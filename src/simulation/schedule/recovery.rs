@@ -1,5 +1,5 @@
-//! How a schedule ends: all trouble does, whatever is due must be done, every mirror must be as the store is, and
-//! nothing may be left of engines that were shut down.
+//! The end of a schedule. All faults end. Then whatever is due must be done, every mirror must equal the
+//! store, and engines that shut down must leave nothing behind.
 
 use super::{Heal, NAMESPACE, Schedule, shut_down};
 use crate::Health;
@@ -11,11 +11,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
-/// How long everything that is left may take once all is well again.
+/// How long the remaining work may take once all faults are over.
 const RECOVERY: Duration = Duration::from_secs(90);
 
 impl Schedule {
-    /// Ends all trouble; every engine runs.
+    /// Ends all faults, and starts every engine.
     pub(super) async fn calm_down(&mut self) {
         let mut starts = Vec::new();
         for (_, later) in std::mem::take(&mut self.later) {
@@ -25,13 +25,13 @@ impl Schedule {
             }
         }
         self.faults.clear();
-        // A backup may have been of a time without space.
+        // A restored backup may be from a time when etcd had no space.
         self.faults.set_no_space(false);
         for machine in starts {
             self.start(machine).await;
         }
         for running in self.machines.iter().flat_map(|machine| &machine.running) {
-            // Two stalls that end at one moment are undone as one.
+            // Two stalls that end at the same moment are undone as one, so undo them all.
             running.process.run_on();
             *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = None;
         }
@@ -65,7 +65,7 @@ impl Schedule {
                 }
             }
             if missing.is_empty() {
-                // A stream may have died without a word: then it takes its time.
+                // A stream may have died silently. It takes a while until the engine notices.
                 missing = self.mirrors().await;
             }
             if missing.is_empty() {
@@ -81,8 +81,8 @@ impl Schedule {
         }
     }
 
-    /// Where the mirrors of the engines differ from the store. That no event explains what a crawl had to
-    /// repair is always wrong.
+    /// Returns where the mirrors of the engines differ from the store. Drift that a crawl had to repair is
+    /// always wrong.
     async fn mirrors(&mut self) -> Vec<String> {
         let now = self.history.now();
         let (mut wrong, mut drift) = (Vec::new(), Vec::new());
@@ -111,9 +111,10 @@ impl Schedule {
                 }
             }
         }
-        // A crawl can't know what is still on its way for longer than it waits.
+        // A crawl can't know of events that are delayed for longer than it waits.
         let delays = |act: &PlanStep| matches!(act, PlanStep::Inject(fault) if fault.delays_events());
-        // Nor does anything tell of a backup that has outgrown the position, if the last known change is in it.
+        // Nor can an engine notice a backup whose revision has passed its position, if the last known change
+        // is in the backup.
         let outgrown = self.plan.does(|act| *act == PlanStep::Restore) && self.plan.does(PlanStep::outgrows);
         let late = self.plan.does(delays) || outgrown;
         if wrong.is_empty() && !late {
@@ -122,7 +123,7 @@ impl Schedule {
         wrong
     }
 
-    /// Shuts down all engines; nothing of theirs is left.
+    /// Shuts down all engines, and checks that they leave nothing behind.
     pub(super) async fn end(&mut self, well: bool) {
         for machine in 0..self.machines.len() {
             let Some(running) = self.take(machine) else { continue };
@@ -139,7 +140,7 @@ impl Schedule {
         if well && !self.crashed() && !left(&self.history).is_empty() {
             self.violate(format!("left behind by engines that were shut down: {:?}", left(&self.history)));
         }
-        // Then the leases of what was ended by force, of marks, and of keys with a TTL.
+        // Then wait until the leases of crashed engines, of marks, and of keys with a TTL have expired.
         sleep(Duration::from_secs(3 * 3600)).await;
         let leases = self.faults.leases();
         if !left(&self.history).is_empty() || !leases.is_empty() {
@@ -147,7 +148,7 @@ impl Schedule {
         }
     }
 
-    /// Some engine ended without a chance to leave nothing behind.
+    /// Whether an engine ended without a chance to clean up.
     fn crashed(&self) -> bool {
         self.plan.does(|act| {
             matches!(

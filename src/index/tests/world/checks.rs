@@ -1,4 +1,4 @@
-//! What is looked at after every step, and what may and must be so.
+//! The checks after every step.
 
 use super::super::super::mirror::Content;
 use super::super::super::*;
@@ -11,8 +11,8 @@ impl World {
         self.expected.iter().flat_map(|number| &self.oracle.instances[*number].groups).cloned().collect()
     }
 
-    /// Notes who may be decided because of a key; `touch`: the revision that walks of a group must
-    /// report. True if a group has reason for a walk.
+    /// Notes which instances may be decided because of a key. `touch` is the revision that walks of a group
+    /// must report. True if a group has a reason for a walk.
     pub(super) fn note(
         &mut self,
         key: usize,
@@ -33,7 +33,7 @@ impl World {
         any
     }
 
-    /// Looks at one key of the mirror: it must never go back.
+    /// Looks at one key of the mirror. Its revision must never go back.
     pub(super) fn look(&mut self, key: usize) {
         let Some(entry) = self.index.mirror.find(KEYS[key]) else {
             self.mirror[key] = None;
@@ -64,7 +64,7 @@ impl World {
         for key in (0..KEYS.len()).filter(|key| before[*key] != self.mirror[*key]).collect::<Vec<_>>() {
             self.note(key, &before, |_| None);
         }
-        // Key by key, what a group contributes may have changed and changed back.
+        // What a group contributes may have changed with one key and changed back with the next.
         for name in self.groups_with_walks() {
             self.changed_groups.entry(name).or_default();
         }
@@ -89,7 +89,7 @@ impl World {
         members.map(|(number, _)| number).collect()
     }
 
-    /// Who is decided by the walk of a group is told what changed.
+    /// A decision that comes from the walk of a group must report what changed.
     pub(super) fn check_walk(&self, decide: &Decide, all: bool) {
         let model = &self.oracle.instances[self.oracle.numbers[&(decide.rule, decide.binding.clone())]];
         let told = |name: &GroupName| {

@@ -1,4 +1,4 @@
-//! Snapshots and crawls: opened, told page by page, closed or given up.
+//! Snapshots and crawls: they are opened, filled page by page, and closed or cancelled.
 
 use super::super::super::*;
 use super::super::oracle::KEYS;
@@ -58,7 +58,7 @@ impl World {
         assert!(!self.index.view_page(view.id, Vec::new()));
         self.look_all();
         if view.purpose == Purpose::Snapshot {
-            // The watch can't go on without one.
+            // The watch can't go on without a snapshot.
             self.open(at, Purpose::Snapshot, self.store.revision);
         }
     }
