@@ -2,10 +2,9 @@
 
 mod support;
 
-use etcd_rules::{
-    Backoff, BoxError, CommitResult, ConfigError, Engine, EngineBuilder, Event, EventKind, EventStream,
-    Firing, FiringOutcome, InstanceState, NotLocked, Outcome, Rule, WaitReason, key,
-};
+use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, NotLocked};
+use etcd_rules::inspect::{InstanceState, WaitReason};
+use etcd_rules::{Backoff, BoxError, ConfigError, Engine, EngineBuilder, Firing, Outcome, Rule, key};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Etcd, eventually};

@@ -2,9 +2,8 @@
 
 mod support;
 
-use etcd_rules::{
-    Attributes, Engine, EngineBuilder, EngineError, Error, Firing, InstanceQuery, Outcome, Rule, key,
-};
+use etcd_rules::inspect::InstanceQuery;
+use etcd_rules::{Attributes, Engine, EngineBuilder, EngineError, Error, Firing, Outcome, Rule, key};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

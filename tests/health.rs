@@ -4,8 +4,9 @@
 mod support;
 
 use etcd_client::{ConnectOptions, Permission};
+use etcd_rules::health::Reason;
 use etcd_rules::{
-    Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Reason, Rule, RunningEngine, key,
+    Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Rule, RunningEngine, key,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

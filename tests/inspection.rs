@@ -3,9 +3,9 @@
 mod support;
 
 use etcd_client::{Txn, TxnOp};
+use etcd_rules::inspect::{Instance, InstanceQuery, InstanceState, Phase, QueuedFor, StateKind, WaitReason};
 use etcd_rules::{
-    Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Instance, InstanceQuery,
-    InstanceState, Outcome, Phase, QueuedFor, Rule, RunningEngine, StateKind, WaitReason, key,
+    Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Outcome, Rule, RunningEngine, key,
 };
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! How a rule's callback is to be run, and what bounds the rule.
 
-use super::{Backoff, Brake};
+use super::{Backoff, Brake, Settle};
 use std::time::Duration;
 
 /// Options of a rule; those that are `None` are the engine's.
@@ -11,7 +11,7 @@ pub(crate) struct Options {
     pub(crate) concurrency: Option<usize>,
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
-    pub(crate) settle: Option<(Duration, Duration)>,
+    pub(crate) settle: Option<Settle>,
     pub(crate) brake: Brake,
 }
 
@@ -38,5 +38,5 @@ pub(crate) struct Limits {
     pub(crate) max_txn_ops: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) concurrency: usize,
-    pub(crate) settle: (Duration, Duration),
+    pub(crate) settle: Settle,
 }

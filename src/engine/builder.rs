@@ -7,12 +7,13 @@ use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
-use crate::compiled::{Limits, RuleError};
+use crate::compiled::{Limits, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
 use crate::etcd::Target;
 use crate::events::Events;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
+use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
 use std::collections::{BTreeSet, HashSet};
@@ -196,16 +197,16 @@ impl EngineBuilder {
         self
     }
 
-    /// How long an instance that became true, or that somebody changed, waits before it fires: `delay`, and at
-    /// random up to `jitter` longer. Default: not at all. A rule may have [its own](Rule::settle).
+    /// How long an instance that became true, or that somebody changed, waits before it fires: a time, or a
+    /// [`Settle`] with jitter. Default: not at all. A rule may have [its own](Rule::settle).
     ///
     /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
     /// meantime are one. With jitter the engine that is first is another one each time, and the others often
     /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
     /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
     /// of the wait.
-    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
-        self.options.settle = (delay, jitter);
+    pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
+        self.options.settle = settle.into();
         self
     }
 
@@ -222,8 +223,8 @@ impl EngineBuilder {
         self
     }
 
-    /// The time from the end of a crawl to the next, ± the [jitter](EngineBuilder::crawl_jitter); also from the start to the first. More than
-    /// zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
+    /// The time from the end of a crawl to the next, and from the start to the first; longer by the
+    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
     /// (expected: nothing) and fires again what is still true.
     ///
     /// Shorter: more load on etcd, and what stays true fires more often. Longer: what stays true waits
@@ -233,13 +234,12 @@ impl EngineBuilder {
         self
     }
 
-    /// By which part of the [interval](EngineBuilder::crawl_interval) the time between two crawls is longer or
-    /// shorter, at random, so that engines which started together don't crawl together. From 0 to 1; default:
-    /// 0.1.
+    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval), at
+    /// random, so that engines which started together don't crawl together. Default: up to a tenth.
     ///
-    /// With 0 they do. With more, a crawl may come late.
-    pub fn crawl_jitter(mut self, part: f64) -> Self {
-        self.options.crawl_jitter = part;
+    /// Without jitter they do. With much, a crawl may come late.
+    pub fn crawl_jitter(mut self, jitter: Jitter) -> Self {
+        self.options.crawl_jitter = jitter;
         self
     }
 
@@ -328,7 +328,7 @@ impl EngineBuilder {
         self
     }
 
-    /// For how long changes may be late before the engine's health says [`lagging`](crate::Reason::Lagging).
+    /// For how long changes may be late before the engine's health says [`lagging`](crate::health::Reason::Lagging).
     /// More than zero; default: 5 s.
     ///
     /// Late means: a change was received and the engine's index has not taken it yet; or etcd is sending

@@ -7,7 +7,7 @@ mod polling;
 pub(crate) use compile::compile;
 pub(crate) use polling::Polling;
 
-use crate::compiled::{Backoff, Options, RateLimit, all_attributes};
+use crate::compiled::{Backoff, Options, RateLimit, Settle, all_attributes};
 use crate::condition::{Condition, key};
 use crate::firing::{BoxError, Callback, Firing, Outcome};
 use std::fmt;
@@ -156,12 +156,11 @@ impl Rule {
         self
     }
 
-    /// How long an instance that became true waits before it fires: `delay`, and at random up to `jitter`
-    /// longer. Default: [the engine's](crate::EngineBuilder::settle), which says more.
+    /// How long an instance that became true waits before it fires: a time, or a [`Settle`] with jitter. Default: [the engine's](crate::EngineBuilder::settle), which says more.
     ///
     /// For conditions that flicker, and for several keys that are written one after the other.
-    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
-        self.options.settle = Some((delay, jitter));
+    pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
+        self.options.settle = Some(settle.into());
         self
     }
 

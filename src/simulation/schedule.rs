@@ -12,7 +12,7 @@ use super::story::{Event, Life, Story};
 use crate::Engine;
 use crate::broken::{Promise, while_broken};
 use crate::embedded::record::Write;
-use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
+use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath, Saved};
 use crate::engine::RunningEngine;
 use crate::runtime::env::Env;
 use crate::runtime::part::Probe;
@@ -90,7 +90,7 @@ enum Later {
 
 /// Where an engine runs, one life after the other.
 struct Machine {
-    path: Path,
+    path: NetworkPath,
     lives: u32,
     running: Option<Running>,
 }

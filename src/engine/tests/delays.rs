@@ -2,7 +2,7 @@
 //! too slow to tell.
 
 use crate::broken::{Promise, while_broken};
-use crate::embedded::{EmbeddedEtcd, Path};
+use crate::embedded::{EmbeddedEtcd, NetworkPath};
 use crate::engine::{Engine, RunningEngine};
 use crate::runtime::env::Env;
 use crate::{Error, Firing, Outcome, Rule, key};
@@ -24,7 +24,13 @@ fn under_a_still_clock<T>(run: impl AsyncFnOnce() -> T) -> T {
 }
 
 /// An engine that nothing but changes and released locks makes do anything.
-async fn start(name: &'static str, path: &Path, rule: Rule, begun: &Begun, work: Duration) -> RunningEngine {
+async fn start(
+    name: &'static str,
+    path: &NetworkPath,
+    rule: Rule,
+    begun: &Begun,
+    work: Duration,
+) -> RunningEngine {
     let begun = begun.clone();
     let rule = rule.run(move |firing: Firing| {
         begun.lock().expect("no panic").push((name, Instant::now()));
