@@ -211,7 +211,6 @@ pub mod metrics;
 pub mod pattern;
 pub mod testing;
 
-mod broken;
 mod change;
 mod compiled;
 mod crawl;
@@ -221,8 +220,8 @@ mod error;
 mod etcd;
 mod evaluate;
 mod index;
-mod latest;
 mod lock;
+mod mutants;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 #[cfg(test)]
@@ -236,6 +235,7 @@ mod time;
 mod trace;
 mod value;
 mod watch;
+mod watch_cell;
 
 /// The code in the guides is compiled, and run where it can be.
 #[cfg(doctest)]

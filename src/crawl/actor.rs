@@ -2,7 +2,7 @@
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
-use crate::etcd::{Failure, Link};
+use crate::etcd::{EtcdClient, Failure};
 use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
@@ -10,7 +10,7 @@ use crate::lock::releases::LocksSeen;
 use crate::metrics::Meters;
 use crate::read::pace::Pace;
 use crate::read::reader::{self, Following, Splits};
-use crate::runtime::part::{AbortOnDrop, Faults, Part, spawn_guarded};
+use crate::runtime::supervised::{AbortOnDrop, Faults, Part, spawn_guarded};
 use crate::time::Jitter;
 use actix::prelude::*;
 use rand::rngs::StdRng;
@@ -32,7 +32,7 @@ const COMPARE: Duration = Duration::from_secs(120);
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<EtcdClient>,
     pub(crate) prefixes: Vec<(String, Splits, Following)>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,

@@ -54,7 +54,7 @@
 //!
 //! ```
 //! use etcd_client::PutOptions;
-//! use etcd_rules::embedded::{EmbeddedEtcd, Fault, On, Refusal};
+//! use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 //! use std::time::Duration;
 //!
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -64,15 +64,15 @@
 //! let faults = etcd.faults();
 //!
 //! // Requests: the next of a kind, the third from now on, several, or all.
-//! faults.inject(Fault::on(On::Put).fail(Refusal::NO_LEADER)); // before it takes effect
-//! faults.inject(Fault::on(On::Txn).after(2).fail_after(Refusal::TIMED_OUT)); // after it took effect
-//! faults.inject(Fault::on(On::Txn).times(2).lose()); // or lose_answer()
-//! faults.inject(Fault::on(On::Range).always().delay(SECOND)); // or delay_answer(…), delay_regardless(…)
-//! faults.inject(Fault::on(On::LeaseGrant).duplicate());
+//! faults.inject(Fault::on(RequestKind::Put).fail(RpcError::NO_LEADER)); // before it takes effect
+//! faults.inject(Fault::on(RequestKind::Txn).after(2).fail_after(RpcError::TIMED_OUT)); // after it took effect
+//! faults.inject(Fault::on(RequestKind::Txn).times(2).lose()); // or lose_answer()
+//! faults.inject(Fault::on(RequestKind::Range).always().delay(SECOND)); // or delay_answer(…), delay_regardless(…)
+//! faults.inject(Fault::on(RequestKind::LeaseGrant).duplicate());
 //!
 //! // Streams: cut after three messages; a message that comes late; all of them, or their connections, cut now.
-//! faults.inject(Fault::on(On::WatchResponse).after(3).fail(Refusal::STOPPED));
-//! faults.inject(Fault::on(On::WatchResponse).after(9).delay(SECOND));
+//! faults.inject(Fault::on(RequestKind::WatchResponse).after(3).fail(RpcError::STOPPED));
+//! faults.inject(Fault::on(RequestKind::WatchResponse).after(9).delay(SECOND));
 //! faults.clear();
 //! faults.cut_streams();
 //! faults.cut_connections();
@@ -154,8 +154,8 @@ mod watch;
 
 pub use faults::{Faults, Saved};
 pub use path::NetworkPath;
-pub use plan::{Fault, On};
-pub use refusal::Refusal;
+pub use plan::{Fault, RequestKind};
+pub use refusal::RpcError;
 pub use server::EmbeddedEtcd;
 
 /// The version that the server tells: the one whose behaviour it has.

@@ -79,7 +79,7 @@ impl NetworkPath {
 
 /// The state of a path, shared with its connections.
 #[derive(Default)]
-pub(super) struct Way(Mutex<State>);
+pub(super) struct LinkState(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -91,7 +91,7 @@ struct State {
     waiting: Vec<Waker>,
 }
 
-impl Way {
+impl LinkState {
     fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state: MutexGuard<'_, State> = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         look(&mut state)
