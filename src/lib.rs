@@ -2,12 +2,12 @@
 //!
 //! # Where to start
 //!
-//! - [`Engine::builder`] begins an engine. [`EngineBuilder`] has every option with its default.
-//! - [`key`] begins a condition. [`Condition`]s are combined with `&`, `|` and `!`.
-//! - [`Rule`] joins a condition and a callback. The callback gets a [`Firing`], and returns an [`Outcome`] or
-//!   a [`Commit`].
-//! - [`EngineHandle`] is a running engine. It gives you its [`Health`], [`Stats`], lists of instances and
-//!   explanations, and shuts it down.
+//! - [`Engine::builder`] puts an engine together; [`EngineBuilder`] has every option with its default.
+//! - [`key`] begins a condition; [`Condition`] combines them with `&`, `|` and `!`.
+//! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
+//!   [`Commit`] what it returns.
+//! - [`RunningEngine`] is a running engine, which ends with it; [`EngineHandle`] asks and directs it: [`Health`], lists
+//!   of instances, explanations, brakes. What it answers is in [`health`], [`inspect`] and [`events`].
 //! - [`testing`] tries conditions and callbacks without an etcd, and awaits firings of a running engine.
 //! - [`metrics`] lists every metric. `install_prometheus` (feature `prometheus`) serves them.
 //!
@@ -71,7 +71,7 @@
 //!
 //! # Observation
 //!
-//! - [`EngineHandle::health`] says whether the engine works, and if not, what is wrong and [why](Reason):
+//! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](health::Reason):
 //!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::is_ready`] are for
 //!   probes. Health is about the engine and etcd. Callbacks that fail don't change it.
 //! - [`EngineHandle::instances`] lists instances, and what the engine is doing about each. It may be queued,
@@ -202,30 +202,30 @@
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
+pub mod condition;
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod events;
+pub mod firing;
+pub mod health;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod inspect;
 pub mod metrics;
+pub mod pattern;
 pub mod testing;
 
 mod change;
 mod compiled;
-mod condition;
 mod crawl;
 mod dispatch;
 mod engine;
 mod error;
 mod etcd;
 mod evaluate;
-mod events;
-mod firing;
-mod health;
 mod index;
-mod inspect;
 mod lock;
 mod mutants;
-mod pattern;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 #[cfg(test)]
@@ -246,23 +246,17 @@ mod watch_cell;
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
 mod guides {}
 
-pub use compiled::{Backoff, RateLimit, RuleError};
-pub use condition::{
-    Condition, ConditionError, EvaluateError, Explanation, Key, Number, SeenKey, all_equal, key,
-};
-pub use engine::{Engine, EngineBuilder, EngineHandle, EvaluatedInstance, RunningEngine};
+pub use compiled::{Backoff, RateLimit, RuleError, Settle};
+pub use condition::{Condition, Key, all_equal, key};
+pub use engine::{Engine, EngineBuilder, EngineHandle, RunningEngine};
 pub use error::{BuildError, ConfigError, EngineError, Error};
 pub use etcd_client::{self, Channel, ConnectOptions};
-pub use events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Lagged, NotLocked};
-pub use firing::{BoxError, Commit, Effect, ErrorKind, EtcdError, Firing, FiringError, Outcome};
-pub use health::{Health, HealthChanges, Problem, Reason};
-pub use inspect::{
-    Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, Phase, QueuedFor,
-    RuleStatus, StateCounts, StateKind, Stats, UnknownState, WaitReason,
-};
-pub use pattern::{Attributes, FormatError, Pattern, PatternError, PatternErrorKind};
+pub use firing::{BoxError, Commit, ErrorKind, EtcdError, Firing, FiringError, Outcome};
+pub use health::Health;
+pub use pattern::{Attributes, Pattern};
 #[cfg(feature = "prometheus")]
 pub use prometheus::{install_prometheus, install_prometheus_recorder};
 pub use rule::Rule;
+pub use time::Jitter;
 pub use trace::reveal::Reveal;
 pub use value::Value;

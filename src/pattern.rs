@@ -41,7 +41,7 @@ use std::sync::Arc;
 /// let log = Pattern::parse("/log/*path")?;
 /// assert_eq!(log.matches("/log/a/b").unwrap().get("path"), Some("a/b"));
 /// assert_eq!(log.format(&Attributes::from([("path", "c/d")])).unwrap(), "/log/c/d");
-/// # Ok::<(), etcd_rules::PatternError>(())
+/// # Ok::<(), etcd_rules::pattern::PatternError>(())
 /// ```
 #[derive(Clone)]
 pub struct Pattern(Arc<Parsed>);

@@ -1,6 +1,77 @@
-//! The longest time that anything can wait.
+//! The longest time that anything waits, and times that are longer by chance.
 
+use rand::{Rng, RngExt};
 use std::time::Duration;
 
 /// Stands for "never". Much longer times can't be added to a clock.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// By how much times are longer, at random, so that many things which began together don't come back together: each
+/// time by up to this part of it. With a part of 0.1, ten seconds are between ten and eleven.
+///
+/// ```
+/// use etcd_rules::{Backoff, Jitter};
+/// use std::time::Duration;
+/// let steady = Backoff::new(Duration::from_secs(1), Duration::from_secs(60)).jitter(Jitter::NONE);
+/// assert_ne!(steady, steady.jitter(Jitter::up_to(0.5)));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+pub struct Jitter(f64);
+
+impl Jitter {
+    /// Times are as they are given.
+    pub const NONE: Jitter = Jitter(0.0);
+
+    /// Times are longer by up to this part of them, from 0 to 10; something else is a mistake, which is reported
+    /// where the jitter is used.
+    pub const fn up_to(part: f64) -> Self {
+        Self(part)
+    }
+
+    /// The part.
+    pub const fn part(self) -> f64 {
+        self.0
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn mistake(self) -> Option<&'static str> {
+        (!(0.0..=10.0).contains(&self.0)).then_some("it is a part of the time, from 0 to 10")
+    }
+
+    /// A time that is longer by chance, but not longer than what can be added to a clock.
+    pub(crate) fn lengthen(self, time: Duration, rng: &mut impl Rng) -> Duration {
+        if self.0 <= 0.0 || time.is_zero() {
+            return time;
+        }
+        time.min(LONGEST).mul_f64(1.0 + rng.random_range(0.0..=self.0)).min(LONGEST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    #[test]
+    fn times_are_longer_by_up_to_the_part_and_never_shorter() {
+        let mut rng = StdRng::seed_from_u64(7);
+        let second = Duration::from_secs(1);
+        for (part, least, most) in [(0.0, 1.0, 1.0), (0.1, 1.0, 1.1), (2.0, 1.0, 3.0)] {
+            let times: Vec<f64> =
+                (0..1000).map(|_| Jitter::up_to(part).lengthen(second, &mut rng).as_secs_f64()).collect();
+            let (first, last) =
+                (times.iter().copied().fold(f64::MAX, f64::min), times.iter().copied().fold(0.0, f64::max));
+            assert!(first >= least && last <= most, "{part}: {first} to {last}");
+            assert!(last - first >= 0.9 * (most - least), "{part}: all of it is used, {first} to {last}");
+        }
+        assert_eq!(Jitter::up_to(10.0).lengthen(Duration::MAX, &mut rng), LONGEST);
+    }
+
+    #[test]
+    fn a_part_that_makes_no_sense_is_a_mistake() {
+        for (part, wrong) in [(0.0, false), (10.0, false), (-0.1, true), (10.1, true), (f64::NAN, true)] {
+            assert_eq!(Jitter::up_to(part).mistake().is_some(), wrong, "{part}");
+        }
+    }
+}

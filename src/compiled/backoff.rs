@@ -1,11 +1,11 @@
 //! Delays between attempts: exponential, bounded, with jitter.
 
-use crate::time::LONGEST;
-use rand::{Rng, RngExt};
+use crate::time::{Jitter, LONGEST};
+use rand::Rng;
 use std::time::Duration;
 
-/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, but at most `max`. The
-/// delay varies by ± 20 %, so that instances which failed together don't all return together.
+/// How long to wait before a failed firing is tried again: `base × 2^(attempt-1)`, at most `max`, and longer than
+/// that by a [jitter](Backoff::jitter), so that many instances which failed together don't return together.
 ///
 /// When somebody else changes a key that the instance reads, the wait is cut to `base`. Other engines wait
 /// too: see [Several engines](crate#several-engines).
@@ -23,18 +23,35 @@ use std::time::Duration;
 /// let quick = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 /// assert_ne!(quick, Backoff::default());
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[must_use = "a backoff does nothing until it is given to a rule"]
 pub struct Backoff {
     base: Duration,
     max: Duration,
+    jitter: Jitter,
 }
+
+/// Of a delay, unless something else is wanted.
+const JITTER: Jitter = Jitter::up_to(0.2);
 
 impl Backoff {
     /// The first delay and the longest one. `base` is at least one millisecond, `max` is at least `base`, and
     /// no wait is longer than 365 days.
     pub fn new(base: Duration, max: Duration) -> Self {
         let base = base.clamp(Duration::from_millis(1), LONGEST);
-        Self { base, max: max.clamp(base, LONGEST) }
+        Self { base, max: max.clamp(base, LONGEST), jitter: JITTER }
+    }
+
+    /// By how much a delay is longer, at random. Default: by up to a fifth.
+    ///
+    /// Without jitter everything that failed together is tried again together.
+    pub fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    pub(crate) fn mistake(&self) -> Option<(Jitter, &'static str)> {
+        Some((self.jitter, self.jitter.mistake()?))
     }
 
     pub(crate) fn base(&self) -> Duration {
@@ -45,11 +62,11 @@ impl Backoff {
     pub(crate) fn delay(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
         let doubled =
             self.base.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-        doubled.min(self.max).mul_f64(rng.random_range(0.8..=1.2))
+        self.jitter.lengthen(doubled.min(self.max), rng)
     }
 }
 
-/// 100 ms, doubling up to 5 minutes.
+/// 100 ms, doubled up to 5 minutes, and up to a fifth longer.
 impl Default for Backoff {
     fn default() -> Self {
         Self::new(Duration::from_millis(100), Duration::from_secs(5 * 60))
@@ -71,7 +88,9 @@ mod tests {
         {
             for _ in 0..100 {
                 let delay = backoff.delay(attempt, &mut rng).as_millis();
-                assert!((expected * 8 / 10..=expected * 12 / 10).contains(&delay), "{attempt}: {delay}");
+                assert!((expected..=expected * 12 / 10).contains(&delay), "{attempt}: {delay}");
+                let exact = backoff.jitter(Jitter::NONE).delay(attempt, &mut rng);
+                assert_eq!(exact, Duration::from_millis(expected as u64));
             }
         }
     }

@@ -9,6 +9,7 @@ mod error;
 mod lanes;
 mod options;
 mod rate_limit;
+mod settle;
 mod usage;
 
 pub use backoff::Backoff;
@@ -18,11 +19,11 @@ pub use error::RuleError;
 pub(crate) use lanes::lanes;
 pub(crate) use options::{Limits, Options};
 pub use rate_limit::RateLimit;
+pub use settle::Settle;
 pub(crate) use usage::Use;
 
 use crate::condition::{Compiled, Slot};
 use crate::pattern::{Attributes, Pattern, Segment};
-use crate::time::LONGEST;
 use domain::{Constraint, Domains};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
@@ -157,10 +158,9 @@ impl CompiledRule {
         self.delay
     }
 
-    /// How long an instance that became true waits before it fires, and the longest random addition to that.
-    pub(crate) fn settle(&self) -> (Duration, Duration) {
-        let (delay, jitter) = self.limits.settle;
-        (delay.min(LONGEST), jitter.min(LONGEST))
+    /// How long what became true waits.
+    pub(crate) fn settle(&self) -> Settle {
+        self.limits.settle
     }
 
     pub(crate) fn lock_ttl(&self) -> Duration {

@@ -1,6 +1,6 @@
 //! Options of a rule, and the limits against which a rule is checked.
 
-use super::{Backoff, Brake};
+use super::{Backoff, Brake, Settle};
 use std::time::Duration;
 
 /// Options of a rule. If one is `None`, the engine's value counts.
@@ -11,7 +11,7 @@ pub(crate) struct Options {
     pub(crate) concurrency: Option<usize>,
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
-    pub(crate) settle: Option<(Duration, Duration)>,
+    pub(crate) settle: Option<Settle>,
     pub(crate) brake: Brake,
 }
 
@@ -38,5 +38,5 @@ pub(crate) struct Limits {
     pub(crate) max_txn_ops: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) concurrency: usize,
-    pub(crate) settle: (Duration, Duration),
+    pub(crate) settle: Settle,
 }

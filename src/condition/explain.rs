@@ -83,7 +83,7 @@ impl Condition {
     /// let seven = Attributes::from([("id", "7")]);
     /// assert!(!idle.evaluate_on(&seven, [("/servers/7/state", "busy")])?.truth);
     /// assert!(idle.evaluate_on(&seven, &HashMap::from([("/servers/8/state", "busy")]))?.truth);
-    /// # Ok::<(), etcd_rules::EvaluateError>(())
+    /// # Ok::<(), etcd_rules::condition::EvaluateError>(())
     /// ```
     pub fn evaluate_on<K: AsRef<str>, V: AsRef<[u8]>>(
         &self,

@@ -11,8 +11,8 @@ use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;
 use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
+use crate::time::Jitter;
 use actix::prelude::*;
-use rand::RngExt;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(crate) struct Settings {
     /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,
     /// By which part of the interval it may be longer or shorter.
-    pub(crate) jitter: f64,
+    pub(crate) jitter: Jitter,
     /// Keys read in a second at most.
     pub(crate) rate: Option<u32>,
     pub(crate) mutex: Option<CrawlMutex>,
@@ -82,7 +82,7 @@ async fn run(mut settings: Settings) {
     let mut failing = false;
     loop {
         let Settings { interval, jitter, .. } = settings;
-        sleep(interval.mul_f64(1.0 + settings.rng.random_range(-jitter..=jitter))).await;
+        sleep(jitter.lengthen(interval, &mut settings.rng)).await;
         let crawled = turn(&mut settings).await;
         let engine = &*settings.engine;
         let failed_before = std::mem::replace(&mut failing, crawled.is_err());

@@ -25,7 +25,6 @@ use crate::metrics::{Load, Note};
 use crate::time::LONGEST;
 use elsewhere::ReleaseWatch;
 use foldhash::fast::FixedState;
-use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -406,9 +405,7 @@ impl Pending {
 
     /// How long an instance of the rule that became true waits, if at all.
     fn settle(&mut self, rule: u32) -> Option<Duration> {
-        let (delay, jitter) = self.rules[rule as usize].settle();
-        let longer = if jitter.is_zero() { jitter } else { jitter.mul_f64(self.rng.random_range(0.0..=1.0)) };
-        Some(delay + longer).filter(|wait| !wait.is_zero())
+        Some(self.rules[rule as usize].settle().draw(&mut self.rng)).filter(|wait| !wait.is_zero())
     }
 
     fn lane(&self, rule: u32) -> u32 {

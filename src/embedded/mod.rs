@@ -47,7 +47,7 @@
 //! Time is tokio's: with a paused clock (`#[tokio::test(start_paused = true)]`) leases expire as the clock is
 //! advanced. Use the channel for that, never TCP: a paused clock runs ahead while bytes are in the kernel.
 //! [`Faults`] make requests fail before or after they take effect, lose and delay them, cut streams and
-//! connections, take the leader away, and go back to older data. A [`Path`] is a way to the server that can be
+//! connections, take the leader away, and go back to older data. A [`NetworkPath`] is a way to the server that can be
 //! cut and frozen by itself, for one client of several.
 //!
 //! Each kind of trouble is one call, which a test makes at the point that it is about:
@@ -154,7 +154,7 @@ mod txn;
 mod watch;
 
 pub use faults::{Faults, Saved};
-pub use path::Path;
+pub use path::NetworkPath;
 pub use plan::{Fault, RequestKind};
 pub use refusal::RpcError;
 pub use server::EmbeddedEtcd;

@@ -25,17 +25,17 @@ use tokio_util::sync::CancellationToken;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Path {
+pub struct NetworkPath {
     connector: Connector,
 }
 
-impl std::fmt::Debug for Path {
+impl std::fmt::Debug for NetworkPath {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Path").finish_non_exhaustive()
+        f.debug_struct("NetworkPath").finish_non_exhaustive()
     }
 }
 
-impl Path {
+impl NetworkPath {
     pub(super) fn new(connector: &Connector) -> Self {
         Self { connector: Connector { way: Arc::default(), ..connector.clone() } }
     }

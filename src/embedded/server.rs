@@ -2,7 +2,7 @@
 
 use super::connection::{BACKLOG, Connector, accept};
 use super::faults::Faults;
-use super::path::Path;
+use super::path::NetworkPath;
 use super::service;
 use super::shared::Shared;
 use etcd_client::{Channel, Client, ConnectOptions};
@@ -93,8 +93,8 @@ impl EmbeddedEtcd {
     }
 
     /// A way to the server of its own: cut off, it leaves the other clients alone.
-    pub fn path(&self) -> Path {
-        Path::new(&self.connector)
+    pub fn path(&self) -> NetworkPath {
+        NetworkPath::new(&self.connector)
     }
 
     /// A client with a [`channel`](Self::channel) of its own.

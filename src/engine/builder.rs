@@ -7,12 +7,13 @@ use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
-use crate::compiled::{Limits, RuleError};
+use crate::compiled::{Limits, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
 use crate::etcd::Target;
 use crate::events::Events;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
+use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
 use std::collections::{BTreeSet, HashSet};
@@ -202,18 +203,16 @@ impl EngineBuilder {
         self
     }
 
-    /// How long an instance that became true, or whose keys somebody changed, waits before it fires: `delay`,
-    /// plus a random time of up to `jitter`. By default it doesn't wait. A rule may have [its
-    /// own](Rule::settle).
+    /// How long an instance that became true, or that somebody changed, waits before it fires: a time, or a
+    /// [`Settle`] with jitter. Default: not at all. A rule may have [its own](Rule::settle).
     ///
-    /// After the wait it is decided again. So an instance that was true for a shorter time never fires, and
-    /// several changes in that time cause one firing. With jitter, a different engine is first each time, and
-    /// the others often find the work done instead of trying for the lock.
-    ///
-    /// Every firing that follows a change is delayed, polls too. Retries and firings after a crawl are not.
-    /// The latency metrics count from the end of the wait.
-    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
-        self.options.settle = (delay, jitter);
+    /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
+    /// meantime are one. With jitter the engine that is first is another one each time, and the others often
+    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
+    /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
+    /// of the wait.
+    pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
+        self.options.settle = settle.into();
         self
     }
 
@@ -230,10 +229,9 @@ impl EngineBuilder {
         self
     }
 
-    /// The time from the end of a crawl to the next, and from the start to the first, ± the
-    /// [jitter](EngineBuilder::crawl_jitter). It is more than zero; the default is 5 minutes. A crawl reads
-    /// all watched keys, repairs what the watch may have missed (which should be nothing), and fires
-    /// instances again that are still true.
+    /// The time from the end of a crawl to the next, and from the start to the first; longer by the
+    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
+    /// (expected: nothing) and fires again what is still true.
     ///
     /// A shorter interval means more load on etcd, and instances that stay true fire more often. With a
     /// longer one they wait longer, and a fault of the watch would stay unnoticed for longer.
@@ -242,13 +240,12 @@ impl EngineBuilder {
         self
     }
 
-    /// How much the time between two crawls varies at random, as a fraction of the
-    /// [interval](EngineBuilder::crawl_interval), from 0 to 1. The default is 0.1. It keeps engines that
-    /// started together from crawling together.
+    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval), at
+    /// random, so that engines which started together don't crawl together. Default: up to a tenth.
     ///
-    /// With 0, engines that start together crawl together. With a large value, a crawl may come late.
-    pub fn crawl_jitter(mut self, part: f64) -> Self {
-        self.options.crawl_jitter = part;
+    /// Without jitter they do. With much, a crawl may come late.
+    pub fn crawl_jitter(mut self, jitter: Jitter) -> Self {
+        self.options.crawl_jitter = jitter;
         self
     }
 
@@ -342,8 +339,8 @@ impl EngineBuilder {
         self
     }
 
-    /// For how long changes may be late before the engine's health is [`lagging`](crate::Reason::Lagging). It
-    /// is more than zero; the default is 5 s.
+    /// For how long changes may be late before the engine's health says [`lagging`](crate::health::Reason::Lagging).
+    /// More than zero; default: 5 s.
     ///
     /// Changes are late in three cases. A change was received, and the engine's index has not merged it yet.
     /// Or etcd is sending history: each message comes less than a second after the last, and none reaches the

@@ -60,6 +60,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         max_txn_ops,
         event_buffer,
         batch_size,
+        settle,
         ..
     } = options;
     if *concurrency == 0 {
@@ -77,8 +78,13 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
     if *batch_size == 0 {
         wrong("batch_size", "0".into(), "nothing could ever be sent");
     }
-    if !(0.0..=1.0).contains(crawl_jitter) {
-        wrong("crawl_jitter", crawl_jitter.to_string(), "it is a part of the interval, from 0 to 1");
+    for (option, mistake) in [
+        ("crawl_jitter", crawl_jitter.mistake().map(|reason| (*crawl_jitter, reason))),
+        ("the jitter of settle", settle.mistake()),
+    ] {
+        if let Some((jitter, reason)) = mistake {
+            wrong(option, jitter.part().to_string(), reason);
+        }
     }
     if *crawl_rate == Some(0) {
         wrong("crawl_rate", "0".into(), "no crawl would ever end");

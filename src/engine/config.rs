@@ -2,12 +2,12 @@
 
 #[cfg(feature = "http")]
 use super::observer::Observatory;
-use crate::compiled::CompiledRule;
+use crate::compiled::{CompiledRule, Settle};
 use crate::etcd::{Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
 use crate::runtime::env::Env;
-use crate::time::LONGEST;
+use crate::time::{Jitter, LONGEST};
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(crate) struct Options {
     pub(crate) evaluators: usize,
     pub(crate) lock_ttl: Duration,
     pub(crate) crawl_interval: Duration,
-    pub(crate) crawl_jitter: f64,
+    pub(crate) crawl_jitter: Jitter,
     pub(crate) crawl_rate: Option<u32>,
     pub(crate) crawl_mutex: bool,
     pub(crate) ageing: Duration,
@@ -34,8 +34,8 @@ pub(crate) struct Options {
     pub(crate) event_buffer: usize,
     pub(crate) reveal: Reveal,
     pub(crate) batch_size: usize,
-    /// How long an instance that became true waits, and the longest random addition to that.
-    pub(crate) settle: (Duration, Duration),
+    /// How long what became true waits.
+    pub(crate) settle: Settle,
 }
 
 impl Default for Options {
@@ -45,7 +45,7 @@ impl Default for Options {
             evaluators: 0,
             lock_ttl: Duration::from_secs(10),
             crawl_interval: Duration::from_secs(5 * 60),
-            crawl_jitter: 0.1,
+            crawl_jitter: Jitter::up_to(0.1),
             crawl_rate: None,
             crawl_mutex: false,
             ageing: Duration::from_secs(10),
@@ -59,7 +59,7 @@ impl Default for Options {
             event_buffer: 1024,
             reveal: Reveal::default(),
             batch_size: 64,
-            settle: (Duration::ZERO, Duration::ZERO),
+            settle: Settle::NONE,
         }
     }
 }
@@ -76,8 +76,6 @@ impl Options {
             &mut self.connect_timeout,
             &mut self.request_timeout,
             &mut self.watch_silence,
-            &mut self.settle.0,
-            &mut self.settle.1,
             &mut self.lag_limit,
         ] {
             *time = (*time).min(LONGEST);

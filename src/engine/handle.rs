@@ -69,7 +69,7 @@ impl EngineHandle {
     ///
     /// ```no_run
     /// # async fn example(engine: &etcd_rules::EngineHandle) {
-    /// use etcd_rules::EventKind;
+    /// use etcd_rules::events::EventKind;
     /// let mut events = engine.events();
     /// while let Some(event) = events.recv().await {
     ///     match event {
@@ -116,7 +116,7 @@ impl EngineHandle {
     ///
     /// ```no_run
     /// # async fn example(engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
-    /// use etcd_rules::{InstanceQuery, StateKind};
+    /// use etcd_rules::inspect::{InstanceQuery, StateKind};
     /// let mut query = InstanceQuery::new().rule("poll").state(StateKind::Waiting).state(StateKind::GivenUp);
     /// loop {
     ///     let page = engine.instances(query.clone()).await?;
@@ -186,9 +186,9 @@ impl EngineHandle {
     /// Callbacks that run end as they would, and commit.
     ///
     /// Everything else is as ever. What comes to the point where its lock would be taken is
-    /// [`WouldFire`](crate::InstanceState::WouldFire) instead: it is listed by
+    /// [`WouldFire`](crate::inspect::InstanceState::WouldFire) instead: it is listed by
     /// [`instances`](EngineHandle::instances), told by [`events`](EngineHandle::events), and counted in
-    /// [`RuleStatus::would_have_fired`](crate::RuleStatus::would_have_fired) and the metric
+    /// [`RuleStatus::would_have_fired`](crate::inspect::RuleStatus::would_have_fired) and the metric
     /// `etcd_rules_would_have_fired_total`; again each time that somebody changes one of its keys. A rate limit and a
     /// least interval count it as a firing. What no callback does can't be seen: an instance that a callback would
     /// have made false stays true, and whether another engine has the lock, or holds the instance back, is not asked.
@@ -199,7 +199,7 @@ impl EngineHandle {
     ///
     /// ```no_run
     /// # async fn example(engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
-    /// use etcd_rules::{InstanceQuery, StateKind};
+    /// use etcd_rules::inspect::{InstanceQuery, StateKind};
     /// engine.begin_dry_run("clean_up").await?;
     /// // … some hours later …
     /// let would = InstanceQuery::new().rule("clean_up").state(StateKind::WouldFire);

@@ -31,7 +31,6 @@ mod tests;
 
 pub use builder::EngineBuilder;
 pub use handle::EngineHandle;
-pub use offline::EvaluatedInstance;
 pub use running::RunningEngine;
 
 use crate::error::{EngineError, Error};

@@ -10,24 +10,13 @@ use crate::compiled::CompiledRule;
 use crate::condition::Explanation;
 use crate::error::EngineError;
 use crate::index::{Decide, Index, Purpose};
+use crate::inspect::EvaluatedInstance;
 use crate::pattern::Attributes;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
-/// An instance that some keys imply, found by [`Engine::instances_on`].
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct EvaluatedInstance {
-    /// The rule's id.
-    pub rule: String,
-    /// The instance's attributes.
-    pub attributes: Attributes,
-    /// Whether its condition is true, and why.
-    pub explanation: Explanation,
-}
-
-/// An instance on given keys.
+/// An instance on some keys.
 pub(crate) struct Place {
     /// The number of its rule.
     pub(crate) rule: u32,

@@ -11,7 +11,7 @@
 //! | `/api/engines`, `/api/instances`, `/api/explain` | the same as JSON, with the same parameters |
 //!
 //! Parameters of `/instances`: `engine` (a name; default: the first), `rule` (an id), `state` (a
-//! [name](crate::StateKind::name); may be repeated), `attr.NAME` (a value; needs [`Reveal::Keys`]), `limit` (1 to
+//! [name](crate::inspect::StateKind::name); may be repeated), `attr.NAME` (a value; needs [`Reveal::Keys`]), `limit` (1 to
 //! 1000; default 100), `after` (where the page before ended). Of `/explain`: `engine`, `rule` and `attr.NAME` for
 //! each of the rule's attributes.
 //!

@@ -254,6 +254,18 @@ impl fmt::Display for InstanceExplanation {
     }
 }
 
+/// An instance that some keys imply, found by [`Engine::instances_on`](crate::Engine::instances_on).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct EvaluatedInstance {
+    /// The rule's id.
+    pub rule: String,
+    /// The instance's attributes.
+    pub attributes: Attributes,
+    /// Whether its condition is true, and why.
+    pub explanation: Explanation,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,7 +25,7 @@ impl StateSet {
 /// all, true or not, 100 at a time.
 ///
 /// ```
-/// use etcd_rules::{InstanceQuery, StateKind};
+/// use etcd_rules::inspect::{InstanceQuery, StateKind};
 /// let failing = InstanceQuery::new().rule("poll").state(StateKind::Waiting).attribute("geo", "eu").limit(20);
 /// # let _ = failing;
 /// ```

@@ -33,6 +33,14 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
     {
         wrong("lock_ttl", format!("{ttl:?}"), "etcd grants leases of whole seconds, from 1");
     }
+    for (option, mistake) in [
+        ("the jitter of backoff", options.backoff.mistake()),
+        ("the jitter of settle", options.settle.and_then(|settle| settle.mistake())),
+    ] {
+        if let Some((jitter, reason)) = mistake {
+            wrong(option, jitter.part().to_string(), reason);
+        }
+    }
     errors.extend(options.brake.mistakes());
     errors
 }

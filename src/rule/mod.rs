@@ -7,7 +7,7 @@ mod polling;
 pub(crate) use compile::compile;
 pub(crate) use polling::Polling;
 
-use crate::compiled::{Backoff, Options, RateLimit, all_attributes};
+use crate::compiled::{Backoff, Options, RateLimit, Settle, all_attributes};
 use crate::condition::{Condition, key};
 use crate::firing::{BoxError, Callback, Firing, Outcome};
 use std::fmt;
@@ -159,12 +159,11 @@ impl Rule {
         self
     }
 
-    /// How long an instance that became true waits before it fires: `delay`, plus a random time of up to
-    /// `jitter`. The default is [the engine's](crate::EngineBuilder::settle), where you find more about it.
+    /// How long an instance that became true waits before it fires: a time, or a [`Settle`] with jitter. Default: [the engine's](crate::EngineBuilder::settle), which says more.
     ///
-    /// Use it for conditions that flicker, and for several keys that are written one after the other.
-    pub fn settle(mut self, delay: Duration, jitter: Duration) -> Self {
-        self.options.settle = Some((delay, jitter));
+    /// For conditions that flicker, and for several keys that are written one after the other.
+    pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
+        self.options.settle = Some(settle.into());
         self
     }
 

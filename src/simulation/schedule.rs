@@ -11,7 +11,7 @@ use super::plan::{Plan, PlanStep};
 use super::process::Process;
 use crate::Engine;
 use crate::embedded::record::Write;
-use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
+use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath, Saved};
 use crate::engine::RunningEngine;
 use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
@@ -32,7 +32,7 @@ pub(super) struct Outcome {
     pub(super) violations: Vec<Violation>,
 }
 
-/// Runs the schedule of a seed, with a mutant if one is given.
+/// Runs the schedule of a seed, perhaps with a promise broken on purpose.
 pub(super) fn run(seed: u64, broken: Option<Mutant>) -> Outcome {
     run_plan(Plan::of(seed), broken)
 }
@@ -70,7 +70,7 @@ struct Schedule {
     quiesced: Arc<AtomicBool>,
     saved: Option<Saved>,
     machines: Vec<Machine>,
-    /// What will be healed or started again later.
+    /// What is to be done later.
     later: BTreeSet<(Instant, Heal)>,
     violations: Vec<Violation>,
 }
@@ -90,7 +90,7 @@ enum Heal {
 
 /// A machine, on which an engine runs again and again.
 struct Machine {
-    path: Path,
+    path: NetworkPath,
     lives: u32,
     running: Option<Running>,
 }
@@ -209,7 +209,7 @@ impl Schedule {
                     return;
                 }
                 history.add(Event::Resumed(life, kind));
-                // Try again if the engine's parts are just restarting.
+                // Again, if its parts are just starting again.
                 while let Some(handle) = handle.upgrade() {
                     if handle.resume(kind.name()).await.is_ok() {
                         return history.add(Event::Resumed(life, kind));
@@ -310,7 +310,7 @@ impl Schedule {
                 self.faults.set_no_space(true);
                 self.in_a_while(time, Heal::Space);
             }
-            // etcd refuses this if nothing has happened since the last compaction.
+            // Refused if nothing has happened since the last time.
             PlanStep::Compact => drop(self.faults.compact(self.faults.revision())),
             PlanStep::ExpireLease(at) => {
                 let leases = self.faults.leases();

@@ -31,7 +31,8 @@ const KEPT: usize = 100_000;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use etcd_rules::embedded::EmbeddedEtcd;
 /// use etcd_rules::testing::Firings;
-/// use etcd_rules::{Engine, Error, Firing, FiringOutcome, Outcome, Rule, key};
+/// use etcd_rules::events::FiringOutcome;
+/// use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 ///
 /// async fn greet(firing: Firing) -> Result<Outcome, Error> {
 ///     match firing.attribute("name")? {
@@ -131,7 +132,7 @@ impl Firings {
     ///
     /// ```no_run
     /// # async fn example(mut firings: etcd_rules::testing::Firings) -> Result<(), etcd_rules::testing::NotFired> {
-    /// use etcd_rules::FiringOutcome;
+    /// use etcd_rules::events::FiringOutcome;
     /// let failed = |outcome: &FiringOutcome| matches!(outcome, FiringOutcome::Failed(_) | FiringOutcome::TimedOut);
     /// firings.matching("build", [("id", "7")], |fired| failed(&fired.outcome)).await?;
     /// # Ok(())

@@ -14,7 +14,9 @@
 //!
 //! ```
 //! use etcd_rules::testing::Trial;
-//! use etcd_rules::{Effect, Error, Firing, FiringOutcome, Outcome, Rule, key};
+//! use etcd_rules::events::FiringOutcome;
+//! use etcd_rules::firing::Effect;
+//! use etcd_rules::{Error, Firing, Outcome, Rule, key};
 //! use std::time::Duration;
 //!
 //! async fn poll(firing: Firing) -> Result<Outcome, Error> {

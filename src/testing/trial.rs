@@ -52,7 +52,8 @@ const LOCK: Revision = 3;
 ///
 /// ```
 /// use etcd_rules::testing::{NotTried, Trial};
-/// use etcd_rules::{BoxError, Engine, Firing, FiringOutcome, Outcome, Rule, key};
+/// use etcd_rules::events::FiringOutcome;
+/// use etcd_rules::{BoxError, Engine, Firing, Outcome, Rule, key};
 ///
 /// async fn build(firing: Firing) -> Result<Outcome, BoxError> {
 ///     match firing.get_opt("/jobs/:id/source").await? {

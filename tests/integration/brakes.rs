@@ -1,9 +1,10 @@
 //! Rules that are held back, on a live etcd: each in one engine, for as long as its operator wants.
 
 use crate::support::{Etcd, eventually};
+use etcd_rules::events::EventKind;
+use etcd_rules::inspect::{InstanceQuery, InstanceState, QueuedFor, StateKind, WaitReason};
 use etcd_rules::{
-    Engine, EngineBuilder, EngineError, Error, EventKind, Firing, InstanceQuery, InstanceState, Outcome,
-    QueuedFor, RateLimit, Rule, RunningEngine, StateKind, WaitReason, key,
+    Engine, EngineBuilder, EngineError, Error, Firing, Outcome, RateLimit, Rule, RunningEngine, key,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

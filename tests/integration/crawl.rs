@@ -1,7 +1,7 @@
 //! Crawls come when they should, one engine at a time if wanted, no faster than their rate, and wait for live work.
 
 use crate::support::{Etcd, assert_nothing_left, eventually};
-use etcd_rules::{Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, key};
+use etcd_rules::{Engine, EngineBuilder, Error, Firing, Health, Jitter, Outcome, Rule, key};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn gaps(times: &Mutex<Vec<Instant>>, skip: usize) -> Vec<Duration> {
 }
 
 /// The times between two crawls, of an engine with an interval of two seconds, until they are enough.
-async fn crawl_gaps(jitter: f64, enough: impl Fn(&[Duration]) -> bool) -> Vec<Duration> {
+async fn crawl_gaps(jitter: Jitter, enough: impl Fn(&[Duration]) -> bool) -> Vec<Duration> {
     let etcd = Etcd::start().await;
     let times = Arc::default();
     let builder = engine(&etcd).rule(decided(&times)).crawl_interval(2 * SECOND).crawl_jitter(jitter);
@@ -44,10 +44,15 @@ async fn crawl_gaps(jitter: f64, enough: impl Fn(&[Duration]) -> bool) -> Vec<Du
 /// From the end of a crawl to the end of the next: the interval, and a second in which it waits for late events.
 #[tokio::test(flavor = "multi_thread")]
 async fn crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted() {
-    let early = |gap: &Duration| *gap < 2 * SECOND + SECOND / 2;
-    let (even, _) =
-        tokio::join!(crawl_gaps(0.0, |gaps| gaps.len() >= 6), crawl_gaps(1.0, |gaps| gaps.iter().any(early)));
-    assert!(!even.iter().any(early), "without jitter: {even:?}");
+    let late = |gaps: &[Duration]| gaps.iter().filter(|gap| **gap > 4 * SECOND).count();
+    let (even, longer) = tokio::join!(
+        crawl_gaps(Jitter::NONE, |gaps| gaps.len() >= 6),
+        // Up to nine seconds, in the middle six.
+        crawl_gaps(Jitter::up_to(3.0), |gaps| gaps.len() >= 6 && late(gaps) > gaps.len() / 2)
+    );
+    assert!(late(&even) <= 1, "without jitter: {even:?}");
+    let early = |gap: &&Duration| **gap < 2 * SECOND + SECOND / 2;
+    assert_eq!(even.iter().chain(&longer).filter(early).count(), 0, "{even:?} {longer:?}");
 }
 
 /// Each crawl waits a second for late events before its end, and then every instance is decided.

@@ -1,10 +1,9 @@
 //! What a running engine tells those who listen, on a live etcd.
 
 use crate::support::{Etcd, eventually};
-use etcd_rules::{
-    Backoff, BoxError, CommitResult, ConfigError, Engine, EngineBuilder, Event, EventKind, EventStream,
-    Firing, FiringOutcome, InstanceState, NotLocked, Outcome, Rule, WaitReason, key,
-};
+use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, NotLocked};
+use etcd_rules::inspect::{InstanceState, WaitReason};
+use etcd_rules::{Backoff, BoxError, ConfigError, Engine, EngineBuilder, Firing, Outcome, Rule, key};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,9 +1,8 @@
 //! Attributes with fixed values, and attributes whose values are limited.
 
 use crate::support::{Etcd, Held, assert_nothing_left, eventually};
-use etcd_rules::{
-    Attributes, Engine, EngineBuilder, EngineError, Error, Firing, InstanceQuery, Outcome, Rule, key,
-};
+use etcd_rules::inspect::InstanceQuery;
+use etcd_rules::{Attributes, Engine, EngineBuilder, EngineError, Error, Firing, Outcome, Rule, key};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -3,8 +3,9 @@
 
 use crate::support::{Etcd, Proxy, eventually};
 use etcd_client::{ConnectOptions, Permission};
+use etcd_rules::health::Reason;
 use etcd_rules::{
-    Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Reason, Rule, RunningEngine, key,
+    Engine, EngineBuilder, EngineHandle, Error, Firing, Health, Outcome, Rule, RunningEngine, key,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,9 +2,9 @@
 
 use crate::support::{Etcd, eventually};
 use etcd_client::{Txn, TxnOp};
+use etcd_rules::inspect::{Instance, InstanceQuery, InstanceState, Phase, QueuedFor, StateKind, WaitReason};
 use etcd_rules::{
-    Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Instance, InstanceQuery,
-    InstanceState, Outcome, Phase, QueuedFor, Rule, RunningEngine, StateKind, WaitReason, key,
+    Attributes, Backoff, Engine, EngineError, EngineHandle, Error, Firing, Outcome, Rule, RunningEngine, key,
 };
 use std::collections::HashSet;
 use std::time::Duration;

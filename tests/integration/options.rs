@@ -4,7 +4,8 @@
 use crate::support::{Etcd, Held, Proxy, assert_nothing_left, eventually};
 use etcd_client::{AuthClient, Permission};
 use etcd_rules::{
-    ConnectOptions, Engine, EngineBuilder, Error, Firing, FiringError, Health, Outcome, Rule, key,
+    ConnectOptions, Engine, EngineBuilder, Error, Firing, FiringError, Health, Jitter, Outcome, Rule, Settle,
+    key,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -47,8 +48,14 @@ async fn what_flickers_does_not_fire_where_it_must_settle() {
             async { Ok::<(), Error>(()) }
         })
     };
-    let engine = engine(&etcd).rules([rule("engine"), rule("quick").settle(Duration::ZERO, Duration::ZERO)]);
-    let running = engine.settle(3 * SECOND, 100 * MS).build().unwrap().start().await.unwrap();
+    let engine = engine(&etcd).rules([rule("engine"), rule("quick").settle(Settle::NONE)]);
+    let running = engine
+        .settle(Settle::new(3 * SECOND).jitter(Jitter::up_to(0.03)))
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
     running.ready().await;
     etcd.put("/lamps/flickers", "on").await;
     let on = Instant::now();

@@ -1,10 +1,12 @@
 //! The testing kit: callbacks tried without an etcd, and firings of running engines awaited.
 
 use crate::support::{Etcd, eventually};
+use etcd_rules::events::{Event, EventKind, FiringOutcome};
+use etcd_rules::firing::Effect;
 use etcd_rules::testing::{Firings, NotFired, NotTried, Trial, Tried, WhyNotFired};
 use etcd_rules::{
-    Backoff, BoxError, Effect, Engine, EngineBuilder, EngineError, Error, Event, EventKind, Firing,
-    FiringError, FiringOutcome, Outcome, Rule, Value, key,
+    Backoff, BoxError, Engine, EngineBuilder, EngineError, Error, Firing, FiringError, Outcome, Rule, Value,
+    key,
 };
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use std::future::Future;

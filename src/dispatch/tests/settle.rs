@@ -3,10 +3,15 @@
 use super::super::messages::{ClosingOutcome, Finish};
 use super::super::record::Wait;
 use super::*;
+use crate::compiled::Settle;
 use crate::firing::Then;
+use crate::time::Jitter;
 
 fn bench(delay: u64, jitter: u64) -> Bench {
-    Bench::new([rule("r").settle(ms(delay), ms(jitter))], 8)
+    Bench::new(
+        [rule("r").settle(Settle::new(ms(delay)).jitter(Jitter::up_to(jitter as f64 / delay as f64)))],
+        8,
+    )
 }
 
 fn settles(b: &Bench, id: u32) -> bool {

@@ -1,7 +1,7 @@
 //! Tests how soon another engine takes over. They use the embedded etcd and a paused clock, so that the speed
 //! of the machine doesn't matter.
 
-use crate::embedded::{EmbeddedEtcd, Path};
+use crate::embedded::{EmbeddedEtcd, NetworkPath};
 use crate::engine::{Engine, RunningEngine};
 use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
@@ -24,7 +24,13 @@ fn under_a_still_clock<T>(run: impl AsyncFnOnce() -> T) -> T {
 }
 
 /// An engine that nothing but changes and released locks makes do anything.
-async fn start(name: &'static str, path: &Path, rule: Rule, begun: &Begun, work: Duration) -> RunningEngine {
+async fn start(
+    name: &'static str,
+    path: &NetworkPath,
+    rule: Rule,
+    begun: &Begun,
+    work: Duration,
+) -> RunningEngine {
     let begun = begun.clone();
     let rule = rule.run(move |firing: Firing| {
         begun.lock().expect("no panic").push((name, Instant::now()));

@@ -5,13 +5,14 @@ use super::scrape::{Scrape, lines};
 use crate::compiled::Backoff;
 use crate::condition::{Condition, key};
 use crate::embedded::record::Write;
-use crate::embedded::{EmbeddedEtcd, Faults, Path};
+use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath};
 use crate::engine::{Engine, EngineBuilder, RunningEngine};
 use crate::error::Error;
 use crate::firing::Firing;
 use crate::metrics::describe;
 use crate::rule::Rule;
 use crate::runtime::env::Env;
+use crate::time::Jitter;
 use etcd_client::{Client, PutOptions};
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -43,7 +44,7 @@ pub(super) fn block(time: Duration) {
 pub(super) struct Stage {
     pub(super) etcd: EmbeddedEtcd,
     pub(super) faults: Faults,
-    pub(super) path: Path,
+    pub(super) path: NetworkPath,
     start: Instant,
     metrics: PrometheusHandle,
     before: Scrape,
@@ -89,7 +90,7 @@ impl Stage {
             .name("e")
             .lock_ttl(hour)
             .crawl_interval(hour)
-            .crawl_jitter(0.0)
+            .crawl_jitter(Jitter::NONE)
             .watch_silence(hour);
         let start = self.start;
         builder.env = Env::local(7, move || UNIX_EPOCH + start.elapsed());
