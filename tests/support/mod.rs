@@ -10,6 +10,7 @@
 )]
 
 mod browser;
+mod cluster;
 pub mod etcd;
 mod held;
 mod leftovers;
@@ -18,6 +19,7 @@ mod server;
 mod wait;
 
 pub use browser::Browser;
+pub use cluster::Cluster;
 pub use etcd::{Saved, free_port};
 pub use held::Held;
 pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
