@@ -16,6 +16,6 @@ impl Source for EtcdClient {
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(async move { Ok((*EtcdClient::client(self).await.map_err(failed)?).clone()) })
+        Box::pin(async move { EtcdClient::client(self).await.map_err(failed) })
     }
 }

@@ -19,6 +19,11 @@ impl Lifetime {
         Self { sent, ttl }
     }
 
+    /// The TTL that was granted.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// When to renew: twice before there is cause for worry.
     pub(crate) fn renew_at(&self) -> Instant {
         self.sent + self.ttl / 3

@@ -15,7 +15,7 @@ use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
 use crate::engine::EngineHandle;
 use crate::runtime::env::Env;
-use crate::runtime::part::Probe;
+use crate::runtime::supervised::Probe;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;

@@ -162,7 +162,9 @@ async fn serve(
                     Mode::Forward | Mode::Freeze => {
                         frozen.send_replace(mode == Mode::Freeze);
                         if mode == Mode::Forward {
-                            silenced.drain(..).for_each(|silenced| drop(silenced.send_replace(false)));
+                            for silenced in silenced.drain(..) {
+                                silenced.send_replace(false);
+                            }
                             delay = Duration::ZERO;
                         }
                         if listener.is_none() {

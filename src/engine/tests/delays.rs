@@ -69,7 +69,7 @@ fn takeover() -> Option<Duration> {
 fn another_engine_takes_over_within_the_ttl_and_a_second() {
     let took = takeover().expect("it is taken over");
     assert!(took <= TTL + SECOND, "{took:?}");
-    let unwoken = while_broken(Some(Promise::LockWatcher), takeover);
+    let unwoken = while_broken(Some(Promise::Releases), takeover);
     assert!(unwoken.is_none_or(|took| took > TTL + SECOND), "it was woken: {unwoken:?}");
 }
 
