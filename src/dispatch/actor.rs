@@ -30,7 +30,6 @@ use crate::events::{Event, EventKind, Events};
 use crate::firing::{Callback, Effects, Fence, Surroundings};
 use crate::index::InstanceId;
 use crate::index::actor::{Feedback, IndexActor};
-use crate::latest::Setter;
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::{LeaseManager, LockLease, LockLeases};
@@ -41,6 +40,7 @@ use crate::runtime::env::{Env, RandomStream};
 use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
+use crate::watch_cell::WatchCellSender;
 use actix::prelude::*;
 use callback::RunsEnded;
 use firing::Step;
@@ -103,7 +103,7 @@ pub(crate) struct Dispatcher {
     draining: Option<oneshot::Sender<usize>>,
     /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
     out_of_time: CancellationToken,
-    releases: Setter<Option<Revision>>,
+    releases: WatchCellSender<Option<Revision>>,
     releases_after: Option<Revision>,
     rng: StdRng,
 }
@@ -188,7 +188,7 @@ const STILL_RUNNING: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
-    pub(crate) fn new(settings: Settings, releases: Setter<Option<Revision>>) -> Self {
+    pub(crate) fn new(settings: Settings, releases: WatchCellSender<Option<Revision>>) -> Self {
         let Settings { env, rules, limit, ageing, .. } = &settings;
         let pending =
             Pending::new(rules.clone(), *limit, *ageing, env.rng(RandomStream::WorkQueue), env.hasher());

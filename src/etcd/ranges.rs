@@ -4,7 +4,7 @@ use super::MAX_RESPONSE;
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::Failure;
-use crate::change::{Found, Revision};
+use crate::change::{KeyValue, Revision};
 use crate::value::Value;
 use etcd_client::GetOptions;
 use etcd_client::proto::PbKeyValue;
@@ -15,7 +15,7 @@ const MAX_PAGE: usize = 64 << 20;
 
 /// A page of a range.
 pub(crate) struct Page {
-    pub(crate) keys: Vec<Found>,
+    pub(crate) keys: Vec<KeyValue>,
     pub(crate) count: i64,
 }
 
@@ -46,7 +46,7 @@ impl EtcdClient {
             }
         };
         let response = self.call(Sending::once("range"), send).await?.0;
-        let keys = response.kvs.into_iter().map(|kv| Found {
+        let keys = response.kvs.into_iter().map(|kv| KeyValue {
             key: kv.key,
             value: Value::from(kv.value),
             revision: kv.mod_revision,

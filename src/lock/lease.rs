@@ -1,7 +1,7 @@
 //! How long a lease can be relied on, and which keys may share one. No I/O, no clock.
 
-use crate::broken::{Promise, is_broken};
 use crate::etcd::Grant;
+use crate::mutants::{Mutant, is_active};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -120,7 +120,7 @@ impl SharedLeases {
 /// granted less than that.
 fn ticket(grant: &Grant, ttl: Duration) -> Option<Ticket> {
     let mut slack = grant.ttl.checked_sub(ttl)?;
-    if is_broken(Promise::KeyTtl) {
+    if is_active(Mutant::KeyTtl) {
         slack = grant.ttl;
     }
     Some(Ticket { lease: grant.id, send_before: grant.sent + slack })

@@ -32,7 +32,7 @@ pub(crate) enum RandomStream {
     WorkQueue,
     Dispatcher,
     /// A link to etcd.
-    Link(u8),
+    EtcdClient(u8),
     Watcher(u16),
 }
 
@@ -46,7 +46,7 @@ impl RandomStream {
             Self::CrawlMutex => 6,
             Self::WorkQueue => 10,
             Self::Dispatcher => 11,
-            Self::Link(number) => 0x1_0000 + u64::from(number),
+            Self::EtcdClient(number) => 0x1_0000 + u64::from(number),
             Self::Watcher(number) => 0x2_0000 + u64::from(number),
         }
     }

@@ -5,15 +5,15 @@ mod recovery;
 
 use super::callbacks::{World, rules};
 use super::checker::{self, Violation};
+use super::history::{EngineRun, Event, History};
 use super::kinds::Kind;
-use super::plan::{Act, Plan};
+use super::plan::{Plan, PlanStep};
 use super::process::Process;
-use super::story::{Event, Life, Story};
 use crate::Engine;
-use crate::broken::{Promise, while_broken};
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, Path, Saved};
 use crate::engine::EngineHandle;
+use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
 use crate::runtime::supervised::Probe;
 use std::collections::BTreeSet;
@@ -28,30 +28,30 @@ pub(super) const NAMESPACE: &str = "/etcd-rules/sim/";
 
 /// What a schedule came to.
 pub(super) struct Outcome {
-    pub(super) story: Story,
+    pub(super) history: History,
     pub(super) violations: Vec<Violation>,
 }
 
 /// Runs the schedule of a seed, perhaps with a promise broken on purpose.
-pub(super) fn run(seed: u64, broken: Option<Promise>) -> Outcome {
+pub(super) fn run(seed: u64, broken: Option<Mutant>) -> Outcome {
     run_plan(Plan::of(seed), broken)
 }
 
-pub(super) fn run_plan(plan: Plan, broken: Option<Promise>) -> Outcome {
+pub(super) fn run_plan(plan: Plan, broken: Option<Mutant>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
-    let outcome = while_broken(broken, || {
+    let outcome = mutants::with(broken, || {
         let local = LocalSet::new();
         local.block_on(
             &runtime,
             Box::pin(async move {
                 let schedule = Schedule::new(plan);
-                let story = schedule.story.clone();
+                let history = schedule.history.clone();
                 let text = "something spins: far too much happened".to_owned();
                 tokio::select! {
                     biased;
-                    () = story.full() => {
-                        Outcome { violations: vec![Violation { at: story.time(), text }], story: story.clone() }
+                    () = history.full() => {
+                        Outcome { violations: vec![Violation { at: history.time(), text }], history: history.clone() }
                     }
                     outcome = schedule.run() => outcome,
                 }
@@ -64,19 +64,19 @@ pub(super) fn run_plan(plan: Plan, broken: Option<Promise>) -> Outcome {
 
 struct Schedule {
     plan: Plan,
-    story: Story,
+    history: History,
     etcd: EmbeddedEtcd,
     faults: Faults,
-    calm: Arc<AtomicBool>,
+    quiesced: Arc<AtomicBool>,
     saved: Option<Saved>,
     machines: Vec<Machine>,
     /// What is to be done later.
-    later: BTreeSet<(Instant, Later)>,
+    later: BTreeSet<(Instant, Heal)>,
     violations: Vec<Violation>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Later {
+enum Heal {
     Reachable,
     Thaw,
     Lead,
@@ -96,7 +96,7 @@ struct Machine {
 }
 
 struct Running {
-    life: Life,
+    life: EngineRun,
     process: Process,
     handle: Rc<EngineHandle>,
     poison: Poison,
@@ -120,19 +120,19 @@ fn probe(poison: &Poison) -> Probe {
 impl Schedule {
     fn new(plan: Plan) -> Self {
         let etcd = EmbeddedEtcd::in_process();
-        let story = Story::new();
-        let listening = story.clone();
+        let history = History::new();
+        let listening = history.clone();
         etcd.listen(move |done| listening.add(Event::Server(done)));
         let machine = |_| Machine { path: etcd.path(), lives: 0, running: None };
         Self {
             machines: (0..plan.engines).map(machine).collect(),
             faults: etcd.faults(),
-            calm: Arc::default(),
+            quiesced: Arc::default(),
             saved: None,
             later: BTreeSet::new(),
             violations: Vec::new(),
             plan,
-            story,
+            history,
             etcd,
         }
     }
@@ -145,20 +145,20 @@ impl Schedule {
         for (pause, act) in std::mem::take(&mut self.plan.steps) {
             at += pause;
             self.wait_until(at).await;
-            self.story.add(Event::Did(act.clone()));
+            self.history.add(Event::Did(act.clone()));
             self.act(&act);
             self.plan.steps.push((pause, act));
         }
         self.calm_down().await;
         let well = self.recover().await;
         self.end(well).await;
-        let checked = self.story.look(|_, events| checker::check(&self.plan, events));
+        let checked = self.history.look(|_, events| checker::check(&self.plan, events));
         self.violations.extend(checked);
-        Outcome { story: self.story, violations: self.violations }
+        Outcome { history: self.history, violations: self.violations }
     }
 
     fn violate(&mut self, text: String) {
-        self.violations.push(Violation { at: self.story.time(), text });
+        self.violations.push(Violation { at: self.history.time(), text });
     }
 
     /// Does what comes due until then.
@@ -173,23 +173,23 @@ impl Schedule {
         sleep_until(at).await;
     }
 
-    async fn undo(&mut self, later: Later) {
+    async fn undo(&mut self, later: Heal) {
         match later {
-            Later::Reachable => self.faults.set_reachable(true),
-            Later::Thaw => self.faults.thaw(),
-            Later::Lead => self.faults.elect_leader(),
-            Later::Space => self.faults.set_no_space(false),
-            Later::ThawPath(machine) => self.machines[machine].path.thaw(),
-            Later::OpenPath(machine) => self.machines[machine].path.set_reachable(true),
-            Later::Start(machine) => self.start(machine).await,
-            Later::GoOn(machine, life) => {
+            Heal::Reachable => self.faults.set_reachable(true),
+            Heal::Thaw => self.faults.thaw(),
+            Heal::Lead => self.faults.elect_leader(),
+            Heal::Space => self.faults.set_no_space(false),
+            Heal::ThawPath(machine) => self.machines[machine].path.thaw(),
+            Heal::OpenPath(machine) => self.machines[machine].path.set_reachable(true),
+            Heal::Start(machine) => self.start(machine).await,
+            Heal::GoOn(machine, life) => {
                 if let Some(running) = &self.machines[machine].running
                     && running.life.number == life
                 {
                     running.process.go_on();
                 }
             }
-            Later::Resume(machine, life, kind) => self.pause(machine, Some(life), kind, false),
+            Heal::Resume(machine, life, kind) => self.pause(machine, Some(life), kind, false),
         }
     }
 
@@ -198,20 +198,21 @@ impl Schedule {
         if let Some(running) = &self.machines[machine].running
             && life.is_none_or(|life| life == running.life.number)
         {
-            let (handle, life, story) = (Rc::downgrade(&running.handle), running.life, self.story.clone());
+            let (handle, life, history) =
+                (Rc::downgrade(&running.handle), running.life, self.history.clone());
             spawn_local(async move {
                 if pause {
                     let Some(handle) = handle.upgrade() else { return };
                     if handle.pause(kind.name()).await.is_ok() {
-                        story.add(Event::Paused(life, kind));
+                        history.add(Event::Paused(life, kind));
                     }
                     return;
                 }
-                story.add(Event::Resumed(life, kind));
+                history.add(Event::Resumed(life, kind));
                 // Again, if its parts are just starting again.
                 while let Some(handle) = handle.upgrade() {
                     if handle.resume(kind.name()).await.is_ok() {
-                        return story.add(Event::Resumed(life, kind));
+                        return history.add(Event::Resumed(life, kind));
                     }
                     drop(handle);
                     sleep(Duration::from_millis(50)).await;
@@ -220,7 +221,7 @@ impl Schedule {
         }
     }
 
-    fn in_a_while(&mut self, delay: Duration, later: Later) {
+    fn in_a_while(&mut self, delay: Duration, later: Heal) {
         self.later.insert((Instant::now() + delay, later));
     }
 
@@ -230,15 +231,15 @@ impl Schedule {
         }
         let machine = &mut self.machines[at];
         machine.lives += 1;
-        let life = Life { engine: at, number: machine.lives };
+        let life = EngineRun { engine: at, number: machine.lives };
         let process = Process::default();
         let world = Arc::new(World {
             seed: self.plan.seed,
-            story: self.story.clone(),
+            history: self.history.clone(),
             life,
             process: process.clone(),
             callbacks: self.plan.callbacks.clone(),
-            calm: self.calm.clone(),
+            quiesced: self.quiesced.clone(),
         });
         let poison = Poison::default();
         let options = &self.plan.options;
@@ -251,22 +252,22 @@ impl Schedule {
             .crawl_interval(options.crawl_interval)
             .concurrency(options.concurrency)
             .evaluators(options.evaluators);
-        let (start, seed) = (Instant::now() - self.story.time(), self.plan.seed);
+        let (start, seed) = (Instant::now() - self.history.time(), self.plan.seed);
         let seed = seed ^ ((at as u64 + 1) << 40) ^ (u64::from(life.number) << 48);
         builder.env = Env::local(seed, move || UNIX_EPOCH + start.elapsed());
         builder.env.probe = Some(probe(&poison));
         let engine = builder.build().expect("a sound configuration");
-        self.story.add(Event::Started(life));
+        self.history.add(Event::Started(life));
         let local = LocalSet::new();
         let handle = local.run_until(engine.start()).await.expect("the engine starts");
         let handle = Rc::new(handle);
         let mut health = handle.health_changes();
-        let (story, hosted) = (self.story.clone(), process.clone());
+        let (history, hosted) = (self.history.clone(), process.clone());
         let task = spawn_local(async move {
             let watching = local.run_until(async {
                 loop {
                     let now = health.borrow_and_update().name().to_owned();
-                    story.add(Event::Health(life, now));
+                    history.add(Event::Health(life, now));
                     if health.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }
@@ -284,106 +285,106 @@ impl Schedule {
         Some(running)
     }
 
-    fn act(&mut self, act: &Act) {
+    fn act(&mut self, act: &PlanStep) {
         match *act {
-            Act::Put(ref key, ref value) => {
+            PlanStep::Put(ref key, ref value) => {
                 self.etcd.write(&Write::Put(key, value));
             }
-            Act::Delete(ref key) => {
+            PlanStep::Delete(ref key) => {
                 self.etcd.write(&Write::Delete(key));
             }
-            Act::Inject(fault) => self.faults.inject(fault),
-            Act::CutStreams => self.faults.cut_streams(),
-            Act::CutConnections => self.faults.cut_connections(),
-            Act::Unreachable(time) => {
+            PlanStep::Inject(fault) => self.faults.inject(fault),
+            PlanStep::CutStreams => self.faults.cut_streams(),
+            PlanStep::CutConnections => self.faults.cut_connections(),
+            PlanStep::Unreachable(time) => {
                 self.faults.set_reachable(false);
-                self.in_a_while(time, Later::Reachable);
+                self.in_a_while(time, Heal::Reachable);
             }
-            Act::Freeze(time) => {
+            PlanStep::Freeze(time) => {
                 self.faults.freeze();
-                self.in_a_while(time, Later::Thaw);
+                self.in_a_while(time, Heal::Thaw);
             }
-            Act::LoseLeader(time) => {
+            PlanStep::LoseLeader(time) => {
                 self.faults.lose_leader();
-                self.in_a_while(time, Later::Lead);
+                self.in_a_while(time, Heal::Lead);
             }
-            Act::NoSpace(time) => {
+            PlanStep::NoSpace(time) => {
                 self.faults.set_no_space(true);
-                self.in_a_while(time, Later::Space);
+                self.in_a_while(time, Heal::Space);
             }
             // Refused if nothing has happened since the last time.
-            Act::Compact => drop(self.faults.compact(self.faults.revision())),
-            Act::ExpireLease(at) => {
+            PlanStep::Compact => drop(self.faults.compact(self.faults.revision())),
+            PlanStep::ExpireLease(at) => {
                 let leases = self.faults.leases();
                 if !leases.is_empty() {
                     self.faults.expire_lease(leases[at % leases.len()]);
                 }
             }
-            Act::Restart => self.faults.restart(),
-            Act::Save => self.saved = Some(self.faults.save()),
-            Act::Restore => {
+            PlanStep::Restart => self.faults.restart(),
+            PlanStep::Save => self.saved = Some(self.faults.save()),
+            PlanStep::Restore => {
                 if let Some(saved) = &self.saved {
                     self.faults.restore(saved);
                 }
             }
-            Act::RestartEmpty => {
+            PlanStep::RestartEmpty => {
                 self.saved = None;
                 self.faults.restart_empty();
             }
-            Act::CutPath(machine) => self.machines[machine].path.cut(),
-            Act::FreezePath(machine, time) => {
+            PlanStep::CutPath(machine) => self.machines[machine].path.cut(),
+            PlanStep::FreezePath(machine, time) => {
                 self.machines[machine].path.freeze();
-                self.in_a_while(time, Later::ThawPath(machine));
+                self.in_a_while(time, Heal::ThawPath(machine));
             }
-            Act::BlockPath(machine, time) => {
+            PlanStep::BlockPath(machine, time) => {
                 self.machines[machine].path.set_reachable(false);
-                self.in_a_while(time, Later::OpenPath(machine));
+                self.in_a_while(time, Heal::OpenPath(machine));
             }
-            Act::Crash(machine, down) => {
+            PlanStep::Crash(machine, down) => {
                 if let Some(Running { life, process, .. }) = self.take(machine) {
                     process.end();
-                    self.story.add(Event::Over(life, "crashed".into()));
-                    self.in_a_while(down, Later::Start(machine));
+                    self.history.add(Event::Over(life, "crashed".into()));
+                    self.in_a_while(down, Heal::Start(machine));
                 }
             }
-            Act::Shutdown(machine, deadline, down) => {
+            PlanStep::Shutdown(machine, deadline, down) => {
                 if let Some(running) = self.take(machine) {
-                    spawn_local(shut_down(running, deadline, self.story.clone()));
-                    self.in_a_while(down, Later::Start(machine));
+                    spawn_local(shut_down(running, deadline, self.history.clone()));
+                    self.in_a_while(down, Heal::Start(machine));
                 }
             }
-            Act::Drop(machine, down) => {
+            PlanStep::Drop(machine, down) => {
                 if let Some(Running { life, process, handle, .. }) = self.take(machine) {
                     drop(handle);
-                    self.story.add(Event::Over(life, "dropped".into()));
+                    self.history.add(Event::Over(life, "dropped".into()));
                     spawn_local(async move {
                         // Its process goes on for a while.
                         sleep(Duration::from_secs(5)).await;
                         process.end();
                     });
-                    self.in_a_while(down, Later::Start(machine));
+                    self.in_a_while(down, Heal::Start(machine));
                 }
             }
-            Act::Stall(machine, time) => {
+            PlanStep::Stall(machine, time) => {
                 if let Some(Running { life, process, .. }) = &self.machines[machine].running {
                     process.stall();
-                    let later = Later::GoOn(machine, life.number);
+                    let later = Heal::GoOn(machine, life.number);
                     self.in_a_while(time, later);
                 }
             }
-            Act::Pause(machine, kind, time) => {
+            PlanStep::Pause(machine, kind, time) => {
                 if let Some(Running { life, .. }) = &self.machines[machine].running {
-                    let later = Later::Resume(machine, life.number, kind);
+                    let later = Heal::Resume(machine, life.number, kind);
                     self.pause(machine, None, kind, true);
                     self.in_a_while(time, later);
                 }
             }
-            Act::Elsewhere(changes) => {
+            PlanStep::Elsewhere(changes) => {
                 for change in 0..changes {
                     self.etcd.write(&Write::Put("/elsewhere", &change.to_string()));
                 }
             }
-            Act::Poison(machine, part) => {
+            PlanStep::Poison(machine, part) => {
                 if let Some(running) = &self.machines[machine].running {
                     *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = Some(part);
                 }
@@ -392,7 +393,7 @@ impl Schedule {
     }
 }
 
-async fn shut_down(running: Running, deadline: Duration, story: Story) -> Result<(), crate::EngineError> {
+async fn shut_down(running: Running, deadline: Duration, history: History) -> Result<(), crate::EngineError> {
     let Running { life, process, handle, task, .. } = running;
     let mut shared = handle;
     let handle = loop {
@@ -404,7 +405,7 @@ async fn shut_down(running: Running, deadline: Duration, story: Story) -> Result
         sleep(Duration::from_millis(1)).await;
     };
     let ended = handle.shutdown(deadline).await;
-    story.add(Event::Over(life, format!("shut down: {ended:?}")));
+    history.add(Event::Over(life, format!("shut down: {ended:?}")));
     process.end();
     // It was ended above.
     let _ = task.await;

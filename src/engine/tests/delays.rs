@@ -1,9 +1,9 @@
 //! How soon another engine goes on: on the embedded etcd and with a clock that stands still, so that no machine is
 //! too slow to tell.
 
-use crate::broken::{Promise, while_broken};
 use crate::embedded::{EmbeddedEtcd, Path};
 use crate::engine::{Engine, EngineHandle};
+use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
 use crate::{Error, Firing, Outcome, Rule, key};
 use std::sync::{Arc, Mutex};
@@ -69,7 +69,7 @@ fn takeover() -> Option<Duration> {
 fn another_engine_takes_over_within_the_ttl_and_a_second() {
     let took = takeover().expect("it is taken over");
     assert!(took <= TTL + SECOND, "{took:?}");
-    let unwoken = while_broken(Some(Promise::Releases), takeover);
+    let unwoken = mutants::with(Some(Mutant::Releases), takeover);
     assert!(unwoken.is_none_or(|took| took > TTL + SECOND), "it was woken: {unwoken:?}");
 }
 
