@@ -36,7 +36,7 @@ use crate::lock::lease_manager::{LeaseManager, LockLease, LockLeases};
 use crate::lock::txn::clear_mark;
 use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
 use crate::metrics::Meters;
-use crate::runtime::env::Env;
+use crate::runtime::env::{Env, RandomStream};
 use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telling, spans};
@@ -187,7 +187,8 @@ impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
     pub(crate) fn new(settings: Settings, releases: WatchCellSender<Option<Revision>>) -> Self {
         let Settings { env, rules, limit, ageing, .. } = &settings;
-        let pending = Pending::new(rules.clone(), *limit, *ageing, env.rng(10), env.hasher());
+        let pending =
+            Pending::new(rules.clone(), *limit, *ageing, env.rng(RandomStream::WorkQueue), env.hasher());
         let tools = Tools {
             engine: settings.engine.clone(),
             env: env.clone(),
@@ -214,7 +215,7 @@ impl Dispatcher {
             tools: Arc::new(tools),
             around: Arc::new(around),
             run_telling: Arc::new(run_telling),
-            rng: env.rng(11),
+            rng: env.rng(RandomStream::Dispatcher),
             pending,
             index: None,
             outbox: Feedback::default(),

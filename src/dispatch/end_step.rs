@@ -271,11 +271,7 @@ impl EndStep {
 
     async fn key_lease(&self, purpose: Purpose, ttl: Duration) -> Result<Ticket, Failure> {
         let (reply, ticket) = oneshot::channel();
-        let stopping = || Failure {
-            kind: FailureKind::Unreachable,
-            request: "lease_grant",
-            message: "the engine is stopping".into(),
-        };
+        let stopping = || Failure::new(FailureKind::Unreachable, "lease_grant", "the engine is stopping");
         self.tools.keeper.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
         let limit = Instant::now() + UNLOCKED_LIMIT;
         timeout_at(limit, ticket).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(stopping()))

@@ -8,7 +8,7 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
 use crate::dispatch::brakes::Brakes;
 use crate::dispatch::live::Live;
-use crate::etcd::EtcdClient;
+use crate::etcd::{Connector, EtcdClient, LinkSettings, Token};
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
@@ -20,8 +20,9 @@ use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
 use crate::read::reader::{SharedSplitPoints, StreamGeneration};
 use crate::runtime::actor_thread::ActorThread;
+use crate::runtime::env::RandomStream;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Fault, Faults};
+use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use crate::time::LONGEST;
 use crate::trace::Telling;
 use crate::trace::lines::Lines;
@@ -60,6 +61,16 @@ pub(crate) struct Generation {
     _crawler: Addr<crawler::Crawler>,
 }
 
+/// Endpoints are counted on from a random one: of more than anybody has.
+const FIRSTS: usize = 1 << 30;
+
+/// Starts a link's connector. Connections are made where it runs.
+async fn connect(thread: &ActorThread, connector: Connector, faults: &Faults) -> Option<()> {
+    let faults = faults.clone();
+    // It ends with the thread.
+    thread.run(move || drop(spawn_guarded(&faults, "connector", connector.run()))).await
+}
+
 impl Generation {
     /// Starts all actors. An error means that the system could not start a thread.
     pub(crate) async fn start(
@@ -79,10 +90,24 @@ impl Generation {
         let engine = config.engine.clone();
         let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
-        let first = env.rng(5).next_u64() as usize;
-        let etcd =
-            || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
-        let (watch_etcd, lease_etcd, request_etcd) = (etcd(), etcd(), etcd());
+        let first = env.rng(RandomStream::Home).next_u64() as usize;
+        let token = Arc::new(Token::default());
+        // Three links, each at home with another member.
+        let etcd = |number: u8| {
+            let (client, connector) = EtcdClient::new(LinkSettings {
+                target: config.target.clone(),
+                timeouts: config.timeouts(),
+                meters: meters.clone(),
+                home: (first % FIRSTS) + usize::from(number),
+                probe: config.namespace.clone(),
+                token: token.clone(),
+                rng: env.rng(RandomStream::EtcdClient(number)),
+            });
+            (Arc::new(client), connector)
+        };
+        let (watch_etcd, watch_connector) = etcd(0);
+        let (lease_etcd, lease_connector) = etcd(1);
+        let (request_etcd, request_connector) = etcd(2);
 
         let requests = TxnSender::new(TxnSenderSettings {
             meters: meters.clone(),
@@ -96,7 +121,7 @@ impl Generation {
             meters: meters.clone(),
             etcd: lease_etcd,
             status: status.clone(),
-            rng: env.rng(2),
+            rng: env.rng(RandomStream::LeaseManager),
             faults: faults.clone(),
         };
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
@@ -104,10 +129,12 @@ impl Generation {
         let (lease_manager, leases) = LeaseManager::new(lease_manager, ttls);
         // Leases have a thread of their own: whatever holds the others up, they are renewed.
         let lease = ActorThread::start("etcd-rules-lease", placement)?;
+        connect(&lease, lease_connector, &faults).await.ok_or_else(ended)?;
         let lease_manager = lease.run(move || lease_manager.start()).await.ok_or_else(ended)?;
 
         // TxnSender share the dispatcher's: a hop between threads costs more than what they do.
         let core = ActorThread::start("etcd-rules-core", placement)?;
+        connect(&core, request_connector, &faults).await.ok_or_else(ended)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = watch_cell(None);
         let dispatcher = DispatcherSettings {
@@ -165,6 +192,7 @@ impl Generation {
         threads.extend([core, lease]);
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
+        connect(&watch, watch_connector, &faults).await.ok_or_else(ended)?;
         let prefix =
             |prefix: &String| (prefix.clone(), SharedSplitPoints::default(), StreamGeneration::default());
         let splits: Vec<(String, SharedSplitPoints, StreamGeneration)> =
@@ -187,7 +215,7 @@ impl Generation {
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
             };
-            let watcher = Watcher::new(watcher, Retry::new(env.rng(100 + number as u64)));
+            let watcher = Watcher::new(watcher, Retry::new(env.rng(RandomStream::Watcher(number as u16))));
             watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
         }
         let releases = LockWatcherSettings {
@@ -199,12 +227,12 @@ impl Generation {
             silence: config.options.watch_silence,
             faults: faults.clone(),
         };
-        let releases = LockWatcher::new(releases, Retry::new(env.rng(3)));
+        let releases = LockWatcher::new(releases, Retry::new(env.rng(RandomStream::LockWatcher)));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
             prefix: format!("{}crawl/", config.namespace),
             lease: lease.clone(),
-            retry: Retry::new(env.rng(6)),
+            retry: Retry::new(env.rng(RandomStream::CrawlMutex)),
         });
         let crawler = crawler::Crawler::new(crawler::Settings {
             engine,
@@ -218,7 +246,7 @@ impl Generation {
             jitter: config.options.crawl_jitter,
             rate: config.options.crawl_rate,
             mutex,
-            rng: env.rng(4),
+            rng: env.rng(RandomStream::Crawler),
             faults,
         });
         let started = watch.run(move || (releases.start(), crawler.start())).await;

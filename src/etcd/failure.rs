@@ -1,9 +1,10 @@
-//! What failures of requests mean, by etcd's codes and messages.
+//! Failures of requests: what went wrong, what to do about it, and whether the request can have taken effect.
 
+use super::connection::ConnectionOver;
+use super::errors::classify;
 use std::time::Duration;
-use tonic::Code;
 
-/// Why a request failed, by what can be done about it.
+/// Why a request failed, as it is counted and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum FailureKind {
     /// No answer: refused, cut, timed out, or the member is going away.
@@ -43,6 +44,26 @@ impl FailureKind {
     }
 }
 
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Ask another member.
+    OtherMember,
+    /// Ask for a newer token, and send the request again.
+    Authenticate,
+    /// Ask the same again later.
+    Wait,
+    /// Nothing that the link can do helps.
+    GiveUp,
+}
+
+/// Whether a request that failed can have taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    No,
+    Unknown,
+}
+
 /// A failed request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("etcd {request}: {message}")]
@@ -50,97 +71,76 @@ pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) request: &'static str,
     pub(crate) message: String,
+    pub(crate) remedy: Remedy,
+    pub(crate) effect: Effect,
 }
 
 impl Failure {
+    /// One that the engine found itself.
+    pub(crate) fn new(kind: FailureKind, request: &'static str, message: impl Into<String>) -> Self {
+        let (remedy, effect) = match kind {
+            FailureKind::Unreachable | FailureKind::NoLeader => (Remedy::OtherMember, Effect::Unknown),
+            FailureKind::Authentication => (Remedy::Authenticate, Effect::No),
+            FailureKind::NoSpace | FailureKind::Overloaded => (Remedy::Wait, Effect::No),
+            FailureKind::Permission
+            | FailureKind::LeaseGone
+            | FailureKind::Compacted
+            | FailureKind::Rejected => (Remedy::GiveUp, Effect::No),
+        };
+        Self { kind, request, message: message.into(), remedy, effect }
+    }
+
     /// The request may have taken effect all the same.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        matches!(self.kind, FailureKind::Unreachable | FailureKind::NoLeader)
+        self.effect == Effect::Unknown
     }
 
-    pub(super) fn new(request: &'static str, error: etcd_client::Error) -> Self {
-        Self::of(request, &error)
+    /// It had no effect, and another member may take it.
+    pub(super) fn is_for_another_member(&self) -> bool {
+        self.remedy == Remedy::OtherMember && self.effect == Effect::No
     }
 
-    pub(super) fn of(request: &'static str, error: &etcd_client::Error) -> Self {
-        let kind = match error {
-            etcd_client::Error::GRpcStatus(status) => classify(status.code(), status.message()),
-            etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => FailureKind::Rejected,
-            etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
-                FailureKind::LeaseGone
+    pub(super) fn of_error(request: &'static str, error: &etcd_client::Error) -> Self {
+        match error {
+            etcd_client::Error::GRpcStatus(status) => {
+                let message = format!("{} ({:?})", status.message(), status.code());
+                if was_not_sent(status) {
+                    return Self {
+                        effect: Effect::No,
+                        ..Self::new(FailureKind::Unreachable, request, message)
+                    };
+                }
+                let (kind, remedy, effect) = classify(status.code(), status.message());
+                Self { kind, request, message, remedy, effect }
             }
-            _ => FailureKind::Unreachable,
-        };
-        let message = match error {
-            etcd_client::Error::GRpcStatus(status) => format!("{} ({:?})", status.message(), status.code()),
-            other => other.to_string(),
-        };
-        Self { kind, request, message }
+            etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
+                Self::new(FailureKind::Rejected, request, error.to_string())
+            }
+            etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
+                Self::new(FailureKind::LeaseGone, request, error.to_string())
+            }
+            _ => Self::new(FailureKind::Unreachable, request, error.to_string()),
+        }
     }
 
     pub(super) fn timed_out(request: &'static str, limit: Duration) -> Self {
-        Self { kind: FailureKind::Unreachable, request, message: format!("no answer within {limit:?}") }
+        Self::new(FailureKind::Unreachable, request, format!("no answer within {limit:?}"))
+    }
+
+    /// There was no connection to send it over.
+    pub(super) fn not_sent(request: &'static str, message: impl Into<String>) -> Self {
+        Self { effect: Effect::No, ..Self::new(FailureKind::Unreachable, request, message) }
     }
 }
 
-/// Codes and messages as in etcd's `api/v3rpc/rpctypes/error.go`.
-fn classify(code: Code, message: &str) -> FailureKind {
-    match code {
-        _ if ["auth store is old", "user name is empty", "authentication failed"]
-            .iter()
-            .any(|text| message.contains(text)) =>
-        {
-            FailureKind::Authentication
+/// The connection had ended before the request.
+fn was_not_sent(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<ConnectionOver>() {
+            return true;
         }
-        _ if message.contains("database space exceeded") => FailureKind::NoSpace,
-        _ if message.contains("lease not found") => FailureKind::LeaseGone,
-        _ if message.contains("no leader") || message.contains("leader changed") => FailureKind::NoLeader,
-        _ if message.contains("has been compacted") => FailureKind::Compacted,
-        Code::Unauthenticated => FailureKind::Authentication,
-        Code::PermissionDenied => FailureKind::Permission,
-        Code::ResourceExhausted if message.contains("too many requests") => FailureKind::Overloaded,
-        // The rest of this code is tonic's or gRPC's: a message larger than a limit.
-        Code::ResourceExhausted
-        | Code::InvalidArgument
-        | Code::OutOfRange
-        | Code::NotFound
-        | Code::AlreadyExists
-        | Code::FailedPrecondition
-        | Code::Unimplemented => FailureKind::Rejected,
-        _ => FailureKind::Unreachable,
+        source = error.source();
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_told_apart_by_etcds_codes_and_messages() {
-        use FailureKind::*;
-        for (code, message, kind) in [
-            (Code::Unavailable, "etcdserver: no leader", NoLeader),
-            (Code::Unavailable, "etcdserver: leader changed", NoLeader),
-            (Code::Unavailable, "etcdserver: request timed out", Unreachable),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", NoSpace),
-            (Code::ResourceExhausted, "etcdserver: too many requests", Overloaded),
-            (Code::ResourceExhausted, "grpc: received message larger than max", Rejected),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Authentication),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Authentication),
-            (Code::InvalidArgument, "etcdserver: user name is empty", Authentication),
-            (
-                Code::InvalidArgument,
-                "etcdserver: authentication failed, invalid user ID or password",
-                Authentication,
-            ),
-            (Code::PermissionDenied, "etcdserver: permission denied", Permission),
-            (Code::NotFound, "etcdserver: requested lease not found", LeaseGone),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),
-            (Code::InvalidArgument, "etcdserver: duplicate key given in txn request", Rejected),
-            (Code::InvalidArgument, "etcdserver: request is too large", Rejected),
-            (Code::Unknown, "h2 protocol error", Unreachable),
-        ] {
-            assert_eq!(classify(code, message), kind, "{message}");
-        }
-    }
+    false
 }

@@ -13,12 +13,12 @@ impl Source for EtcdClient {
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(async move { Ok((*EtcdClient::client(self).await.map_err(told)?).clone()) })
+        Box::pin(async move { Ok(EtcdClient::client(self).await.map_err(told)?) })
     }
 }
 
 /// What a callback is told of a failed request.
-fn told(Failure { kind, request, message }: Failure) -> EtcdError {
+fn told(Failure { kind, request, message, .. }: Failure) -> EtcdError {
     EtcdError::new(kind_of(kind, &message), request, message)
 }
 
@@ -48,7 +48,7 @@ fn kind_of(kind: FailureKind, message: &str) -> ErrorKind {
 /// For requests that a callback makes with its own client.
 impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
-        let Failure { kind, message, .. } = Failure::of("client", &error);
+        let Failure { kind, message, .. } = Failure::of_error("client", &error);
         EtcdError::of_client(kind_of(kind, &message), message, error)
     }
 }

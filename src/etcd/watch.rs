@@ -1,13 +1,23 @@
 //! A watch: opened by a request, heard over its stream.
 
-use super::{EtcdClient, Failure, Header, first_key};
+use super::client::{EtcdClient, Sending};
+use super::connection::Connection;
+use super::failure::{Failure, FailureKind};
+use super::{Header, first_key};
 use crate::change::{Change, Deletion, Revision};
 use etcd_client::proto::PbEvent;
 use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB. A
 /// limit that is too low ends the watch for ever.
 const MAX_WATCH: usize = i32::MAX as usize;
+
+/// How long the answer to a heartbeat may take before the connection counts as silent.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl EtcdClient {
     /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
@@ -17,15 +27,23 @@ impl EtcdClient {
         from: Revision,
         deletions_only: bool,
     ) -> Result<Watch, Failure> {
-        let client = self.client().await?;
-        let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
-        if deletions_only {
-            options = options.with_filters([WatchFilterType::NoPut]);
-        }
-        let mut watcher = client.watch_client().max_decoding_message_size(MAX_WATCH);
-        let stream = self.bounded("watch", watcher.watch(first_key(prefix), Some(options))).await?;
+        let send = |connection: Arc<Connection>| async move {
+            let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
+            if deletions_only {
+                options = options.with_filters([WatchFilterType::NoPut]);
+            }
+            let mut watcher = connection.client.watch_client().max_decoding_message_size(MAX_WATCH);
+            let stream = watcher.watch(first_key(prefix), Some(options)).await?;
+            Ok((stream, connection))
+        };
+        let (stream, connection) = self.call(Sending::once("watch"), send).await?;
         let (requests, responses) = stream.split();
-        Ok(Watch { requests, responses, id: None })
+        Ok(Watch { requests, responses, id: None, connection })
+    }
+
+    /// Leaves the member of a watch: it answers requests, but the stream is dead.
+    pub(crate) fn leave_watch(&self, watch: &Watch) {
+        self.leave(&watch.connection);
     }
 }
 
@@ -40,6 +58,7 @@ pub(crate) struct Watch {
     responses: WatchResponseStream,
     /// The id of the watch itself, known from its first answer; others are heartbeats.
     id: Option<i64>,
+    connection: Arc<Connection>,
 }
 
 /// What a watch stream said.
@@ -71,8 +90,15 @@ impl Watch {
     /// The next message; an error also when the stream ended.
     pub(crate) async fn next(&mut self) -> Result<WatchMessage, Failure> {
         let ended = || etcd_client::Error::WatchError("the stream ended".into());
-        let message = self.responses.message().await.and_then(|message| message.ok_or_else(ended));
-        let response = message.map_err(|error| Failure::new("watch", error))?.0;
+        let lost = self.connection.lost.clone();
+        let message = tokio::select! {
+            biased;
+            message = self.responses.message() => message.and_then(|message| message.ok_or_else(ended)),
+            () = lost.cancelled() => {
+                return Err(Failure::new(FailureKind::Unreachable, "watch", "the connection was replaced"));
+            }
+        };
+        let response = message.map_err(|error| Failure::of_error("watch", &error))?.0;
         let header = Header::of(response.header.as_ref());
         let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
         if !ours && response.watch_id != PROGRESS_OF_ALL {
@@ -97,15 +123,20 @@ impl Watch {
         Ok(WatchMessage::Changes(header, response.events.into_iter().filter_map(change).collect()))
     }
 
+    /// Cancelled when another connection has taken the place of the stream's: a watch goes on there.
+    pub(crate) fn superseded(&self) -> CancellationToken {
+        self.connection.superseded.clone()
+    }
+
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
     /// another watch on the same stream, on a key within the range of the first. An error also if the first
     /// was never registered: the answer would be taken for its own, and nothing would be watched.
     pub(crate) async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
         if self.id.is_none() {
-            let unanswered = etcd_client::Error::WatchError("the watch was not registered".into());
-            return Err(Failure::new("watch", unanswered));
+            return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
-        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::new("watch", error))
+        self.connection.activity.sent(Instant::now(), HEARTBEAT);
+        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::of_error("watch", &error))
     }
 }
 

@@ -174,7 +174,7 @@ mod tests {
     use crate::etcd::FailureKind;
 
     fn failure(kind: FailureKind) -> Failure {
-        Failure { kind, request: "get", message: "no".into() }
+        Failure::new(kind, "get", "no")
     }
 
     #[test]

@@ -20,8 +20,12 @@ impl Lifetime {
         Self { sent, ttl }
     }
 
-    /// When to renew. After a first renewal that failed, there is time for a second before firings are
-    /// cancelled.
+    /// The TTL that was granted.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// When to renew: twice before there is cause for worry.
     pub(crate) fn renew_at(&self) -> Instant {
         self.sent + self.ttl / 3
     }

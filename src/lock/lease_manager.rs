@@ -3,7 +3,7 @@
 //! are told, and a new one takes its place.
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
-use crate::etcd::{EtcdClient, Failure, FailureKind, Grant};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, Renewals};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -193,11 +193,8 @@ impl Keep {
             let told = lost.clone().drop_guard();
             let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
             self.published.set(Some(lease));
-            let gone = || Failure {
-                kind: FailureKind::LeaseGone,
-                request: "txn",
-                message: "etcd does not know the lease any more".into(),
-            };
+            let gone =
+                || Failure::new(FailureKind::LeaseGone, "txn", "etcd does not know the lease any more");
             let failure = tokio::select! {
                 biased;
                 // Who used it was told that it does not exist.
@@ -227,12 +224,13 @@ impl Keep {
             let failure = loop {
                 let sent = Instant::now();
                 let renewing = async {
-                    if stream.is_none() {
-                        stream = Some(self.etcd.renewals(id).await?);
-                    }
                     match &mut stream {
-                        Some(stream) => self.etcd.renew(stream).await,
-                        None => unreachable!("just opened"),
+                        Some(stream) => self.etcd.renew(stream, life.attempt()).await,
+                        // Its first answer renews the lease. Some proxies give no second one in time.
+                        none => {
+                            *none = Some(self.etcd.renewals(id, life.attempt()).await?);
+                            Ok(life.ttl())
+                        }
                     }
                 };
                 let failure = tokio::select! {
@@ -241,17 +239,20 @@ impl Keep {
                         Ok(ttl) => {
                             life = Lifetime::new(sent, ttl);
                             self.meters.lease_renewal(true);
+                            // A lease moves just after a renewal, when there is the most time for it.
+                            if stream.as_ref().is_some_and(Renewals::is_superseded) {
+                                stream = None;
+                                continue;
+                            }
                             break None;
                         }
                         Err(failure) => failure,
                     },
                     // Never past the moment to tell: an attempt that begins just before it and hangs
                     // would let the lease expire under a callback that was not told.
-                    () = sleep_until(life.tell_at().min(sent + life.attempt())) => Failure {
-                        kind: FailureKind::Unreachable,
-                        request: "lease_renew",
-                        message: "no answer in time".into(),
-                    },
+                    () = sleep_until(life.tell_at().min(sent + life.attempt())) => {
+                        Failure::new(FailureKind::Unreachable, "lease_renew", "no answer in time")
+                    }
                 };
                 stream = None;
                 self.meters.lease_renewal(false);
@@ -343,11 +344,7 @@ impl LeaseManager {
             let excess = self.marks.len().saturating_sub(MARKS);
             self.marks.drain(..excess);
         }
-        let failed = |message: &str| Failure {
-            kind: FailureKind::Unreachable,
-            request: "lease_grant",
-            message: message.to_owned(),
-        };
+        let failed = |message: &str| Failure::new(FailureKind::Unreachable, "lease_grant", message);
         let shared = self.shared.entry(purpose).or_default();
         let mut ticket = grant.and_then(|grant| {
             shared.granted(ttl, grant).ok_or_else(|| failed("the server grants less than it is asked for"))

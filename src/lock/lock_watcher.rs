@@ -87,6 +87,7 @@ async fn run(mut settings: Settings, mut retry: Retry) {
         match follow(&mut settings, after, &mut resume, &mut retry).await {
             Ok(End::Elsewhere) => followed = None,
             Ok(End::Over) => return,
+            Ok(End::Again) => {}
             Err(failure) => {
                 if failure.kind == FailureKind::Compacted {
                     resume.forget_position();
@@ -104,6 +105,8 @@ enum End {
     Elsewhere,
     /// The dispatcher is gone, or all parts are to start anew.
     Over,
+    /// The stream's connection has been replaced.
+    Again,
 }
 
 async fn follow(
@@ -132,6 +135,7 @@ async fn follow(
     };
     let mut stream = etcd.watch(namespace, from, true).await?;
     settings.status.fine(PART);
+    let superseded = stream.superseded();
     let mut heard_at = Instant::now();
     let mut asked = false;
     loop {
@@ -154,10 +158,12 @@ async fn follow(
                     Step::Reopen(reason) => return Err(ended(FailureKind::Unreachable, &reason)),
                 }
             }
+            // On the connection that has taken the place of this one.
+            () = superseded.cancelled() => return Ok(End::Again),
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
             () = sleep_until(heard_at + settings.silence) => {
                 if asked {
-                    etcd.leave();
+                    etcd.leave_watch(&stream);
                     return Err(ended(FailureKind::Unreachable, "the stream is silent"));
                 }
                 asked = true;
@@ -169,7 +175,7 @@ async fn follow(
 }
 
 fn ended(kind: FailureKind, message: &str) -> Failure {
-    Failure { kind, request: "watch", message: message.to_owned() }
+    Failure::new(kind, "watch", message)
 }
 
 fn deleted(change: Change) -> Option<(String, Revision)> {

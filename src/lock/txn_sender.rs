@@ -90,8 +90,8 @@ impl TxnSender {
         let now = Instant::now();
         while let Some(mut batch) = self.batcher.next() {
             for entry in batch.take_out(|entry| entry.send_before.is_some_and(|limit| now >= limit)) {
-                let message = "a lease of its keys would end too early".to_owned();
-                let late = Failure { kind: FailureKind::LeaseGone, request: "txn", message };
+                let message = "a lease of its keys would end too early";
+                let late = Failure::new(FailureKind::LeaseGone, "txn", message);
                 self.answer(entry.asker, Err(late));
             }
             if batch.entries().len() == 0 {
@@ -188,11 +188,7 @@ impl TxnSender {
                     succeeded: txn.succeeded,
                     responses: told(txn.succeeded, txn.responses),
                 }),
-                _ => Err(Failure {
-                    kind: FailureKind::Unreachable,
-                    request: "txn",
-                    message: "the answer lacks a part".into(),
-                }),
+                _ => Err(Failure::new(FailureKind::Unreachable, "txn", "the answer lacks a part")),
             };
             self.answer(entry.asker, answer);
         }

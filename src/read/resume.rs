@@ -56,16 +56,19 @@ impl Resume {
     /// Before a stream is opened: `header` comes from a linearizable read.
     pub(crate) fn start(&mut self, header: Header) -> Start {
         if let Some(cluster) = self.cluster
+            && header.cluster != 0
             && cluster != header.cluster
             && !is_active(Mutant::Rewind)
         {
             return Start::Rewound(format!("the cluster's id was {cluster:x} and is {:x}", header.cluster));
         }
-        if header.term < self.term && !is_active(Mutant::Rewind) {
+        if header.cluster != 0 && header.term < self.term && !is_active(Mutant::Rewind) {
             return Start::Rewound(format!("the raft term was {} and is {}", self.term, header.term));
         }
-        self.cluster = Some(header.cluster);
-        self.term = header.term;
+        if header.cluster != 0 {
+            self.cluster = Some(header.cluster);
+            self.term = header.term;
+        }
         match self.position {
             None => Start::Snapshot(header.revision),
             Some(position) if header.revision < position && !is_active(Mutant::Rewind) => {
@@ -96,7 +99,9 @@ impl Resume {
             | WatchMessage::Alive(header, _) => Some(*header),
             WatchMessage::Cancelled { .. } => None,
         };
+        // 0: a proxy answers for many watches, and does not tell.
         if let (Some(header), Some(cluster)) = (header, self.cluster)
+            && header.cluster != 0
             && header.cluster != cluster
         {
             return Step::Doubt;
@@ -118,7 +123,7 @@ impl Resume {
                 Step::Deliver(changes, position)
             }
             WatchMessage::Alive(header, complete) => match self.position {
-                Some(position) if complete && header.revision > position => {
+                Some(position) if complete && header.cluster != 0 && header.revision > position => {
                     self.position = Some(header.revision);
                     Step::Deliver(Vec::new(), header.revision)
                 }

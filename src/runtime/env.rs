@@ -20,6 +20,38 @@ pub(crate) enum Placement {
     Local,
 }
 
+/// Who draws random numbers: each from a stream of its own, so that one that draws more changes nothing for the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RandomStream {
+    LeaseManager,
+    LockWatcher,
+    Crawler,
+    /// With which endpoint an engine begins.
+    Home,
+    CrawlMutex,
+    WorkQueue,
+    Dispatcher,
+    /// A link to etcd.
+    EtcdClient(u8),
+    Watcher(u16),
+}
+
+impl RandomStream {
+    fn number(self) -> u64 {
+        match self {
+            Self::LeaseManager => 2,
+            Self::LockWatcher => 3,
+            Self::Crawler => 4,
+            Self::Home => 5,
+            Self::CrawlMutex => 6,
+            Self::WorkQueue => 10,
+            Self::Dispatcher => 11,
+            Self::EtcdClient(number) => 0x1_0000 + u64::from(number),
+            Self::Watcher(number) => 0x2_0000 + u64::from(number),
+        }
+    }
+}
+
 /// See the [module](self).
 #[derive(Clone)]
 pub(crate) struct Env {
@@ -55,8 +87,8 @@ impl Env {
     }
 
     /// A source of random numbers for one part of the engine.
-    pub(crate) fn rng(&self, part: u64) -> StdRng {
-        StdRng::seed_from_u64(self.seed.wrapping_add(part.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    pub(crate) fn rng(&self, stream: RandomStream) -> StdRng {
+        StdRng::seed_from_u64(self.seed.wrapping_add(stream.number().wrapping_mul(0x9E37_79B9_7F4A_7C15)))
     }
 
     pub(crate) fn hasher(&self) -> FixedState {

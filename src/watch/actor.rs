@@ -232,6 +232,7 @@ async fn stream_to_end(
     let mut heard_at = Instant::now();
     let mut silent_since = heard_at;
     let mut asked = false;
+    let superseded = stream.superseded();
     loop {
         // What was read is handed on, one batch at a time, while the next is being read.
         ahead.begin(settings);
@@ -281,20 +282,21 @@ async fn stream_to_end(
                     }
                     // With a pause: members of two clusters behind one address would make it spin.
                     Step::Doubt => {
-                        let message = "another cluster answered".to_owned();
-                        return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
+                        return Err(Failure::new(FailureKind::Unreachable, "watch", "another cluster answered"));
                     }
                     Step::Reopen(reason) => {
-                        return Err(Failure { kind: kind_of(&reason), request: "watch", message: reason });
+                        return Err(Failure::new(kind_of(&reason), "watch", reason));
                     }
                 }
             }
+            // What this connection delivered is with the index before the watch goes on over the next.
+            () = superseded.cancelled() => return Ok(Stop::Again),
             () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
                 if asked {
-                    settings.etcd.leave();
+                    settings.etcd.leave_watch(&stream);
                     settings.progress.broken(settings.number, silent_since);
                     let message = format!("silent for {:?}", 2 * settings.silence);
-                    return Err(Failure { kind: FailureKind::Unreachable, request: "watch", message });
+                    return Err(Failure::new(FailureKind::Unreachable, "watch", message));
                 }
                 asked = true;
                 heard_at = Instant::now();

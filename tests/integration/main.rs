@@ -27,6 +27,7 @@ mod harness;
 mod health;
 mod http;
 mod inspection;
+mod link;
 mod locks;
 mod operations;
 mod options;

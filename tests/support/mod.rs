@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program takes a part")]
 
 mod browser;
+mod cluster;
 pub mod etcd;
 mod held;
 mod leftovers;
@@ -13,6 +14,7 @@ mod server;
 mod wait;
 
 pub use browser::Browser;
+pub use cluster::Cluster;
 pub use etcd::{Saved, free_port};
 pub use held::Held;
 pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};

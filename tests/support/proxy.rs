@@ -3,8 +3,11 @@
 //! It runs on a thread of its own, so that a test that blocks its runtime doesn't stop the traffic.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::etcd::free_port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 
 /// The proxy. Stops on drop, with all its connections.
 #[derive(Debug)]
@@ -20,12 +24,17 @@ pub struct Proxy {
     /// Closing it ends the thread. At most one command is queued, because each waits for its answer.
     commands: Option<mpsc::Sender<(Mode, SyncSender<usize>)>>,
     thread: Option<JoinHandle<()>>,
+    accepted: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Forward,
     Freeze,
+    /// Connections that are open stand still for ever; new ones are forwarded.
+    Silence,
+    /// What the server sends comes later by so much, on connections that are made from now on.
+    Delay(Duration),
     Cut,
     /// Changes nothing. The answer has the number of connections.
     Count,
@@ -37,12 +46,16 @@ impl Proxy {
         let target = target.into();
         let (listener, port) = listen_on_free_port();
         let (commands, received) = mpsc::channel(1);
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = accepted.clone();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.expect("a runtime for the proxy").block_on(serve(listener, port, target, received));
+            runtime
+                .expect("a runtime for the proxy")
+                .block_on(serve(listener, port, target, received, counted));
         };
         let thread = thread::Builder::new().name("proxy".to_owned()).spawn(serve).expect("a proxy thread");
-        Self { port, commands: Some(commands), thread: Some(thread) }
+        Self { port, commands: Some(commands), thread: Some(thread), accepted }
     }
 
     /// `127.0.0.1:PORT`, where clients connect.
@@ -59,6 +72,22 @@ impl Proxy {
     /// that is sent meanwhile arrives after [`heal`](Self::heal). It is in force when this returns.
     pub fn freeze(&self) {
         self.command(Mode::Freeze);
+    }
+
+    /// Connections that are open carry nothing any more until [`heal`](Self::heal); new ones work. In force when this
+    /// returns.
+    pub fn silence(&self) {
+        self.command(Mode::Silence);
+    }
+
+    /// What the server sends comes later by so much, on connections that are made from now on.
+    pub fn delay(&self, by: Duration) {
+        self.command(Mode::Delay(by));
+    }
+
+    /// The number of connections that clients have made so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
     }
 
     /// Forwards again, after [`cut`](Self::cut) or [`freeze`](Self::freeze).
@@ -107,9 +136,13 @@ async fn serve(
     port: u16,
     target: String,
     mut commands: mpsc::Receiver<(Mode, SyncSender<usize>)>,
+    count: Arc<AtomicUsize>,
 ) {
     let mut listener = Some(TcpListener::from_std(listener).expect("a listener of this runtime"));
-    let frozen = watch::Sender::new(false);
+    let mut frozen = watch::Sender::new(false);
+    // Of connections that were silenced.
+    let mut silenced: Vec<watch::Sender<bool>> = Vec::new();
+    let mut delay = Duration::ZERO;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -121,8 +154,19 @@ async fn serve(
                         listener = None;
                         connections.shutdown().await;
                     }
+                    Mode::Silence => {
+                        frozen.send_replace(true);
+                        silenced.push(std::mem::replace(&mut frozen, watch::Sender::new(false)));
+                    }
+                    Mode::Delay(by) => delay = by,
                     Mode::Forward | Mode::Freeze => {
                         frozen.send_replace(mode == Mode::Freeze);
+                        if mode == Mode::Forward {
+                            for silenced in silenced.drain(..) {
+                                silenced.send_replace(false);
+                            }
+                            delay = Duration::ZERO;
+                        }
                         if listener.is_none() {
                             listener = Some(listen_again(port).await);
                         }
@@ -134,7 +178,8 @@ async fn serve(
             }
             accepted = accept(listener.as_ref()) => {
                 if let Ok(client) = accepted {
-                    connections.spawn(forward(client, target.clone(), frozen.subscribe()));
+                    count.fetch_add(1, Ordering::SeqCst);
+                    connections.spawn(forward(client, target.clone(), frozen.subscribe(), delay));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -154,15 +199,25 @@ async fn listen_again(port: u16) -> TcpListener {
     TcpListener::bind(("127.0.0.1", port)).await.expect("nobody else took the proxy's port while it was cut")
 }
 
-/// Forwards one connection until either side ends it.
-async fn forward(client: TcpStream, target: String, mut frozen: watch::Receiver<bool>) -> io::Result<()> {
+/// One connection, until either side ends it.
+async fn forward(
+    client: TcpStream,
+    target: String,
+    mut frozen: watch::Receiver<bool>,
+    delay: Duration,
+) -> io::Result<()> {
     thaw(&mut frozen).await?;
     let server = TcpStream::connect(&target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::try_join!(pump(from_client, to_server, frozen.clone()), pump(from_server, to_client, frozen),)?;
+    let up = pump(from_client, to_server, frozen.clone());
+    if delay.is_zero() {
+        tokio::try_join!(up, pump(from_server, to_client, frozen))?;
+    } else {
+        tokio::try_join!(up, delayed(from_server, to_client, delay))?;
+    }
     Ok(())
 }
 
@@ -181,6 +236,33 @@ async fn pump(
             length => to.write_all(&buffer[..length]).await?,
         }
     }
+}
+
+/// One direction, everything later by so much.
+async fn delayed(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, by: Duration) -> io::Result<()> {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
+    let reading = async move {
+        loop {
+            let mut buffer = vec![0; 16 * 1024];
+            let length = from.read(&mut buffer).await?;
+            buffer.truncate(length);
+            let due = Instant::now() + by;
+            if sender.send((due, buffer)).await.is_err() || length == 0 {
+                return Ok::<(), io::Error>(());
+            }
+        }
+    };
+    let writing = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            sleep_until(due).await;
+            match bytes.len() {
+                0 => return to.shutdown().await,
+                _ => to.write_all(&bytes).await?,
+            }
+        }
+        Ok(())
+    };
+    tokio::try_join!(reading, writing).map(drop)
 }
 
 async fn thaw(frozen: &mut watch::Receiver<bool>) -> io::Result<()> {

@@ -48,7 +48,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         let (wanted, after) = watch_cell(None);
         let (teller, told) = mpsc::channel(64);
         let settings = Settings {
-            etcd: Arc::new(EtcdClient::new(target, timeouts, meters, 0)),
+            etcd: EtcdClient::for_test(target, timeouts, meters),
             namespace: "/ns/".into(),
             dispatcher: Listener(teller).start().recipient(),
             after,

@@ -26,7 +26,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         status.index_ready();
         let settings = Settings {
             meters: meters.clone(),
-            etcd: Arc::new(EtcdClient::new(target, timeouts, meters, 0)),
+            etcd: EtcdClient::for_test(target, timeouts, meters),
             status: status.clone(),
             namespace: "/etcd-rules/test/".into(),
             limits: BatchLimits::default(),

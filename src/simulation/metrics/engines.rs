@@ -69,10 +69,10 @@ pub(super) async fn refusals(stage: &mut Stage) {
     for (refusal, result, reason, requests, ends) in [
         (RpcError::STOPPED, "unreachable", Some("disconnected"), 4, false),
         (RpcError::NO_LEADER, "no_leader", Some("no_leader"), 4, false),
-        // The engine holds it back until there is space.
+        // Held back within the engine until there is space.
         (RpcError::NO_SPACE, "no_space", Some("no_space"), 1, false),
         (RpcError::INVALID_AUTH_TOKEN, "authentication", Some("auth"), 1, true),
-        // These concern this rule or this request, and not the engine's health.
+        // Of this rule, or of this request: no trouble of the engine.
         (RpcError::PERMISSION_DENIED, "permission", None, 1, true),
         (RpcError::REQUEST_TOO_LARGE, "rejected", None, 1, true),
         (RpcError::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
@@ -139,8 +139,7 @@ pub(super) async fn no_lease(stage: &mut Stage) {
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.faults.inject(Fault::on(RequestKind::LeaseGrant).always().fail(RpcError::STOPPED));
-    // The renewal 3 s after the start finds that it is gone. A new lease is asked for after 50 ms, 100 ms,
-    // 200 ms and so on.
+    // Found at the renewal, 3 s after the start; then granted after 50 ms, 100 ms, 200 ms and so on.
     stage.at(3.4).await;
     stage.expect(
         "no other",

@@ -1,0 +1,99 @@
+//! Leases: granted, renewed, looked at, revoked.
+
+use super::client::{EtcdClient, Sending};
+use super::connection::Connection;
+use super::failure::{Failure, FailureKind};
+use etcd_client::{LeaseGrantOptions, LeaseKeepAliveStream, LeaseKeeper};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// A lease that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) id: i64,
+    pub(crate) ttl: Duration,
+    /// When the request was sent: the lease lives at least from then on.
+    pub(crate) sent: Instant,
+}
+
+/// An open stream of renewals of one lease.
+pub(crate) struct Renewals {
+    keeper: LeaseKeeper,
+    stream: LeaseKeepAliveStream,
+    connection: Arc<Connection>,
+}
+
+impl Renewals {
+    /// Another connection has taken the place of the stream's.
+    pub(crate) fn is_superseded(&self) -> bool {
+        self.connection.superseded.is_cancelled()
+    }
+}
+
+impl EtcdClient {
+    /// Grants a lease under an id of the caller's, so that a request sent again is not a second lease.
+    pub(crate) async fn grant(&self, id: i64, ttl: Duration) -> Result<Grant, Failure> {
+        let sent = Instant::now();
+        // What is too long for etcd is refused by it.
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).min(i64::MAX as u64);
+        let send = |connection: Arc<Connection>| async move {
+            let options = LeaseGrantOptions::new().with_id(id);
+            connection.client.lease_client().grant(seconds as i64, Some(options)).await
+        };
+        let grant = self.call(Sending::once("lease_grant"), send).await?;
+        Ok(Grant { id: grant.id(), ttl: Duration::from_secs(grant.ttl().max(0) as u64), sent })
+    }
+
+    /// Opens a stream over which a lease is renewed, which renews it once. `patience`: for an answer to a renewal.
+    pub(crate) async fn renewals(&self, id: i64, patience: Duration) -> Result<Renewals, Failure> {
+        let sending = Sending { patience, ..Sending::once("lease_renew") };
+        let send = |connection: Arc<Connection>| async move {
+            let (keeper, stream) = connection.client.lease_client().keep_alive(id).await?;
+            Ok(Renewals { keeper, stream, connection })
+        };
+        self.call(sending, send).await
+    }
+
+    /// Renews a lease once over its stream; the new life counts from the moment this is called.
+    pub(crate) async fn renew(
+        &self,
+        renewals: &mut Renewals,
+        patience: Duration,
+    ) -> Result<Duration, Failure> {
+        let Renewals { keeper, stream, connection } = renewals;
+        let sending = Sending { patience, ..Sending::once("lease_renew") };
+        let limit = self.timeouts.request;
+        let renewing = async {
+            keeper.keep_alive().await?;
+            let ended = || etcd_client::Error::WatchError("the stream ended".into());
+            Ok(stream.message().await?.ok_or_else(ended)?.ttl())
+        };
+        let connection = connection.clone();
+        let renewed = self.send_once(sending, limit, Instant::now() + limit, &connection, renewing).await;
+        match self.heed(&connection, renewed)? {
+            ttl if ttl > 0 => Ok(Duration::from_secs(ttl as u64)),
+            _ => {
+                let message = "the lease does not exist any more";
+                Err(Failure::new(FailureKind::LeaseGone, "lease_renew", message))
+            }
+        }
+    }
+
+    /// Whether a lease exists.
+    pub(crate) async fn is_alive(&self, id: i64) -> Result<bool, Failure> {
+        let send = |connection: Arc<Connection>| async move {
+            connection.client.lease_client().time_to_live(id, None).await
+        };
+        Ok(self.call(Sending::once("lease_ttl"), send).await?.ttl() > 0)
+    }
+
+    pub(crate) async fn revoke(&self, id: i64) -> Result<(), Failure> {
+        let send =
+            |connection: Arc<Connection>| async move { connection.client.lease_client().revoke(id).await };
+        match self.call(Sending::once("lease_revoke"), send).await {
+            Err(failure) if failure.kind == FailureKind::LeaseGone => Ok(()),
+            result => result.map(|_| ()),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The engine's links to etcd: the one place that calls it.
+//!
+//! An engine has three, each with one connection: for watches, for leases, for requests.
+//!
+//! | file | subject | I/O |
+//! |---|---|---|
+//! | [`errors`], [`failure`] | every error of etcd: what to do, and whether the request can have taken effect | no |
+//! | [`link`] | which endpoint is used, when it is left, and when a link goes home | no |
+//! | [`connection`] | one connection, and when it is silent | yes |
+//! | [`connector`] | the task that opens connections and watches over them | yes |
+//! | [`token`] | the token of all links of an engine | yes |
+//! | [`client`] | a link as those use it who ask for something | yes |
+//! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
+//! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
+//! | [`source`] | etcd as callbacks read it | yes |
+
+mod client;
+mod connection;
+mod connector;
+mod errors;
+mod failure;
+mod leases;
+mod link;
+mod ranges;
+mod requests;
+mod source;
+mod token;
+mod txn_channel;
+mod watch;
+
+pub(crate) use client::{EtcdClient, LinkSettings};
+pub(crate) use connector::Connector;
+pub(crate) use failure::{Failure, FailureKind};
+pub(crate) use leases::{Grant, Renewals};
+pub(crate) use ranges::{LockKey, Page};
+pub(crate) use requests::{Answer, LastEvent};
+pub(crate) use token::Token;
+pub(crate) use watch::{Watch, WatchMessage};
+
+use crate::change::Revision;
+use etcd_client::{Channel, ConnectOptions};
+use std::time::Duration;
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub(crate) enum Target {
+    /// Connections of the engine's own.
+    Endpoints(Vec<String>, Option<ConnectOptions>),
+    /// A channel that the application made.
+    Channel(Channel, Option<ConnectOptions>),
+}
+
+/// Bounds on connections and requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) connect: Duration,
+    pub(crate) request: Duration,
+    /// HTTP/2 pings: the interval, and how long an answer may take.
+    pub(crate) keep_alive: (Duration, Duration),
+}
+
+/// Largest response accepted, to transactions and reads of single keys. tonic's own default is 4 MiB.
+const MAX_RESPONSE: usize = 512 << 20;
+
+/// Who answered, and where its store stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) cluster: u64,
+    pub(crate) revision: Revision,
+    /// Of the leader's election.
+    pub(crate) term: u64,
+}
+
+impl Header {
+    fn of(header: Option<&etcd_client::proto::PbResponseHeader>) -> Self {
+        let header = header.cloned().unwrap_or_default();
+        Self { cluster: header.cluster_id, revision: header.revision, term: header.raft_term }
+    }
+}
+
+fn first_key(prefix: &str) -> Vec<u8> {
+    if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() }
+}

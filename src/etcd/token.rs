@@ -1,0 +1,242 @@
+//! The engine's token: asked for once for all its connections, put on every request, renewed when it is refused.
+//!
+//! etcd-client authenticates for each client anew, and forgets nothing to nobody. Here its question is seen on its way:
+//! the first is sent on, and remembered; to others the channel answers itself. A token that a member refuses is renewed
+//! by the remembered question. Nobody asks etcd more often than once a second, and less and less often while it
+//! refuses.
+
+use super::failure::{Failure, FailureKind};
+use super::txn_channel::Whole;
+use bytes::{BufMut, Bytes, BytesMut};
+use etcd_client::Channel;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Body as HttpBody;
+use prost::Message;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, RwLock};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::Code;
+use tonic::body::Body;
+use tower::{BoxError, Service};
+
+/// The method that gives a token for a user and a password.
+pub(super) const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
+
+/// Between two questions for a token.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause while etcd refuses the credentials.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// How long the answer may take: etcd hashes the password with all the care that it is told to, one at a time.
+const LIMIT: Duration = Duration::from_secs(15);
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Token {
+    value: RwLock<Option<HeaderValue>>,
+    /// Counts the tokens: 0 is before the first.
+    generation: AtomicU64,
+    state: Mutex<State>,
+    /// Held by the one who asks.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What etcd-client asks, with the user's name and password in it.
+    question: Option<Question>,
+    /// When etcd may be asked again.
+    not_before: Option<Instant>,
+    refusals: u32,
+    /// The last answer, if it was a refusal.
+    refusal: Option<Failure>,
+}
+
+#[derive(Clone)]
+struct Question {
+    parts: Parts,
+    body: Bytes,
+}
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // There is a password in it.
+        f.debug_struct("Question").finish_non_exhaustive()
+    }
+}
+
+/// `etcdserverpb.AuthenticateResponse`, without its header.
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    #[prost(string, tag = "2")]
+    token: String,
+}
+
+impl Token {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Which token requests have now.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Whether there are credentials, so that there can be a newer token.
+    pub(super) fn can_be_renewed(&self) -> bool {
+        self.state().question.is_some()
+    }
+
+    /// Puts the token on a request, in place of one that the client has.
+    pub(super) fn put_on(&self, request: &mut Request<Body>) {
+        const TOKEN: &str = "token";
+        if self.generation() == 0 {
+            return;
+        }
+        let value = self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        match value {
+            Some(value) => drop(request.headers_mut().insert(TOKEN, value)),
+            None => drop(request.headers_mut().remove(TOKEN)),
+        }
+    }
+
+    /// Answers a client's question for a token.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Body>,
+        channel: Channel,
+    ) -> Result<Response<Body>, BoxError> {
+        let (parts, body) = request.into_parts();
+        let question = Question { parts, body: collect(body).await?.0 };
+        let known = {
+            let mut state = self.state();
+            let known = state.question.as_ref().is_some_and(|known| known.body == question.body);
+            if !known {
+                // Other credentials deserve an attempt of their own.
+                state.refusals = 0;
+                state.not_before = None;
+            }
+            state.question = Some(question);
+            known
+        };
+        // Other credentials than the token was given for need another token.
+        let stale = if known { 0 } else { self.generation() };
+        match self.renew(stale, channel).await {
+            Ok(()) => {
+                let value = self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+                let token =
+                    value.and_then(|value| value.to_str().ok().map(str::to_owned)).unwrap_or_default();
+                let message = Answer { token }.encode_to_vec();
+                let mut frame = BytesMut::with_capacity(5 + message.len());
+                frame.put_u8(0);
+                frame.put_u32(message.len() as u32);
+                frame.extend_from_slice(&message);
+                let mut response = Response::new(Body::new(Whole(Some(frame.freeze()))));
+                response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+                Ok(response)
+            }
+            Err(failure) => Err(tonic::Status::new(code_of(&failure), failure.message).into()),
+        }
+    }
+
+    /// Asks for a token unless there is a newer one than `stale` already.
+    pub(super) async fn renew(&self, stale: u64, channel: Channel) -> Result<(), Failure> {
+        let _asking = self.asking.lock().await;
+        if self.generation() > stale {
+            return Ok(());
+        }
+        let (question, not_before, refusal) = {
+            let state = self.state();
+            (state.question.clone(), state.not_before, state.refusal.clone())
+        };
+        let Some(question) = question else {
+            return Err(Failure::new(FailureKind::Authentication, REQUEST, "there are no credentials"));
+        };
+        if let Some(at) = not_before.filter(|at| *at > Instant::now()) {
+            match refusal {
+                // Who asks meanwhile has the answer.
+                Some(refusal) => return Err(refusal),
+                None => sleep_until(at).await,
+            }
+        }
+        let asked = match timeout(LIMIT, ask(question, channel)).await {
+            Ok(asked) => asked,
+            Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
+        };
+        let mut state = self.state();
+        match asked {
+            Ok(value) => {
+                *self.value.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = value;
+                self.generation.fetch_add(1, Ordering::SeqCst);
+                state.refusals = 0;
+                state.refusal = None;
+                state.not_before = Some(Instant::now() + PAUSE);
+                Ok(())
+            }
+            Err(failure) => {
+                let refused = failure.kind == FailureKind::Authentication;
+                state.refusals = if refused { state.refusals.saturating_add(1) } else { 0 };
+                let pause = PAUSE * (1 << state.refusals.saturating_sub(1).min(3));
+                state.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                state.refusal = refused.then(|| failure.clone());
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// The name of the request in metrics.
+pub(super) const REQUEST: &str = "authenticate";
+
+fn code_of(failure: &Failure) -> Code {
+    match failure.kind {
+        FailureKind::Authentication => Code::InvalidArgument,
+        _ => Code::Unavailable,
+    }
+}
+
+/// `None`: authentication is off, and no token is needed.
+async fn ask(
+    Question { parts, body }: Question,
+    mut channel: Channel,
+) -> Result<Option<HeaderValue>, Failure> {
+    let broken = |error: BoxError| {
+        let status = tonic::Status::from_error(error);
+        Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status))
+    };
+    poll_fn(|cx| channel.poll_ready(cx)).await.map_err(broken)?;
+    let request = Request::from_parts(parts, Body::new(Whole(Some(body))));
+    let (head, body) = channel.call(request).await.map_err(broken)?.into_parts();
+    let (bytes, trailers) = collect(body).await.map_err(broken)?;
+    let status =
+        tonic::Status::from_header_map(&trailers).or_else(|| tonic::Status::from_header_map(&head.headers));
+    if let Some(status) = status.filter(|status| status.code() != Code::Ok) {
+        if status.message().contains("authentication is not enabled") {
+            return Ok(None);
+        }
+        return Err(Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status)));
+    }
+    let unreadable = || Failure::new(FailureKind::Unreachable, REQUEST, "the answer can't be read");
+    let message = bytes.get(5..).ok_or_else(unreadable)?;
+    let Answer { token } = Answer::decode(message).map_err(|_| unreadable())?;
+    HeaderValue::from_str(&token).map(Some).map_err(|_| unreadable())
+}
+
+/// All of a body, and its trailers.
+async fn collect(body: Body) -> Result<(Bytes, HeaderMap), BoxError> {
+    let mut body = pin!(body);
+    let mut bytes = BytesMut::new();
+    let mut trailers = HeaderMap::new();
+    while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+        match frame?.into_data() {
+            Ok(data) => bytes.extend_from_slice(&data),
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok((bytes.freeze(), trailers))
+}
