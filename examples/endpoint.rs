@@ -1,8 +1,9 @@
-//! An HTTP endpoint with probes, metrics and pages of what the engine does, over orders that come and go.
+//! An HTTP endpoint with probes, metrics, and pages that show what the engine does. The rules process orders
+//! that come and go.
 //!
-//! `cargo run --example endpoint --features embedded,http,prometheus`, then open http://127.0.0.1:9464/. It needs no
-//! etcd. Arguments: the port (default 9464; 0 takes a free one), the number of orders (default 200), and for how
-//! many seconds to run (default: until Ctrl-C).
+//! Run `cargo run --example endpoint --features embedded,http,prometheus`, then open http://127.0.0.1:9464/.
+//! It needs no etcd. The arguments are the port (9464 by default, and 0 takes a free one), the number of
+//! orders (200 by default), and for how many seconds to run (until Ctrl-C by default).
 
 use etcd_rules::embedded::EmbeddedEtcd;
 use etcd_rules::etcd_client::{Txn, TxnOp};
@@ -11,7 +12,7 @@ use etcd_rules::{Engine, Error, Firing, FiringError, Outcome, Reveal, Rule, key}
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// Orders of some payments fail, wait or are given up, so that there is something to see.
+/// Orders with some kinds of payment fail, wait or are given up, so that there is something to see.
 async fn process(firing: Firing) -> Result<Outcome, Error> {
     let payment = firing.get("/orders/:id").await?;
     match payment.as_str() {
@@ -55,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .run_until(async {
             match arguments.get(2) {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
-                // An error here: no Ctrl-C can be heard, so that there is nothing to wait for.
+                // An error means that Ctrl-C can't be received, so there is nothing to wait for.
                 None => drop(tokio::signal::ctrl_c().await),
             }
         })

@@ -1,8 +1,10 @@
 //! Polls servers: a rule of two keys, run against listeners that this program opens and closes.
 //!
-//! `cargo run --example quickstart`, or with `-- --help`: it needs no etcd, because it brings one, and runs on
-//! yours with `-- --endpoints 127.0.0.1:2379`. The rule and its callback are on this page;
-//! what happens to the servers is in `quickstart/servers.rs`, the printing in `quickstart/report.rs`.
+//! Run `cargo run --example quickstart`, or add `-- --help`. It brings its own etcd. With `-- --endpoints
+//! 127.0.0.1:2379` it runs on yours.
+//!
+//! This file has the rule and its callback. `quickstart/servers.rs` opens and closes the servers, and
+//! `quickstart/report.rs` prints what happens.
 
 #[path = "quickstart/options.rs"]
 mod options;
@@ -22,7 +24,7 @@ use servers::Servers;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Between two polls of a server, at least. etcd's own least TTL is 2 s.
+/// The least time between two polls of a server. etcd's own least TTL is 2 s.
 const POLL_DELAY: Duration = Duration::from_secs(2);
 
 /// The callback: one poll of one server. `:id` is the server for which the rule fired.

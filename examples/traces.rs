@@ -1,8 +1,8 @@
 //! Traces of firings with OpenTelemetry: three orders are processed, one of them at the second attempt, and
 //! their spans are printed.
 //!
-//! `cargo run --example traces --features embedded`: needs neither an etcd nor a collector. To send the spans to
-//! a collector, put an exporter of the crate `opentelemetry-otlp` in the place of the one that prints.
+//! Run `cargo run --example traces --features embedded`. It needs neither an etcd nor a collector. To send
+//! the spans to a collector, replace the exporter that prints by one of the crate `opentelemetry-otlp`.
 
 use etcd_rules::embedded::EmbeddedEtcd;
 use etcd_rules::{Backoff, Engine, Error, Firing, FiringError, Outcome, Reveal, Rule, key};
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_location(false)
         .with_threads(false)
         .with_tracer(provider.tracer("orders"));
-    // The engine's spans have the target `etcd_rules`, its log lines those of its modules.
+    // The engine's spans have the target `etcd_rules`. Its log lines have the targets of its modules.
     let ours =
         Targets::new().with_target("etcd_rules", LevelFilter::INFO).with_target("traces", LevelFilter::INFO);
     tracing_subscriber::registry().with(ours).with(spans).init();
