@@ -1,4 +1,5 @@
-//! An HTTP endpoint with probes, metrics and pages of what the engine does, over orders that come and go.
+//! An HTTP endpoint with probes, metrics, and pages that show what the engine does. The rules process orders
+//! that come and go.
 //!
 //! `cargo run -p examples --example endpoint --features endpoint`, then open http://127.0.0.1:9464/. It needs no
 //! etcd. Arguments: the port (default 9464; 0 takes a free one), the number of orders (default 200), and for how
@@ -55,7 +56,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .run_until(async {
             match arguments.get(2) {
                 Some(seconds) => tokio::time::sleep(Duration::from_secs(*seconds)).await,
-                // An error here: no Ctrl-C can be heard, so that there is nothing to wait for.
+                // An error means that Ctrl-C can't be received, so there is nothing to wait for.
                 None => drop(tokio::signal::ctrl_c().await),
             }
         })

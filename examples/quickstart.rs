@@ -22,7 +22,7 @@ use servers::Servers;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Between two polls of a server, at least. etcd's own least TTL is 2 s.
+/// The least time between two polls of a server. etcd's own least TTL is 2 s.
 const POLL_DELAY: Duration = Duration::from_secs(2);
 
 /// The callback: one poll of one server. `:id` is the server for which the rule fired.

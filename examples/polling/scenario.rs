@@ -1,6 +1,7 @@
 //! The scenario: counters that are polled up to five and then blocked, and a switch that is turned on.
 //!
-//! It is the end-to-end test of go-etcd-rules, told anew. Every callback must run exactly as often as it says.
+//! It is the end-to-end test of go-etcd-rules, written for this crate. Every callback must run exactly as
+//! often as in that test.
 
 use etcd_rules::etcd_client::{Client, DeleteOptions, GetOptions};
 use etcd_rules::{BoxError, EngineBuilder, Firing, Outcome, Rule, key};
@@ -12,13 +13,13 @@ use tokio::time::{Instant, sleep};
 /// Takes a line about what happened.
 pub(crate) type Tell = Arc<dyn Fn(String) + Send + Sync>;
 
-/// Everything that the scenario puts is below this.
+/// The prefix of everything that the scenario puts.
 pub(crate) const ROOT: &str = "/etcd-rules-polling-example/";
 /// The ids of the counters.
 pub(crate) const COUNTERS: [&str; 4] = ["0", "1", "2", "3"];
-/// Where a counter ends.
+/// The last value of a counter.
 pub(crate) const TARGET: u32 = 5;
-/// Between two polls of a counter, at least.
+/// The least time between two polls of a counter.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
 /// The id of the switch.
 const SWITCH: &str = "4567";
@@ -48,7 +49,7 @@ fn lock(tally: &Shared) -> std::sync::MutexGuard<'_, Tally> {
     tally.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Polls a counter that is there and not blocked. The delay key is the rule's own affair.
+/// Polls a counter that exists and isn't blocked. The rule takes care of the delay key by itself.
 fn count(tally: Shared, tell: Tell) -> Rule {
     Rule::new("count")
         .when(key(format!("{ROOT}counters/:id")).exists() & key(format!("{ROOT}blocked/:id")).absent())
@@ -72,7 +73,7 @@ fn count(tally: Shared, tell: Tell) -> Rule {
         })
 }
 
-/// Turns a switch on that says `false`.
+/// Turns a switch on that is `false`.
 fn switch(tally: Shared, tell: Tell) -> Rule {
     let switch = format!("{ROOT}switches/:id");
     Rule::new("switch").when(key(switch.as_str()).equals("false")).lock("/switches/:id").run(
@@ -91,7 +92,7 @@ async fn values(client: &Client, below: &str) -> Result<Vec<String>, BoxError> {
     Ok(found.kvs().iter().map(|kv| String::from_utf8_lossy(kv.value()).into_owned()).collect())
 }
 
-/// Waits until something holds of the values below a prefix.
+/// Waits until the values below a prefix fulfil a condition.
 async fn until(
     client: &Client,
     below: &str,
@@ -111,7 +112,8 @@ async fn until(
     }
 }
 
-/// Plays it with one engine or several on one etcd, to which `client` is connected too, and removes what it put.
+/// Plays the scenario with one or several engines on the etcd to which `client` is connected, and removes
+/// what it put.
 pub(crate) async fn play(
     builders: Vec<EngineBuilder>,
     client: &Client,
@@ -131,7 +133,7 @@ pub(crate) async fn play(
         kv.put(format!("{ROOT}counters/{id}"), "0", None).await?;
     }
     until(client, "blocked/", PATIENCE * TARGET, |blocked| blocked.len() == COUNTERS.len()).await?;
-    // The last delays end, and nothing polls any more: the crawls that come meanwhile look too.
+    // The last delays end, and nothing is polled any more. Crawls that come meanwhile must not poll either.
     until(client, "polls/", PATIENCE, |polls| polls.is_empty()).await?;
     sleep(Duration::from_secs(6)).await;
 

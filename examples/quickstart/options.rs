@@ -1,4 +1,4 @@
-//! What surrounds the example: its options, the etcd it runs on, and what ends it.
+//! The surroundings of the example: its options, the etcd it runs on, and the signals that end it.
 
 use clap::Parser;
 use etcd_rules::embedded::EmbeddedEtcd;
@@ -13,14 +13,14 @@ use tracing_subscriber::EnvFilter;
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long an etcd that was given may take to answer.
+/// How long your etcd may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Polls a few servers with one rule, and shows what fires and how long after the change.
 ///
-/// The servers are listeners of the program's own, which it opens and closes. They are described by
-/// keys below /servers/, which you may change with etcdctl while it runs. Without --endpoints all of that is
-/// in an etcd inside this program: in memory, on loopback, gone at its end.
+/// The servers are listeners that this program opens and closes. Keys below /servers/ describe them, and you
+/// may change these keys with etcdctl while it runs. Without --endpoints the keys are in an etcd inside this
+/// program, in memory and on loopback, which is gone at its end.
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// Run on your etcd, such as 127.0.0.1:2379 (several: a,b,c). The keys that the program puts there
@@ -38,7 +38,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Completes when the time is up; never without one.
+    /// Completes when the time is up. Without a time it never completes.
     pub(crate) fn end(&self) -> impl Future<Output = ()> + use<> {
         let time = self.time;
         async move {
@@ -106,7 +106,7 @@ impl Server {
         Err(format!("no etcd answers:{problems}").into())
     }
 
-    /// The rule is about every server below /servers/: those of somebody else are not to be touched.
+    /// The rule matches every server below /servers/. It must not touch the servers of somebody else.
     async fn refuse_existing(&self) -> Result<(), BoxError> {
         let first = GetOptions::new().with_prefix().with_keys_only().with_limit(1000);
         let found = self.client.clone().get("/servers/", Some(first)).await?;
@@ -139,7 +139,7 @@ fn signals() -> std::io::Result<Vec<Signal>> {
     Ok(vec![tokio::signal::windows::ctrl_c()?])
 }
 
-/// The wish of somebody that the program ends, noticed from [`listen`](Stop::listen) on.
+/// Signals that ask the program to end. They are noticed from [`listen`](Stop::listen) on.
 pub(crate) struct Stop(Vec<Signal>);
 
 impl Stop {
@@ -152,7 +152,7 @@ impl Stop {
     }
 }
 
-/// What the engine warns of goes to standard error; more of it with `RUST_LOG=etcd_rules=debug`.
+/// Logs the engine's warnings to standard error. `RUST_LOG=etcd_rules=debug` shows more.
 pub(crate) fn log_warnings() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let ansi = std::io::stderr().is_terminal();

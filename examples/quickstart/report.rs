@@ -17,7 +17,7 @@ struct State {
     start: Instant,
     fired: usize,
     failed: usize,
-    /// Lines in the order of their times; a firing has none before it ends.
+    /// The lines in the order of their times. The line of a firing is empty until it ends.
     lines: VecDeque<Option<String>>,
     /// How many lines were printed.
     printed: usize,
@@ -82,7 +82,7 @@ impl Report {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// What runs where, and how the lines are to be read. The clock starts here.
+    /// Prints what runs where, and how to read the lines. The clock starts here.
     pub(crate) fn header(&self, server: &Server, rule: &Rule, delay: Duration) {
         let Server { version, endpoints, .. } = server;
         let endpoints = endpoints.join(",");
@@ -110,7 +110,7 @@ Join in, if you have etcdctl:
         self.state().start = Instant::now();
     }
 
-    /// Something that happens to a server.
+    /// Prints something that happens to a server.
     pub(crate) fn note(&self, text: &str) {
         let mut state = self.state();
         let text = format!("{:8.3}    -  {text}", state.start.elapsed().as_secs_f64());
@@ -125,7 +125,7 @@ Join in, if you have etcdctl:
         print(&format!("fired {}, failed {}", state.fired, state.failed));
     }
 
-    /// Servers that are known by now make the rule fire when the engine finds them.
+    /// Notes that the engine starts. Servers that exist by now make the rule fire when the engine finds them.
     pub(crate) fn engine_starts(&self) {
         let now = Instant::now();
         for history in self.state().histories.values_mut() {
@@ -266,7 +266,7 @@ impl Drop for Entry {
         state.failed += usize::from(self.end.is_some());
         let start = state.start;
         let history = state.histories.entry(self.id.clone()).or_default();
-        // What this program changes while the callback runs is for the next line.
+        // A change that this program makes while the callback runs belongs to the next line.
         let mine = |(change, at): &mut (Change, Instant)| {
             matches!(change, Change::DelayEnded) || *at <= self.started
         };
@@ -296,7 +296,7 @@ impl fmt::Display for Short {
     }
 }
 
-/// A line on standard output. Whoever closed that does not want to know.
+/// Prints a line on standard output. An error means that it was closed, so nobody is interested.
 fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 const SERVERS: usize = 4;
 /// How long etcd may take for one of the requests below.
 const ANSWER: Duration = Duration::from_secs(5);
-/// The ids: `web-1`, …; those that are taken in a shared etcd are left out.
+/// The ids are `web-1` and so on. Ids that are taken in a shared etcd are skipped.
 const NAME: &str = "web-";
 
 /// True for `/servers/web-…` and `/servers/internal/web-…`, from this or another run of the example.
@@ -30,10 +30,11 @@ pub(crate) struct Servers {
     servers: Vec<Listening>,
     /// The last number in an id.
     last: usize,
-    /// What this run puts into `/servers/:id/made_by`: keys are deleted only where it stands.
+    /// The value that this run puts into `/servers/:id/made_by`. Keys are deleted only for servers with this
+    /// value.
     maker: String,
     watch: AbortHandle,
-    /// The embedded etcd goes away with its keys.
+    /// Whether to delete the keys at the end. The embedded etcd disappears with its keys.
     clean_up: bool,
 }
 
@@ -60,7 +61,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// What happens to them, again and again.
+    /// Changes the servers again and again.
     pub(crate) async fn live(&mut self) {
         loop {
             sleep(Duration::from_secs(2)).await;
@@ -125,7 +126,7 @@ impl Servers {
         loop {
             self.last += 1;
             let id = format!("{NAME}{}", self.last);
-            // Two programs that start at once may ask at once: one of them gets the id.
+            // Two programs that start at once may ask at once. Only one of them gets the id.
             let key = format!("/servers/{id}/made_by");
             let claim = Txn::new()
                 .when([Compare::create_revision(key.as_str(), CompareOp::Equal, 0)])
@@ -200,14 +201,14 @@ async fn answer<T>(request: impl Future<Output = Result<T, Error>>) -> Result<T,
 fn accept(listener: TcpListener) -> JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            // A failed accept is the caller's trouble; the connection itself is not used.
+            // A failed accept is the client's problem. The connection itself isn't used.
             let _ = listener.accept().await;
         }
     })
 }
 
-/// Tells the report when keys change that this program does not change itself: poll delays end when
-/// etcd says so, and whoever likes may set states. It is a plain watch, beside those of the engine.
+/// Tells the report about changes that this program doesn't make: etcd ends poll delays, and anybody may set
+/// states. It is a plain watch, beside those of the engine.
 async fn watch(mut client: Client, report: Report) {
     loop {
         let options = WatchOptions::new().with_prefix();

@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_location(false)
         .with_threads(false)
         .with_tracer(provider.tracer("orders"));
-    // The engine's spans have the target `etcd_rules`, its log lines those of its modules.
+    // The engine's spans have the target `etcd_rules`. Its log lines have the targets of its modules.
     let ours =
         Targets::new().with_target("etcd_rules", LevelFilter::INFO).with_target("traces", LevelFilter::INFO);
     tracing_subscriber::registry().with(ours).with(spans).init();
