@@ -373,7 +373,7 @@ impl EngineBuilder {
         self
     }
 
-    /// Has the running engine looked at, until its handle is dropped.
+    /// Has the running engine looked at, until it is dropped.
     #[cfg(feature = "http")]
     pub(crate) fn observed_by(mut self, observatory: Arc<dyn Observatory>) -> Self {
         self.observatory = Some(observatory);

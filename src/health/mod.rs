@@ -6,6 +6,7 @@ pub(crate) mod status;
 pub use changes::HealthChanges;
 
 use crate::etcd::FailureKind;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The state of an engine: `Starting`, then `Ready`, or `Degraded` while something is wrong; at the end
@@ -15,7 +16,8 @@ use std::fmt;
 /// [`Failed`](Health::Failed) only a new engine helps; end the process, or build one.
 ///
 /// It is about the engine and etcd: callbacks that fail don't change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Health {
     /// Reading the first snapshot, or another one after a restart of its parts or a restored backup.
@@ -44,7 +46,7 @@ pub enum Health {
 }
 
 /// Something that is wrong, as long as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {
     /// The part that can't do its work: a watch with its prefix, a lease, the locks, the watch for released
@@ -57,7 +59,8 @@ pub struct Problem {
 }
 
 /// Kinds of trouble, told apart by what an operator can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
     /// Changes are late: for longer than the [`lag_limit`](crate::EngineBuilder::lag_limit) they have waited
@@ -237,6 +240,24 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn it_comes_back_from_json_with_the_same_names() {
+        for health in [
+            Health::Starting { problems: vec![] },
+            Health::Ready,
+            degraded(Reason::LeaseLost),
+            Health::Stopped,
+            Health::Failed { reason: "a panic".into() },
+        ] {
+            let json = serde_json::to_value(&health).unwrap();
+            assert_eq!(json["state"], health.name());
+            assert_eq!(serde_json::from_value::<Health>(json).unwrap(), health);
+        }
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+        }
     }
 
     #[test]

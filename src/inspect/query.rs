@@ -2,6 +2,7 @@
 
 use super::{Instance, StateKind};
 use crate::pattern::Attributes;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -98,7 +99,8 @@ impl InstanceQuery {
 }
 
 /// Where a page ended. Its text can be parsed, for the address of a next page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Cursor(pub(crate) u32);
 
 impl fmt::Display for Cursor {
@@ -116,7 +118,7 @@ impl FromStr for Cursor {
 }
 
 /// A page of instances.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstancePage {
     /// The instances, in an order that stays as it is while they exist, and means nothing.

@@ -2,6 +2,7 @@
 
 use crate::change::Snapshot;
 use crate::pattern::Attributes;
+use serde::Serialize;
 use std::borrow::Cow;
 
 /// What logs, spans and the HTTP endpoint may tell of the data in etcd; set by
@@ -15,7 +16,8 @@ use std::borrow::Cow;
 ///
 /// It concerns what the engine tells by itself. Functions of the API, such as
 /// [`explain`](crate::EngineHandle::explain), hold nothing back; neither do errors that callbacks get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reveal {
     /// No keys, no values: the default.
@@ -52,7 +54,7 @@ impl Reveal {
 }
 
 /// What stands in the place of something hidden.
-const HIDDEN: &str = "…";
+pub(crate) const HIDDEN: &str = "…";
 
 /// From this length on, a secret is also hidden within words.
 const LONG: usize = 4;
