@@ -212,7 +212,6 @@ pub mod metrics;
 pub mod pattern;
 pub mod testing;
 
-mod broken;
 mod change;
 mod compiled;
 mod crawl;
@@ -222,8 +221,8 @@ mod error;
 mod etcd;
 mod evaluate;
 mod index;
-mod latest;
 mod lock;
+mod mutants;
 #[cfg(feature = "prometheus")]
 mod prometheus;
 #[cfg(test)]
@@ -237,6 +236,7 @@ mod time;
 mod trace;
 mod value;
 mod watch;
+mod watch_cell;
 
 /// What must not pass quietly, as it would do nothing: each warns, and the way that it is meant does not.
 ///
