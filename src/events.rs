@@ -3,7 +3,9 @@
 
 use crate::inspect::InstanceState;
 use crate::pattern::Attributes;
+use crate::time::seconds;
 use futures_core::Stream;
+use serde::{Serialize, Serializer};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,10 +18,11 @@ use tokio::time::Instant;
 use tokio_util::sync::ReusableBoxFuture;
 
 /// An event: something that happened to a rule instance in one engine.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Event {
-    /// When.
+    /// When. Where it is serialized it is how long ago that was.
+    #[serde(rename = "ago_seconds", serialize_with = "ago")]
     pub at: Instant,
     /// The id of the rule.
     pub rule: Arc<str>,
@@ -29,11 +32,16 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+fn ago<S: Serializer>(at: &Instant, serializer: S) -> Result<S::Ok, S::Error> {
+    seconds::serialize(&at.elapsed(), serializer)
+}
+
 /// What happened to an instance.
 ///
 /// A successful firing has the events `State(Queued)` (the instance is due), `Locked`, `Started`, `Ended` and
 /// `Closed`. Then follows a `State`, which is `Untrue` if the callback made its condition false.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
     /// The instance entered another state. For example it is due (`Queued`), held by another engine, waiting,
@@ -45,6 +53,7 @@ pub enum EventKind {
         /// As [`Firing::fencing_token`](crate::Firing::fencing_token).
         fencing_token: i64,
         /// How long that took.
+        #[serde(rename = "took_seconds", with = "seconds")]
         took: Duration,
     },
     /// Its lock was not taken. If the instance isn't tried again at once, a `State` follows.
@@ -52,6 +61,7 @@ pub enum EventKind {
         /// Why not.
         reason: NotLocked,
         /// How long that took.
+        #[serde(rename = "took_seconds", with = "seconds")]
         took: Duration,
     },
     /// Its callback starts.
@@ -64,6 +74,7 @@ pub enum EventKind {
         /// How.
         outcome: FiringOutcome,
         /// How long it ran.
+        #[serde(rename = "took_seconds", with = "seconds")]
         took: Duration,
     },
     /// The firing is over. The transaction that ends it took effect, or never will.
@@ -73,12 +84,14 @@ pub enum EventKind {
         /// The result of the transaction.
         result: CommitResult,
         /// How long it took, repeats included.
+        #[serde(rename = "took_seconds", with = "seconds")]
         took: Duration,
     },
 }
 
 /// Why a lock was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NotLocked {
     /// Another engine has it. This is that engine's name, if the lock's value can be read.
@@ -93,13 +106,14 @@ pub enum NotLocked {
 }
 
 /// How a callback ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FiringOutcome {
     /// It succeeded.
     Done,
     /// It asked to be run again after this time.
-    RetryAfter(Duration),
+    RetryAfter(#[serde(with = "seconds")] Duration),
     /// It gave up, for this reason.
     GaveUp(String),
     /// It returned this error, or its commit has this mistake.
@@ -128,7 +142,8 @@ impl FiringOutcome {
 }
 
 /// The result of the transaction that ends a firing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CommitResult {
     /// It took effect at this revision. The revision is 0 if it is not known, or if there was nothing to do.

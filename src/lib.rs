@@ -147,10 +147,10 @@
 //! # async fn start_build(_: &str) -> Result<bool, std::io::Error> { Ok(true) }
 //! /// Works outside of etcd, so that it needs the lock.
 //! async fn build(firing: Firing) -> Result<Outcome, Box<dyn std::error::Error + Send + Sync>> {
-//!     let source = firing.value_opt("/jobs/:id/source")?.map(|value| value.to_string_lossy().into_owned());
-//!     let Some(source) = source.filter(|source| !source.is_empty()) else {
+//!     let source = firing.value("/jobs/:id/source")?.to_string_lossy();
+//!     if source.is_empty() {
 //!         return Ok(Outcome::give_up("the job has no source"));        // until a key changes
-//!     };
+//!     }
 //!     if !start_build(&source).await? {                                // an error: retried with backoff
 //!         return Ok(Outcome::retry_after(Duration::from_secs(2)));     // no slot free: no failure
 //!     }
@@ -192,7 +192,8 @@
 //!     .await?;
 //! println!("{}", engine.health());
 //! println!("{}", engine.explain("build", &[("id", "7")].into()).await?);
-//! engine.shutdown(Duration::from_secs(30)).await
+//! engine.shutdown(Duration::from_secs(30)).await?;
+//! # Ok(())
 //! # }
 //! ```
 
@@ -240,6 +241,77 @@ mod trace;
 mod value;
 mod watch;
 mod watch_cell;
+
+/// What must not pass quietly, as it would do nothing: each warns, and the way that it is meant does not.
+///
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::key("/a").exists();
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::key("/a");
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::Rule::new("a").when(etcd_rules::key("/a").exists());
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::Engine::builder("a", ["127.0.0.1:2379"]);
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # fn example(builder: etcd_rules::EngineBuilder) -> Result<(), etcd_rules::Error> {
+/// builder.build()?;
+/// # Ok(())
+/// # }
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # fn example(firing: etcd_rules::Firing) {
+/// firing.commit();
+/// # }
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::Outcome::give_up("no use");
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::Backoff::default();
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// # fn example(engine: &etcd_rules::EngineHandle) {
+/// engine.events();
+/// # }
+/// ```
+/// ```compile_fail
+/// #![deny(unused_must_use)]
+/// etcd_rules::inspect::InstanceQuery::new();
+/// ```
+///
+/// Nothing else is wrong with them: where the warning is allowed, each of them compiles.
+///
+/// ```no_run
+/// #![allow(unused_must_use)]
+/// # fn example(builder: etcd_rules::EngineBuilder, firing: etcd_rules::Firing, engine: &etcd_rules::EngineHandle) -> Result<(), etcd_rules::Error> {
+/// etcd_rules::key("/a").exists();
+/// etcd_rules::key("/a");
+/// etcd_rules::Rule::new("a").when(etcd_rules::key("/a").exists());
+/// etcd_rules::Engine::builder("a", ["127.0.0.1:2379"]);
+/// builder.build()?;
+/// firing.commit();
+/// etcd_rules::Outcome::give_up("no use");
+/// etcd_rules::Backoff::default();
+/// engine.events();
+/// etcd_rules::inspect::InstanceQuery::new();
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(doctest)]
+mod must_use {}
 
 /// The code in the guides is compiled, and run where possible.
 #[cfg(doctest)]

@@ -47,6 +47,65 @@ impl Jitter {
     }
 }
 
+/// Times in JSON and the like are seconds with a fraction.
+pub(crate) mod seconds {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(time.as_secs_f64())
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        Duration::try_from_secs_f64(f64::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// As [`seconds`], of a time that may be missing.
+pub(crate) mod optional_seconds {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    pub(crate) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        time.map(|time| time.as_secs_f64()).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)
+    }
+}
+
+/// Moments in JSON and the like are seconds since 1970, with a fraction.
+pub(crate) mod unix_seconds {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    pub(crate) fn serialize<S: Serializer>(
+        moment: &Option<SystemTime>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let seconds = |moment: &SystemTime| moment.duration_since(UNIX_EPOCH).ok().map(|t| t.as_secs_f64());
+        moment.as_ref().and_then(seconds).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SystemTime>, D::Error> {
+        let seconds = Option::<f64>::deserialize(deserializer)?;
+        let since = seconds.map(Duration::try_from_secs_f64).transpose().map_err(D::Error::custom)?;
+        Ok(since.and_then(|since| UNIX_EPOCH.checked_add(since)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,8 @@
 //! The value of a key: bytes, with helpers for text.
 
 use bytes::Bytes;
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -150,7 +152,49 @@ impl PartialEq<[u8]> for Value {
     }
 }
 
-/// Shows the value as a quoted string, with bytes that are not text escaped. Long values are cut.
+/// Text if it is UTF-8, otherwise bytes.
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.as_str() {
+            Some(text) => serializer.serialize_str(text),
+            None => serializer.serialize_bytes(self.as_bytes()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextOrBytes)
+    }
+}
+
+struct TextOrBytes;
+
+impl<'de> Visitor<'de> for TextOrBytes {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text or bytes")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::from(text))
+    }
+
+    fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Value, E> {
+        Ok(Value::from(bytes))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Value, A::Error> {
+        let mut value = Vec::new();
+        while let Some(byte) = bytes.next_element::<u8>()? {
+            value.push(byte);
+        }
+        Ok(Value::from(value))
+    }
+}
+
+/// Shows text as a quoted string and other bytes escaped; long values are cut.
 impl fmt::Debug for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 128;
@@ -173,6 +217,18 @@ impl fmt::Display for Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_text_in_json_and_other_bytes_come_back_too() {
+        for (value, json) in [
+            (Value::from("active"), r#""active""#),
+            (Value::default(), r#""""#),
+            (Value::from(vec![0xff, 0x00]), "[255,0]"),
+        ] {
+            assert_eq!(serde_json::to_string(&value).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Value>(json).unwrap(), value);
+        }
+    }
 
     #[test]
     fn values_of_every_length_come_back_and_take_three_words() {

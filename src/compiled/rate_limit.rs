@@ -2,6 +2,7 @@
 
 use super::RuleError;
 use crate::time::LONGEST;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -18,9 +19,11 @@ use std::time::Duration;
 /// let limit = RateLimit::new(10, Duration::from_secs(60));
 /// assert_eq!(limit.to_string(), "10 in 60s");
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use = "a limit does nothing until it is given to a rule"]
 pub struct RateLimit {
     count: u32,
+    #[serde(rename = "per_seconds", with = "crate::time::seconds")]
     per: Duration,
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 /// assert_ne!(settle, Duration::from_millis(20).into());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[must_use = "it does nothing until it is given to a rule or an engine"]
 pub struct Settle {
     delay: Duration,
     jitter: Jitter,

@@ -7,6 +7,7 @@ use super::tree::{Node, Tree};
 use crate::change::Seen;
 use crate::pattern::{Attributes, FormatError};
 use crate::value::Value;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use thiserror::Error;
@@ -26,7 +27,7 @@ use thiserror::Error;
 ///   ✗ /servers/7/ip exists  (it is absent)
 /// ");
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Explanation {
     /// The truth of this part.
@@ -41,7 +42,7 @@ pub struct Explanation {
 }
 
 /// What was seen of a key.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SeenKey {
     /// The key.

@@ -204,7 +204,8 @@ impl EngineHandle {
     /// // … some hours later …
     /// let would = InstanceQuery::new().rule("clean_up").state(StateKind::WouldFire);
     /// engine.instances(would).await?.instances.iter().for_each(|instance| println!("{instance}"));
-    /// engine.end_dry_run("clean_up").await
+    /// engine.end_dry_run("clean_up").await?;
+    /// # Ok(())
     /// # }
     /// ```
     ///

@@ -6,6 +6,7 @@ pub(crate) mod status;
 pub use changes::HealthChanges;
 
 use crate::etcd::FailureKind;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The state of an engine. It is `Starting` first, then `Ready`, or `Degraded` while something is wrong. At
@@ -15,7 +16,8 @@ use std::fmt;
 /// [`Failed`](Health::Failed) only a new engine helps: end the process, or build another engine.
 ///
 /// Health is about the engine and etcd. Callbacks that fail don't change it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Health {
     /// It reads its first snapshot, or a new one after its parts were restarted or a backup was restored.
@@ -44,7 +46,7 @@ pub enum Health {
 }
 
 /// Something that is wrong now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Problem {
     /// The part that can't do its work: a watch with its prefix, a lease, the locks, the watch for released
@@ -57,7 +59,8 @@ pub struct Problem {
 }
 
 /// Kinds of trouble, told apart by what an operator can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
     /// Changes are late. For longer than the [`lag_limit`](crate::EngineBuilder::lag_limit) they have waited
@@ -240,6 +243,24 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn it_comes_back_from_json_with_the_same_names() {
+        for health in [
+            Health::Starting { problems: vec![] },
+            Health::Ready,
+            degraded(Reason::LeaseLost),
+            Health::Stopped,
+            Health::Failed { reason: "a panic".into() },
+        ] {
+            let json = serde_json::to_value(&health).unwrap();
+            assert_eq!(json["state"], health.name());
+            assert_eq!(serde_json::from_value::<Health>(json).unwrap(), health);
+        }
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::query::Parameters;
-use super::shown::{self, EngineShown, ExplanationShown, PageShown};
+use super::view::{EngineView, ExplanationView, PageView};
 use crate::engine::observer::Observer;
 use crate::error::EngineError;
 use crate::trace::reveal::Reveal;
@@ -47,12 +47,12 @@ async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Resu
 }
 
 /// All engines with their rules.
-pub(super) async fn engines(shared: &Shared) -> Vec<EngineShown> {
+pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
     let asking = shared.engines().into_iter().map(|engine| async move {
-        let mut found = shown::engine(engine.handle.name(), &engine.handle.health(), engine.reveal);
+        let mut found = EngineView::new(engine.handle.name(), engine.handle.health(), engine.reveal);
         if found.live {
             match within(engine.handle.rules()).await {
-                Ok(rules) => found.rules = rules.into_iter().map(shown::rule).collect(),
+                Ok(rules) => found.rules = rules,
                 Err(refused) => found.error = Some(refused.message),
             }
         }
@@ -74,16 +74,16 @@ pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observe
     })
 }
 
-pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Result<PageShown, Refused> {
+pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Result<PageView, Refused> {
     let query = parameters.instances().map_err(|wrong| Refused::new(StatusCode::BAD_REQUEST, wrong))?;
     if engine.reveal < Reveal::Keys && !parameters.attributes().is_empty() {
         return Err(hidden("instances can't be looked for by their attributes"));
     }
     let page = within(engine.handle.instances(query)).await?;
-    Ok(shown::page(engine.handle.name(), page, engine.reveal))
+    Ok(PageView::new(engine.handle.name(), page, engine.reveal))
 }
 
-pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationShown, Refused> {
+pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationView, Refused> {
     if engine.reveal < Reveal::Keys {
         return Err(hidden("instances can't be explained"));
     }
@@ -91,7 +91,7 @@ pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Resul
     let rule = parameters.get("rule").ok_or_else(missing)?;
     let attributes = parameters.attributes();
     let found = within(engine.handle.explain(rule, &attributes)).await?;
-    Ok(shown::explanation(engine.handle.name(), rule, &attributes, found, engine.reveal))
+    Ok(ExplanationView::new(engine.handle.name(), rule, attributes, found, engine.reveal))
 }
 
 fn hidden(what: &str) -> Refused {

@@ -46,7 +46,7 @@ mod probes;
 mod query;
 mod respond;
 mod server;
-mod shown;
+mod view;
 
 use crate::engine::EngineBuilder;
 use crate::engine::observer::{Observatory, Observer, Shown};
@@ -65,9 +65,8 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 /// An HTTP endpoint that engines are shown on; see the [module](self). Clones are the same endpoint.
 ///
 /// It has a thread of its own, `etcd-rules-http`, so that probes are answered whatever the application's runtime
-/// does. It ends when the last clone is dropped and the handle of the last engine that is shown on it; so that of
-/// an engine which has failed is still told, until its handle is dropped. Requests under way get a second to be
-/// answered.
+/// does. It ends when the last clone is dropped and the last engine that is shown on it; so one that has failed is
+/// still shown until it is dropped. Requests under way get a second to be answered.
 #[derive(Clone)]
 pub struct Endpoint {
     shared: Arc<Shared>,
@@ -114,7 +113,7 @@ impl Observatory for Endpoint {
 }
 
 impl EngineBuilder {
-    /// Shows the engine on an HTTP [endpoint](crate::http::Endpoint), from its start until its handle is
+    /// Shows the engine on an HTTP [endpoint](crate::http::Endpoint), from its start until it is
     /// dropped. Several engines may be shown on one: give them different [names](EngineBuilder::name).
     /// Default: none. Needs the feature `http`.
     pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {

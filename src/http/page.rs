@@ -2,11 +2,13 @@
 
 use super::ask::Refused;
 use super::query::{ATTRIBUTE, Parameters};
-use super::shown::{
-    EngineShown, ExplanationShown, InstanceShown, PageShown, PartShown, RuleShown, SeenShown,
-};
-use crate::inspect::StateKind;
+use super::view::{EngineView, ExplanationView, PageView};
+use crate::condition::{Explanation, SeenKey};
+use crate::health::Health;
+use crate::inspect::{Instance, InstanceState, RuleStatus, StateKind, WaitReason};
+use crate::trace::reveal::{HIDDEN, Reveal};
 use maud::{DOCTYPE, Markup, html};
+use std::time::Duration;
 
 /// The style sheet, which all pages share.
 pub(super) const STYLE: &str = include_str!("style.css");
@@ -71,8 +73,8 @@ fn number(number: u64) -> String {
 }
 
 /// A time for people: two units at most.
-fn time(seconds: f64) -> String {
-    let whole = seconds as u64;
+fn time(time: Duration) -> String {
+    let (seconds, whole) = (time.as_secs_f64(), time.as_secs());
     match whole {
         0 => format!("{:.0} ms", seconds * 1000.0),
         1..60 => format!("{seconds:.1} s"),
@@ -82,7 +84,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-pub(super) fn overview(engines: &[EngineShown], parameters: &Parameters) -> Markup {
+pub(super) fn overview(engines: &[EngineView], parameters: &Parameters) -> Markup {
     let filter = parameters.get("rule").unwrap_or("");
     let many = engines.iter().any(|engine| engine.rules.len() > 10) || !filter.is_empty();
     layout(
@@ -101,18 +103,19 @@ pub(super) fn overview(engines: &[EngineShown], parameters: &Parameters) -> Mark
     )
 }
 
-fn engine_section(engine: &EngineShown, filter: &str) -> Markup {
-    let found: Vec<&RuleShown> = engine.rules.iter().filter(|rule| rule.id.contains(filter)).collect();
+fn engine_section(engine: &EngineView, filter: &str) -> Markup {
+    let found: Vec<&RuleStatus> = engine.rules.iter().filter(|rule| rule.id.contains(filter)).collect();
     html! {
         section {
-            h2 { (engine.name) " " (pill(engine.state)) }
-            @if !engine.problems.is_empty() {
+            h2 { (engine.name) " " (pill(engine.health.name())) }
+            @if !engine.health.problems().is_empty() {
                 ul.problems {
-                    @for problem in &engine.problems {
-                        li { (pill(problem.reason)) " " b { (problem.part) } ": " (problem.message) }
+                    @for problem in engine.health.problems() {
+                        li { (pill(problem.reason.name())) " " b { (problem.part) } ": " (problem.message) }
                     }
                 }
             }
+            @if let Health::Failed { reason } = &engine.health { p.error { (told(reason)) } }
             @if let Some(error) = &engine.error { p.error { (error) } }
             @if !found.is_empty() {
                 div.table { table {
@@ -133,10 +136,8 @@ fn engine_section(engine: &EngineShown, filter: &str) -> Markup {
     }
 }
 
-fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
+fn rule_row(engine: &str, rule: &RuleStatus) -> Markup {
     let link = Parameters::default().with("engine", engine).with("rule", &rule.id);
-    let count =
-        |state: StateKind| rule.instances.iter().find(|(kind, _)| *kind == state).map_or(0, |(_, n)| *n);
     html! {
         tr {
             td.name data-label="rule" {
@@ -144,7 +145,7 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
                 @if rule.optimistic { " " span.note title="runs without a lock" { "optimistic" } }
                 @if rule.paused { " " span.note title="nothing of it starts in this engine" { "paused" } }
                 @if rule.dry_run { " " span.note title="no callback starts in this engine" { "dry run" } }
-                @if let Some(interval) = rule.min_interval_seconds {
+                @if let Some(interval) = rule.min_interval {
                     " " span.note title="least time between two firings of an instance in this engine" {
                         "interval " (time(interval))
                     }
@@ -154,9 +155,9 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
                 }
             }
             td.condition data-label="condition" { code { (rule.condition) } }
-            td.number data-label="true" { (number(rule.true_instances as u64)) }
+            td.number data-label="true" { (number(rule.counts.all_true() as u64)) }
             @for state in STATES {
-                @let count = count(state);
+                @let count = rule.counts.get(state);
                 td.number data-label=(words(state.name())) {
                     @if count == 0 { span.zero { "0" } } @else {
                         a class=(state.name()) href=(link.with("state", state).link("/instances")) {
@@ -172,8 +173,8 @@ fn rule_row(engine: &str, rule: &RuleShown) -> Markup {
 
 pub(super) fn instances(
     engine: &str,
-    engines: &[EngineShown],
-    found: Result<PageShown, Refused>,
+    engines: &[EngineView],
+    found: Result<PageView, Refused>,
     parameters: &Parameters,
     reveals: bool,
 ) -> Markup {
@@ -193,11 +194,11 @@ pub(super) fn instances(
     )
 }
 
-fn filters(engine: &str, engines: &[EngineShown], parameters: &Parameters, reveals: bool) -> Markup {
+fn filters(engine: &str, engines: &[EngineView], parameters: &Parameters, reveals: bool) -> Markup {
     let rules = engines.iter().find(|known| known.name == engine).map_or(&[][..], |known| &known.rules);
     let rule = parameters.get("rule").unwrap_or("");
     let state = parameters.get("state").unwrap_or("");
-    let attributes = rules.iter().find(|known| known.id == rule).map_or(&[][..], |known| &known.attributes);
+    let attributes = rules.iter().find(|known| *known.id == *rule).map_or(&[][..], |known| &known.attributes);
     let given = parameters.attributes();
     html! {
         form.filter method="get" action="/instances" {
@@ -210,7 +211,7 @@ fn filters(engine: &str, engines: &[EngineShown], parameters: &Parameters, revea
             }
             label { "Rule " select name="rule" {
                 option value="" { "all" }
-                @for known in rules { option value=(known.id) selected[known.id == rule] { (known.id) } }
+                @for known in rules { option value=(known.id) selected[*known.id == *rule] { (known.id) } }
             } }
             label { "State " select name="state" {
                 option value="" { "all" }
@@ -228,7 +229,7 @@ fn filters(engine: &str, engines: &[EngineShown], parameters: &Parameters, revea
     }
 }
 
-fn listed(page: &PageShown, parameters: &Parameters) -> Markup {
+fn listed(page: &PageView, parameters: &Parameters) -> Markup {
     let paged = parameters.get("after").is_some();
     html! {
         @if page.instances.is_empty() {
@@ -239,7 +240,7 @@ fn listed(page: &PageShown, parameters: &Parameters) -> Markup {
                     th { "rule" } th { "instance" } th { "state" } th { "what is done about it" }
                     th.number { "for" } th.number { "failures" } th { "last error" }
                 } }
-                tbody { @for instance in &page.instances { (instance_row(&page.engine, instance)) } }
+                tbody { @for instance in &page.instances { (instance_row(page, instance)) } }
             } }
         }
         p.pages {
@@ -251,27 +252,38 @@ fn listed(page: &PageShown, parameters: &Parameters) -> Markup {
     }
 }
 
-fn instance_row(engine: &str, instance: &InstanceShown) -> Markup {
+fn instance_row(page: &PageView, instance: &Instance) -> Markup {
     html! {
         tr {
             td.name data-label="rule" { (instance.rule) }
-            td.name data-label="instance" { (attributes(engine, instance)) }
-            td data-label="state" { (pill(instance.state)) }
+            td.name data-label="instance" { (attributes(page, instance)) }
+            td data-label="state" { (pill(instance.state.kind().name())) }
             td data-label="what is done" { (detail(instance)) }
-            td.number data-label="for" { @if instance.state != "untrue" { (time(instance.lasting_seconds)) } }
+            td.number data-label="for" { @if is_true(instance) { (time(instance.lasting)) } }
             td.number data-label="failures" { @if instance.failures > 0 { (instance.failures) } }
             td.message data-label="last error" {
-                @if let Some(error) = &instance.error { (error) }
-                @if instance.error_hidden { span.zero { "not revealed" } }
+                @if let Some(error) = error(instance) { (told(error)) }
             }
         }
     }
 }
 
-fn attributes(engine: &str, instance: &InstanceShown) -> Markup {
-    let Some(attributes) = &instance.attributes else { return html! { span.zero { "not revealed" } } };
+fn is_true(instance: &Instance) -> bool {
+    instance.state != InstanceState::Untrue
+}
+
+/// A text, unless it is not revealed.
+fn told(text: &str) -> Markup {
+    html! { @if text == HIDDEN { span.zero { "not revealed" } } @else { (text) } }
+}
+
+fn attributes(page: &PageView, instance: &Instance) -> Markup {
+    if page.reveal < Reveal::Keys {
+        return html! { span.zero { "not revealed" } };
+    }
+    let attributes = &instance.attributes;
     let link = attributes.iter().fold(
-        Parameters::default().with("engine", engine).with("rule", &instance.rule),
+        Parameters::default().with("engine", &page.engine).with("rule", &instance.rule),
         |link, (name, value)| link.with(&format!("{ATTRIBUTE}{name}"), value),
     );
     html! {
@@ -285,32 +297,74 @@ fn attributes(engine: &str, instance: &InstanceShown) -> Markup {
     }
 }
 
-fn detail(instance: &InstanceShown) -> Markup {
+fn detail(instance: &Instance) -> Markup {
+    let (what, by) = what_is_done(&instance.state);
     html! {
-        (instance.detail)
-        @if let Some(by) = &instance.by { ": " b { (by) } }
-        @if let Some(remaining) = instance.remaining_seconds { ", in " (time(remaining)) }
+        (what)
+        @if let Some(by) = by { ": " b { (by) } }
+        @if let InstanceState::Waiting { remaining, .. } = &instance.state { ", in " (time(*remaining)) }
     }
 }
 
-pub(super) fn explanation(found: &ExplanationShown, parameters: &Parameters) -> Markup {
+/// What went wrong, here or in another engine.
+fn error(instance: &Instance) -> Option<&str> {
+    let elsewhere = match &instance.state {
+        InstanceState::HeldBack { error, .. } => Some(error),
+        InstanceState::GivenUp { reason, .. } => Some(reason),
+        _ => None,
+    };
+    elsewhere.map(String::as_str).or(instance.last_error.as_deref()).filter(|text| !text.is_empty())
+}
+
+/// A state in words, and which other engine it is about.
+fn what_is_done(state: &InstanceState) -> (&'static str, Option<&str>) {
+    match state {
+        InstanceState::Waiting { reason, .. } => {
+            let text = match reason {
+                WaitReason::Backoff => "retried after a failure",
+                WaitReason::RetryAfter => "run again as its callback asked",
+                WaitReason::Ineffective => "slowed down: its callback leaves it true",
+                WaitReason::Trouble => "tried again after trouble with etcd",
+                WaitReason::Released => "tried again after a release",
+                WaitReason::Settle => "settles: its keys may change again",
+                WaitReason::Interval => "fired less than its rule's interval ago",
+            };
+            (text, None)
+        }
+        InstanceState::Locked { engine, .. } => ("locked by another engine", engine.as_deref()),
+        InstanceState::HeldBack { engine, error, .. } if error.is_empty() => {
+            ("held back by another engine, as its callback asked", engine.as_deref())
+        }
+        InstanceState::HeldBack { engine, .. } => {
+            ("held back by another engine after a failure", engine.as_deref())
+        }
+        InstanceState::GivenUp { engine, .. } => ("given up", engine.as_deref()),
+        InstanceState::Untrue
+        | InstanceState::Queued(_)
+        | InstanceState::Running(_)
+        | InstanceState::WouldFire
+        | InstanceState::Idle => (state.words().unwrap_or_default(), None),
+    }
+}
+
+pub(super) fn explanation(found: &ExplanationView, parameters: &Parameters) -> Markup {
     let list = Parameters::default().with("engine", &found.engine).with("rule", &found.rule);
     layout(
         "Explanation",
         html! {
             h1 {
                 a href=(list.link("/instances")) { (found.rule) }
-                @for (name, value) in &found.attributes { " " span.attribute { (name) "=" } (value) }
+                @for (name, value) in found.attributes.iter() { " " span.attribute { (name) "=" } (value) }
             }
             @match &found.instance {
                 None => p.empty { "No existing key has these attributes: the engine does not know this instance." },
                 Some(instance) => {
                     dl {
                         dt { "engine" } dd { (found.engine) }
-                        dt { "state" } dd { (pill(instance.state)) " " (detail(instance)) }
-                        @if instance.state != "untrue" { dt { "for" } dd { (time(instance.lasting_seconds)) } }
+                        dt { "state" } dd { (pill(instance.state.kind().name())) " " (detail(instance)) }
+                        @if is_true(instance) { dt { "for" } dd { (time(instance.lasting)) } }
                         @if instance.failures > 0 { dt { "failures" } dd { (instance.failures) " in a row" } }
-                        @if let Some(error) = &instance.error { dt { "last error" } dd.message { (error) } }
+                        @if let Some(error) = error(instance) { dt { "last error" } dd.message { (told(error)) } }
                     }
                 }
             }
@@ -324,7 +378,7 @@ pub(super) fn explanation(found: &ExplanationShown, parameters: &Parameters) -> 
     )
 }
 
-fn tree(part: &PartShown) -> Markup {
+fn tree(part: &Explanation) -> Markup {
     html! {
         li class=(if part.truth { "true" } else { "false" }) {
             span.truth title=(if part.truth { "true" } else { "false" }) {
@@ -337,20 +391,14 @@ fn tree(part: &PartShown) -> Markup {
     }
 }
 
-fn seen_key(seen: &SeenShown) -> Markup {
+fn seen_key(seen: &SeenKey) -> Markup {
     html! {
         li {
             code { (seen.key) }
-            @if !seen.exists { " is absent" } @else {
-                @match &seen.value {
-                    Some(value) => {
-                        " is " code.value { (value) }
-                        @if value.len() < seen.bytes { "… (" (number(seen.bytes as u64)) " bytes)" }
-                    }
-                    None => { " exists, " (number(seen.bytes as u64)) " bytes" }
-                }
-                @if let Some(revision) = seen.revision { ", revision " (revision) }
-            }
+            @if let Some(value) = &seen.value {
+                " is " code.value { (value.to_string_lossy()) }
+                @if let Some(revision) = seen.mod_revision { ", revision " (revision) }
+            } @else { " is absent" }
         }
     }
 }
@@ -385,7 +433,7 @@ mod tests {
             (7260.0, "2 h 1 min"),
             (200_000.0, "2 d 7 h"),
         ] {
-            assert_eq!(time(seconds), text);
+            assert_eq!(time(Duration::from_secs_f64(seconds)), text);
         }
     }
 }

@@ -12,6 +12,8 @@ pub use stats::Stats;
 
 use crate::condition::Explanation;
 use crate::pattern::Attributes;
+use crate::time::{seconds, unix_seconds};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use std::time::{Duration, SystemTime};
 ///
 /// Its text is one line, such as
 /// `poll id=7: waiting for another 2.5s after failure 3 (connection refused)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Instance {
     /// The id of its rule.
@@ -32,6 +34,7 @@ pub struct Instance {
     /// What the engine is doing about it.
     pub state: InstanceState,
     /// For how long it has been in this state. Zero for [`InstanceState::Untrue`].
+    #[serde(rename = "lasting_seconds", with = "seconds")]
     pub lasting: Duration,
     /// How often its callback has failed in a row so far. Failures in other engines count if their marks were
     /// seen. The number of the next attempt is one more than this.
@@ -42,7 +45,8 @@ pub struct Instance {
 }
 
 /// What an engine is doing about an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum InstanceState {
     /// The condition is false, or has not been decided yet. Nothing is done.
@@ -56,6 +60,7 @@ pub enum InstanceState {
         /// Why.
         reason: WaitReason,
         /// How long from now.
+        #[serde(rename = "remaining_seconds", with = "seconds")]
         remaining: Duration,
     },
     /// It is true, but another engine has its lock. It is tried again when the lock is released.
@@ -64,6 +69,7 @@ pub enum InstanceState {
         /// read.
         engine: Option<String>,
         /// Since when, by that engine's clock.
+        #[serde(rename = "since_unix_seconds", with = "unix_seconds")]
         since: Option<SystemTime>,
     },
     /// It is true, but another engine holds it back, because its callback failed there or asked to be run
@@ -73,6 +79,7 @@ pub enum InstanceState {
         /// The engine that holds it back, by its [name](crate::EngineBuilder::name), if the mark can be read.
         engine: Option<String>,
         /// Until when, by that engine's clock.
+        #[serde(rename = "until_unix_seconds", with = "unix_seconds")]
         until: Option<SystemTime>,
         /// The error there. Empty if the callback asked to be run again later.
         error: String,
@@ -93,7 +100,8 @@ pub enum InstanceState {
 }
 
 /// What a queued instance waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum QueuedFor {
     /// A free slot, of its rule or of the engine.
@@ -107,7 +115,8 @@ pub enum QueuedFor {
 }
 
 /// What an instance is doing with its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
     /// It is being decided again, with the newest values.
@@ -121,7 +130,8 @@ pub enum Phase {
 }
 
 /// Why an instance waits for some time to pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitReason {
     /// The callback failed, and the [backoff](crate::Rule::backoff) isn't over.
@@ -143,7 +153,8 @@ pub enum WaitReason {
 }
 
 /// The states of instances without their details, for queries and counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StateKind {
     /// [`InstanceState::Untrue`].
@@ -235,7 +246,7 @@ impl InstanceState {
 /// Why an instance is true or false, and what the engine is doing about it. See
 /// [`EngineHandle::explain`](crate::EngineHandle::explain). Its text has a line for each part of the
 /// condition and one for the instance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstanceExplanation {
     /// The truth of each part of the condition, with what was seen.
@@ -255,7 +266,7 @@ impl fmt::Display for InstanceExplanation {
 }
 
 /// An instance that some keys imply, found by [`Engine::instances_on`](crate::Engine::instances_on).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EvaluatedInstance {
     /// The rule's id.
@@ -269,6 +280,55 @@ pub struct EvaluatedInstance {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_of_instances_comes_back_from_json() {
+        let second = Duration::from_secs(1);
+        let other = || Some("b".to_owned());
+        let since = Some(std::time::UNIX_EPOCH + second);
+        for (state, json) in [
+            (InstanceState::Idle, r#"{"kind":"idle"}"#),
+            (InstanceState::Queued(QueuedFor::Slot), r#"{"kind":"queued","detail":"slot"}"#),
+            (InstanceState::Running(Phase::Callback), r#"{"kind":"running","detail":"callback"}"#),
+            (
+                InstanceState::Waiting { reason: WaitReason::RetryAfter, remaining: second },
+                r#"{"kind":"waiting","detail":{"reason":"retry_after","remaining_seconds":1.0}}"#,
+            ),
+            (
+                InstanceState::Locked { engine: other(), since },
+                r#"{"kind":"locked","detail":{"engine":"b","since_unix_seconds":1.0}}"#,
+            ),
+            (
+                InstanceState::HeldBack { engine: None, until: None, error: "no".into() },
+                r#"{"kind":"held_back","detail":{"engine":null,"until_unix_seconds":null,"error":"no"}}"#,
+            ),
+            (
+                InstanceState::GivenUp { engine: other(), reason: "no".into() },
+                r#"{"kind":"given_up","detail":{"engine":"b","reason":"no"}}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&state).unwrap(), json);
+            let instance = Instance {
+                rule: "r".into(),
+                attributes: [("id", "7")].into(),
+                state,
+                lasting: second / 4,
+                failures: 3,
+                last_error: Some("no".into()),
+            };
+            let page = InstancePage { instances: vec![instance], next: Some(Cursor(7)) };
+            let json = serde_json::to_string(&page).unwrap();
+            assert_eq!(serde_json::from_str::<InstancePage>(&json).unwrap(), page, "{json}");
+        }
+        let mut counts = StateCounts::default();
+        *counts.at(StateKind::GivenUp) = 3;
+        let json = serde_json::to_value(counts).unwrap();
+        assert_eq!(json["given_up"], 3);
+        assert_eq!(serde_json::from_value::<StateCounts>(json).unwrap(), counts);
+        for kind in StateKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
 
     #[test]
     fn every_state_has_a_name_that_leads_back_to_it() {

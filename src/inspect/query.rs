@@ -2,6 +2,7 @@
 
 use super::{Instance, StateKind};
 use crate::pattern::Attributes;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -100,7 +101,8 @@ impl InstanceQuery {
 }
 
 /// Where a page ended. It can be shown as text and parsed again, for use in the address of the next page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Cursor(pub(crate) u32);
 
 impl fmt::Display for Cursor {
@@ -118,7 +120,7 @@ impl FromStr for Cursor {
 }
 
 /// A page of instances.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct InstancePage {
     /// The instances. Their order has no meaning, but stays the same while they exist.

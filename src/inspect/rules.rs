@@ -2,12 +2,15 @@
 
 use super::StateKind;
 use crate::compiled::RateLimit;
+use crate::time::{optional_seconds, seconds};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A rule of a running engine, its options, and what its instances are doing. See
 /// [`EngineHandle::rules`](crate::EngineHandle::rules).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RuleStatus {
     /// The rule's id.
@@ -26,12 +29,15 @@ pub struct RuleStatus {
     /// The current rate limit in this engine. `None` if there is none.
     pub rate_limit: Option<RateLimit>,
     /// The current least time between two firings of an instance in this engine. `None` if there is none.
+    #[serde(rename = "min_interval_seconds", with = "optional_seconds")]
     pub min_interval: Option<Duration>,
     /// How many of its instances may fire at once in this engine.
     pub concurrency: usize,
     /// How long a callback may run.
+    #[serde(rename = "time_limit_seconds", with = "seconds")]
     pub time_limit: Duration,
     /// The TTL of the lease behind its locks.
+    #[serde(rename = "lock_ttl_seconds", with = "seconds")]
     pub lock_ttl: Duration,
     /// Callbacks started since the last (re)start of the engine.
     pub fired: u64,
@@ -64,5 +70,23 @@ impl StateCounts {
 
     pub(crate) fn at(&mut self, kind: StateKind) -> &mut usize {
         &mut self.0[kind as usize]
+    }
+}
+
+/// By name, such as `{"queued": 3, …}`.
+impl Serialize for StateCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+/// States that are not named count nothing.
+impl<'de> Deserialize<'de> for StateCounts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut counts = Self::default();
+        for (kind, count) in BTreeMap::<StateKind, usize>::deserialize(deserializer)? {
+            *counts.at(kind) = count;
+        }
+        Ok(counts)
     }
 }

@@ -1,11 +1,13 @@
 //! Figures of a running engine.
 
+use serde::{Deserialize, Serialize};
+
 /// Figures of a running engine.
 ///
 /// The index and the dispatcher are asked one after the other, so that the figures may be of slightly
 /// different moments. From `queued` to `idle` each counts instances whose condition was last found true;
 /// an instance counts once. The same figures are metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Stats {
     /// Keys in memory: those that some pattern matches.

@@ -61,6 +61,7 @@ const KEPT: usize = 100_000;
 /// # fn main() {}
 /// ```
 #[derive(Debug)]
+#[must_use = "it tells only who asks"]
 pub struct Firings {
     events: EventStream,
     within: Duration,

@@ -2,6 +2,7 @@
 
 use crate::change::Snapshot;
 use crate::pattern::Attributes;
+use serde::Serialize;
 use std::borrow::Cow;
 
 /// What logs, spans and the HTTP endpoint may show of the data in etcd. It is set by
@@ -16,7 +17,8 @@ use std::borrow::Cow;
 ///
 /// This setting is about what the engine shows by itself. Functions of the API, such as
 /// [`explain`](crate::EngineHandle::explain), and errors that callbacks get hide nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reveal {
     /// No keys and no values. This is the default.
@@ -53,7 +55,7 @@ impl Reveal {
 }
 
 /// Replaces something hidden.
-const HIDDEN: &str = "…";
+pub(crate) const HIDDEN: &str = "…";
 
 /// Secrets of this length or more are also hidden within words.
 const LONG: usize = 4;

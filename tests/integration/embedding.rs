@@ -1,7 +1,9 @@
 //! Embedding: every kind of runtime, several engines in a process, callbacks that block.
 
 use crate::support::{Etcd, assert_nothing_left, eventually, free_port};
-use etcd_rules::{Engine, EngineBuilder, EngineError, Error, Firing, Health, Outcome, Rule, key};
+use etcd_rules::{
+    Engine, EngineBuilder, EngineError, EngineHandle, Error, ErrorKind, Firing, Health, Outcome, Rule, key,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,6 +28,50 @@ async fn scenario() {
     etcd.put("/jobs/1", "").await;
     eventually(20 * SECOND, "it fired", async || etcd.get("/done/1").await.is_some()).await;
     running.shutdown(5 * SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+/// A handle can be the state of a web server: it is cloned, shared, and asked by others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handle_is_shared_and_keeps_no_engine_alive() {
+    fn state<T: Clone + Send + Sync + 'static>(of: T) -> T {
+        of
+    }
+    let etcd = Etcd::start().await;
+    let running = engine(&etcd, "shared").rule(acknowledge()).build().unwrap().start().await.unwrap();
+    let (handle, other) = (state(running.handle()), running.handle());
+    assert_eq!(handle.name(), "shared");
+    let asked = tokio::spawn(async move {
+        other.ready().await;
+        other.pause("acknowledge").await.unwrap();
+        other.rules().await.unwrap()
+    });
+    let rules = serde_json::to_value(asked.await.unwrap()).unwrap();
+    assert_eq!((&rules[0]["id"], &rules[0]["paused"]), (&"acknowledge".into(), &true.into()));
+    assert_eq!(serde_json::to_value(handle.health()).unwrap()["state"], "ready");
+    let mut events = handle.events();
+    drop(running);
+    let mut health = handle.health_changes();
+    while let Some(health) = health.recv().await {
+        assert!(health != Health::Stopped || handle.health() == Health::Stopped);
+    }
+    assert_eq!(handle.health(), Health::Stopped, "although there is a handle");
+    assert!(events.recv().await.is_none(), "nothing happened, and nothing will");
+    let error = handle.stats().await.unwrap_err();
+    assert!(matches!(error, EngineError::Stopped(_)) && error.kind() == ErrorKind::Stopped, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_until_hands_out_a_handle() {
+    let etcd = Etcd::start().await;
+    let built = engine(&etcd, "until").rule(acknowledge()).build().unwrap();
+    let mut given = None;
+    let ready = |handle: EngineHandle| {
+        given = Some(handle.clone());
+        async move { handle.ready().await }
+    };
+    tokio::time::timeout(60 * SECOND, built.run_until_with(ready)).await.expect("it ends").unwrap();
+    assert_eq!(given.expect("it was called").health(), Health::Stopped);
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
 }
 

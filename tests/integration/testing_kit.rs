@@ -5,8 +5,8 @@ use etcd_rules::events::{Event, EventKind, FiringOutcome};
 use etcd_rules::firing::Effect;
 use etcd_rules::testing::{Firings, NotFired, NotTried, Trial, Tried, WhyNotFired};
 use etcd_rules::{
-    Backoff, BoxError, Engine, EngineBuilder, EngineError, Error, Firing, FiringError, Outcome, Rule, Value,
-    key,
+    Backoff, BoxError, Engine, EngineBuilder, EngineError, Error, ErrorKind, Firing, FiringError, Outcome,
+    Rule, Value, key,
 };
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use std::future::Future;
@@ -46,7 +46,15 @@ async fn a_callback_reads_the_keys_given_and_nothing_else() {
     let tried = tried(async |firing: Firing| {
         assert_eq!((firing.rule(), firing.engine(), firing.attempt()), ("job", "trial", 1));
         assert_eq!(firing.attribute("id")?, "7");
-        assert_eq!(firing.value_opt("/jobs/:id")?.map(Value::to_string).as_deref(), Some("new"));
+        assert_eq!(firing.value("/jobs/:id")?, "new");
+        assert_eq!(firing.value_opt("/jobs/:id")?, Some(&Value::from("new")));
+        // None of the condition's, although such a key exists: not absent, but a mistake.
+        for pattern in ["/notes/:id", "/jobs/7", "/jobs/:name"] {
+            let mistake = firing.value_opt(pattern).unwrap_err();
+            assert!(matches!(&mistake, FiringError::NotShown(named) if named == pattern), "{mistake}");
+            assert_eq!(mistake.kind(), ErrorKind::InvalidInput);
+            assert!(matches!(firing.value(pattern), Err(FiringError::NotShown(_))));
+        }
         assert_eq!(firing.get("/notes/:id").await?, "hello");
         assert_eq!(firing.get_opt("/nowhere/:id").await?, None);
         assert!(

@@ -1,0 +1,210 @@
+//! What is shown of engines, and what may be told of it: everything that leaves passes through here. Pure.
+
+use crate::condition::{Explanation, SeenKey};
+use crate::health::Health;
+use crate::inspect::Cursor;
+use crate::inspect::{Instance, InstanceExplanation, InstancePage, InstanceState, RuleStatus};
+use crate::pattern::Attributes;
+use crate::trace::reveal::{HIDDEN, Reveal};
+use crate::value::Value;
+use serde::Serialize;
+
+/// Bytes of a value that are shown at most.
+const VALUE: usize = 4096;
+
+/// An engine with its rules.
+#[derive(Debug, Serialize)]
+pub(super) struct EngineView {
+    pub(super) name: String,
+    pub(super) health: Health,
+    pub(super) live: bool,
+    pub(super) ready: bool,
+    pub(super) reveal: Reveal,
+    /// Why its rules are not known.
+    pub(super) error: Option<String>,
+    pub(super) rules: Vec<RuleStatus>,
+}
+
+/// A page of instances of an engine.
+#[derive(Debug, Serialize)]
+pub(super) struct PageView {
+    pub(super) engine: String,
+    pub(super) reveal: Reveal,
+    pub(super) instances: Vec<Instance>,
+    /// `after` of the next page.
+    pub(super) next: Option<Cursor>,
+}
+
+/// Why an instance of an engine is true or false.
+#[derive(Debug, Serialize)]
+pub(super) struct ExplanationView {
+    pub(super) engine: String,
+    pub(super) reveal: Reveal,
+    pub(super) rule: String,
+    pub(super) attributes: Attributes,
+    pub(super) condition: Explanation,
+    /// `None`: the engine knows no such instance.
+    pub(super) instance: Option<Instance>,
+}
+
+impl EngineView {
+    pub(super) fn new(name: &str, mut health: Health, reveal: Reveal) -> Self {
+        let (live, ready) = (health.is_live(), health.is_ready());
+        if let Health::Failed { reason } = &mut health
+            && reveal < Reveal::Keys
+        {
+            hide(reason);
+        }
+        Self { name: name.to_owned(), health, live, ready, reveal, error: None, rules: Vec::new() }
+    }
+}
+
+impl PageView {
+    pub(super) fn new(engine: &str, page: InstancePage, reveal: Reveal) -> Self {
+        let InstancePage { mut instances, next } = page;
+        instances.iter_mut().for_each(|instance| redact(instance, reveal));
+        Self { engine: engine.to_owned(), reveal, instances, next }
+    }
+}
+
+impl ExplanationView {
+    pub(super) fn new(
+        engine: &str,
+        rule: &str,
+        attributes: Attributes,
+        found: InstanceExplanation,
+        reveal: Reveal,
+    ) -> Self {
+        let InstanceExplanation { mut condition, mut instance } = found;
+        redact_part(&mut condition, reveal);
+        instance.iter_mut().for_each(|instance| redact(instance, reveal));
+        let (engine, rule) = (engine.to_owned(), rule.to_owned());
+        Self { engine, reveal, rule, attributes, condition, instance }
+    }
+}
+
+/// Says that there is something, and not what.
+fn hide(text: &mut String) {
+    if !text.is_empty() {
+        *text = HIDDEN.to_owned();
+    }
+}
+
+/// Without [`Reveal::Keys`] neither which instance it is nor what an error says is told.
+fn redact(instance: &mut Instance, reveal: Reveal) {
+    if reveal >= Reveal::Keys {
+        return;
+    }
+    instance.attributes = instance.attributes.iter().map(|(name, _)| (name, HIDDEN)).collect();
+    if instance.last_error.is_some() {
+        instance.last_error = Some(HIDDEN.into());
+    }
+    match &mut instance.state {
+        InstanceState::HeldBack { error: text, .. } | InstanceState::GivenUp { reason: text, .. } => {
+            hide(text)
+        }
+        _ => {}
+    }
+}
+
+fn redact_part(part: &mut Explanation, reveal: Reveal) {
+    part.seen.iter_mut().for_each(|seen| redact_key(seen, reveal));
+    part.children.iter_mut().for_each(|child| redact_part(child, reveal));
+}
+
+/// A value is shown if that may be, and of a long one its beginning.
+fn redact_key(seen: &mut SeenKey, reveal: Reveal) {
+    let Some(value) = &mut seen.value else { return };
+    let shown = if reveal >= Reveal::Values { value.len().min(VALUE) } else { 0 };
+    if shown < value.len() {
+        let beginning = String::from_utf8_lossy(&value.as_bytes()[..shown]);
+        *value = Value::from(format!("{beginning}{HIDDEN} ({} bytes)", value.len()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::WaitReason;
+    use std::time::Duration;
+
+    fn waiting() -> Instance {
+        Instance {
+            rule: "poll".into(),
+            attributes: [("id", "web-1")].into(),
+            state: InstanceState::Waiting {
+                reason: WaitReason::Backoff,
+                remaining: Duration::from_millis(2500),
+            },
+            lasting: Duration::from_millis(1234),
+            failures: 3,
+            last_error: Some("web-1 says: secret".into()),
+        }
+    }
+
+    fn shown(mut instance: Instance, reveal: Reveal) -> Instance {
+        redact(&mut instance, reveal);
+        instance
+    }
+
+    #[test]
+    fn each_level_shows_more_of_an_instance() {
+        for (reveal, id, error) in [
+            (Reveal::Nothing, HIDDEN, HIDDEN),
+            (Reveal::Keys, "web-1", "web-1 says: secret"),
+            (Reveal::Values, "web-1", "web-1 says: secret"),
+        ] {
+            let shown = shown(waiting(), reveal);
+            assert_eq!(shown.attributes.get("id"), Some(id));
+            assert_eq!(shown.last_error.as_deref(), Some(error));
+            let json = serde_json::to_value(&shown).unwrap();
+            assert_eq!(json["state"]["kind"], "waiting");
+            assert_eq!(json["state"]["detail"]["remaining_seconds"], 2.5);
+            assert_eq!((&json["failures"], &json["lasting_seconds"]), (&3.into(), &1.234.into()));
+            assert_eq!(json.to_string().contains("web-1"), reveal >= Reveal::Keys, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_another_engine_says_is_as_secret() {
+        let back = InstanceState::HeldBack {
+            engine: Some("other".into()),
+            until: None,
+            error: "web-1 says: secret".into(),
+        };
+        let gave_up = InstanceState::GivenUp { engine: Some("other".into()), reason: "secret".into() };
+        for state in [back, gave_up] {
+            let held = || Instance { state: state.clone(), last_error: None, ..waiting() };
+            let json = |reveal| serde_json::to_string(&shown(held(), reveal)).unwrap();
+            assert!(!json(Reveal::Nothing).contains("secret") && json(Reveal::Nothing).contains("other"));
+            assert!(json(Reveal::Keys).contains("secret"));
+        }
+    }
+
+    #[test]
+    fn a_failure_of_the_engine_is_as_secret() {
+        let failed = || Health::Failed { reason: "secret".into() };
+        let view = |reveal| serde_json::to_string(&EngineView::new("e", failed(), reveal)).unwrap();
+        assert!(!view(Reveal::Nothing).contains("secret"));
+        assert!(view(Reveal::Keys).contains("secret"));
+    }
+
+    #[test]
+    fn a_value_is_shown_only_if_it_may_be_and_only_its_beginning() {
+        let seen = |value: &str, reveal| {
+            let mut seen = SeenKey {
+                key: "/servers/web-1/ip".into(),
+                value: Some(value.into()),
+                mod_revision: Some(7),
+                obstacle: None,
+            };
+            redact_key(&mut seen, reveal);
+            seen.value.unwrap().to_string()
+        };
+        assert_eq!(seen("secret", Reveal::Keys), "… (6 bytes)");
+        assert_eq!(seen("secret", Reveal::Values), "secret");
+        let long = seen(&"ü".repeat(10_000), Reveal::Values);
+        assert!(long.starts_with("üüü") && long.ends_with("ü… (20000 bytes)"), "{long}");
+        assert!(long.len() < VALUE + 30);
+    }
+}
