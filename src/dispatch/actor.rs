@@ -1,29 +1,29 @@
-//! The dispatcher actor: tells [`Pending`] what happened and carries out what it wants. It never waits
+//! The dispatcher actor: tells [`WorkQueue`] what happened and carries out what it wants. It never waits
 //! for anybody up the path: what goes back to the index is kept until the index has room.
 
-mod brake;
 mod callback;
+mod commit;
+mod controls;
 mod drain;
-mod end;
+mod events;
 mod firing;
 mod lock;
-mod look;
 mod releases;
-mod tell;
+mod status;
 
-pub(crate) use brake::SetBrakes;
+pub(crate) use controls::ApplyControls;
 pub(crate) use drain::Drain;
-pub(crate) use look::{FireNow, GetRules, GetTally, LookAt};
+pub(crate) use status::{FireNow, GetLanes, GetStatuses, GetTally};
 
 use super::messages::{Action, Finish};
-use super::pending::Pending;
-use super::run::{Ended, RunTelling, Watched};
+use super::run::{CallbackTelemetry, Ended, Watched};
 use super::tools::Tools;
+use super::work_queue::WorkQueue;
 use crate::change::Revision;
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::live::Live;
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::Link;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
@@ -40,7 +40,7 @@ use crate::metrics::Meters;
 use crate::runtime::env::Env;
 use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
-use crate::trace::{Telling, spans};
+use crate::trace::{Telemetry, spans};
 use actix::prelude::*;
 use callback::RunsEnded;
 use firing::Step;
@@ -68,16 +68,16 @@ pub(crate) struct Settings {
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
     pub(crate) limit: usize,
-    pub(crate) ageing: Duration,
+    pub(crate) starvation_limit: Duration,
     pub(crate) link: Arc<Link>,
     pub(crate) requests: Addr<Requests>,
     pub(crate) keeper: Addr<Keeper>,
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
-    pub(crate) live: Live,
-    pub(crate) brakes: Brakes,
+    pub(crate) live: RunningCallbacks,
+    pub(crate) brakes: RuleControls,
     pub(crate) events: Events,
-    pub(crate) telling: Telling,
+    pub(crate) telemetry: Telemetry,
     pub(crate) faults: Faults,
 }
 
@@ -85,8 +85,8 @@ pub(crate) struct Dispatcher {
     settings: Settings,
     tools: Arc<Tools>,
     around: Arc<Surroundings>,
-    run_telling: Arc<RunTelling>,
-    pending: Pending,
+    callback_telemetry: Arc<CallbackTelemetry>,
+    work: WorkQueue,
     index: Option<Addr<IndexActor>>,
     /// What goes back to the index, bounded by the number of instances that are not idle.
     outbox: Feedback,
@@ -115,7 +115,7 @@ struct Busy {
     keys: Option<Keys>,
     fence: Option<Fence>,
     lease: Option<LockLease>,
-    overrule: Option<Revision>,
+    supersedes_backoff: Option<Revision>,
     /// Told to end.
     told: bool,
     /// Tells the callback; made when that is about to run.
@@ -130,13 +130,13 @@ struct Busy {
 }
 
 impl Busy {
-    fn new(nonce: u64, overrule: Option<Revision>, span: Span) -> Self {
+    fn new(nonce: u64, supersedes_backoff: Option<Revision>, span: Span) -> Self {
         Self {
             nonce,
             keys: None,
             fence: None,
             lease: None,
-            overrule,
+            supersedes_backoff,
             told: false,
             cancelled: None,
             step: None,
@@ -189,8 +189,8 @@ const STILL_RUNNING: Duration = Duration::from_millis(100);
 impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
     pub(crate) fn new(settings: Settings, releases: Setter<Option<Revision>>) -> Self {
-        let Settings { env, rules, limit, ageing, .. } = &settings;
-        let pending = Pending::new(rules.clone(), *limit, *ageing, env.rng(10), env.hasher());
+        let Settings { env, rules, limit, starvation_limit, .. } = &settings;
+        let work = WorkQueue::new(rules.clone(), *limit, *starvation_limit, env.rng(10), env.hasher());
         let tools = Tools {
             engine: settings.engine.clone(),
             env: env.clone(),
@@ -208,17 +208,17 @@ impl Dispatcher {
             reserved: settings.reserved.clone(),
             max_txn_ops: settings.max_txn_ops,
         };
-        let run_telling = RunTelling {
+        let callback_telemetry = CallbackTelemetry {
             engine: settings.engine.clone(),
-            telling: settings.telling.clone(),
+            telemetry: settings.telemetry.clone(),
             meters: settings.meters.clone(),
         };
         Self {
             tools: Arc::new(tools),
             around: Arc::new(around),
-            run_telling: Arc::new(run_telling),
+            callback_telemetry: Arc::new(callback_telemetry),
             rng: env.rng(11),
-            pending,
+            work,
             index: None,
             outbox: Feedback::default(),
             outbox_waits: false,
@@ -243,19 +243,19 @@ impl Dispatcher {
         guarded(self, ctx, |this, ctx| {
             let now = Instant::now();
             let mut actions = Vec::new();
-            this.pending.observe(this.settings.events.has_listeners());
+            this.work.observe(this.settings.events.has_listeners());
             this.take_ended(now, ctx);
             happened(this, now, &mut actions);
-            this.pending.fill(now, &mut actions);
+            this.work.fill(now, &mut actions);
             for action in actions {
                 this.carry_out(action, ctx);
             }
-            this.pending.take_notes().for_each(|note| this.settings.meters.note(note));
+            this.work.take_events().for_each(|event| this.settings.meters.workqueue_event(event));
             this.watch_releases(now);
             this.send_back(ctx);
             this.set_timer(ctx);
-            this.hand_out();
-            if this.pending.running() == 0
+            this.flush();
+            if this.work.running() == 0
                 && let Some(drained) = this.draining.take()
             {
                 // The one who waits may have given up.
@@ -266,24 +266,26 @@ impl Dispatcher {
 
     fn carry_out(&mut self, action: Action, ctx: &mut Context<Self>) {
         match action {
-            Action::Tell { rule, binding, state } => self.tell_of(rule, &binding, || EventKind::State(state)),
+            Action::Notify { rule, binding, state } => {
+                self.tell_of(rule, &binding, || EventKind::State(state))
+            }
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, Effects::default(), ctx),
             Action::ClearMark { rule, binding, revision } => {
                 self.tell(rule, clear_mark(self.tools.keys(rule, &binding).mark(), revision));
             }
-            Action::Lock { instance, snapshot, witness, overrule } => {
-                self.lock(instance, (snapshot, witness), overrule, ctx);
+            Action::Lock { instance, snapshot, witness, supersedes_backoff } => {
+                self.lock(instance, (snapshot, witness), supersedes_backoff, ctx);
             }
-            Action::Run { instance, snapshot, overrule } => {
+            Action::Run { instance, snapshot, supersedes_backoff } => {
                 let Some((rule, binding)) = self.identity(instance) else { return };
                 if self.still_running(instance, rule, &binding, ctx) {
                     return;
                 }
                 let span = self.span(instance, &snapshot);
                 let nonce = self.rng.next_u64();
-                self.busy.insert(instance, Busy::new(nonce, overrule, span));
+                self.busy.insert(instance, Busy::new(nonce, supersedes_backoff, span));
                 self.start(instance, snapshot);
             }
         }
@@ -300,13 +302,13 @@ impl Dispatcher {
 
     /// Tells those who listen what happened to an instance that there is a record of.
     fn tell_event(&self, instance: InstanceId, kind: impl FnOnce() -> EventKind) {
-        if let Some(record) = self.pending.record(instance) {
+        if let Some(record) = self.work.record(instance) {
             self.tell_of(record.rule, &record.binding, kind);
         }
     }
 
     fn identity(&self, instance: InstanceId) -> Option<(u32, Binding)> {
-        self.pending.record(instance).map(|record| (record.rule, record.binding.clone()))
+        self.work.record(instance).map(|record| (record.rule, record.binding.clone()))
     }
 
     /// A callback that could not be stopped before a restart may run on: it is waited for.
@@ -320,7 +322,7 @@ impl Dispatcher {
         let running = self.settings.live.is_running(rule, binding);
         if running {
             let mut actions = Vec::new();
-            self.pending.postpone(id, STILL_RUNNING, Instant::now(), &mut actions);
+            self.work.postpone(id, STILL_RUNNING, Instant::now(), &mut actions);
             for action in actions {
                 self.carry_out(action, ctx);
             }
@@ -356,7 +358,7 @@ impl Dispatcher {
 
     /// Hands out what the turn has come to: each in one piece, since every message and every task that is
     /// started on another thread has its price.
-    fn hand_out(&mut self) {
+    fn flush(&mut self) {
         if !self.submissions.is_empty() {
             // Bounded by the firing slots.
             tell_soon(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
@@ -376,7 +378,7 @@ impl Dispatcher {
     }
 
     fn set_timer(&mut self, ctx: &mut Context<Self>) {
-        let Some(deadline) = self.pending.deadline() else { return };
+        let Some(deadline) = self.work.deadline() else { return };
         if let Some((at, _)) = self.timer
             && at <= deadline
         {
@@ -388,7 +390,7 @@ impl Dispatcher {
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         let handle = ctx.spawn(sleeping.map(|(), this, ctx| {
             this.timer = None;
-            this.turn(ctx, |this, now, out| this.pending.tick(now, out));
+            this.turn(ctx, |this, now, out| this.work.tick(now, out));
         }));
         self.timer = Some((deadline, handle));
     }
@@ -416,7 +418,7 @@ impl Actor for Dispatcher {
             guarded(this, ctx, |this, ctx| this.take_ended(now, ctx));
             this.watch_releases(now);
             this.find_stuck(now);
-            this.settings.meters.load(&this.pending.loads(now), now);
+            this.settings.meters.workqueue_depths(&this.work.depths(now), now);
         });
     }
 }
@@ -446,12 +448,12 @@ impl Handler<Attach> for Dispatcher {
 impl Handler<Decisions> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, Decisions { decisions, came }: Decisions, ctx: &mut Self::Context) {
+    fn handle(&mut self, Decisions { decisions, timestamps }: Decisions, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| {
             for decided in decisions {
                 let instance = decided.instance;
-                this.pending.decided(decided, now, out);
-                this.pending.came(instance, came, now);
+                this.work.decided(decided, now, out);
+                this.work.came(instance, timestamps, now);
             }
         });
     }

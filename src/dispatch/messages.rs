@@ -14,14 +14,14 @@ use std::time::Duration;
 /// What must be done.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Tell those who listen that the instance came into this state.
-    Tell { rule: u32, binding: Binding, state: InstanceState },
+    /// Notify those who listen that the instance came into this state.
+    Notify { rule: u32, binding: Binding, state: InstanceState },
     /// Have the instance decided again; the number comes back with the answer.
     Ask(InstanceId, u64),
     /// Take its lock, verifying the witness.
-    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, overrule: Option<Revision> },
+    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, supersedes_backoff: Option<Revision> },
     /// Run the callback of an optimistic rule, without a lock.
-    Run { instance: InstanceId, snapshot: Snapshot, overrule: Option<Revision> },
+    Run { instance: InstanceId, snapshot: Snapshot, supersedes_backoff: Option<Revision> },
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
     /// The index may forget the instance if no key implies it.
@@ -72,7 +72,7 @@ pub(crate) enum Finish {
 
 impl Finish {
     /// A word for it.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(crate) fn result(&self) -> &'static str {
         match self {
             Finish::Returned(Then::Done) => "done",
             Finish::Returned(Then::RetryAfter(_)) => "retry_after",
@@ -85,7 +85,7 @@ impl Finish {
     }
 
     /// For those who listen.
-    pub(crate) fn told(&self) -> FiringOutcome {
+    pub(crate) fn outcome(&self) -> FiringOutcome {
         match self.clone() {
             Finish::Returned(Then::Done) => FiringOutcome::Done,
             Finish::Returned(Then::RetryAfter(delay)) => FiringOutcome::RetryAfter(delay),

@@ -1,5 +1,5 @@
 //! What the dispatcher knows of one instance that is, or was, true: a state machine without I/O and
-//! without a clock. [`Pending`](super::pending::Pending) owns the records and carries out the steps.
+//! without a clock. [`WorkQueue`](super::work_queue::WorkQueue) owns the records and carries out the steps.
 //!
 //! ```text
 //!                       ┌────────────── foreign change, crawl ───────────────┐
@@ -24,9 +24,9 @@
 
 mod state;
 
-pub(crate) use state::{Class, Elsewhere, End, KnownMark, Next, Own, State, Tried, Wait};
+pub(crate) use state::{End, KnownMark, Next, Own, RemoteHolder, State, Tried, Wait, WorkClass};
 
-use super::path::Path;
+use super::latency::TriggerLatency;
 use crate::broken::{Promise, is_broken};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::Binding;
@@ -38,14 +38,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 #[derive(Debug)]
-pub(crate) struct Record {
+pub(crate) struct InstanceRecord {
     pub(crate) rule: u32,
     pub(crate) binding: Binding,
     pub(crate) state: State,
     /// When it came into this state.
     pub(crate) entered: Instant,
     /// Since when it has been due, and what became of it since.
-    pub(crate) path: Path,
+    pub(crate) latency: TriggerLatency,
     /// Failures in a row.
     pub(crate) failures: u32,
     /// Interruptions in a row (no lease, no answer …).
@@ -66,7 +66,7 @@ pub(crate) struct Record {
     /// Since the last success.
     pub(crate) last_error: Option<Arc<str>>,
     /// Who has its lock, or holds it back, while it is held or given up.
-    pub(crate) elsewhere: Option<Box<Elsewhere>>,
+    pub(crate) remote_holder: Option<Box<RemoteHolder>>,
     /// By slot, the revisions of the values shown to the last callback; 0 for an absent key.
     given: Option<SmallVec<[Revision; 2]>>,
     own: Own,
@@ -83,14 +83,14 @@ pub(crate) struct Record {
 /// Ineffective firings are slowed down to at most one in this time.
 pub(crate) const INEFFECTIVE_MAX: Duration = Duration::from_secs(5);
 
-impl Record {
-    pub(crate) fn new(rule: u32, binding: Binding, class: Class, orphaned: bool, now: Instant) -> Self {
+impl InstanceRecord {
+    pub(crate) fn new(rule: u32, binding: Binding, class: WorkClass, orphaned: bool, now: Instant) -> Self {
         Self {
             rule,
             binding,
             state: State::Queued(class),
             entered: now,
-            path: Path::new(now),
+            latency: TriggerLatency::new(now),
             failures: 0,
             troubles: 0,
             rechecks: 0,
@@ -103,7 +103,7 @@ impl Record {
             blind: false,
             orphaned,
             last_error: None,
-            elsewhere: None,
+            remote_holder: None,
             given: None,
             own: Own::default(),
             during: SmallVec::new(),
@@ -190,7 +190,7 @@ impl Record {
     }
 
     /// The revision of the mark that its next transaction replaces.
-    pub(crate) fn overrule(&self) -> Option<Revision> {
+    pub(crate) fn supersedes_backoff(&self) -> Option<Revision> {
         self.mark.filter(|mark| mark.mine || mark.outdated).map(|mark| mark.revision)
     }
 
@@ -243,21 +243,23 @@ impl Record {
                 Next::Stay
             }
             _ if !truth => Next::Drop,
-            State::Queued(Class::Crawl) if !crawl || !touches.is_empty() => self.enqueue(Class::Live, now),
+            State::Queued(WorkClass::Crawl) if !crawl || !touches.is_empty() => {
+                self.enqueue(WorkClass::Live, now)
+            }
             State::Queued(_) | State::Parked => Next::Stay,
-            State::Idle if self.any_foreign(touches) => self.fire_again(Class::Live, base, None, now),
-            State::WouldFire if self.any_foreign(touches) => self.enqueue(Class::Live, now),
-            State::Idle if crawl => self.fire_again(Class::Crawl, base, None, now),
+            State::Idle if self.any_foreign(touches) => self.fire_again(WorkClass::Live, base, None, now),
+            State::WouldFire if self.any_foreign(touches) => self.enqueue(WorkClass::Live, now),
+            State::Idle if crawl => self.fire_again(WorkClass::Crawl, base, None, now),
             State::Held if self.mark.is_some_and(|mark| !mark.mine) && self.outdates_mark(touches) => {
                 self.disregard_mark();
                 self.wait(base, Wait::Backoff, now)
             }
-            State::Held if crawl => self.enqueue(Class::Crawl, now),
+            State::Held if crawl => self.enqueue(WorkClass::Crawl, now),
             State::Waiting(until, Wait::Backoff) if self.any_foreign(touches) && now + base < until => {
                 self.wait(base, Wait::Backoff, now)
             }
             State::Waiting(until, Wait::RetryAfter) if self.any_foreign(touches) => {
-                self.fire_again(Class::Live, base, Some(until), now)
+                self.fire_again(WorkClass::Live, base, Some(until), now)
             }
             State::GivenUp if self.outdates_mark(touches) => {
                 self.disregard_mark();
@@ -283,13 +285,13 @@ impl Record {
         }
         match end {
             End::Done | End::GaveUp if self.orphaned && !foreign => Next::Drop,
-            End::Done if foreign => self.fire_again(Class::Live, base, None, now),
+            End::Done if foreign => self.fire_again(WorkClass::Live, base, None, now),
             End::Done => {
                 self.state = State::Idle;
                 Next::Stay
             }
             End::RetryAfter(delay) if foreign => {
-                self.fire_again(Class::Live, base, now.checked_add(delay), now)
+                self.fire_again(WorkClass::Live, base, now.checked_add(delay), now)
             }
             End::RetryAfter(delay) => self.wait(delay, Wait::RetryAfter, now),
             End::GaveUp if foreign => self.wait(base, Wait::Backoff, now),
@@ -299,16 +301,22 @@ impl Record {
             }
             End::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             End::Failed(delay) => self.wait(delay, Wait::Backoff, now),
-            End::NotRun => self.enqueue(Class::Live, now),
+            End::NotRun => self.enqueue(WorkClass::Live, now),
             End::Interrupted => {
-                self.path = Path::new(now);
+                self.latency = TriggerLatency::new(now);
                 self.trouble(base, now)
             }
         }
     }
 
     /// Fires again, but slowed down if that keeps the instance as true as it was; not after `latest`.
-    fn fire_again(&mut self, class: Class, base: Duration, latest: Option<Instant>, now: Instant) -> Next {
+    fn fire_again(
+        &mut self,
+        class: WorkClass,
+        base: Duration,
+        latest: Option<Instant>,
+        now: Instant,
+    ) -> Next {
         let doublings = self.ineffective.saturating_sub(1).min(16);
         let delay = base.saturating_mul(1 << doublings).min(INEFFECTIVE_MAX);
         let Some(end) = self.last_end.filter(|_| self.ineffective > 0) else {
@@ -322,13 +330,13 @@ impl Record {
             return self.enqueue(class, now);
         }
         self.state = State::Waiting(at, Wait::Ineffective);
-        self.path = Path::new(now);
+        self.latency = TriggerLatency::new(now);
         Next::WakeAt(at)
     }
 
-    pub(crate) fn enqueue(&mut self, class: Class, now: Instant) -> Next {
+    pub(crate) fn enqueue(&mut self, class: WorkClass, now: Instant) -> Next {
         self.state = State::Queued(class);
-        self.path = Path::new(now);
+        self.latency = TriggerLatency::new(now);
         Next::Enqueue(class)
     }
 
@@ -357,7 +365,7 @@ impl Record {
         self.wait(delay, Wait::Trouble, now)
     }
 
-    /// It can be fired now: it is not under way, here or elsewhere.
+    /// It can be fired now: it is not under way, here or remote_holder.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
             State::Waiting(..) | State::GivenUp | State::Idle => true,
@@ -372,15 +380,15 @@ impl Record {
             return Next::Stay;
         }
         self.disregard_mark();
-        self.enqueue(Class::Live, now)
+        self.enqueue(WorkClass::Live, now)
     }
 
     /// Its waiting time is over.
     pub(crate) fn due(&mut self, now: Instant) -> Next {
         match self.state {
             State::Waiting(until, why) if until <= now => {
-                let mut path = self.path;
-                let next = self.enqueue(Class::Live, now);
+                let mut latency = self.latency;
+                let next = self.enqueue(WorkClass::Live, now);
                 if why == Wait::RetryAfter {
                     // Nothing cut its time short.
                     self.ineffective = 0;
@@ -388,12 +396,12 @@ impl Record {
                 // It has been due all the time.
                 match why {
                     Wait::Ineffective | Wait::Released | Wait::Settle => {
-                        path.queued(now);
-                        self.path = path;
+                        latency.queued(now);
+                        self.latency = latency;
                     }
                     Wait::Trouble => {
-                        path.locked(now);
-                        self.path = path;
+                        latency.locked(now);
+                        self.latency = latency;
                     }
                     Wait::Backoff | Wait::RetryAfter | Wait::Interval => {}
                 }
@@ -411,7 +419,7 @@ impl Record {
             State::Held | State::GivenUp => {
                 self.mark.take_if(|mark| !mark.mine);
                 // What it waited for was another engine's work.
-                self.path = Path::new(now);
+                self.latency = TriggerLatency::new(now);
                 self.wait(grace, Wait::Released, now)
             }
             _ => Next::Stay,

@@ -1,15 +1,15 @@
 //! Runs one callback on the application's runtime, within its time limit, until it has really ended.
 
+use super::latency::TriggerLatency;
 use super::messages::Finish;
-use super::path::Path;
-use crate::dispatch::live::Registered;
+use crate::dispatch::running::Registered;
 use crate::firing::BoxError;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::runtime::part::panic_text;
 use crate::trace::lines::Line;
-use crate::trace::{Telling, spans};
+use crate::trace::{Telemetry, spans};
 use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -24,7 +24,7 @@ pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
 
 /// Everything a run needs.
 pub(crate) struct Run {
-    pub(crate) telling: Arc<RunTelling>,
+    pub(crate) telemetry: Arc<CallbackTelemetry>,
     pub(crate) firing: Firing,
     pub(crate) limit: Duration,
     /// Told to the callback when its lock may be lost, its time is over, or the engine stops.
@@ -36,29 +36,29 @@ pub(crate) struct Run {
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
     /// How the instance came here.
-    pub(crate) path: Path,
+    pub(crate) latency: TriggerLatency,
     /// Of the rule.
     pub(crate) number: u32,
 }
 
 /// How it is told of all runs of an engine.
-pub(crate) struct RunTelling {
+pub(crate) struct CallbackTelemetry {
     pub(crate) engine: Arc<str>,
-    pub(crate) telling: Telling,
+    pub(crate) telemetry: Telemetry,
     pub(crate) meters: Meters,
 }
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
 pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
-    let Run { telling, firing, limit, cancelled, grace, registered, span, path, number } = run;
-    let (seen, telling_of_task) = (firing.clone(), telling.clone());
+    let Run { telemetry, firing, limit, cancelled, grace, registered, span, latency, number } = run;
+    let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
     let running = async move {
         let _registered = registered;
         // Told before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
-        let _running = Running::start(&path, &telling_of_task.meters, number);
+        let _running = Running::start(&latency, &telemetry_of_task.meters, number);
         // The closure itself may panic too, before it has made a future.
         let own = firing.clone();
         let running = async move { own.callback()(firing).await.map(|outcome| own.complete(outcome)) };
@@ -79,16 +79,16 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
-        let RunTelling { engine, telling, meters } = &*telling;
-        meters.rule(number).finished(finish.outcome());
-        spans::outcome(&span, finish.outcome(), finish.is_failure());
+        let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
+        meters.rule(number).finished(finish.result());
+        spans::outcome(&span, finish.result(), finish.is_failure());
         if finish.is_failure()
-            && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, number, Instant::now())
+            && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, number, Instant::now())
         {
-            let instance = telling.reveal.instance(seen.attributes());
-            let (attempt, outcome) = (seen.attempt(), finish.outcome());
+            let instance = telemetry.reveal.instance(seen.attributes());
+            let (attempt, outcome) = (seen.attempt(), finish.result());
             let error = match &finish {
-                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
+                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telemetry.reveal, text)),
                 _ => None,
             };
             let (engine, rule) = (&**engine, seen.rule());
@@ -114,7 +114,7 @@ pub(crate) struct End {
     ended: Ended,
     instance: InstanceId,
     nonce: u64,
-    telling: Arc<RunTelling>,
+    telemetry: Arc<CallbackTelemetry>,
     number: u32,
     told: bool,
 }
@@ -129,7 +129,7 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         if !self.told {
-            self.telling.meters.rule(self.number).finished(Finish::Cancelled.outcome());
+            self.telemetry.meters.rule(self.number).finished(Finish::Cancelled.result());
             self.tell(Finish::Cancelled, None);
         }
     }
@@ -164,10 +164,10 @@ impl Ended {
         &self,
         instance: InstanceId,
         nonce: u64,
-        telling: Arc<RunTelling>,
+        telemetry: Arc<CallbackTelemetry>,
         number: u32,
     ) -> End {
-        End { ended: self.clone(), instance, nonce, telling, number, told: false }
+        End { ended: self.clone(), instance, nonce, telemetry, number, told: false }
     }
 
     pub(crate) fn take(&self) -> Vec<RunEnded> {
@@ -236,9 +236,11 @@ struct Running<'m> {
 }
 
 impl<'m> Running<'m> {
-    fn start(path: &Path, meters: &'m Meters, number: u32) -> Self {
+    fn start(latency: &TriggerLatency, meters: &'m Meters, number: u32) -> Self {
         let since = Instant::now();
-        meters.rule(number).started(since.saturating_duration_since(path.due), path.stages_until(since));
+        meters
+            .rule(number)
+            .started(since.saturating_duration_since(latency.due), latency.stages_until(since));
         Self { meters, number, since }
     }
 }

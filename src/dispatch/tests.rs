@@ -1,16 +1,16 @@
 //! Tests of this module.
 
-mod brakes;
+mod controls;
 mod firing;
-mod look;
-mod pending;
 mod settle;
+mod status;
 mod transitions;
+mod work_queue;
 mod world;
 
 use super::messages::{Action, FoundMark, LockOutcome};
-use super::pending::Pending;
 use super::record::State;
+use super::work_queue::WorkQueue;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::Binding;
@@ -56,10 +56,10 @@ fn compiled(rule: Rule) -> CompiledRule {
     CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
-fn pending_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> Pending {
+fn work_queue_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> WorkQueue {
     let rules: Arc<[CompiledRule]> = rules.into_iter().map(compiled).collect();
     let rng = StdRng::seed_from_u64(seed);
-    Pending::new(rules, limit, Duration::from_secs(10), rng, FixedState::with_seed(seed))
+    WorkQueue::new(rules, limit, Duration::from_secs(10), rng, FixedState::with_seed(seed))
 }
 
 fn instance(index: u32) -> InstanceId {
@@ -97,33 +97,33 @@ fn found_mark(key: String, revision: Revision, (attempt, gave_up): (u32, bool), 
     FoundMark { key, revision, mark: Some(mark), at }
 }
 
-/// Drives a [`Pending`] by hand: collects what it wants, and moves the time.
+/// Drives a [`WorkQueue`] by hand: collects what it wants, and moves the time.
 struct Bench {
-    pending: Pending,
+    work: WorkQueue,
     now: Instant,
     actions: Vec<Action>,
 }
 
 impl Bench {
     fn new(rules: impl IntoIterator<Item = Rule>, limit: usize) -> Self {
-        Self { pending: pending_of(rules, limit, 1), now: Instant::now(), actions: Vec::new() }
+        Self { work: work_queue_of(rules, limit, 1), now: Instant::now(), actions: Vec::new() }
     }
 
     /// Something happens, and then free slots are given away: one turn of the actor.
-    fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) -> &mut Self {
-        happened(&mut self.pending, self.now, &mut self.actions);
-        self.pending.fill(self.now, &mut self.actions);
+    fn turn(&mut self, happened: impl FnOnce(&mut WorkQueue, Instant, &mut Vec<Action>)) -> &mut Self {
+        happened(&mut self.work, self.now, &mut self.actions);
+        self.work.fill(self.now, &mut self.actions);
         self
     }
 
     fn decide(&mut self, id: u32, truth: bool, keys: &[Revision], touches: &[Touch]) -> &mut Self {
         let decided = decision(instance(id), truth, keys, touches, Reason::Change);
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     fn crawl(&mut self, id: u32, keys: &[Revision]) -> &mut Self {
         let decided = decision(instance(id), true, keys, &[], Reason::Crawl);
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     /// Answers the question that is open.
@@ -132,24 +132,24 @@ impl Bench {
         let Some(at) = asked else { panic!("nothing asked of {id}: {:?}", self.actions) };
         let Action::Ask(_, number) = self.actions.remove(at) else { unreachable!("just matched") };
         let decided = decision(instance(id), truth, keys, &[], Reason::Ask(number));
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     fn locked(&mut self, id: u32, outcome: LockOutcome) -> &mut Self {
-        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out))
+        self.turn(|work, now, out| work.locked(instance(id), outcome, now, out))
     }
 
     fn released(&mut self, key: &str, revision: Revision) -> &mut Self {
-        self.turn(|pending, now, out| pending.released(key, revision, now, out))
+        self.turn(|work, now, out| work.released(key, revision, now, out))
     }
 
     fn advance(&mut self, by: Duration) -> &mut Self {
         self.now += by;
-        self.turn(|pending, now, out| pending.tick(now, out))
+        self.turn(|work, now, out| work.tick(now, out))
     }
 
     fn state(&self, id: u32) -> Option<State> {
-        self.pending.record(instance(id)).map(|record| record.state)
+        self.work.record(instance(id)).map(|record| record.state)
     }
 
     /// What was wanted since the last call.

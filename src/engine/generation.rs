@@ -6,8 +6,8 @@ use crate::compiled::CompiledRule;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::live::Live;
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::Link;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
@@ -24,7 +24,7 @@ use crate::runtime::part::{Fault, Faults};
 use crate::runtime::retry::Retry;
 use crate::runtime::stage::Stage;
 use crate::time::LONGEST;
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use crate::watch::standing::Standings;
@@ -48,8 +48,8 @@ pub(crate) struct Generation {
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
     keeper: Addr<Keeper>,
-    live: Live,
-    brakes: Brakes,
+    live: RunningCallbacks,
+    brakes: RuleControls,
     /// Watchers, releases and crawler: the first to end.
     watch: Stage,
     /// Everything else.
@@ -67,8 +67,8 @@ impl Generation {
         runtime: &Handle,
         status: &Status,
         meters: &Meters,
-        live: &Live,
-        brakes: &Brakes,
+        live: &RunningCallbacks,
+        brakes: &RuleControls,
         number: u64,
     ) -> std::io::Result<Self> {
         let ended = || std::io::Error::other("a thread of the engine ended at once");
@@ -77,7 +77,7 @@ impl Generation {
         env.seed = env.seed.wrapping_add(number);
         let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
         let engine = config.engine.clone();
-        let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
+        let telemetry = Telemetry { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
         let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
@@ -119,7 +119,7 @@ impl Generation {
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
-            ageing: config.options.ageing,
+            starvation_limit: config.options.ageing,
             link: request_link,
             requests,
             keeper: keeper.clone(),
@@ -128,7 +128,7 @@ impl Generation {
             live: live.clone(),
             brakes: brakes.clone(),
             events: config.events.clone(),
-            telling: telling.clone(),
+            telemetry: telemetry.clone(),
             faults: faults.clone(),
         };
         let dispatcher = Dispatcher::new(dispatcher, releases_after);
@@ -148,7 +148,7 @@ impl Generation {
                 config.rules.clone(),
                 dispatcher.clone().recipient(),
                 EVALUATOR_MAILBOX,
-                telling.clone(),
+                telemetry.clone(),
                 faults.clone(),
             );
             let actor = stage.run(move || actor.start()).await.ok_or_else(ended)?;

@@ -6,9 +6,9 @@ use crate::change::Snapshot;
 use crate::compiled::Binding;
 use crate::compiled::{Brake, CompiledRule};
 use crate::condition::Explanation;
-use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::pending::look::{Look, RuleLook};
+use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::work_queue::status::{FiringStatus, LaneStatus};
 use crate::error::EngineError;
 use crate::index::InstanceId;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -37,7 +37,7 @@ pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
-    brakes: Brakes,
+    brakes: RuleControls,
 }
 
 async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, EngineError>
@@ -59,7 +59,7 @@ impl Inspector {
         rules: Arc<[CompiledRule]>,
         index: Addr<IndexActor>,
         dispatcher: Addr<Dispatcher>,
-        brakes: Brakes,
+        brakes: RuleControls,
     ) -> Self {
         Self { rules, index, dispatcher, brakes }
     }
@@ -85,7 +85,7 @@ impl Inspector {
 
     pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {
         let mut known = ask(&self.index, Figures).await?.by_rule.into_iter();
-        let looks = ask(&self.dispatcher, GetRules).await?;
+        let looks = ask(&self.dispatcher, GetLanes).await?;
         // Combinations of expanded attributes are one rule.
         let rules = self.rules.chunk_by(|a, b| a.id() == b.id());
         let status = |(rules, look): (&[CompiledRule], _)| {
@@ -152,7 +152,7 @@ impl Inspector {
     /// Holds a rule back in another way, or lets it go.
     pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), EngineError> {
         self.brakes.change(self.lane(rule)?, change);
-        ask(&self.dispatcher, SetBrakes).await
+        ask(&self.dispatcher, ApplyControls).await
     }
 
     fn lane(&self, rule: &str) -> Result<u32, EngineError> {
@@ -189,8 +189,8 @@ impl Inspector {
         instances: Vec<InstanceId>,
         states: StateSet,
         limit: usize,
-    ) -> Result<Vec<(usize, Option<Look>)>, EngineError> {
-        ask(&self.dispatcher, LookAt { instances, states, limit }).await
+    ) -> Result<Vec<(usize, Option<FiringStatus>)>, EngineError> {
+        ask(&self.dispatcher, GetStatuses { instances, states, limit }).await
     }
 
     /// Which instances of which rules: those of the one with this id, if one is given, with these values.
@@ -220,11 +220,15 @@ impl Inspector {
         Ok(Wanted(wanted.collect()))
     }
 
-    fn instance(&self, rule: u32, binding: &Binding, look: Option<Look>) -> Instance {
+    fn instance(&self, rule: u32, binding: &Binding, look: Option<FiringStatus>) -> Instance {
         let compiled = &self.rules[rule as usize];
-        let untrue =
-            Look { state: InstanceState::Untrue, lasting: Duration::ZERO, failures: 0, last_error: None };
-        let Look { state, lasting, failures, last_error } = look.unwrap_or(untrue);
+        let untrue = FiringStatus {
+            state: InstanceState::Untrue,
+            lasting: Duration::ZERO,
+            failures: 0,
+            last_error: None,
+        };
+        let FiringStatus { state, lasting, failures, last_error } = look.unwrap_or(untrue);
         Instance {
             rule: compiled.id().clone(),
             attributes: compiled.attributes_of(binding),
@@ -247,7 +251,7 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
 
 fn rule_status(
     rule: &CompiledRule,
-    RuleLook { brake, fired, would_have_fired, mut counts }: RuleLook,
+    LaneStatus { brake, fired, would_have_fired, mut counts }: LaneStatus,
     known: usize,
 ) -> RuleStatus {
     // The two were asked one after the other.

@@ -9,10 +9,10 @@ pub(crate) use decided::{Decided, Verdict};
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
 use crate::condition::Verdict as Evaluated;
-use crate::index::{Came, Decide, Order, Orders, Reached, Reason};
+use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
 use crate::metrics::Meters;
 use crate::runtime::part::{Faults, Part, forward, guarded};
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::trace::lines::Line;
 use actix::prelude::*;
 use smallvec::SmallVec;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 #[rtype(result = "()")]
 pub(crate) struct Decisions {
     pub(crate) decisions: Vec<Decided>,
-    pub(crate) came: Came,
+    pub(crate) timestamps: Timestamps,
 }
 
 pub(crate) struct Evaluator {
@@ -33,7 +33,7 @@ pub(crate) struct Evaluator {
     rules: Arc<[CompiledRule]>,
     dispatcher: Recipient<Decisions>,
     mailbox: usize,
-    telling: Telling,
+    telemetry: Telemetry,
     faults: Faults,
 }
 
@@ -44,10 +44,10 @@ impl Evaluator {
         rules: Arc<[CompiledRule]>,
         dispatcher: Recipient<Decisions>,
         mailbox: usize,
-        telling: Telling,
+        telemetry: Telemetry,
         faults: Faults,
     ) -> Self {
-        Self { engine, meters, rules, dispatcher, mailbox, telling, faults }
+        Self { engine, meters, rules, dispatcher, mailbox, telemetry, faults }
     }
 }
 
@@ -56,10 +56,10 @@ impl Evaluator {
     fn tell(&self, decided: &Decided) {
         let Verdict::Failed(error) = &decided.verdict else { return };
         if let Some(suppressed) =
-            self.telling.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
+            self.telemetry.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
         {
             let compiled = &self.rules[decided.rule as usize];
-            let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telling.reveal);
+            let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telemetry.reveal);
             let attributes = compiled.attributes_of(&decided.binding);
             let error = &*reveal.error(error, &attributes, &decided.snapshot);
             let instance = reveal.instance(&attributes);
@@ -95,7 +95,7 @@ impl Part for Evaluator {
 impl Handler<Orders> for Evaluator {
     type Result = ();
 
-    fn handle(&mut self, Orders { orders, came }: Orders, ctx: &mut Self::Context) {
+    fn handle(&mut self, Orders { orders, timestamps }: Orders, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let mut decisions = Vec::with_capacity(orders.len());
             decide_all(&this.rules, orders, |decided| decisions.push(decided));
@@ -107,7 +107,7 @@ impl Handler<Orders> for Evaluator {
                 }
             }
             // Waits for room: the dispatcher never waits for an evaluator.
-            forward(ctx, &this.dispatcher, Decisions { decisions, came });
+            forward(ctx, &this.dispatcher, Decisions { decisions, timestamps });
         });
     }
 }

@@ -22,7 +22,7 @@ mod tests;
 
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
-pub(crate) use orders::{Came, Order, Orders, Reached};
+pub(crate) use orders::{Order, Orders, Reached, Timestamps};
 pub(crate) use views::Purpose;
 
 use crate::change::{Change, Deletion, Found, Revision};

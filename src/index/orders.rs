@@ -26,7 +26,7 @@ impl Order {
 #[rtype(result = "()")]
 pub(crate) struct Orders {
     pub(crate) orders: Vec<Order>,
-    pub(crate) came: Came,
+    pub(crate) timestamps: Timestamps,
 }
 
 /// Answered when everything sent before has been decided.
@@ -36,7 +36,7 @@ pub(crate) struct Reached;
 
 /// When what caused a decision was received, and when the index had taken it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Came {
+pub(crate) struct Timestamps {
     pub(crate) arrived: Instant,
     pub(crate) indexed: Instant,
 }

@@ -21,9 +21,9 @@ const NESTING_BYTES: usize = 32;
 
 /// Stands for a key. Keys that happen to share one only travel apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct KeyMark(u64);
+pub(crate) struct KeyHash(u64);
 
-impl KeyMark {
+impl KeyHash {
     /// The mark of a key.
     pub(crate) fn of(key: &[u8]) -> Self {
         Self(FixedState::default().hash_one(key))
@@ -34,9 +34,9 @@ impl KeyMark {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Footprint {
     /// Keys compared or read.
-    pub(crate) reads: SmallVec<[KeyMark; 4]>,
+    pub(crate) reads: SmallVec<[KeyHash; 4]>,
     /// Keys put or deleted.
-    pub(crate) writes: SmallVec<[KeyMark; 4]>,
+    pub(crate) writes: SmallVec<[KeyHash; 4]>,
     /// The largest of the numbers of compares, then-operations and else-operations.
     pub(crate) operations: usize,
     /// Size of the request.
@@ -173,8 +173,8 @@ struct Queued<E> {
 struct Forming<E> {
     entries: Vec<Queued<E>>,
     /// Keys of the entries taken and of those passed over.
-    reads: HashSet<KeyMark, FixedState>,
-    writes: HashSet<KeyMark, FixedState>,
+    reads: HashSet<KeyHash, FixedState>,
+    writes: HashSet<KeyHash, FixedState>,
     operations: usize,
     request_bytes: usize,
     response_bytes: usize,

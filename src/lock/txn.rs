@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::batch::{Footprint, KeyMark};
+use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
 use crate::broken::{Promise, is_broken};
@@ -66,8 +66,8 @@ pub(crate) struct Locking<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) holder: &'a Holder,
     pub(crate) lease: i64,
-    /// The revision of a mark that this engine may overrule.
-    pub(crate) overrule: Option<Revision>,
+    /// The revision of a mark that this engine may supersedes_backoff.
+    pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
     pub(crate) snapshot: &'a Snapshot,
@@ -81,7 +81,7 @@ impl Locking<'_> {
         txn.compare(lock, Sign::Equal, Target::Created(0));
         if !is_broken(Promise::Backoff) {
             compares += 1;
-            compare_mark(&mut txn, mark, self.overrule);
+            compare_mark(&mut txn, mark, self.supersedes_backoff);
         }
         if !is_broken(Promise::Witness) {
             compares += self.witness.len();
@@ -89,7 +89,7 @@ impl Locking<'_> {
         }
         txn.then_put(lock, &json(self.holder), Some(self.lease));
         let mut writes = Marks::from_slice(&[mark_of(lock)]);
-        if self.overrule.is_some() {
+        if self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
         }
@@ -155,14 +155,14 @@ impl Locking<'_> {
             return Locked::Held { create_revision, lease: lock.lease, holder, at: revision };
         }
         match mark {
-            Some(kv) if Some(kv.mod_revision) != self.overrule => Locked::Marked {
+            Some(kv) if Some(kv.mod_revision) != self.supersedes_backoff => Locked::Marked {
                 revision: kv.mod_revision,
                 mark: serde_json::from_slice(&kv.value).ok(),
                 at: revision,
             },
             mark => {
                 let changes = self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, revision));
-                let mark_gone = self.overrule.is_some() && mark.is_none();
+                let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
                 Locked::Untrue { changes: changes.collect(), mark_gone }
             }
         }
@@ -195,10 +195,10 @@ fn json(value: &impl Serialize) -> SmallVec<[u8; 128]> {
     text
 }
 
-type Marks = SmallVec<[KeyMark; 4]>;
+type Marks = SmallVec<[KeyHash; 4]>;
 
-fn mark_of(key: &str) -> KeyMark {
-    KeyMark::of(key.as_bytes())
+fn mark_of(key: &str) -> KeyHash {
+    KeyHash::of(key.as_bytes())
 }
 
 fn only_key(response: Option<PbTxnOpResponse>) -> Option<PbKeyValue> {
@@ -231,8 +231,8 @@ pub(crate) struct Ending<'a> {
     pub(crate) effects: &'a Effects,
     /// By effect: the lease of a key with a TTL.
     pub(crate) leases: &'a [Option<i64>],
-    /// The revision of a mark that this engine may overrule (optimistic rules only).
-    pub(crate) overrule: Option<Revision>,
+    /// The revision of a mark that this engine may supersedes_backoff (optimistic rules only).
+    pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) marking: Option<Marking<'a>>,
 }
 
@@ -258,7 +258,7 @@ impl Ending<'_> {
             }
             None => {
                 compares += 1;
-                compare_mark(&mut txn, mark, self.overrule);
+                compare_mark(&mut txn, mark, self.supersedes_backoff);
                 read(&mut txn, mark);
             }
         }
@@ -283,7 +283,7 @@ impl Ending<'_> {
         if let Some(Marking { mark: value, lease }) = &self.marking {
             txn.then_put(mark, &json(value), Some(*lease));
             writes.push(mark_of(mark));
-        } else if self.fence.is_none() && self.overrule.is_some() {
+        } else if self.fence.is_none() && self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
         }
@@ -314,7 +314,7 @@ impl Ending<'_> {
         match (self.fence, first) {
             (Some(fence), Some(lock)) if lock.create_revision == fence.create_revision => {}
             (Some(_), _) => return Ended::FenceLost,
-            (None, Some(mark)) if Some(mark.mod_revision) != self.overrule => {
+            (None, Some(mark)) if Some(mark.mod_revision) != self.supersedes_backoff => {
                 return Ended::Marked {
                     revision: mark.mod_revision,
                     mark: serde_json::from_slice(&mark.value).ok(),
@@ -323,7 +323,7 @@ impl Ending<'_> {
             }
             (None, _) => {}
         }
-        let mark_gone = self.fence.is_none() && self.overrule.is_some() && mark_absent;
+        let mark_gone = self.fence.is_none() && self.supersedes_backoff.is_some() && mark_absent;
         let expected = self.effects.expectations.iter();
         let changes = expected.zip(found).map(|(e, kv)| as_change(&e.key, kv, revision)).collect();
         Ended::Unexpected { changes, mark_gone }

@@ -2,7 +2,7 @@
 
 use super::family::{Family, Labels};
 use super::table::*;
-use super::workqueue::{Load, Note};
+use super::workqueue::{WorkqueueDepth, WorkqueueEvent};
 use crate::change::Revision;
 use crate::compiled::{CompiledRule, lanes};
 use crate::inspect::StateKind;
@@ -150,20 +150,20 @@ impl EngineMeters {
     }
 
     /// Everything that counts by lane what is there at this moment.
-    pub(crate) fn load(&self, load: &[Load], now: Instant) {
-        for (meters, load) in self.rules.iter().zip(load) {
-            meters.load(load, now);
+    pub(crate) fn workqueue_depths(&self, depths: &[WorkqueueDepth], now: Instant) {
+        for (meters, depth) in self.rules.iter().zip(depths) {
+            meters.workqueue_depth(depth, now);
         }
     }
 
-    pub(crate) fn note(&self, note: Note) {
-        match note {
-            Note::Added(lane) => self.lane(lane).adds.increment(1),
-            Note::PutOff(lane) => self.lane(lane).retries.increment(1),
-            Note::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
-            Note::Worked(lane, took) => self.lane(lane).work_duration.record(took),
-            Note::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
-            Note::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
+    pub(crate) fn workqueue_event(&self, event: WorkqueueEvent) {
+        match event {
+            WorkqueueEvent::Added(lane) => self.lane(lane).adds.increment(1),
+            WorkqueueEvent::PutOff(lane) => self.lane(lane).retries.increment(1),
+            WorkqueueEvent::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
+            WorkqueueEvent::Worked(lane, took) => self.lane(lane).work_duration.record(took),
+            WorkqueueEvent::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
+            WorkqueueEvent::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
         }
     }
 
@@ -251,7 +251,7 @@ impl EngineMeters {
     /// What an engine that has ended has in memory is nothing. Callbacks that it left behind are still counted.
     pub(crate) fn engine_ended(&self) {
         let rules = &self.rules;
-        rules.iter().for_each(|rule| rule.load(&Load::default(), Instant::now()));
+        rules.iter().for_each(|rule| rule.workqueue_depth(&WorkqueueDepth::default(), Instant::now()));
         rules.iter().for_each(|rule| rule.instances.set(0.0));
         for gauge in [
             &self.mirror_keys,
@@ -296,19 +296,19 @@ impl RuleMeters {
         }
     }
 
-    fn load(&self, load: &Load, now: Instant) {
-        let states = &load.states;
+    fn workqueue_depth(&self, depth: &WorkqueueDepth, now: Instant) {
+        let states = &depth.states;
         self.depth.set(states.get(StateKind::Queued) as f64);
         for (kind, count) in states.iter().filter(|(kind, _)| *kind != StateKind::Untrue) {
             self.by_state.set(kind.name(), count as f64);
         }
-        self.paused.set(if load.paused { 1.0 } else { 0.0 });
-        self.dry_run.set(if load.dry_run { 1.0 } else { 0.0 });
-        self.throttled.set(if load.throttled { 1.0 } else { 0.0 });
-        self.unfinished.set(load.working.as_secs_f64());
-        self.longest_running.set(age(load.longest_working, now));
-        self.failing.set(load.failing as f64);
-        self.longest_failing.set(age(load.longest_failing, now));
+        self.paused.set(if depth.paused { 1.0 } else { 0.0 });
+        self.dry_run.set(if depth.dry_run { 1.0 } else { 0.0 });
+        self.throttled.set(if depth.throttled { 1.0 } else { 0.0 });
+        self.unfinished.set(depth.working.as_secs_f64());
+        self.longest_running.set(age(depth.longest_working, now));
+        self.failing.set(depth.failing as f64);
+        self.longest_failing.set(age(depth.longest_failing, now));
     }
 
     /// The callback begins to run.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Something that happened in a lane, to be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
+pub(crate) enum WorkqueueEvent {
     /// An instance came to be done.
     Added(u32),
     /// It has waited so long for its slot.
@@ -23,7 +23,7 @@ pub(crate) enum Note {
 
 /// What there is of one lane at a moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Load {
+pub(crate) struct WorkqueueDepth {
     pub(crate) states: StateCounts,
     pub(crate) paused: bool,
     pub(crate) dry_run: bool,

@@ -3,10 +3,10 @@
 use crate::change::Revision;
 use crate::change::Seen;
 use crate::condition::Explanation;
-use crate::dispatch::live::{Live, LiveFiring};
+use crate::dispatch::latency::TriggerLatency;
 use crate::dispatch::messages::Finish;
-use crate::dispatch::path::Path;
-use crate::dispatch::run::{self, Run, RunTelling, UNLOCKED_GRACE};
+use crate::dispatch::run::{self, CallbackTelemetry, Run, UNLOCKED_GRACE};
+use crate::dispatch::running::{RunningCallbacks, RunningEntry};
 use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
@@ -17,7 +17,7 @@ use crate::metrics::Meters;
 use crate::pattern::Attributes;
 use crate::rule::Rule;
 use crate::time::LONGEST;
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::value::Value;
 use etcd_client::Client;
 use foldhash::fast::FixedState;
@@ -298,11 +298,11 @@ async fn run_in(
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
     });
-    let live = Live::new(FixedState::with_seed(0));
+    let live = RunningCallbacks::new(FixedState::with_seed(0));
     let run = Run {
-        telling: Arc::new(RunTelling {
+        telemetry: Arc::new(CallbackTelemetry {
             engine: config.engine.clone(),
-            telling: Telling { reveal: config.options.reveal, ..Telling::default() },
+            telemetry: Telemetry { reveal: config.options.reveal, ..Telemetry::default() },
             // Trials are not what an application's metrics are about.
             meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
                 Meters::new(&config.engine, &config.rules, config.options.concurrency)
@@ -312,9 +312,9 @@ async fn run_in(
         limit: rule.options().time_limit,
         cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
-        registered: live.register(number, binding.clone(), LiveFiring { cancelled: cancelled.clone() }),
+        registered: live.register(number, binding.clone(), RunningEntry { cancelled: cancelled.clone() }),
         span: Span::none(),
-        path: Path::new(due),
+        latency: TriggerLatency::new(due),
         number,
     };
     let _cancelled_with_the_trial = cancelled.clone().drop_guard();
@@ -332,7 +332,7 @@ async fn run_in(
         ran = running => ran.unwrap_or((Finish::Cancelled, None)),
         never = cancelling => never,
     };
-    (finish.told(), effects.unwrap_or_default())
+    (finish.outcome(), effects.unwrap_or_default())
 }
 
 /// The keys of a trial, as its callback reads them.

@@ -20,7 +20,7 @@ impl Handler<Drain> for Dispatcher {
     fn handle(&mut self, Drain { deadline }: Drain, ctx: &mut Self::Context) -> Self::Result {
         let (drained, done) = oneshot::channel();
         self.draining = Some(drained);
-        self.pending.stop();
+        self.work.stop();
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
             // From now on: told, then dropped, then unlocked.
@@ -39,7 +39,7 @@ impl Handler<Drain> for Dispatcher {
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
                 if let Some(drained) = this.draining.take() {
                     // The one who waits may have given up.
-                    let _ = drained.send(this.pending.running());
+                    let _ = drained.send(this.work.running());
                 }
             })
         }));

@@ -3,9 +3,9 @@
 //! turn, and answers come back in one message a request. Only what one answer does not settle (a lease is
 //! missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
 
-use super::super::end_step::{EndEnd, EndStep};
-use super::super::lock_step::{LockEnd, LockStep};
-use super::end::note;
+use super::super::acquire::{AcquireTxn, LockEnd};
+use super::super::commit::{CommitTxn, EndEnd};
+use super::commit::note;
 use super::*;
 use crate::change::Snapshot;
 use crate::etcd::Failure;
@@ -32,17 +32,17 @@ impl Dispatcher {
 
     /// The span of a firing that begins with these values.
     pub(super) fn span(&self, instance: InstanceId, snapshot: &Snapshot) -> Span {
-        let Settings { engine, rules, telling, .. } = &self.settings;
-        let Some(record) = self.pending.record(instance) else { return Span::none() };
+        let Settings { engine, rules, telemetry, .. } = &self.settings;
+        let Some(record) = self.work.record(instance) else { return Span::none() };
         let rule = &rules[record.rule as usize];
         let beginning = Beginning {
             engine,
             rule: rule.id(),
             attempt: record.failures + 1,
             revision: snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0),
-            queued: record.path.due.elapsed(),
+            queued: record.latency.due.elapsed(),
         };
-        spans::firing(beginning, telling.reveal, || rule.attributes_of(&record.binding))
+        spans::firing(beginning, telemetry.reveal, || rule.attributes_of(&record.binding))
     }
 
     /// A transaction of a firing was answered. The snapshot is of one whose callback may run now.
@@ -102,8 +102,8 @@ impl Dispatcher {
 
 /// A step whose transaction is out, and its span.
 pub(super) enum Step {
-    Lock(Box<LockStep>, Span),
-    End(Box<EndStep>, Span),
+    Lock(Box<AcquireTxn>, Span),
+    End(Box<CommitTxn>, Span),
 }
 
 impl Handler<Answered> for Dispatcher {

@@ -1,9 +1,9 @@
 //! The first step of a firing: its lock.
 
-use super::super::lock_step::{LockEnd, LockStep};
+use super::super::acquire::{AcquireTxn, LockEnd};
 use super::super::messages::LockOutcome;
 use super::firing::Step;
-use super::{tell, *};
+use super::{events, *};
 use crate::broken::{Promise, is_broken};
 use crate::change::Snapshot;
 use crate::condition::Witness;
@@ -18,7 +18,7 @@ impl Dispatcher {
         &mut self,
         instance: InstanceId,
         (snapshot, witness): (Snapshot, Witness),
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         ctx: &mut Context<Self>,
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
@@ -29,16 +29,16 @@ impl Dispatcher {
         self.nonces.insert(nonce);
         let span = self.span(instance, &snapshot);
         let locking = spans::lock(&span);
-        self.busy.insert(instance, Busy::new(nonce, overrule, span));
+        self.busy.insert(instance, Busy::new(nonce, supersedes_backoff, span));
         let Settings { engine, env, rules, leases, .. } = &self.settings;
         let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
-        let mut step = Box::new(LockStep {
+        let mut step = Box::new(AcquireTxn {
             tools: self.tools.clone(),
             rule,
             keys: self.tools.keys(rule, &binding),
             snapshot,
             witness,
-            overrule,
+            supersedes_backoff,
             holder: Holder { engine: engine.clone(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
             under: None,
@@ -57,7 +57,7 @@ impl Dispatcher {
     pub(super) fn go_on_locking(
         &self,
         instance: InstanceId,
-        step: Box<LockStep>,
+        step: Box<AcquireTxn>,
         locking: Span,
         me: Addr<Self>,
     ) {
@@ -80,7 +80,7 @@ impl Dispatcher {
         out: &mut Vec<Action>,
     ) -> bool {
         let mut won = false;
-        let Some(record) = self.pending.record(instance) else {
+        let Some(record) = self.work.record(instance) else {
             self.forget(instance);
             return false;
         };
@@ -92,7 +92,7 @@ impl Dispatcher {
         {
             spans::outcome(&busy.span, end.result(), matches!(end, LockEnd::Failed(_)));
         }
-        self.tell_event(instance, || tell::lock(&end, took));
+        self.tell_event(instance, || events::lock(&end, took));
         let outcome = match end {
             LockEnd::Won { fence, lease, keys } => {
                 if let Some(busy) = self.busy.get_mut(&instance) {
@@ -122,15 +122,15 @@ impl Dispatcher {
         if !won {
             self.forget(instance);
         }
-        self.pending.locked(instance, outcome, now, out);
+        self.work.locked(instance, outcome, now, out);
         won
     }
 
     /// Tells that a lock is freed which this engine has without knowing why.
     pub(super) fn tell_orphan(&self, rule: u32, id: Option<&str>, key: &str, revision: Revision) {
-        let Settings { engine, telling, .. } = &self.settings;
-        if let Some(suppressed) = telling.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
-            let key = (telling.reveal >= Reveal::Keys).then_some(key);
+        let Settings { engine, telemetry, .. } = &self.settings;
+        if let Some(suppressed) = telemetry.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
+            let key = (telemetry.reveal >= Reveal::Keys).then_some(key);
             tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
         }
     }

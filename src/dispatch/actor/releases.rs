@@ -8,7 +8,7 @@ use crate::lock::txn::{Holder, free_orphan};
 impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
     pub(super) fn watch_releases(&mut self, now: Instant) {
-        let after = self.pending.releases_after(now);
+        let after = self.work.releases_after(now);
         if after != self.releases_after {
             self.releases_after = after;
             self.releases.set(after);
@@ -22,10 +22,10 @@ impl Handler<Released> for Dispatcher {
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
             _ if is_broken(Promise::Releases) => {}
-            None => this.pending.released_unknown(now, out),
+            None => this.work.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
-                    this.pending.released(&key, revision, now, out);
+                    this.work.released(&key, revision, now, out);
                 }
             }
         });

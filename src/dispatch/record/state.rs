@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// Live work goes before what only a crawl brought up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Class {
+pub(crate) enum WorkClass {
     Live,
     Crawl,
 }
@@ -17,7 +17,7 @@ pub(crate) enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// True; waits for a slot.
-    Queued(Class),
+    Queued(WorkClass),
     /// True; another instance of this engine has its lock.
     Parked,
     /// Has a slot; decided again with fresh values. The number comes back with the answer.
@@ -67,7 +67,7 @@ impl State {
 
 /// What another engine wrote, for people who ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Elsewhere {
+pub(crate) enum RemoteHolder {
     Lock(Holder),
     Mark(Mark),
 }
@@ -136,7 +136,7 @@ pub(crate) enum Next {
     /// Nothing.
     Stay,
     /// Put it into the queue of this class.
-    Enqueue(Class),
+    Enqueue(WorkClass),
     /// Forget the record: the instance is false, or done with.
     Drop,
     /// Wake it when its waiting time is over.

@@ -19,9 +19,10 @@ fn ended() -> (Arc<AtomicUsize>, Ended, impl Fn(u64) -> End) {
     let meters = metrics::with_local_recorder(&metrics::NoopRecorder, || Meters::new("e", &[], 1));
     let of = ended.clone();
     let instance = InstanceId { index: 0, generation: 0 };
-    let telling = Arc::new(RunTelling { engine: "e".into(), telling: Telling::default(), meters });
+    let telemetry =
+        Arc::new(CallbackTelemetry { engine: "e".into(), telemetry: Telemetry::default(), meters });
     // No rule counts it: the tests tell every end.
-    (calls, ended, move |nonce| of.end_of(instance, nonce, telling.clone(), 0))
+    (calls, ended, move |nonce| of.end_of(instance, nonce, telemetry.clone(), 0))
 }
 
 #[test]

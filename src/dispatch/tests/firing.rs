@@ -1,13 +1,13 @@
 //! What a firing leaves behind: the exact meaning of "fires again", "slowed down" and "given up".
 
-use super::super::record::{Class, End, KnownMark, Next, Own, Record, State, Wait};
+use super::super::record::{End, InstanceRecord, KnownMark, Next, Own, State, Wait, WorkClass};
 use super::*;
 
 const GIVEN: [Revision; 2] = [5, 0];
 
 /// A record whose callback runs, with the values at [`GIVEN`].
-fn running(now: Instant) -> Record {
-    let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+fn running(now: Instant) -> InstanceRecord {
+    let mut record = InstanceRecord::new(0, binding("x"), WorkClass::Live, false, now);
     record.give(&snapshot(&GIVEN));
     record.state = State::Running;
     record
@@ -136,7 +136,7 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
 #[test]
 fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let now = Instant::now();
-    let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+    let mut record = InstanceRecord::new(0, binding("x"), WorkClass::Live, false, now);
     record.give(&snapshot(&[5; 100]));
     record.state = State::Running;
     let touches: Vec<Touch> = (0..100).map(|slot| (slot, 10)).collect();
@@ -220,7 +220,7 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
 }
 
 /// Fires once more at `now`, and is done although it is still true; `foreign`: and a key changed.
-fn fire(record: &mut Record, end: End, foreign: bool, now: Instant) -> Next {
+fn fire(record: &mut InstanceRecord, end: End, foreign: bool, now: Instant) -> Next {
     record.give(&snapshot(&GIVEN));
     (record.end, record.state) = (Some(end), State::Settling(1));
     let touches: &[Touch] = if foreign { &[(0, 12)] } else { &[] };
@@ -236,7 +236,7 @@ fn what_stays_true_is_slowed_down_more_and_more() {
             let next = fire(&mut record, end.clone(), true, now);
             assert_eq!(next, Next::WakeAt(now + ms(expected)), "{end:?}");
             now += ms(expected);
-            assert_eq!(record.due(now), Next::Enqueue(Class::Live));
+            assert_eq!(record.due(now), Next::Enqueue(WorkClass::Live));
         }
         assert_eq!(record.ineffective, 8, "{end:?}");
     }
@@ -253,9 +253,9 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
     for (name, wait, expected, ineffective) in [
         ("at once", 0, Next::WakeAt(now + ms(400)), 3),
         ("a little later", 399, Next::WakeAt(now + ms(400)), 3),
-        ("when its time has come", 400, Next::Enqueue(Class::Live), 3),
-        ("after twice the time", 800, Next::Enqueue(Class::Live), 3),
-        ("after more than twice the time", 801, Next::Enqueue(Class::Live), 0),
+        ("when its time has come", 400, Next::Enqueue(WorkClass::Live), 3),
+        ("after twice the time", 800, Next::Enqueue(WorkClass::Live), 3),
+        ("after more than twice the time", 801, Next::Enqueue(WorkClass::Live), 0),
     ] {
         let mut record = running(now);
         for _ in 0..3 {
@@ -296,7 +296,7 @@ fn a_crawl_fires_what_is_idle_again_but_not_more_often_than_a_change_would() {
     let mut record = running(now);
     fire(&mut record, End::Done, false, now);
     assert_eq!(record.decided(true, &[], true, BASE, now + ms(10)), Next::WakeAt(now + BASE));
-    assert_eq!(record.due(now + BASE), Next::Enqueue(Class::Live));
+    assert_eq!(record.due(now + BASE), Next::Enqueue(WorkClass::Live));
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn what_is_true_for_a_shorter_time_does_not_fire() {
     let mut b = bench(100, 0);
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(60)).decide(1, false, &[5, 6], &[(1, 6)]);
     b.advance(ms(1000));
-    assert_eq!((b.state(1), b.wanted().len(), b.pending.leftovers()), (None, 0, 0));
+    assert_eq!((b.state(1), b.wanted().len(), b.work.leftovers()), (None, 0, 0));
 }
 
 #[test]
@@ -40,9 +40,9 @@ fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, LockOutcome::Won);
     let now = b.now;
-    b.pending.finished(instance(1), &Finish::Returned(Then::Done), now);
+    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
     let closed = ClosingOutcome::Closed { revision: 10, slots: [0].into_iter().collect(), marked: false };
-    b.turn(|pending, now, out| pending.closed(instance(1), closed, now, out));
+    b.turn(|work, now, out| work.closed(instance(1), closed, now, out));
     b.answer(1, true, &[10, 0]).advance(ms(1000));
     assert_eq!(b.state(1), Some(State::Idle));
     b.decide(1, true, &[11, 0], &[(0, 11)]);
@@ -74,9 +74,9 @@ fn what_has_settled_still_rests_after_its_last_firing() {
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, LockOutcome::Won);
     let now = b.now;
-    b.pending.finished(instance(1), &Finish::Returned(Then::Done), now);
+    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
     let closed = ClosingOutcome::Closed { revision: 10, slots: Default::default(), marked: false };
-    b.turn(|pending, now, out| pending.closed(instance(1), closed, now, out)).answer(1, false, &[0, 0]);
+    b.turn(|work, now, out| work.closed(instance(1), closed, now, out)).answer(1, false, &[0, 0]);
     b.decide(1, true, &[11, 0], &[(0, 11)]);
     assert!(settles(&b, 1));
     b.advance(ms(100));

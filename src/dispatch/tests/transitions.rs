@@ -1,6 +1,6 @@
 //! The transition table of an instance: what a decision, a timer, a release mean in each state.
 
-use super::super::record::{Class, KnownMark, Next, Own, Record, State, Wait};
+use super::super::record::{InstanceRecord, KnownMark, Next, Own, State, Wait, WorkClass};
 use super::*;
 
 /// The values that the last callback was given: slot 0 at revision 5, slot 1 absent.
@@ -22,15 +22,15 @@ enum Input {
 use Input::{Crawled, Decided, Due, Released};
 
 /// A record that has fired: given, committed, settled long ago.
-fn fired(state: State, now: Instant) -> Record {
-    let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+fn fired(state: State, now: Instant) -> InstanceRecord {
+    let mut record = InstanceRecord::new(0, binding("x"), WorkClass::Live, false, now);
     record.give(&snapshot(&GIVEN));
     record.committed(Own { revision: OWN.1, slots: [OWN.0].into_iter().collect() });
     record.state = state;
     record
 }
 
-fn apply(record: &mut Record, input: &Input, now: Instant) -> Next {
+fn apply(record: &mut InstanceRecord, input: &Input, now: Instant) -> Next {
     match input {
         Decided(truth, touches) => record.decided(*truth, touches, false, BASE, now),
         Crawled(truth, touches) => record.decided(*truth, touches, true, BASE, now),
@@ -48,7 +48,7 @@ fn every_state_answers_every_input() {
     let now = Instant::now();
     let (soon, late, past) = (now + ms(50), now + ms(5000), now - ms(1));
     let base = now + BASE;
-    let (live, crawl) = (State::Queued(Class::Live), State::Queued(Class::Crawl));
+    let (live, crawl) = (State::Queued(WorkClass::Live), State::Queued(WorkClass::Crawl));
     let waiting = State::Waiting;
     let yes = || Decided(true, vec![]);
     let foreign = || Decided(true, vec![FOREIGN]);
@@ -58,8 +58,8 @@ fn every_state_answers_every_input() {
     let no = || Decided(false, vec![FOREIGN]);
     let crawled = || Crawled(true, vec![]);
     let stay = |state: State| (Some(state), Next::Stay);
-    let to_live = (Some(live), Next::Enqueue(Class::Live));
-    let to_crawl = (Some(crawl), Next::Enqueue(Class::Crawl));
+    let to_live = (Some(live), Next::Enqueue(WorkClass::Live));
+    let to_crawl = (Some(crawl), Next::Enqueue(WorkClass::Crawl));
     let to_base = (Some(waiting(base, Wait::Backoff)), Next::WakeAt(base));
     let gone = (None, Next::Drop);
     let row = |name, state, input, (after, next): (Option<State>, Next)| -> Row {
@@ -265,7 +265,7 @@ fn only_what_is_newer_than_another_engines_mark_overrules_it() {
         let mut record = fired(state, now);
         record.mark = mark;
         record.decided(true, &[touch], false, BASE, now);
-        assert_eq!((record.state, record.overrule()), (after, overrules), "{name}");
+        assert_eq!((record.state, record.supersedes_backoff()), (after, overrules), "{name}");
     }
 }
 
@@ -282,12 +282,12 @@ fn a_mark_that_is_older_than_what_was_seen_holds_nothing_back() {
         ("a newer value was given to one held back", [12, 0], None, false, base, Some(11)),
         ("a key was deleted later", [5, 0], Some((1, 13)), true, base, Some(11)),
     ] {
-        let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+        let mut record = InstanceRecord::new(0, binding("x"), WorkClass::Live, false, now);
         record.state = State::Locking;
         record.give(&snapshot(&given));
         record.decided(true, touched.as_slice(), false, BASE, now);
         record.marked(11, gave_up, BASE, now);
-        assert_eq!((record.state, record.overrule()), (after, overrules), "{name}");
+        assert_eq!((record.state, record.supersedes_backoff()), (after, overrules), "{name}");
     }
 }
 
@@ -299,6 +299,6 @@ fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
         record.mark = Some(KnownMark { revision: 11, mine, outdated: true });
         assert_eq!(record.held(), Next::Stay);
         record.decided(true, &[(1, 12)], false, BASE, now);
-        assert_eq!((record.state, record.overrule()), (State::Held, kept), "mine: {mine}");
+        assert_eq!((record.state, record.supersedes_backoff()), (State::Held, kept), "mine: {mine}");
     }
 }

@@ -66,7 +66,7 @@ impl Entry {
     }
 
     fn footprint(&self) -> Footprint {
-        let marks = |keys: &str| keys.bytes().map(|key| KeyMark::of(&[key])).collect();
+        let marks = |keys: &str| keys.bytes().map(|key| KeyHash::of(&[key])).collect();
         Footprint {
             reads: marks(&self.reads),
             writes: marks(&self.writes),

@@ -148,7 +148,7 @@ impl Etcd {
     pub(super) fn lock(
         &mut self,
         id: u32,
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         runs: &HashMap<u32, Run>,
     ) -> LockAnswer {
         let (key, at) = (lock_of(id), self.revision);
@@ -166,14 +166,14 @@ impl Etcd {
         }
         let mark = self.marks.get(&id).copied();
         let found = mark.map(|mark| mark.revision);
-        if found == overrule && self.keys[id as usize].truth() {
+        if found == supersedes_backoff && self.keys[id as usize].truth() {
             let revision = self.next();
             self.delete_mark(id, revision);
             self.locks.insert(key, Lock { revision, ours: Some(id) });
             return LockAnswer { outcome: LockOutcome::Won, fence: Some(revision), changes: Vec::new() };
         }
         match mark {
-            Some(Mark { revision, attempt, gave_up }) if found != overrule => {
+            Some(Mark { revision, attempt, gave_up }) if found != supersedes_backoff => {
                 answer(LockOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at)))
             }
             mark => {
@@ -181,7 +181,7 @@ impl Etcd {
                     let (revision, present) = self.keys[id as usize].0[slot];
                     (slot as Slot, if present { revision } else { at }, present)
                 };
-                let mark_gone = overrule.is_some() && mark.is_none();
+                let mark_gone = supersedes_backoff.is_some() && mark.is_none();
                 let outcome = LockOutcome::Untrue { mark_gone };
                 LockAnswer { outcome, fence: None, changes: vec![read(0), read(1)] }
             }
@@ -207,7 +207,7 @@ impl Etcd {
         if !optimistic && self.locks.get(&key).map(|lock| lock.revision) != run.fence {
             return lost(false);
         }
-        if optimistic && mark != run.overrule {
+        if optimistic && mark != run.supersedes_backoff {
             let Some(Mark { revision, attempt, gave_up }) = self.marks.get(&id).copied() else {
                 return lost(true);
             };

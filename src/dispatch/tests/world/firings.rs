@@ -8,7 +8,7 @@ impl World {
         &mut self,
         id: u32,
         given: Snapshot,
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         fence: Option<Revision>,
     ) {
         let at = id as usize;
@@ -47,7 +47,7 @@ impl World {
                 self.later(delay, Event::Outside(Op::Put(id, 0)));
             }
         }
-        self.runs.insert(id, Run { given, overrule, finish, effects, fence });
+        self.runs.insert(id, Run { given, supersedes_backoff, finish, effects, fence });
         let takes = ms(if self.calm { 5 } else { self.rng.random_range(0..40) });
         self.later(takes, Event::RunEnds(id));
     }
@@ -56,7 +56,7 @@ impl World {
     pub(super) fn lock_back(&mut self, id: u32, answer: LockAnswer, given: Snapshot) {
         self.locking.retain(|other| *other != id);
         let LockAnswer { outcome, fence, changes } = answer;
-        let overrule = None;
+        let supersedes_backoff = None;
         if !changes.is_empty() {
             self.send("feedback", Event::Learned(id, changes));
         }
@@ -64,14 +64,15 @@ impl World {
         let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
         if won && (paused || dry_run) {
             // Its end is all that is left of it.
-            let run = Run { given, overrule, finish: Finish::Cancelled, effects: Vec::new(), fence };
+            let run =
+                Run { given, supersedes_backoff, finish: Finish::Cancelled, effects: Vec::new(), fence };
             self.runs.insert(id, run);
-            return self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+            return self.turn(|work, now, out| work.locked(instance(id), outcome, now, out));
         }
-        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        self.turn(|work, now, out| work.locked(instance(id), outcome, now, out));
         if won {
-            assert_eq!(self.pending.record(instance(id)).map(|r| r.state), Some(State::Running));
-            self.start(id, given, overrule, fence);
+            assert_eq!(self.work.record(instance(id)).map(|r| r.state), Some(State::Running));
+            self.start(id, given, supersedes_backoff, fence);
         }
     }
 
@@ -115,7 +116,7 @@ impl World {
     /// The answer to that arrives.
     pub(super) fn end_back(&mut self, id: u32, end: End) {
         let (outcome, changes) = match end {
-            End::Refused => match self.pending.refused(instance(id), "refused".into(), self.now) {
+            End::Refused => match self.work.refused(instance(id), "refused".into(), self.now) {
                 Closing::Nothing => (ClosingOutcome::Failed("refused".into()), Vec::new()),
                 closing => return self.send("end", Event::EndSent(id, closing)),
             },
@@ -127,6 +128,6 @@ impl World {
         if !changes.is_empty() {
             self.send("feedback", Event::Learned(id, changes));
         }
-        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+        self.turn(|work, now, out| work.closed(instance(id), outcome, now, out));
     }
 }

@@ -17,16 +17,16 @@ fn closed(marked: bool) -> ClosingOutcome {
 
 impl Bench {
     fn seen(&self, id: u32) -> Option<InstanceState> {
-        self.pending.look(instance(id), self.now).map(|look| look.state)
+        self.work.look(instance(id), self.now).map(|look| look.state)
     }
 
     /// The callback ends, its firing is closed, and the instance is still true.
     fn ends(&mut self, finish: Finish, marked: bool) {
         let now = self.now;
-        let closing = self.pending.finished(instance(1), &finish, now);
+        let closing = self.work.finished(instance(1), &finish, now);
         assert_ne!(closing, Closing::Nothing);
         assert_eq!(self.seen(1), Some(InstanceState::Running(Phase::Committing)));
-        self.turn(|pending, now, out| pending.closed(instance(1), closed(marked), now, out));
+        self.turn(|work, now, out| work.closed(instance(1), closed(marked), now, out));
         self.answer(1, true, &[5, 0]);
     }
 
@@ -52,7 +52,7 @@ fn a_firing_is_seen_in_all_its_steps() {
     assert_eq!(b.seen(1), Some(InstanceState::Idle));
     assert_eq!(b.seen(2), Some(InstanceState::Running(Phase::Deciding)));
     assert_eq!(b.seen(3), None, "nobody knows it");
-    let look = b.pending.rules()[0];
+    let look = b.work.rules()[0];
     assert_eq!((look.fired, look.counts.get(StateKind::Idle), look.counts.all_true()), (1, 1, 2));
 }
 
@@ -68,7 +68,7 @@ fn one_that_waits_says_for_how_long_and_after_which_error() {
         b.runs();
         b.ends(finish.clone(), true);
         b.now += ms(30);
-        let look = b.pending.look(instance(1), b.now).expect("it is known");
+        let look = b.work.look(instance(1), b.now).expect("it is known");
         let InstanceState::Waiting { reason: seen, remaining } = look.state else { panic!("{look:?}") };
         assert_eq!(
             (seen, look.failures, look.last_error.as_deref()),
@@ -87,7 +87,7 @@ fn a_success_ends_what_went_wrong_before() {
     b.ends(Finish::Failed("no".into()), true);
     b.advance(ms(200)).answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
     b.ends(Finish::Returned(Then::Done), false);
-    let look = b.pending.look(instance(1), b.now).expect("it is known");
+    let look = b.work.look(instance(1), b.now).expect("it is known");
     assert_eq!((look.state, look.failures, look.last_error), (InstanceState::Idle, 0, None));
 }
 
@@ -122,9 +122,9 @@ fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
         assert_eq!(b.seen(1), Some(expected));
         b.released(if b.state(1) == Some(State::GivenUp) { "mark" } else { "lock" }, 20);
         b.released("mark", 20);
-        let waits = b.pending.look(instance(1), b.now).map(|look| look.state.kind());
+        let waits = b.work.look(instance(1), b.now).map(|look| look.state.kind());
         assert_eq!(waits, Some(StateKind::Waiting), "nothing is left of who had it");
-        assert!(b.pending.record(instance(1)).is_some_and(|record| record.elsewhere.is_none()));
+        assert!(b.work.record(instance(1)).is_some_and(|record| record.remote_holder.is_none()));
     }
 }
 

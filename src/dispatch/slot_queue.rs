@@ -2,7 +2,7 @@
 //! waited long as if it were live.
 
 use super::rate::Rate;
-use super::record::Class;
+use super::record::WorkClass;
 use crate::broken::{Promise, is_broken};
 use crate::compiled::RateLimit;
 use crate::index::InstanceId;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 /// An entry of the queue. It counts only while its number is the last one given to its instance:
 /// leaving the queue early needs no search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct QueueEntry {
     pub(crate) instance: InstanceId,
     pub(crate) number: u64,
     since: Instant,
@@ -21,8 +21,8 @@ pub(crate) struct Ticket {
 
 #[derive(Default)]
 struct Lane {
-    live: VecDeque<Ticket>,
-    crawl: VecDeque<Ticket>,
+    live: VecDeque<QueueEntry>,
+    crawl: VecDeque<QueueEntry>,
     running: usize,
     limit: usize,
     paused: bool,
@@ -43,23 +43,23 @@ impl Lane {
     /// Takes its next valid entry, if it may run now; `entries` counts down with what is removed.
     fn pick(
         &mut self,
-        class: Class,
+        class: WorkClass,
         now: Instant,
-        ageing: Duration,
-        valid: &impl Fn(&Ticket) -> bool,
+        starvation_limit: Duration,
+        valid: &impl Fn(&QueueEntry) -> bool,
         entries: &mut usize,
-    ) -> Option<Ticket> {
+    ) -> Option<QueueEntry> {
         let before = self.len();
         for queue in [&mut self.live, &mut self.crawl] {
-            while queue.front().is_some_and(|ticket| !valid(ticket)) {
+            while queue.front().is_some_and(|entry| !valid(entry)) {
                 queue.pop_front();
             }
         }
-        let aged = |ticket: &Ticket| now.duration_since(ticket.since) >= ageing;
-        let ticket = match class {
+        let aged = |entry: &QueueEntry| now.duration_since(entry.since) >= starvation_limit;
+        let entry = match class {
             _ if self.paused || self.is_throttled(now) => None,
             _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
-            Class::Live => match (self.live.front(), self.crawl.front()) {
+            WorkClass::Live => match (self.live.front(), self.crawl.front()) {
                 // Crawl work that has aged goes by its age among the live.
                 (Some(live), Some(crawl)) if aged(crawl) && crawl.since < live.since => {
                     self.crawl.pop_front()
@@ -67,15 +67,15 @@ impl Lane {
                 (None, Some(crawl)) if aged(crawl) => self.crawl.pop_front(),
                 _ => self.live.pop_front(),
             },
-            Class::Crawl => self.crawl.pop_front(),
+            WorkClass::Crawl => self.crawl.pop_front(),
         };
         *entries -= before - self.len();
-        ticket
+        entry
     }
 }
 
 /// Queues and slots of all rules.
-pub(crate) struct Queue {
+pub(crate) struct SlotQueue {
     lanes: Vec<Lane>,
     /// The lanes with entries, stale ones included: what is asked next does not depend on how many rules
     /// there are.
@@ -83,16 +83,20 @@ pub(crate) struct Queue {
     entries: usize,
     limit: usize,
     running: usize,
-    ageing: Duration,
+    starvation_limit: Duration,
     /// The rule that is asked first for each class.
     turn: [usize; 2],
     numbers: u64,
 }
 
-impl Queue {
-    /// `limit`: slots of all rules together; `limits`: of each rule. `ageing`: after how long crawl
+impl SlotQueue {
+    /// `limit`: slots of all rules together; `limits`: of each rule. `starvation_limit`: after how long crawl
     /// work counts as live.
-    pub(crate) fn new(limit: usize, limits: impl IntoIterator<Item = usize>, ageing: Duration) -> Self {
+    pub(crate) fn new(
+        limit: usize,
+        limits: impl IntoIterator<Item = usize>,
+        starvation_limit: Duration,
+    ) -> Self {
         let lanes = limits.into_iter().map(|limit| Lane { limit, ..Lane::default() }).collect();
         Self {
             lanes,
@@ -100,7 +104,7 @@ impl Queue {
             entries: 0,
             limit,
             running: 0,
-            ageing,
+            starvation_limit,
             turn: [0; 2],
             numbers: 0,
         }
@@ -113,7 +117,7 @@ impl Queue {
     }
 
     /// Removes entries that are not valid any more, wherever they stand.
-    pub(crate) fn retain(&mut self, valid: impl Fn(&Ticket) -> bool) {
+    pub(crate) fn retain(&mut self, valid: impl Fn(&QueueEntry) -> bool) {
         let Self { lanes, waiting, entries, .. } = self;
         waiting.retain(|&rule| {
             let lane = &mut lanes[rule];
@@ -126,13 +130,13 @@ impl Queue {
     }
 
     /// Adds an instance; returns the number that keeps its place valid.
-    pub(crate) fn push(&mut self, rule: u32, class: Class, instance: InstanceId, now: Instant) -> u64 {
+    pub(crate) fn push(&mut self, rule: u32, class: WorkClass, instance: InstanceId, now: Instant) -> u64 {
         let number = self.number();
-        let ticket = Ticket { instance, number, since: now };
+        let entry = QueueEntry { instance, number, since: now };
         let lane = self.lane_of_one_more(rule);
         match class {
-            Class::Live => lane.live.push_back(ticket),
-            Class::Crawl => lane.crawl.push_back(ticket),
+            WorkClass::Live => lane.live.push_back(entry),
+            WorkClass::Crawl => lane.crawl.push_back(entry),
         }
         number
     }
@@ -140,8 +144,8 @@ impl Queue {
     /// Puts an instance before all others of its rule.
     pub(crate) fn push_front(&mut self, rule: u32, instance: InstanceId, now: Instant) -> u64 {
         let number = self.number();
-        let ticket = Ticket { instance, number, since: now };
-        self.lane_of_one_more(rule).live.push_front(ticket);
+        let entry = QueueEntry { instance, number, since: now };
+        self.lane_of_one_more(rule).live.push_front(entry);
         number
     }
 
@@ -229,22 +233,26 @@ impl Queue {
     }
 
     /// Takes the next valid entry that may run now and occupies a slot for it.
-    pub(crate) fn take(&mut self, now: Instant, valid: impl Fn(&Ticket) -> bool) -> Option<(u32, Ticket)> {
+    pub(crate) fn take(
+        &mut self,
+        now: Instant,
+        valid: impl Fn(&QueueEntry) -> bool,
+    ) -> Option<(u32, QueueEntry)> {
         if self.running >= self.limit && !is_broken(Promise::Slots) {
             return None;
         }
-        let (rule, ticket) =
-            self.pick(Class::Live, now, &valid).or_else(|| self.pick(Class::Crawl, now, &valid))?;
+        let (rule, entry) =
+            self.pick(WorkClass::Live, now, &valid).or_else(|| self.pick(WorkClass::Crawl, now, &valid))?;
         self.occupy(rule);
-        Some((rule, ticket))
+        Some((rule, entry))
     }
 
     fn pick(
         &mut self,
-        class: Class,
+        class: WorkClass,
         now: Instant,
-        valid: &impl Fn(&Ticket) -> bool,
-    ) -> Option<(u32, Ticket)> {
+        valid: &impl Fn(&QueueEntry) -> bool,
+    ) -> Option<(u32, QueueEntry)> {
         let first = self.turn[class as usize];
         let mut from = first;
         let mut wrapped = false;
@@ -258,13 +266,13 @@ impl Queue {
                 }
                 _ => return None,
             };
-            let ticket = self.lanes[next].pick(class, now, self.ageing, valid, &mut self.entries);
+            let entry = self.lanes[next].pick(class, now, self.starvation_limit, valid, &mut self.entries);
             if self.lanes[next].len() == 0 {
                 self.waiting.remove(&next);
             }
-            if let Some(ticket) = ticket {
+            if let Some(entry) = entry {
                 self.turn[class as usize] = (next + 1) % self.lanes.len();
-                return Some((next as u32, ticket));
+                return Some((next as u32, entry));
             }
             from = next + 1;
         }
@@ -279,30 +287,30 @@ mod tests {
         InstanceId { index, generation: 0 }
     }
 
-    fn order(queue: &mut Queue, now: Instant) -> Vec<u32> {
-        std::iter::from_fn(|| queue.take(now, |_| true)).map(|(_, ticket)| ticket.instance.index).collect()
+    fn order(queue: &mut SlotQueue, now: Instant) -> Vec<u32> {
+        std::iter::from_fn(|| queue.take(now, |_| true)).map(|(_, entry)| entry.instance.index).collect()
     }
 
     #[test]
     fn rules_take_turns() {
         let now = Instant::now();
-        let mut queue = Queue::new(10, [10, 10], Duration::from_secs(10));
+        let mut queue = SlotQueue::new(10, [10, 10], Duration::from_secs(10));
         for index in 0..3 {
-            queue.push(0, Class::Live, instance(index), now);
+            queue.push(0, WorkClass::Live, instance(index), now);
         }
-        queue.push(1, Class::Live, instance(10), now);
+        queue.push(1, WorkClass::Live, instance(10), now);
         assert_eq!(order(&mut queue, now), [0, 10, 1, 2]);
     }
 
     #[test]
     fn one_rule_cannot_take_all_slots() {
         let now = Instant::now();
-        let mut queue = Queue::new(4, [2, 4], Duration::from_secs(10));
+        let mut queue = SlotQueue::new(4, [2, 4], Duration::from_secs(10));
         for index in 0..5 {
-            queue.push(0, Class::Live, instance(index), now);
+            queue.push(0, WorkClass::Live, instance(index), now);
         }
         assert_eq!(order(&mut queue, now), [0, 1]);
-        queue.push(1, Class::Live, instance(9), now);
+        queue.push(1, WorkClass::Live, instance(9), now);
         assert_eq!(order(&mut queue, now), [9]);
         queue.vacate(0);
         assert_eq!(order(&mut queue, now), [2]);
@@ -311,9 +319,9 @@ mod tests {
     #[test]
     fn the_overall_limit_holds() {
         let now = Instant::now();
-        let mut queue = Queue::new(3, [3, 3], Duration::from_secs(10));
+        let mut queue = SlotQueue::new(3, [3, 3], Duration::from_secs(10));
         for index in 0..4 {
-            queue.push(index % 2, Class::Live, instance(index), now);
+            queue.push(index % 2, WorkClass::Live, instance(index), now);
         }
         assert_eq!(order(&mut queue, now).len(), 3);
     }
@@ -321,22 +329,22 @@ mod tests {
     #[test]
     fn crawl_work_yields_to_live_work_until_it_has_aged() {
         let now = Instant::now();
-        let mut queue = Queue::new(1, [1, 1], Duration::from_secs(10));
-        queue.push(0, Class::Crawl, instance(0), now);
-        queue.push(1, Class::Live, instance(1), now + Duration::from_secs(1));
+        let mut queue = SlotQueue::new(1, [1, 1], Duration::from_secs(10));
+        queue.push(0, WorkClass::Crawl, instance(0), now);
+        queue.push(1, WorkClass::Live, instance(1), now + Duration::from_secs(1));
         assert_eq!(order(&mut queue, now + Duration::from_secs(2)), [1]);
         queue.vacate(1);
-        queue.push(0, Class::Live, instance(2), now + Duration::from_secs(3));
+        queue.push(0, WorkClass::Live, instance(2), now + Duration::from_secs(3));
         assert_eq!(order(&mut queue, now + Duration::from_secs(11)), [0], "it is older than the live one");
     }
 
     #[test]
     fn entries_that_are_not_valid_any_more_are_skipped() {
         let now = Instant::now();
-        let mut queue = Queue::new(4, [4], Duration::from_secs(10));
-        let stale = queue.push(0, Class::Live, instance(0), now);
-        let fresh = queue.push(0, Class::Live, instance(0), now);
-        let taken = queue.take(now, |ticket| ticket.number != stale).map(|(_, ticket)| ticket.number);
+        let mut queue = SlotQueue::new(4, [4], Duration::from_secs(10));
+        let stale = queue.push(0, WorkClass::Live, instance(0), now);
+        let fresh = queue.push(0, WorkClass::Live, instance(0), now);
+        let taken = queue.take(now, |entry| entry.number != stale).map(|(_, entry)| entry.number);
         assert_eq!(taken, Some(fresh));
         assert_eq!((queue.len(), queue.running()), (0, 1));
     }

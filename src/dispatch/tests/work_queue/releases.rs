@@ -54,7 +54,7 @@ fn releases_that_may_have_been_missed_wake_all_also_those_whose_answer_is_on_its
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     b.locked(1, held(10)).locked(3, marked(10, 1, true));
-    b.turn(|pending, now, out| pending.released_unknown(now, out));
+    b.turn(|work, now, out| work.released_unknown(now, out));
     b.locked(2, held(10));
     b.advance(ms(5));
     for id in 1..=3 {
@@ -71,7 +71,7 @@ fn who_waits_for_a_lock_is_listed_once() {
     for at in 11..100 {
         b.crawl(1, &[5, 0]).answer(1, true, &[5, 0]).locked(1, held(at));
     }
-    assert_eq!(b.pending.leftovers(), 1);
+    assert_eq!(b.work.leftovers(), 1);
     b.crawl(1, &[5, 0]).answer(1, false, &[5, 0]);
     assert!(b.is_quiet());
 }
@@ -111,7 +111,7 @@ fn a_mark_of_a_success_elsewhere_resets_the_attempts() {
         [(marked(20, 7, false), 7), (marked(30, 2, false), 7), (marked(40, 0, false), 0)]
     {
         b.advance(Duration::from_secs(1)).answer(1, true, &[5, 0]).locked(1, outcome);
-        assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(failures));
+        assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(failures));
         b.released(MARK, 100);
     }
 }
@@ -124,7 +124,7 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
         b.wanted();
         let orphan =
             Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[(0, 12)], Reason::Change) };
-        b.turn(|pending, now, out| pending.decided(orphan, now, out)).locked(1, outcome);
+        b.turn(|work, now, out| work.decided(orphan, now, out)).locked(1, outcome);
         assert_eq!(b.state(1), None);
         assert!(matches!(b.wanted()[..], [Action::Release(_)]), "nothing implies it any more");
         assert!(b.is_quiet());
@@ -144,7 +144,7 @@ fn releases_are_wanted_from_the_oldest_answer_on_while_somebody_waits_and_a_litt
     let mut b = bench();
     let after = |b: &mut Bench| {
         let now = b.now;
-        b.pending.releases_after(now)
+        b.work.releases_after(now)
     };
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     assert_eq!(after(&mut b), None, "nobody waits");

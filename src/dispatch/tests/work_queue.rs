@@ -3,7 +3,7 @@
 mod releases;
 
 use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
-use super::super::record::{Class, Wait};
+use super::super::record::{Wait, WorkClass};
 use super::*;
 use crate::firing::Then;
 
@@ -33,8 +33,8 @@ fn returned(then: Then) -> Finish {
 impl Bench {
     /// The callback of an instance that has the lock ends, and the firing is closed.
     fn end(&mut self, id: u32, finish: &Finish, outcome: ClosingOutcome) -> Closing {
-        let closing = self.pending.finished(instance(id), finish, self.now);
-        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+        let closing = self.work.finished(instance(id), finish, self.now);
+        self.turn(|work, now, out| work.closed(instance(id), outcome, now, out));
         closing
     }
 
@@ -46,13 +46,13 @@ impl Bench {
     }
 
     fn is_quiet(&self) -> bool {
-        self.pending.running() == 0 && self.pending.locks_taken() == 0 && self.pending.leftovers() == 0
+        self.work.running() == 0 && self.work.locks_taken() == 0 && self.work.leftovers() == 0
     }
 
     /// The instances whose locks were asked for since the last call, with the marks they replace.
     fn locking(&mut self) -> Vec<(u32, Option<Revision>)> {
         let lock = |action: &Action| match action {
-            Action::Lock { instance, overrule, .. } => Some((instance.index, *overrule)),
+            Action::Lock { instance, supersedes_backoff, .. } => Some((instance.index, *supersedes_backoff)),
             _ => None,
         };
         let found = self.actions.iter().filter_map(lock).collect();
@@ -75,7 +75,7 @@ fn a_new_true_instance_goes_for_its_lock_without_a_second_look() {
 fn a_false_instance_that_nothing_implies_is_released() {
     let mut b = bench();
     let orphan = Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| pending.decided(orphan, now, out));
+    b.turn(|work, now, out| work.decided(orphan, now, out));
     assert!(matches!(b.wanted()[..], [Action::Release(_)]));
     assert_eq!(b.state(1), None);
 }
@@ -113,11 +113,11 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
     b.end(1, &Finish::TimedOut, closed(70, true));
     b.answer(1, true, &[5, 0]).decide(1, true, &[71, 0], &[(0, 71)]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
-    assert_eq!(b.pending.leftovers(), 1, "the timer that was cut short is gone");
+    assert_eq!(b.work.leftovers(), 1, "the timer that was cut short is gone");
     b.advance(BASE).answer(1, true, &[71, 0]).locked(1, LockOutcome::Won);
     b.end(1, &returned(Then::Done), closed(80, false));
     b.answer(1, true, &[80, 0]);
-    assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(0), "success resets attempts");
+    assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(0), "success resets attempts");
     assert!(b.is_quiet());
 }
 
@@ -130,7 +130,7 @@ fn retry_after_is_no_failure_even_after_failures() {
     let hold = Hold { attempt: 0, delay: Some(ms(500)), error: String::new() };
     assert_eq!(closing, Closing::Commit(Some(hold)));
     b.answer(1, true, &[20, 0]);
-    assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(0));
+    assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(0));
     b.locking();
     b.advance(ms(500)).answer(1, true, &[20, 0]);
     assert_eq!(b.locking(), [(1, Some(20))]);
@@ -182,12 +182,12 @@ fn a_lock_that_is_refused_again_and_again_gives_its_slot_away() {
     b.decide(1, true, &[5, 0], &[]);
     for _ in 0..7 {
         b.locked(1, LockOutcome::Untrue { mark_gone: false });
-        assert_eq!(b.pending.running(), 1);
+        assert_eq!(b.work.running(), 1);
         b.answer(1, true, &[5, 0]);
     }
     b.locked(1, LockOutcome::Untrue { mark_gone: false });
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    assert!(b.pending.running() == 0);
+    assert!(b.work.running() == 0);
 }
 
 #[test]
@@ -195,15 +195,15 @@ fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
     let now = b.now;
-    b.pending.finished(instance(1), &returned(Then::Done), now);
-    let mut refused = || b.pending.refused(instance(1), "permission denied".into(), now);
+    b.work.finished(instance(1), &returned(Then::Done), now);
+    let mut refused = || b.work.refused(instance(1), "permission denied".into(), now);
     assert!(matches!(refused(), Closing::Unlock(Some(Hold { attempt: 1, .. }))));
     assert_eq!(refused(), Closing::Unlock(None));
     assert_eq!(refused(), Closing::Nothing);
     let outcome = ClosingOutcome::Failed("permission denied".into());
-    b.turn(|pending, now, out| pending.closed(instance(1), outcome, now, out)).answer(1, true, &[5, 0]);
+    b.turn(|work, now, out| work.closed(instance(1), outcome, now, out)).answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    assert_eq!(b.pending.running(), 0);
+    assert_eq!(b.work.running(), 0);
 }
 
 #[test]
@@ -211,12 +211,12 @@ fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
     let now = b.now;
-    b.pending.finished(instance(1), &Finish::Panicked("x".into()), now);
-    assert_eq!(b.pending.refused(instance(1), "too large".into(), now), Closing::Unlock(None));
-    b.turn(|pending, now, out| pending.closed(instance(1), closed(10, false), now, out));
+    b.work.finished(instance(1), &Finish::Panicked("x".into()), now);
+    assert_eq!(b.work.refused(instance(1), "too large".into(), now), Closing::Unlock(None));
+    b.turn(|work, now, out| work.closed(instance(1), closed(10, false), now, out));
     b.answer(1, true, &[5, 0]);
     assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))));
-    assert_eq!(b.pending.record(instance(1)).map(|r| (r.failures, r.mark)), Some((1, None)));
+    assert_eq!(b.work.record(instance(1)).map(|r| (r.failures, r.mark)), Some((1, None)));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_change_that_comes_with_an_answer_outdates_an_older_mark() {
     let Some(&Action::Ask(_, number)) = b.wanted().last() else { panic!("it asks again") };
     // The key of slot 1 was deleted at revision 50, which its values do not tell.
     let answer = decision(instance(1), true, &[5, 0], &[(1, 50)], Reason::Ask(number));
-    b.turn(|pending, now, out| pending.decided(answer, now, out));
+    b.turn(|work, now, out| work.decided(answer, now, out));
     b.locked(1, marked(40, 1, false));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
 }
@@ -267,7 +267,7 @@ fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
         b.decide(id, true, &[5, 0], &[]);
     }
     assert_eq!(b.locking(), [(1, None)]);
-    assert_eq!((b.state(2), b.pending.running()), (Some(State::Parked), 1));
+    assert_eq!((b.state(2), b.work.running()), (Some(State::Parked), 1));
     // Parked and false: no turn. Parked and again true: the last turn.
     b.decide(2, false, &[5, 6], &[(1, 6)]).decide(2, true, &[5, 0], &[(1, 7)]);
     b.locked(1, LockOutcome::Failed("no lease".into()));
@@ -290,15 +290,16 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
     let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     let other = |id| Decided { rule: 1, ..decision(instance(id), true, &[5, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| {
-        pending.decided(other(11), now, out);
-        pending.decided(other(12), now, out);
+    b.turn(|work, now, out| {
+        work.decided(other(11), now, out);
+        work.decided(other(12), now, out);
     });
-    let turns = b.pending.running();
+    let turns = b.work.running();
     assert_eq!(turns, 2);
     // Rule `s` takes the slot that becomes free, while instance 2 is handed the lock.
     b.locked(1, LockOutcome::Failed("no lease".into()));
-    let waiting = [2, 3].into_iter().filter(|&id| b.state(id) == Some(State::Queued(Class::Live))).count();
+    let waiting =
+        [2, 3].into_iter().filter(|&id| b.state(id) == Some(State::Queued(WorkClass::Live))).count();
     let asked = [2, 3].into_iter().filter(|&id| matches!(b.state(id), Some(State::Checking(_)))).count();
     assert_eq!(waiting + asked, 1, "one wake a release");
     b.decide(2, false, &[0, 0], &[]);
@@ -315,18 +316,18 @@ fn those_who_turn_false_and_true_while_all_slots_are_stuck_take_no_memory() {
     b.decide(1, true, &[5, 0], &[]);
     let shared =
         |id: u32, truth| Decided { rule: 1, ..decision(instance(id), truth, &[5, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| pending.decided(shared(11, true), now, out));
-    assert_eq!(b.pending.running(), 2);
+    b.turn(|work, now, out| work.decided(shared(11, true), now, out));
+    assert_eq!(b.work.running(), 2);
     b.decide(2, true, &[5, 0], &[]);
-    b.turn(|pending, now, out| pending.decided(shared(12, true), now, out));
+    b.turn(|work, now, out| work.decided(shared(12, true), now, out));
     for _ in 0..1000 {
         b.decide(3, true, &[5, 0], &[]).decide(3, false, &[5, 0], &[]);
-        b.turn(|pending, now, out| {
-            pending.decided(shared(13, true), now, out);
-            pending.decided(shared(13, false), now, out);
+        b.turn(|work, now, out| {
+            work.decided(shared(13, true), now, out);
+            work.decided(shared(13, false), now, out);
         });
     }
-    assert!(b.pending.leftovers() < 200, "{}", b.pending.leftovers());
+    assert!(b.work.leftovers() < 200, "{}", b.work.leftovers());
 }
 
 #[test]
@@ -335,9 +336,9 @@ fn one_who_stops_gives_no_slot_and_starts_no_callback() {
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     b.locked(1, LockOutcome::Failed("x".into()));
     b.locking();
-    b.pending.stop();
+    b.work.stop();
     b.answer(2, true, &[5, 0]).decide(3, true, &[5, 0], &[]).advance(Duration::from_secs(1));
-    assert_eq!((b.pending.running(), b.locking()), (0, vec![]));
+    assert_eq!((b.work.running(), b.locking()), (0, vec![]));
 }
 
 #[test]
@@ -350,9 +351,11 @@ fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
     let outcome = ClosingOutcome::Marked(found_mark(MARK.into(), 9, (4, true), 9));
     b.end(2, &returned(Then::Done), outcome);
-    assert_eq!((b.state(2), b.pending.running()), (Some(State::GivenUp), 0));
+    assert_eq!((b.state(2), b.work.running()), (Some(State::GivenUp), 0));
     b.decide(2, true, &[10, 0], &[(0, 10)]).advance(BASE).answer(2, true, &[10, 0]);
-    assert!(b.wanted().iter().any(|action| matches!(action, Action::Run { overrule: Some(9), .. })));
+    assert!(
+        b.wanted().iter().any(|action| matches!(action, Action::Run { supersedes_backoff: Some(9), .. }))
+    );
 }
 
 #[test]
@@ -362,10 +365,10 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
         verdict: Verdict::Failed("panicked".into()),
         ..decision(instance(1), true, &[5, 0], &[], reason)
     };
-    b.turn(|pending, now, out| pending.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
     assert_eq!(b.state(1), None);
     b.fire(1, &returned(Then::Done), closed(10, false));
-    b.turn(|pending, now, out| pending.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
 }
@@ -382,7 +385,7 @@ fn an_instance_that_the_index_has_forgotten_is_forgotten() {
         binding: Binding::new([].into_iter()),
         ..decision(instance(1), false, &[], &[], Reason::Ask(number.unwrap_or_default()))
     };
-    b.turn(|pending, now, out| pending.decided(gone, now, out));
+    b.turn(|work, now, out| work.decided(gone, now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
 }
@@ -391,7 +394,7 @@ fn an_instance_that_the_index_has_forgotten_is_forgotten() {
 fn a_run_that_has_to_wait_for_an_older_one_frees_its_slot_and_lock() {
     let mut b = Bench::new([rule("r").lock("/one")], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
-    b.turn(|pending, now, out| pending.postpone(instance(1), ms(100), now, out));
+    b.turn(|work, now, out| work.postpone(instance(1), ms(100), now, out));
     assert!(matches!(b.state(2), Some(State::Checking(_))));
     b.answer(2, false, &[0, 0]).advance(ms(100));
     assert!(matches!(b.state(1), Some(State::Checking(_))));

@@ -1,9 +1,9 @@
 //! The last step of a firing: its commit, and the end of its lock.
 
-use super::super::end_step::{EndEnd, EndStep};
+use super::super::commit::{CommitTxn, EndEnd};
 use super::super::messages::{Closing, ClosingOutcome, Hold};
 use super::firing::Step;
-use super::{tell, *};
+use super::{events, *};
 use crate::etcd::Failure;
 use crate::lock::txn::free_orphan;
 use crate::runtime::part::tell;
@@ -26,7 +26,7 @@ impl Dispatcher {
             Closing::Unlock(hold) => (Effects::default(), hold),
             Closing::Nothing => return,
         };
-        let step = Box::new(EndStep {
+        let step = Box::new(CommitTxn {
             tools: self.tools.clone(),
             rule,
             keys: busy.keys.take().unwrap_or_else(|| self.tools.keys(rule, &binding)),
@@ -34,7 +34,7 @@ impl Dispatcher {
             lease: busy.lease.clone(),
             effects,
             hold,
-            overrule: busy.overrule,
+            supersedes_backoff: busy.supersedes_backoff,
             retry: Retry::seeded(self.rng.next_u64()),
             began: Instant::now(),
             used: Vec::new(),
@@ -51,7 +51,7 @@ impl Dispatcher {
     pub(super) fn go_on_ending(
         &self,
         instance: InstanceId,
-        step: Box<EndStep>,
+        step: Box<CommitTxn>,
         failed: Option<Failure>,
         committing: Span,
         me: Addr<Self>,
@@ -80,7 +80,7 @@ impl Dispatcher {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(record) = self.pending.record(instance) else { return self.forget(instance) };
+        let Some(record) = self.work.record(instance) else { return self.forget(instance) };
         let number = record.rule;
         self.settings.meters.rule(number).ended(end.result(), took);
         let lease = self.busy.get(&instance).and_then(|busy| busy.lease.as_ref());
@@ -98,7 +98,7 @@ impl Dispatcher {
             busy.finish = Some(Finish::Failed(error.clone()));
         }
         if let Some(finish) = self.busy.get(&instance).and_then(|busy| busy.finish.as_ref()) {
-            self.tell_event(instance, || tell::end(&end, finish, took));
+            self.tell_event(instance, || events::end(&end, finish, took));
         }
         let outcome = match end {
             EndEnd::Closed { revision, slots, marked, changes } => {
@@ -118,7 +118,7 @@ impl Dispatcher {
             EndEnd::Marked(mark) => ClosingOutcome::Marked(mark),
             EndEnd::Refused(error) => {
                 self.tell_refused(instance, number, &error);
-                match self.pending.refused(instance, error.clone(), now) {
+                match self.work.refused(instance, error.clone(), now) {
                     Closing::Nothing => ClosingOutcome::Failed(error),
                     closing => return out.push(Action::Close(instance, closing)),
                 }
@@ -126,18 +126,18 @@ impl Dispatcher {
             EndEnd::Failed(error) => ClosingOutcome::Failed(error),
         };
         self.forget(instance);
-        self.pending.closed(instance, outcome, now, out);
+        self.work.closed(instance, outcome, now, out);
     }
 
     /// Tells that etcd refused a commit, which counts as a failure of the callback.
     fn tell_refused(&self, instance: InstanceId, rule: u32, error: &str) {
-        let Settings { engine, rules, telling, .. } = &self.settings;
-        let (Some(record), Some(busy)) = (self.pending.record(instance), self.busy.get(&instance)) else {
+        let Settings { engine, rules, telemetry, .. } = &self.settings;
+        let (Some(record), Some(busy)) = (self.work.record(instance), self.busy.get(&instance)) else {
             return;
         };
-        if let Some(suppressed) = telling.lines.pass(Line::CommitRefused, rule, Instant::now()) {
+        if let Some(suppressed) = telemetry.lines.pass(Line::CommitRefused, rule, Instant::now()) {
             let (engine, rule) = (&**engine, &rules[rule as usize]);
-            let instance = telling.reveal.instance(&rule.attributes_of(&record.binding));
+            let instance = telemetry.reveal.instance(&rule.attributes_of(&record.binding));
             let (instance, rule) = (instance.as_deref(), &**rule.id());
             tracing::warn!(parent: &busy.span, engine, rule, instance, error, suppressed, "commit refused");
         }

@@ -3,7 +3,7 @@
 
 use super::*;
 
-impl Pending {
+impl WorkQueue {
     /// Holds a lane back as it is wanted now.
     pub(crate) fn brake(&mut self, lane: u32, wanted: Brake, now: Instant, out: &mut Vec<Action>) {
         let was = std::mem::replace(&mut self.brakes[lane as usize], wanted);
@@ -39,14 +39,15 @@ impl Pending {
         let resting: Vec<InstanceId> = self.timers.iter().map(|(_, id)| *id).filter(rests).collect();
         for id in resting {
             // Back to rest with it, if it is not over.
-            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+            self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
         }
     }
 
     /// What would have fired does. That it would have is no reason to rest.
     fn end_dry_run(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
-        let waits =
-            |record: &Record| record.state == State::WouldFire && self.lanes[record.rule as usize] == lane;
+        let waits = |record: &InstanceRecord| {
+            record.state == State::WouldFire && self.lanes[record.rule as usize] == lane
+        };
         let mut waiting: Vec<InstanceId> =
             self.records.iter().filter(|(_, record)| waits(record)).map(|(id, _)| *id).collect();
         waiting.sort_unstable();
@@ -56,7 +57,7 @@ impl Pending {
             {
                 interval.forget(&record.binding);
             }
-            self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+            self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
         }
     }
 
@@ -78,11 +79,11 @@ impl Pending {
         }
         parked.sort_unstable();
         for (_, id) in parked {
-            self.tickets.insert(id, self.queue.push(lane, Class::Live, id, now));
-            self.enter(id, State::Queued(Class::Live), now);
+            self.places.insert(id, self.queue.push(lane, WorkClass::Live, id, now));
+            self.enter(id, State::Queued(WorkClass::Live), now);
             self.tell(id, now, out);
         }
-        self.hand_on(now, |_, of| of == lane);
+        self.pass_lock(now, |_, of| of == lane);
     }
 
     pub(crate) fn is_paused(&self, lane: u32) -> bool {

@@ -3,7 +3,7 @@
 
 use super::*;
 
-impl Pending {
+impl WorkQueue {
     /// Reserves the lock within this engine; parks the instance if another one has it.
     pub(super) fn reserve(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
         let Some(key) = self.shared_lock(id) else { return true };
@@ -14,7 +14,7 @@ impl Pending {
         }
         let number = self.queue.number();
         waiting.insert(number, id);
-        self.tickets.insert(id, number);
+        self.places.insert(id, number);
         self.enter(id, State::Parked, now);
         self.tell(id, now, out);
         false
@@ -36,7 +36,7 @@ impl Pending {
         let Some(key) = self.shared_lock(id) else { return };
         let Some((holder, waiting)) = self.locks.get_mut(&key) else { return };
         if *holder != id {
-            if let Some(number) = self.tickets.get(&id) {
+            if let Some(number) = self.places.get(&id) {
                 waiting.remove(number);
             }
             return;
@@ -46,8 +46,8 @@ impl Pending {
             if let Some(record) = self.records.get(&next) {
                 *holder = next;
                 self.handed.insert(next);
-                self.tickets.insert(next, self.queue.push_front(self.lanes[record.rule as usize], next, now));
-                self.enter(next, State::Queued(Class::Live), now);
+                self.places.insert(next, self.queue.push_front(self.lanes[record.rule as usize], next, now));
+                self.enter(next, State::Queued(WorkClass::Live), now);
                 return;
             }
         }
@@ -56,7 +56,7 @@ impl Pending {
 
     /// What was handed a lock and can't get a slot, for how long whoever knows, gives it on to the next; it will
     /// ask for it again. Returns whether there was any.
-    pub(super) fn hand_on(&mut self, now: Instant, stuck: impl Fn(&Self, u32) -> bool) -> bool {
+    pub(super) fn pass_lock(&mut self, now: Instant, stuck: impl Fn(&Self, u32) -> bool) -> bool {
         let stuck = |id: &InstanceId| {
             let record = self.records.get(id);
             record.is_some_and(|record| stuck(self, self.lane(record.rule)))

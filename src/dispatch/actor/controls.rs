@@ -1,4 +1,4 @@
-//! Brakes: rules are held back, or let go, as they are wanted to be now.
+//! RuleControls: rules are held back, or let go, as they are wanted to be now.
 
 use super::*;
 use crate::broken::{Promise, is_broken};
@@ -6,12 +6,12 @@ use crate::broken::{Promise, is_broken};
 /// The brakes have changed. Once it is answered, they hold.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct SetBrakes;
+pub(crate) struct ApplyControls;
 
-impl Handler<SetBrakes> for Dispatcher {
+impl Handler<ApplyControls> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, _: SetBrakes, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: ApplyControls, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| this.brake(now, out));
     }
 }
@@ -22,7 +22,7 @@ impl Dispatcher {
             return;
         }
         for (lane, wanted) in self.settings.brakes.wanted() {
-            self.pending.brake(lane, wanted, now, out);
+            self.work.brake(lane, wanted, now, out);
         }
     }
 }

@@ -26,12 +26,12 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 /// Times the transaction is sent while its outcome is unknown.
 const SENDS: u32 = 5;
 
-pub(super) struct LockStep {
+pub(super) struct AcquireTxn {
     pub(super) tools: Arc<Tools>,
     pub(super) rule: u32,
     pub(super) snapshot: Snapshot,
     pub(super) witness: Witness,
-    pub(super) overrule: Option<Revision>,
+    pub(super) supersedes_backoff: Option<Revision>,
     pub(super) holder: Holder,
     pub(super) lease: Latest<Option<LockLease>>,
     /// The one that the lock is taken under.
@@ -80,7 +80,7 @@ impl LockEnd {
     }
 }
 
-impl LockStep {
+impl AcquireTxn {
     /// The transaction, if there is a lease to take the lock under. [`answered`](Self::answered) tells how it
     /// ended; what is then not known yet is for [`run`](Self::run) to find out, and so is all without a lease.
     pub(super) fn begin(&mut self) -> Option<Request> {
@@ -136,7 +136,7 @@ impl LockStep {
             keys: &self.keys,
             holder: &self.holder,
             lease,
-            overrule: self.overrule,
+            supersedes_backoff: self.supersedes_backoff,
             condition: self.tools.rules[self.rule as usize].condition(),
             witness: &self.witness,
             snapshot: &self.snapshot,

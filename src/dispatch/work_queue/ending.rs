@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl Pending {
+impl WorkQueue {
     /// The callback has ended: how its firing is to be closed.
     pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
         self.enter(id, State::Ending, now);
@@ -12,7 +12,7 @@ impl Pending {
             Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => Tried::Mark,
             Finish::Cancelled => Tried::Unlock,
         };
-        let fail = |record: &mut Record, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
+        let fail = |record: &mut InstanceRecord, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
             record.failures = record.failures.saturating_add(1);
             let delay =
                 rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(LONGEST);
@@ -47,7 +47,7 @@ impl Pending {
 
     /// The transaction was refused for a reason of its own: the firing failed after all. What is tried
     /// next contains less; after the last, [`Closing::Nothing`], and the firing is to be
-    /// [closed](Pending::closed) as failed.
+    /// [closed](WorkQueue::closed) as failed.
     pub(crate) fn refused(&mut self, id: InstanceId, error: String, now: Instant) -> Closing {
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
         match record.tried {
@@ -120,7 +120,7 @@ impl Pending {
         let (lane, base) = (self.lane(record.rule), self.base(record.rule));
         self.step(id, now, out, |record, now| record.settled(truth, touches, base, now));
         if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
-            self.census.note(Note::Ineffective(lane));
+            self.stats.note(WorkqueueEvent::Ineffective(lane));
         }
     }
 }

@@ -1,32 +1,32 @@
 //! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
 
-mod brakes;
-mod elsewhere;
+mod controls;
 mod ending;
 mod locks;
-pub(crate) mod look;
-mod step;
+mod remote;
+pub(crate) mod status;
+mod transition;
 
-use super::census::Census;
 use super::interval::Interval;
 use super::messages::{Action, Closing, ClosingOutcome, Finish, FoundMark, Hold, LockOutcome};
-use super::queue::{Queue, Ticket};
-use super::record::{Class, Elsewhere, End, KnownMark, Next, Own, Record, State, Tried, Wait};
+use super::record::{End, InstanceRecord, KnownMark, Next, Own, RemoteHolder, State, Tried, Wait, WorkClass};
+use super::slot_queue::{QueueEntry, SlotQueue};
+use super::stats::WorkqueueStats;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Brake, CompiledRule, lanes};
 use crate::condition::Witness;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
-use crate::index::Came;
+use crate::index::Timestamps;
 use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts, StateKind};
-use crate::metrics::{Load, Note};
+use crate::metrics::{WorkqueueDepth, WorkqueueEvent};
 use crate::time::LONGEST;
-use elsewhere::ReleaseWatch;
 use foldhash::fast::FixedState;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use remote::ReleaseWatch;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,15 +50,15 @@ const RELEASES: usize = 4096;
 
 type Map<K, V> = HashMap<K, V, FixedState>;
 
-pub(crate) struct Pending {
+pub(crate) struct WorkQueue {
     rules: Arc<[CompiledRule]>,
     /// By number of a rule: its lane in the queue.
     lanes: Box<[u32]>,
     /// In boxes, since there may be many at once: a map that grows must not move them all.
-    records: Map<InstanceId, Box<Record>>,
+    records: Map<InstanceId, Box<InstanceRecord>>,
     /// The places in the queue, or among those who wait for a lock, that count.
-    tickets: Map<InstanceId, u64>,
-    queue: Queue,
+    places: Map<InstanceId, u64>,
+    queue: SlotQueue,
     timers: BTreeSet<(Instant, InstanceId)>,
     /// Locks that several instances of this engine may want: who has each, and who waits.
     locks: Map<String, (InstanceId, BTreeMap<u64, InstanceId>)>,
@@ -80,7 +80,7 @@ pub(crate) struct Pending {
     intervals: Vec<Option<Interval>>,
     /// Somebody listens: changes of states are told.
     observed: bool,
-    census: Census,
+    stats: WorkqueueStats,
     /// By lane: true instances by state, callbacks started, and those that a dry run kept from it.
     counts: Vec<StateCounts>,
     fired: Vec<u64>,
@@ -88,21 +88,21 @@ pub(crate) struct Pending {
     rng: StdRng,
 }
 
-impl Pending {
+impl WorkQueue {
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         limit: usize,
-        ageing: Duration,
+        starvation_limit: Duration,
         rng: StdRng,
         hasher: FixedState,
     ) -> Self {
         let (lanes, limits) = lanes(&rules);
         let count = limits.len();
-        let queue = Queue::new(limit, limits, ageing);
+        let queue = SlotQueue::new(limit, limits, starvation_limit);
         Self {
             lanes,
             records: HashMap::with_hasher(hasher.clone()),
-            tickets: HashMap::with_hasher(hasher.clone()),
+            places: HashMap::with_hasher(hasher.clone()),
             queue,
             timers: BTreeSet::new(),
             locks: HashMap::with_hasher(hasher.clone()),
@@ -117,7 +117,7 @@ impl Pending {
             brakes: vec![Brake::default(); count],
             intervals: rules.iter().map(|_| None).collect(),
             observed: false,
-            census: Census::new(count, hasher),
+            stats: WorkqueueStats::new(count, hasher),
             counts: vec![StateCounts::default(); count],
             fired: vec![0; count],
             would_have_fired: vec![0; count],
@@ -126,7 +126,7 @@ impl Pending {
         }
     }
 
-    pub(crate) fn record(&self, id: InstanceId) -> Option<&Record> {
+    pub(crate) fn record(&self, id: InstanceId) -> Option<&InstanceRecord> {
         self.records.get(&id).map(|record| &**record)
     }
 
@@ -135,20 +135,20 @@ impl Pending {
     }
 
     /// What there is now, by lane.
-    pub(crate) fn loads(&self, now: Instant) -> Vec<Load> {
-        let mut loads = self.census.loads(now);
-        for (lane, (load, counts)) in (0..).zip(loads.iter_mut().zip(&self.counts)) {
+    pub(crate) fn depths(&self, now: Instant) -> Vec<WorkqueueDepth> {
+        let mut depths = self.stats.depths(now);
+        for (lane, (load, counts)) in (0..).zip(depths.iter_mut().zip(&self.counts)) {
             load.states = *counts;
             let brake = &self.brakes[lane as usize];
             (load.paused, load.dry_run) = (brake.paused, brake.dry_run);
             load.throttled = counts.get(StateKind::Queued) > 0 && self.queue.is_throttled(lane, now);
         }
-        loads
+        depths
     }
 
     /// What happened since the last call.
-    pub(crate) fn take_notes(&mut self) -> impl Iterator<Item = Note> {
-        self.census.take_notes()
+    pub(crate) fn take_events(&mut self) -> impl Iterator<Item = WorkqueueEvent> {
+        self.stats.take_events()
     }
 
     /// Whether changes of states are to be told.
@@ -161,7 +161,7 @@ impl Pending {
         self.stopping = true;
     }
 
-    /// When [`Pending::tick`] has something to do.
+    /// When [`WorkQueue::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at).into_iter().chain(self.opens).min()
     }
@@ -183,11 +183,11 @@ impl Pending {
                 Verdict::True(_)
                     if self.stopping || self.queue.is_paused(self.lanes[decided.rule as usize]) =>
                 {
-                    self.step(id, now, out, |record, now| record.enqueue(Class::Live, now));
+                    self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
                 }
                 Verdict::True(witness) => {
                     record.see(&decided.touches);
-                    record.path.decided(now);
+                    record.latency.decided(now);
                     self.checked(id, decided.snapshot, witness, now, out);
                 }
                 Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
@@ -205,7 +205,9 @@ impl Pending {
                 };
                 self.step(id, now, out, |record, now| {
                     match (record.decided(truth, touches, crawl, base, now), settle) {
-                        (Next::Enqueue(Class::Live), Some(delay)) => record.wait(delay, Wait::Settle, now),
+                        (Next::Enqueue(WorkClass::Live), Some(delay)) => {
+                            record.wait(delay, Wait::Settle, now)
+                        }
                         (next, _) => next,
                     }
                 });
@@ -224,8 +226,8 @@ impl Pending {
         };
         // A change that a crawl came upon is live all the same.
         let crawled = reason == Reason::Crawl && touches.is_empty();
-        let class = if crawled { Class::Crawl } else { Class::Live };
-        let mut record = Box::new(Record::new(rule, binding, class, orphaned, now));
+        let class = if crawled { WorkClass::Crawl } else { WorkClass::Live };
+        let mut record = Box::new(InstanceRecord::new(rule, binding, class, orphaned, now));
         record.see(&touches);
         let lane = self.lane(rule);
         let settle = self.settle(rule).filter(|_| !crawled);
@@ -247,24 +249,24 @@ impl Pending {
         let dry = self.brakes[lane as usize].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         *self.counts[lane as usize].at(record.state.kind()) += 1;
-        self.census.note(Note::Added(lane));
+        self.stats.note(WorkqueueEvent::Added(lane));
         self.records.insert(instance, record);
         self.tell(instance, now, out);
         if at_once && self.reserve(instance, now, out) {
             self.queue.occupy(lane);
-            self.census.note(Note::Taken(lane, Duration::ZERO));
+            self.stats.note(WorkqueueEvent::Taken(lane, Duration::ZERO));
             self.checked(instance, snapshot, witness, now, out);
         } else if !at_once {
-            self.tickets.insert(instance, self.queue.push(lane, class, instance, now));
+            self.places.insert(instance, self.queue.push(lane, class, instance, now));
         }
     }
 
     /// What this decision has just made due is so since its change was received, not since it was decided.
-    pub(crate) fn came(&mut self, id: InstanceId, came: Came, now: Instant) {
+    pub(crate) fn came(&mut self, id: InstanceId, came: Timestamps, now: Instant) {
         if let Some(record) = self.records.get_mut(&id)
-            && record.path.due == now
+            && record.latency.due == now
         {
-            record.path.came(came, now);
+            record.latency.came(came, now);
         }
     }
 
@@ -282,21 +284,21 @@ impl Pending {
         if self.brakes[self.lanes[record.rule as usize] as usize].dry_run {
             return self.step(id, now, out, |record, _| record.would_fire());
         }
-        let overrule = record.overrule();
+        let supersedes_backoff = record.supersedes_backoff();
         if self.rules[record.rule as usize].options().optimistic {
             self.enter(id, State::Running, now);
-            out.push(Action::Run { instance: id, snapshot, overrule });
+            out.push(Action::Run { instance: id, snapshot, supersedes_backoff });
         } else {
             self.enter(id, State::Locking, now);
-            out.push(Action::Lock { instance: id, snapshot, witness, overrule });
+            out.push(Action::Lock { instance: id, snapshot, witness, supersedes_backoff });
         }
     }
 
     /// Gives free slots to what is queued.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.queue.len() > 2 * self.tickets.len() + VOID {
-            let tickets = &self.tickets;
-            self.queue.retain(|ticket| tickets.get(&ticket.instance) == Some(&ticket.number));
+        if self.queue.len() > 2 * self.places.len() + VOID {
+            let places = &self.places;
+            self.queue.retain(|entry| places.get(&entry.instance) == Some(&entry.number));
         }
         self.opens = None;
         if self.stopping {
@@ -305,7 +307,7 @@ impl Pending {
         loop {
             self.fill_slots(now, out);
             // Until its rate lets it start, a lock is of no use to it.
-            if !self.hand_on(now, |this, lane| this.queue.is_throttled(lane, now)) {
+            if !self.pass_lock(now, |this, lane| this.queue.is_throttled(lane, now)) {
                 break;
             }
         }
@@ -314,19 +316,19 @@ impl Pending {
 
     fn fill_slots(&mut self, now: Instant, out: &mut Vec<Action>) {
         loop {
-            let tickets = &self.tickets;
-            let valid = |ticket: &Ticket| tickets.get(&ticket.instance) == Some(&ticket.number);
-            let Some((lane, ticket)) = self.queue.take(now, valid) else { return };
-            let id = ticket.instance;
-            self.tickets.remove(&id);
+            let places = &self.places;
+            let valid = |entry: &QueueEntry| places.get(&entry.instance) == Some(&entry.number);
+            let Some((lane, entry)) = self.queue.take(now, valid) else { return };
+            let id = entry.instance;
+            self.places.remove(&id);
             if !self.reserve(id, now, out) {
                 self.queue.withdraw(lane);
                 self.queue.vacate(lane);
                 continue;
             }
             if let Some(record) = self.records.get_mut(&id) {
-                let waited = record.path.queued(now);
-                self.census.note(Note::Taken(lane, waited));
+                let waited = record.latency.queued(now);
+                self.stats.note(WorkqueueEvent::Taken(lane, waited));
             }
             self.check(id, now, out);
         }
@@ -352,7 +354,7 @@ impl Pending {
             return;
         }
         let base = self.rules[record.rule as usize].options().backoff.base();
-        record.path.locked(now);
+        record.latency.locked(now);
         match outcome {
             LockOutcome::Won => {
                 record.mark = None;

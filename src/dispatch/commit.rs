@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 /// How long the end of an optimistic firing, which has no lease, is tried.
 const UNLOCKED_LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) struct EndStep {
+pub(super) struct CommitTxn {
     pub(super) tools: Arc<Tools>,
     pub(super) rule: u32,
     pub(super) keys: Keys,
@@ -30,7 +30,7 @@ pub(super) struct EndStep {
     pub(super) lease: Option<LockLease>,
     pub(super) effects: Effects,
     pub(super) hold: Option<Hold>,
-    pub(super) overrule: Option<Revision>,
+    pub(super) supersedes_backoff: Option<Revision>,
     pub(super) retry: Retry,
     pub(super) began: Instant,
     /// Leases of keys in the last attempt.
@@ -73,7 +73,7 @@ impl EndEnd {
     }
 }
 
-impl EndStep {
+impl CommitTxn {
     /// The transaction, if it needs no lease. [`answered`](Self::answered) tells how it ended; what is then not
     /// known yet is for [`run`](Self::run) to find out, and so is all that needs leases, or nothing at all.
     pub(super) fn begin(&self) -> Option<Request> {
@@ -93,8 +93,8 @@ impl EndStep {
 
     /// An optimistic rule that changes nothing has nothing to tell etcd.
     fn is_nothing(&self) -> bool {
-        let Self { fence, effects, hold, overrule, .. } = self;
-        fence.is_none() && effects.changes.is_empty() && hold.is_none() && overrule.is_none()
+        let Self { fence, effects, hold, supersedes_backoff, .. } = self;
+        fence.is_none() && effects.changes.is_empty() && hold.is_none() && supersedes_backoff.is_none()
     }
 
     /// `failed`: how the first attempt did, if there was one.
@@ -175,8 +175,8 @@ impl EndStep {
     }
 
     fn ending<'a>(&'a self, leases: &'a [Option<i64>], marking: Option<Marking<'a>>) -> Ending<'a> {
-        let Self { keys, fence, effects, overrule, .. } = self;
-        Ending { keys, fence: *fence, effects, leases, overrule: *overrule, marking }
+        let Self { keys, fence, effects, supersedes_backoff, .. } = self;
+        Ending { keys, fence: *fence, effects, leases, supersedes_backoff: *supersedes_backoff, marking }
     }
 
     /// `None`: the lock is gone.

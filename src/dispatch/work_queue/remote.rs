@@ -23,7 +23,7 @@ impl ReleaseWatch {
     }
 }
 
-impl Pending {
+impl WorkQueue {
     /// Another engine has the lock: waits until the key is deleted.
     pub(super) fn hold(
         &mut self,
@@ -35,7 +35,7 @@ impl Pending {
         out: &mut Vec<Action>,
     ) {
         self.step(id, now, out, |record, _| record.held());
-        self.await_release(id, key, holder.map(Elsewhere::Lock), at, now, out);
+        self.await_release(id, key, holder.map(RemoteHolder::Lock), at, now, out);
     }
 
     pub(super) fn hold_marked(
@@ -51,7 +51,7 @@ impl Pending {
         // Without an attempt and not given up: the other engine's callback succeeded.
         record.failures = if attempt == 0 && !gave_up { 0 } else { record.failures.max(attempt) };
         self.step(id, now, out, |record, now| record.marked(revision, gave_up, base, now));
-        self.await_release(id, key, mark.map(Elsewhere::Mark), at, now, out);
+        self.await_release(id, key, mark.map(RemoteHolder::Mark), at, now, out);
     }
 
     /// What is held or given up is woken when `key` is deleted; at once if it was, or may have been,
@@ -60,7 +60,7 @@ impl Pending {
         &mut self,
         id: InstanceId,
         key: String,
-        elsewhere: Option<Elsewhere>,
+        remote_holder: Option<RemoteHolder>,
         at: Revision,
         now: Instant,
         out: &mut Vec<Action>,
@@ -80,7 +80,7 @@ impl Pending {
         let key: Arc<str> = key.into();
         self.release_watch.need(at, now);
         record.waits_for = Some(key.clone());
-        record.elsewhere = elsewhere.map(Box::new);
+        record.remote_holder = remote_holder.map(Box::new);
         self.held.entry(key).or_default().insert(id);
         self.tell(id, now, out);
     }

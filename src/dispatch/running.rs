@@ -13,27 +13,27 @@ type Key = (u32, Binding);
 const SHARDS: usize = 16;
 
 #[derive(Clone)]
-pub(crate) struct Live(Arc<DashMap<Key, LiveFiring, FixedState>>);
+pub(crate) struct RunningCallbacks(Arc<DashMap<Key, RunningEntry, FixedState>>);
 
 #[derive(Clone, Debug)]
-pub(crate) struct LiveFiring {
+pub(crate) struct RunningEntry {
     /// Tells the callback to end.
     pub(crate) cancelled: CancellationToken,
 }
 
 /// Takes the firing off the list when it is dropped: when the callback has really ended.
 pub(crate) struct Registered {
-    live: Live,
+    live: RunningCallbacks,
     key: Key,
 }
 
-impl Live {
+impl RunningCallbacks {
     pub(crate) fn new(hasher: FixedState) -> Self {
         // As many on every machine, so that the order is the same too in which all are told to end.
         Self(Arc::new(DashMap::with_hasher_and_shard_amount(hasher, SHARDS)))
     }
 
-    pub(crate) fn register(&self, rule: u32, binding: Binding, firing: LiveFiring) -> Registered {
+    pub(crate) fn register(&self, rule: u32, binding: Binding, firing: RunningEntry) -> Registered {
         let key = (rule, binding);
         self.0.insert(key.clone(), firing);
         Registered { live: self.clone(), key }

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One instance as it is now.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct FiringStatus {
     pub(crate) state: InstanceState,
     pub(crate) lasting: Duration,
     pub(crate) failures: u32,
@@ -15,7 +15,7 @@ pub(crate) struct Look {
 
 /// One rule as it is now.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RuleLook {
+pub(crate) struct LaneStatus {
     /// As it is now.
     pub(crate) brake: Brake,
     pub(crate) fired: u64,
@@ -23,7 +23,7 @@ pub(crate) struct RuleLook {
     pub(crate) counts: StateCounts,
 }
 
-impl Pending {
+impl WorkQueue {
     /// True instances of all rules, by state.
     pub(crate) fn tally(&self) -> StateCounts {
         let mut all = StateCounts::default();
@@ -34,8 +34,8 @@ impl Pending {
     }
 
     /// Every lane: one a rule, in the order of the rules.
-    pub(crate) fn rules(&self) -> Vec<RuleLook> {
-        let look = |lane: usize| RuleLook {
+    pub(crate) fn rules(&self) -> Vec<LaneStatus> {
+        let look = |lane: usize| LaneStatus {
             brake: self.brakes[lane],
             fired: self.fired[lane],
             would_have_fired: self.would_have_fired[lane],
@@ -61,14 +61,14 @@ impl Pending {
         };
         if between {
             let (rule, binding) = (record.rule, record.binding.clone());
-            out.push(Action::Tell { rule, binding, state: self.state(record, now) });
+            out.push(Action::Notify { rule, binding, state: self.state(record, now) });
         }
     }
 
     /// `None`: there is no record of it, because it is not true.
-    pub(crate) fn look(&self, id: InstanceId, now: Instant) -> Option<Look> {
+    pub(crate) fn look(&self, id: InstanceId, now: Instant) -> Option<FiringStatus> {
         let record = self.records.get(&id)?;
-        Some(Look {
+        Some(FiringStatus {
             state: self.state(record, now),
             lasting: now.saturating_duration_since(record.entered),
             failures: record.failures,
@@ -76,7 +76,7 @@ impl Pending {
         })
     }
 
-    fn state(&self, record: &Record, now: Instant) -> InstanceState {
+    fn state(&self, record: &InstanceRecord, now: Instant) -> InstanceState {
         match record.state {
             State::Queued(_) if self.is_paused(self.lane(record.rule)) => {
                 InstanceState::Queued(QueuedFor::Resume)
@@ -89,7 +89,7 @@ impl Pending {
     }
 }
 
-fn state(record: &Record, now: Instant) -> InstanceState {
+fn state(record: &InstanceRecord, now: Instant) -> InstanceState {
     match record.state {
         State::Queued(_) => InstanceState::Queued(QueuedFor::Slot),
         State::Parked => InstanceState::Queued(QueuedFor::Lock),
@@ -102,11 +102,11 @@ fn state(record: &Record, now: Instant) -> InstanceState {
         State::Waiting(until, why) => {
             InstanceState::Waiting { reason: reason(why), remaining: until.saturating_duration_since(now) }
         }
-        State::Held => match record.elsewhere.as_deref() {
-            Some(Elsewhere::Lock(holder)) => {
+        State::Held => match record.remote_holder.as_deref() {
+            Some(RemoteHolder::Lock(holder)) => {
                 InstanceState::Locked { engine: Some(holder.engine.to_string()), since: time(holder.since) }
             }
-            Some(Elsewhere::Mark(mark)) => InstanceState::HeldBack {
+            Some(RemoteHolder::Mark(mark)) => InstanceState::HeldBack {
                 engine: Some(mark.engine.clone()),
                 until: time(mark.until),
                 error: mark.error.clone(),
@@ -116,8 +116,8 @@ fn state(record: &Record, now: Instant) -> InstanceState {
             }
             None => InstanceState::Locked { engine: None, since: None },
         },
-        State::GivenUp => match record.elsewhere.as_deref() {
-            Some(Elsewhere::Mark(mark)) => {
+        State::GivenUp => match record.remote_holder.as_deref() {
+            Some(RemoteHolder::Mark(mark)) => {
                 InstanceState::GivenUp { engine: Some(mark.engine.clone()), reason: mark.error.clone() }
             }
             _ => InstanceState::GivenUp {

@@ -3,7 +3,7 @@
 
 use super::*;
 
-impl Pending {
+impl WorkQueue {
     /// Brings an instance into another state, if there is a record of it.
     pub(super) fn enter(&mut self, id: InstanceId, state: State, now: Instant) -> bool {
         let Some(record) = self.records.get_mut(&id) else { return false };
@@ -12,7 +12,7 @@ impl Pending {
         let lane = self.lanes[record.rule as usize] as usize;
         *self.counts[lane].at(before.kind()) -= 1;
         *self.counts[lane].at(state.kind()) += 1;
-        self.census.moved(id, lane as u32, before, Some(state), now);
+        self.stats.moved(id, lane as u32, before, Some(state), now);
         if state == State::Running {
             self.fired[lane] += 1;
             self.begins(id, now);
@@ -35,7 +35,7 @@ impl Pending {
         id: InstanceId,
         now: Instant,
         out: &mut Vec<Action>,
-        change: impl FnOnce(&mut Record, Instant) -> Next,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         let held_slot = record.holds_slot();
@@ -60,13 +60,13 @@ impl Pending {
         }
         let lane = self.lanes[rule as usize];
         let after = (!dropped).then_some(record.state);
-        self.census.moved(id, lane, before, after, now);
-        self.census.judge(id, lane, after.and(Some(&*record)), now);
+        self.stats.moved(id, lane, before, after, now);
+        self.stats.judge(id, lane, after.and(Some(&*record)), now);
         if let Some(State::Waiting(_, why)) = after
             && after != Some(before)
             && !matches!(why, Wait::Released | Wait::Settle | Wait::Interval)
         {
-            self.census.note(Note::PutOff(lane));
+            self.stats.note(WorkqueueEvent::PutOff(lane));
         }
         if let State::Waiting(until, _) = before
             && (dropped || record.state != before)
@@ -74,7 +74,7 @@ impl Pending {
             self.timers.remove(&(until, id));
         }
         if dropped || !matches!(record.state, State::Held | State::GivenUp) {
-            record.elsewhere = None;
+            record.remote_holder = None;
             if let Some(key) = record.waits_for.take()
                 && let Some(waiting) = self.held.get_mut(&key)
             {
@@ -90,7 +90,7 @@ impl Pending {
             if after == Some(State::WouldFire) {
                 self.begins(id, now);
                 self.would_have_fired[lane as usize] += 1;
-                self.census.note(Note::WouldHaveFired(lane));
+                self.stats.note(WorkqueueEvent::WouldHaveFired(lane));
             } else if before.is_reserved() {
                 self.queue.withdraw(lane);
             }
@@ -103,10 +103,10 @@ impl Pending {
             Next::Stay => {}
             Next::Enqueue(class) => {
                 if !matches!(before, State::Queued(_) | State::Parked) {
-                    self.census.note(Note::Added(lane));
+                    self.stats.note(WorkqueueEvent::Added(lane));
                 }
                 let number = self.queue.push(lane, class, id, now);
-                self.tickets.insert(id, number);
+                self.places.insert(id, number);
             }
             Next::WakeAt(at) => {
                 self.timers.insert((at, id));
@@ -119,11 +119,11 @@ impl Pending {
     }
 
     pub(super) fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
-        self.tickets.remove(&id);
+        self.places.remove(&id);
         let Some(record) = self.records.remove(&id) else { return };
         if self.observed {
             let (rule, binding) = (record.rule, record.binding.clone());
-            out.push(Action::Tell { rule, binding, state: InstanceState::Untrue });
+            out.push(Action::Notify { rule, binding, state: InstanceState::Untrue });
         }
         if record.orphaned {
             out.push(Action::Release(id));
@@ -139,7 +139,7 @@ impl Pending {
     }
 
     #[cfg(test)]
-    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &Record)> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &InstanceRecord)> {
         self.records.iter().map(|(id, record)| (*id, &**record))
     }
 
@@ -178,6 +178,6 @@ impl Pending {
     pub(crate) fn leftovers(&self) -> usize {
         let parked: usize = self.locks.values().map(|(_, waiting)| waiting.len()).sum();
         let held: usize = self.held.values().map(BTreeSet::len).sum();
-        self.timers.len() + held + self.queue.len() + parked + self.tickets.len()
+        self.timers.len() + held + self.queue.len() + parked + self.places.len()
     }
 }

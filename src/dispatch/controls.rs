@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 /// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes what
 /// and in which order, in the end it has what is here. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Brakes(Arc<[Mutex<Brake>]>);
+pub(crate) struct RuleControls(Arc<[Mutex<Brake>]>);
 
-impl Brakes {
+impl RuleControls {
     /// As the rules begin.
     pub(crate) fn new(rules: &[CompiledRule]) -> Self {
         let (lanes, limits) = lanes(rules);

@@ -1,7 +1,7 @@
 //! The steps of a firing as events, for those who listen.
 
-use super::super::end_step::EndEnd;
-use super::super::lock_step::LockEnd;
+use super::super::acquire::LockEnd;
+use super::super::commit::EndEnd;
 use super::super::messages::Finish;
 use crate::events::{CommitResult, EventKind, NotLocked};
 use std::time::Duration;
@@ -30,5 +30,5 @@ pub(super) fn end(end: &EndEnd, finish: &Finish, took: Duration) -> EventKind {
         EndEnd::Refused(error) => CommitResult::Refused(error.clone()),
         EndEnd::Failed(error) => CommitResult::Failed(error.clone()),
     };
-    EventKind::Closed { outcome: finish.told(), result, took }
+    EventKind::Closed { outcome: finish.outcome(), result, took }
 }
