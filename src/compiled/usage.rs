@@ -1,5 +1,6 @@
 //! How a rule uses a key pattern.
 
+use super::RuleIndex;
 use super::domain::Constraint;
 use crate::condition::Slot;
 use smallvec::SmallVec;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 /// One use of a key pattern: as a slot of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) slot: Slot,
     /// `None`: binds all attributes of the rule (a binder). `Some(kind)`: binds those of a group kind.
     pub(crate) group: Option<u8>,

@@ -2,10 +2,12 @@
 
 use super::latency::TriggerLatency;
 use super::messages::Finish;
+use crate::compiled::RuleIndex;
 use crate::dispatch::running::Registered;
 use crate::firing::BoxError;
 use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
+use crate::lock::txn::Nonce;
 use crate::metrics::Meters;
 use crate::runtime::part::panic_text;
 use crate::trace::lines::Line;
@@ -31,14 +33,14 @@ pub(crate) struct Run {
     pub(crate) cancelled: CancellationToken,
     /// How long it may go on after being told.
     pub(crate) grace: Duration,
-    /// Ends with the callback, wherever that is then.
+    /// EndedList with the callback, wherever that is then.
     pub(crate) registered: Registered,
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
     /// How the instance came here.
     pub(crate) latency: TriggerLatency,
     /// Of the rule.
-    pub(crate) number: u32,
+    pub(crate) rule: RuleIndex,
 }
 
 /// How it is told of all runs of an engine.
@@ -50,7 +52,7 @@ pub(crate) struct CallbackTelemetry {
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
 pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
-    let Run { telemetry, firing, limit, cancelled, grace, registered, span, latency, number } = run;
+    let Run { telemetry, firing, limit, cancelled, grace, registered, span, latency, rule } = run;
     let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
     let running = async move {
         let _registered = registered;
@@ -58,7 +60,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
-        let _running = Running::start(&latency, &telemetry_of_task.meters, number);
+        let _running = Running::start(&latency, &telemetry_of_task.meters, rule);
         // The closure itself may panic too, before it has made a future.
         let own = firing.clone();
         let running = async move { own.callback()(firing).await.map(|outcome| own.complete(outcome)) };
@@ -80,10 +82,10 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     async move {
         let Ran(finish, effects) = running.await;
         let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
-        meters.rule(number).finished(finish.result());
+        meters.rule(rule).finished(finish.result());
         spans::outcome(&span, finish.result(), finish.is_failure());
         if finish.is_failure()
-            && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, number, Instant::now())
+            && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, rule, Instant::now())
         {
             let instance = telemetry.reveal.instance(seen.attributes());
             let (attempt, outcome) = (seen.attempt(), finish.result());
@@ -103,33 +105,33 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
 }
 
 /// Runs it to its end, and tells the dispatcher.
-pub(crate) async fn run_and_tell(run: Run, mut end: End) {
+pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
     let (finish, effects) = self::run(run).await;
     end.tell(finish, effects);
 }
 
 /// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down, and
 /// the callback was cancelled.
-pub(crate) struct End {
-    ended: Ended,
+pub(crate) struct EndReporter {
+    ended: EndedRuns,
     instance: InstanceId,
-    nonce: u64,
+    nonce: Nonce,
     telemetry: Arc<CallbackTelemetry>,
-    number: u32,
-    told: bool,
+    rule: RuleIndex,
+    reported: bool,
 }
 
-impl End {
+impl EndReporter {
     fn tell(&mut self, finish: Finish, effects: Option<Effects>) {
-        self.told = true;
+        self.reported = true;
         self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, finish, effects });
     }
 }
 
-impl Drop for End {
+impl Drop for EndReporter {
     fn drop(&mut self) {
-        if !self.told {
-            self.telemetry.meters.rule(self.number).finished(Finish::Cancelled.result());
+        if !self.reported {
+            self.telemetry.meters.rule(self.rule).finished(Finish::Cancelled.result());
             self.tell(Finish::Cancelled, None);
         }
     }
@@ -138,7 +140,7 @@ impl Drop for End {
 /// How a run ended: that of this attempt.
 pub(crate) struct RunEnded {
     pub(crate) instance: InstanceId,
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
     pub(crate) finish: Finish,
     pub(crate) effects: Option<Effects>,
 }
@@ -146,28 +148,27 @@ pub(crate) struct RunEnded {
 /// The runs that have ended since the dispatcher looked, which is called once for all of them. Bounded by the
 /// firing slots.
 #[derive(Clone)]
-pub(crate) struct Ended(Arc<Ends<dyn Fn() + Send + Sync>>);
+pub(crate) struct EndedRuns(Arc<EndedList<dyn Fn() + Send + Sync>>);
 
-struct Ends<C: ?Sized> {
+struct EndedList<C: ?Sized> {
     ended: Mutex<Vec<RunEnded>>,
     call: C,
 }
 
-impl Ended {
+impl EndedRuns {
     /// `call` has the dispatcher [take](Self::take) what is there.
     pub(crate) fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Ends { ended: Mutex::default(), call }))
+        Self(Arc::new(EndedList { ended: Mutex::default(), call }))
     }
 
-    /// The number is the rule's.
     pub(crate) fn end_of(
         &self,
         instance: InstanceId,
-        nonce: u64,
+        nonce: Nonce,
         telemetry: Arc<CallbackTelemetry>,
-        number: u32,
-    ) -> End {
-        End { ended: self.clone(), instance, nonce, telemetry, number, told: false }
+        rule: RuleIndex,
+    ) -> EndReporter {
+        EndReporter { ended: self.clone(), instance, nonce, telemetry, rule, reported: false }
     }
 
     pub(crate) fn take(&self) -> Vec<RunEnded> {
@@ -196,19 +197,24 @@ pub(crate) struct Watched {
     /// When it is to have ended.
     by: Instant,
     grace: Duration,
-    told: bool,
+    cancelled: bool,
     stuck: bool,
 }
 
 impl Watched {
     pub(crate) fn new(now: Instant, limit: Duration, grace: Duration) -> Self {
-        Self { by: now.checked_add(limit + grace).unwrap_or(now + LONG), grace, told: false, stuck: false }
+        Self {
+            by: now.checked_add(limit.saturating_add(grace)).unwrap_or(now + LONG),
+            grace,
+            cancelled: false,
+            stuck: false,
+        }
     }
 
     /// Looked at from time to time. True once it does not end although it was told to.
-    pub(crate) fn has_got_stuck(&mut self, told: bool, now: Instant) -> bool {
-        if told && !self.told {
-            self.told = true;
+    pub(crate) fn has_got_stuck(&mut self, cancelled: bool, now: Instant) -> bool {
+        if cancelled && !self.cancelled {
+            self.cancelled = true;
             self.by = self.by.min(now + self.grace);
         }
         let stuck = now >= self.by + STUCK && !self.stuck;
@@ -231,23 +237,21 @@ const STUCK: Duration = Duration::from_secs(1);
 /// ended, however that comes.
 struct Running<'m> {
     meters: &'m Meters,
-    number: u32,
+    rule: RuleIndex,
     since: Instant,
 }
 
 impl<'m> Running<'m> {
-    fn start(latency: &TriggerLatency, meters: &'m Meters, number: u32) -> Self {
+    fn start(latency: &TriggerLatency, meters: &'m Meters, rule: RuleIndex) -> Self {
         let since = Instant::now();
-        meters
-            .rule(number)
-            .started(since.saturating_duration_since(latency.due), latency.stages_until(since));
-        Self { meters, number, since }
+        meters.rule(rule).started(since.saturating_duration_since(latency.due), latency.stages_until(since));
+        Self { meters, rule, since }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.meters.rule(self.number).ran(self.since.elapsed());
+        self.meters.rule(self.rule).ran(self.since.elapsed());
     }
 }
 

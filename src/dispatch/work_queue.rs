@@ -1,32 +1,47 @@
 //! All instances that are true or busy, and what is to be done with them next. No I/O, no clock:
 //! the [actor](super::actor) tells what happened and carries out the [`Action`]s.
+//!
+//! | file | subject |
+//! |---|---|
+//! | [`transition`] | from one state of an instance to another: the one place where states change |
+//! | [`ending`] | how a firing ends |
+//! | [`local_locks`], [`remote`] | who waits for a lock within the engine; for another engine's lock or mark |
+//! | [`controls`] | pauses, dry runs, rates, intervals |
+//! | [`status`] | what people see of it |
 
 mod controls;
 mod ending;
-mod locks;
+mod local_locks;
 mod remote;
 pub(crate) mod status;
 mod transition;
 
+pub(crate) use ending::AfterCommit;
+
 use super::interval::Interval;
-use super::messages::{Action, Closing, ClosingOutcome, Finish, FoundMark, Hold, LockOutcome};
-use super::record::{End, InstanceRecord, KnownMark, Next, Own, RemoteHolder, State, Tried, Wait, WorkClass};
+use super::messages::{Action, Closing, Finish, FoundMark, Hold};
+use super::outcome::{CommitOutcome, LockOutcome};
+use super::record::{
+    Answer, FiringEnd, InstanceRecord, KnownMark, Next, Remote, RemoteHolder, State, Tried, Wait, WorkClass,
+};
 use super::slot_queue::{QueueEntry, SlotQueue};
-use super::stats::WorkqueueStats;
+use super::stats::{LaneStats, WorkqueueStats};
 use crate::change::{Revision, Snapshot};
-use crate::compiled::{Brake, CompiledRule, lanes};
+use crate::compiled::{Brake, ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};
 use crate::condition::Witness;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
 use crate::index::Timestamps;
 use crate::index::{InstanceId, Reason, Touch};
-use crate::inspect::{InstanceState, StateCounts, StateKind};
+use crate::inspect::{InstanceState, StateCounts};
+use crate::lock::txn::MarkKind;
 use crate::metrics::{WorkqueueDepth, WorkqueueEvent};
 use crate::time::LONGEST;
 use foldhash::fast::FixedState;
+use local_locks::LocalLocks;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use remote::ReleaseWatch;
+use remote::RemoteReleases;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,60 +50,38 @@ use tokio::time::Instant;
 /// How long after a release another engine's effects may take to arrive by the watch.
 const RELEASE_GRACE: Duration = Duration::from_millis(5);
 
-/// Times in a row that a lock may be refused because the condition does not hold as it was seen,
-/// before the instance waits a little: keys that change all the time must not keep a slot.
-const RECHECKS: u8 = 8;
-
-/// A callback that asks to run again sooner than this would only heat the room.
+/// A callback that asks to run again sooner than this is made to wait for as long: it would only spin.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(10);
 
 /// Entries of the queue that have become void, beyond as many as count, before they are cleared out.
 const VOID: usize = 64;
 
-/// Releases remembered, so that one which overtook the losing answer wakes the loser at once.
-const RELEASES: usize = 4096;
-
-type Map<K, V> = HashMap<K, V, FixedState>;
-
 pub(crate) struct WorkQueue {
     rules: Arc<[CompiledRule]>,
-    /// By number of a rule: its lane in the queue.
-    lanes: Box<[u32]>,
+    lanes: Lanes,
     /// In boxes, since there may be many at once: a map that grows must not move them all.
-    records: Map<InstanceId, Box<InstanceRecord>>,
-    /// The places in the queue, or among those who wait for a lock, that count.
-    places: Map<InstanceId, u64>,
+    records: HashMap<InstanceId, Box<InstanceRecord>, FixedState>,
     queue: SlotQueue,
     timers: BTreeSet<(Instant, InstanceId)>,
-    /// Locks that several instances of this engine may want: who has each, and who waits.
-    locks: Map<String, (InstanceId, BTreeMap<u64, InstanceId>)>,
-    /// Keys in etcd whose deletion instances wait for: those that are held, or given up by others.
-    held: Map<Arc<str>, BTreeSet<InstanceId>>,
-    release_watch: ReleaseWatch,
-    /// Those that were handed their lock within this engine while they wait for a slot.
-    handed: BTreeSet<InstanceId>,
-    releases: Map<String, Revision>,
-    /// Oldest first; a key that was deleted again counts at its last place.
-    release_order: VecDeque<(String, Revision)>,
+    local_locks: LocalLocks,
+    releases: RemoteReleases,
+    /// The number of the last question.
     asked: u64,
     stopping: bool,
     /// When a rate lets something start next.
     opens: Option<Instant>,
-    /// By lane: what holds it back.
-    brakes: Vec<Brake>,
-    /// By number of a rule: its firings, if instances are to rest between them.
+    /// What holds each lane back.
+    brakes: ByLane<Brake>,
+    /// By rule: its firings, if instances are to rest between them.
     intervals: Vec<Option<Interval>>,
     /// Somebody listens: changes of states are told.
     observed: bool,
     stats: WorkqueueStats,
-    /// By lane: true instances by state, callbacks started, and those that a dry run kept from it.
-    counts: Vec<StateCounts>,
-    fired: Vec<u64>,
-    would_have_fired: Vec<u64>,
     rng: StdRng,
 }
 
 impl WorkQueue {
+    /// `limit`: slots of all rules together.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         limit: usize,
@@ -97,30 +90,20 @@ impl WorkQueue {
         hasher: FixedState,
     ) -> Self {
         let (lanes, limits) = lanes(&rules);
-        let count = limits.len();
-        let queue = SlotQueue::new(limit, limits, starvation_limit);
         Self {
             lanes,
             records: HashMap::with_hasher(hasher.clone()),
-            places: HashMap::with_hasher(hasher.clone()),
-            queue,
+            queue: SlotQueue::new(limit, &limits, starvation_limit),
             timers: BTreeSet::new(),
-            locks: HashMap::with_hasher(hasher.clone()),
-            held: HashMap::with_hasher(hasher.clone()),
-            release_watch: ReleaseWatch::default(),
-            handed: BTreeSet::new(),
-            releases: HashMap::with_hasher(hasher.clone()),
-            release_order: VecDeque::new(),
+            local_locks: LocalLocks::new(hasher.clone()),
+            releases: RemoteReleases::new(hasher.clone()),
             asked: 0,
             stopping: false,
             opens: None,
-            brakes: vec![Brake::default(); count],
+            brakes: limits.map(|_| Brake::default()),
             intervals: rules.iter().map(|_| None).collect(),
             observed: false,
-            stats: WorkqueueStats::new(count, hasher),
-            counts: vec![StateCounts::default(); count],
-            fired: vec![0; count],
-            would_have_fired: vec![0; count],
+            stats: WorkqueueStats::new(limits.map(|_| LaneStats::default()), hasher),
             rules,
             rng,
         }
@@ -135,13 +118,12 @@ impl WorkQueue {
     }
 
     /// What there is now, by lane.
-    pub(crate) fn depths(&self, now: Instant) -> Vec<WorkqueueDepth> {
+    pub(crate) fn depths(&self, now: Instant) -> ByLane<WorkqueueDepth> {
         let mut depths = self.stats.depths(now);
-        for (lane, (load, counts)) in (0..).zip(depths.iter_mut().zip(&self.counts)) {
-            load.states = *counts;
-            let brake = &self.brakes[lane as usize];
-            (load.paused, load.dry_run) = (brake.paused, brake.dry_run);
-            load.throttled = counts.get(StateKind::Queued) > 0 && self.queue.is_throttled(lane, now);
+        for (lane, depth) in depths.iter_mut() {
+            let brake = &self.brakes[lane];
+            (depth.paused, depth.dry_run) = (brake.paused, brake.dry_run);
+            depth.throttled = self.stats.queued_in(lane) > 0 && self.queue.is_throttled(lane, now);
         }
         depths
     }
@@ -178,32 +160,32 @@ impl WorkQueue {
         if let Verdict::Failed(reason) = &decided.verdict {
             record.last_error = Some(reason.as_str().into());
         }
-        match (record.state, decided.reason) {
-            (State::Checking(asked), Reason::Ask(number)) if asked == number => match decided.verdict {
-                Verdict::True(_)
-                    if self.stopping || self.queue.is_paused(self.lanes[decided.rule as usize]) =>
-                {
-                    self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
+        let lane = record.lane;
+        match (&record.state, decided.reason) {
+            (State::Checking(asked), Reason::Ask(number)) if *asked == number => match decided.verdict {
+                Verdict::True(_) if self.stopping || self.queue.is_paused(lane) => {
+                    self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
                 }
                 Verdict::True(witness) => {
                     record.see(&decided.touches);
                     record.latency.decided(now);
-                    self.checked(id, decided.snapshot, witness, now, out);
+                    self.checked(id, lane, decided.snapshot, witness, now, out);
                 }
-                Verdict::False | Verdict::Failed(_) => self.step(id, now, out, |_, _| Next::Drop),
+                Verdict::False | Verdict::Failed(_) => self.transition(id, now, out, |_, _| Next::Drop),
             },
-            (State::Settling(asked), Reason::Ask(number)) if asked == number => {
-                self.settle_down(id, truth, &decided.touches, now, out);
+            (State::Settling { asked, end }, Reason::Ask(number)) if *asked == number => {
+                let end = *end;
+                self.settle_down(id, end, truth, &decided.touches, now, out);
             }
-            (_, reason) => {
+            (state, reason) => {
                 let crawl = reason == Reason::Crawl;
                 let touches = &decided.touches;
-                let settle = if matches!(record.state, State::Idle | State::WouldFire) {
+                let settle = if matches!(state, State::Idle | State::WouldFire) {
                     self.settle(decided.rule)
                 } else {
                     None
                 };
-                self.step(id, now, out, |record, now| {
+                self.transition(id, now, out, |record, now| {
                     match (record.decided(truth, touches, crawl, base, now), settle) {
                         (Next::Enqueue(WorkClass::Live), Some(delay)) => {
                             record.wait(delay, Wait::Settle, now)
@@ -227,37 +209,24 @@ impl WorkQueue {
         // A change that a crawl came upon is live all the same.
         let crawled = reason == Reason::Crawl && touches.is_empty();
         let class = if crawled { WorkClass::Crawl } else { WorkClass::Live };
-        let mut record = Box::new(InstanceRecord::new(rule, binding, class, orphaned, now));
+        let lane = self.lanes.of(rule);
+        let mut record = Box::new(InstanceRecord::new((rule, lane), binding, class, now));
+        record.orphaned = orphaned;
         record.see(&touches);
-        let lane = self.lane(rule);
-        let settle = self.settle(rule).filter(|_| !crawled);
-        let interval = &mut self.intervals[rule as usize];
-        let wait = match settle {
-            Some(delay) => Some(record.wait(delay, Wait::Settle, now)),
-            None => {
-                let until = interval.as_mut().and_then(|interval| interval.until(&record.binding, now));
-                until.map(|until| record.rest(until))
-            }
-        };
-        if let Some(Next::WakeAt(at)) = wait {
-            *self.counts[lane as usize].at(record.state.kind()) += 1;
-            self.timers.insert((at, instance));
-            self.records.insert(instance, record);
-            return self.tell(instance, now, out);
-        }
         // What was just decided needs no second look if it can go on at once.
-        let dry = self.brakes[lane as usize].dry_run;
+        let dry = self.brakes[lane].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
-        *self.counts[lane as usize].at(record.state.kind()) += 1;
-        self.stats.note(WorkqueueEvent::Added(lane));
-        self.records.insert(instance, record);
-        self.tell(instance, now, out);
-        if at_once && self.reserve(instance, now, out) {
-            self.queue.occupy(lane);
-            self.stats.note(WorkqueueEvent::Taken(lane, Duration::ZERO));
-            self.checked(instance, snapshot, witness, now, out);
-        } else if !at_once {
-            self.places.insert(instance, self.queue.push(lane, class, instance, now));
+        let next = match self.settle(rule).filter(|_| !crawled) {
+            Some(delay) => record.wait(delay, Wait::Settle, now),
+            None if at_once => Next::GoOn,
+            None => Next::Enqueue(class),
+        };
+        self.admit(instance, record, next, now, out);
+        let goes_on =
+            next == Next::GoOn && self.records.get(&instance).is_some_and(|record| record.state.is_queued());
+        if goes_on && self.acquire_local(instance, now, out) {
+            self.stats.event(WorkqueueEvent::Taken(lane, Duration::ZERO));
+            self.checked(instance, lane, snapshot, witness, now, out);
         }
     }
 
@@ -270,35 +239,45 @@ impl WorkQueue {
         }
     }
 
-    /// True, with a slot: on to the lock.
+    /// True, and to have a slot: on to the lock.
     fn checked(
         &mut self,
         id: InstanceId,
+        lane: Lane,
         snapshot: Snapshot,
         witness: Witness,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        record.give(&snapshot);
-        if self.brakes[self.lanes[record.rule as usize] as usize].dry_run {
-            return self.step(id, now, out, |record, _| record.would_fire());
-        }
-        let supersedes_backoff = record.supersedes_backoff();
-        if self.rules[record.rule as usize].options().optimistic {
-            self.enter(id, State::Running, now);
-            out.push(Action::Run { instance: id, snapshot, supersedes_backoff });
-        } else {
-            self.enter(id, State::Locking, now);
-            out.push(Action::Lock { instance: id, snapshot, witness, supersedes_backoff });
+        let dry = self.brakes[lane].dry_run;
+        let rules = self.rules.clone();
+        let (mut optimistic, mut supersedes_backoff) = (false, None);
+        self.transition(id, now, out, |record, _| {
+            record.give(&snapshot);
+            optimistic = rules[record.rule.index()].options().optimistic;
+            supersedes_backoff = record.supersedes_backoff();
+            record.state = match (dry, optimistic) {
+                // This is as far as a dry run goes.
+                (true, _) => State::WouldFire,
+                (false, true) => State::Running,
+                (false, false) => State::Locking(Answer::Awaited),
+            };
+            Next::Stay
+        });
+        match (dry, optimistic) {
+            (true, _) => {}
+            (false, true) => out.push(Action::Run { instance: id, snapshot, supersedes_backoff }),
+            (false, false) => {
+                out.push(Action::Lock { instance: id, snapshot, witness, supersedes_backoff });
+            }
         }
     }
 
     /// Gives free slots to what is queued.
     pub(crate) fn fill(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.queue.len() > 2 * self.places.len() + VOID {
-            let places = &self.places;
-            self.queue.retain(|entry| places.get(&entry.instance) == Some(&entry.number));
+        let records = &self.records;
+        if self.queue.len() > 2 * self.stats.queued() + VOID {
+            self.queue.retain(|entry| is_valid(records, entry));
         }
         self.opens = None;
         if self.stopping {
@@ -307,7 +286,7 @@ impl WorkQueue {
         loop {
             self.fill_slots(now, out);
             // Until its rate lets it start, a lock is of no use to it.
-            if !self.pass_lock(now, |this, lane| this.queue.is_throttled(lane, now)) {
+            if !self.pass_locks(now, out, |queue, lane| queue.is_throttled(lane, now)) {
                 break;
             }
         }
@@ -316,72 +295,82 @@ impl WorkQueue {
 
     fn fill_slots(&mut self, now: Instant, out: &mut Vec<Action>) {
         loop {
-            let places = &self.places;
-            let valid = |entry: &QueueEntry| places.get(&entry.instance) == Some(&entry.number);
-            let Some((lane, entry)) = self.queue.take(now, valid) else { return };
+            let records = &self.records;
+            let Some(entry) = self.queue.take(now, |entry| is_valid(records, entry)) else { return };
             let id = entry.instance;
-            self.places.remove(&id);
-            if !self.reserve(id, now, out) {
-                self.queue.withdraw(lane);
-                self.queue.vacate(lane);
+            if !self.acquire_local(id, now, out) {
                 continue;
             }
-            if let Some(record) = self.records.get_mut(&id) {
-                let waited = record.latency.queued(now);
-                self.stats.note(WorkqueueEvent::Taken(lane, waited));
+            let mut waited = None;
+            self.check(id, now, out, |record| waited = Some((record.lane, record.latency.queued(now))));
+            if let Some((lane, waited)) = waited {
+                self.stats.event(WorkqueueEvent::Taken(lane, waited));
             }
-            self.check(id, now, out);
         }
     }
 
-    fn check(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+    /// Has it decided again, with a slot.
+    fn check(
+        &mut self,
+        id: InstanceId,
+        now: Instant,
+        out: &mut Vec<Action>,
+        also: impl FnOnce(&mut InstanceRecord),
+    ) {
         self.asked += 1;
-        if self.enter(id, State::Checking(self.asked), now) {
-            out.push(Action::Ask(id, self.asked));
-        }
+        let asked = self.asked;
+        self.transition(id, now, out, |record, _| {
+            also(record);
+            record.state = State::Checking(asked);
+            Next::Stay
+        });
+        out.push(Action::Ask(id, asked));
     }
 
     /// The attempt to take the lock has ended.
     pub(crate) fn locked(
         &mut self,
         id: InstanceId,
-        outcome: LockOutcome,
+        outcome: &LockOutcome,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
-        if record.state != State::Locking {
+        if !matches!(record.state, State::Locking(_)) {
             return;
         }
-        let base = self.rules[record.rule as usize].options().backoff.base();
         record.latency.locked(now);
+        let (rule, lane) = (record.rule, record.lane);
         match outcome {
-            LockOutcome::Won => {
-                record.mark = None;
-                record.troubles = 0;
-                record.rechecks = 0;
-                let brake = self.brakes[self.lanes[record.rule as usize] as usize];
+            LockOutcome::Won { .. } => {
+                record.won();
+                let brake = &self.brakes[lane];
                 if brake.paused || brake.dry_run {
                     self.give_up_lock(id, now, out);
                 } else {
-                    self.enter(id, State::Running, now);
+                    self.transition(id, now, out, |record, _| {
+                        record.state = State::Running;
+                        Next::Stay
+                    });
                 }
             }
-            LockOutcome::Untrue { mark_gone } => {
-                record.rechecks += 1;
-                record.mark.take_if(|_| mark_gone);
-                if record.rechecks < RECHECKS {
-                    self.check(id, now, out);
+            LockOutcome::Untrue { mark_gone, .. } => {
+                if record.refused_as_untrue(*mark_gone) {
+                    self.check(id, now, out, |_| {});
                 } else {
-                    record.rechecks = 0;
-                    self.step(id, now, out, |record, now| record.trouble(base, now));
+                    let base = self.base(rule);
+                    self.transition(id, now, out, |record, now| record.trouble(base, now));
                 }
             }
-            LockOutcome::Held { key, holder, at } => self.hold(id, key, holder, at, now, out),
+            LockOutcome::Held { key, holder, at, .. } => {
+                let holder = holder.clone().map(RemoteHolder::Lock);
+                self.hold(id, Remote { key: key.as_str().into(), at: *at, holder }, now, out);
+            }
             LockOutcome::Marked(found) => self.hold_marked(id, found, now, out),
             LockOutcome::Failed(error) => {
-                record.last_error = Some(error.into());
-                self.step(id, now, out, |record, now| record.trouble(base, now));
+                record.last_error = Some(error.as_str().into());
+                let base = self.base(rule);
+                self.transition(id, now, out, |record, now| record.trouble(base, now));
             }
         }
     }
@@ -389,10 +378,10 @@ impl WorkQueue {
     /// Fires an instance now that waits, is idle or was given up. False: it is none of these.
     pub(crate) fn fire_now(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
         let Some(record) = self.records.get(&id).filter(|record| record.is_at_rest()) else { return false };
-        if let Some(interval) = &mut self.intervals[record.rule as usize] {
+        if let Some(interval) = &mut self.intervals[record.rule.index()] {
             interval.forget(&record.binding);
         }
-        self.step(id, now, out, |record, now| record.fire_now(now));
+        self.transition(id, now, out, |record, now| record.fire_now(now));
         true
     }
 
@@ -402,22 +391,30 @@ impl WorkQueue {
             && at <= now
         {
             self.timers.pop_first();
-            self.step(id, now, out, |record, now| record.due(now));
+            self.transition(id, now, out, |record, now| record.due(now));
         }
     }
 
     /// How long an instance of the rule that became true waits, if at all.
-    fn settle(&mut self, rule: u32) -> Option<Duration> {
-        let (delay, jitter) = self.rules[rule as usize].settle();
+    fn settle(&mut self, rule: RuleIndex) -> Option<Duration> {
+        let (delay, jitter) = self.rules[rule.index()].settle();
         let longer = if jitter.is_zero() { jitter } else { jitter.mul_f64(self.rng.random_range(0.0..=1.0)) };
         Some(delay + longer).filter(|wait| !wait.is_zero())
     }
 
-    fn lane(&self, rule: u32) -> u32 {
-        self.lanes[rule as usize]
+    /// Why an instance can't be run now although it has a slot: waits a little.
+    pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
+        self.transition(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
     }
 
-    fn base(&self, rule: u32) -> Duration {
-        self.rules[rule as usize].options().backoff.base()
+    fn base(&self, rule: RuleIndex) -> Duration {
+        self.rules[rule.index()].options().backoff.base()
     }
+}
+
+/// An entry counts while its instance waits at this place.
+fn is_valid(records: &HashMap<InstanceId, Box<InstanceRecord>, FixedState>, entry: &QueueEntry) -> bool {
+    let waits =
+        |record: &InstanceRecord| record.place == entry.place && matches!(record.state, State::Queued(_));
+    records.get(&entry.instance).is_some_and(|record| waits(record))
 }

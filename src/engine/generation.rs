@@ -5,7 +5,7 @@ use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
-use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
+use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::Link;
@@ -48,7 +48,7 @@ pub(crate) struct Generation {
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
     keeper: Addr<Keeper>,
-    live: RunningCallbacks,
+    running: RunningCallbacks,
     brakes: RuleControls,
     /// Watchers, releases and crawler: the first to end.
     watch: Stage,
@@ -67,7 +67,7 @@ impl Generation {
         runtime: &Handle,
         status: &Status,
         meters: &Meters,
-        live: &RunningCallbacks,
+        running: &RunningCallbacks,
         brakes: &RuleControls,
         number: u64,
     ) -> std::io::Result<Self> {
@@ -109,7 +109,7 @@ impl Generation {
         let core = Stage::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = latest(None);
-        let dispatcher = DispatcherSettings {
+        let dispatcher = DispatcherConfig {
             engine: engine.clone(),
             meters: meters.clone(),
             env: env.clone(),
@@ -125,7 +125,7 @@ impl Generation {
             keeper: keeper.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
-            live: live.clone(),
+            running: running.clone(),
             brakes: brakes.clone(),
             events: config.events.clone(),
             telemetry: telemetry.clone(),
@@ -226,7 +226,7 @@ impl Generation {
             index,
             dispatcher,
             keeper,
-            live: live.clone(),
+            running: running.clone(),
             brakes: brakes.clone(),
             watch,
             stages,
@@ -248,7 +248,7 @@ impl Generation {
         let left = match self.dispatcher.send(Drain { deadline }).await {
             Ok(left) => left,
             // It panicked meanwhile. Its callbacks may run on, and their locks must stay until they end.
-            Err(_) => self.tell(REVOKE).await,
+            Err(_) => self.cancel(REVOKE).await,
         };
         self.end(REVOKE, left).await;
         left
@@ -264,19 +264,18 @@ impl Generation {
         if !matches!(drained, Ok(Ok(_))) {
             tracing::debug!(engine = &*self.engine, "dispatcher did not end its firings in time");
         }
-        let left = self.tell((limit / 2).saturating_sub(started.elapsed())).await;
+        let left = self.cancel((limit / 2).saturating_sub(started.elapsed())).await;
         self.end(limit / 2, left).await;
     }
 
     /// Tells all callbacks to end; returns the number of those that did not within `limit`.
-    async fn tell(&self, limit: Duration) -> usize {
-        self.live.cancel_all();
-        let started = Instant::now();
+    async fn cancel(&self, limit: Duration) -> usize {
+        self.running.cancel_all();
         // Those that listen end now; the others are dropped by their runtime, or end some day.
-        while self.live.len() > 0 && started.elapsed() < limit {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        match timeout(limit, self.running.all_ended()).await {
+            Ok(()) => 0,
+            Err(_) => self.running.len(),
         }
-        self.live.len()
     }
 
     async fn end(self, revoke: Duration, left: usize) {

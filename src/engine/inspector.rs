@@ -4,10 +4,11 @@ use super::handle::Stats;
 use super::look_up;
 use crate::change::Snapshot;
 use crate::compiled::Binding;
-use crate::compiled::{Brake, CompiledRule};
+use crate::compiled::{Brake, CompiledRule, Lane, RuleIndex};
 use crate::condition::Explanation;
 use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
 use crate::dispatch::controls::RuleControls;
+use crate::dispatch::stats::LaneStats;
 use crate::dispatch::work_queue::status::{FiringStatus, LaneStatus};
 use crate::error::EngineError;
 use crate::index::InstanceId;
@@ -85,14 +86,14 @@ impl Inspector {
 
     pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {
         let mut known = ask(&self.index, Figures).await?.by_rule.into_iter();
-        let looks = ask(&self.dispatcher, GetLanes).await?;
+        let lanes = ask(&self.dispatcher, GetLanes).await?;
         // Combinations of expanded attributes are one rule.
         let rules = self.rules.chunk_by(|a, b| a.id() == b.id());
-        let status = |(rules, look): (&[CompiledRule], _)| {
+        let status = |(rules, (_, lane)): (&[CompiledRule], (Lane, &LaneStatus))| {
             let known = known.by_ref().take(rules.len()).sum();
-            rule_status(&rules[0], look, known)
+            rule_status(&rules[0], *lane, known)
         };
-        Ok(rules.zip(looks).map(status).collect())
+        Ok(rules.zip(lanes.iter()).map(status).collect())
     }
 
     pub(crate) async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, EngineError> {
@@ -155,9 +156,9 @@ impl Inspector {
         ask(&self.dispatcher, ApplyControls).await
     }
 
-    fn lane(&self, rule: &str) -> Result<u32, EngineError> {
+    fn lane(&self, rule: &str) -> Result<Lane, EngineError> {
         let lane = self.rules.chunk_by(|a, b| a.id() == b.id()).position(|rules| **rules[0].id() == *rule);
-        lane.map(|lane| lane as u32).ok_or_else(|| EngineError::UnknownRule(rule.to_owned()))
+        lane.map(Lane::new).ok_or_else(|| EngineError::UnknownRule(rule.to_owned()))
     }
 
     pub(crate) async fn explain(
@@ -173,7 +174,7 @@ impl Inspector {
             }
         };
         let (snapshot, id) = ask(&self.index, LookUp { rule: number, binding: binding.clone() }).await?;
-        let condition = explain(&self.rules[number as usize], &snapshot, &binding)?;
+        let condition = explain(&self.rules[number.index()], &snapshot, &binding)?;
         let instance = match id {
             None => None,
             Some(id) => {
@@ -220,8 +221,8 @@ impl Inspector {
         Ok(Wanted(wanted.collect()))
     }
 
-    fn instance(&self, rule: u32, binding: &Binding, look: Option<FiringStatus>) -> Instance {
-        let compiled = &self.rules[rule as usize];
+    fn instance(&self, rule: RuleIndex, binding: &Binding, look: Option<FiringStatus>) -> Instance {
+        let compiled = &self.rules[rule.index()];
         let untrue = FiringStatus {
             state: InstanceState::Untrue,
             lasting: Duration::ZERO,
@@ -249,11 +250,8 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
     })
 }
 
-fn rule_status(
-    rule: &CompiledRule,
-    LaneStatus { brake, fired, would_have_fired, mut counts }: LaneStatus,
-    known: usize,
-) -> RuleStatus {
+fn rule_status(rule: &CompiledRule, LaneStatus { brake, stats }: LaneStatus, known: usize) -> RuleStatus {
+    let LaneStats { states: mut counts, fired, would_have_fired } = stats;
     // The two were asked one after the other.
     *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
     RuleStatus {

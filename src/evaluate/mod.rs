@@ -6,8 +6,8 @@ mod decided;
 
 pub(crate) use decided::{Decided, Verdict};
 
-use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Verdict as Evaluated;
 use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
 use crate::metrics::Meters;
@@ -58,7 +58,7 @@ impl Evaluator {
         if let Some(suppressed) =
             self.telemetry.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
         {
-            let compiled = &self.rules[decided.rule as usize];
+            let compiled = &self.rules[decided.rule.index()];
             let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telemetry.reveal);
             let attributes = compiled.attributes_of(&decided.binding);
             let error = &*reveal.error(error, &attributes, &decided.snapshot);
@@ -102,7 +102,7 @@ impl Handler<Orders> for Evaluator {
             for decided in &decisions {
                 this.tell(decided);
                 // Of an instance that is gone nothing was evaluated.
-                if decided.snapshot.len() == this.rules[decided.rule as usize].slots().len() {
+                if decided.snapshot.len() == this.rules[decided.rule.index()].slots().len() {
                     this.meters.rule(decided.rule).evaluated(decided.verdict.result());
                 }
             }
@@ -127,7 +127,7 @@ pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided
     let mut orders = orders.into_iter();
     while !orders.as_slice().is_empty() {
         let touched = orders.as_slice().iter().take(AHEAD).fold(0, |touched, order| match order {
-            Order::Decide(decide) => touched ^ rules[decide.rule as usize].touch(),
+            Order::Decide(decide) => touched ^ rules[decide.rule.index()].touch(),
             Order::Gone(..) => touched,
         });
         std::hint::black_box(touched);
@@ -142,7 +142,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         Order::Gone(instance, number) => {
             return Decided {
                 instance,
-                rule: 0,
+                rule: RuleIndex::default(),
                 binding: Binding::new([].into_iter()),
                 verdict: Verdict::False,
                 snapshot: Box::default(),
@@ -153,7 +153,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         }
     };
     let Decide { instance, rule, binding, snapshot, touches, reason, orphaned } = decide;
-    let compiled = &rules[rule as usize];
+    let compiled = &rules[rule.index()];
     let verdict = match catch_unwind(AssertUnwindSafe(|| compiled.condition().evaluate(&snapshot))) {
         Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
         Ok(_) => Verdict::False,

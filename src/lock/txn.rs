@@ -31,20 +31,25 @@ pub(crate) struct Reply {
     pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
 }
 
+/// An attempt to fire. Different for every one, so that a request sent twice recognises its own lock, and that an
+/// answer finds the firing which waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Nonce(pub(crate) u64);
+
 /// The value of a lock key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     /// The engine, for people who read the key.
     pub(crate) engine: Arc<str>,
-    /// Different for every attempt, so that a request sent twice recognises its own lock.
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
     /// Unix time in milliseconds, for people who read the key.
     pub(crate) since: u64,
 }
 
 /// The value of a backoff key: why and until when an instance is held back in all engines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub(crate) struct InstanceMark {
     pub(crate) engine: String,
     /// Failures in a row so far; 0 if the callback asked to be run again later.
     pub(crate) attempt: u32,
@@ -54,6 +59,27 @@ pub(crate) struct Mark {
     /// Not to be tried again until a key of the instance changes.
     pub(crate) gave_up: bool,
     pub(crate) error: String,
+}
+
+/// Why a mark holds an instance back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkKind {
+    /// Its callback failed.
+    Backoff,
+    /// Its callback succeeded, and asked to be run again later.
+    RetryAfter,
+    /// It is not to be tried again until a key of it changes.
+    GivenUp,
+}
+
+impl InstanceMark {
+    pub(crate) fn kind(&self) -> MarkKind {
+        match (self.gave_up, self.attempt) {
+            (true, _) => MarkKind::GivenUp,
+            (false, 0) => MarkKind::RetryAfter,
+            (false, _) => MarkKind::Backoff,
+        }
+    }
 }
 
 /// The mark that an instance's transaction may find and replace.
@@ -177,7 +203,7 @@ pub(crate) enum Locked {
     /// Somebody holds the lock; seen at the store's revision `at`.
     Held { create_revision: Revision, lease: i64, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
-    Marked { revision: Revision, mark: Option<Mark>, at: Revision },
+    Marked { revision: Revision, mark: Option<InstanceMark>, at: Revision },
     /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.
     Untrue { changes: Vec<Change>, mark_gone: bool },
 }
@@ -218,7 +244,7 @@ fn as_change(key: &str, kv: Option<PbKeyValue>, revision: Revision) -> Change {
 
 /// The mark that a transaction leaves behind.
 pub(crate) struct Marking<'a> {
-    pub(crate) mark: &'a Mark,
+    pub(crate) mark: &'a InstanceMark,
     pub(crate) lease: i64,
 }
 
@@ -341,7 +367,7 @@ pub(crate) enum Ended {
     /// Another engine holds the instance of an optimistic rule back; nothing took effect.
     Marked {
         revision: Revision,
-        mark: Option<Mark>,
+        mark: Option<InstanceMark>,
         at: Revision,
     },
     /// An expectation failed; nothing took effect, and the lock still is this firing's.

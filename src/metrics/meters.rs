@@ -4,7 +4,7 @@ use super::family::{Family, Labels};
 use super::table::*;
 use super::workqueue::{WorkqueueDepth, WorkqueueEvent};
 use crate::change::Revision;
-use crate::compiled::{CompiledRule, lanes};
+use crate::compiled::{ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};
 use crate::inspect::StateKind;
 use ::metrics::{Counter, Gauge, Histogram, gauge};
 use std::sync::Arc;
@@ -25,9 +25,9 @@ impl std::ops::Deref for Meters {
 
 /// What is recorded of an engine as a whole.
 pub(crate) struct EngineMeters {
-    /// By number of a compiled rule: its lane. Combinations of one rule share their handles as they share slots.
-    lanes: Box<[u32]>,
-    rules: Box<[RuleMeters]>,
+    /// The lane of each compiled rule. Combinations of one rule share their handles as they share slots.
+    lanes: Lanes,
+    rules: ByLane<RuleMeters>,
     mirror_keys: Gauge,
     mirror_bytes: Gauge,
     tombstones: Gauge,
@@ -90,8 +90,8 @@ impl Meters {
         labels.one::<Gauge>(&ENGINE_SLOTS).set(slots as f64);
         let (lanes, _) = lanes(rules);
         let mut of_lanes: Vec<RuleMeters> = Vec::new();
-        for (rule, lane) in rules.iter().zip(&lanes) {
-            if *lane as usize == of_lanes.len() {
+        for (rule, index) in rules.iter().zip(RuleIndex::all(rules.len())) {
+            if lanes.of(index).index() == of_lanes.len() {
                 let labels = labels.and("rule", rule.id());
                 labels.one::<Gauge>(&SLOTS).set(rule.concurrency() as f64);
                 of_lanes.push(RuleMeters::new(&labels));
@@ -104,7 +104,7 @@ impl Meters {
         });
         Self(Arc::new(EngineMeters {
             lanes,
-            rules: of_lanes.into(),
+            rules: of_lanes.into_iter().collect(),
             mirror_keys: labels.one(&MIRROR_KEYS),
             mirror_bytes: labels.one(&MIRROR_BYTES),
             tombstones: labels.one(&TOMBSTONES),
@@ -133,26 +133,26 @@ impl Meters {
 }
 
 impl EngineMeters {
-    pub(crate) fn rule(&self, rule: u32) -> &RuleMeters {
-        self.lane(self.lanes[rule as usize])
+    pub(crate) fn rule(&self, rule: RuleIndex) -> &RuleMeters {
+        self.lane(self.lanes.of(rule))
     }
 
-    fn lane(&self, lane: u32) -> &RuleMeters {
-        &self.rules[lane as usize]
+    fn lane(&self, lane: Lane) -> &RuleMeters {
+        &self.rules[lane]
     }
 
     /// Instances by number of a compiled rule; fewer numbers than there are: none of those.
     pub(crate) fn instances(&self, counts: &[usize]) {
-        for (lane, meters) in self.rules.iter().enumerate() {
-            let of_lane = counts.iter().zip(&self.lanes).filter(|(_, of)| **of as usize == lane);
-            meters.instances.set(of_lane.map(|(count, _)| *count).sum::<usize>() as f64);
+        for (lane, meters) in self.rules.iter() {
+            let of_rules = self.lanes.rules_of(lane).filter_map(|rule| counts.get(rule.index()));
+            meters.instances.set(of_rules.sum::<usize>() as f64);
         }
     }
 
     /// Everything that counts by lane what is there at this moment.
-    pub(crate) fn workqueue_depths(&self, depths: &[WorkqueueDepth], now: Instant) {
-        for (meters, depth) in self.rules.iter().zip(depths) {
-            meters.workqueue_depth(depth, now);
+    pub(crate) fn workqueue_depths(&self, depths: &ByLane<WorkqueueDepth>, now: Instant) {
+        for (lane, meters) in self.rules.iter() {
+            meters.workqueue_depth(&depths[lane], now);
         }
     }
 
@@ -251,8 +251,8 @@ impl EngineMeters {
     /// What an engine that has ended has in memory is nothing. Callbacks that it left behind are still counted.
     pub(crate) fn engine_ended(&self) {
         let rules = &self.rules;
-        rules.iter().for_each(|rule| rule.workqueue_depth(&WorkqueueDepth::default(), Instant::now()));
-        rules.iter().for_each(|rule| rule.instances.set(0.0));
+        rules.iter().for_each(|(_, rule)| rule.workqueue_depth(&WorkqueueDepth::default(), Instant::now()));
+        rules.iter().for_each(|(_, rule)| rule.instances.set(0.0));
         for gauge in [
             &self.mirror_keys,
             &self.mirror_bytes,

@@ -1,5 +1,6 @@
 //! What the metrics are told of a work queue: what happens in it, and what there is.
 
+use crate::compiled::Lane;
 use crate::inspect::StateCounts;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -8,17 +9,17 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkqueueEvent {
     /// An instance came to be done.
-    Added(u32),
+    Added(Lane),
     /// It has waited so long for its slot.
-    Taken(u32, Duration),
+    Taken(Lane, Duration),
     /// It has had its slot for so long.
-    Worked(u32, Duration),
+    Worked(Lane, Duration),
     /// It waits for a time before it is done (again).
-    PutOff(u32),
+    PutOff(Lane),
     /// It would have fired, but for a dry run.
-    WouldHaveFired(u32),
+    WouldHaveFired(Lane),
     /// Its firing succeeded and left it as true as it was.
-    Ineffective(u32),
+    Ineffective(Lane),
 }
 
 /// What there is of one lane at a moment.

@@ -6,7 +6,7 @@ use crate::condition::Explanation;
 use crate::dispatch::latency::TriggerLatency;
 use crate::dispatch::messages::Finish;
 use crate::dispatch::run::{self, CallbackTelemetry, Run, UNLOCKED_GRACE};
-use crate::dispatch::running::{RunningCallbacks, RunningEntry};
+use crate::dispatch::running::RunningCallbacks;
 use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
@@ -278,7 +278,7 @@ async fn run_in(
 ) -> (FiringOutcome, Effects) {
     let config = &engine.config;
     let Place { rule: number, binding, snapshot } = place;
-    let rule = &config.rules[number as usize];
+    let rule = &config.rules[number.index()];
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
     let firing = Firing::new(Parts {
@@ -290,7 +290,7 @@ async fn run_in(
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
         }),
-        rule: number as usize,
+        rule: number,
         binding: binding.clone(),
         snapshot,
         attempt,
@@ -298,7 +298,7 @@ async fn run_in(
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
     });
-    let live = RunningCallbacks::new(FixedState::with_seed(0));
+    let running = RunningCallbacks::new(FixedState::with_seed(0));
     let run = Run {
         telemetry: Arc::new(CallbackTelemetry {
             engine: config.engine.clone(),
@@ -312,10 +312,10 @@ async fn run_in(
         limit: rule.options().time_limit,
         cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
-        registered: live.register(number, binding.clone(), RunningEntry { cancelled: cancelled.clone() }),
+        registered: running.register(number, binding.clone(), cancelled.clone()),
         span: Span::none(),
         latency: TriggerLatency::new(due),
-        number,
+        rule: number,
     };
     let _cancelled_with_the_trial = cancelled.clone().drop_guard();
     let cancelling = async {

@@ -1,170 +1,179 @@
 //! The last step of a firing: its commit, and the end of its lock.
 
-use super::super::commit::{CommitTxn, EndEnd};
-use super::super::messages::{Closing, ClosingOutcome, Hold};
-use super::firing::Step;
-use super::{events, *};
+use super::super::commit::CommitTxn;
+use super::super::messages::{Closing, Finish};
+use super::super::outcome::CommitOutcome;
+use super::super::work_queue::AfterCommit;
+use super::active::Sent;
+use super::*;
 use crate::etcd::Failure;
+use crate::firing::Effects;
+use crate::lock::requests::Awaited;
 use crate::lock::txn::free_orphan;
 use crate::runtime::part::tell;
 use crate::runtime::retry::Retry;
 
 impl Dispatcher {
-    /// The callback has ended: closes the firing in etcd.
+    /// Closes a firing in etcd. `ended`: how its callback did, if that was run and has ended just now.
     pub(super) fn close(
         &mut self,
         instance: InstanceId,
         closing: Closing,
-        effects: Effects,
+        ended: Option<(Finish, Effects)>,
         ctx: &mut Context<Self>,
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
-        let Some(busy) = self.busy.get_mut(&instance) else { return };
-        let nonce = busy.nonce;
-        let (effects, hold): (Effects, Option<Hold>) = match closing {
+        let Some(firing) = self.firings.get_mut(instance) else { return };
+        let (finish, effects) = ended.map(|(finish, effects)| (Some(finish), effects)).unwrap_or_default();
+        let (guard, keys, finish) = match std::mem::take(&mut firing.stage) {
+            Stage::Guarded { guard, keys } | Stage::Running { guard, keys, .. } => {
+                (guard, Some(keys), finish)
+            }
+            // Its transaction was refused: there is another way.
+            Stage::Committing { guard, finish, .. } => (guard, None, finish),
+            other @ (Stage::Locking(_) | Stage::Between) => {
+                firing.stage = other;
+                return;
+            }
+        };
+        let (effects, hold) = match closing {
             Closing::Commit(hold) => (effects, hold),
             Closing::Unlock(hold) => (Effects::default(), hold),
-            Closing::Nothing => return,
+            Closing::Nothing => return self.firings.remove(instance),
         };
-        let step = Box::new(CommitTxn {
+        let (nonce, committing) = (firing.nonce, spans::commit(&firing.span));
+        let txn = Box::new(CommitTxn {
             tools: self.tools.clone(),
             rule,
-            keys: busy.keys.take().unwrap_or_else(|| self.tools.keys(rule, &binding)),
-            fence: busy.fence,
-            lease: busy.lease.clone(),
+            keys: keys.unwrap_or_else(|| self.tools.keys(rule, &binding)),
+            guard: guard.clone(),
             effects,
             hold,
-            supersedes_backoff: busy.supersedes_backoff,
             retry: Retry::seeded(self.rng.next_u64()),
             began: Instant::now(),
             used: Vec::new(),
         });
-        let committing = spans::commit(&busy.span);
-        match step.begin() {
-            Some(request) => {
-                self.submit(instance, nonce, (rule, Class::Ending, request), Step::End(step, committing));
-            }
-            None => self.go_on_ending(instance, step, None, committing, ctx.address()),
+        let begun = txn.begin();
+        let (sent, task) = match &begun {
+            Some(_) => (Sent::Awaited(txn, committing), None),
+            None => (Sent::WithTask, Some((txn, committing))),
+        };
+        firing.stage = Stage::Committing { guard, finish, txn: sent };
+        if let Some(request) = begun {
+            self.submit(Awaited { instance, nonce }, rule, Class::Ending, request);
+        }
+        if let Some((txn, committing)) = task {
+            self.go_on_committing(instance, txn, None, committing, ctx.address());
         }
     }
 
-    pub(super) fn go_on_ending(
+    pub(super) fn go_on_committing(
         &self,
         instance: InstanceId,
-        step: Box<CommitTxn>,
+        txn: Box<CommitTxn>,
         failed: Option<Failure>,
         committing: Span,
         me: Addr<Self>,
     ) {
         let out_of_time = self.out_of_time.clone();
-        spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let began = step.began;
-            let end = tokio::select! {
+        spawn_guarded(&self.config.faults, Self::NAME, async move {
+            let began = txn.began;
+            let outcome = tokio::select! {
                 biased;
-                end = step.run(failed).instrument(committing.clone()) => end,
-                () = out_of_time.cancelled() => EndEnd::Failed(OUT_OF_TIME.into()),
+                outcome = txn.run(failed).instrument(committing.clone()) => outcome,
+                () = out_of_time.cancelled() => CommitOutcome::Failed(OUT_OF_TIME.into()),
             };
             let took = began.elapsed();
-            note(&committing, &end);
+            record_in(&committing, &outcome);
             drop(committing);
             // Closed: the engine is stopping or restarting.
-            let _ = tell(&me, EndEnded { instance, end, took }).await;
+            let _ = tell(&me, CommitEnded { instance, outcome, took }).await;
         });
     }
 
-    pub(super) fn end_ended(
+    pub(super) fn commit_ended(
         &mut self,
         instance: InstanceId,
-        end: EndEnd,
+        outcome: CommitOutcome,
         took: Duration,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let Some(record) = self.work.record(instance) else { return self.forget(instance) };
-        let number = record.rule;
-        self.settings.meters.rule(number).ended(end.result(), took);
-        let lease = self.busy.get(&instance).and_then(|busy| busy.lease.as_ref());
-        if lease.is_some_and(|lease| lease.lost.is_cancelled()) || matches!(end, EndEnd::FenceLost) {
-            self.settings.meters.rule(number).lock_lost();
-        }
-        if !matches!(end, EndEnd::Closed { .. })
-            && let Some(busy) = self.busy.get(&instance)
+        let Some(record) = self.work.record(instance) else { return self.firings.remove(instance) };
+        let rule = record.rule;
+        let meters = self.config.meters.rule(rule);
+        meters.ended(outcome.result(), took);
+        if let Some(firing) = self.firings.get_mut(instance)
+            && let Stage::Committing { guard, finish, .. } = &mut firing.stage
         {
-            spans::outcome(&busy.span, end.result(), matches!(end, EndEnd::Refused(_) | EndEnd::Failed(_)));
+            if guard.is_lost() || matches!(outcome, CommitOutcome::FenceLost) {
+                meters.lock_lost();
+            }
+            match &outcome {
+                CommitOutcome::Committed { .. } => {}
+                CommitOutcome::Refused(error) => {
+                    spans::outcome(&firing.span, outcome.result(), true);
+                    *finish = Some(Finish::Failed(error.clone()));
+                }
+                CommitOutcome::Failed(_) => spans::outcome(&firing.span, outcome.result(), true),
+                _ => spans::outcome(&firing.span, outcome.result(), false),
+            }
+            if let (CommitOutcome::Unexpected { .. }, Some(fence)) = (&outcome, guard.fence()) {
+                // The lock is still ours.
+                let keys = self.tools.keys(rule, &record.binding);
+                self.send(rule, free_orphan(keys.lock(), fence.create_revision));
+            }
         }
-        if let EndEnd::Refused(error) = &end
-            && let Some(busy) = self.busy.get_mut(&instance)
+        if let Some(ActiveFiring { stage: Stage::Committing { finish: Some(finish), .. }, .. }) =
+            self.firings.get(instance)
         {
-            busy.finish = Some(Finish::Failed(error.clone()));
+            self.notify_event(instance, || outcome.event(finish, took));
         }
-        if let Some(finish) = self.busy.get(&instance).and_then(|busy| busy.finish.as_ref()) {
-            self.tell_event(instance, || events::end(&end, finish, took));
+        if let CommitOutcome::Refused(error) = &outcome {
+            self.log_refused(instance, rule, error);
         }
-        let outcome = match end {
-            EndEnd::Closed { revision, slots, marked, changes } => {
-                self.outbox.changes.extend(changes);
-                ClosingOutcome::Closed { revision, slots, marked }
-            }
-            EndEnd::FenceLost => ClosingOutcome::Lost { mark_gone: false },
-            EndEnd::Unexpected { changes, mark_gone } => {
-                self.outbox.changes.extend(changes);
-                if let Some(fence) = self.busy.get(&instance).and_then(|busy| busy.fence) {
-                    // The lock is still ours.
-                    let keys = self.tools.keys(number, &record.binding);
-                    self.tell(number, free_orphan(keys.lock(), fence.create_revision));
-                }
-                ClosingOutcome::Lost { mark_gone }
-            }
-            EndEnd::Marked(mark) => ClosingOutcome::Marked(mark),
-            EndEnd::Refused(error) => {
-                self.tell_refused(instance, number, &error);
-                match self.work.refused(instance, error.clone(), now) {
-                    Closing::Nothing => ClosingOutcome::Failed(error),
-                    closing => return out.push(Action::Close(instance, closing)),
-                }
-            }
-            EndEnd::Failed(error) => ClosingOutcome::Failed(error),
-        };
-        self.forget(instance);
-        self.work.closed(instance, outcome, now, out);
+        if self.work.closed(instance, &outcome, now, out) == AfterCommit::Over {
+            self.firings.remove(instance);
+        }
+        self.outbox.changes.extend(outcome.into_changes());
     }
 
-    /// Tells that etcd refused a commit, which counts as a failure of the callback.
-    fn tell_refused(&self, instance: InstanceId, rule: u32, error: &str) {
-        let Settings { engine, rules, telemetry, .. } = &self.settings;
-        let (Some(record), Some(busy)) = (self.work.record(instance), self.busy.get(&instance)) else {
+    /// Says that etcd refused a commit, which counts as a failure of the callback.
+    fn log_refused(&self, instance: InstanceId, rule: RuleIndex, error: &str) {
+        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let (Some(record), Some(firing)) = (self.work.record(instance), self.firings.get(instance)) else {
             return;
         };
         if let Some(suppressed) = telemetry.lines.pass(Line::CommitRefused, rule, Instant::now()) {
-            let (engine, rule) = (&**engine, &rules[rule as usize]);
+            let (engine, rule) = (&**engine, &rules[rule.index()]);
             let instance = telemetry.reveal.instance(&rule.attributes_of(&record.binding));
             let (instance, rule) = (instance.as_deref(), &**rule.id());
-            tracing::warn!(parent: &busy.span, engine, rule, instance, error, suppressed, "commit refused");
+            tracing::warn!(parent: &firing.span, engine, rule, instance, error, suppressed, "commit refused");
         }
     }
 }
 
 /// Notes in the span of a commit how it went.
-pub(super) fn note(committing: &Span, end: &EndEnd) {
-    committing.record("result", end.result());
-    if let EndEnd::Closed { revision: revision @ 1.., .. } = end {
+pub(super) fn record_in(committing: &Span, outcome: &CommitOutcome) {
+    committing.record("result", outcome.result());
+    if let CommitOutcome::Committed { revision: revision @ 1.., .. } = outcome {
         committing.record("revision", revision);
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct EndEnded {
+struct CommitEnded {
     instance: InstanceId,
-    end: EndEnd,
+    outcome: CommitOutcome,
     took: Duration,
 }
 
-impl Handler<EndEnded> for Dispatcher {
+impl Handler<CommitEnded> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, ended: EndEnded, ctx: &mut Self::Context) {
-        let EndEnded { instance, end, took } = ended;
-        self.turn(ctx, |this, now, out| this.end_ended(instance, end, took, now, out));
+    fn handle(&mut self, ended: CommitEnded, ctx: &mut Self::Context) {
+        let CommitEnded { instance, outcome, took } = ended;
+        self.turn(ctx, |this, now, out| this.commit_ended(instance, outcome, took, now, out));
     }
 }

@@ -21,7 +21,7 @@ impl Dispatcher {
         if is_broken(Promise::Pause) {
             return;
         }
-        for (lane, wanted) in self.settings.brakes.wanted() {
+        for (lane, wanted) in self.config.brakes.wanted() {
             self.work.brake(lane, wanted, now, out);
         }
     }

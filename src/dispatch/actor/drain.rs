@@ -1,6 +1,5 @@
 //! The end: nothing more starts, and what runs is waited for, then cancelled.
 
-use super::super::run::UNLOCKED_GRACE;
 use super::*;
 
 /// How long etcd has to answer once all callbacks have ended or were dropped.
@@ -24,10 +23,11 @@ impl Handler<Drain> for Dispatcher {
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
             // From now on: told, then dropped, then unlocked.
-            this.busy.values_mut().for_each(Busy::cancel);
-            let graces =
-                this.busy.values().map(|b| b.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace));
-            let graces = graces.max().unwrap_or_default();
+            let mut graces = Duration::ZERO;
+            for (_, firing) in this.firings.iter_mut() {
+                firing.cancel();
+                graces = graces.max(firing.grace());
+            }
             // What the callbacks left needs etcd, which may have no space, or no leader, for a long time. The
             // leases, and the locks with them, end with the engine.
             let answers = actix::fut::wrap_future::<_, Self>(tokio::time::sleep(graces + ANSWERS));

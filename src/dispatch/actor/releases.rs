@@ -4,6 +4,7 @@ use super::*;
 use crate::broken::{Promise, is_broken};
 use crate::lock::releases::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
+use std::collections::HashSet;
 
 impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
@@ -37,15 +38,16 @@ impl Handler<LocksSeen> for Dispatcher {
 
     fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, _| {
-            let leases = this.settings.leases.values();
+            let leases = this.config.leases.values();
             let ours: Vec<i64> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
+            let active: HashSet<Nonce> = this.firings.nonces().collect();
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
-                let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
+                let busy = holder.is_some_and(|holder| active.contains(&holder.nonce));
                 if ours.contains(&lock.lease) && !busy && !is_broken(Promise::Orphans) {
-                    this.tell_orphan(0, None, &lock.key, lock.create_revision);
-                    this.settings.meters.orphan();
-                    this.tell(0, free_orphan(&lock.key, lock.create_revision));
+                    this.log_orphan(RuleIndex::default(), None, &lock.key, lock.create_revision);
+                    this.config.meters.orphan();
+                    this.send(RuleIndex::default(), free_orphan(&lock.key, lock.create_revision));
                 }
             }
         });

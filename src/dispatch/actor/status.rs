@@ -2,6 +2,7 @@
 
 use super::super::work_queue::status::{FiringStatus, LaneStatus};
 use super::*;
+use crate::compiled::ByLane;
 use crate::inspect::{StateCounts, StateKind, StateSet};
 
 /// What all true instances are doing.
@@ -19,14 +20,14 @@ impl Handler<GetTally> for Dispatcher {
 
 /// What the true instances of each rule are doing.
 #[derive(Message)]
-#[rtype(result = "Vec<LaneStatus>")]
+#[rtype(result = "ByLane<LaneStatus>")]
 pub(crate) struct GetLanes;
 
 impl Handler<GetLanes> for Dispatcher {
     type Result = MessageResult<GetLanes>;
 
     fn handle(&mut self, _: GetLanes, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.work.rules())
+        MessageResult(self.work.lane_statuses())
     }
 }
 
@@ -77,6 +78,6 @@ impl Handler<GetStatuses> for Dispatcher {
         let now = Instant::now();
         let kind = |id| self.work.record(id).map_or(StateKind::Untrue, |record| record.state.kind());
         let wanted = instances.into_iter().enumerate().filter(|(_, id)| states.contains(kind(*id)));
-        MessageResult(wanted.take(limit).map(|(at, id)| (at, self.work.look(id, now))).collect())
+        MessageResult(wanted.take(limit).map(|(at, id)| (at, self.work.status(id, now))).collect())
     }
 }

@@ -7,7 +7,7 @@ mod invariants;
 mod properties;
 mod spins;
 
-use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
+use super::super::messages::{Closing, Finish, Hold};
 use super::*;
 use crate::compiled::{Brake, RateLimit};
 use crate::condition::Slot;
@@ -44,11 +44,9 @@ enum Event {
     ClearMark(u32, Revision),
 }
 
+/// How the end of a firing came out, and what it changed.
 #[derive(Debug)]
-enum End {
-    Refused,
-    Outcome(ClosingOutcome, Vec<(Slot, Revision, bool)>),
-}
+struct End(CommitOutcome, Vec<(Slot, Revision, bool)>);
 
 /// What others do.
 #[derive(Clone, Copy, Debug)]
@@ -161,6 +159,10 @@ fn rule_of(id: u32) -> u32 {
     id % RULES
 }
 
+fn lane(rule: u32) -> Lane {
+    Lane::new(rule as usize)
+}
+
 /// Two groups: instances of rules 1 and 2 share locks within each.
 fn group_of(id: u32) -> u32 {
     id / RULES % 2
@@ -248,7 +250,7 @@ impl World {
         self.now = until.max(self.now);
     }
 
-    fn turn(&mut self, happened: impl FnOnce(&mut WorkQueue, Instant, &mut Vec<Action>)) {
+    fn turn<R>(&mut self, happened: impl FnOnce(&mut WorkQueue, Instant, &mut Vec<Action>) -> R) {
         let mut actions = Vec::new();
         self.work.observe(true);
         happened(&mut self.work, self.now, &mut actions);
@@ -283,14 +285,14 @@ impl World {
             Action::Lock { instance, snapshot, supersedes_backoff, .. } => {
                 let id = instance.index;
                 assert!(!self.is_busy(id), "{id} is locked twice");
-                assert_eq!(self.work.record(instance).map(|r| r.state), Some(State::Locking));
+                assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(LOCKING));
                 self.locking.push(id);
                 let event = Event::LockSent(id, snapshot, supersedes_backoff);
                 self.later(ms(1), event);
             }
             Action::Run { instance, snapshot, supersedes_backoff } => {
                 assert!(!self.is_busy(instance.index), "{instance:?} runs twice");
-                assert_eq!(self.work.record(instance).map(|r| r.state), Some(State::Running));
+                assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(State::Running));
                 self.start(instance.index, snapshot, supersedes_backoff, None);
             }
         }
@@ -376,7 +378,7 @@ impl World {
             Op::Limit(rule, count) => {
                 let limit = (count > 0).then(|| RateLimit::new(count, ms(1000)));
                 self.starts[rule as usize].clear();
-                self.beyond[rule as usize] = self.work.reserved(rule);
+                self.beyond[rule as usize] = self.work.reserved(lane(rule));
                 self.brake(rule, |brake| brake.rate_limit = limit);
             }
             Op::MissReleases => {
@@ -390,7 +392,7 @@ impl World {
     fn brake(&mut self, rule: u32, change: impl FnOnce(&mut Brake)) {
         change(&mut self.brakes[rule as usize]);
         let wanted = self.brakes[rule as usize];
-        self.turn(|work, now, out| work.brake(rule, wanted, now, out));
+        self.turn(|work, now, out| work.brake(lane(rule), wanted, now, out));
     }
 
     /// Somebody else changes a key.
@@ -449,7 +451,7 @@ impl World {
         let keys = &self.mirror[id as usize];
         let names = [group_of(id).to_string(), id.to_string()];
         let decided = Decided {
-            rule: rule_of(id),
+            rule: RuleIndex::new(rule_of(id) as usize),
             binding: Binding::new(names.iter().map(String::as_str)),
             ..decision(instance(id), keys.truth(), &keys.revisions(), touches, reason)
         };

@@ -5,8 +5,8 @@ use super::*;
 
 impl WorkQueue {
     /// Holds a lane back as it is wanted now.
-    pub(crate) fn brake(&mut self, lane: u32, wanted: Brake, now: Instant, out: &mut Vec<Action>) {
-        let was = std::mem::replace(&mut self.brakes[lane as usize], wanted);
+    pub(crate) fn brake(&mut self, lane: Lane, wanted: Brake, now: Instant, out: &mut Vec<Action>) {
+        let was = std::mem::replace(&mut self.brakes[lane], wanted);
         if was.rate_limit != wanted.rate_limit {
             self.queue.limit_rate(lane, wanted.rate_limit, now);
         }
@@ -24,80 +24,60 @@ impl WorkQueue {
     }
 
     /// Instances of the lane rest for so long between two firings.
-    fn set_interval(&mut self, lane: u32, least: Option<Duration>, now: Instant, out: &mut Vec<Action>) {
+    fn set_interval(&mut self, lane: Lane, least: Option<Duration>, now: Instant, out: &mut Vec<Action>) {
         let hasher = self.records.hasher();
-        for (interval, _) in self.intervals.iter_mut().zip(&self.lanes).filter(|(_, of)| **of == lane) {
+        for rule in self.lanes.rules_of(lane) {
+            let interval = &mut self.intervals[rule.index()];
             match (&mut *interval, least) {
                 (Some(interval), Some(least)) => interval.change(least),
                 (_, least) => *interval = least.map(|least| Interval::new(least, hasher.clone())),
             }
         }
         let rests = |id: &InstanceId| {
-            let record = self.records.get(id).filter(|record| self.lane(record.rule) == lane);
+            let record = self.records.get(id).filter(|record| record.lane == lane);
             record.is_some_and(|record| matches!(record.state, State::Waiting(_, Wait::Interval)))
         };
         let resting: Vec<InstanceId> = self.timers.iter().map(|(_, id)| *id).filter(rests).collect();
         for id in resting {
             // Back to rest with it, if it is not over.
-            self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
+            self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
         }
     }
 
     /// What would have fired does. That it would have is no reason to rest.
-    fn end_dry_run(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
-        let waits = |record: &InstanceRecord| {
-            record.state == State::WouldFire && self.lanes[record.rule as usize] == lane
-        };
+    fn end_dry_run(&mut self, lane: Lane, now: Instant, out: &mut Vec<Action>) {
+        let waits = |record: &InstanceRecord| record.state == State::WouldFire && record.lane == lane;
         let mut waiting: Vec<InstanceId> =
             self.records.iter().filter(|(_, record)| waits(record)).map(|(id, _)| *id).collect();
         waiting.sort_unstable();
         for id in waiting {
             if let Some(record) = self.records.get(&id)
-                && let Some(interval) = &mut self.intervals[record.rule as usize]
+                && let Some(interval) = &mut self.intervals[record.rule.index()]
             {
                 interval.forget(&record.binding);
             }
-            self.step(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
+            self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
         }
     }
 
     /// From now on nothing of the lane starts.
-    fn pause(&mut self, lane: u32, now: Instant, out: &mut Vec<Action>) {
+    fn pause(&mut self, lane: Lane, now: Instant, out: &mut Vec<Action>) {
         self.queue.pause(lane, true);
         // What waits here for an unknown time must not hold up other rules: it gives back the locks that it
         // was handed, and will ask for them again.
-        let mut parked = Vec::new();
-        for (_, waiting) in self.locks.values_mut() {
-            waiting.retain(|number, id| {
-                let record = self.records.get(id);
-                let stays = record.is_none_or(|record| self.lanes[record.rule as usize] != lane);
-                if !stays {
-                    parked.push((*number, *id));
-                }
-                stays
+        let records = &self.records;
+        let parked =
+            self.local_locks.withdraw(|id| records.get(&id).is_some_and(|record| record.lane == lane));
+        for id in parked {
+            self.transition(id, now, out, |record, _| {
+                record.state = State::Queued(WorkClass::Live);
+                Next::Enqueue(WorkClass::Live)
             });
         }
-        parked.sort_unstable();
-        for (_, id) in parked {
-            self.places.insert(id, self.queue.push(lane, WorkClass::Live, id, now));
-            self.enter(id, State::Queued(WorkClass::Live), now);
-            self.tell(id, now, out);
-        }
-        self.pass_lock(now, |_, of| of == lane);
+        self.pass_locks(now, out, |_, of| of == lane);
     }
 
-    pub(crate) fn is_paused(&self, lane: u32) -> bool {
+    pub(crate) fn is_paused(&self, lane: Lane) -> bool {
         self.queue.is_paused(lane)
-    }
-
-    /// It has its lock, and its callback is not to run any more: ends the firing as it is.
-    pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
-        self.enter(id, State::Ending, now);
-        if let Some(record) = self.records.get_mut(&id) {
-            self.queue.withdraw(self.lanes[record.rule as usize]);
-            record.end = Some(End::NotRun);
-            record.tried = Tried::Unlock;
-            out.push(Action::Close(id, Closing::Unlock(None)));
-        }
     }
 }

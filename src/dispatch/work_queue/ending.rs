@@ -2,125 +2,131 @@
 
 use super::*;
 
+/// Whether a firing is over after the answer to the transaction that was to end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterCommit {
+    Over,
+    /// Another transaction, which contains less, is tried.
+    GoesOn,
+}
+
 impl WorkQueue {
     /// The callback has ended: how its firing is to be closed.
     pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
-        self.enter(id, State::Ending, now);
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        record.tried = match finish {
-            Finish::Returned(_) => Tried::Commit,
-            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => Tried::Mark,
-            Finish::Cancelled => Tried::Unlock,
-        };
-        let fail = |record: &mut InstanceRecord, error: String, rng: &mut StdRng, rules: &[CompiledRule]| {
-            record.failures = record.failures.saturating_add(1);
-            let delay =
-                rules[record.rule as usize].options().backoff.delay(record.failures, rng).min(LONGEST);
-            record.last_error = Some(error.as_str().into());
-            record.end = Some(End::Failed(delay));
-            Closing::Unlock(Some(Hold { attempt: record.failures, delay: Some(delay), error }))
-        };
-        match finish {
-            Finish::Returned(Then::Done) => {
-                record.end = Some(End::Done);
-                Closing::Commit(None)
-            }
+        let (end, tried, closing) = match finish {
+            Finish::Returned(Then::Done) => (FiringEnd::Done, Tried::Commit, Closing::Commit(None)),
             Finish::Returned(Then::RetryAfter(delay)) => {
                 let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
-                record.end = Some(End::RetryAfter(delay));
-                Closing::Commit(Some(Hold { attempt: 0, delay: Some(delay), error: String::new() }))
+                let hold = Hold { attempt: 0, delay: Some(delay), error: String::new() };
+                (FiringEnd::RetryAfter(delay), Tried::Commit, Closing::Commit(Some(hold)))
             }
             Finish::Returned(Then::GiveUp(reason)) => {
-                record.end = Some(End::GaveUp);
                 record.last_error = Some(reason.as_str().into());
-                Closing::Commit(Some(Hold { attempt: record.failures, delay: None, error: reason.clone() }))
+                let hold = Hold { attempt: record.failures, delay: None, error: reason.clone() };
+                (FiringEnd::GaveUp, Tried::Commit, Closing::Commit(Some(hold)))
             }
-            Finish::Failed(error) => fail(record, error.clone(), &mut self.rng, &self.rules),
-            Finish::Panicked(text) => fail(record, format!("panicked: {text}"), &mut self.rng, &self.rules),
-            Finish::TimedOut => fail(record, "the time limit was over".into(), &mut self.rng, &self.rules),
-            Finish::Cancelled => {
-                record.end = Some(End::Interrupted);
-                Closing::Unlock(None)
+            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => {
+                let error = match finish {
+                    Finish::Failed(error) => error.clone(),
+                    Finish::Panicked(text) => format!("panicked: {text}"),
+                    _ => "the time limit was over".into(),
+                };
+                let backoff = &self.rules[record.rule.index()].options().backoff;
+                record.failures = record.failures.saturating_add(1);
+                record.last_error = Some(error.as_str().into());
+                let delay = backoff.delay(record.failures, &mut self.rng).min(LONGEST);
+                let hold = Hold { attempt: record.failures, delay: Some(delay), error };
+                (FiringEnd::Failed(delay), Tried::Mark, Closing::Unlock(Some(hold)))
             }
-        }
+            Finish::Cancelled => (FiringEnd::Interrupted, Tried::Unlock, Closing::Unlock(None)),
+        };
+        self.commits(id, end, tried, now);
+        closing
     }
 
-    /// The transaction was refused for a reason of its own: the firing failed after all. What is tried
-    /// next contains less; after the last, [`Closing::Nothing`], and the firing is to be
-    /// [closed](WorkQueue::closed) as failed.
-    pub(crate) fn refused(&mut self, id: InstanceId, error: String, now: Instant) -> Closing {
-        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        match record.tried {
-            Tried::Commit => self.finished(id, &Finish::Failed(error), now),
-            Tried::Mark => {
-                record.tried = Tried::Unlock;
-                Closing::Unlock(None)
-            }
-            Tried::Unlock => Closing::Nothing,
-        }
+    /// Its lock is taken, and its callback is not to run any more: ends the firing as it is.
+    pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+        self.commits(id, FiringEnd::NotRun, Tried::Unlock, now);
+        out.push(Action::Close(id, Closing::Unlock(None)));
     }
 
-    /// The transaction that closes a firing has ended.
+    fn commits(&mut self, id: InstanceId, end: FiringEnd, tried: Tried, now: Instant) {
+        let mut effects = Vec::new();
+        self.transition(id, now, &mut effects, |record, _| {
+            record.state = State::Committing { end, tried, answer: Answer::Awaited };
+            Next::Stay
+        });
+        debug_assert!(
+            effects.is_empty(),
+            "it has its slot and its lock still, and is told of when it is over"
+        );
+    }
+
+    /// The transaction that was to end a firing has this outcome.
     pub(crate) fn closed(
         &mut self,
         id: InstanceId,
-        outcome: ClosingOutcome,
+        outcome: &CommitOutcome,
         now: Instant,
         out: &mut Vec<Action>,
-    ) {
-        let Some(record) = self.records.get_mut(&id) else { return };
-        if record.state != State::Ending {
-            return;
+    ) -> AfterCommit {
+        let Some(record) = self.records.get_mut(&id) else { return AfterCommit::Over };
+        let State::Committing { end, tried, .. } = record.state else { return AfterCommit::Over };
+        match (outcome, tried) {
+            (CommitOutcome::Marked(found), _) => {
+                self.hold_marked(id, found, now, out);
+                return AfterCommit::Over;
+            }
+            // Refused for a reason of its own: the firing failed after all. What is tried next contains less.
+            (CommitOutcome::Refused(error), Tried::Commit) => {
+                let closing = self.finished(id, &Finish::Failed(error.clone()), now);
+                out.push(Action::Close(id, closing));
+                return AfterCommit::GoesOn;
+            }
+            (CommitOutcome::Refused(_), Tried::Mark) => {
+                self.commits(id, end, Tried::Unlock, now);
+                out.push(Action::Close(id, Closing::Unlock(None)));
+                return AfterCommit::GoesOn;
+            }
+            _ => {}
         }
-        match outcome {
-            ClosingOutcome::Closed { revision, slots, marked } => {
-                record.mark = marked.then_some(KnownMark { revision, mine: true, outdated: false });
-                record.committed(Own { revision, slots });
-                if matches!(record.end, Some(End::Done | End::RetryAfter(_))) {
-                    record.failures = 0;
-                    record.troubles = 0;
-                    record.last_error = None;
-                }
-            }
-            ClosingOutcome::Lost { mark_gone } => {
-                record.mark.take_if(|_| mark_gone);
-                record.unfinished();
-                record.end = Some(End::Interrupted);
-            }
-            ClosingOutcome::Failed(error) => {
-                record.last_error = Some(error.into());
-                record.unfinished();
-                record.end = Some(End::Interrupted);
-            }
-            ClosingOutcome::Marked(found) => return self.hold_marked(id, found, now, out),
-        }
+        let end = record.closed(outcome);
         if record.has_seen_own() {
             let truth = record.truth();
-            return self.settle_down(id, truth, &[], now, out);
+            self.settle_down(id, end, truth, &[], now, out);
+            return AfterCommit::Over;
         }
         self.asked += 1;
         let asked = self.asked;
-        self.step(id, now, out, |record, _| {
-            record.state = State::Settling(asked);
+        self.transition(id, now, out, |record, _| {
+            record.state = State::Settling { asked, end };
             Next::Stay
         });
         out.push(Action::Ask(id, asked));
+        AfterCommit::Over
     }
 
     /// It was decided again from a view that contains what its firing did.
     pub(super) fn settle_down(
         &mut self,
         id: InstanceId,
+        end: FiringEnd,
         truth: bool,
         touches: &[Touch],
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         let Some(record) = self.records.get(&id) else { return };
-        let (lane, base) = (self.lane(record.rule), self.base(record.rule));
-        self.step(id, now, out, |record, now| record.settled(truth, touches, base, now));
-        if self.records.get(&id).is_some_and(|record| record.state == State::Idle) {
-            self.stats.note(WorkqueueEvent::Ineffective(lane));
+        let base = self.base(record.rule);
+        let mut idle = None;
+        self.transition(id, now, out, |record, now| {
+            let next = record.settled(end, truth, touches, base, now);
+            idle = matches!(record.state, State::Idle).then_some(record.lane);
+            next
+        });
+        if let Some(lane) = idle {
+            self.stats.event(WorkqueueEvent::Ineffective(lane));
         }
     }
 }

@@ -1,125 +1,116 @@
-//! One step of an instance: from one state to another, and what follows from that for slots, locks, queues,
-//! timers and counts.
+//! The one way from one state of an instance to another, and what follows from that for slots, locks, queues, timers,
+//! counts, and those who listen.
 
+use super::local_locks::shared_lock;
 use super::*;
 
 impl WorkQueue {
-    /// Brings an instance into another state, if there is a record of it.
-    pub(super) fn enter(&mut self, id: InstanceId, state: State, now: Instant) -> bool {
-        let Some(record) = self.records.get_mut(&id) else { return false };
-        let before = std::mem::replace(&mut record.state, state);
-        record.entered = now;
-        let lane = self.lanes[record.rule as usize] as usize;
-        *self.counts[lane].at(before.kind()) -= 1;
-        *self.counts[lane].at(state.kind()) += 1;
-        self.stats.moved(id, lane as u32, before, Some(state), now);
-        if state == State::Running {
-            self.fired[lane] += 1;
-            self.begins(id, now);
-        }
-        true
+    /// An instance that there was no record of.
+    pub(super) fn admit(
+        &mut self,
+        id: InstanceId,
+        record: Box<InstanceRecord>,
+        next: Next,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        self.records.insert(id, record);
+        self.apply(id, true, now, out, |_, _| next);
     }
 
-    /// It fires, or would: for its rate and its interval that is the same.
-    fn begins(&mut self, id: InstanceId, now: Instant) {
-        let Some(record) = self.records.get(&id) else { return };
-        self.queue.start(self.lanes[record.rule as usize], now);
-        if let Some(interval) = &mut self.intervals[record.rule as usize] {
-            interval.fired(&record.binding, now);
-        }
-    }
-
-    /// Changes a record and does what follows from it: slots, locks, queues, timers.
-    pub(super) fn step(
+    /// Changes the state of an instance, if there is a record of it, and does what follows from that.
+    pub(super) fn transition(
         &mut self,
         id: InstanceId,
         now: Instant,
         out: &mut Vec<Action>,
         change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
     ) {
+        self.apply(id, false, now, out, change);
+    }
+
+    fn apply(
+        &mut self,
+        id: InstanceId,
+        new: bool,
+        now: Instant,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
+    ) {
         let Some(record) = self.records.get_mut(&id) else { return };
-        let held_slot = record.holds_slot();
-        let (rule, before) = (record.rule, record.state);
+        let before = (!new).then(|| record.state.clone());
         let mut next = change(record, now);
-        if matches!(next, Next::Enqueue(_))
-            && !matches!(before, State::Queued(_) | State::Parked)
-            && let Some(until) = self.intervals[rule as usize]
-                .as_mut()
-                .and_then(|interval| interval.until(&record.binding, now))
+        let lane = record.lane;
+        let interval = self.intervals[record.rule.index()].as_mut();
+        if matches!(next, Next::Enqueue(_) | Next::GoOn)
+            && !before.as_ref().is_some_and(State::is_queued)
+            && let Some(until) = interval.and_then(|interval| interval.until(&record.binding, now))
         {
             next = record.rest(until);
         }
         let dropped = next == Next::Drop;
-        let counts = &mut self.counts[self.lanes[rule as usize] as usize];
-        *counts.at(before.kind()) -= 1;
-        if !dropped {
-            *counts.at(record.state.kind()) += 1;
-        }
-        if std::mem::discriminant(&before) != std::mem::discriminant(&record.state) {
+        let after = (!dropped).then_some(&record.state);
+        let changed = before.as_ref() != after;
+        self.stats.moved(id, before.as_ref(), record, dropped, now);
+        if before.as_ref().map(std::mem::discriminant) != after.map(std::mem::discriminant) {
             record.entered = now;
         }
-        let lane = self.lanes[rule as usize];
-        let after = (!dropped).then_some(record.state);
-        self.stats.moved(id, lane, before, after, now);
-        self.stats.judge(id, lane, after.and(Some(&*record)), now);
-        if let Some(State::Waiting(_, why)) = after
-            && after != Some(before)
-            && !matches!(why, Wait::Released | Wait::Settle | Wait::Interval)
-        {
-            self.stats.note(WorkqueueEvent::PutOff(lane));
+
+        let was = |test: fn(&State) -> bool| before.as_ref().is_some_and(test);
+        let is = |test: fn(&State) -> bool| after.is_some_and(test);
+        let (had_slot, has_slot) = (was(State::holds_slot), is(State::holds_slot));
+        let gets_slot = !had_slot && has_slot;
+        if gets_slot {
+            self.queue.occupy(lane);
         }
-        if let State::Waiting(until, _) = before
-            && (dropped || record.state != before)
-        {
-            self.timers.remove(&(until, id));
-        }
-        if dropped || !matches!(record.state, State::Held | State::GivenUp) {
-            record.remote_holder = None;
-            if let Some(key) = record.waits_for.take()
-                && let Some(waiting) = self.held.get_mut(&key)
-            {
-                waiting.remove(&id);
-                if waiting.is_empty() {
-                    self.held.remove(&key);
+        if (was(State::is_reserved) || gets_slot) && !is(State::is_reserved) {
+            if is(State::fires) {
+                self.queue.start(lane, now);
+                if let Some(interval) = &mut self.intervals[record.rule.index()] {
+                    interval.fired(&record.binding, now);
                 }
-            }
-        }
-        let changed = record.state != before;
-        let vacates = held_slot && (dropped || !record.holds_slot());
-        if vacates {
-            if after == Some(State::WouldFire) {
-                self.begins(id, now);
-                self.would_have_fired[lane as usize] += 1;
-                self.stats.note(WorkqueueEvent::WouldHaveFired(lane));
-            } else if before.is_reserved() {
+            } else {
                 self.queue.withdraw(lane);
             }
+        }
+        let vacates = had_slot && !has_slot;
+        if vacates {
             self.queue.vacate(lane);
         }
-        if vacates || dropped {
-            self.unreserve(id, now);
-        }
-        match next {
-            Next::Stay => {}
-            Next::Enqueue(class) => {
-                if !matches!(before, State::Queued(_) | State::Parked) {
-                    self.stats.note(WorkqueueEvent::Added(lane));
-                }
-                let number = self.queue.push(lane, class, id, now);
-                self.places.insert(id, number);
+
+        if changed {
+            if let Some(State::Waiting(until, _)) = &before {
+                self.timers.remove(&(*until, id));
             }
+            if let Some(remote) = before.as_ref().and_then(State::remote) {
+                self.releases.leave(id, remote);
+            }
+            if let Some(remote) = after.and_then(State::remote) {
+                self.releases.wait(id, remote, now);
+            }
+        }
+        let lock = if vacates || dropped { shared_lock(&self.rules, record) } else { None };
+        let place = record.place;
+        match next {
+            Next::Stay | Next::GoOn | Next::Drop => {}
+            Next::Enqueue(class) => record.place = self.queue.push(lane, class, id, now),
+            Next::EnqueueFirst => record.place = self.queue.push_front(lane, id, now),
+            Next::Park(place) => record.place = place,
             Next::WakeAt(at) => {
                 self.timers.insert((at, id));
             }
-            Next::Drop => return self.forget(id, out),
         }
-        if changed {
-            self.tell(id, now, out);
+        if let Some(lock) = lock {
+            self.release_local(&lock, id, place, now, out);
+        }
+        if dropped {
+            self.forget(id, out);
+        } else if changed && next != Next::EnqueueFirst {
+            self.notify(id, now, out);
         }
     }
 
-    pub(super) fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
-        self.places.remove(&id);
+    fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
         let Some(record) = self.records.remove(&id) else { return };
         if self.observed {
             let (rule, binding) = (record.rule, record.binding.clone());
@@ -133,11 +124,6 @@ impl WorkQueue {
         }
     }
 
-    /// Why an instance can't be run now although it has a slot: waits a little.
-    pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
-        self.step(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
-    }
-
     #[cfg(test)]
     pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &InstanceRecord)> {
         self.records.iter().map(|(id, record)| (*id, &**record))
@@ -146,38 +132,37 @@ impl WorkQueue {
     /// Locks within this engine that somebody has or waits for.
     #[cfg(test)]
     pub(crate) fn locks_taken(&self) -> usize {
-        self.locks.len()
+        self.local_locks.len()
     }
 
     /// Those that have a lock within this engine without a slot.
     #[cfg(test)]
     pub(crate) fn idle_holders(&self) -> impl Iterator<Item = InstanceId> {
-        let holders = self.locks.values().map(|(holder, _)| *holder);
-        holders.filter(|id| self.records.get(id).is_none_or(|record| !record.holds_slot()))
+        let has_slot = |id: &InstanceId| self.records.get(id).is_some_and(|record| record.state.holds_slot());
+        self.local_locks.holders().filter(move |id| !has_slot(id))
     }
 
     /// Those that wait for a lock within this engine.
     #[cfg(test)]
     pub(crate) fn parked(&self) -> impl Iterator<Item = InstanceId> {
-        self.locks.values().flat_map(|(_, waiting)| waiting.values().copied())
+        self.local_locks.waiting()
     }
 
     /// Permits of a lane's rate that are reserved.
     #[cfg(test)]
-    pub(crate) fn reserved(&self, lane: u32) -> usize {
+    pub(crate) fn reserved(&self, lane: Lane) -> usize {
         self.queue.reserved(lane)
     }
 
     #[cfg(test)]
-    pub(crate) fn is_throttled(&self, lane: u32, now: Instant) -> bool {
+    pub(crate) fn is_throttled(&self, lane: Lane, now: Instant) -> bool {
         self.queue.is_throttled(lane, now)
     }
 
     /// Timers, waits for releases, and places in queues, void ones included.
     #[cfg(test)]
     pub(crate) fn leftovers(&self) -> usize {
-        let parked: usize = self.locks.values().map(|(_, waiting)| waiting.len()).sum();
-        let held: usize = self.held.values().map(BTreeSet::len).sum();
-        self.timers.len() + held + self.queue.len() + parked + self.places.len()
+        let parked = self.local_locks.waiting().count();
+        self.timers.len() + self.releases.len() + self.queue.len() + parked + self.stats.queued()
     }
 }

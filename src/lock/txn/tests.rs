@@ -68,7 +68,7 @@ fn seen(value: &str, revision: Revision) -> Option<Seen> {
 }
 
 fn holder(nonce: u64) -> Holder {
-    Holder { engine: "e".into(), nonce, since: 9 }
+    Holder { engine: "e".into(), nonce: Nonce(nonce), since: 9 }
 }
 
 const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
@@ -164,7 +164,7 @@ fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
 }
 
 fn mark_value(gave_up: bool) -> String {
-    let mark = Mark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
+    let mark = InstanceMark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
     serde_json::to_string(&mark).unwrap_or_default()
 }
 
@@ -249,7 +249,7 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                 }
                 Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at, 50, "{name}");
-                    let nonce = holder.map(|holder| holder.nonce);
+                    let nonce = holder.map(|holder| holder.nonce.0);
                     format!("held {create_revision} by {lease}, nonce {nonce:?}")
                 }
                 Locked::Marked { revision, mark, at } => {

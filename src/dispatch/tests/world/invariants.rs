@@ -10,34 +10,35 @@ impl World {
         let mut locks: Vec<String> = Vec::new();
         for (id, record) in self.work.records() {
             let id = id.index;
-            if record.holds_slot() {
+            if record.state.holds_slot() {
                 running[rule_of(id) as usize] += 1;
                 if matches!(rule_of(id), 1 | 2) {
                     locks.push(lock_of(id));
                 }
             }
-            let busy = matches!(record.state, State::Locking | State::Running | State::Ending);
+            let busy = matches!(record.state, State::Locking(_) | State::Running | State::Committing { .. });
             assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
         }
         for id in self.work.idle_holders() {
-            let rule = rule_of(id.index);
+            let rule = lane(rule_of(id.index));
             assert!(!self.work.is_paused(rule), "{id:?} is paused and keeps others from a lock");
             assert!(!self.work.is_throttled(rule, self.now), "{id:?} waits for its rate and keeps a lock");
         }
         for id in self.work.parked() {
-            assert!(!self.work.is_paused(rule_of(id.index)), "{id:?} is paused and waits for a lock");
+            assert!(!self.work.is_paused(lane(rule_of(id.index))), "{id:?} is paused and waits for a lock");
         }
         for rule in 0..RULES {
-            let of_rule = self.work.records().filter(|(_, record)| record.rule == rule);
+            let of_rule = self.work.records().filter(|(_, record)| record.lane == lane(rule));
             let reserved = of_rule.filter(|(_, record)| record.state.is_reserved()).count();
-            assert_eq!(self.work.reserved(rule), reserved, "permits leak");
+            assert_eq!(self.work.reserved(lane(rule)), reserved, "permits leak");
         }
         let mut counts = [StateCounts::default(); RULES as usize];
         for (_, record) in self.work.records() {
-            *counts[record.rule as usize].at(record.state.kind()) += 1;
+            *counts[record.rule.index()].at(record.state.kind()) += 1;
         }
-        let looks = self.work.rules();
-        assert!(looks.iter().map(|look| look.counts).eq(counts), "{looks:?}, but {counts:?}");
+        let lanes = self.work.lane_statuses();
+        let counted = lanes.iter().map(|(_, status)| status.stats.states);
+        assert!(counted.eq(counts), "{lanes:?}, but {counts:?}");
         self.check_notified();
         let total: usize = running.iter().sum();
         assert_eq!(self.work.running(), total, "slots leak");
@@ -70,7 +71,7 @@ impl World {
     fn check_notified(&self) {
         for id in 0..INSTANCES {
             let notified = self.notified[id as usize].as_ref();
-            match self.work.look(instance(id), self.now) {
+            match self.work.status(instance(id), self.now) {
                 None => {
                     assert!(
                         matches!(notified, None | Some(InstanceState::Untrue)),
@@ -78,8 +79,9 @@ impl World {
                     )
                 }
                 Some(look) => {
-                    let record = self.work.record(instance(id)).map(|record| record.state);
-                    if look.state.kind() != StateKind::Running && !matches!(record, Some(State::Settling(_)))
+                    let record = self.work.record(instance(id)).map(|record| record.state.clone());
+                    if look.state.kind() != StateKind::Running
+                        && !matches!(record, Some(State::Settling { .. }))
                     {
                         assert_eq!(
                             notified.map(InstanceState::kind),
@@ -111,12 +113,12 @@ impl World {
                 continue;
             };
             assert!(keys.truth(), "{id} is false, but {:?}", record.state);
-            match record.state {
+            match &record.state {
                 State::Idle => {
                     assert!(!self.dirty[at], "{id} changed after its last firing");
                     assert!(self.completed[at], "{id} is idle, but its last firing was not completed");
                 }
-                State::GivenUp => {
+                State::GivenUp(_) => {
                     // Without a mark: the answer of the commit that left one never came.
                     match record.mark.filter(|mark| !mark.mine) {
                         None => assert!(!self.dirty[at], "{id} changed after it gave up"),
