@@ -169,7 +169,7 @@ impl WorkQueue {
                 Verdict::True(witness) => {
                     record.see(&decided.touches);
                     record.latency.decided(now);
-                    self.checked(id, lane, decided.snapshot, witness, now, out);
+                    self.checked(id, decided.rule, decided.snapshot, witness, now, out);
                 }
                 Verdict::False | Verdict::Failed(_) => self.transition(id, now, out, |_, _| Next::Drop),
             },
@@ -226,7 +226,7 @@ impl WorkQueue {
             next == Next::GoOn && self.records.get(&instance).is_some_and(|record| record.state.is_queued());
         if goes_on && self.acquire_local(instance, now, out) {
             self.stats.event(WorkqueueEvent::Taken(lane, Duration::ZERO));
-            self.checked(instance, lane, snapshot, witness, now, out);
+            self.checked(instance, rule, snapshot, witness, now, out);
         }
     }
 
@@ -243,18 +243,17 @@ impl WorkQueue {
     fn checked(
         &mut self,
         id: InstanceId,
-        lane: Lane,
+        rule: RuleIndex,
         snapshot: Snapshot,
         witness: Witness,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let dry = self.brakes[lane].dry_run;
-        let rules = self.rules.clone();
-        let (mut optimistic, mut supersedes_backoff) = (false, None);
+        let dry = self.brakes[self.lanes.of(rule)].dry_run;
+        let optimistic = self.rules[rule.index()].options().optimistic;
+        let mut supersedes_backoff = None;
         self.transition(id, now, out, |record, _| {
             record.give(&snapshot);
-            optimistic = rules[record.rule.index()].options().optimistic;
             supersedes_backoff = record.supersedes_backoff();
             record.state = match (dry, optimistic) {
                 // This is as far as a dry run goes.

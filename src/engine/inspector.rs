@@ -9,7 +9,7 @@ use crate::condition::Explanation;
 use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::stats::LaneStats;
-use crate::dispatch::work_queue::status::{FiringStatus, LaneStatus};
+use crate::dispatch::work_queue::status::{InstanceStatus, LaneStatus};
 use crate::error::EngineError;
 use crate::index::InstanceId;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -190,7 +190,7 @@ impl Inspector {
         instances: Vec<InstanceId>,
         states: StateSet,
         limit: usize,
-    ) -> Result<Vec<(usize, Option<FiringStatus>)>, EngineError> {
+    ) -> Result<Vec<(usize, Option<InstanceStatus>)>, EngineError> {
         ask(&self.dispatcher, GetStatuses { instances, states, limit }).await
     }
 
@@ -221,15 +221,15 @@ impl Inspector {
         Ok(Wanted(wanted.collect()))
     }
 
-    fn instance(&self, rule: RuleIndex, binding: &Binding, look: Option<FiringStatus>) -> Instance {
+    fn instance(&self, rule: RuleIndex, binding: &Binding, look: Option<InstanceStatus>) -> Instance {
         let compiled = &self.rules[rule.index()];
-        let untrue = FiringStatus {
+        let untrue = InstanceStatus {
             state: InstanceState::Untrue,
             lasting: Duration::ZERO,
             failures: 0,
             last_error: None,
         };
-        let FiringStatus { state, lasting, failures, last_error } = look.unwrap_or(untrue);
+        let InstanceStatus { state, lasting, failures, last_error } = look.unwrap_or(untrue);
         Instance {
             rule: compiled.id().clone(),
             attributes: compiled.attributes_of(binding),

@@ -1,6 +1,6 @@
 //! Answers to those who ask what instances are doing, or want them fired. Each takes a bounded time, so that it holds up nothing.
 
-use super::super::work_queue::status::{FiringStatus, LaneStatus};
+use super::super::work_queue::status::{InstanceStatus, LaneStatus};
 use super::*;
 use crate::compiled::ByLane;
 use crate::inspect::{StateCounts, StateKind, StateSet};
@@ -59,7 +59,7 @@ impl Handler<FireNow> for Dispatcher {
 /// What these instances are doing. The answer has, in their order, those that are in one of the states, with
 /// their places among them; `None`: it is not true.
 #[derive(Message)]
-#[rtype(result = "Vec<(usize, Option<FiringStatus>)>")]
+#[rtype(result = "Vec<(usize, Option<InstanceStatus>)>")]
 pub(crate) struct GetStatuses {
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) states: StateSet,

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One instance as it is now.
 #[derive(Debug)]
-pub(crate) struct FiringStatus {
+pub(crate) struct InstanceStatus {
     pub(crate) state: InstanceState,
     pub(crate) lasting: Duration,
     pub(crate) failures: u32,
@@ -56,9 +56,9 @@ impl WorkQueue {
     }
 
     /// `None`: there is no record of it, because it is not true.
-    pub(crate) fn status(&self, id: InstanceId, now: Instant) -> Option<FiringStatus> {
+    pub(crate) fn status(&self, id: InstanceId, now: Instant) -> Option<InstanceStatus> {
         let record = self.records.get(&id)?;
-        Some(FiringStatus {
+        Some(InstanceStatus {
             state: self.state(record, now),
             lasting: now.saturating_duration_since(record.entered),
             failures: record.failures,
