@@ -4,18 +4,18 @@ use super::actor::OUT_OF_TIME;
 use super::messages::FoundMark;
 use super::outcome::LockOutcome;
 use super::tools::Tools;
-use crate::broken::{Promise, is_broken};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::RuleIndex;
 use crate::condition::Witness;
 use crate::etcd::{Failure, FailureKind};
-use crate::latest::Latest;
 use crate::lock::batch::Class;
 use crate::lock::keeper::LockLease;
 use crate::lock::keys::Keys;
 use crate::lock::requests::submit;
 use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, free_attempt};
+use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
+use crate::watch_cell::WatchCell;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -34,7 +34,7 @@ pub(super) struct AcquireTxn {
     pub(super) witness: Witness,
     pub(super) supersedes_backoff: Option<Revision>,
     pub(super) holder: Holder,
-    pub(super) lease: Latest<Option<LockLease>>,
+    pub(super) lease: WatchCell<Option<LockLease>>,
     /// The one that the lock is taken under.
     pub(super) under: Option<LockLease>,
     /// How often the transaction was sent.
@@ -122,7 +122,7 @@ impl AcquireTxn {
             }
             let keys = std::mem::take(&mut self.keys);
             let (tools, holder, retry) = (self.tools.clone(), self.holder.clone(), self.retry.fork());
-            if !is_broken(Promise::Orphans) {
+            if !is_active(Mutant::Orphans) {
                 actix::spawn(free(tools, self.rule, keys, holder, lease, retry));
             }
         } else if failure.kind == FailureKind::LeaseGone {

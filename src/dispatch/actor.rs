@@ -25,22 +25,22 @@ use crate::compiled::Binding;
 use crate::compiled::{CompiledRule, RuleIndex};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Decisions;
 use crate::events::{Event, EventKind, Events};
 use crate::firing::{Callback, Surroundings};
 use crate::index::InstanceId;
 use crate::index::actor::{Feedback, IndexActor};
-use crate::latest::Setter;
 use crate::lock::batch::Class;
 use crate::lock::keeper::{Keeper, LockLeases};
 use crate::lock::requests::{AnswerTo, Requests, Submissions, Submit, submit};
 use crate::lock::txn::{Nonce, Request, clear_mark};
 use crate::metrics::Meters;
 use crate::runtime::env::Env;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell_soon};
+use crate::runtime::supervised::{Faults, Part, guarded, spawn_guarded, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telemetry, spans};
+use crate::watch_cell::WatchCellSender;
 use active::{ActiveFiring, ActiveFirings, Stage};
 use actix::prelude::*;
 use callback::RunsEnded;
@@ -67,7 +67,7 @@ pub(crate) struct DispatcherConfig {
     pub(crate) max_txn_ops: usize,
     pub(crate) limit: usize,
     pub(crate) starvation_limit: Duration,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<EtcdClient>,
     pub(crate) requests: Addr<Requests>,
     pub(crate) keeper: Addr<Keeper>,
     pub(crate) leases: LockLeases,
@@ -99,7 +99,7 @@ pub(crate) struct Dispatcher {
     draining: Option<oneshot::Sender<usize>>,
     /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
     out_of_time: CancellationToken,
-    releases: Setter<Option<Revision>>,
+    releases: WatchCellSender<Option<Revision>>,
     releases_after: Option<Revision>,
     rng: StdRng,
 }
@@ -115,7 +115,7 @@ const STILL_RUNNING: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
-    pub(crate) fn new(config: DispatcherConfig, releases: Setter<Option<Revision>>) -> Self {
+    pub(crate) fn new(config: DispatcherConfig, releases: WatchCellSender<Option<Revision>>) -> Self {
         let DispatcherConfig { env, rules, limit, starvation_limit, .. } = &config;
         let work = WorkQueue::new(rules.clone(), *limit, *starvation_limit, env.rng(10), env.hasher());
         let tools = Tools {

@@ -9,7 +9,7 @@ use crate::firing::{Effects, Firing, Outcome};
 use crate::index::InstanceId;
 use crate::lock::txn::Nonce;
 use crate::metrics::Meters;
-use crate::runtime::part::panic_text;
+use crate::runtime::supervised::panic_text;
 use crate::trace::lines::Line;
 use crate::trace::{Telemetry, spans};
 use futures_util::FutureExt;

@@ -3,9 +3,9 @@
 
 use super::rate::Rate;
 use super::record::WorkClass;
-use crate::broken::{Promise, is_broken};
 use crate::compiled::{ByLane, Lane, RateLimit};
 use crate::index::InstanceId;
+use crate::mutants::{Mutant, is_active};
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
@@ -65,7 +65,7 @@ impl LaneQueue {
         let starves = |entry: &QueueEntry| now.duration_since(entry.since) >= starvation_limit;
         let entry = match class {
             _ if self.paused || self.is_throttled(now) => None,
-            _ if self.running >= self.limit && !is_broken(Promise::Slots) => None,
+            _ if self.running >= self.limit && !is_active(Mutant::Slots) => None,
             WorkClass::Live => match (self.live.front(), self.crawl.front()) {
                 // Crawl work that has waited too long goes by its age among the live.
                 (Some(live), Some(crawl)) if starves(crawl) && crawl.since < live.since => {
@@ -236,7 +236,7 @@ impl SlotQueue {
 
     /// Takes the next valid entry that may run now. It has no slot before it [occupies](Self::occupy) one.
     pub(crate) fn take(&mut self, now: Instant, valid: impl Fn(&QueueEntry) -> bool) -> Option<QueueEntry> {
-        if self.running >= self.limit && !is_broken(Promise::Slots) {
+        if self.running >= self.limit && !is_active(Mutant::Slots) {
             return None;
         }
         self.pick(WorkClass::Live, now, &valid).or_else(|| self.pick(WorkClass::Crawl, now, &valid))

@@ -2,7 +2,7 @@
 
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::lock::keeper::Keeper;
 use crate::lock::keys::Keys;
 use crate::lock::requests::Requests;
@@ -16,7 +16,7 @@ pub(super) struct Tools {
     pub(super) env: Env,
     pub(super) rules: Arc<[CompiledRule]>,
     pub(super) namespace: Arc<str>,
-    pub(super) link: Arc<Link>,
+    pub(super) link: Arc<EtcdClient>,
     pub(super) requests: Addr<Requests>,
     pub(super) keeper: Addr<Keeper>,
 }

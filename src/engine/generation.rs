@@ -8,26 +8,26 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
-use crate::etcd::Link;
+use crate::etcd::EtcdClient;
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
-use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
 use crate::lock::keeper::{Keeper, Revoke, Settings as KeeperSettings};
 use crate::lock::releases::{Releases, Settings as ReleasesSettings};
 use crate::lock::requests::{Requests, Settings as RequestsSettings};
 use crate::metrics::Meters;
 use crate::read::reader::{Following, Splits};
-use crate::runtime::part::{Fault, Faults};
 use crate::runtime::retry::Retry;
 use crate::runtime::stage::Stage;
+use crate::runtime::supervised::{Fault, Faults};
 use crate::time::LONGEST;
 use crate::trace::Telemetry;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use crate::watch::standing::Standings;
+use crate::watch_cell::watch_cell;
 use actix::prelude::*;
 use rand::Rng;
 use std::sync::Arc;
@@ -80,7 +80,8 @@ impl Generation {
         let telemetry = Telemetry { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(5).next_u64() as usize;
-        let link = || Arc::new(Link::new(config.target.clone(), config.timeouts(), meters.clone(), first));
+        let link =
+            || Arc::new(EtcdClient::new(config.target.clone(), config.timeouts(), meters.clone(), first));
         let (watch_link, lease_link, request_link) = (link(), link(), link());
 
         let requests = Requests::new(RequestsSettings {
@@ -108,7 +109,7 @@ impl Generation {
         // Requests share the dispatcher's: a hop between threads costs more than what they do.
         let core = Stage::start("etcd-rules-core", placement)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
-        let (releases_after, after) = latest(None);
+        let (releases_after, after) = watch_cell(None);
         let dispatcher = DispatcherConfig {
             engine: engine.clone(),
             meters: meters.clone(),

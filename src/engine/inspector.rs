@@ -19,7 +19,7 @@ use crate::inspect::{
     StateSet,
 };
 use crate::pattern::Attributes;
-use crate::runtime::part::panic_text;
+use crate::runtime::supervised::panic_text;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};

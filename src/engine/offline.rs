@@ -4,7 +4,7 @@ use super::Engine;
 use super::config::Config;
 use super::look_up::{Instance, find};
 use crate::change::Seen;
-use crate::change::{Found, Snapshot};
+use crate::change::{KeyValue, Snapshot};
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Explanation;
@@ -140,7 +140,7 @@ impl Engine {
         let rules = &self.config.rules;
         let hasher = FixedState::with_seed(0);
         let mut index = Index::new(rules.clone(), vec![String::new()], self.config.reserved(), hasher);
-        let found = keys.into_iter().map(|(key, value)| Found {
+        let found = keys.into_iter().map(|(key, value)| KeyValue {
             key: key.as_ref().into(),
             value: value.as_ref().into(),
             revision: 1,

@@ -8,7 +8,7 @@ use crate::dispatch::running::RunningCallbacks;
 use crate::health::Health;
 use crate::health::status::Status;
 use crate::metrics::Meters;
-use crate::runtime::part::Fault;
+use crate::runtime::supervised::Fault;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::runtime::Handle;

@@ -11,7 +11,7 @@ use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Verdict as Evaluated;
 use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
 use crate::metrics::Meters;
-use crate::runtime::part::{Faults, Part, forward, guarded};
+use crate::runtime::supervised::{Faults, Part, forward, guarded};
 use crate::trace::Telemetry;
 use crate::trace::lines::Line;
 use actix::prelude::*;
@@ -158,7 +158,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
         Ok(_) => Verdict::False,
         Err(panic) => {
-            let text = crate::runtime::part::panic_text(&*panic);
+            let text = crate::runtime::supervised::panic_text(&*panic);
             Verdict::Failed(format!("a comparison panicked: {text}"))
         }
     };

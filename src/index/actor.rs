@@ -6,11 +6,11 @@ pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
 use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps};
-use crate::change::{Change, Found, Revision};
+use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::read::pace::Rests;
-use crate::runtime::part::{Fault, Faults, Part, forward, guarded};
+use crate::runtime::supervised::{Fault, Faults, Part, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -264,7 +264,7 @@ impl Handler<OpenView> for IndexActor {
 /// Keys that a view contains, and how many more of them are known to come. False if the view was ended meanwhile.
 #[derive(Message)]
 #[rtype(result = "bool")]
-pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<Found>, pub(crate) usize);
+pub(crate) struct ViewPage(pub(crate) ViewId, pub(crate) Vec<KeyValue>, pub(crate) usize);
 
 impl Handler<ViewPage> for IndexActor {
     type Result = bool;

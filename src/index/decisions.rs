@@ -46,7 +46,7 @@ pub(super) struct Dirty {
 
 impl Index {
     /// Marks an instance to be decided.
-    pub(super) fn soil(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
+    pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
         if !self.ready {
             return;
         }

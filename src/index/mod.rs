@@ -25,7 +25,7 @@ pub(crate) use instances::InstanceId;
 pub(crate) use orders::{Order, Orders, Reached, Timestamps};
 pub(crate) use views::Purpose;
 
-use crate::change::{Change, Deletion, Found, Revision};
+use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
 use crate::condition::Slot;
 use crate::value::Value;
@@ -33,7 +33,7 @@ use decisions::Dirty;
 use foldhash::fast::FixedState;
 use groups::Groups;
 use instances::Instances;
-use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Reader};
+use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Subscriber};
 use patterns::{Captures, Patterns};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -169,7 +169,7 @@ impl Index {
         let position = &mut self.positions[watcher as usize];
         if revision > *position {
             *position = revision;
-            self.bury(watcher);
+            self.collect_tombstones(watcher);
         }
     }
 
@@ -195,7 +195,7 @@ impl Index {
                 known.push(self.mirror.find_hashed(hash, change.key()));
             }
             for &id in known.iter().flatten() {
-                if let Some(&Reader::Instance(index, _)) = self.mirror.entry(id).readers.first() {
+                if let Some(&Subscriber::Instance(index, _)) = self.mirror.entry(id).readers.first() {
                     let instance = self.instances.get(index);
                     touched ^= u64::from(instance.touch());
                 }
@@ -224,7 +224,7 @@ impl Index {
                     None if revision < self.complete_to(watcher) => {}
                     None => {
                         let uses = self.match_new(text);
-                        self.put_new(hash, Found { key, value, revision }, watcher, uses);
+                        self.put_new(hash, KeyValue { key, value, revision }, watcher, uses);
                     }
                 }
             }
@@ -243,7 +243,7 @@ impl Index {
                 // Found by reading, it may have happened at any time since the key was put: the readers must
                 // not take it for later than what is known to be later than that.
                 let happened = match (&merge, known, how) {
-                    (Merge::Vanished(_), Some(known), Deletion::SeenAbsent) => known + 1,
+                    (Merge::Deleted(_), Some(known), Deletion::SeenAbsent) => known + 1,
                     _ => revision,
                 };
                 self.settle(merge, happened);
@@ -260,7 +260,7 @@ impl Index {
     fn put_new(
         &mut self,
         hash: u64,
-        Found { key, value, revision }: Found,
+        KeyValue { key, value, revision }: KeyValue,
         watcher: u16,
         uses: impl IntoIterator<Item = Matched>,
     ) -> Option<EntryId> {
@@ -299,12 +299,12 @@ impl Index {
 
     fn settle(&mut self, merge: Merge, revision: Revision) {
         match merge {
-            Merge::Appeared(id) => {
+            Merge::Created(id) => {
                 let uses = self.uses(&self.mirror.entry(id).key);
                 self.link(id, uses.into_iter(), revision);
             }
             Merge::Changed(id) => self.touch(id, revision),
-            Merge::Vanished(id) => self.unlink(id, revision),
+            Merge::Deleted(id) => self.unlink(id, revision),
             Merge::Stale(id) => self.touch_late(id, revision),
             Merge::Known => {}
         }
@@ -312,7 +312,7 @@ impl Index {
 
     /// The key exists now: finds or makes the instances and groups that read it.
     fn link(&mut self, id: EntryId, uses: impl Iterator<Item = Matched>, revision: Revision) {
-        let mut readers: SmallVec<[Reader; 1]> = SmallVec::new();
+        let mut readers: SmallVec<[Subscriber; 1]> = SmallVec::new();
         for Matched { rule, slot, group, binding, hash } in uses {
             match group {
                 None => {
@@ -320,13 +320,13 @@ impl Index {
                     let instance = self.instances.get_mut(index);
                     instance.entries[slot as usize] = id;
                     instance.implied_by += 1;
-                    readers.push(Reader::Instance(index, slot));
-                    self.soil(index, Some((slot, revision)), Reason::Change);
+                    readers.push(Subscriber::Instance(index, slot));
+                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
                 }
                 Some(kind) => {
                     let index = self.groups.get_or_insert(&self.rules, rule, kind, binding.bytes());
                     self.groups.get_mut(index).set_entry(&self.rules, slot, id);
-                    readers.push(Reader::Group(index, slot));
+                    readers.push(Subscriber::Group(index, slot));
                     self.group_changed(index, slot, revision);
                 }
             }
@@ -360,13 +360,13 @@ impl Index {
     fn unlink(&mut self, id: EntryId, revision: Revision) {
         for reader in std::mem::take(&mut self.mirror.entry_mut(id).readers) {
             match reader {
-                Reader::Instance(index, slot) => {
+                Subscriber::Instance(index, slot) => {
                     let instance = self.instances.get_mut(index);
                     instance.entries[slot as usize] = NO_ENTRY;
                     instance.implied_by -= 1;
-                    self.soil(index, Some((slot, revision)), Reason::Change);
+                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
                 }
-                Reader::Group(index, slot) => {
+                Subscriber::Group(index, slot) => {
                     self.groups.get_mut(index).set_entry(&self.rules, slot, NO_ENTRY);
                     self.group_changed(index, slot, revision);
                     self.groups.remove_if_unused(index);
@@ -379,8 +379,10 @@ impl Index {
     fn touch(&mut self, id: EntryId, revision: Revision) {
         for at in 0..self.mirror.entry(id).readers.len() {
             match self.mirror.entry(id).readers[at] {
-                Reader::Instance(index, slot) => self.soil(index, Some((slot, revision)), Reason::Change),
-                Reader::Group(index, slot) => self.group_changed(index, slot, revision),
+                Subscriber::Instance(index, slot) => {
+                    self.mark_dirty(index, Some((slot, revision)), Reason::Change)
+                }
+                Subscriber::Group(index, slot) => self.group_changed(index, slot, revision),
             }
         }
     }
@@ -396,7 +398,7 @@ impl Index {
             if group.is_none()
                 && let Some(index) = self.instances.find_hashed(hash, rule, &binding)
             {
-                self.soil(index, Some((slot, revision)), Reason::Change);
+                self.mark_dirty(index, Some((slot, revision)), Reason::Change);
             }
         }
     }
@@ -418,7 +420,7 @@ impl Index {
             let at = groups.get_mut(group).join(index);
             instance.groups.push((group, at));
         }
-        self.soil(index, None, Reason::Change);
+        self.mark_dirty(index, None, Reason::Change);
         index
     }
 
@@ -453,10 +455,10 @@ impl Index {
     }
 
     /// Removes the tombstones that nothing needs: no event, and no view, is older.
-    fn bury(&mut self, watcher: u16) {
+    fn collect_tombstones(&mut self, watcher: u16) {
         let position = self.positions[watcher as usize];
         let horizon = self.views.oldest(watcher).map_or(position, |oldest| oldest.min(position));
-        if let Some(newest) = self.mirror.bury(watcher, horizon) {
+        if let Some(newest) = self.mirror.collect_tombstones(watcher, horizon) {
             self.forget(watcher, newest);
         }
     }

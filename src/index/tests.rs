@@ -46,8 +46,8 @@ fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)])
     index
 }
 
-fn found(key: &str, value: &str, revision: Revision) -> Found {
-    Found { key: key.into(), value: value.into(), revision }
+fn found(key: &str, value: &str, revision: Revision) -> KeyValue {
+    KeyValue { key: key.into(), value: value.into(), revision }
 }
 
 fn put(key: &str, value: &str, revision: Revision) -> Change {

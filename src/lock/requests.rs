@@ -4,11 +4,11 @@ use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, nested};
 use super::txn::{Nonce, Reply, Request, is_at_fault};
 use crate::compiled::RuleIndex;
-use crate::etcd::{Answer, Failure, FailureKind, Link};
+use crate::etcd::{Answer, EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::runtime::part::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
+use crate::runtime::supervised::{Faults, Part, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
@@ -24,7 +24,7 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// What a requests actor is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<EtcdClient>,
     pub(crate) status: Status,
     /// Read from when there is nothing else to ask etcd for.
     pub(crate) namespace: Arc<str>,

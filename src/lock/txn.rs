@@ -6,12 +6,12 @@ mod tests;
 use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
-use crate::broken::{Promise, is_broken};
 use crate::change::Seen;
 use crate::change::{Change, Deletion, Revision, Snapshot};
 use crate::condition::{Check, Compiled};
 use crate::etcd::FailureKind;
 use crate::firing::{Effect, Effects, Expectation, Fence};
+use crate::mutants::{Mutant, is_active};
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -105,11 +105,11 @@ impl Locking<'_> {
         let mut txn = EncodedTxn::with_capacity(ROOM);
         let mut compares = 1;
         txn.compare(lock, Sign::Equal, Target::Created(0));
-        if !is_broken(Promise::Backoff) {
+        if !is_active(Mutant::Backoff) {
             compares += 1;
             compare_mark(&mut txn, mark, self.supersedes_backoff);
         }
-        if !is_broken(Promise::Witness) {
+        if !is_active(Mutant::Witness) {
             compares += self.witness.len();
             self.witness.iter().for_each(|check| self.compare(&mut txn, check));
         }
@@ -276,7 +276,7 @@ impl Ending<'_> {
         };
         match self.fence {
             Some(Fence { create_revision }) => {
-                if !is_broken(Promise::Fence) {
+                if !is_active(Mutant::Fence) {
                     compares += 1;
                     txn.compare(lock, Sign::Equal, Target::Created(create_revision));
                 }
@@ -289,7 +289,7 @@ impl Ending<'_> {
             }
         }
         for Expectation { key, revision } in expectations {
-            if !is_broken(Promise::Expectations) {
+            if !is_active(Mutant::Expectations) {
                 compares += 1;
                 txn.compare(key, Sign::Equal, Target::Changed(*revision));
             }

@@ -10,8 +10,8 @@ use crate::etcd::Failure;
 use crate::firing::Effects;
 use crate::lock::requests::Awaited;
 use crate::lock::txn::free_orphan;
-use crate::runtime::part::tell;
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::tell;
 
 impl Dispatcher {
     /// Closes a firing in etcd. `ended`: how its callback did, if that was run and has ended just now.

@@ -1,7 +1,7 @@
 //! RuleControls: rules are held back, or let go, as they are wanted to be now.
 
 use super::*;
-use crate::broken::{Promise, is_broken};
+use crate::mutants::{Mutant, is_active};
 
 /// The brakes have changed. Once it is answered, they hold.
 #[derive(Message)]
@@ -18,7 +18,7 @@ impl Handler<ApplyControls> for Dispatcher {
 
 impl Dispatcher {
     pub(super) fn brake(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if is_broken(Promise::Pause) {
+        if is_active(Mutant::Pause) {
             return;
         }
         for (lane, wanted) in self.config.brakes.wanted() {

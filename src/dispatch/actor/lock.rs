@@ -4,13 +4,13 @@ use super::super::acquire::AcquireTxn;
 use super::super::outcome::LockOutcome;
 use super::active::Sent;
 use super::*;
-use crate::broken::{Promise, is_broken};
 use crate::change::Snapshot;
 use crate::condition::Witness;
 use crate::lock::requests::Awaited;
 use crate::lock::txn::{Holder, free_orphan};
-use crate::runtime::part::tell;
+use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
+use crate::runtime::supervised::tell;
 use crate::trace::reveal::Reveal;
 
 impl Dispatcher {
@@ -92,7 +92,7 @@ impl Dispatcher {
         self.notify_event(instance, || outcome.event(took));
         if let LockOutcome::Held { key, create_revision, holder: Some(holder), ours: true, .. } = &outcome
             && !self.firings.nonces().any(|nonce| nonce == holder.nonce)
-            && !is_broken(Promise::Orphans)
+            && !is_active(Mutant::Orphans)
         {
             // Left over from an attempt whose answer never came.
             self.log_orphan(rule, Some(self.config.rules[rule.index()].id()), key, *create_revision);

@@ -1,9 +1,9 @@
 //! Locks and marks that are gone, and locks that nobody works under.
 
 use super::*;
-use crate::broken::{Promise, is_broken};
 use crate::lock::releases::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
+use crate::mutants::{Mutant, is_active};
 use std::collections::HashSet;
 
 impl Dispatcher {
@@ -22,7 +22,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
-            _ if is_broken(Promise::Releases) => {}
+            _ if is_active(Mutant::Releases) => {}
             None => this.work.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
@@ -44,7 +44,7 @@ impl Handler<LocksSeen> for Dispatcher {
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
                 let busy = holder.is_some_and(|holder| active.contains(&holder.nonce));
-                if ours.contains(&lock.lease) && !busy && !is_broken(Promise::Orphans) {
+                if ours.contains(&lock.lease) && !busy && !is_active(Mutant::Orphans) {
                     this.log_orphan(RuleIndex::default(), None, &lock.key, lock.create_revision);
                     this.config.meters.orphan();
                     this.send(RuleIndex::default(), free_orphan(&lock.key, lock.create_revision));

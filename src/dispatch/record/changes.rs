@@ -2,9 +2,9 @@
 //! commit's, and which are somebody else's.
 
 use super::OwnCommit;
-use crate::broken::{Promise, is_broken};
 use crate::change::{Revision, Snapshot};
 use crate::index::Touch;
+use crate::mutants::{Mutant, is_active};
 use smallvec::SmallVec;
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl KeyChanges {
     /// Keeps changes until it is known which of them are ours: one a slot, since of two that are
     /// newer than the values given one must be somebody else's.
     pub(super) fn remember(&mut self, touches: &[Touch]) {
-        if is_broken(Promise::DirtyMark) {
+        if is_active(Mutant::DirtyMark) {
             return;
         }
         for touch in touches {

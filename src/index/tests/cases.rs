@@ -196,7 +196,7 @@ fn more_suspects_than_a_crawl_holds_back_are_repaired_at_once() {
     let mut index = ready([state()], &[]);
     index.advance(0, 101);
     let view = crawl(&mut index, 101);
-    let keys = |range: std::ops::Range<usize>| -> Vec<Found> {
+    let keys = |range: std::ops::Range<usize>| -> Vec<KeyValue> {
         range.map(|id| found(&format!("/s/{id}/state"), "", 101)).collect()
     };
     index.view_page(view, keys(0..65_536));

@@ -26,7 +26,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         status.index_ready();
         let settings = Settings {
             meters: meters.clone(),
-            link: Arc::new(Link::new(target, timeouts, meters, 0)),
+            link: Arc::new(EtcdClient::new(target, timeouts, meters, 0)),
             status: status.clone(),
             namespace: "/etcd-rules/test/".into(),
             limits: BatchLimits::default(),
