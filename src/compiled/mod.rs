@@ -16,7 +16,7 @@ pub use backoff::Backoff;
 pub(crate) use binding::{Binding, Packed};
 pub(crate) use brake::{Brake, check_interval};
 pub use error::RuleError;
-pub(crate) use lanes::lanes;
+pub(crate) use lanes::{ByLane, Lane, Lanes, RuleIndex, lanes};
 pub(crate) use options::{Limits, Options};
 pub use rate_limit::RateLimit;
 pub use settle::Settle;
@@ -188,7 +188,7 @@ impl CompiledRule {
     }
 
     /// Every pattern of the rule with its use, for the index.
-    pub(crate) fn uses(&self, rule: u32) -> impl Iterator<Item = (&Pattern, Use)> {
+    pub(crate) fn uses(&self, rule: RuleIndex) -> impl Iterator<Item = (&Pattern, Use)> {
         self.slots().iter().enumerate().map(move |(slot, pattern)| {
             let group = self.roles[slot];
             let bound: SmallVec<[u8; 4]> = match group {

@@ -1,5 +1,6 @@
 //! How a rule uses a key pattern.
 
+use super::RuleIndex;
 use super::domain::Constraint;
 use crate::condition::Slot;
 use smallvec::SmallVec;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 /// One use of a key pattern, as a slot of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) slot: Slot,
     /// `None` if it binds all attributes of the rule, as a binder does. `Some(kind)` if it binds those of a
     /// group kind.

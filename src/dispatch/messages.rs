@@ -1,33 +1,32 @@
 //! What the core of the dispatcher is told, and what it wants to be done.
 
 use crate::change::{Revision, Snapshot};
-use crate::compiled::Binding;
-use crate::condition::{Slot, Witness};
+use crate::compiled::{Binding, RuleIndex};
+use crate::condition::Witness;
 use crate::events::FiringOutcome;
 use crate::firing::Then;
 use crate::index::InstanceId;
 use crate::inspect::InstanceState;
-use crate::lock::txn::{Holder, Mark};
-use smallvec::SmallVec;
+use crate::lock::txn::{InstanceMark, MarkKind};
 use std::time::Duration;
 
 /// What must be done.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Tell those who listen that the instance came into this state.
-    Tell { rule: u32, binding: Binding, state: InstanceState },
+    /// Notify those who listen that the instance came into this state.
+    Notify { rule: RuleIndex, binding: Binding, state: InstanceState },
     /// Have the instance decided again; the number comes back with the answer.
     Ask(InstanceId, u64),
     /// Take its lock, verifying the witness.
-    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, overrule: Option<Revision> },
+    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, supersedes_backoff: Option<Revision> },
     /// Run the callback of an optimistic rule, without a lock.
-    Run { instance: InstanceId, snapshot: Snapshot, overrule: Option<Revision> },
+    Run { instance: InstanceId, snapshot: Snapshot, supersedes_backoff: Option<Revision> },
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
     /// The index may forget the instance if no key implies it.
     Release(InstanceId),
     /// Remove the backoff key that this engine wrote.
-    ClearMark { rule: u32, binding: Binding, revision: Revision },
+    ClearMark { rule: RuleIndex, binding: Binding, revision: Revision },
 }
 
 /// A mark that holds an instance back, as of the store's revision `at`.
@@ -36,27 +35,15 @@ pub(crate) struct FoundMark {
     pub(crate) key: String,
     pub(crate) revision: Revision,
     /// `None`: it can't be read.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Option<InstanceMark>,
     pub(crate) at: Revision,
 }
 
-/// How an attempt to take the lock ended.
-#[derive(Debug)]
-pub(crate) enum LockOutcome {
-    Won,
-    /// Another engine holds `key`, as of the store's revision `at`; who, if that can be read.
-    Held {
-        key: String,
-        holder: Option<Holder>,
-        at: Revision,
-    },
-    /// A backoff key holds the instance back.
-    Marked(FoundMark),
-    /// It does not hold as it was seen; the index has been told what the keys hold.
-    Untrue {
-        mark_gone: bool,
-    },
-    Failed(String),
+impl FoundMark {
+    /// What can't be read counts as one that says nothing of failures.
+    pub(crate) fn kind(&self) -> MarkKind {
+        self.mark.as_ref().map_or(MarkKind::RetryAfter, InstanceMark::kind)
+    }
 }
 
 /// How the callback ended.
@@ -72,7 +59,7 @@ pub(crate) enum Finish {
 
 impl Finish {
     /// A word for it.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(crate) fn result(&self) -> &'static str {
         match self {
             Finish::Returned(Then::Done) => "done",
             Finish::Returned(Then::RetryAfter(_)) => "retry_after",
@@ -85,7 +72,7 @@ impl Finish {
     }
 
     /// For those who listen.
-    pub(crate) fn told(&self) -> FiringOutcome {
+    pub(crate) fn outcome(&self) -> FiringOutcome {
         match self.clone() {
             Finish::Returned(Then::Done) => FiringOutcome::Done,
             Finish::Returned(Then::RetryAfter(delay)) => FiringOutcome::RetryAfter(delay),
@@ -120,17 +107,4 @@ pub(crate) struct Hold {
     /// `None`: given up.
     pub(crate) delay: Option<Duration>,
     pub(crate) error: String,
-}
-
-/// How that transaction went.
-#[derive(Debug)]
-pub(crate) enum ClosingOutcome {
-    /// It took effect at `revision`, changing these slots of the instance. The index has been told.
-    Closed { revision: Revision, slots: SmallVec<[Slot; 4]>, marked: bool },
-    /// Nothing took effect, because the lock or what was expected is gone: decide again.
-    Lost { mark_gone: bool },
-    /// Another engine holds the instance (of an optimistic rule) back.
-    Marked(FoundMark),
-    /// It could not be sent, or its outcome is unknown.
-    Failed(String),
 }

@@ -1,14 +1,16 @@
 //! Runs one callback on the application's runtime, within its time limit, until it has really ended.
 
+use super::latency::TriggerLatency;
 use super::messages::Finish;
-use super::path::Path;
-use crate::dispatch::live::Registered;
+use crate::compiled::RuleIndex;
+use crate::dispatch::running::Registered;
 use crate::firing::{BoxError, Effects, Firing, Outcome, error_text};
 use crate::index::InstanceId;
+use crate::lock::txn::Nonce;
 use crate::metrics::Meters;
 use crate::runtime::supervised::panic_text;
 use crate::trace::lines::Line;
-use crate::trace::{Telling, spans};
+use crate::trace::{Telemetry, spans};
 use futures_util::FutureExt;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -23,41 +25,41 @@ pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
 
 /// Everything a run needs.
 pub(crate) struct Run {
-    pub(crate) telling: Arc<RunTelling>,
+    pub(crate) telemetry: Arc<CallbackTelemetry>,
     pub(crate) firing: Firing,
     pub(crate) limit: Duration,
     /// Told to the callback when its lock may be lost, its time is over, or the engine stops.
     pub(crate) cancelled: CancellationToken,
     /// How long it may go on after being told.
     pub(crate) grace: Duration,
-    /// Ends with the callback, wherever that is then.
+    /// EndedList with the callback, wherever that is then.
     pub(crate) registered: Registered,
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
     /// How the instance came here.
-    pub(crate) path: Path,
+    pub(crate) latency: TriggerLatency,
     /// Of the rule.
-    pub(crate) number: u32,
+    pub(crate) rule: RuleIndex,
 }
 
 /// How it is told of all runs of an engine.
-pub(crate) struct RunTelling {
+pub(crate) struct CallbackTelemetry {
     pub(crate) engine: Arc<str>,
-    pub(crate) telling: Telling,
+    pub(crate) telemetry: Telemetry,
     pub(crate) meters: Meters,
 }
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
 pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
-    let Run { telling, firing, limit, cancelled, grace, registered, span, path, number } = run;
-    let (seen, telling_of_task) = (firing.clone(), telling.clone());
+    let Run { telemetry, firing, limit, cancelled, grace, registered, span, latency, rule } = run;
+    let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
     let running = async move {
         let _registered = registered;
         // Told before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
-        let _running = Running::start(&path, &telling_of_task.meters, number);
+        let _running = Running::start(&latency, &telemetry_of_task.meters, rule);
         // The closure itself may panic too, before it has made a future.
         let own = firing.clone();
         let running = async move { own.callback()(firing).await.map(|outcome| own.complete(outcome)) };
@@ -78,16 +80,16 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
-        let RunTelling { engine, telling, meters } = &*telling;
-        meters.rule(number).finished(finish.outcome());
-        spans::outcome(&span, finish.outcome(), finish.is_failure());
+        let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
+        meters.rule(rule).finished(finish.result());
+        spans::outcome(&span, finish.result(), finish.is_failure());
         if finish.is_failure()
-            && let Some(suppressed) = telling.lines.pass(Line::CallbackFailed, number, Instant::now())
+            && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, rule, Instant::now())
         {
-            let instance = telling.reveal.instance(seen.attributes());
-            let (attempt, outcome) = (seen.attempt(), finish.outcome());
+            let instance = telemetry.reveal.instance(seen.attributes());
+            let (attempt, outcome) = (seen.attempt(), finish.result());
             let error = match &finish {
-                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telling.reveal, text)),
+                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telemetry.reveal, text)),
                 _ => None,
             };
             let (engine, rule) = (&**engine, seen.rule());
@@ -102,33 +104,33 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
 }
 
 /// Runs it to its end, and tells the dispatcher.
-pub(crate) async fn run_and_tell(run: Run, mut end: End) {
+pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
     let (finish, effects) = self::run(run).await;
     end.tell(finish, effects);
 }
 
 /// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down, and
 /// the callback was cancelled.
-pub(crate) struct End {
-    ended: Ended,
+pub(crate) struct EndReporter {
+    ended: EndedRuns,
     instance: InstanceId,
-    nonce: u64,
-    telling: Arc<RunTelling>,
-    number: u32,
-    told: bool,
+    nonce: Nonce,
+    telemetry: Arc<CallbackTelemetry>,
+    rule: RuleIndex,
+    reported: bool,
 }
 
-impl End {
+impl EndReporter {
     fn tell(&mut self, finish: Finish, effects: Option<Effects>) {
-        self.told = true;
+        self.reported = true;
         self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, finish, effects });
     }
 }
 
-impl Drop for End {
+impl Drop for EndReporter {
     fn drop(&mut self) {
-        if !self.told {
-            self.telling.meters.rule(self.number).finished(Finish::Cancelled.outcome());
+        if !self.reported {
+            self.telemetry.meters.rule(self.rule).finished(Finish::Cancelled.result());
             self.tell(Finish::Cancelled, None);
         }
     }
@@ -137,7 +139,7 @@ impl Drop for End {
 /// How a run ended: that of this attempt.
 pub(crate) struct RunEnded {
     pub(crate) instance: InstanceId,
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
     pub(crate) finish: Finish,
     pub(crate) effects: Option<Effects>,
 }
@@ -145,28 +147,27 @@ pub(crate) struct RunEnded {
 /// The runs that have ended since the dispatcher looked, which is called once for all of them. Bounded by the
 /// firing slots.
 #[derive(Clone)]
-pub(crate) struct Ended(Arc<Ends<dyn Fn() + Send + Sync>>);
+pub(crate) struct EndedRuns(Arc<EndedList<dyn Fn() + Send + Sync>>);
 
-struct Ends<C: ?Sized> {
+struct EndedList<C: ?Sized> {
     ended: Mutex<Vec<RunEnded>>,
     call: C,
 }
 
-impl Ended {
+impl EndedRuns {
     /// `call` has the dispatcher [take](Self::take) what is there.
     pub(crate) fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Ends { ended: Mutex::default(), call }))
+        Self(Arc::new(EndedList { ended: Mutex::default(), call }))
     }
 
-    /// The number is the rule's.
     pub(crate) fn end_of(
         &self,
         instance: InstanceId,
-        nonce: u64,
-        telling: Arc<RunTelling>,
-        number: u32,
-    ) -> End {
-        End { ended: self.clone(), instance, nonce, telling, number, told: false }
+        nonce: Nonce,
+        telemetry: Arc<CallbackTelemetry>,
+        rule: RuleIndex,
+    ) -> EndReporter {
+        EndReporter { ended: self.clone(), instance, nonce, telemetry, rule, reported: false }
     }
 
     pub(crate) fn take(&self) -> Vec<RunEnded> {
@@ -195,19 +196,24 @@ pub(crate) struct Watched {
     /// When it is to have ended.
     by: Instant,
     grace: Duration,
-    told: bool,
+    cancelled: bool,
     stuck: bool,
 }
 
 impl Watched {
     pub(crate) fn new(now: Instant, limit: Duration, grace: Duration) -> Self {
-        Self { by: now.checked_add(limit + grace).unwrap_or(now + LONG), grace, told: false, stuck: false }
+        Self {
+            by: now.checked_add(limit.saturating_add(grace)).unwrap_or(now + LONG),
+            grace,
+            cancelled: false,
+            stuck: false,
+        }
     }
 
     /// Looked at from time to time. True once it does not end although it was told to.
-    pub(crate) fn has_got_stuck(&mut self, told: bool, now: Instant) -> bool {
-        if told && !self.told {
-            self.told = true;
+    pub(crate) fn has_got_stuck(&mut self, cancelled: bool, now: Instant) -> bool {
+        if cancelled && !self.cancelled {
+            self.cancelled = true;
             self.by = self.by.min(now + self.grace);
         }
         let stuck = now >= self.by + STUCK && !self.stuck;
@@ -230,21 +236,21 @@ const STUCK: Duration = Duration::from_secs(1);
 /// ended, however that comes.
 struct Running<'m> {
     meters: &'m Meters,
-    number: u32,
+    rule: RuleIndex,
     since: Instant,
 }
 
 impl<'m> Running<'m> {
-    fn start(path: &Path, meters: &'m Meters, number: u32) -> Self {
+    fn start(latency: &TriggerLatency, meters: &'m Meters, rule: RuleIndex) -> Self {
         let since = Instant::now();
-        meters.rule(number).started(since.saturating_duration_since(path.due), path.stages_until(since));
-        Self { meters, number, since }
+        meters.rule(rule).started(since.saturating_duration_since(latency.due), latency.stages_until(since));
+        Self { meters, rule, since }
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.meters.rule(self.number).ran(self.since.elapsed());
+        self.meters.rule(self.rule).ran(self.since.elapsed());
     }
 }
 

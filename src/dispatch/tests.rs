@@ -1,24 +1,28 @@
 //! Tests of this module.
 
-mod brakes;
+mod controls;
 mod firing;
-mod look;
-mod pending;
 mod settle;
+mod status;
 mod transitions;
+mod work_queue;
 mod world;
 
-use super::messages::{Action, FoundMark, LockOutcome};
-use super::pending::Pending;
-use super::record::State;
+use super::messages::{Action, FoundMark};
+use super::outcome::{CommitOutcome, LockOutcome};
+use super::record::{Answer, InstanceRecord, State, WorkClass};
+use super::stats::LaneStats;
+use super::work_queue::WorkQueue;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
-use crate::compiled::Binding;
-use crate::compiled::{Backoff, CompiledRule, Limits};
+use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
 use crate::condition::key;
 use crate::evaluate::{Decided, Verdict};
+use crate::firing::Fence;
 use crate::index::{InstanceId, Reason, Touch};
-use crate::lock::txn::Mark;
+use crate::lock::keys::Keys;
+use crate::lock::lease_manager::LockLease;
+use crate::lock::txn::InstanceMark;
 use crate::rule::Rule;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
@@ -26,9 +30,16 @@ use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The first delay after a failure, in the rules of these tests.
 const BASE: Duration = Duration::from_millis(100);
+
+/// The first rule, and its lane.
+const RULE: RuleIndex = RuleIndex::new(0);
+const LANE: Lane = Lane::new(0);
+
+const LOCKING: State = State::Locking(Answer::Awaited);
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -56,10 +67,10 @@ fn compiled(rule: Rule) -> CompiledRule {
     CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
-fn pending_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> Pending {
+fn work_queue_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> WorkQueue {
     let rules: Arc<[CompiledRule]> = rules.into_iter().map(compiled).collect();
     let rng = StdRng::seed_from_u64(seed);
-    Pending::new(rules, limit, Duration::from_secs(10), rng, FixedState::with_seed(seed))
+    WorkQueue::new(rules, limit, Duration::from_secs(10), rng, FixedState::with_seed(seed))
 }
 
 fn instance(index: u32) -> InstanceId {
@@ -81,7 +92,7 @@ fn snapshot(revisions: &[Revision]) -> Snapshot {
 fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], reason: Reason) -> Decided {
     Decided {
         instance: id,
-        rule: 0,
+        rule: RULE,
         binding: binding(&id.index.to_string()),
         verdict: if truth { Verdict::True(Default::default()) } else { Verdict::False },
         snapshot: snapshot(keys),
@@ -93,37 +104,68 @@ fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], r
 
 /// Another engine's mark, as a transaction found it.
 fn found_mark(key: String, revision: Revision, (attempt, gave_up): (u32, bool), at: Revision) -> FoundMark {
-    let mark = Mark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
+    let mark = InstanceMark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
     FoundMark { key, revision, mark: Some(mark), at }
 }
 
-/// Drives a [`Pending`] by hand: collects what it wants, and moves the time.
+/// A record of an instance of the first rule.
+fn record(now: Instant) -> InstanceRecord {
+    InstanceRecord::new((RULE, LANE), binding("x"), WorkClass::Live, now)
+}
+
+fn won() -> LockOutcome {
+    let lease = LockLease { id: 1, lost: CancellationToken::new(), grace: Duration::ZERO };
+    LockOutcome::Won { fence: Fence { create_revision: 1 }, lease, keys: Keys::default() }
+}
+
+/// Another engine's lock was found at this revision.
+fn held_by_lock(key: &str, at: Revision) -> LockOutcome {
+    LockOutcome::Held { key: key.into(), create_revision: 1, holder: None, ours: false, at }
+}
+
+fn untrue(mark_gone: bool) -> LockOutcome {
+    LockOutcome::Untrue { changes: Vec::new(), mark_gone }
+}
+
+fn failed_to_lock() -> LockOutcome {
+    LockOutcome::Failed("no".into())
+}
+
+/// A commit that changed these slots.
+fn committed(revision: Revision, slots: &[u8], marked: bool) -> CommitOutcome {
+    CommitOutcome::Committed { revision, slots: slots.into(), marked, changes: Vec::new() }
+}
+
+/// Drives a [`WorkQueue`] by hand: collects what it wants, and moves the time.
 struct Bench {
-    pending: Pending,
+    work: WorkQueue,
     now: Instant,
     actions: Vec<Action>,
 }
 
 impl Bench {
     fn new(rules: impl IntoIterator<Item = Rule>, limit: usize) -> Self {
-        Self { pending: pending_of(rules, limit, 1), now: Instant::now(), actions: Vec::new() }
+        Self { work: work_queue_of(rules, limit, 1), now: Instant::now(), actions: Vec::new() }
     }
 
     /// Something happens, and then free slots are given away: one turn of the actor.
-    fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) -> &mut Self {
-        happened(&mut self.pending, self.now, &mut self.actions);
-        self.pending.fill(self.now, &mut self.actions);
+    fn turn<R>(
+        &mut self,
+        happened: impl FnOnce(&mut WorkQueue, Instant, &mut Vec<Action>) -> R,
+    ) -> &mut Self {
+        happened(&mut self.work, self.now, &mut self.actions);
+        self.work.fill(self.now, &mut self.actions);
         self
     }
 
     fn decide(&mut self, id: u32, truth: bool, keys: &[Revision], touches: &[Touch]) -> &mut Self {
         let decided = decision(instance(id), truth, keys, touches, Reason::Change);
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     fn crawl(&mut self, id: u32, keys: &[Revision]) -> &mut Self {
         let decided = decision(instance(id), true, keys, &[], Reason::Crawl);
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     /// Answers the question that is open.
@@ -132,24 +174,29 @@ impl Bench {
         let Some(at) = asked else { panic!("nothing asked of {id}: {:?}", self.actions) };
         let Action::Ask(_, number) = self.actions.remove(at) else { unreachable!("just matched") };
         let decided = decision(instance(id), truth, keys, &[], Reason::Ask(number));
-        self.turn(|pending, now, out| pending.decided(decided, now, out))
+        self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     fn locked(&mut self, id: u32, outcome: LockOutcome) -> &mut Self {
-        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out))
+        self.turn(|work, now, out| work.locked(instance(id), &outcome, now, out))
     }
 
     fn released(&mut self, key: &str, revision: Revision) -> &mut Self {
-        self.turn(|pending, now, out| pending.released(key, revision, now, out))
+        self.turn(|work, now, out| work.released(key, revision, now, out))
     }
 
     fn advance(&mut self, by: Duration) -> &mut Self {
         self.now += by;
-        self.turn(|pending, now, out| pending.tick(now, out))
+        self.turn(|work, now, out| work.tick(now, out))
     }
 
     fn state(&self, id: u32) -> Option<State> {
-        self.pending.record(instance(id)).map(|record| record.state)
+        self.work.record(instance(id)).map(|record| record.state.clone())
+    }
+
+    /// What is counted of a lane.
+    fn lane(&self, lane: usize) -> LaneStats {
+        self.work.lane_statuses()[Lane::new(lane)].stats
     }
 
     /// What was wanted since the last call.

@@ -1,7 +1,7 @@
 //! What the steps of all firings use, shared by them.
 
-use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
+use crate::compiled::{Binding, RuleIndex};
 use crate::etcd::EtcdClient;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LeaseManager;
@@ -26,7 +26,7 @@ pub(super) struct Tools {
 
 impl Tools {
     /// The keys of an instance.
-    pub(super) fn keys(&self, rule: u32, binding: &Binding) -> Keys {
-        Keys::of(&self.rules[rule as usize], &self.namespace, binding)
+    pub(super) fn keys(&self, rule: RuleIndex, binding: &Binding) -> Keys {
+        Keys::of(&self.rules[rule.index()], &self.namespace, binding)
     }
 }

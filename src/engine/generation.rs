@@ -5,9 +5,9 @@ use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
 use crate::crawl::actor as crawler;
 use crate::crawl::mutex::CrawlMutex;
-use crate::dispatch::actor::{Attach, Dispatcher, Drain, Settings as DispatcherSettings};
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::live::Live;
+use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::{Connector, EtcdClient, LinkSettings, Token};
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
@@ -24,7 +24,7 @@ use crate::runtime::env::RandomStream;
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use crate::time::LONGEST;
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::trace::lines::Lines;
 use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use crate::watch::progress::WatchProgress;
@@ -49,8 +49,8 @@ pub(crate) struct Generation {
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
     lease_manager: Addr<LeaseManager>,
-    live: Live,
-    brakes: Brakes,
+    running: RunningCallbacks,
+    brakes: RuleControls,
     /// Watchers, releases and crawler: the first to end.
     watch: ActorThread,
     /// Everything else.
@@ -78,8 +78,8 @@ impl Generation {
         runtime: &Handle,
         status: &Status,
         meters: &Meters,
-        live: &Live,
-        brakes: &Brakes,
+        running: &RunningCallbacks,
+        brakes: &RuleControls,
         number: u64,
     ) -> std::io::Result<Self> {
         let ended = || std::io::Error::other("a thread of the engine ended at once");
@@ -88,7 +88,7 @@ impl Generation {
         env.seed = env.seed.wrapping_add(number);
         let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
         let engine = config.engine.clone();
-        let telling = Telling { lines: Lines::default(), reveal: config.options.reveal };
+        let telemetry = Telemetry { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
         let first = env.rng(RandomStream::Home).next_u64() as usize;
         let token = Arc::new(Token::default());
@@ -132,12 +132,12 @@ impl Generation {
         connect(&lease, lease_connector, &faults).await.ok_or_else(ended)?;
         let lease_manager = lease.run(move || lease_manager.start()).await.ok_or_else(ended)?;
 
-        // TxnSender share the dispatcher's: a hop between threads costs more than what they do.
+        // The sender of transactions shares the dispatcher's: a hop between threads costs more than what they do.
         let core = ActorThread::start("etcd-rules-core", placement)?;
         connect(&core, request_connector, &faults).await.ok_or_else(ended)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = watch_cell(None);
-        let dispatcher = DispatcherSettings {
+        let dispatcher = DispatcherConfig {
             engine: engine.clone(),
             meters: meters.clone(),
             env: env.clone(),
@@ -147,16 +147,16 @@ impl Generation {
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
-            ageing: config.options.ageing,
+            starvation_limit: config.options.ageing,
             etcd: request_etcd,
             requests,
             keeper: lease_manager.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
-            live: live.clone(),
+            running: running.clone(),
             brakes: brakes.clone(),
             events: config.events.clone(),
-            telling: telling.clone(),
+            telemetry: telemetry.clone(),
             faults: faults.clone(),
         };
         let dispatcher = Dispatcher::new(dispatcher, releases_after);
@@ -176,7 +176,7 @@ impl Generation {
                 config.rules.clone(),
                 dispatcher.clone().recipient(),
                 EVALUATOR_MAILBOX,
-                telling.clone(),
+                telemetry.clone(),
                 faults.clone(),
             );
             let actor = thread.run(move || actor.start()).await.ok_or_else(ended)?;
@@ -257,7 +257,7 @@ impl Generation {
             index,
             dispatcher,
             lease_manager,
-            live: live.clone(),
+            running: running.clone(),
             brakes: brakes.clone(),
             watch,
             threads,
@@ -280,7 +280,7 @@ impl Generation {
             Ok(left) => left,
             // The dispatcher panicked meanwhile. Its callbacks may still run, and their locks must stay until
             // they end.
-            Err(_) => self.tell(REVOKE).await,
+            Err(_) => self.cancel(REVOKE).await,
         };
         self.end(REVOKE, left).await;
         left
@@ -297,19 +297,18 @@ impl Generation {
         if !matches!(drained, Ok(Ok(_))) {
             tracing::debug!(engine = &*self.engine, "dispatcher did not end its firings in time");
         }
-        let left = self.tell((limit / 2).saturating_sub(started.elapsed())).await;
+        let left = self.cancel((limit / 2).saturating_sub(started.elapsed())).await;
         self.end(limit / 2, left).await;
     }
 
     /// Cancels all callbacks. Returns the number of those that did not end within `limit`.
-    async fn tell(&self, limit: Duration) -> usize {
-        self.live.cancel_all();
-        let started = Instant::now();
+    async fn cancel(&self, limit: Duration) -> usize {
+        self.running.cancel_all();
         // Callbacks that heed the cancellation end now. Their runtime drops the others where they wait.
-        while self.live.len() > 0 && started.elapsed() < limit {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        match timeout(limit, self.running.all_ended()).await {
+            Ok(()) => 0,
+            Err(_) => self.running.len(),
         }
-        self.live.len()
     }
 
     async fn end(self, revoke: Duration, left: usize) {

@@ -4,11 +4,12 @@
 use super::look_up;
 use crate::change::Snapshot;
 use crate::compiled::Binding;
-use crate::compiled::{Brake, CompiledRule};
+use crate::compiled::{Brake, CompiledRule, Lane, RuleIndex};
 use crate::condition::Explanation;
-use crate::dispatch::actor::{Dispatcher, FireNow, GetRules, GetTally, LookAt, SetBrakes};
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::pending::look::{Look, RuleLook};
+use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::stats::LaneStats;
+use crate::dispatch::work_queue::status::{InstanceStatus, LaneStatus};
 use crate::error::EngineError;
 use crate::index::InstanceId;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
@@ -37,7 +38,7 @@ pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
-    brakes: Brakes,
+    brakes: RuleControls,
 }
 
 async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, EngineError>
@@ -59,7 +60,7 @@ impl Inspector {
         rules: Arc<[CompiledRule]>,
         index: Addr<IndexActor>,
         dispatcher: Addr<Dispatcher>,
-        brakes: Brakes,
+        brakes: RuleControls,
     ) -> Self {
         Self { rules, index, dispatcher, brakes }
     }
@@ -85,14 +86,14 @@ impl Inspector {
 
     pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {
         let mut known = ask(&self.index, Figures).await?.by_rule.into_iter();
-        let looks = ask(&self.dispatcher, GetRules).await?;
+        let lanes = ask(&self.dispatcher, GetLanes).await?;
         // Combinations of expanded attributes are one rule.
         let rules = self.rules.chunk_by(|a, b| a.id() == b.id());
-        let status = |(rules, look): (&[CompiledRule], _)| {
+        let status = |(rules, (_, lane)): (&[CompiledRule], (Lane, &LaneStatus))| {
             let known = known.by_ref().take(rules.len()).sum();
-            rule_status(&rules[0], look, known)
+            rule_status(&rules[0], *lane, known)
         };
-        Ok(rules.zip(looks).map(status).collect())
+        Ok(rules.zip(lanes.iter()).map(status).collect())
     }
 
     pub(crate) async fn instances(&self, query: InstanceQuery) -> Result<InstancePage, EngineError> {
@@ -152,12 +153,12 @@ impl Inspector {
     /// Changes the brakes of a rule.
     pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), EngineError> {
         self.brakes.change(self.lane(rule)?, change);
-        ask(&self.dispatcher, SetBrakes).await
+        ask(&self.dispatcher, ApplyControls).await
     }
 
-    fn lane(&self, rule: &str) -> Result<u32, EngineError> {
+    fn lane(&self, rule: &str) -> Result<Lane, EngineError> {
         let lane = self.rules.chunk_by(|a, b| a.id() == b.id()).position(|rules| **rules[0].id() == *rule);
-        lane.map(|lane| lane as u32).ok_or_else(|| EngineError::UnknownRule(rule.to_owned()))
+        lane.map(Lane::new).ok_or_else(|| EngineError::UnknownRule(rule.to_owned()))
     }
 
     pub(crate) async fn explain(
@@ -173,7 +174,7 @@ impl Inspector {
             }
         };
         let (snapshot, id) = ask(&self.index, LookUp { rule: number, binding: binding.clone() }).await?;
-        let condition = explain(&self.rules[number as usize], &snapshot, &binding)?;
+        let condition = explain(&self.rules[number.index()], &snapshot, &binding)?;
         let instance = match id {
             None => None,
             Some(id) => {
@@ -189,8 +190,8 @@ impl Inspector {
         instances: Vec<InstanceId>,
         states: StateSet,
         limit: usize,
-    ) -> Result<Vec<(usize, Option<Look>)>, EngineError> {
-        ask(&self.dispatcher, LookAt { instances, states, limit }).await
+    ) -> Result<Vec<(usize, Option<InstanceStatus>)>, EngineError> {
+        ask(&self.dispatcher, GetStatuses { instances, states, limit }).await
     }
 
     /// Selects instances with these values of attributes, of the rule with this id or of all rules.
@@ -220,11 +221,15 @@ impl Inspector {
         Ok(Wanted(wanted.collect()))
     }
 
-    fn instance(&self, rule: u32, binding: &Binding, look: Option<Look>) -> Instance {
-        let compiled = &self.rules[rule as usize];
-        let untrue =
-            Look { state: InstanceState::Untrue, lasting: Duration::ZERO, failures: 0, last_error: None };
-        let Look { state, lasting, failures, last_error } = look.unwrap_or(untrue);
+    fn instance(&self, rule: RuleIndex, binding: &Binding, look: Option<InstanceStatus>) -> Instance {
+        let compiled = &self.rules[rule.index()];
+        let untrue = InstanceStatus {
+            state: InstanceState::Untrue,
+            lasting: Duration::ZERO,
+            failures: 0,
+            last_error: None,
+        };
+        let InstanceStatus { state, lasting, failures, last_error } = look.unwrap_or(untrue);
         Instance {
             rule: compiled.id().clone(),
             attributes: compiled.attributes_of(binding),
@@ -245,12 +250,9 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
     })
 }
 
-fn rule_status(
-    rule: &CompiledRule,
-    RuleLook { brake, fired, would_have_fired, mut counts }: RuleLook,
-    known: usize,
-) -> RuleStatus {
-    // The two actors were asked one after the other, so their counts may differ.
+fn rule_status(rule: &CompiledRule, LaneStatus { brake, stats }: LaneStatus, known: usize) -> RuleStatus {
+    let LaneStats { states: mut counts, fired, would_have_fired } = stats;
+    // The two were asked one after the other.
     *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
     RuleStatus {
         id: rule.id().clone(),

@@ -1,6 +1,6 @@
 //! Finds the instance that attributes name, among the rules of an engine.
 
-use crate::compiled::{Binding, CompiledRule};
+use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::error::EngineError;
 use crate::pattern::Attributes;
 
@@ -8,8 +8,8 @@ use crate::pattern::Attributes;
 #[derive(Debug)]
 pub(crate) enum Instance {
     /// The number of the compiled rule, and the binding.
-    Of(u32, Binding),
-    /// An expansion or a constraint excludes it. This is the reason.
+    Of(RuleIndex, Binding),
+    /// Expansion or a constraint excludes it: why.
     Excluded(String),
 }
 
@@ -20,7 +20,7 @@ pub(crate) fn find(
     id: &str,
     attributes: &Attributes,
 ) -> Result<Instance, EngineError> {
-    let of_rule = || rules.iter().zip(0u32..).filter(|(rule, _)| **rule.id() == *id);
+    let of_rule = || rules.iter().zip(RuleIndex::all(rules.len())).filter(|(rule, _)| **rule.id() == *id);
     let (any, _) = of_rule().next().ok_or_else(|| EngineError::UnknownRule(id.to_owned()))?;
     if let Some(name) = any.missing(attributes) {
         return Err(EngineError::UnknownAttribute(name.to_string()));

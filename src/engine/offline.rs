@@ -5,8 +5,9 @@ use super::config::Config;
 use super::look_up::{Instance, find};
 use crate::change::Seen;
 use crate::change::{KeyValue, Snapshot};
-use crate::compiled::Binding;
+
 use crate::compiled::CompiledRule;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Explanation;
 use crate::error::EngineError;
 use crate::index::{Decide, Index, Purpose};
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 /// An instance on some keys.
 pub(crate) struct Place {
     /// The number of its rule.
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     /// The values of its keys, by slot.
     pub(crate) snapshot: Snapshot,
@@ -27,7 +28,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn explain(&self, rules: &[CompiledRule]) -> Explanation {
-        let rule = &rules[self.rule as usize];
+        let rule = &rules[self.rule.index()];
         rule.condition().explain(&self.snapshot, |slot| rule.key(slot, &self.binding))
     }
 }
@@ -50,7 +51,7 @@ impl Config {
             Instance::Of(number, binding) => (number, binding),
             Instance::Excluded(reason) => return Ok(Placed::Excluded(reason)),
         };
-        let slots = self.rules[number as usize].slots().iter();
+        let slots = self.rules[number.index()].slots().iter();
         let names: Vec<String> = slots.map(|slot| slot.format(attributes)).collect::<Result<_, _>>()?;
         let reserved = self.reserved();
         let visible = |name: &str| !reserved.iter().any(|namespace| name.starts_with(namespace.as_str()));
@@ -144,7 +145,7 @@ impl Engine {
             index.drain(&mut decided);
         }
         let evaluated = |decide: Decide| {
-            let rule = &rules[decide.rule as usize];
+            let rule = &rules[decide.rule.index()];
             let mut snapshot = decide.snapshot;
             // The revision is made up, so it is not shown.
             snapshot.iter_mut().flatten().for_each(|seen| seen.mod_revision = 0);

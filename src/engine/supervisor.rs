@@ -4,8 +4,8 @@
 use super::config::Config;
 use super::generation::Generation;
 use super::inspector::Inspector;
-use crate::dispatch::brakes::Brakes;
-use crate::dispatch::live::Live;
+use crate::dispatch::controls::RuleControls;
+use crate::dispatch::running::RunningCallbacks;
 use crate::health::Health;
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -60,8 +60,8 @@ pub(crate) async fn supervise(
     meters: Meters,
     mut commands: mpsc::Receiver<Command>,
 ) {
-    let live = Live::new(config.env.hasher());
-    let brakes = Brakes::new(&config.rules);
+    let live = RunningCallbacks::new(config.env.hasher());
+    let brakes = RuleControls::new(&config.rules);
     let mut panics: VecDeque<Instant> = VecDeque::new();
     for number in 0.. {
         let generation = match Generation::start(&config, &runtime, &status, &meters, &live, &brakes, number)

@@ -1,7 +1,7 @@
 //! The result of a decision.
 
 use crate::change::Snapshot;
-use crate::compiled::Binding;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Witness;
 use crate::index::{InstanceId, Reason, Touch};
 use smallvec::SmallVec;
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 #[derive(Debug)]
 pub(crate) struct Decided {
     pub(crate) instance: InstanceId,
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) verdict: Verdict,
     pub(crate) snapshot: Snapshot,

@@ -8,13 +8,13 @@ mod decided;
 
 pub(crate) use decided::{Decided, Verdict};
 
-use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Verdict as Evaluated;
-use crate::index::{Came, Decide, Order, Orders, Reached, Reason};
+use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
 use crate::metrics::Meters;
 use crate::runtime::supervised::{Faults, SupervisedActor, forward, guarded};
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::trace::lines::Line;
 use actix::prelude::*;
 use smallvec::SmallVec;
@@ -26,7 +26,7 @@ use tokio::time::Instant;
 #[rtype(result = "()")]
 pub(crate) struct Decisions {
     pub(crate) decisions: Vec<Decided>,
-    pub(crate) came: Came,
+    pub(crate) timestamps: Timestamps,
 }
 
 pub(crate) struct Evaluator {
@@ -35,7 +35,7 @@ pub(crate) struct Evaluator {
     rules: Arc<[CompiledRule]>,
     dispatcher: Recipient<Decisions>,
     mailbox: usize,
-    telling: Telling,
+    telemetry: Telemetry,
     faults: Faults,
 }
 
@@ -46,10 +46,10 @@ impl Evaluator {
         rules: Arc<[CompiledRule]>,
         dispatcher: Recipient<Decisions>,
         mailbox: usize,
-        telling: Telling,
+        telemetry: Telemetry,
         faults: Faults,
     ) -> Self {
-        Self { engine, meters, rules, dispatcher, mailbox, telling, faults }
+        Self { engine, meters, rules, dispatcher, mailbox, telemetry, faults }
     }
 }
 
@@ -58,10 +58,10 @@ impl Evaluator {
     fn tell(&self, decided: &Decided) {
         let Verdict::Failed(error) = &decided.verdict else { return };
         if let Some(suppressed) =
-            self.telling.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
+            self.telemetry.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
         {
-            let compiled = &self.rules[decided.rule as usize];
-            let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telling.reveal);
+            let compiled = &self.rules[decided.rule.index()];
+            let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telemetry.reveal);
             let attributes = compiled.attributes_of(&decided.binding);
             let error = &*reveal.error(error, &attributes, &decided.snapshot);
             let instance = reveal.instance(&attributes);
@@ -97,20 +97,19 @@ impl SupervisedActor for Evaluator {
 impl Handler<Orders> for Evaluator {
     type Result = ();
 
-    fn handle(&mut self, Orders { orders, came }: Orders, ctx: &mut Self::Context) {
+    fn handle(&mut self, Orders { orders, timestamps }: Orders, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             let mut decisions = Vec::with_capacity(orders.len());
             decide_all(&this.rules, orders, |decided| decisions.push(decided));
             for decided in &decisions {
                 this.tell(decided);
-                // If the instance is gone, nothing was evaluated.
-                if decided.snapshot.len() == this.rules[decided.rule as usize].slots().len() {
+                // Of an instance that is gone nothing was evaluated.
+                if decided.snapshot.len() == this.rules[decided.rule.index()].slots().len() {
                     this.meters.rule(decided.rule).evaluated(decided.verdict.result());
                 }
             }
-            // This waits for room in the dispatcher's mailbox. The dispatcher never waits for an evaluator,
-            // so they can't wait for each other.
-            forward(ctx, &this.dispatcher, Decisions { decisions, came });
+            // Waits for room: the dispatcher never waits for an evaluator.
+            forward(ctx, &this.dispatcher, Decisions { decisions, timestamps });
         });
     }
 }
@@ -130,7 +129,7 @@ pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided
     let mut orders = orders.into_iter();
     while !orders.as_slice().is_empty() {
         let touched = orders.as_slice().iter().take(AHEAD).fold(0, |touched, order| match order {
-            Order::Decide(decide) => touched ^ rules[decide.rule as usize].touch(),
+            Order::Decide(decide) => touched ^ rules[decide.rule.index()].touch(),
             Order::Gone(..) => touched,
         });
         std::hint::black_box(touched);
@@ -145,7 +144,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         Order::Gone(instance, number) => {
             return Decided {
                 instance,
-                rule: 0,
+                rule: RuleIndex::default(),
                 binding: Binding::new([].into_iter()),
                 verdict: Verdict::False,
                 snapshot: Box::default(),
@@ -156,7 +155,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
         }
     };
     let Decide { instance, rule, binding, snapshot, touches, reason, orphaned } = decide;
-    let compiled = &rules[rule as usize];
+    let compiled = &rules[rule.index()];
     let verdict = match catch_unwind(AssertUnwindSafe(|| compiled.condition().evaluate(&snapshot))) {
         Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
         Ok(_) => Verdict::False,

@@ -156,7 +156,7 @@ impl Commit {
 
     fn check(&mut self) -> Result<(), FiringError> {
         let inner = self.firing.0.clone();
-        if inner.around.rules[inner.rule].options().optimistic && !self.effects.changes.is_empty() {
+        if inner.around.rules[inner.rule.index()].options().optimistic && !self.effects.changes.is_empty() {
             self.effects.expectations = self.everything_shown();
             let changes = &self.effects.changes;
             let changed = |e: &Expectation| changes.iter().any(|effect| effect.key() == e.key);

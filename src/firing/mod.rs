@@ -18,7 +18,7 @@ pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
 use crate::change::{Revision, Snapshot};
-use crate::compiled::{Binding, CompiledRule};
+use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::condition::Slot;
 use crate::pattern::{Attributes, Pattern};
 use crate::trace::reveal::Reveal;
@@ -45,7 +45,7 @@ pub struct Firing(Arc<Inner>);
 
 struct Inner {
     around: Arc<Surroundings>,
-    rule: usize,
+    rule: RuleIndex,
     /// Made when somebody asks for them.
     attributes: OnceLock<Attributes>,
     binding: Binding,
@@ -80,7 +80,7 @@ pub(crate) struct Fence {
 /// What a firing is made of.
 pub(crate) struct Parts {
     pub(crate) around: Arc<Surroundings>,
-    pub(crate) rule: usize,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
     pub(crate) attempt: u32,
@@ -107,11 +107,11 @@ impl Firing {
     }
 
     fn compiled(&self) -> &CompiledRule {
-        &self.0.around.rules[self.0.rule]
+        &self.0.around.rules[self.0.rule.index()]
     }
 
     pub(crate) fn callback(&self) -> &Callback {
-        &self.0.around.callbacks[self.0.rule]
+        &self.0.around.callbacks[self.0.rule.index()]
     }
 
     /// What an error of this firing says, as far as that may be told.

@@ -6,7 +6,7 @@ mod look;
 pub(crate) use look::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
-use super::{Came, Index, InstanceId, Order, Orders, Reached, Reason};
+use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -76,11 +76,11 @@ impl IndexActor {
         let mut decide = Vec::new();
         self.index.drain(&mut decide);
         orders.extend(decide.into_iter().map(Order::Decide));
-        let came = Came { arrived, indexed: Instant::now() };
+        let timestamps = Timestamps { arrived, indexed: Instant::now() };
         if !orders.is_empty() {
             let shards = self.evaluators.len();
             if shards == 1 {
-                forward(ctx, &self.evaluators[0].orders, Orders { orders, came });
+                forward(ctx, &self.evaluators[0].orders, Orders { orders, timestamps });
             } else {
                 let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
                 for order in orders {
@@ -88,7 +88,7 @@ impl IndexActor {
                 }
                 for (evaluator, share) in self.evaluators.iter().zip(shares) {
                     if !share.is_empty() {
-                        forward(ctx, &evaluator.orders, Orders { orders: share, came });
+                        forward(ctx, &evaluator.orders, Orders { orders: share, timestamps });
                     }
                 }
             }

@@ -5,7 +5,7 @@ use super::instances::InstanceId;
 use super::mirror::EntryId;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
-use crate::compiled::Binding;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Slot;
 use smallvec::SmallVec;
 
@@ -27,7 +27,7 @@ pub(crate) enum Reason {
 #[derive(Debug)]
 pub(crate) struct Decide {
     pub(crate) instance: InstanceId,
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
     pub(crate) touches: SmallVec<[Touch; 2]>,
@@ -66,7 +66,7 @@ impl Index {
     /// Values of an instance's keys, by slot.
     fn snapshot(&self, index: u32) -> Snapshot {
         let instance = self.instances.get(index);
-        let rule = &self.rules[instance.rule as usize];
+        let rule = &self.rules[instance.rule.index()];
         let mut snapshot: Snapshot = instance.entries.iter().map(|&id| self.seen(id)).collect();
         for (kind, &(group, _)) in instance.groups.iter().enumerate() {
             let group = self.groups.get(group);
@@ -104,7 +104,7 @@ impl Index {
             snapshot,
             touches,
             reason,
-            orphaned: instance.is_orphaned(|| self.rules[instance.rule as usize].attributes().is_empty()),
+            orphaned: instance.is_orphaned(|| self.rules[instance.rule.index()].attributes().is_empty()),
         }
     }
 
@@ -121,8 +121,8 @@ impl Index {
     }
 
     /// The values of a rule's keys for a binding, whether or not such an instance exists.
-    pub(crate) fn look_up(&self, rule: u32, binding: &Binding) -> Snapshot {
-        let rule = &self.rules[rule as usize];
+    pub(crate) fn look_up(&self, rule: RuleIndex, binding: &Binding) -> Snapshot {
+        let rule = &self.rules[rule.index()];
         let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as Slot, binding));
         keys.map(|key| self.mirror.find(&key).and_then(|id| self.seen(id))).collect()
     }

@@ -9,8 +9,8 @@ use super::Touch;
 use super::mirror::{EntryId, Mirror, NO_ENTRY};
 use crate::change::Seen;
 use crate::change::Snapshot;
-use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
+use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Slot;
 use crate::value::Value;
 use foldhash::fast::FixedState;
@@ -45,7 +45,7 @@ impl Walk {
 }
 
 pub(crate) struct Group {
-    rule: u32,
+    rule: RuleIndex,
     kind: u8,
     binding: Binding,
     /// By slot of the kind.
@@ -71,7 +71,7 @@ impl Group {
     }
 
     pub(crate) fn set_entry(&mut self, rules: &[CompiledRule], slot: Slot, id: EntryId) {
-        let slots = &rules[self.rule as usize].kinds()[self.kind as usize].slots;
+        let slots = &rules[self.rule.index()].kinds()[self.kind as usize].slots;
         if let Some(at) = slots.iter().position(|&other| other == slot) {
             self.entries[at] = id;
         }
@@ -79,7 +79,7 @@ impl Group {
 
     /// Computes again what the keys contribute. True if it has changed.
     pub(crate) fn refresh(&mut self, rules: &[CompiledRule], mirror: &Mirror) -> bool {
-        let rule = &rules[self.rule as usize];
+        let rule = &rules[self.rule.index()];
         let kind = &rule.kinds()[self.kind as usize];
         let mut changed = false;
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
@@ -150,7 +150,7 @@ impl Groups {
     pub(crate) fn get_or_insert(
         &mut self,
         rules: &[CompiledRule],
-        rule: u32,
+        rule: RuleIndex,
         kind: u8,
         packed: &[u8],
     ) -> u32 {
@@ -163,7 +163,7 @@ impl Groups {
         if let Some(&index) = found {
             return index;
         }
-        let compiled = &rules[rule as usize];
+        let compiled = &rules[rule.index()];
         let shape = &compiled.kinds()[kind as usize];
         let empty: Snapshot = vec![None; compiled.slots().len()].into();
         let truths = shape.leaves.iter().map(|&leaf| leaf_truth(compiled, leaf, &empty)).collect();

@@ -2,7 +2,7 @@
 
 use super::mirror::{EntryId, NO_ENTRY};
 use super::table::Table;
-use crate::compiled::Binding;
+use crate::compiled::{Binding, RuleIndex};
 use foldhash::fast::FixedState;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ pub(crate) struct InstanceId {
 const CLEAN: u32 = u32::MAX;
 
 pub(crate) struct Instance {
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     generation: u32,
     pub(crate) binding: Binding,
     /// The entry of each slot. Slots that belong to a group stay empty here.
@@ -110,12 +110,12 @@ impl Instances {
         (instance.generation == id.generation).then_some(id.index)
     }
 
-    pub(crate) fn find(&self, rule: u32, binding: &Binding) -> Option<u32> {
+    pub(crate) fn find(&self, rule: RuleIndex, binding: &Binding) -> Option<u32> {
         self.find_hashed(self.hash(rule, binding), rule, binding)
     }
 
     /// The hash of an instance, for callers that look it up more than once.
-    pub(crate) fn hash(&self, rule: u32, binding: &Binding) -> u64 {
+    pub(crate) fn hash(&self, rule: RuleIndex, binding: &Binding) -> u64 {
         self.hasher.hash_one((rule, binding.bytes()))
     }
 
@@ -124,7 +124,7 @@ impl Instances {
         self.by_binding.touch(hash)
     }
 
-    pub(crate) fn find_hashed(&self, hash: u64, rule: u32, binding: &Binding) -> Option<u32> {
+    pub(crate) fn find_hashed(&self, hash: u64, rule: RuleIndex, binding: &Binding) -> Option<u32> {
         self.by_binding.find(hash, |index| {
             let instance = self.get(index);
             instance.rule == rule && instance.binding == *binding
@@ -132,9 +132,9 @@ impl Instances {
     }
 
     /// Adds an instance that must not exist yet. `hash` is that of [`Instances::hash`].
-    pub(crate) fn insert(&mut self, hash: u64, rule: u32, binding: Binding, slots: usize) -> u32 {
+    pub(crate) fn insert(&mut self, hash: u64, rule: RuleIndex, binding: Binding, slots: usize) -> u32 {
         self.generation = self.generation.wrapping_add(1);
-        self.by_rule[rule as usize] += 1;
+        self.by_rule[rule.index()] += 1;
         let index = self.table.insert(Instance {
             rule,
             generation: self.generation,
@@ -156,7 +156,7 @@ impl Instances {
 
     pub(crate) fn remove(&mut self, index: u32) {
         let instance = self.table.remove(index as usize);
-        self.by_rule[instance.rule as usize] -= 1;
+        self.by_rule[instance.rule.index()] -= 1;
         let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
         self.by_binding.remove(hash, index);
     }

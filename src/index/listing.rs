@@ -1,6 +1,6 @@
 //! Lists instances in pages. Each page takes a bounded time.
 
-use super::{Binding, Index, InstanceId};
+use super::{Binding, Index, InstanceId, RuleIndex};
 
 /// The most places of the table that one page looks at.
 const PLACES: usize = 4096;
@@ -14,7 +14,7 @@ pub(crate) struct Wanted(pub(crate) Vec<Option<Vec<(usize, String)>>>);
 #[derive(Clone, Debug)]
 pub(crate) struct Listed {
     pub(crate) id: InstanceId,
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
 }
 
@@ -37,8 +37,8 @@ impl Index {
 
     fn listed(&self, index: u32, wanted: &Wanted) -> Option<Listed> {
         let instance = self.instances.get(index);
-        let values = wanted.0.get(instance.rule as usize)?.as_ref()?;
-        let count = self.rules[instance.rule as usize].attributes().len();
+        let values = wanted.0.get(instance.rule.index())?.as_ref()?;
+        let count = self.rules[instance.rule.index()].attributes().len();
         let fits = values.iter().all(|(number, value)| instance.binding.get(*number, count) == value);
         fits.then(|| Listed {
             id: self.instances.id(index),
@@ -48,7 +48,7 @@ impl Index {
     }
 
     /// The instance with this binding, if there is one.
-    pub(crate) fn find(&self, rule: u32, binding: &Binding) -> Option<InstanceId> {
+    pub(crate) fn find(&self, rule: RuleIndex, binding: &Binding) -> Option<InstanceId> {
         self.instances.find(rule, binding).map(|index| self.instances.id(index))
     }
 

@@ -22,11 +22,11 @@ mod tests;
 
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
-pub(crate) use orders::{Came, Order, Orders, Reached};
+pub(crate) use orders::{Order, Orders, Reached, Timestamps};
 pub(crate) use views::Purpose;
 
 use crate::change::{Change, Deletion, KeyValue, Revision};
-use crate::compiled::{Binding, CompiledRule, Packed, Use};
+use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
 use crate::condition::Slot;
 use crate::value::Value;
 use decisions::Dirty;
@@ -82,7 +82,7 @@ const AHEAD: usize = 32;
 
 /// One use of a pattern that a key matches.
 struct Matched {
-    rule: u32,
+    rule: RuleIndex,
     slot: Slot,
     group: Option<u8>,
     /// The values bound.
@@ -100,8 +100,9 @@ impl Index {
         namespaces: Vec<String>,
         hasher: FixedState,
     ) -> Self {
-        let patterns =
-            Patterns::new(rules.iter().enumerate().flat_map(|(number, rule)| rule.uses(number as u32)));
+        let patterns = Patterns::new(
+            rules.iter().enumerate().flat_map(|(number, rule)| rule.uses(RuleIndex::new(number))),
+        );
         let watchers = prefixes.len();
         let mut this = Self {
             patterns,
@@ -121,8 +122,8 @@ impl Index {
             prefixes,
             rules,
         };
-        for number in 0..this.rules.len() as u32 {
-            if this.rules[number as usize].attributes().is_empty() {
+        for number in RuleIndex::all(this.rules.len()) {
+            if this.rules[number.index()].attributes().is_empty() {
                 let binding = Binding::new([].into_iter());
                 this.instance(this.instances.hash(number, &binding), number, binding);
             }
@@ -407,12 +408,12 @@ impl Index {
     }
 
     /// The instance of a rule for a binding. It is made if it is new. `hash` is that of [`Instances::hash`].
-    fn instance(&mut self, hash: u64, rule: u32, binding: Binding) -> u32 {
+    fn instance(&mut self, hash: u64, rule: RuleIndex, binding: Binding) -> u32 {
         if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
         }
         let Self { rules, instances, groups, packed, .. } = self;
-        let compiled = &rules[rule as usize];
+        let compiled = &rules[rule.index()];
         let attributes = compiled.attributes().len();
         let index = instances.insert(hash, rule, binding, compiled.slots().len());
         let instance = instances.get_mut(index);
@@ -443,7 +444,7 @@ impl Index {
     pub(crate) fn release(&mut self, id: InstanceId) -> bool {
         let Some(index) = self.instances.resolve(id) else { return false };
         let instance = self.instances.get(index);
-        let rule = instance.rule as usize;
+        let rule = instance.rule.index();
         if !instance.is_orphaned(|| self.rules[rule].attributes().is_empty()) || instance.dirty_at().is_some()
         {
             return false;

@@ -26,7 +26,7 @@ impl Order {
 #[rtype(result = "()")]
 pub(crate) struct Orders {
     pub(crate) orders: Vec<Order>,
-    pub(crate) came: Came,
+    pub(crate) timestamps: Timestamps,
 }
 
 /// Is answered when all orders sent before it have been decided.
@@ -36,7 +36,7 @@ pub(crate) struct Reached;
 
 /// When the cause of a decision was received, and when the index had merged it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Came {
+pub(crate) struct Timestamps {
     pub(crate) arrived: Instant,
     pub(crate) indexed: Instant,
 }

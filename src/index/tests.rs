@@ -86,7 +86,7 @@ fn work_off(index: &mut Index) -> Vec<Decide> {
 /// The values of the attributes of what was decided, sorted.
 fn bindings(index: &Index, decided: &[Decide]) -> Vec<String> {
     let text = |decide: &Decide| {
-        let count = index.rules[decide.rule as usize].attributes().len();
+        let count = index.rules[decide.rule.index()].attributes().len();
         (0..count).map(|at| decide.binding.get(at, count)).collect::<Vec<_>>().join(" ")
     };
     let mut all: Vec<String> = decided.iter().map(text).collect();

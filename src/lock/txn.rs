@@ -31,20 +31,26 @@ pub(crate) struct Reply {
     pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
 }
 
+/// An attempt to fire. Different for every one, so that a request sent twice recognises its own lock, and that an
+/// answer finds the firing which waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Nonce(pub(crate) u64);
+
 /// The value of a lock key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holder {
     /// The engine, for people who read the key.
     pub(crate) engine: Arc<str>,
     /// Different for every attempt, so that a request that is sent twice recognises its own lock.
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
     /// Unix time in milliseconds, for people who read the key.
     pub(crate) since: u64,
 }
 
 /// The value of a mark (a backoff key): why, and until when, an instance is held back in all engines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Mark {
+pub(crate) struct InstanceMark {
     pub(crate) engine: String,
     /// How often the callback has failed in a row. 0 if it asked to be run again later.
     pub(crate) attempt: u32,
@@ -56,7 +62,28 @@ pub(crate) struct Mark {
     pub(crate) error: String,
 }
 
-/// Compares the mark of an instance: it must be absent, or be the one that this engine knows and may replace.
+/// Why a mark holds an instance back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MarkKind {
+    /// Its callback failed.
+    Backoff,
+    /// Its callback succeeded, and asked to be run again later.
+    RetryAfter,
+    /// It is not to be tried again until a key of it changes.
+    GivenUp,
+}
+
+impl InstanceMark {
+    pub(crate) fn kind(&self) -> MarkKind {
+        match (self.gave_up, self.attempt) {
+            (true, _) => MarkKind::GivenUp,
+            (false, 0) => MarkKind::RetryAfter,
+            (false, _) => MarkKind::Backoff,
+        }
+    }
+}
+
+/// The mark that an instance's transaction may find and replace.
 fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
     txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(0)));
 }
@@ -67,7 +94,7 @@ pub(crate) struct Locking<'a> {
     pub(crate) holder: &'a Holder,
     pub(crate) lease: i64,
     /// The revision of a mark that this engine may replace.
-    pub(crate) overrule: Option<Revision>,
+    pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
     pub(crate) snapshot: &'a Snapshot,
@@ -81,7 +108,7 @@ impl Locking<'_> {
         txn.compare(lock, Sign::Equal, Target::Created(0));
         if !is_active(Mutant::Backoff) {
             compares += 1;
-            compare_mark(&mut txn, mark, self.overrule);
+            compare_mark(&mut txn, mark, self.supersedes_backoff);
         }
         if !is_active(Mutant::Witness) {
             compares += self.witness.len();
@@ -89,7 +116,7 @@ impl Locking<'_> {
         }
         txn.then_put(lock, &json(self.holder), Some(self.lease));
         let mut writes = Marks::from_slice(&[mark_of(lock)]);
-        if self.overrule.is_some() {
+        if self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
         }
@@ -155,14 +182,14 @@ impl Locking<'_> {
             return Locked::Held { create_revision, lease: lock.lease, holder, at: revision };
         }
         match mark {
-            Some(kv) if Some(kv.mod_revision) != self.overrule => Locked::Marked {
+            Some(kv) if Some(kv.mod_revision) != self.supersedes_backoff => Locked::Marked {
                 revision: kv.mod_revision,
                 mark: serde_json::from_slice(&kv.value).ok(),
                 at: revision,
             },
             mark => {
                 let changes = self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, revision));
-                let mark_gone = self.overrule.is_some() && mark.is_none();
+                let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
                 Locked::Untrue { changes: changes.collect(), mark_gone }
             }
         }
@@ -177,9 +204,8 @@ pub(crate) enum Locked {
     /// Somebody else holds the lock. It was seen at the store's revision `at`.
     Held { create_revision: Revision, lease: i64, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
-    Marked { revision: Revision, mark: Option<Mark>, at: Revision },
-    /// The lock is free, but the condition doesn't hold as it was seen. `changes` has the values that the
-    /// keys hold now.
+    Marked { revision: Revision, mark: Option<InstanceMark>, at: Revision },
+    /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.
     Untrue { changes: Vec<Change>, mark_gone: bool },
 }
 
@@ -219,7 +245,7 @@ fn as_change(key: &str, kv: Option<PbKeyValue>, revision: Revision) -> Change {
 
 /// The mark that a transaction writes.
 pub(crate) struct Marking<'a> {
-    pub(crate) mark: &'a Mark,
+    pub(crate) mark: &'a InstanceMark,
     pub(crate) lease: i64,
 }
 
@@ -233,7 +259,7 @@ pub(crate) struct Ending<'a> {
     /// For each effect, the lease if it puts a key with a TTL.
     pub(crate) leases: &'a [Option<i64>],
     /// The revision of a mark that this engine may replace. For optimistic rules only.
-    pub(crate) overrule: Option<Revision>,
+    pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) marking: Option<Marking<'a>>,
 }
 
@@ -259,7 +285,7 @@ impl Ending<'_> {
             }
             None => {
                 compares += 1;
-                compare_mark(&mut txn, mark, self.overrule);
+                compare_mark(&mut txn, mark, self.supersedes_backoff);
                 read(&mut txn, mark);
             }
         }
@@ -284,7 +310,7 @@ impl Ending<'_> {
         if let Some(Marking { mark: value, lease }) = &self.marking {
             txn.then_put(mark, &json(value), Some(*lease));
             writes.push(mark_of(mark));
-        } else if self.fence.is_none() && self.overrule.is_some() {
+        } else if self.fence.is_none() && self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
         }
@@ -315,7 +341,7 @@ impl Ending<'_> {
         match (self.fence, first) {
             (Some(fence), Some(lock)) if lock.create_revision == fence.create_revision => {}
             (Some(_), _) => return Ended::FenceLost,
-            (None, Some(mark)) if Some(mark.mod_revision) != self.overrule => {
+            (None, Some(mark)) if Some(mark.mod_revision) != self.supersedes_backoff => {
                 return Ended::Marked {
                     revision: mark.mod_revision,
                     mark: serde_json::from_slice(&mark.value).ok(),
@@ -324,7 +350,7 @@ impl Ending<'_> {
             }
             (None, _) => {}
         }
-        let mark_gone = self.fence.is_none() && self.overrule.is_some() && mark_absent;
+        let mark_gone = self.fence.is_none() && self.supersedes_backoff.is_some() && mark_absent;
         let expected = self.effects.expectations.iter();
         let changes = expected.zip(found).map(|(e, kv)| as_change(&e.key, kv, revision)).collect();
         Ended::Unexpected { changes, mark_gone }
@@ -342,7 +368,7 @@ pub(crate) enum Ended {
     /// Another engine holds the instance of an optimistic rule back, so nothing took effect.
     Marked {
         revision: Revision,
-        mark: Option<Mark>,
+        mark: Option<InstanceMark>,
         at: Revision,
     },
     /// An expectation failed, so nothing took effect. The lock is still this firing's.

@@ -2,7 +2,8 @@
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, nested};
-use super::txn::{Reply, Request, is_at_fault};
+use super::txn::{Nonce, Reply, Request, is_at_fault};
+use crate::compiled::RuleIndex;
 use crate::etcd::{Answer, EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::index::InstanceId;
@@ -35,7 +36,7 @@ pub(crate) struct TxnSender {
     settings: Settings,
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
-    refused: BTreeSet<u32>,
+    refused: BTreeSet<RuleIndex>,
     /// What keeps requests from being answered, until one is.
     trouble: Option<FailureKind>,
     probing: bool,
@@ -52,7 +53,7 @@ const PART: &str = "requests";
 const PROBE: Duration = Duration::from_secs(1);
 
 struct Entry {
-    rule: u32,
+    rule: RuleIndex,
     txn: EncodedTxn,
     send_before: Option<Instant>,
     asker: Asker,
@@ -68,7 +69,7 @@ pub(crate) enum Asker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Awaited {
     pub(crate) instance: InstanceId,
-    pub(crate) nonce: u64,
+    pub(crate) nonce: Nonce,
 }
 
 impl TxnSender {
@@ -271,7 +272,7 @@ impl SupervisedActor for TxnSender {
 /// A transaction to send. If the actor ends before it is answered, a task's sender is dropped, and a firing
 /// ends with the actor, for all of them are restarted together.
 pub(crate) struct Submit {
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) class: Class,
     pub(crate) request: Request,
     pub(crate) asker: Asker,
@@ -331,7 +332,7 @@ impl Handler<Landed> for TxnSender {
 /// Sends a transaction and waits for its answer. `None`: the engine is stopping or restarting.
 pub(crate) async fn submit(
     requests: &Addr<TxnSender>,
-    rule: u32,
+    rule: RuleIndex,
     class: Class,
     request: Request,
     send_before: Option<Instant>,

@@ -2,9 +2,9 @@
 
 use super::family::{Family, Labels};
 use super::table::*;
-use super::workqueue::{Load, Note};
+use super::workqueue::{WorkqueueDepth, WorkqueueEvent};
 use crate::change::Revision;
-use crate::compiled::{CompiledRule, lanes};
+use crate::compiled::{ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};
 use crate::inspect::StateKind;
 use ::metrics::{Counter, Gauge, Histogram, gauge};
 use std::sync::Arc;
@@ -27,8 +27,8 @@ impl std::ops::Deref for Meters {
 pub(crate) struct EngineMeters {
     /// The lane of each compiled rule. All combinations of one rule share their handles, just as they share
     /// slots.
-    lanes: Box<[u32]>,
-    rules: Box<[RuleMeters]>,
+    lanes: Lanes,
+    rules: ByLane<RuleMeters>,
     mirror_keys: Gauge,
     mirror_bytes: Gauge,
     tombstones: Gauge,
@@ -92,8 +92,8 @@ impl Meters {
         labels.one::<Gauge>(&ENGINE_SLOTS).set(slots as f64);
         let (lanes, _) = lanes(rules);
         let mut of_lanes: Vec<RuleMeters> = Vec::new();
-        for (rule, lane) in rules.iter().zip(&lanes) {
-            if *lane as usize == of_lanes.len() {
+        for (rule, index) in rules.iter().zip(RuleIndex::all(rules.len())) {
+            if lanes.of(index).index() == of_lanes.len() {
                 let labels = labels.and("rule", rule.id());
                 labels.one::<Gauge>(&SLOTS).set(rule.concurrency() as f64);
                 of_lanes.push(RuleMeters::new(&labels));
@@ -106,7 +106,7 @@ impl Meters {
         });
         Self(Arc::new(EngineMeters {
             lanes,
-            rules: of_lanes.into(),
+            rules: of_lanes.into_iter().collect(),
             mirror_keys: labels.one(&MIRROR_KEYS),
             mirror_bytes: labels.one(&MIRROR_BYTES),
             tombstones: labels.one(&TOMBSTONES),
@@ -135,37 +135,37 @@ impl Meters {
 }
 
 impl EngineMeters {
-    pub(crate) fn rule(&self, rule: u32) -> &RuleMeters {
-        self.lane(self.lanes[rule as usize])
+    pub(crate) fn rule(&self, rule: RuleIndex) -> &RuleMeters {
+        self.lane(self.lanes.of(rule))
     }
 
-    fn lane(&self, lane: u32) -> &RuleMeters {
-        &self.rules[lane as usize]
+    fn lane(&self, lane: Lane) -> &RuleMeters {
+        &self.rules[lane]
     }
 
     /// Records the number of instances of each compiled rule. Rules past the end of `counts` have none.
     pub(crate) fn instances(&self, counts: &[usize]) {
-        for (lane, meters) in self.rules.iter().enumerate() {
-            let of_lane = counts.iter().zip(&self.lanes).filter(|(_, of)| **of as usize == lane);
-            meters.instances.set(of_lane.map(|(count, _)| *count).sum::<usize>() as f64);
+        for (lane, meters) in self.rules.iter() {
+            let of_rules = self.lanes.rules_of(lane).filter_map(|rule| counts.get(rule.index()));
+            meters.instances.set(of_rules.sum::<usize>() as f64);
         }
     }
 
     /// Records the current load of each lane.
-    pub(crate) fn load(&self, load: &[Load], now: Instant) {
-        for (meters, load) in self.rules.iter().zip(load) {
-            meters.load(load, now);
+    pub(crate) fn workqueue_depths(&self, depths: &ByLane<WorkqueueDepth>, now: Instant) {
+        for (lane, meters) in self.rules.iter() {
+            meters.workqueue_depth(&depths[lane], now);
         }
     }
 
-    pub(crate) fn note(&self, note: Note) {
-        match note {
-            Note::Added(lane) => self.lane(lane).adds.increment(1),
-            Note::PutOff(lane) => self.lane(lane).retries.increment(1),
-            Note::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
-            Note::Worked(lane, took) => self.lane(lane).work_duration.record(took),
-            Note::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
-            Note::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
+    pub(crate) fn workqueue_event(&self, event: WorkqueueEvent) {
+        match event {
+            WorkqueueEvent::Added(lane) => self.lane(lane).adds.increment(1),
+            WorkqueueEvent::PutOff(lane) => self.lane(lane).retries.increment(1),
+            WorkqueueEvent::Taken(lane, waited) => self.lane(lane).queue_duration.record(waited),
+            WorkqueueEvent::Worked(lane, took) => self.lane(lane).work_duration.record(took),
+            WorkqueueEvent::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
+            WorkqueueEvent::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
         }
     }
 
@@ -255,8 +255,8 @@ impl EngineMeters {
     /// count.
     pub(crate) fn engine_ended(&self) {
         let rules = &self.rules;
-        rules.iter().for_each(|rule| rule.load(&Load::default(), Instant::now()));
-        rules.iter().for_each(|rule| rule.instances.set(0.0));
+        rules.iter().for_each(|(_, rule)| rule.workqueue_depth(&WorkqueueDepth::default(), Instant::now()));
+        rules.iter().for_each(|(_, rule)| rule.instances.set(0.0));
         for gauge in [
             &self.mirror_keys,
             &self.mirror_bytes,
@@ -300,19 +300,19 @@ impl RuleMeters {
         }
     }
 
-    fn load(&self, load: &Load, now: Instant) {
-        let states = &load.states;
+    fn workqueue_depth(&self, depth: &WorkqueueDepth, now: Instant) {
+        let states = &depth.states;
         self.depth.set(states.get(StateKind::Queued) as f64);
         for (kind, count) in states.iter().filter(|(kind, _)| *kind != StateKind::Untrue) {
             self.by_state.set(kind.name(), count as f64);
         }
-        self.paused.set(if load.paused { 1.0 } else { 0.0 });
-        self.dry_run.set(if load.dry_run { 1.0 } else { 0.0 });
-        self.throttled.set(if load.throttled { 1.0 } else { 0.0 });
-        self.unfinished.set(load.working.as_secs_f64());
-        self.longest_running.set(age(load.longest_working, now));
-        self.failing.set(load.failing as f64);
-        self.longest_failing.set(age(load.longest_failing, now));
+        self.paused.set(if depth.paused { 1.0 } else { 0.0 });
+        self.dry_run.set(if depth.dry_run { 1.0 } else { 0.0 });
+        self.throttled.set(if depth.throttled { 1.0 } else { 0.0 });
+        self.unfinished.set(depth.working.as_secs_f64());
+        self.longest_running.set(age(depth.longest_working, now));
+        self.failing.set(depth.failing as f64);
+        self.longest_failing.set(age(depth.longest_failing, now));
     }
 
     /// The callback begins to run.

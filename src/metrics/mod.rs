@@ -18,7 +18,7 @@ mod workqueue;
 
 pub(crate) use meters::Meters;
 pub use table::METRICS;
-pub(crate) use workqueue::{Load, Note};
+pub(crate) use workqueue::{WorkqueueDepth, WorkqueueEvent};
 
 use ::metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
 

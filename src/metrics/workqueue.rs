@@ -1,29 +1,30 @@
 //! What a work queue reports to the metrics: events, and its current load.
 
+use crate::compiled::Lane;
 use crate::inspect::StateCounts;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Something that happened in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Note {
-    /// An instance was added to the queue.
-    Added(u32),
-    /// An instance got a slot after waiting for this time.
-    Taken(u32, Duration),
-    /// An instance gave its slot back after this time.
-    Worked(u32, Duration),
-    /// An instance must wait for some time before it is done, or done again.
-    PutOff(u32),
-    /// An instance would have fired if its rule were not in a dry run.
-    WouldHaveFired(u32),
-    /// A firing succeeded, but left its condition true.
-    Ineffective(u32),
+pub(crate) enum WorkqueueEvent {
+    /// An instance came to be done.
+    Added(Lane),
+    /// It has waited so long for its slot.
+    Taken(Lane, Duration),
+    /// It has had its slot for so long.
+    Worked(Lane, Duration),
+    /// It waits for a time before it is done (again).
+    PutOff(Lane),
+    /// It would have fired, but for a dry run.
+    WouldHaveFired(Lane),
+    /// Its firing succeeded and left it as true as it was.
+    Ineffective(Lane),
 }
 
 /// The load of one lane at one moment.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Load {
+pub(crate) struct WorkqueueDepth {
     pub(crate) states: StateCounts,
     pub(crate) paused: bool,
     pub(crate) dry_run: bool,

@@ -3,10 +3,10 @@
 use crate::change::Revision;
 use crate::change::Seen;
 use crate::condition::Explanation;
-use crate::dispatch::live::{Live, LiveFiring};
+use crate::dispatch::latency::TriggerLatency;
 use crate::dispatch::messages::Finish;
-use crate::dispatch::path::Path;
-use crate::dispatch::run::{self, Run, RunTelling, UNLOCKED_GRACE};
+use crate::dispatch::run::{self, CallbackTelemetry, Run, UNLOCKED_GRACE};
+use crate::dispatch::running::RunningCallbacks;
 use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
@@ -17,7 +17,7 @@ use crate::metrics::Meters;
 use crate::pattern::Attributes;
 use crate::rule::Rule;
 use crate::time::LONGEST;
-use crate::trace::Telling;
+use crate::trace::Telemetry;
 use crate::value::Value;
 use etcd_client::Client;
 use foldhash::fast::FixedState;
@@ -283,7 +283,7 @@ async fn run_in(
 ) -> (FiringOutcome, Effects) {
     let config = &engine.config;
     let Place { rule: number, binding, snapshot } = place;
-    let rule = &config.rules[number as usize];
+    let rule = &config.rules[number.index()];
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
     let firing = Firing::new(Parts {
@@ -295,7 +295,7 @@ async fn run_in(
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
         }),
-        rule: number as usize,
+        rule: number,
         binding: binding.clone(),
         snapshot,
         attempt,
@@ -303,12 +303,12 @@ async fn run_in(
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
     });
-    let live = Live::new(FixedState::with_seed(0));
+    let running = RunningCallbacks::new(FixedState::with_seed(0));
     let run = Run {
-        telling: Arc::new(RunTelling {
+        telemetry: Arc::new(CallbackTelemetry {
             engine: config.engine.clone(),
-            telling: Telling { reveal: config.options.reveal, ..Telling::default() },
-            // Trials don't belong into an application's metrics.
+            telemetry: Telemetry { reveal: config.options.reveal, ..Telemetry::default() },
+            // Trials are not what an application's metrics are about.
             meters: metrics::with_local_recorder(&metrics::NoopRecorder, || {
                 Meters::new(&config.engine, &config.rules, config.options.concurrency)
             }),
@@ -317,10 +317,10 @@ async fn run_in(
         limit: rule.options().time_limit,
         cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
-        registered: live.register(number, binding.clone(), LiveFiring { cancelled: cancelled.clone() }),
+        registered: running.register(number, binding.clone(), cancelled.clone()),
         span: Span::none(),
-        path: Path::new(due),
-        number,
+        latency: TriggerLatency::new(due),
+        rule: number,
     };
     let _cancelled_with_the_trial = cancelled.clone().drop_guard();
     let cancelling = async {
@@ -337,7 +337,7 @@ async fn run_in(
         ran = running => ran.unwrap_or((Finish::Cancelled, None)),
         never = cancelling => never,
     };
-    (finish.told(), effects.unwrap_or_default())
+    (finish.outcome(), effects.unwrap_or_default())
 }
 
 /// The keys of a trial, as its callback reads them.

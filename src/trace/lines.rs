@@ -1,5 +1,6 @@
 //! Limits how often a log line is written, because a hundred thousand instances may fail at once.
 
+use crate::compiled::RuleIndex;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,11 +24,11 @@ pub(crate) enum Line {
 
 /// The limits of one engine, shared by its parts. There is one entry for each kind of line and rule.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lines(Arc<Mutex<HashMap<(Line, u32), Throttle>>>);
+pub(crate) struct Lines(Arc<Mutex<HashMap<(Line, RuleIndex), Throttle>>>);
 
 impl Lines {
     /// `Some` if a line may be written now, with the number of lines that were suppressed since the last one.
-    pub(crate) fn pass(&self, line: Line, rule: u32, now: Instant) -> Option<u64> {
+    pub(crate) fn pass(&self, line: Line, rule: RuleIndex, now: Instant) -> Option<u64> {
         let mut throttles = self.0.lock().unwrap_or_else(|e| e.into_inner());
         throttles.entry((line, rule)).or_insert_with(|| Throttle::new(now)).pass(now)
     }
@@ -70,7 +71,9 @@ mod tests {
     #[test]
     fn a_burst_passes_then_one_a_second_that_tells_how_many_did_not() {
         let (lines, start) = (Lines::default(), Instant::now());
-        let pass = |millis| lines.pass(Line::CallbackFailed, 0, start + Duration::from_millis(millis));
+        let pass = |millis| {
+            lines.pass(Line::CallbackFailed, RuleIndex::new(0), start + Duration::from_millis(millis))
+        };
         let passed = (0..1000).filter(|n| pass(*n).is_some()).count();
         assert_eq!(passed, 10);
         assert_eq!(pass(1000), Some(990));
@@ -83,8 +86,8 @@ mod tests {
     #[test]
     fn kinds_and_rules_are_bounded_by_themselves() {
         let (lines, now) = (Lines::default(), Instant::now());
-        while lines.pass(Line::CallbackFailed, 0, now).is_some() {}
-        assert_eq!(lines.pass(Line::CallbackFailed, 1, now), Some(0));
-        assert_eq!(lines.pass(Line::CommitRefused, 0, now), Some(0));
+        while lines.pass(Line::CallbackFailed, RuleIndex::new(0), now).is_some() {}
+        assert_eq!(lines.pass(Line::CallbackFailed, RuleIndex::new(1), now), Some(0));
+        assert_eq!(lines.pass(Line::CommitRefused, RuleIndex::new(0), now), Some(0));
     }
 }

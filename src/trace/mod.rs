@@ -17,7 +17,7 @@ use reveal::Reveal;
 
 /// What a part of the engine needs for writing log lines and spans.
 #[derive(Clone, Default)]
-pub(crate) struct Telling {
+pub(crate) struct Telemetry {
     pub(crate) lines: Lines,
     pub(crate) reveal: Reveal,
 }

@@ -1,11 +1,12 @@
 //! The second step of a firing: its callback.
 
-use super::super::record::{Record, State};
-use super::super::run::{self, Run, RunEnded, UNLOCKED_GRACE};
+use super::super::record::{InstanceRecord, State};
+use super::super::run::{self, Run, RunEnded};
+use super::active::RunOf;
 use super::*;
 use crate::change::Snapshot;
-use crate::dispatch::live::LiveFiring;
 use crate::firing::{Firing, Parts};
+use crate::lock::txn_sender::Awaited;
 
 impl Dispatcher {
     /// Runs the callbacks of those whose lock was won.
@@ -16,69 +17,65 @@ impl Dispatcher {
         guarded(self, ctx, |this, _| {
             for (instance, snapshot) in won {
                 // It may have been paused meanwhile.
-                let starts = |record: &Record| record.state == State::Running;
-                if this.pending.record(instance).is_some_and(starts) {
+                let starts = |record: &InstanceRecord| record.state == State::Running;
+                if this.work.record(instance).is_some_and(starts) {
                     this.start(instance, snapshot);
                 }
             }
-            this.hand_out();
+            this.flush();
         });
     }
 
-    /// The lock is taken: runs the callback.
+    /// Others are excluded: runs the callback.
     pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot) {
-        let Some(record) = self.pending.record(instance) else { return };
-        let Some(busy) = self.busy.get_mut(&instance) else { return };
-        let cancelled = busy.token();
-        let Settings { rules, live, .. } = &self.settings;
-        let rule = &rules[record.rule as usize];
+        let Some(record) = self.work.record(instance) else { return };
+        let Some(firing) = self.firings.get_mut(instance) else { return };
+        let DispatcherConfig { rules, running, .. } = &self.config;
+        let rule = record.rule;
+        let limit = rules[rule.index()].options().time_limit;
+        let Some(RunOf { fence, token, grace }) = firing.run(limit, Instant::now()) else { return };
         let attempt = record.failures + 1;
-        let firing = Firing::new(Parts {
+        let parts = Parts {
             around: self.around.clone(),
-            rule: record.rule as usize,
+            rule,
             binding: record.binding.clone(),
             snapshot,
             attempt,
-            due: record.path.due,
-            fence: busy.fence,
-            cancelled: cancelled.clone(),
-        });
-        let limit = rule.options().time_limit;
-        let grace = busy.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace);
-        let run = Run {
-            telling: self.run_telling.clone(),
-            firing,
-            limit,
-            cancelled: cancelled.clone(),
-            grace,
-            path: record.path,
-            number: record.rule,
-            registered: live.register(record.rule, record.binding.clone(), LiveFiring { cancelled }),
-            span: spans::callback(&busy.span),
+            due: record.latency.due,
+            fence,
+            cancelled: token.clone(),
         };
-        let end = self.ended.end_of(instance, busy.nonce, self.run_telling.clone(), record.rule);
+        let run = Run {
+            telemetry: self.callback_telemetry.clone(),
+            firing: Firing::new(parts),
+            limit,
+            cancelled: token.clone(),
+            grace,
+            latency: record.latency,
+            rule,
+            registered: running.register(rule, record.binding.clone(), token),
+            span: spans::callback(&firing.span),
+        };
+        let end = self.ended.end_of(instance, firing.nonce, self.callback_telemetry.clone(), rule);
         self.starting.push(Box::pin(run::run_and_tell(run, end)));
-        busy.running = Some(Watched::new(Instant::now(), limit, grace));
-        self.tell_event(instance, || EventKind::Started { attempt });
+        self.notify_event(instance, || EventKind::Started { attempt });
     }
 
-    /// Finds callbacks that go on although they were told to end, and tells of them.
+    /// Finds callbacks that go on although they were told to end, and says so.
     pub(super) fn find_stuck(&mut self, now: Instant) {
-        let Settings { engine, rules, telling, meters, .. } = &self.settings;
-        for (instance, busy) in &mut self.busy {
-            let told = busy.is_cancelled();
-            let Some(running) = &mut busy.running else { continue };
-            if !running.has_got_stuck(told, now) {
+        let DispatcherConfig { engine, rules, telemetry, meters, .. } = &self.config;
+        for (instance, firing) in self.firings.iter_mut() {
+            if !firing.has_got_stuck(now) {
                 continue;
             }
-            let Some(record) = self.pending.record(*instance) else { continue };
+            let Some(record) = self.work.record(instance) else { continue };
             meters.rule(record.rule).stuck(1.0);
-            if let Some(suppressed) = telling.lines.pass(Line::CallbackStuck, record.rule, now) {
-                let rule = &rules[record.rule as usize];
-                let instance = telling.reveal.instance(&rule.attributes_of(&record.binding));
+            if let Some(suppressed) = telemetry.lines.pass(Line::CallbackStuck, record.rule, now) {
+                let rule = &rules[record.rule.index()];
+                let instance = telemetry.reveal.instance(&rule.attributes_of(&record.binding));
                 let (engine, rule, instance) = (&**engine, &**rule.id(), instance.as_deref());
                 tracing::warn!(
-                    parent: &busy.span, engine, rule, instance, suppressed,
+                    parent: &firing.span, engine, rule, instance, suppressed,
                     "callback does not end although it was told to; it keeps its slot"
                 );
             }
@@ -111,22 +108,22 @@ impl Dispatcher {
         for ended in ended {
             self.run_ended(ended, now, ctx);
         }
-        self.hand_out();
+        self.flush();
     }
 
     fn run_ended(&mut self, ended: RunEnded, now: Instant, ctx: &mut Context<Self>) {
         let RunEnded { instance, nonce, finish, effects } = ended;
-        let Some(busy) = self.busy.get_mut(&instance).filter(|busy| busy.nonce == nonce) else { return };
-        let stuck = busy.running.take().is_some_and(|running| running.is_stuck());
-        spans::outcome(&busy.span, finish.outcome(), finish.is_failure());
-        busy.finish = Some(finish.clone());
-        let Some(record) = self.pending.record(instance) else { return };
+        let Some(firing) = self.firings.awaited(Awaited { instance, nonce }) else { return };
+        let Stage::Running { watched, .. } = &firing.stage else { return };
+        let stuck = watched.is_stuck();
+        spans::outcome(&firing.span, finish.result(), finish.is_failure());
+        let Some(record) = self.work.record(instance) else { return };
         let took = now - record.entered;
         if stuck {
-            self.settings.meters.rule(record.rule).stuck(-1.0);
+            self.config.meters.rule(record.rule).stuck(-1.0);
         }
-        let closing = self.pending.finished(instance, &finish, now);
-        self.tell_event(instance, || EventKind::Ended { outcome: finish.told(), took });
-        self.close(instance, closing, effects.unwrap_or_default(), ctx);
+        let closing = self.work.finished(instance, &finish, now);
+        self.notify_event(instance, || EventKind::Ended { outcome: finish.outcome(), took });
+        self.close(instance, closing, Some((finish, effects.unwrap_or_default())), ctx);
     }
 }

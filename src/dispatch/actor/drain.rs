@@ -1,6 +1,5 @@
 //! The end: nothing more starts, and what runs is waited for, then cancelled.
 
-use super::super::run::UNLOCKED_GRACE;
 use super::*;
 
 /// How long etcd has to answer once all callbacks have ended or were dropped.
@@ -20,14 +19,15 @@ impl Handler<Drain> for Dispatcher {
     fn handle(&mut self, Drain { deadline }: Drain, ctx: &mut Self::Context) -> Self::Result {
         let (drained, done) = oneshot::channel();
         self.draining = Some(drained);
-        self.pending.stop();
+        self.work.stop();
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
             // From now on: told, then dropped, then unlocked.
-            this.busy.values_mut().for_each(Busy::cancel);
-            let graces =
-                this.busy.values().map(|b| b.lease.as_ref().map_or(UNLOCKED_GRACE, |lease| lease.grace));
-            let graces = graces.max().unwrap_or_default();
+            let mut graces = Duration::ZERO;
+            for (_, firing) in this.firings.iter_mut() {
+                firing.cancel();
+                graces = graces.max(firing.grace());
+            }
             // What the callbacks left needs etcd, which may have no space, or no leader, for a long time. The
             // leases, and the locks with them, end with the engine.
             let answers = actix::fut::wrap_future::<_, Self>(tokio::time::sleep(graces + ANSWERS));
@@ -39,7 +39,7 @@ impl Handler<Drain> for Dispatcher {
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
                 if let Some(drained) = this.draining.take() {
                     // The one who waits may have given up.
-                    let _ = drained.send(this.pending.running());
+                    let _ = drained.send(this.work.running());
                 }
             })
         }));

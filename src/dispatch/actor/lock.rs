@@ -1,12 +1,13 @@
 //! The first step of a firing: its lock.
 
-use super::super::lock_step::{LockEnd, LockStep};
-use super::super::messages::LockOutcome;
-use super::firing::Step;
-use super::{tell, *};
+use super::super::acquire::AcquireTxn;
+use super::super::outcome::LockOutcome;
+use super::active::Sent;
+use super::*;
 use crate::change::Snapshot;
 use crate::condition::Witness;
 use crate::lock::txn::{Holder, free_orphan};
+use crate::lock::txn_sender::Awaited;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::tell;
@@ -18,56 +19,59 @@ impl Dispatcher {
         &mut self,
         instance: InstanceId,
         (snapshot, witness): (Snapshot, Witness),
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         ctx: &mut Context<Self>,
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
         if self.still_running(instance, rule, &binding, ctx) {
             return;
         }
-        let nonce = self.rng.next_u64();
-        self.nonces.insert(nonce);
+        let nonce = Nonce(self.rng.next_u64());
         let span = self.span(instance, &snapshot);
         let locking = spans::lock(&span);
-        self.busy.insert(instance, Busy::new(nonce, overrule, span));
-        let Settings { engine, env, rules, leases, .. } = &self.settings;
-        let Some(lease) = leases.get(&rules[rule as usize].lock_ttl()) else { return };
-        let mut step = Box::new(LockStep {
+        let DispatcherConfig { engine, env, rules, leases, .. } = &self.config;
+        let Some(lease) = leases.get(&rules[rule.index()].lock_ttl()) else { return };
+        let mut txn = Box::new(AcquireTxn {
             tools: self.tools.clone(),
             rule,
             keys: self.tools.keys(rule, &binding),
             snapshot,
             witness,
-            overrule,
+            supersedes_backoff,
             holder: Holder { engine: engine.clone(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
             under: None,
             sent: 0,
             retry: Retry::seeded(self.rng.next_u64()),
         });
-        match step.begin() {
+        let sent = match txn.begin() {
             Some(request) => {
-                self.submit(instance, nonce, (rule, Class::Lock, request), Step::Lock(step, locking))
+                self.submit(Awaited { instance, nonce }, rule, Class::Lock, request);
+                Sent::Awaited(txn, locking)
             }
-            None => self.go_on_locking(instance, step, locking, ctx.address()),
-        }
+            None => {
+                self.go_on_locking(instance, txn, locking, ctx.address());
+                Sent::WithTask
+            }
+        };
+        self.firings.insert(instance, ActiveFiring::new(nonce, span, Stage::Locking(sent)));
     }
 
     /// What one answer did not settle.
     pub(super) fn go_on_locking(
         &self,
         instance: InstanceId,
-        step: Box<LockStep>,
+        txn: Box<AcquireTxn>,
         locking: Span,
         me: Addr<Self>,
     ) {
         let out_of_time = self.out_of_time.clone();
-        spawn_guarded(&self.settings.faults, Self::NAME, async move {
-            let (end, step) = step.run(out_of_time).instrument(locking.clone()).await;
-            locking.record("result", end.result());
+        spawn_guarded(&self.config.faults, Self::NAME, async move {
+            let (outcome, txn) = txn.run(out_of_time).instrument(locking.clone()).await;
+            locking.record("result", outcome.result());
             drop(locking);
             // Closed: the engine is stopping or restarting.
-            let _ = tell(&me, LockEnded { instance, end, snapshot: step.snapshot }).await;
+            let _ = tell(&me, LockEnded { instance, outcome, snapshot: txn.snapshot }).await;
         });
     }
 
@@ -75,62 +79,57 @@ impl Dispatcher {
     pub(super) fn lock_ended(
         &mut self,
         instance: InstanceId,
-        end: LockEnd,
+        mut outcome: LockOutcome,
         now: Instant,
         out: &mut Vec<Action>,
     ) -> bool {
-        let mut won = false;
-        let Some(record) = self.pending.record(instance) else {
-            self.forget(instance);
+        let Some(record) = self.work.record(instance) else {
+            self.firings.remove(instance);
             return false;
         };
         let (rule, took) = (record.rule, now - record.entered);
-        let id = self.settings.rules[rule as usize].id().clone();
-        self.settings.meters.rule(rule).locked(end.result());
-        if !matches!(end, LockEnd::Won { .. })
-            && let Some(busy) = self.busy.get(&instance)
+        self.config.meters.rule(rule).locked(outcome.result());
+        self.notify_event(instance, || outcome.event(took));
+        if let LockOutcome::Held { key, create_revision, holder: Some(holder), ours: true, .. } = &outcome
+            && !self.firings.nonces().any(|nonce| nonce == holder.nonce)
+            && !is_active(Mutant::Orphans)
         {
-            spans::outcome(&busy.span, end.result(), matches!(end, LockEnd::Failed(_)));
+            // Left over from an attempt whose answer never came.
+            self.log_orphan(rule, Some(self.config.rules[rule.index()].id()), key, *create_revision);
+            self.config.meters.orphan();
+            self.send(rule, free_orphan(key, *create_revision));
+            self.fails_to_lock(instance, outcome.result(), false);
+            outcome = LockOutcome::Failed("an orphaned lock of this engine".into());
+        } else if !outcome.is_won() {
+            self.fails_to_lock(instance, outcome.result(), matches!(outcome, LockOutcome::Failed(_)));
         }
-        self.tell_event(instance, || tell::lock(&end, took));
-        let outcome = match end {
-            LockEnd::Won { fence, lease, keys } => {
-                if let Some(busy) = self.busy.get_mut(&instance) {
-                    busy.span.record("fencing_token", fence.create_revision);
-                    busy.won(fence, lease, keys);
+        self.work.locked(instance, &outcome, now, out);
+        match outcome {
+            LockOutcome::Won { fence, lease, keys } => {
+                if let Some(firing) = self.firings.get_mut(instance) {
+                    firing.span.record("fencing_token", fence.create_revision);
+                    firing.stage = Stage::Guarded { guard: Guard::Lock { fence, lease }, keys };
                 }
-                won = true;
-                LockOutcome::Won
+                return true;
             }
-            LockEnd::Held { key, create_revision, holder: Some(holder), ours: true, .. }
-                if !self.nonces.contains(&holder.nonce) && !is_active(Mutant::Orphans) =>
-            {
-                // Left over from an attempt whose answer never came.
-                self.tell_orphan(rule, Some(&id), &key, create_revision);
-                self.settings.meters.orphan();
-                self.tell(rule, free_orphan(&key, create_revision));
-                LockOutcome::Failed("an orphaned lock of this engine".into())
-            }
-            LockEnd::Held { key, holder, at, .. } => LockOutcome::Held { key, holder, at },
-            LockEnd::Marked(mark) => LockOutcome::Marked(mark),
-            LockEnd::Untrue { changes, mark_gone } => {
-                self.outbox.changes.extend(changes);
-                LockOutcome::Untrue { mark_gone }
-            }
-            LockEnd::Failed(error) => LockOutcome::Failed(error),
-        };
-        if !won {
-            self.forget(instance);
+            LockOutcome::Untrue { changes, .. } => self.outbox.changes.extend(changes),
+            LockOutcome::Held { .. } | LockOutcome::Marked(_) | LockOutcome::Failed(_) => {}
         }
-        self.pending.locked(instance, outcome, now, out);
-        won
+        false
     }
 
-    /// Tells that a lock is freed which this engine has without knowing why.
-    pub(super) fn tell_orphan(&self, rule: u32, id: Option<&str>, key: &str, revision: Revision) {
-        let Settings { engine, telling, .. } = &self.settings;
-        if let Some(suppressed) = telling.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
-            let key = (telling.reveal >= Reveal::Keys).then_some(key);
+    fn fails_to_lock(&mut self, instance: InstanceId, result: &'static str, is_failure: bool) {
+        if let Some(firing) = self.firings.get(instance) {
+            spans::outcome(&firing.span, result, is_failure);
+        }
+        self.firings.remove(instance);
+    }
+
+    /// Says that a lock is freed which this engine has without knowing why.
+    pub(super) fn log_orphan(&self, rule: RuleIndex, id: Option<&str>, key: &str, revision: Revision) {
+        let DispatcherConfig { engine, telemetry, .. } = &self.config;
+        if let Some(suppressed) = telemetry.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
+            let key = (telemetry.reveal >= Reveal::Keys).then_some(key);
             tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
         }
     }
@@ -140,7 +139,7 @@ impl Dispatcher {
 #[rtype(result = "()")]
 struct LockEnded {
     instance: InstanceId,
-    end: LockEnd,
+    outcome: LockOutcome,
     snapshot: Snapshot,
 }
 
@@ -148,10 +147,10 @@ impl Handler<LockEnded> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, ended: LockEnded, ctx: &mut Self::Context) {
-        let LockEnded { instance, end, snapshot } = ended;
+        let LockEnded { instance, outcome, snapshot } = ended;
         let mut won = Vec::new();
         self.turn(ctx, |this, now, out| {
-            if this.lock_ended(instance, end, now, out) {
+            if this.lock_ended(instance, outcome, now, out) {
                 won.push((instance, snapshot));
             }
         });

@@ -4,11 +4,12 @@ use super::*;
 use crate::lock::lock_watcher::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
 use crate::mutants::{Mutant, is_active};
+use std::collections::HashSet;
 
 impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
     pub(super) fn watch_releases(&mut self, now: Instant) {
-        let after = self.pending.releases_after(now);
+        let after = self.work.releases_after(now);
         if after != self.releases_after {
             self.releases_after = after;
             self.releases.set(after);
@@ -22,10 +23,10 @@ impl Handler<Released> for Dispatcher {
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
             _ if is_active(Mutant::Releases) => {}
-            None => this.pending.released_unknown(now, out),
+            None => this.work.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {
-                    this.pending.released(&key, revision, now, out);
+                    this.work.released(&key, revision, now, out);
                 }
             }
         });
@@ -37,15 +38,16 @@ impl Handler<LocksSeen> for Dispatcher {
 
     fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, _| {
-            let leases = this.settings.leases.values();
+            let leases = this.config.leases.values();
             let ours: Vec<i64> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
+            let active: HashSet<Nonce> = this.firings.nonces().collect();
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();
-                let busy = holder.is_some_and(|holder| this.nonces.contains(&holder.nonce));
+                let busy = holder.is_some_and(|holder| active.contains(&holder.nonce));
                 if ours.contains(&lock.lease) && !busy && !is_active(Mutant::Orphans) {
-                    this.tell_orphan(0, None, &lock.key, lock.create_revision);
-                    this.settings.meters.orphan();
-                    this.tell(0, free_orphan(&lock.key, lock.create_revision));
+                    this.log_orphan(RuleIndex::default(), None, &lock.key, lock.create_revision);
+                    this.config.meters.orphan();
+                    this.send(RuleIndex::default(), free_orphan(&lock.key, lock.create_revision));
                 }
             }
         });

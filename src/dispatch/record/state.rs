@@ -1,75 +1,127 @@
 //! The states of a record, why it is in them, and what follows from a change.
 
+use super::Place;
 use crate::change::Revision;
 use crate::inspect::StateKind;
-use crate::lock::txn::{Holder, Mark};
+use crate::lock::txn::{Holder, InstanceMark};
 use smallvec::SmallVec;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Live work goes before what only a crawl brought up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Class {
+pub(crate) enum WorkClass {
     Live,
     Crawl,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What an instance is doing, with all that only this needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// True; waits for a slot.
-    Queued(Class),
+    Queued(WorkClass),
     /// True; another instance of this engine has its lock.
     Parked,
     /// Has a slot; decided again with fresh values. The number comes back with the answer.
     Checking(u64),
     /// Has a slot; the transaction that takes the lock is out.
-    Locking,
+    Locking(Answer),
     /// Has a slot; the callback runs.
     Running,
     /// Has a slot; the transaction that ends the firing is out.
-    Ending,
+    Committing { end: FiringEnd, tried: Tried, answer: Answer },
     /// The firing is over; decided again with what it changed.
-    Settling(u64),
+    Settling { asked: u64, end: FiringEnd },
     /// True, and the callback has dealt with what was there.
     Idle,
     /// True; not before this time.
     Waiting(Instant, Wait),
     /// True; another engine has the lock, or holds the instance back.
-    Held,
-    /// True, and given up until somebody changes a key.
-    GivenUp,
+    Held(Arc<Remote>),
+    /// True, and given up until somebody changes a key: here, or by another engine.
+    GivenUp(Option<Arc<Remote>>),
     /// True; it would fire, if its rule were not in a dry run.
     WouldFire,
 }
 
 impl State {
-    pub(crate) fn holds_slot(self) -> bool {
-        matches!(self, State::Checking(_) | State::Locking | State::Running | State::Ending)
+    /// It waits for a slot, or for a lock within this engine before that.
+    pub(crate) fn is_queued(&self) -> bool {
+        matches!(self, State::Queued(_) | State::Parked)
+    }
+
+    pub(crate) fn holds_slot(&self) -> bool {
+        self.is_reserved() || matches!(self, State::Running | State::Committing { .. })
     }
 
     /// It has a slot, and its callback has not started.
-    pub(crate) fn is_reserved(self) -> bool {
-        matches!(self, State::Checking(_) | State::Locking)
+    pub(crate) fn is_reserved(&self) -> bool {
+        matches!(self, State::Checking(_) | State::Locking(_))
     }
 
-    pub(crate) fn kind(self) -> StateKind {
+    /// It fires, or would: for its rate and its interval that is the same.
+    pub(crate) fn fires(&self) -> bool {
+        matches!(self, State::Running | State::WouldFire)
+    }
+
+    /// The key in etcd that it waits for.
+    pub(crate) fn remote(&self) -> Option<&Arc<Remote>> {
+        match self {
+            State::Held(remote) => Some(remote),
+            State::GivenUp(remote) => remote.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What is known of the answer that it waits for.
+    pub(crate) fn answer(&mut self) -> Option<&mut Answer> {
+        match self {
+            State::Locking(answer) | State::Committing { answer, .. } => Some(answer),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> StateKind {
         match self {
             State::Queued(_) | State::Parked => StateKind::Queued,
-            State::Checking(_) | State::Locking | State::Running | State::Ending => StateKind::Running,
+            State::Checking(_) | State::Locking(_) | State::Running | State::Committing { .. } => {
+                StateKind::Running
+            }
             State::Waiting(..) => StateKind::Waiting,
-            State::Held => StateKind::Held,
-            State::GivenUp => StateKind::GivenUp,
+            State::Held(_) => StateKind::Held,
+            State::GivenUp(_) => StateKind::GivenUp,
             State::WouldFire => StateKind::WouldFire,
-            State::Idle | State::Settling(_) => StateKind::Idle,
+            State::Idle | State::Settling { .. } => StateKind::Idle,
         }
     }
 }
 
+/// What is known of an answer before it is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// What is deleted after it was given will be told.
+    #[default]
+    Awaited,
+    /// Deletions may have been missed since: what it says of locks and marks of others may be over.
+    Outdated,
+}
+
+/// A key of another engine whose deletion wakes an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Remote {
+    pub(crate) key: Arc<str>,
+    /// The store's revision at which it was there.
+    pub(crate) at: Revision,
+    /// `None`: it can't be read.
+    pub(crate) holder: Option<RemoteHolder>,
+}
+
 /// What another engine wrote, for people who ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Elsewhere {
+pub(crate) enum RemoteHolder {
     Lock(Holder),
-    Mark(Mark),
+    Mark(InstanceMark),
 }
 
 /// Why an instance waits.
@@ -92,8 +144,8 @@ pub(crate) enum Wait {
 }
 
 /// How a firing ended, remembered until it is settled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FiringEnd {
     Done,
     RetryAfter(Duration),
     GaveUp,
@@ -105,14 +157,20 @@ pub(crate) enum End {
     NotRun,
 }
 
+impl FiringEnd {
+    pub(crate) fn is_success(self) -> bool {
+        matches!(self, FiringEnd::Done | FiringEnd::RetryAfter(_))
+    }
+}
+
 /// A commit of this engine for the instance: these changes are nobody else's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Own {
+pub(crate) struct OwnCommit {
     pub(crate) revision: Revision,
     pub(crate) slots: SmallVec<[u8; 4]>,
 }
 
-/// A backoff key in etcd, as last seen or written.
+/// The mark of an instance, as last seen or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KnownMark {
     pub(crate) revision: Revision,
@@ -130,13 +188,19 @@ pub(crate) enum Tried {
     Unlock,
 }
 
-/// What the dispatcher must do after an input.
+/// What the work queue must do after an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Nothing.
     Stay,
     /// Put it into the queue of this class.
-    Enqueue(Class),
+    Enqueue(WorkClass),
+    /// Put it before all others of its lane: it has been handed the lock that it waited for.
+    EnqueueFirst,
+    /// It has this place among those that wait for its lock.
+    Park(Place),
+    /// Queued, but its caller gives it a slot at once.
+    GoOn,
     /// Forget the record: the instance is false, or done with.
     Drop,
     /// Wake it when its waiting time is over.

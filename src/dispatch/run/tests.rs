@@ -8,9 +8,9 @@ fn seconds(count: f64) -> Duration {
 }
 
 /// Reads the number of calls, and has the ends of attempts.
-fn ended() -> (Arc<AtomicUsize>, Ended, impl Fn(u64) -> End) {
+fn ended() -> (Arc<AtomicUsize>, EndedRuns, impl Fn(u64) -> EndReporter) {
     let calls = Arc::new(AtomicUsize::new(0));
-    let ended = Ended::new({
+    let ended = EndedRuns::new({
         let calls = calls.clone();
         move || {
             calls.fetch_add(1, Ordering::SeqCst);
@@ -19,9 +19,10 @@ fn ended() -> (Arc<AtomicUsize>, Ended, impl Fn(u64) -> End) {
     let meters = metrics::with_local_recorder(&metrics::NoopRecorder, || Meters::new("e", &[], 1));
     let of = ended.clone();
     let instance = InstanceId { index: 0, generation: 0 };
-    let telling = Arc::new(RunTelling { engine: "e".into(), telling: Telling::default(), meters });
+    let telemetry =
+        Arc::new(CallbackTelemetry { engine: "e".into(), telemetry: Telemetry::default(), meters });
     // No rule counts it: the tests tell every end.
-    (calls, ended, move |nonce| of.end_of(instance, nonce, telling.clone(), 0))
+    (calls, ended, move |nonce| of.end_of(instance, Nonce(nonce), telemetry.clone(), RuleIndex::default()))
 }
 
 #[test]
@@ -31,8 +32,8 @@ fn the_dispatcher_is_called_once_for_all_ends_since_it_looked() {
         end_of(nonce).tell(Finish::TimedOut, None);
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
-    let told: Vec<(u64, Finish)> = ended.take().into_iter().map(|end| (end.nonce, end.finish)).collect();
-    assert_eq!(told, [(1, Finish::TimedOut), (2, Finish::TimedOut), (3, Finish::TimedOut)]);
+    let told: Vec<(Nonce, Finish)> = ended.take().into_iter().map(|end| (end.nonce, end.finish)).collect();
+    assert_eq!(told, [1, 2, 3].map(|nonce| (Nonce(nonce), Finish::TimedOut)));
     assert!(ended.take().is_empty());
     end_of(4).tell(Finish::TimedOut, None);
     assert_eq!(calls.load(Ordering::SeqCst), 2, "it has looked since");

@@ -1,21 +1,21 @@
 //! What a firing leaves behind: the exact meaning of "fires again", "slowed down" and "given up".
 
-use super::super::record::{Class, End, KnownMark, Next, Own, Record, State, Wait};
+use super::super::record::{FiringEnd, KnownMark, Next, OwnCommit, Tried, Wait};
 use super::*;
 
 const GIVEN: [Revision; 2] = [5, 0];
 
 /// A record whose callback runs, with the values at [`GIVEN`].
-fn running(now: Instant) -> Record {
-    let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+fn running(now: Instant) -> InstanceRecord {
+    let mut record = record(now);
     record.give(&snapshot(&GIVEN));
     record.state = State::Running;
     record
 }
 
 /// Its commit took effect at revision 10 and changed these slots.
-fn own(slots: &[u8]) -> Own {
-    Own { revision: 10, slots: slots.into() }
+fn own(slots: &[u8]) -> OwnCommit {
+    OwnCommit { revision: 10, slots: slots.into() }
 }
 
 /// What happens during a firing, in order.
@@ -27,7 +27,7 @@ enum Event {
 }
 use Event::{Committed, Seen};
 
-fn after(events: Vec<Event>, end: End, settling: &[Touch], now: Instant) -> (State, Next) {
+fn after(events: Vec<Event>, end: FiringEnd, settling: &[Touch], now: Instant) -> (State, Next) {
     let mut record = running(now);
     for event in events {
         match event {
@@ -35,9 +35,7 @@ fn after(events: Vec<Event>, end: End, settling: &[Touch], now: Instant) -> (Sta
             Committed(slots) => record.committed(own(&slots)),
         }
     }
-    record.end = Some(end);
-    record.state = State::Settling(1);
-    let next = record.settled(true, settling, BASE, now);
+    let next = record.settled(end, true, settling, BASE, now);
     (record.state, next)
 }
 
@@ -125,7 +123,7 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
         ("it wrote beside its commit", vec![Seen(vec![(0, 8)]), Committed(vec![1])], vec![(1, 10)], true),
         ("its commit's revision is not known", vec![Seen(vec![(0, 10)])], vec![], true),
     ] {
-        let (state, next) = after(events, End::Done, &settling, now);
+        let (state, next) = after(events, FiringEnd::Done, &settling, now);
         let again = State::Waiting(now + BASE, Wait::Ineffective);
         let expected =
             if fires_again { (again, Next::WakeAt(now + BASE)) } else { (State::Idle, Next::Stay) };
@@ -136,14 +134,13 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
 #[test]
 fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let now = Instant::now();
-    let mut record = Record::new(0, binding("x"), Class::Live, false, now);
+    let mut record = record(now);
     record.give(&snapshot(&[5; 100]));
     record.state = State::Running;
     let touches: Vec<Touch> = (0..100).map(|slot| (slot, 10)).collect();
     record.decided(true, &touches, false, BASE, now);
-    record.committed(Own { revision: 10, slots: (0..100).collect() });
-    (record.end, record.state) = (Some(End::Done), State::Settling(1));
-    assert_eq!(record.settled(true, &[], BASE, now), Next::Stay);
+    record.committed(OwnCommit { revision: 10, slots: (0..100).collect() });
+    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -154,8 +151,7 @@ fn what_changed_before_the_values_were_taken_is_no_change() {
     record.state = State::Checking(1);
     record.decided(true, &[(0, 8), (0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
-    (record.end, record.state) = (Some(End::Done), State::Settling(1));
-    assert_eq!(record.settled(true, &[], BASE, now), Next::Stay);
+    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -165,37 +161,36 @@ fn every_end_leads_on() {
     let waiting = |delay, why| (State::Waiting(now + delay, why), Next::WakeAt(now + delay));
     let long = Duration::from_secs(7);
     for (name, end, foreign, expected) in [
-        ("done", End::Done, false, (State::Idle, Next::Stay)),
-        ("done, and a change", End::Done, true, waiting(BASE, Wait::Ineffective)),
-        ("retry later", End::RetryAfter(long), false, waiting(long, Wait::RetryAfter)),
-        ("retry later, and a change", End::RetryAfter(long), true, waiting(BASE, Wait::Ineffective)),
-        ("retry soon, and a change", End::RetryAfter(ms(30)), true, waiting(ms(30), Wait::Ineffective)),
+        ("done", FiringEnd::Done, false, (State::Idle, Next::Stay)),
+        ("done, and a change", FiringEnd::Done, true, waiting(BASE, Wait::Ineffective)),
+        ("retry later", FiringEnd::RetryAfter(long), false, waiting(long, Wait::RetryAfter)),
+        ("retry later, and a change", FiringEnd::RetryAfter(long), true, waiting(BASE, Wait::Ineffective)),
+        ("retry soon, and a change", FiringEnd::RetryAfter(ms(30)), true, waiting(ms(30), Wait::Ineffective)),
         (
             "retry never",
-            End::RetryAfter(Duration::MAX),
+            FiringEnd::RetryAfter(Duration::MAX),
             false,
             waiting(crate::time::LONGEST, Wait::RetryAfter),
         ),
-        ("given up", End::GaveUp, false, (State::GivenUp, Next::Stay)),
-        ("given up, and a change", End::GaveUp, true, waiting(BASE, Wait::Backoff)),
-        ("failed", End::Failed(long), false, waiting(long, Wait::Backoff)),
-        ("failed, and a change", End::Failed(long), true, waiting(BASE, Wait::Backoff)),
+        ("given up", FiringEnd::GaveUp, false, (State::GivenUp(None), Next::Stay)),
+        ("given up, and a change", FiringEnd::GaveUp, true, waiting(BASE, Wait::Backoff)),
+        ("failed", FiringEnd::Failed(long), false, waiting(long, Wait::Backoff)),
+        ("failed, and a change", FiringEnd::Failed(long), true, waiting(BASE, Wait::Backoff)),
         (
             "failed, a change, and the delay is short",
-            End::Failed(ms(80)),
+            FiringEnd::Failed(ms(80)),
             true,
             waiting(ms(80), Wait::Backoff),
         ),
-        ("interrupted", End::Interrupted, false, waiting(BASE, Wait::Trouble)),
-        ("interrupted, and a change", End::Interrupted, true, waiting(BASE, Wait::Trouble)),
+        ("interrupted", FiringEnd::Interrupted, false, waiting(BASE, Wait::Trouble)),
+        ("interrupted, and a change", FiringEnd::Interrupted, true, waiting(BASE, Wait::Trouble)),
     ] {
         let touches: &[Touch] = if foreign { &[(1, 12)] } else { &[] };
-        assert_eq!(after(vec![], end.clone(), touches, now), expected, "{name}");
+        assert_eq!(after(vec![], end, touches, now), expected, "{name}");
         // False: forgotten, however it ended; attempts start anew.
         let mut record = running(now);
         record.mark = Some(KnownMark { revision: 10, mine: true, outdated: false });
-        (record.end, record.state) = (Some(end), State::Settling(1));
-        assert_eq!(record.settled(false, touches, BASE, now), Next::Drop, "{name}, false");
+        assert_eq!(record.settled(end, false, touches, BASE, now), Next::Drop, "{name}, false");
     }
 }
 
@@ -203,40 +198,38 @@ fn every_end_leads_on() {
 fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
     let now = Instant::now();
     for (name, end, foreign, dropped) in [
-        ("done", End::Done, false, true),
-        ("given up", End::GaveUp, false, true),
-        ("done, but a key changed", End::Done, true, false),
-        ("given up, but a key changed", End::GaveUp, true, false),
-        ("to be run again", End::RetryAfter(ms(10)), false, false),
-        ("failed", End::Failed(ms(10)), false, false),
-        ("interrupted", End::Interrupted, false, false),
+        ("done", FiringEnd::Done, false, true),
+        ("given up", FiringEnd::GaveUp, false, true),
+        ("done, but a key changed", FiringEnd::Done, true, false),
+        ("given up, but a key changed", FiringEnd::GaveUp, true, false),
+        ("to be run again", FiringEnd::RetryAfter(ms(10)), false, false),
+        ("failed", FiringEnd::Failed(ms(10)), false, false),
+        ("interrupted", FiringEnd::Interrupted, false, false),
     ] {
         let mut record = running(now);
         record.orphaned = true;
-        (record.end, record.state) = (Some(end), State::Settling(1));
         let touches: &[Touch] = if foreign { &[(1, 12)] } else { &[] };
-        assert_eq!(record.settled(true, touches, BASE, now) == Next::Drop, dropped, "{name}");
+        assert_eq!(record.settled(end, true, touches, BASE, now) == Next::Drop, dropped, "{name}");
     }
 }
 
 /// Fires once more at `now`, and is done although it is still true; `foreign`: and a key changed.
-fn fire(record: &mut Record, end: End, foreign: bool, now: Instant) -> Next {
+fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant) -> Next {
     record.give(&snapshot(&GIVEN));
-    (record.end, record.state) = (Some(end), State::Settling(1));
     let touches: &[Touch] = if foreign { &[(0, 12)] } else { &[] };
-    record.settled(true, touches, BASE, now)
+    record.settled(end, true, touches, BASE, now)
 }
 
 #[test]
 fn what_stays_true_is_slowed_down_more_and_more() {
-    for end in [End::Done, End::RetryAfter(Duration::from_secs(60))] {
+    for end in [FiringEnd::Done, FiringEnd::RetryAfter(Duration::from_secs(60))] {
         let mut now = Instant::now();
         let mut record = running(now);
         for expected in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
-            let next = fire(&mut record, end.clone(), true, now);
+            let next = fire(&mut record, end, true, now);
             assert_eq!(next, Next::WakeAt(now + ms(expected)), "{end:?}");
             now += ms(expected);
-            assert_eq!(record.due(now), Next::Enqueue(Class::Live));
+            assert_eq!(record.due(now), Next::Enqueue(WorkClass::Live));
         }
         assert_eq!(record.ineffective, 8, "{end:?}");
     }
@@ -247,19 +240,19 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
     let now = Instant::now();
     let mut record = running(now);
     for _ in 0..3 {
-        fire(&mut record, End::Done, false, now);
+        fire(&mut record, FiringEnd::Done, false, now);
     }
     // Slowed down to one in 400 ms by now.
     for (name, wait, expected, ineffective) in [
         ("at once", 0, Next::WakeAt(now + ms(400)), 3),
         ("a little later", 399, Next::WakeAt(now + ms(400)), 3),
-        ("when its time has come", 400, Next::Enqueue(Class::Live), 3),
-        ("after twice the time", 800, Next::Enqueue(Class::Live), 3),
-        ("after more than twice the time", 801, Next::Enqueue(Class::Live), 0),
+        ("when its time has come", 400, Next::Enqueue(WorkClass::Live), 3),
+        ("after twice the time", 800, Next::Enqueue(WorkClass::Live), 3),
+        ("after more than twice the time", 801, Next::Enqueue(WorkClass::Live), 0),
     ] {
         let mut record = running(now);
         for _ in 0..3 {
-            fire(&mut record, End::Done, false, now);
+            fire(&mut record, FiringEnd::Done, false, now);
         }
         assert_eq!(record.decided(true, &[(0, 12)], false, BASE, now + ms(wait)), expected, "{name}");
         assert_eq!(record.ineffective, ineffective, "{name}");
@@ -272,19 +265,19 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
     let mut record = running(now);
     let hour = Duration::from_secs(3600);
     for expected in [100, 200, 400] {
-        fire(&mut record, End::RetryAfter(hour), false, now);
+        fire(&mut record, FiringEnd::RetryAfter(hour), false, now);
         let next = record.decided(true, &[(0, 12)], false, BASE, now + ms(1));
         assert_eq!(next, Next::WakeAt(now + ms(expected)));
         now += ms(expected);
         record.due(now);
     }
-    fire(&mut record, End::RetryAfter(ms(600)), false, now);
+    fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
     assert_eq!(
         record.decided(true, &[(0, 12)], false, BASE, now),
         Next::WakeAt(now + ms(600)),
         "never later than asked"
     );
-    fire(&mut record, End::RetryAfter(ms(600)), false, now);
+    fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
     now += ms(600);
     record.due(now);
     assert_eq!(record.ineffective, 0, "it ran when it wanted to");
@@ -294,9 +287,9 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
 fn a_crawl_fires_what_is_idle_again_but_not_more_often_than_a_change_would() {
     let now = Instant::now();
     let mut record = running(now);
-    fire(&mut record, End::Done, false, now);
+    fire(&mut record, FiringEnd::Done, false, now);
     assert_eq!(record.decided(true, &[], true, BASE, now + ms(10)), Next::WakeAt(now + BASE));
-    assert_eq!(record.due(now + BASE), Next::Enqueue(Class::Live));
+    assert_eq!(record.due(now + BASE), Next::Enqueue(WorkClass::Live));
 }
 
 #[test]
@@ -313,9 +306,18 @@ fn trouble_waits_longer_each_time_up_to_a_limit() {
 #[test]
 fn an_unfinished_firing_is_interrupted_whatever_it_returned() {
     let now = Instant::now();
-    let mut record = running(now);
-    record.unfinished();
-    record.state = State::Settling(1);
-    assert_eq!(record.settled(true, &[], BASE, now), Next::WakeAt(now + BASE), "an end that is not known");
-    assert_eq!(record.state, State::Waiting(now + BASE, Wait::Trouble));
+    for outcome in [
+        CommitOutcome::FenceLost,
+        CommitOutcome::Unexpected { changes: Vec::new(), mark_gone: false },
+        CommitOutcome::Refused("no".into()),
+        CommitOutcome::Failed("no answer".into()),
+    ] {
+        let mut record = running(now);
+        record.state =
+            State::Committing { end: FiringEnd::Done, tried: Tried::Unlock, answer: Answer::Awaited };
+        let end = record.closed(&outcome);
+        assert_eq!(end, FiringEnd::Interrupted, "{outcome:?}");
+        assert_eq!(record.settled(end, true, &[], BASE, now), Next::WakeAt(now + BASE), "{outcome:?}");
+        assert_eq!(record.state, State::Waiting(now + BASE, Wait::Trouble), "{outcome:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! What becomes true may have to wait a little, in case it does not last.
 
-use super::super::messages::{ClosingOutcome, Finish};
+use super::super::messages::Finish;
 use super::super::record::Wait;
 use super::*;
 use crate::compiled::Settle;
@@ -28,7 +28,7 @@ fn what_becomes_true_waits_and_is_then_looked_at_again() {
     b.advance(ms(1));
     assert!(matches!(b.state(1), Some(State::Checking(_))));
     b.answer(1, true, &[6, 0]);
-    assert_eq!(b.state(1), Some(State::Locking));
+    assert_eq!(b.state(1), Some(LOCKING));
 }
 
 #[test]
@@ -36,24 +36,24 @@ fn what_is_true_for_a_shorter_time_does_not_fire() {
     let mut b = bench(100, 0);
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(60)).decide(1, false, &[5, 6], &[(1, 6)]);
     b.advance(ms(1000));
-    assert_eq!((b.state(1), b.wanted().len(), b.pending.leftovers()), (None, 0, 0));
+    assert_eq!((b.state(1), b.wanted().len(), b.work.leftovers()), (None, 0, 0));
 }
 
 #[test]
 fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
     let mut b = bench(100, 0);
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
-    b.locked(1, LockOutcome::Won);
+    b.locked(1, won());
     let now = b.now;
-    b.pending.finished(instance(1), &Finish::Returned(Then::Done), now);
-    let closed = ClosingOutcome::Closed { revision: 10, slots: [0].into_iter().collect(), marked: false };
-    b.turn(|pending, now, out| pending.closed(instance(1), closed, now, out));
+    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
+    let closed = committed(10, &[0], false);
+    b.turn(|work, now, out| work.closed(instance(1), &closed, now, out));
     b.answer(1, true, &[10, 0]).advance(ms(1000));
     assert_eq!(b.state(1), Some(State::Idle));
     b.decide(1, true, &[11, 0], &[(0, 11)]);
     assert!(settles(&b, 1));
     b.crawl(2, &[5, 0]);
-    assert_eq!(b.state(2), Some(State::Locking), "what a crawl finds has lasted long enough");
+    assert_eq!(b.state(2), Some(LOCKING), "what a crawl finds has lasted long enough");
 }
 
 #[test]
@@ -77,11 +77,11 @@ fn what_has_settled_still_rests_after_its_last_firing() {
     let mut b = bench(100, 0);
     b.brake(0, |brake| brake.min_interval = Some(ms(1000)));
     b.decide(1, true, &[5, 0], &[(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
-    b.locked(1, LockOutcome::Won);
+    b.locked(1, won());
     let now = b.now;
-    b.pending.finished(instance(1), &Finish::Returned(Then::Done), now);
-    let closed = ClosingOutcome::Closed { revision: 10, slots: Default::default(), marked: false };
-    b.turn(|pending, now, out| pending.closed(instance(1), closed, now, out)).answer(1, false, &[0, 0]);
+    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
+    let closed = committed(10, &[], false);
+    b.turn(|work, now, out| work.closed(instance(1), &closed, now, out)).answer(1, false, &[0, 0]);
     b.decide(1, true, &[11, 0], &[(0, 11)]);
     assert!(settles(&b, 1));
     b.advance(ms(100));

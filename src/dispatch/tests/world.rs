@@ -1,4 +1,4 @@
-//! A little world around [`Pending`]: an etcd, a watch and a mirror that lag behind it, callbacks that
+//! A little world around [`WorkQueue`]: an etcd, a watch and a mirror that lag behind it, callbacks that
 //! end in every way, other engines. What must hold at every step, and when all has calmed down.
 
 mod etcd;
@@ -7,7 +7,7 @@ mod invariants;
 mod properties;
 mod spins;
 
-use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
+use super::super::messages::{Closing, Finish, Hold};
 use super::*;
 use crate::compiled::{Brake, RateLimit};
 use crate::condition::Slot;
@@ -44,11 +44,9 @@ enum Event {
     ClearMark(u32, Revision),
 }
 
+/// How the end of a firing came out, and what it changed.
 #[derive(Debug)]
-enum End {
-    Refused,
-    Outcome(ClosingOutcome, Vec<(Slot, Revision, bool)>),
-}
+struct End(CommitOutcome, Vec<(Slot, Revision, bool)>);
 
 /// What others do.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +74,7 @@ enum Op {
     Limit(u32, u32),
     /// Instances of a rule rest for so long between firings, in ms; 0: not at all.
     Rest(u32, u64),
-    /// Releases that are on their way are missed; this is noticed.
+    /// LockWatcher that are on their way are missed; this is noticed.
     MissReleases,
 }
 
@@ -84,7 +82,7 @@ enum Op {
 #[derive(Debug)]
 struct Run {
     given: Snapshot,
-    overrule: Option<Revision>,
+    supersedes_backoff: Option<Revision>,
     finish: Finish,
     effects: Vec<(Slot, bool)>,
     fence: Option<Revision>,
@@ -100,7 +98,7 @@ struct Habit {
 }
 
 struct World {
-    pending: Pending,
+    work: WorkQueue,
     rng: StdRng,
     start: Instant,
     now: Instant,
@@ -135,7 +133,7 @@ struct World {
     /// What every callback does, if not something random.
     habit: Option<Habit>,
     /// The last state that was told of each instance.
-    told: Vec<Option<InstanceState>>,
+    notified: Vec<Option<InstanceState>>,
     actions: u64,
     /// Actions in each second.
     busy: BTreeMap<u64, u64>,
@@ -161,6 +159,10 @@ fn rule_of(id: u32) -> u32 {
     id % RULES
 }
 
+fn lane(rule: u32) -> Lane {
+    Lane::new(rule as usize)
+}
+
 /// Two groups: instances of rules 1 and 2 share locks within each.
 fn group_of(id: u32) -> u32 {
     id / RULES % 2
@@ -182,7 +184,7 @@ impl World {
         let start = Instant::now();
         let all = INSTANCES as usize;
         Self {
-            pending: pending_of(rules(), LIMIT, seed),
+            work: work_queue_of(rules(), LIMIT, seed),
             rng: StdRng::seed_from_u64(seed),
             start,
             now: start,
@@ -205,7 +207,7 @@ impl World {
             rests: vec![None; all],
             calm: false,
             habit: None,
-            told: vec![None; all],
+            notified: vec![None; all],
             actions: 0,
             busy: BTreeMap::new(),
         }
@@ -232,14 +234,14 @@ impl World {
     fn run(&mut self, until: Instant) {
         loop {
             let event = self.agenda.first_key_value().map(|((at, _), _)| *at);
-            let timer = self.pending.deadline();
+            let timer = self.work.deadline();
             let Some(next) = event.into_iter().chain(timer).min().filter(|next| *next <= until) else {
                 break;
             };
             self.now = next.max(self.now);
             if timer.is_some_and(|at| at <= self.now) {
-                self.turn(|pending, now, out| pending.tick(now, out));
-                let deadline = self.pending.deadline();
+                self.turn(|work, now, out| work.tick(now, out));
+                let deadline = self.work.deadline();
                 assert!(deadline.is_none_or(|at| at > self.now), "a timer is left in the past");
             } else if let Some((_, event)) = self.agenda.pop_first() {
                 self.happen(event);
@@ -248,15 +250,15 @@ impl World {
         self.now = until.max(self.now);
     }
 
-    fn turn(&mut self, happened: impl FnOnce(&mut Pending, Instant, &mut Vec<Action>)) {
+    fn turn<R>(&mut self, happened: impl FnOnce(&mut WorkQueue, Instant, &mut Vec<Action>) -> R) {
         let mut actions = Vec::new();
-        self.pending.observe(true);
-        happened(&mut self.pending, self.now, &mut actions);
-        self.pending.fill(self.now, &mut actions);
+        self.work.observe(true);
+        happened(&mut self.work, self.now, &mut actions);
+        self.work.fill(self.now, &mut actions);
         actions.retain(|action| match action {
-            Action::Tell { binding, state, .. } => {
+            Action::Notify { binding, state, .. } => {
                 let id: usize = binding.get(1, 2).parse().expect("bindings are numbers");
-                self.told[id] = Some(state.clone());
+                self.notified[id] = Some(state.clone());
                 false
             }
             _ => true,
@@ -274,24 +276,24 @@ impl World {
         match action {
             Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
             Action::Release(_) => {}
-            Action::Tell { .. } => panic!("told already"),
+            Action::Notify { .. } => panic!("notified already"),
             Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),
             Action::ClearMark { binding, revision, .. } => {
                 let id = binding.get(1, 2).parse().expect("bindings are numbers");
                 self.send("clear", Event::ClearMark(id, revision));
             }
-            Action::Lock { instance, snapshot, overrule, .. } => {
+            Action::Lock { instance, snapshot, supersedes_backoff, .. } => {
                 let id = instance.index;
                 assert!(!self.is_busy(id), "{id} is locked twice");
-                assert_eq!(self.pending.record(instance).map(|r| r.state), Some(State::Locking));
+                assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(LOCKING));
                 self.locking.push(id);
-                let event = Event::LockSent(id, snapshot, overrule);
+                let event = Event::LockSent(id, snapshot, supersedes_backoff);
                 self.later(ms(1), event);
             }
-            Action::Run { instance, snapshot, overrule } => {
+            Action::Run { instance, snapshot, supersedes_backoff } => {
                 assert!(!self.is_busy(instance.index), "{instance:?} runs twice");
-                assert_eq!(self.pending.record(instance).map(|r| r.state), Some(State::Running));
-                self.start(instance.index, snapshot, overrule, None);
+                assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(State::Running));
+                self.start(instance.index, snapshot, supersedes_backoff, None);
             }
         }
     }
@@ -306,9 +308,9 @@ impl World {
             Event::Watch(id, slot, revision, present) => self.learn(id, &[(slot, revision, present)]),
             Event::Learned(id, changes) => self.learn(id, &changes),
             Event::Asked(id, number) => self.decide(id, &[], Reason::Ask(number)),
-            Event::Decided(decided) => self.turn(|pending, now, out| pending.decided(*decided, now, out)),
-            Event::LockSent(id, given, overrule) => {
-                let answer = self.etcd.lock(id, overrule, &self.runs);
+            Event::Decided(decided) => self.turn(|work, now, out| work.decided(*decided, now, out)),
+            Event::LockSent(id, given, supersedes_backoff) => {
+                let answer = self.etcd.lock(id, supersedes_backoff, &self.runs);
                 self.spread();
                 let answer = if self.chance(5) { self.etcd.forget_lock(id, answer) } else { answer };
                 self.spread();
@@ -317,16 +319,16 @@ impl World {
             Event::LockBack(id, answer, given) => self.lock_back(id, answer, given),
             Event::RunEnds(id) => {
                 let finish = self.runs[&id].finish.clone();
-                let closing = self.pending.finished(instance(id), &finish, self.now);
+                let closing = self.work.finished(instance(id), &finish, self.now);
                 self.send("end", Event::EndSent(id, closing));
                 self.check();
             }
             Event::EndSent(id, closing) => self.end_sent(id, &closing),
             Event::EndBack(id, end) => self.end_back(id, end),
             Event::Released(Some((key, revision))) => {
-                self.turn(|pending, now, out| pending.released(&key, revision, now, out));
+                self.turn(|work, now, out| work.released(&key, revision, now, out));
             }
-            Event::Released(None) => self.turn(|pending, now, out| pending.released_unknown(now, out)),
+            Event::Released(None) => self.turn(|work, now, out| work.released_unknown(now, out)),
             Event::MarkExpires(id, revision) | Event::ClearMark(id, revision) => {
                 self.etcd.clear_mark(id, revision);
                 self.spread();
@@ -354,7 +356,7 @@ impl World {
             Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], Reason::Crawl)),
             Op::FireNow(id) => {
                 let mut fires = false;
-                self.turn(|pending, now, out| fires = pending.fire_now(instance(id), now, out));
+                self.turn(|work, now, out| fires = work.fire_now(instance(id), now, out));
                 self.rests[id as usize].take_if(|_| fires);
             }
             Op::Rest(rule, time) => {
@@ -376,7 +378,7 @@ impl World {
             Op::Limit(rule, count) => {
                 let limit = (count > 0).then(|| RateLimit::new(count, ms(1000)));
                 self.starts[rule as usize].clear();
-                self.beyond[rule as usize] = self.pending.reserved(rule);
+                self.beyond[rule as usize] = self.work.reserved(lane(rule));
                 self.brake(rule, |brake| brake.rate_limit = limit);
             }
             Op::MissReleases => {
@@ -390,7 +392,7 @@ impl World {
     fn brake(&mut self, rule: u32, change: impl FnOnce(&mut Brake)) {
         change(&mut self.brakes[rule as usize]);
         let wanted = self.brakes[rule as usize];
-        self.turn(|pending, now, out| pending.brake(rule, wanted, now, out));
+        self.turn(|work, now, out| work.brake(lane(rule), wanted, now, out));
     }
 
     /// Somebody else changes a key.
@@ -417,7 +419,7 @@ impl World {
 
     /// The watch of what is released begins where it is needed, and ends when it is not.
     fn watch_releases(&mut self) {
-        let after = self.pending.releases_after(self.now);
+        let after = self.work.releases_after(self.now);
         if after == self.releases_after {
             return;
         }
@@ -449,7 +451,7 @@ impl World {
         let keys = &self.mirror[id as usize];
         let names = [group_of(id).to_string(), id.to_string()];
         let decided = Decided {
-            rule: rule_of(id),
+            rule: RuleIndex::new(rule_of(id) as usize),
             binding: Binding::new(names.iter().map(String::as_str)),
             ..decision(instance(id), keys.truth(), &keys.revisions(), touches, reason)
         };

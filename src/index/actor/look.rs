@@ -1,7 +1,7 @@
 //! Queries of what the index knows. Each takes a bounded time, so that it doesn't hold up changes.
 
-use super::super::Binding;
 use super::super::listing::{Listed, Wanted};
+use super::super::{Binding, RuleIndex};
 use super::*;
 use crate::change::Snapshot;
 
@@ -9,7 +9,7 @@ use crate::change::Snapshot;
 #[derive(Message)]
 #[rtype(result = "(Snapshot, Option<InstanceId>)")]
 pub(crate) struct LookUp {
-    pub(crate) rule: u32,
+    pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
 }
 

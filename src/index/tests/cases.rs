@@ -247,7 +247,9 @@ fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
     let decided = work_off(&mut index);
     assert!(index.is_ready());
     assert_eq!(bindings(&index, &decided), ["", "1"]);
-    assert!(decided.iter().find(|decide| decide.rule == 0).unwrap().snapshot.iter().all(Option::is_some));
+    assert!(
+        decided.iter().find(|decide| decide.rule.index() == 0).unwrap().snapshot.iter().all(Option::is_some)
+    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn one_change_among_10_000_keys_and_1_000_rules_decides_what_reads_it_and_nothin
     deliver(&mut index, [put("/app/7/3/state", "off", 101)]);
     let decided = drain(&mut index);
     assert_eq!(bindings(&index, &decided), ["3", "3"]);
-    assert_eq!(decided.iter().map(|decide| decide.rule).collect::<Vec<_>>(), [7, 1000]);
+    assert_eq!(decided.iter().map(|decide| decide.rule.index()).collect::<Vec<_>>(), [7, 1000]);
     assert!(!index.has_backlog());
     let after = index.counters();
     assert_eq!(after.decided - before.decided, 2);
@@ -27,10 +27,10 @@ fn one_change_among_10_000_keys_and_1_000_rules_decides_what_reads_it_and_nothin
 
     deliver(&mut index, [put("/app/7/3/owner", "me", 102)]);
     let decided = drain(&mut index);
-    assert_eq!((bindings(&index, &decided), decided[0].rule), (vec!["3".into()], 1000));
+    assert_eq!((bindings(&index, &decided), decided[0].rule.index()), (vec!["3".into()], 1000));
     deliver(&mut index, [delete("/app/8/3/state", 103, Deletion::Delivered)]);
     let decided = drain(&mut index);
-    assert_eq!((bindings(&index, &decided), decided[0].rule), (vec!["3".into()], 8));
+    assert_eq!((bindings(&index, &decided), decided[0].rule.index()), (vec!["3".into()], 8));
     assert!(decided[0].orphaned);
     let end = index.counters();
     assert_eq!((end.matched - after.matched, end.decided - after.decided), (1, 2));
@@ -61,7 +61,7 @@ fn servers() -> Index {
 }
 
 fn truth(index: &Index, decide: &Decide) -> bool {
-    index.rules[decide.rule as usize].condition().truth(&decide.snapshot)
+    index.rules[decide.rule.index()].condition().truth(&decide.snapshot)
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
         assert!(decided.len() <= 1024, "{} in one call", decided.len());
         walked += decided.len();
         for decide in &decided {
-            assert_eq!((decide.rule, &decide.touches[..]), (0, &[(0, 103)][..]));
+            assert_eq!((decide.rule.index(), &decide.touches[..]), (0, &[(0, 103)][..]));
             let id: usize = decide.binding.get(0, 1).parse().unwrap();
             latest[id] = Some(truth(&index, decide));
         }
@@ -96,7 +96,7 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
         deliver(&mut index, [put("/other/1", "", revision)]);
         let decided = drain(&mut index);
         assert_eq!(decided.len(), 1, "at once, and nothing else");
-        assert_eq!((decided[0].rule, &decided[0].touches[..]), (1, &[(0, revision)][..]));
+        assert_eq!((decided[0].rule.index(), &decided[0].touches[..]), (1, &[(0, revision)][..]));
         if calls < 90 {
             let (joins, leaves) = (SERVERS + calls, calls * 1001);
             deliver(

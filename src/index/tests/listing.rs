@@ -53,8 +53,10 @@ fn only_what_is_wanted_is_listed() {
         ),
     ] {
         let (found, _) = listed(&mut index, &Wanted(wanted), 2, |_, _| {});
-        let mut found: Vec<String> =
-            found.iter().map(|one| format!("{} {}", one.rule, text(one, 2 - one.rule as usize))).collect();
+        let mut found: Vec<String> = found
+            .iter()
+            .map(|one| format!("{} {}", one.rule.index(), text(one, 2 - one.rule.index())))
+            .collect();
         found.sort();
         assert_eq!(found, expected, "{name}");
     }

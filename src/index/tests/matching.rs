@@ -1,7 +1,7 @@
 //! The index over all patterns is compared with trying each pattern.
 
 use super::super::patterns::Patterns;
-use crate::compiled::Use;
+use crate::compiled::{RuleIndex, Use};
 use crate::pattern::{Pattern, Segment};
 use crate::properties::check;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn usage(number: usize, pattern: &Pattern) -> Use {
         .collect();
     let first = |at: usize| captured.iter().position(|&other| other == at).unwrap() as u8;
     Use {
-        rule: 0,
+        rule: RuleIndex::default(),
         slot: number as u8,
         group: None,
         order: (0..pattern.attributes().len()).map(first).collect(),

@@ -40,10 +40,10 @@ pub(super) type Held = Option<(Value, Revision)>;
 pub(super) type State = Vec<Held>;
 
 /// All instances of a rule with the same values for a kind's attributes.
-pub(super) type GroupName = (u32, u8, Binding);
+pub(super) type GroupName = (RuleIndex, u8, Binding);
 
 pub(super) struct InstanceModel {
-    pub(super) rule: u32,
+    pub(super) rule: RuleIndex,
     pub(super) binding: Binding,
     /// By slot: the key, if the universe has it.
     pub(super) keys: Vec<Option<usize>>,
@@ -78,7 +78,7 @@ pub(super) struct KeyReaders {
 pub(super) struct Oracle {
     pub(super) rules: Arc<[CompiledRule]>,
     pub(super) instances: Vec<InstanceModel>,
-    pub(super) numbers: HashMap<(u32, Binding), usize>,
+    pub(super) numbers: HashMap<(RuleIndex, Binding), usize>,
     pub(super) readers: Vec<KeyReaders>,
     group_keys: HashMap<GroupName, Vec<(Slot, usize)>>,
 }
@@ -98,12 +98,17 @@ impl Oracle {
                 let bound = KEYS.iter().enumerate().filter(|(_, key)| !key.starts_with(NAMESPACE));
                 bound.filter_map(move |(key, text)| Some((slot, key, bind(rule, pattern, text)?)))
             });
-            this.add(number as u32, rule, &matches.collect::<Vec<_>>());
+            this.add(RuleIndex::new(number), rule, &matches.collect::<Vec<_>>());
         }
         this
     }
 
-    fn add(&mut self, rule: u32, compiled: &CompiledRule, matches: &[(usize, usize, Vec<Option<String>>)]) {
+    fn add(
+        &mut self,
+        rule: RuleIndex,
+        compiled: &CompiledRule,
+        matches: &[(usize, usize, Vec<Option<String>>)],
+    ) {
         let complete = |values: &[Option<String>]| values.iter().all(Option::is_some);
         let mut bindings: BTreeSet<Vec<Option<String>>> =
             matches.iter().map(|(_, _, values)| values.clone()).filter(|values| complete(values)).collect();
@@ -152,13 +157,13 @@ impl Oracle {
         !self.readers[key].instances.is_empty() || !self.readers[key].groups.is_empty()
     }
 
-    pub(super) fn truth(&self, rule: u32, snapshot: &Snapshot) -> bool {
-        self.rules[rule as usize].condition().truth(snapshot)
+    pub(super) fn truth(&self, rule: RuleIndex, snapshot: &Snapshot) -> bool {
+        self.rules[rule.index()].condition().truth(snapshot)
     }
 
     /// What the keys of a group contribute to its members: truths of leaves and values of operands.
     pub(super) fn contribution(&self, name: &GroupName, state: &State) -> (Vec<bool>, Vec<Option<Value>>) {
-        let rule = &self.rules[name.0 as usize];
+        let rule = &self.rules[name.0.index()];
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
         for (slot, key) in self.group_keys.get(name).into_iter().flatten() {
             snapshot[*slot as usize] = seen(&state[*key]);
@@ -185,7 +190,7 @@ fn bind(rule: &CompiledRule, pattern: &Pattern, key: &str) -> Option<Vec<Option<
     Some(rule.attributes().iter().map(|name| found.get(name).map(str::to_owned)).collect())
 }
 
-fn group(compiled: &CompiledRule, rule: u32, values: &[Option<String>]) -> GroupName {
+fn group(compiled: &CompiledRule, rule: RuleIndex, values: &[Option<String>]) -> GroupName {
     let mut kinds = compiled.kinds().iter();
     let kind = kinds.position(|kind| {
         values.iter().enumerate().all(|(at, value)| value.is_some() == kind.attributes.contains(&(at as u8)))

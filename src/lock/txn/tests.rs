@@ -68,7 +68,7 @@ fn seen(value: &str, revision: Revision) -> Option<Seen> {
 }
 
 fn holder(nonce: u64) -> Holder {
-    Holder { engine: "e".into(), nonce, since: 9 }
+    Holder { engine: "e".into(), nonce: Nonce(nonce), since: 9 }
 }
 
 const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
@@ -77,7 +77,7 @@ const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
 fn locking<T>(
     snapshot: &[Option<Seen>],
     witness: &[Check],
-    overrule: Option<Revision>,
+    supersedes_backoff: Option<Revision>,
     test: impl FnOnce(Locking<'_>) -> T,
 ) -> T {
     let snapshot: Snapshot = snapshot.into();
@@ -87,7 +87,7 @@ fn locking<T>(
     // A check may say that a value is not the one in the first leaf.
     let condition = crate::key("/k0").not_equals("y").compile().expect("a condition");
     let (holder, condition, snapshot, keys) = (&holder, &condition, &snapshot, &keys);
-    test(Locking { keys, holder, lease: LEASE, overrule, condition, witness, snapshot })
+    test(Locking { keys, holder, lease: LEASE, supersedes_backoff, condition, witness, snapshot })
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
     let free = format!("if create {LOCK} = 0");
     let unmarked = format!("if mod {MARK} = 0");
     let gets = [format!("else get {LOCK}"), format!("else get {MARK}")];
-    for (name, values, witness, overrule, compares) in [
+    for (name, values, witness, supersedes_backoff, compares) in [
         ("no witness is needed", vec![], vec![], None, vec![]),
         ("absent", vec![None], vec![Check::Absent(0)], None, vec!["if create /k0 = 0"]),
         ("exists", vec![seen("x", 5)], vec![Check::Exists(0)], None, vec!["if create /k0 > 0"]),
@@ -125,14 +125,15 @@ fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
             vec!["if create /k0 > 0"],
         ),
     ] {
-        locking(&values, &witness, overrule, |locking| {
+        locking(&values, &witness, supersedes_backoff, |locking| {
             let request = locking.request();
             let mut expected = vec![free.clone()];
-            expected
-                .push(overrule.map_or(unmarked.clone(), |revision| format!("if mod {MARK} = {revision}")));
+            expected.push(
+                supersedes_backoff.map_or(unmarked.clone(), |revision| format!("if mod {MARK} = {revision}")),
+            );
             expected.extend(compares.iter().map(|line| (*line).to_owned()));
             expected.push(put.clone());
-            expected.extend(overrule.map(|_| format!("then delete {MARK}")));
+            expected.extend(supersedes_backoff.map(|_| format!("then delete {MARK}")));
             expected.extend(gets.clone());
             expected.extend((0..values.len()).map(|slot| format!("else get /k{slot}")));
             assert_eq!(lines(&request), expected, "{name}");
@@ -163,7 +164,7 @@ fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
 }
 
 fn mark_value(gave_up: bool) -> String {
-    let mark = Mark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
+    let mark = InstanceMark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
     serde_json::to_string(&mark).unwrap_or_default()
 }
 
@@ -174,7 +175,7 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
     let mark = |revision| Some(kv(MARK, &mark_value(true), (7, revision), 5));
     let key = |revision| Some(kv("/k0", "new", (3, revision), 0));
     let deleted = |key: &str| format!("{key} absent at 50");
-    for (name, overrule, found, expected) in [
+    for (name, supersedes_backoff, found, expected) in [
         (
             "other engine",
             None,
@@ -239,14 +240,16 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
         ),
         ("an answer without contents", None, vec![], "untrue ".into()),
     ] {
-        let text = locking(&[seen("x", 5), None], &[Check::Exists(0)], overrule, |locking| {
-            match locking.read(refused(found)) {
+        let text =
+            locking(&[seen("x", 5), None], &[Check::Exists(0)], supersedes_backoff, |locking| match locking
+                .read(refused(found))
+            {
                 Locked::Won(fence) => {
                     format!("won {}", fence.create_revision)
                 }
                 Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at, 50, "{name}");
-                    let nonce = holder.map(|holder| holder.nonce);
+                    let nonce = holder.map(|holder| holder.nonce.0);
                     format!("held {create_revision} by {lease}, nonce {nonce:?}")
                 }
                 Locked::Marked { revision, mark, at } => {
@@ -257,8 +260,7 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                     let gone = if mark_gone { ", mark gone" } else { "" };
                     format!("untrue{gone} {}", told(&changes))
                 }
-            }
-        });
+            });
         assert_eq!(text, expected, "{name}");
     }
 }

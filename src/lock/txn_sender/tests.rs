@@ -45,7 +45,7 @@ impl Bench {
     }
 
     async fn submit(&self, request: Request) -> Option<Result<Reply, Failure>> {
-        submit(&self.requests, 0, Class::Ending, request, None).await
+        submit(&self.requests, RuleIndex::default(), Class::Ending, request, None).await
     }
 }
 
@@ -78,7 +78,9 @@ async fn without_space_an_answer_to_a_deletion_is_no_sign_of_space() {
     bench(async |bench| {
         bench.etcd.faults().set_no_space(true);
         let requests = bench.requests.clone();
-        let putting = actix::spawn(async move { submit(&requests, 0, Class::Ending, put("/a"), None).await });
+        let putting = actix::spawn(async move {
+            submit(&requests, RuleIndex::default(), Class::Ending, put("/a"), None).await
+        });
         bench.becomes(|health| health.has(Reason::NoSpace)).await;
         let mut health = bench.status.subscribe();
         assert!(matches!(bench.submit(delete("/b")).await, Some(Ok(_))), "deletions are answered");

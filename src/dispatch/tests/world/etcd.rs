@@ -148,7 +148,7 @@ impl Etcd {
     pub(super) fn lock(
         &mut self,
         id: u32,
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         runs: &HashMap<u32, Run>,
     ) -> LockAnswer {
         let (key, at) = (lock_of(id), self.revision);
@@ -162,18 +162,18 @@ impl Etcd {
                 return answer(LockOutcome::Failed("an orphaned lock".into()));
             }
             assert_eq!(ours, None, "{id} wants the lock of a callback of its own engine");
-            return answer(LockOutcome::Held { key, holder: None, at });
+            return answer(held_by_lock(&key, at));
         }
         let mark = self.marks.get(&id).copied();
         let found = mark.map(|mark| mark.revision);
-        if found == overrule && self.keys[id as usize].truth() {
+        if found == supersedes_backoff && self.keys[id as usize].truth() {
             let revision = self.next();
             self.delete_mark(id, revision);
             self.locks.insert(key, Lock { revision, ours: Some(id) });
-            return LockAnswer { outcome: LockOutcome::Won, fence: Some(revision), changes: Vec::new() };
+            return LockAnswer { outcome: won(), fence: Some(revision), changes: Vec::new() };
         }
         match mark {
-            Some(Mark { revision, attempt, gave_up }) if found != overrule => {
+            Some(Mark { revision, attempt, gave_up }) if found != supersedes_backoff => {
                 answer(LockOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at)))
             }
             mark => {
@@ -181,8 +181,8 @@ impl Etcd {
                     let (revision, present) = self.keys[id as usize].0[slot];
                     (slot as Slot, if present { revision } else { at }, present)
                 };
-                let mark_gone = overrule.is_some() && mark.is_none();
-                let outcome = LockOutcome::Untrue { mark_gone };
+                let mark_gone = supersedes_backoff.is_some() && mark.is_none();
+                let outcome = untrue(mark_gone);
                 LockAnswer { outcome, fence: None, changes: vec![read(0), read(1)] }
             }
         }
@@ -203,17 +203,17 @@ impl Etcd {
         let key = lock_of(id);
         let optimistic = rule_of(id) == 3;
         let mark = self.mark_revision(id);
-        let lost = |mark_gone| End::Outcome(ClosingOutcome::Lost { mark_gone }, Vec::new());
+        let lost = |mark_gone| End(CommitOutcome::Unexpected { changes: Vec::new(), mark_gone }, Vec::new());
         if !optimistic && self.locks.get(&key).map(|lock| lock.revision) != run.fence {
             return lost(false);
         }
-        if optimistic && mark != run.overrule {
+        if optimistic && mark != run.supersedes_backoff {
             let Some(Mark { revision, attempt, gave_up }) = self.marks.get(&id).copied() else {
                 return lost(true);
             };
             let at = self.revision;
-            let outcome = ClosingOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at));
-            return End::Outcome(outcome, Vec::new());
+            let outcome = CommitOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at));
+            return End(outcome, Vec::new());
         }
         if optimistic && !effects.is_empty() && !self.keys[id as usize].matches(&run.given) {
             return lost(false);
@@ -233,7 +233,7 @@ impl Etcd {
         } else if optimistic {
             self.delete_mark(id, revision);
         }
-        let slots = effects.iter().map(|(slot, _)| *slot).collect();
-        End::Outcome(ClosingOutcome::Closed { revision, slots, marked: hold.is_some() }, changes)
+        let slots: Vec<Slot> = effects.iter().map(|(slot, _)| *slot).collect();
+        End(committed(revision, &slots, hold.is_some()), changes)
     }
 }

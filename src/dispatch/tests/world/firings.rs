@@ -1,5 +1,6 @@
 //! How a firing goes in the little world: its callback, and what becomes of its transactions.
 
+use super::super::super::work_queue::AfterCommit;
 use super::*;
 
 impl World {
@@ -8,7 +9,7 @@ impl World {
         &mut self,
         id: u32,
         given: Snapshot,
-        overrule: Option<Revision>,
+        supersedes_backoff: Option<Revision>,
         fence: Option<Revision>,
     ) {
         let at = id as usize;
@@ -47,7 +48,7 @@ impl World {
                 self.later(delay, Event::Outside(Op::Put(id, 0)));
             }
         }
-        self.runs.insert(id, Run { given, overrule, finish, effects, fence });
+        self.runs.insert(id, Run { given, supersedes_backoff, finish, effects, fence });
         let takes = ms(if self.calm { 5 } else { self.rng.random_range(0..40) });
         self.later(takes, Event::RunEnds(id));
     }
@@ -56,22 +57,23 @@ impl World {
     pub(super) fn lock_back(&mut self, id: u32, answer: LockAnswer, given: Snapshot) {
         self.locking.retain(|other| *other != id);
         let LockAnswer { outcome, fence, changes } = answer;
-        let overrule = None;
+        let supersedes_backoff = None;
         if !changes.is_empty() {
             self.send("feedback", Event::Learned(id, changes));
         }
-        let won = matches!(outcome, LockOutcome::Won);
+        let won = outcome.is_won();
         let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
         if won && (paused || dry_run) {
             // Its end is all that is left of it.
-            let run = Run { given, overrule, finish: Finish::Cancelled, effects: Vec::new(), fence };
+            let run =
+                Run { given, supersedes_backoff, finish: Finish::Cancelled, effects: Vec::new(), fence };
             self.runs.insert(id, run);
-            return self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+            return self.turn(|work, now, out| work.locked(instance(id), &outcome, now, out));
         }
-        self.turn(|pending, now, out| pending.locked(instance(id), outcome, now, out));
+        self.turn(|work, now, out| work.locked(instance(id), &outcome, now, out));
         if won {
-            assert_eq!(self.pending.record(instance(id)).map(|r| r.state), Some(State::Running));
-            self.start(id, given, overrule, fence);
+            assert_eq!(self.work.record(instance(id)).map(|r| r.state.clone()), Some(State::Running));
+            self.start(id, given, supersedes_backoff, fence);
         }
     }
 
@@ -83,12 +85,13 @@ impl World {
             Closing::Nothing => panic!("nothing is left to be done for {id}, which runs"),
         };
         if self.chance(4) {
-            return self.send("end", Event::EndBack(id, End::Refused));
+            return self
+                .send("end", Event::EndBack(id, End(CommitOutcome::Refused("refused".into()), Vec::new())));
         }
         let lost = self.chance(4);
         let unknown = self.chance(4);
         let run = &self.runs[&id];
-        let mut end = End::Outcome(ClosingOutcome::Lost { mark_gone: false }, Vec::new());
+        let mut end = End(CommitOutcome::FenceLost, Vec::new());
         if !lost {
             end = self.etcd.end(id, run, &effects, hold.as_ref());
         }
@@ -102,31 +105,32 @@ impl World {
         if unknown {
             // It took effect or not; the answer does not come, or is that of a second one.
             let outcome = match end {
-                End::Outcome(ClosingOutcome::Closed { .. }, _) if self.rng.random_bool(0.5) => {
-                    ClosingOutcome::Closed { revision: 0, slots: Default::default(), marked: false }
+                End(CommitOutcome::Committed { .. }, _) if self.rng.random_bool(0.5) => {
+                    committed(0, &[], false)
                 }
-                _ => ClosingOutcome::Failed("no answer".into()),
+                _ => CommitOutcome::Failed("no answer".into()),
             };
-            end = End::Outcome(outcome, Vec::new());
+            end = End(outcome, Vec::new());
         }
         self.send("end", Event::EndBack(id, end));
     }
 
     /// The answer to that arrives.
     pub(super) fn end_back(&mut self, id: u32, end: End) {
-        let (outcome, changes) = match end {
-            End::Refused => match self.pending.refused(instance(id), "refused".into(), self.now) {
-                Closing::Nothing => (ClosingOutcome::Failed("refused".into()), Vec::new()),
-                closing => return self.send("end", Event::EndSent(id, closing)),
-            },
-            End::Outcome(outcome, changes) => (outcome, changes),
-        };
+        let End(outcome, changes) = end;
         let run = self.runs.remove(&id).expect("it runs");
-        let returned = matches!(run.finish, Finish::Returned(_));
-        self.completed[id as usize] = returned && matches!(outcome, ClosingOutcome::Closed { .. });
         if !changes.is_empty() {
             self.send("feedback", Event::Learned(id, changes));
         }
-        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+        let mut after = AfterCommit::Over;
+        self.turn(|work, now, out| after = work.closed(instance(id), &outcome, now, out));
+        match after {
+            AfterCommit::Over => {
+                let returned = matches!(run.finish, Finish::Returned(_));
+                self.completed[id as usize] = returned && matches!(outcome, CommitOutcome::Committed { .. });
+            }
+            // It is tried with less.
+            AfterCommit::GoesOn => drop(self.runs.insert(id, run)),
+        }
     }
 }

@@ -8,39 +8,40 @@ impl World {
     pub(super) fn check(&self) {
         let mut running = [0; RULES as usize];
         let mut locks: Vec<String> = Vec::new();
-        for (id, record) in self.pending.records() {
+        for (id, record) in self.work.records() {
             let id = id.index;
-            if record.holds_slot() {
+            if record.state.holds_slot() {
                 running[rule_of(id) as usize] += 1;
                 if matches!(rule_of(id), 1 | 2) {
                     locks.push(lock_of(id));
                 }
             }
-            let busy = matches!(record.state, State::Locking | State::Running | State::Ending);
+            let busy = matches!(record.state, State::Locking(_) | State::Running | State::Committing { .. });
             assert!(!self.is_busy(id) || busy, "{id} is out, but {:?}", record.state);
         }
-        for id in self.pending.idle_holders() {
-            let rule = rule_of(id.index);
-            assert!(!self.pending.is_paused(rule), "{id:?} is paused and keeps others from a lock");
-            assert!(!self.pending.is_throttled(rule, self.now), "{id:?} waits for its rate and keeps a lock");
+        for id in self.work.idle_holders() {
+            let rule = lane(rule_of(id.index));
+            assert!(!self.work.is_paused(rule), "{id:?} is paused and keeps others from a lock");
+            assert!(!self.work.is_throttled(rule, self.now), "{id:?} waits for its rate and keeps a lock");
         }
-        for id in self.pending.parked() {
-            assert!(!self.pending.is_paused(rule_of(id.index)), "{id:?} is paused and waits for a lock");
+        for id in self.work.parked() {
+            assert!(!self.work.is_paused(lane(rule_of(id.index))), "{id:?} is paused and waits for a lock");
         }
         for rule in 0..RULES {
-            let of_rule = self.pending.records().filter(|(_, record)| record.rule == rule);
+            let of_rule = self.work.records().filter(|(_, record)| record.lane == lane(rule));
             let reserved = of_rule.filter(|(_, record)| record.state.is_reserved()).count();
-            assert_eq!(self.pending.reserved(rule), reserved, "permits leak");
+            assert_eq!(self.work.reserved(lane(rule)), reserved, "permits leak");
         }
         let mut counts = [StateCounts::default(); RULES as usize];
-        for (_, record) in self.pending.records() {
-            *counts[record.rule as usize].at(record.state.kind()) += 1;
+        for (_, record) in self.work.records() {
+            *counts[record.rule.index()].at(record.state.kind()) += 1;
         }
-        let looks = self.pending.rules();
-        assert!(looks.iter().map(|look| look.counts).eq(counts), "{looks:?}, but {counts:?}");
-        self.check_told();
+        let lanes = self.work.lane_statuses();
+        let counted = lanes.iter().map(|(_, status)| status.stats.states);
+        assert!(counted.eq(counts), "{lanes:?}, but {counts:?}");
+        self.check_notified();
         let total: usize = running.iter().sum();
-        assert_eq!(self.pending.running(), total, "slots leak");
+        assert_eq!(self.work.running(), total, "slots leak");
         assert!(total <= LIMIT, "{total} at once");
         assert!(running.iter().zip(LIMITS).all(|(count, limit)| *count <= limit), "{running:?} at once");
         let count = locks.len();
@@ -67,18 +68,26 @@ impl World {
     }
 
     /// Whoever listens knows the state of everything that is not being fired.
-    fn check_told(&self) {
+    fn check_notified(&self) {
         for id in 0..INSTANCES {
-            let told = self.told[id as usize].as_ref();
-            match self.pending.look(instance(id), self.now) {
+            let notified = self.notified[id as usize].as_ref();
+            match self.work.status(instance(id), self.now) {
                 None => {
-                    assert!(matches!(told, None | Some(InstanceState::Untrue)), "{id} is gone, but {told:?}")
+                    assert!(
+                        matches!(notified, None | Some(InstanceState::Untrue)),
+                        "{id} is gone, but {notified:?}"
+                    )
                 }
                 Some(look) => {
-                    let record = self.pending.record(instance(id)).map(|record| record.state);
-                    if look.state.kind() != StateKind::Running && !matches!(record, Some(State::Settling(_)))
+                    let record = self.work.record(instance(id)).map(|record| record.state.clone());
+                    if look.state.kind() != StateKind::Running
+                        && !matches!(record, Some(State::Settling { .. }))
                     {
-                        assert_eq!(told.map(InstanceState::kind), Some(look.state.kind()), "{id} {record:?}");
+                        assert_eq!(
+                            notified.map(InstanceState::kind),
+                            Some(look.state.kind()),
+                            "{id} {record:?}"
+                        );
                     }
                 }
             }
@@ -87,29 +96,29 @@ impl World {
 
     /// What holds when nothing happens any more.
     pub(super) fn check_calm(&self) {
-        let tally = self.pending.tally();
+        let tally = self.work.tally();
         for busy in [StateKind::Queued, StateKind::Running, StateKind::Waiting, StateKind::Held] {
             assert_eq!(tally.get(busy), 0, "{tally:?}");
         }
-        assert_eq!(self.pending.running(), 0);
-        assert_eq!(self.pending.locks_taken(), 0, "a lock within the engine is left");
-        assert_eq!(self.pending.deadline(), None);
+        assert_eq!(self.work.running(), 0);
+        assert_eq!(self.work.locks_taken(), 0, "a lock within the engine is left");
+        assert_eq!(self.work.deadline(), None);
         for id in 0..INSTANCES {
             let at = id as usize;
             let keys = &self.etcd.keys[at];
             assert_eq!(keys.revisions(), self.mirror[at].revisions(), "the mirror of {id}");
-            let record = self.pending.record(instance(id));
+            let record = self.work.record(instance(id));
             let Some(record) = record else {
                 assert!(!keys.truth(), "{id} is true, but nobody knows");
                 continue;
             };
             assert!(keys.truth(), "{id} is false, but {:?}", record.state);
-            match record.state {
+            match &record.state {
                 State::Idle => {
                     assert!(!self.dirty[at], "{id} changed after its last firing");
                     assert!(self.completed[at], "{id} is idle, but its last firing was not completed");
                 }
-                State::GivenUp => {
+                State::GivenUp(_) => {
                     // Without a mark: the answer of the commit that left one never came.
                     match record.mark.filter(|mark| !mark.mine) {
                         None => assert!(!self.dirty[at], "{id} changed after it gave up"),

@@ -143,7 +143,13 @@ impl World {
     pub(super) fn check_instances(&self) {
         for (number, model) in self.oracle.instances.iter().enumerate() {
             let found = self.index.instances.find(model.rule, &model.binding).is_some();
-            assert_eq!(found, self.expected.contains(&number), "{:?} of rule {}", model.binding, model.rule);
+            assert_eq!(
+                found,
+                self.expected.contains(&number),
+                "{:?} of rule {}",
+                model.binding,
+                model.rule.index()
+            );
         }
         assert_eq!(self.index.instances(), self.expected.len());
     }

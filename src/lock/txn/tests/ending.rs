@@ -18,13 +18,13 @@ fn expect(key: &str, revision: Revision) -> Expectation {
 #[test]
 fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged() {
     let fence = Fence { create_revision: 30 };
-    let mark = Mark { engine: "e".into(), attempt: 2, until: 5, gave_up: false, error: "no".into() };
+    let mark = InstanceMark { engine: "e".into(), attempt: 2, until: 5, gave_up: false, error: "no".into() };
     let marked = format!("then put {MARK} {} lease 66", serde_json::to_string(&mark).unwrap_or_default());
     let fenced = format!("if create {LOCK} = 30");
     let (unlock, unmark) = (format!("then delete {LOCK}"), format!("then delete {MARK}"));
     let (get_lock, get_mark) = (format!("else get {LOCK}"), format!("else get {MARK}"));
     let delete = |key: &str| Effect::Delete { key: key.into() };
-    for (name, locked, changes, expectations, overrule, marking, expected) in [
+    for (name, locked, changes, expectations, supersedes_backoff, marking, expected) in [
         ("nothing to do", true, vec![], vec![], None, false, vec![&*fenced, &unlock, &get_lock]),
         ("a failure", true, vec![], vec![], None, true, vec![&fenced, &marked, &unlock, &get_lock]),
         (
@@ -109,7 +109,7 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             fence: locked.then_some(fence),
             effects: &effects,
             leases: &leases,
-            overrule,
+            supersedes_backoff,
             marking: marking.then_some(Marking { mark: &mark, lease: 66 }),
         };
         assert_eq!(lines(&ending.request()), expected, "{name}");
@@ -125,7 +125,7 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
     let mark = |revision| Some(kv(MARK, &mark_value(false), (7, revision), 5));
     let key = |key: &str, revision| Some(kv(key, "new", (3, revision), 0));
     let done = || Reply { revision: 51, succeeded: true, responses: vec![] };
-    for (name, locked, overrule, reply, expected) in [
+    for (name, locked, supersedes_backoff, reply, expected) in [
         ("committed", true, None, done(), "committed 51"),
         ("committed, optimistic", false, Some(8), done(), "committed 51"),
         ("no lock", true, None, refused(vec![None, key("/p", 4), None]), "fence lost"),
@@ -183,7 +183,8 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
         ),
     ] {
         let (keys, fence) = (keys(), locked.then_some(fence));
-        let ending = Ending { keys: &keys, fence, effects: &effects, leases: &[], overrule, marking: None };
+        let ending =
+            Ending { keys: &keys, fence, effects: &effects, leases: &[], supersedes_backoff, marking: None };
         let text = match ending.read(reply) {
             Ended::Committed { revision } => format!("committed {revision}"),
             Ended::FenceLost => "fence lost".into(),

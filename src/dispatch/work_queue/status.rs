@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// One instance as it is now.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct InstanceStatus {
     pub(crate) state: InstanceState,
     pub(crate) lasting: Duration,
     pub(crate) failures: u32,
@@ -15,60 +15,50 @@ pub(crate) struct Look {
 
 /// One rule as it is now.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct RuleLook {
+pub(crate) struct LaneStatus {
     /// As it is now.
     pub(crate) brake: Brake,
-    pub(crate) fired: u64,
-    pub(crate) would_have_fired: u64,
-    pub(crate) counts: StateCounts,
+    pub(crate) stats: LaneStats,
 }
 
-impl Pending {
+impl WorkQueue {
     /// True instances of all rules, by state.
     pub(crate) fn tally(&self) -> StateCounts {
-        let mut all = StateCounts::default();
-        for (kind, count) in self.counts.iter().flat_map(StateCounts::iter) {
-            *all.at(kind) += count;
-        }
-        all
+        self.stats.all()
     }
 
     /// Every lane: one a rule, in the order of the rules.
-    pub(crate) fn rules(&self) -> Vec<RuleLook> {
-        let look = |lane: usize| RuleLook {
-            brake: self.brakes[lane],
-            fired: self.fired[lane],
-            would_have_fired: self.would_have_fired[lane],
-            counts: self.counts[lane],
-        };
-        (0..self.brakes.len()).map(look).collect()
+    pub(crate) fn lane_statuses(&self) -> ByLane<LaneStatus> {
+        let status =
+            |(lane, brake): (Lane, &Brake)| LaneStatus { brake: *brake, stats: *self.stats.of(lane) };
+        self.brakes.iter().map(status).collect()
     }
 
-    /// Tells those who listen about a new state, if it is one between firings and all of it is known.
-    pub(super) fn tell(&self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+    /// Tells those who listen about a new state, if it is one between firings.
+    pub(super) fn notify(&self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
         if !self.observed {
             return;
         }
         let Some(record) = self.records.get(&id) else { return };
         let between = match record.state {
             State::Queued(_) | State::Parked | State::Waiting(..) | State::Idle | State::WouldFire => true,
-            // Of another engine: not before it is known of which.
-            State::Held => record.waits_for.is_some(),
-            State::GivenUp => record.waits_for.is_some() || record.mark.is_none_or(|mark| mark.mine),
-            State::Checking(_) | State::Locking | State::Running | State::Ending | State::Settling(_) => {
-                false
-            }
+            State::Held(_) | State::GivenUp(_) => true,
+            State::Checking(_)
+            | State::Locking(_)
+            | State::Running
+            | State::Committing { .. }
+            | State::Settling { .. } => false,
         };
         if between {
             let (rule, binding) = (record.rule, record.binding.clone());
-            out.push(Action::Tell { rule, binding, state: self.state(record, now) });
+            out.push(Action::Notify { rule, binding, state: self.state(record, now) });
         }
     }
 
     /// `None`: there is no record of it, because it is not true.
-    pub(crate) fn look(&self, id: InstanceId, now: Instant) -> Option<Look> {
+    pub(crate) fn status(&self, id: InstanceId, now: Instant) -> Option<InstanceStatus> {
         let record = self.records.get(&id)?;
-        Some(Look {
+        Some(InstanceStatus {
             state: self.state(record, now),
             lasting: now.saturating_duration_since(record.entered),
             failures: record.failures,
@@ -76,12 +66,10 @@ impl Pending {
         })
     }
 
-    fn state(&self, record: &Record, now: Instant) -> InstanceState {
+    fn state(&self, record: &InstanceRecord, now: Instant) -> InstanceState {
         match record.state {
-            State::Queued(_) if self.is_paused(self.lane(record.rule)) => {
-                InstanceState::Queued(QueuedFor::Resume)
-            }
-            State::Queued(_) if self.queue.is_throttled(self.lane(record.rule), now) => {
+            State::Queued(_) if self.is_paused(record.lane) => InstanceState::Queued(QueuedFor::Resume),
+            State::Queued(_) if self.queue.is_throttled(record.lane, now) => {
                 InstanceState::Queued(QueuedFor::Rate)
             }
             _ => state(record, now),
@@ -89,24 +77,24 @@ impl Pending {
     }
 }
 
-fn state(record: &Record, now: Instant) -> InstanceState {
+fn state(record: &InstanceRecord, now: Instant) -> InstanceState {
     match record.state {
         State::Queued(_) => InstanceState::Queued(QueuedFor::Slot),
         State::Parked => InstanceState::Queued(QueuedFor::Lock),
         State::Checking(_) => InstanceState::Running(Phase::Deciding),
-        State::Locking => InstanceState::Running(Phase::Locking),
+        State::Locking(_) => InstanceState::Running(Phase::Locking),
         State::Running => InstanceState::Running(Phase::Callback),
-        State::Ending => InstanceState::Running(Phase::Committing),
-        State::Settling(_) | State::Idle => InstanceState::Idle,
+        State::Committing { .. } => InstanceState::Running(Phase::Committing),
+        State::Settling { .. } | State::Idle => InstanceState::Idle,
         State::WouldFire => InstanceState::WouldFire,
         State::Waiting(until, why) => {
             InstanceState::Waiting { reason: reason(why), remaining: until.saturating_duration_since(now) }
         }
-        State::Held => match record.elsewhere.as_deref() {
-            Some(Elsewhere::Lock(holder)) => {
+        State::Held(ref remote) => match &remote.holder {
+            Some(RemoteHolder::Lock(holder)) => {
                 InstanceState::Locked { engine: Some(holder.engine.to_string()), since: time(holder.since) }
             }
-            Some(Elsewhere::Mark(mark)) => InstanceState::HeldBack {
+            Some(RemoteHolder::Mark(mark)) => InstanceState::HeldBack {
                 engine: Some(mark.engine.clone()),
                 until: time(mark.until),
                 error: mark.error.clone(),
@@ -116,8 +104,8 @@ fn state(record: &Record, now: Instant) -> InstanceState {
             }
             None => InstanceState::Locked { engine: None, since: None },
         },
-        State::GivenUp => match record.elsewhere.as_deref() {
-            Some(Elsewhere::Mark(mark)) => {
+        State::GivenUp(ref remote) => match remote.as_ref().and_then(|remote| remote.holder.as_ref()) {
+            Some(RemoteHolder::Mark(mark)) => {
                 InstanceState::GivenUp { engine: Some(mark.engine.clone()), reason: mark.error.clone() }
             }
             _ => InstanceState::GivenUp {

@@ -1,4 +1,4 @@
-//! Brakes: rules are held back, or let go, as they are wanted to be now.
+//! RuleControls: rules are held back, or let go, as they are wanted to be now.
 
 use super::*;
 use crate::mutants::{Mutant, is_active};
@@ -6,12 +6,12 @@ use crate::mutants::{Mutant, is_active};
 /// The brakes have changed. Once it is answered, they hold.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct SetBrakes;
+pub(crate) struct ApplyControls;
 
-impl Handler<SetBrakes> for Dispatcher {
+impl Handler<ApplyControls> for Dispatcher {
     type Result = ();
 
-    fn handle(&mut self, _: SetBrakes, ctx: &mut Self::Context) {
+    fn handle(&mut self, _: ApplyControls, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| this.brake(now, out));
     }
 }
@@ -21,8 +21,8 @@ impl Dispatcher {
         if is_active(Mutant::Pause) {
             return;
         }
-        for (lane, wanted) in self.settings.brakes.wanted() {
-            self.pending.brake(lane, wanted, now, out);
+        for (lane, wanted) in self.config.brakes.wanted() {
+            self.work.brake(lane, wanted, now, out);
         }
     }
 }

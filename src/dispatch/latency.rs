@@ -1,16 +1,16 @@
 //! How a due instance comes to its callback, and how long each stage takes. No clock.
 
-use crate::index::Came;
+use crate::index::Timestamps;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// The stages behind an instance since it became due. They follow each other without a gap.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Path {
+pub(crate) struct TriggerLatency {
     /// Since when the instance is due.
     pub(crate) due: Instant,
     /// The end of the last stage that is over.
-    pub(crate) mark: Instant,
+    pub(crate) reached: Instant,
     /// Only of what a message of the watch made due.
     delivery: Option<Micros>,
     decide: Micros,
@@ -19,23 +19,23 @@ pub(crate) struct Path {
     lock: Option<Micros>,
 }
 
-/// More than an hour is as good as an hour; small, because every true instance has a path.
+/// More than an hour is as good as an hour; small, because every true instance has a latency.
 type Micros = u32;
 
 fn micros(from: Instant, to: Instant) -> Micros {
     to.saturating_duration_since(from).as_micros().try_into().unwrap_or(Micros::MAX)
 }
 
-impl Path {
+impl TriggerLatency {
     pub(crate) fn new(due: Instant) -> Self {
-        Self { due, mark: due, delivery: None, decide: 0, queue: 0, lock: None }
+        Self { due, reached: due, delivery: None, decide: 0, queue: 0, lock: None }
     }
 
     /// What made it due was received, taken by the index, and decided at these times.
-    pub(crate) fn came(&mut self, came: Came, decided: Instant) {
-        self.due = came.arrived;
-        self.delivery = Some(micros(came.arrived, came.indexed));
-        self.decide = micros(came.indexed, decided);
+    pub(crate) fn came(&mut self, timestamps: Timestamps, decided: Instant) {
+        self.due = timestamps.arrived;
+        self.delivery = Some(micros(timestamps.arrived, timestamps.indexed));
+        self.decide = micros(timestamps.indexed, decided);
     }
 
     /// It was decided (again).
@@ -57,12 +57,12 @@ impl Path {
     }
 
     fn pass(&mut self, now: Instant) -> Micros {
-        let took = micros(self.mark, now);
-        self.mark = now;
+        let took = micros(self.reached, now);
+        self.reached = now;
         took
     }
 
-    /// The stages that it went through, by name, from due to the mark.
+    /// The stages that it went through, by name, from due to the reached.
     pub(crate) fn stages(&self) -> impl Iterator<Item = (&'static str, Duration)> {
         let stages = [
             ("delivery", self.delivery),
@@ -74,10 +74,10 @@ impl Path {
     }
 }
 
-impl Path {
+impl TriggerLatency {
     /// All stages, with the last one: the callback begins now.
     pub(crate) fn stages_until(&self, now: Instant) -> impl Iterator<Item = (&'static str, Duration)> {
-        self.stages().chain([("start", now.saturating_duration_since(self.mark))])
+        self.stages().chain([("start", now.saturating_duration_since(self.reached))])
     }
 }
 
@@ -89,21 +89,22 @@ mod tests {
     fn the_stages_add_up_to_the_time_since_it_was_due() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut path = Path::new(at(5));
-        path.came(Came { arrived: at(0), indexed: at(2) }, at(5));
-        assert_eq!(path.queued(at(15)), Duration::from_millis(10));
-        path.decided(at(16));
-        path.locked(at(20));
-        path.decided(at(21));
-        path.locked(at(30));
-        let stages: Vec<(&str, u128)> = path.stages().map(|(name, took)| (name, took.as_millis())).collect();
+        let mut latency = TriggerLatency::new(at(5));
+        latency.came(Timestamps { arrived: at(0), indexed: at(2) }, at(5));
+        assert_eq!(latency.queued(at(15)), Duration::from_millis(10));
+        latency.decided(at(16));
+        latency.locked(at(20));
+        latency.decided(at(21));
+        latency.locked(at(30));
+        let stages: Vec<(&str, u128)> =
+            latency.stages().map(|(name, took)| (name, took.as_millis())).collect();
         assert_eq!(stages, [("delivery", 2), ("decide", 5), ("queue", 10), ("lock", 13)]);
-        assert_eq!(path.stages().map(|(_, took)| took).sum::<Duration>(), path.mark - path.due);
+        assert_eq!(latency.stages().map(|(_, took)| took).sum::<Duration>(), latency.reached - latency.due);
     }
 
     #[test]
     fn stages_that_were_not_gone_through_are_not_there() {
-        let path = Path::new(Instant::now());
-        assert_eq!(path.stages().map(|(name, _)| name).collect::<Vec<_>>(), ["decide", "queue"]);
+        let latency = TriggerLatency::new(Instant::now());
+        assert_eq!(latency.stages().map(|(name, _)| name).collect::<Vec<_>>(), ["decide", "queue"]);
     }
 }

@@ -9,7 +9,7 @@ fn a_release_wakes_what_its_key_held() {
         let mut b = bench();
         b.decide(1, true, &[5, 0], &[]).locked(1, outcome);
         b.released("/ns/lock/other", 11).advance(ms(100));
-        assert!(matches!(b.state(1), Some(State::Held | State::GivenUp)));
+        assert!(matches!(b.state(1), Some(State::Held(_) | State::GivenUp(_))));
         b.wanted();
         b.released(key, 12).advance(ms(5)).answer(1, true, &[5, 0]);
         assert_eq!(b.locking(), [(1, None)]);
@@ -21,7 +21,7 @@ fn a_release_that_overtook_the_losing_answer_wakes_at_once() {
     for (name, deleted, waits) in [("before it was seen", 10, true), ("after it was seen", 11, false)] {
         let mut b = bench();
         b.decide(1, true, &[5, 0], &[]).released(LOCK, deleted).locked(1, held(10)).advance(Duration::ZERO);
-        assert_eq!(b.state(1) == Some(State::Held), waits, "{name}");
+        assert_eq!(matches!(b.state(1), Some(State::Held(_))), waits, "{name}");
     }
 }
 
@@ -33,7 +33,7 @@ fn a_release_that_overtook_an_answer_wakes_once() {
     b.decide(1, true, &[5, 0], &[]).released(LOCK, 25).locked(1, held(23)).advance(Duration::ZERO);
     assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
     b.answer(1, true, &[5, 0]).locked(1, held(23)).advance(ms(100));
-    assert_eq!(b.state(1), Some(State::Held));
+    assert!(matches!(b.state(1), Some(State::Held(_))));
 }
 
 #[test]
@@ -54,14 +54,14 @@ fn releases_that_may_have_been_missed_wake_all_also_those_whose_answer_is_on_its
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     b.locked(1, held(10)).locked(3, marked(10, 1, true));
-    b.turn(|pending, now, out| pending.released_unknown(now, out));
+    b.turn(|work, now, out| work.released_unknown(now, out));
     b.locked(2, held(10));
     b.advance(ms(5));
     for id in 1..=3 {
         assert!(matches!(b.state(id), Some(State::Checking(_))), "{id}: {:?}", b.state(id));
     }
     b.answer(2, true, &[5, 0]).locked(2, held(11));
-    assert_eq!(b.state(2), Some(State::Held), "its next attempt is on firm ground");
+    assert!(matches!(b.state(2), Some(State::Held(_))), "its next attempt is on firm ground");
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn who_waits_for_a_lock_is_listed_once() {
     for at in 11..100 {
         b.crawl(1, &[5, 0]).answer(1, true, &[5, 0]).locked(1, held(at));
     }
-    assert_eq!(b.pending.leftovers(), 1);
+    assert_eq!(b.work.leftovers(), 1);
     b.crawl(1, &[5, 0]).answer(1, false, &[5, 0]);
     assert!(b.is_quiet());
 }
@@ -81,10 +81,10 @@ fn giving_up_is_not_undone_by_a_release_that_comes_late() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, held(10));
     // A crawl finds the lock free before its release is told.
-    b.crawl(1, &[5, 0]).answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
+    b.crawl(1, &[5, 0]).answer(1, true, &[5, 0]).locked(1, won());
     b.end(1, &returned(Then::GiveUp("enough".into())), closed(20, true));
     b.answer(1, true, &[5, 0]).released(LOCK, 15).released(LOCK, 20).advance(Duration::from_secs(1));
-    assert_eq!(b.state(1), Some(State::GivenUp));
+    assert_eq!(b.state(1), Some(State::GivenUp(None)));
     b.wanted();
     b.decide(1, false, &[21, 0], &[(0, 21)]);
     assert!(matches!(b.wanted()[..], [Action::ClearMark { revision: 20, .. }]));
@@ -99,7 +99,7 @@ fn a_change_that_came_before_the_answer_overrules_the_mark() {
     b.locking();
     b.advance(BASE).answer(1, true, &[12, 0]);
     assert_eq!(b.locking(), [(1, Some(10))]);
-    b.locked(1, LockOutcome::Untrue { mark_gone: true }).answer(1, true, &[12, 0]);
+    b.locked(1, untrue(true)).answer(1, true, &[12, 0]);
     assert_eq!(b.locking(), [(1, None)], "another engine was quicker");
 }
 
@@ -111,7 +111,7 @@ fn a_mark_of_a_success_elsewhere_resets_the_attempts() {
         [(marked(20, 7, false), 7), (marked(30, 2, false), 7), (marked(40, 0, false), 0)]
     {
         b.advance(Duration::from_secs(1)).answer(1, true, &[5, 0]).locked(1, outcome);
-        assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(failures));
+        assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(failures));
         b.released(MARK, 100);
     }
 }
@@ -124,7 +124,7 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
         b.wanted();
         let orphan =
             Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[(0, 12)], Reason::Change) };
-        b.turn(|pending, now, out| pending.decided(orphan, now, out)).locked(1, outcome);
+        b.turn(|work, now, out| work.decided(orphan, now, out)).locked(1, outcome);
         assert_eq!(b.state(1), None);
         assert!(matches!(b.wanted()[..], [Action::Release(_)]), "nothing implies it any more");
         assert!(b.is_quiet());
@@ -136,7 +136,7 @@ fn what_turned_false_and_true_again_meanwhile_is_held() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[(1, 6)]).decide(1, true, &[5, 0], &[(1, 7)]);
     b.locked(1, held(10));
-    assert_eq!(b.state(1), Some(State::Held));
+    assert!(matches!(b.state(1), Some(State::Held(_))));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn releases_are_wanted_from_the_oldest_answer_on_while_somebody_waits_and_a_litt
     let mut b = bench();
     let after = |b: &mut Bench| {
         let now = b.now;
-        b.pending.releases_after(now)
+        b.work.releases_after(now)
     };
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     assert_eq!(after(&mut b), None, "nobody waits");

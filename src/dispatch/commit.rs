@@ -1,16 +1,19 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
+use super::guard::Guard;
 use super::messages::{FoundMark, Hold};
+use super::outcome::CommitOutcome;
 use super::tools::Tools;
 use crate::change::{Change, Deletion, Revision};
+use crate::compiled::RuleIndex;
 use crate::condition::Slot;
 use crate::etcd::{Failure, FailureKind};
 use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease::Ticket;
-use crate::lock::lease_manager::{Forget, KeyLease, LockLease, Purpose};
-use crate::lock::txn::{Ended, Ending, Mark, Marking, Reply, Request};
+use crate::lock::lease_manager::{Forget, KeyLease, Purpose};
+use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
 use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
 use smallvec::SmallVec;
@@ -22,58 +25,20 @@ use tokio::time::{Instant, timeout_at};
 /// How long the end of an optimistic firing, which has no lease, is tried.
 const UNLOCKED_LIMIT: Duration = Duration::from_secs(30);
 
-pub(super) struct EndStep {
+pub(super) struct CommitTxn {
     pub(super) tools: Arc<Tools>,
-    pub(super) rule: u32,
+    pub(super) rule: RuleIndex,
     pub(super) keys: Keys,
-    pub(super) fence: Option<Fence>,
-    pub(super) lease: Option<LockLease>,
+    pub(super) guard: Guard,
     pub(super) effects: Effects,
     pub(super) hold: Option<Hold>,
-    pub(super) overrule: Option<Revision>,
     pub(super) retry: Retry,
     pub(super) began: Instant,
     /// Leases of keys in the last attempt.
     pub(super) used: Vec<i64>,
 }
 
-/// How it ended.
-#[derive(Debug)]
-pub(crate) enum EndEnd {
-    /// `changes`: what it did, for the index.
-    Closed {
-        revision: Revision,
-        slots: SmallVec<[Slot; 4]>,
-        marked: bool,
-        changes: Vec<Change>,
-    },
-    FenceLost,
-    Unexpected {
-        changes: Vec<Change>,
-        mark_gone: bool,
-    },
-    Marked(FoundMark),
-    /// The transaction itself is at fault.
-    Refused(String),
-    /// Unknown, or known not to have happened; the lock is lost or left to its lease.
-    Failed(String),
-}
-
-impl EndEnd {
-    /// A word for it.
-    pub(crate) fn result(&self) -> &'static str {
-        match self {
-            EndEnd::Closed { .. } => "committed",
-            EndEnd::FenceLost => "fence_lost",
-            EndEnd::Unexpected { .. } => "unexpected",
-            EndEnd::Marked { .. } => "backed_off",
-            EndEnd::Refused(_) => "refused",
-            EndEnd::Failed(_) => "failed",
-        }
-    }
-}
-
-impl EndStep {
+impl CommitTxn {
     /// The transaction, if it needs no lease. [`answered`](Self::answered) tells how it ended; what is then not
     /// known yet is for [`run`](Self::run) to find out, and so is all that needs leases, or nothing at all.
     pub(super) fn begin(&self) -> Option<Request> {
@@ -86,19 +51,21 @@ impl EndStep {
     }
 
     /// What the answer to the first attempt means.
-    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Result<EndEnd, Failure> {
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Result<CommitOutcome, Failure> {
         let ended = self.ending(&[], None).read(answer?);
-        Ok(self.end(ended).unwrap_or(EndEnd::FenceLost))
+        Ok(self.end(ended).unwrap_or(CommitOutcome::FenceLost))
     }
 
     /// An optimistic rule that changes nothing has nothing to tell etcd.
     fn is_nothing(&self) -> bool {
-        let Self { fence, effects, hold, overrule, .. } = self;
-        fence.is_none() && effects.changes.is_empty() && hold.is_none() && overrule.is_none()
+        let Self { guard, effects, hold, .. } = self;
+        matches!(guard, Guard::Optimistic { supersedes_backoff: None })
+            && effects.changes.is_empty()
+            && hold.is_none()
     }
 
     /// `failed`: how the first attempt did, if there was one.
-    pub(super) async fn run(mut self: Box<Self>, mut failed: Option<Failure>) -> EndEnd {
+    pub(super) async fn run(mut self: Box<Self>, mut failed: Option<Failure>) -> CommitOutcome {
         if self.is_nothing() {
             return self.closed(0);
         }
@@ -116,10 +83,11 @@ impl EndStep {
             match failure.kind {
                 FailureKind::Rejected | FailureKind::Permission => {
                     return match ambiguous && self.is_unlocked().await {
-                        true => {
-                            self.unlocked().await.unwrap_or_else(|doubt| EndEnd::Failed(doubt.to_string()))
-                        }
-                        false => EndEnd::Refused(failure.to_string()),
+                        true => self
+                            .unlocked()
+                            .await
+                            .unwrap_or_else(|doubt| CommitOutcome::Failed(doubt.to_string())),
+                        false => CommitOutcome::Refused(failure.to_string()),
                     };
                 }
                 // A lease of a key ended meanwhile: take another. The lock's own is checked below.
@@ -131,17 +99,17 @@ impl EndStep {
                 _ => {}
             }
             self.retry.wait().await;
-            let over = match &self.lease {
+            let over = match self.guard.lease() {
                 Some(lease) => lease.lost.is_cancelled(),
                 None => Instant::now() >= give_up_at,
             };
             if over {
-                return EndEnd::Failed(failure.to_string());
+                return CommitOutcome::Failed(failure.to_string());
             }
         }
     }
 
-    async fn send(&mut self, ambiguous: &mut bool) -> Result<EndEnd, Failure> {
+    async fn send(&mut self, ambiguous: &mut bool) -> Result<CommitOutcome, Failure> {
         let mut leases = Vec::new();
         let mut send_before: Option<Instant> = None;
         for effect in &self.effects.changes {
@@ -162,7 +130,7 @@ impl EndStep {
         let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
         let request = self.ending(&leases, marking).request();
         let answer = submit(&self.tools.requests, self.rule, Class::Ending, request, send_before).await;
-        let Some(answer) = answer else { return Ok(EndEnd::Failed("the engine is stopping".into())) };
+        let Some(answer) = answer else { return Ok(CommitOutcome::Failed("the engine is stopping".into())) };
         let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
         let ended = self.ending(&leases, marking).read(answer?);
         match self.end(ended) {
@@ -170,23 +138,24 @@ impl EndStep {
             None if *ambiguous => self.unlocked().await,
             // Should something between have sent it twice, the first may have left a mark, which would hold
             // this engine back as another's does.
-            None => Ok(self.marked_at().await?.map_or(EndEnd::FenceLost, |at| self.closed(at))),
+            None => Ok(self.marked_at().await?.map_or(CommitOutcome::FenceLost, |at| self.closed(at))),
         }
     }
 
     fn ending<'a>(&'a self, leases: &'a [Option<i64>], marking: Option<Marking<'a>>) -> Ending<'a> {
-        let Self { keys, fence, effects, overrule, .. } = self;
-        Ending { keys, fence: *fence, effects, leases, overrule: *overrule, marking }
+        let Self { keys, guard, effects, .. } = self;
+        let supersedes_backoff = guard.supersedes_backoff();
+        Ending { keys, fence: guard.fence(), effects, leases, supersedes_backoff, marking }
     }
 
     /// `None`: the lock is gone.
-    fn end(&mut self, ended: Ended) -> Option<EndEnd> {
+    fn end(&mut self, ended: Ended) -> Option<CommitOutcome> {
         Some(match ended {
             Ended::Committed { revision } => self.closed(revision),
             Ended::FenceLost => return None,
-            Ended::Unexpected { changes, mark_gone } => EndEnd::Unexpected { changes, mark_gone },
+            Ended::Unexpected { changes, mark_gone } => CommitOutcome::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
-                EndEnd::Marked(FoundMark { key: self.keys.mark().to_owned(), revision, mark, at })
+                CommitOutcome::Marked(FoundMark { key: self.keys.mark().to_owned(), revision, mark, at })
             }
         })
     }
@@ -194,41 +163,44 @@ impl EndStep {
     /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
     /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its own
     /// events count as somebody else's; unless it left a mark, which tells it.
-    async fn unlocked(&mut self) -> Result<EndEnd, Failure> {
-        let Some(lease) = self.lease.as_ref().filter(|lease| !lease.lost.is_cancelled()) else {
-            return Ok(EndEnd::FenceLost);
+    async fn unlocked(&mut self) -> Result<CommitOutcome, Failure> {
+        let Some(lease) = self.guard.lease().filter(|lease| !lease.lost.is_cancelled()) else {
+            return Ok(CommitOutcome::FenceLost);
         };
         if !self.tools.etcd.is_alive(lease.id).await? {
-            return Ok(EndEnd::FenceLost);
+            return Ok(CommitOutcome::FenceLost);
         }
         Ok(match self.marked_at().await? {
             Some(revision) => self.closed(revision),
-            None => {
-                EndEnd::Closed { revision: 0, slots: SmallVec::new(), marked: false, changes: Vec::new() }
-            }
+            None => CommitOutcome::Committed {
+                revision: 0,
+                slots: SmallVec::new(),
+                marked: false,
+                changes: Vec::new(),
+            },
         })
     }
 
     /// The revision of the mark that was to be left behind, if it is there.
     async fn marked_at(&self) -> Result<Option<Revision>, Failure> {
-        let (Some(hold), Some(fence)) = (&self.hold, &self.fence) else { return Ok(None) };
+        let (Some(hold), Some(fence)) = (&self.hold, self.guard.fence()) else { return Ok(None) };
         let Some((value, revision)) = self.tools.etcd.get(self.keys.mark()).await? else { return Ok(None) };
         let ours = self.mark(hold);
-        let found: Option<Mark> = serde_json::from_slice(value.as_bytes()).ok();
+        let found: Option<InstanceMark> = serde_json::from_slice(value.as_bytes()).ok();
         // All but the time, which is another one in every attempt.
-        let same = found.is_some_and(|found| Mark { until: ours.until, ..found } == ours);
+        let same = found.is_some_and(|found| InstanceMark { until: ours.until, ..found } == ours);
         Ok((same && revision > fence.create_revision).then_some(revision))
     }
 
     /// The lock is known to be gone.
     async fn is_unlocked(&self) -> bool {
-        let Some(Fence { create_revision }) = self.fence else { return false };
+        let Some(Fence { create_revision }) = self.guard.fence() else { return false };
         let found = self.tools.etcd.get(self.keys.lock()).await;
         found.is_ok_and(|found| found.is_none_or(|(_, revision)| revision != create_revision))
     }
 
     /// It is over: the effects are handed on.
-    fn closed(&mut self, revision: Revision) -> EndEnd {
+    fn closed(&mut self, revision: Revision) -> CommitOutcome {
         let effects = std::mem::take(&mut self.effects.changes);
         let written = |key: &str| effects.iter().any(|effect| effect.key() == key);
         let slots = self.keys.slots().enumerate().filter(|(_, key)| written(key));
@@ -239,14 +211,14 @@ impl EndStep {
                 Change::Delete { key: key.into_bytes(), revision, how: Deletion::Committed }
             }
         });
-        EndEnd::Closed { revision, slots, marked: self.hold.is_some(), changes: changes.collect() }
+        CommitOutcome::Committed { revision, slots, marked: self.hold.is_some(), changes: changes.collect() }
     }
 
-    fn mark(&self, hold: &Hold) -> Mark {
+    fn mark(&self, hold: &Hold) -> InstanceMark {
         /// An error is shown to people who read the key; its start will do.
         const ERROR: usize = 512;
         let now = self.tools.env.unix_millis();
-        Mark {
+        InstanceMark {
             engine: self.tools.engine.to_string(),
             attempt: hold.attempt,
             until: hold.delay.map_or(u64::MAX, |delay| now + delay.as_millis() as u64),
@@ -258,7 +230,7 @@ impl EndStep {
     /// A mark outlives the delay, since this engine removes it when it tries again; if it can't any
     /// more, the mark's lease lets the others go on. What was given up stays while the engine lives.
     async fn mark_lease(&self, hold: &Hold) -> Result<i64, Failure> {
-        match (hold.delay, &self.lease) {
+        match (hold.delay, self.guard.lease()) {
             (None, Some(lease)) => Ok(lease.id),
             (delay, _) => {
                 // Powers of two, so that marks of like delays share leases.

@@ -1,7 +1,8 @@
 //! Answers to those who ask what instances are doing, or want them fired. Each takes a bounded time, so that it holds up nothing.
 
-use super::super::pending::look::{Look, RuleLook};
+use super::super::work_queue::status::{InstanceStatus, LaneStatus};
 use super::*;
+use crate::compiled::ByLane;
 use crate::inspect::{StateCounts, StateKind, StateSet};
 
 /// What all true instances are doing.
@@ -13,20 +14,20 @@ impl Handler<GetTally> for Dispatcher {
     type Result = MessageResult<GetTally>;
 
     fn handle(&mut self, _: GetTally, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.pending.tally())
+        MessageResult(self.work.tally())
     }
 }
 
 /// What the true instances of each rule are doing.
 #[derive(Message)]
-#[rtype(result = "Vec<RuleLook>")]
-pub(crate) struct GetRules;
+#[rtype(result = "ByLane<LaneStatus>")]
+pub(crate) struct GetLanes;
 
-impl Handler<GetRules> for Dispatcher {
-    type Result = MessageResult<GetRules>;
+impl Handler<GetLanes> for Dispatcher {
+    type Result = MessageResult<GetLanes>;
 
-    fn handle(&mut self, _: GetRules, _: &mut Self::Context) -> Self::Result {
-        MessageResult(self.pending.rules())
+    fn handle(&mut self, _: GetLanes, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.work.lane_statuses())
     }
 }
 
@@ -45,8 +46,8 @@ impl Handler<FireNow> for Dispatcher {
         let mut count = 0;
         self.turn(ctx, |this, now, out| {
             for id in instances {
-                let kind = this.pending.record(id).map(|record| record.state.kind());
-                if kind.is_some_and(|kind| states.contains(kind)) && this.pending.fire_now(id, now, out) {
+                let kind = this.work.record(id).map(|record| record.state.kind());
+                if kind.is_some_and(|kind| states.contains(kind)) && this.work.fire_now(id, now, out) {
                     count += 1;
                 }
             }
@@ -58,21 +59,25 @@ impl Handler<FireNow> for Dispatcher {
 /// What these instances are doing. The answer has, in their order, those that are in one of the states, with
 /// their places among them; `None`: it is not true.
 #[derive(Message)]
-#[rtype(result = "Vec<(usize, Option<Look>)>")]
-pub(crate) struct LookAt {
+#[rtype(result = "Vec<(usize, Option<InstanceStatus>)>")]
+pub(crate) struct GetStatuses {
     pub(crate) instances: Vec<InstanceId>,
     pub(crate) states: StateSet,
     /// No more than this.
     pub(crate) limit: usize,
 }
 
-impl Handler<LookAt> for Dispatcher {
-    type Result = MessageResult<LookAt>;
+impl Handler<GetStatuses> for Dispatcher {
+    type Result = MessageResult<GetStatuses>;
 
-    fn handle(&mut self, LookAt { instances, states, limit }: LookAt, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        GetStatuses { instances, states, limit }: GetStatuses,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let now = Instant::now();
-        let kind = |id| self.pending.record(id).map_or(StateKind::Untrue, |record| record.state.kind());
+        let kind = |id| self.work.record(id).map_or(StateKind::Untrue, |record| record.state.kind());
         let wanted = instances.into_iter().enumerate().filter(|(_, id)| states.contains(kind(*id)));
-        MessageResult(wanted.take(limit).map(|(at, id)| (at, self.pending.look(id, now))).collect())
+        MessageResult(wanted.take(limit).map(|(at, id)| (at, self.work.status(id, now))).collect())
     }
 }

@@ -1,39 +1,39 @@
 //! What people see of instances: every state in words, and counts that keep up.
 
-use super::super::messages::{Closing, ClosingOutcome, Finish};
+use super::super::messages::{Closing, Finish};
 use super::*;
 use crate::firing::Then;
 use crate::inspect::{InstanceState, Phase, QueuedFor, StateKind, WaitReason};
-use crate::lock::txn::Holder;
+use crate::lock::txn::{Holder, Nonce};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 fn bench() -> Bench {
     Bench::new([rule("r").concurrency(1)], 8)
 }
 
-fn closed(marked: bool) -> ClosingOutcome {
-    ClosingOutcome::Closed { revision: 10, slots: Default::default(), marked }
+fn closed(marked: bool) -> CommitOutcome {
+    committed(10, &[], marked)
 }
 
 impl Bench {
     fn seen(&self, id: u32) -> Option<InstanceState> {
-        self.pending.look(instance(id), self.now).map(|look| look.state)
+        self.work.status(instance(id), self.now).map(|look| look.state)
     }
 
     /// The callback ends, its firing is closed, and the instance is still true.
     fn ends(&mut self, finish: Finish, marked: bool) {
         let now = self.now;
-        let closing = self.pending.finished(instance(1), &finish, now);
+        let closing = self.work.finished(instance(1), &finish, now);
         assert_ne!(closing, Closing::Nothing);
         assert_eq!(self.seen(1), Some(InstanceState::Running(Phase::Committing)));
-        self.turn(|pending, now, out| pending.closed(instance(1), closed(marked), now, out));
+        self.turn(|work, now, out| work.closed(instance(1), &closed(marked), now, out));
         self.answer(1, true, &[5, 0]);
     }
 
     fn runs(&mut self) {
         self.decide(1, true, &[5, 0], &[]);
         assert_eq!(self.seen(1), Some(InstanceState::Running(Phase::Locking)));
-        self.locked(1, LockOutcome::Won);
+        self.locked(1, won());
         assert_eq!(self.seen(1), Some(InstanceState::Running(Phase::Callback)));
     }
 }
@@ -52,8 +52,8 @@ fn a_firing_is_seen_in_all_its_steps() {
     assert_eq!(b.seen(1), Some(InstanceState::Idle));
     assert_eq!(b.seen(2), Some(InstanceState::Running(Phase::Deciding)));
     assert_eq!(b.seen(3), None, "nobody knows it");
-    let look = b.pending.rules()[0];
-    assert_eq!((look.fired, look.counts.get(StateKind::Idle), look.counts.all_true()), (1, 1, 2));
+    let stats = b.lane(0);
+    assert_eq!((stats.fired, stats.states.get(StateKind::Idle), stats.states.all_true()), (1, 1, 2));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn one_that_waits_says_for_how_long_and_after_which_error() {
         b.runs();
         b.ends(finish.clone(), true);
         b.now += ms(30);
-        let look = b.pending.look(instance(1), b.now).expect("it is known");
+        let look = b.work.status(instance(1), b.now).expect("it is known");
         let InstanceState::Waiting { reason: seen, remaining } = look.state else { panic!("{look:?}") };
         assert_eq!(
             (seen, look.failures, look.last_error.as_deref()),
@@ -85,16 +85,17 @@ fn a_success_ends_what_went_wrong_before() {
     let mut b = bench();
     b.runs();
     b.ends(Finish::Failed("no".into()), true);
-    b.advance(ms(200)).answer(1, true, &[5, 0]).locked(1, LockOutcome::Won);
+    b.advance(ms(200)).answer(1, true, &[5, 0]).locked(1, won());
     b.ends(Finish::Returned(Then::Done), false);
-    let look = b.pending.look(instance(1), b.now).expect("it is known");
+    let look = b.work.status(instance(1), b.now).expect("it is known");
     assert_eq!((look.state, look.failures, look.last_error), (InstanceState::Idle, 0, None));
 }
 
 #[test]
 fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
-    let lock = |holder| LockOutcome::Held { key: "lock".into(), holder, at: 9 };
-    let holder = Holder { engine: "b".into(), nonce: 1, since: 1_000 };
+    let lock =
+        |holder| LockOutcome::Held { key: "lock".into(), create_revision: 1, holder, ours: false, at: 9 };
+    let holder = Holder { engine: "b".into(), nonce: Nonce(1), since: 1_000 };
     let mark = |gave_up| {
         let mut found = found_mark("mark".into(), 9, (2, gave_up), 9);
         if let Some(mark) = &mut found.mark {
@@ -120,11 +121,11 @@ fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
         let mut b = bench();
         b.decide(1, true, &[5, 0], &[]).locked(1, outcome);
         assert_eq!(b.seen(1), Some(expected));
-        b.released(if b.state(1) == Some(State::GivenUp) { "mark" } else { "lock" }, 20);
+        b.released(if matches!(b.state(1), Some(State::GivenUp(_))) { "mark" } else { "lock" }, 20);
         b.released("mark", 20);
-        let waits = b.pending.look(instance(1), b.now).map(|look| look.state.kind());
+        let waits = b.work.status(instance(1), b.now).map(|look| look.state.kind());
         assert_eq!(waits, Some(StateKind::Waiting), "nothing is left of who had it");
-        assert!(b.pending.record(instance(1)).is_some_and(|record| record.elsewhere.is_none()));
+        assert!(b.work.record(instance(1)).is_some_and(|record| record.state.remote().is_none()));
     }
 }
 

@@ -2,8 +2,9 @@
 
 mod releases;
 
-use super::super::messages::{Closing, ClosingOutcome, Finish, Hold};
-use super::super::record::{Class, Wait};
+use super::super::messages::{Closing, Finish, Hold};
+use super::super::record::{Wait, WorkClass};
+use super::super::work_queue::AfterCommit;
 use super::*;
 use crate::firing::Then;
 
@@ -15,15 +16,15 @@ fn bench() -> Bench {
 }
 
 fn held(at: Revision) -> LockOutcome {
-    LockOutcome::Held { key: LOCK.into(), holder: None, at }
+    held_by_lock(LOCK, at)
 }
 
 fn marked(revision: Revision, attempt: u32, gave_up: bool) -> LockOutcome {
     LockOutcome::Marked(found_mark(MARK.into(), revision, (attempt, gave_up), revision + 1))
 }
 
-fn closed(revision: Revision, marked: bool) -> ClosingOutcome {
-    ClosingOutcome::Closed { revision, slots: [0].into_iter().collect(), marked }
+fn closed(revision: Revision, marked: bool) -> CommitOutcome {
+    committed(revision, &[0], marked)
 }
 
 fn returned(then: Then) -> Finish {
@@ -32,27 +33,27 @@ fn returned(then: Then) -> Finish {
 
 impl Bench {
     /// The callback of an instance that has the lock ends, and the firing is closed.
-    fn end(&mut self, id: u32, finish: &Finish, outcome: ClosingOutcome) -> Closing {
-        let closing = self.pending.finished(instance(id), finish, self.now);
-        self.turn(|pending, now, out| pending.closed(instance(id), outcome, now, out));
+    fn end(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> Closing {
+        let closing = self.work.finished(instance(id), finish, self.now);
+        self.turn(|work, now, out| work.closed(instance(id), &outcome, now, out));
         closing
     }
 
     /// Fires a new instance, which stays true.
-    fn fire(&mut self, id: u32, finish: &Finish, outcome: ClosingOutcome) -> &mut Self {
-        self.decide(id, true, &[5, 0], &[]).locked(id, LockOutcome::Won);
+    fn fire(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> &mut Self {
+        self.decide(id, true, &[5, 0], &[]).locked(id, won());
         self.end(id, finish, outcome);
         self.answer(id, true, &[10, 0])
     }
 
     fn is_quiet(&self) -> bool {
-        self.pending.running() == 0 && self.pending.locks_taken() == 0 && self.pending.leftovers() == 0
+        self.work.running() == 0 && self.work.locks_taken() == 0 && self.work.leftovers() == 0
     }
 
     /// The instances whose locks were asked for since the last call, with the marks they replace.
     fn locking(&mut self) -> Vec<(u32, Option<Revision>)> {
         let lock = |action: &Action| match action {
-            Action::Lock { instance, overrule, .. } => Some((instance.index, *overrule)),
+            Action::Lock { instance, supersedes_backoff, .. } => Some((instance.index, *supersedes_backoff)),
             _ => None,
         };
         let found = self.actions.iter().filter_map(lock).collect();
@@ -67,7 +68,7 @@ fn a_new_true_instance_goes_for_its_lock_without_a_second_look() {
     b.decide(1, true, &[5, 0], &[(0, 5)]);
     assert_eq!(b.locking(), [(1, None)]);
     assert!(b.wanted().is_empty());
-    b.locked(1, LockOutcome::Won);
+    b.locked(1, won());
     assert_eq!(b.state(1), Some(State::Running));
 }
 
@@ -75,7 +76,7 @@ fn a_new_true_instance_goes_for_its_lock_without_a_second_look() {
 fn a_false_instance_that_nothing_implies_is_released() {
     let mut b = bench();
     let orphan = Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| pending.decided(orphan, now, out));
+    b.turn(|work, now, out| work.decided(orphan, now, out));
     assert!(matches!(b.wanted()[..], [Action::Release(_)]));
     assert_eq!(b.state(1), None);
 }
@@ -96,7 +97,7 @@ fn what_a_queued_instance_is_given_is_decided_anew_when_it_gets_a_slot() {
 #[test]
 fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
     for attempt in 1..=6 {
         let closing = b.end(1, &Finish::Failed("no".into()), closed(10 * Revision::from(attempt), true));
         let Closing::Unlock(Some(Hold { attempt: told, delay: Some(delay), .. })) = closing else {
@@ -108,16 +109,16 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
         b.locking();
         b.advance(delay).answer(1, true, &[5, 0]);
         assert_eq!(b.locking(), [(1, Some(10 * Revision::from(attempt)))], "its own mark is replaced");
-        b.locked(1, LockOutcome::Won);
+        b.locked(1, won());
     }
     b.end(1, &Finish::TimedOut, closed(70, true));
     b.answer(1, true, &[5, 0]).decide(1, true, &[71, 0], &[(0, 71)]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
-    assert_eq!(b.pending.leftovers(), 1, "the timer that was cut short is gone");
-    b.advance(BASE).answer(1, true, &[71, 0]).locked(1, LockOutcome::Won);
+    assert_eq!(b.work.leftovers(), 1, "the timer that was cut short is gone");
+    b.advance(BASE).answer(1, true, &[71, 0]).locked(1, won());
     b.end(1, &returned(Then::Done), closed(80, false));
     b.answer(1, true, &[80, 0]);
-    assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(0), "success resets attempts");
+    assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(0), "success resets attempts");
     assert!(b.is_quiet());
 }
 
@@ -125,12 +126,12 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
 fn retry_after_is_no_failure_even_after_failures() {
     let mut b = bench();
     b.fire(1, &Finish::Failed("no".into()), closed(10, true));
-    b.advance(ms(120)).answer(1, true, &[10, 0]).locked(1, LockOutcome::Won);
+    b.advance(ms(120)).answer(1, true, &[10, 0]).locked(1, won());
     let closing = b.end(1, &returned(Then::RetryAfter(ms(500))), closed(20, true));
     let hold = Hold { attempt: 0, delay: Some(ms(500)), error: String::new() };
     assert_eq!(closing, Closing::Commit(Some(hold)));
     b.answer(1, true, &[20, 0]);
-    assert_eq!(b.pending.record(instance(1)).map(|r| r.failures), Some(0));
+    assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(0));
     b.locking();
     b.advance(ms(500)).answer(1, true, &[20, 0]);
     assert_eq!(b.locking(), [(1, Some(20))]);
@@ -142,7 +143,7 @@ fn a_wait_of_any_length_can_be_asked_for() {
         [(Duration::ZERO, ms(10)), (ms(20), ms(20)), (Duration::MAX, Duration::from_secs(365 * 24 * 3600))]
     {
         let mut b = bench();
-        b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
+        b.decide(1, true, &[5, 0], &[]).locked(1, won());
         let closing = b.end(1, &returned(Then::RetryAfter(asked)), closed(10, true));
         let Closing::Commit(Some(Hold { delay, .. })) = closing else { panic!("{closing:?}") };
         assert_eq!(delay, Some(waits));
@@ -159,7 +160,7 @@ fn the_mark_of_an_instance_that_turned_false_is_removed() {
         b.wanted();
         b.decide(1, false, &[10, 11], &[(1, 11)]);
         let actions = b.wanted();
-        assert!(matches!(actions[..], [Action::ClearMark { rule: 0, revision: 10, .. }]), "{actions:?}");
+        assert!(matches!(actions[..], [Action::ClearMark { rule: RULE, revision: 10, .. }]), "{actions:?}");
         assert!(b.is_quiet(), "{finish:?}");
     }
 }
@@ -181,42 +182,50 @@ fn a_lock_that_is_refused_again_and_again_gives_its_slot_away() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]);
     for _ in 0..7 {
-        b.locked(1, LockOutcome::Untrue { mark_gone: false });
-        assert_eq!(b.pending.running(), 1);
+        b.locked(1, untrue(false));
+        assert_eq!(b.work.running(), 1);
         b.answer(1, true, &[5, 0]);
     }
-    b.locked(1, LockOutcome::Untrue { mark_gone: false });
+    b.locked(1, untrue(false));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    assert!(b.pending.running() == 0);
+    assert!(b.work.running() == 0);
+}
+
+/// What is tried after the transaction of an instance was refused.
+fn tried_next(b: &mut Bench, id: u32) -> Closing {
+    let refused = CommitOutcome::Refused("permission denied".into());
+    let mut after = AfterCommit::Over;
+    b.turn(|work, now, out| after = work.closed(instance(id), &refused, now, out));
+    let wanted = b.wanted().into_iter().rev();
+    let closing = wanted.filter_map(|a| if let Action::Close(_, closing) = a { Some(closing) } else { None });
+    let closing = closing.last().unwrap_or(Closing::Nothing);
+    assert_eq!(after == AfterCommit::Over, closing == Closing::Nothing);
+    closing
 }
 
 #[test]
 fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
-    let now = b.now;
-    b.pending.finished(instance(1), &returned(Then::Done), now);
-    let mut refused = || b.pending.refused(instance(1), "permission denied".into(), now);
-    assert!(matches!(refused(), Closing::Unlock(Some(Hold { attempt: 1, .. }))));
-    assert_eq!(refused(), Closing::Unlock(None));
-    assert_eq!(refused(), Closing::Nothing);
-    let outcome = ClosingOutcome::Failed("permission denied".into());
-    b.turn(|pending, now, out| pending.closed(instance(1), outcome, now, out)).answer(1, true, &[5, 0]);
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
+    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    assert!(matches!(tried_next(&mut b, 1), Closing::Unlock(Some(Hold { attempt: 1, .. }))));
+    assert_eq!(tried_next(&mut b, 1), Closing::Unlock(None));
+    let refused = CommitOutcome::Refused("permission denied".into());
+    b.turn(|work, now, out| work.closed(instance(1), &refused, now, out)).answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    assert_eq!(b.pending.running(), 0);
+    assert_eq!(b.work.running(), 0);
 }
 
 #[test]
 fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
-    let now = b.now;
-    b.pending.finished(instance(1), &Finish::Panicked("x".into()), now);
-    assert_eq!(b.pending.refused(instance(1), "too large".into(), now), Closing::Unlock(None));
-    b.turn(|pending, now, out| pending.closed(instance(1), closed(10, false), now, out));
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
+    b.work.finished(instance(1), &Finish::Panicked("x".into()), b.now);
+    assert_eq!(tried_next(&mut b, 1), Closing::Unlock(None));
+    b.turn(|work, now, out| work.closed(instance(1), &closed(10, false), now, out));
     b.answer(1, true, &[5, 0]);
     assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))));
-    assert_eq!(b.pending.record(instance(1)).map(|r| (r.failures, r.mark)), Some((1, None)));
+    assert_eq!(b.work.record(instance(1)).map(|r| (r.failures, r.mark)), Some((1, None)));
 }
 
 #[test]
@@ -232,16 +241,16 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
         (6, true, vec![], vec![0], None),
         (7, true, vec![(0, 10)], vec![], None),
     ] {
-        b.decide(id, true, &[5, 0], &[]).locked(id, LockOutcome::Won);
+        b.decide(id, true, &[5, 0], &[]).locked(id, won());
         b.decide(id, truth, &[10, 0], &seen);
         b.wanted();
-        let outcome = ClosingOutcome::Closed { revision: 10, slots: closed_slots.into(), marked: false };
+        let outcome = committed(10, &closed_slots, false);
         b.end(id, &returned(Then::Done), outcome);
         let asks = b.wanted().iter().filter(|action| matches!(action, Action::Ask(..))).count();
         match settled {
             Some(state) => assert_eq!((b.state(id), asks), (state, 0), "{id}"),
             None => {
-                assert!(matches!(b.state(id), Some(State::Settling(_))), "{id}: {:?}", b.state(id));
+                assert!(matches!(b.state(id), Some(State::Settling { .. })), "{id}: {:?}", b.state(id));
                 assert_eq!(asks, 1, "{id}");
             }
         }
@@ -251,11 +260,11 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
 #[test]
 fn a_change_that_comes_with_an_answer_outdates_an_older_mark() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Untrue { mark_gone: false });
+    b.decide(1, true, &[5, 0], &[]).locked(1, untrue(false));
     let Some(&Action::Ask(_, number)) = b.wanted().last() else { panic!("it asks again") };
     // The key of slot 1 was deleted at revision 50, which its values do not tell.
     let answer = decision(instance(1), true, &[5, 0], &[(1, 50)], Reason::Ask(number));
-    b.turn(|pending, now, out| pending.decided(answer, now, out));
+    b.turn(|work, now, out| work.decided(answer, now, out));
     b.locked(1, marked(40, 1, false));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
 }
@@ -267,18 +276,18 @@ fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
         b.decide(id, true, &[5, 0], &[]);
     }
     assert_eq!(b.locking(), [(1, None)]);
-    assert_eq!((b.state(2), b.pending.running()), (Some(State::Parked), 1));
+    assert_eq!((b.state(2), b.work.running()), (Some(State::Parked), 1));
     // Parked and false: no turn. Parked and again true: the last turn.
     b.decide(2, false, &[5, 6], &[(1, 6)]).decide(2, true, &[5, 0], &[(1, 7)]);
     b.locked(1, LockOutcome::Failed("no lease".into()));
-    b.answer(3, true, &[5, 0]).locked(3, LockOutcome::Won);
+    b.answer(3, true, &[5, 0]).locked(3, won());
     // Handed over, not yet looked at, and false: the next one gets it.
     b.end(3, &returned(Then::Done), closed(10, false));
     assert!(matches!(b.state(4), Some(State::Checking(_))));
     b.answer(4, false, &[0, 0]);
     b.answer(2, true, &[5, 0]).answer(3, true, &[10, 0]);
     assert_eq!(b.locking(), [(3, None), (2, None)]);
-    b.locked(2, LockOutcome::Won);
+    b.locked(2, won());
     b.end(2, &returned(Then::Done), closed(11, false));
     b.answer(2, true, &[5, 0]).decide(1, false, &[0, 0], &[]);
     assert!(b.is_quiet());
@@ -289,16 +298,20 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
     // One slot for two rules: the first to wait for the shared lock finds no slot.
     let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
-    let other = |id| Decided { rule: 1, ..decision(instance(id), true, &[5, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| {
-        pending.decided(other(11), now, out);
-        pending.decided(other(12), now, out);
+    let other = |id| Decided {
+        rule: RuleIndex::new(1),
+        ..decision(instance(id), true, &[5, 0], &[], Reason::Change)
+    };
+    b.turn(|work, now, out| {
+        work.decided(other(11), now, out);
+        work.decided(other(12), now, out);
     });
-    let turns = b.pending.running();
+    let turns = b.work.running();
     assert_eq!(turns, 2);
     // Rule `s` takes the slot that becomes free, while instance 2 is handed the lock.
     b.locked(1, LockOutcome::Failed("no lease".into()));
-    let waiting = [2, 3].into_iter().filter(|&id| b.state(id) == Some(State::Queued(Class::Live))).count();
+    let waiting =
+        [2, 3].into_iter().filter(|&id| b.state(id) == Some(State::Queued(WorkClass::Live))).count();
     let asked = [2, 3].into_iter().filter(|&id| matches!(b.state(id), Some(State::Checking(_)))).count();
     assert_eq!(waiting + asked, 1, "one wake a release");
     b.decide(2, false, &[0, 0], &[]);
@@ -313,20 +326,22 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
 fn those_who_turn_false_and_true_while_all_slots_are_stuck_take_no_memory() {
     let mut b = Bench::new([rule("r"), rule("shared").lock("/one")], 2);
     b.decide(1, true, &[5, 0], &[]);
-    let shared =
-        |id: u32, truth| Decided { rule: 1, ..decision(instance(id), truth, &[5, 0], &[], Reason::Change) };
-    b.turn(|pending, now, out| pending.decided(shared(11, true), now, out));
-    assert_eq!(b.pending.running(), 2);
+    let shared = |id: u32, truth| Decided {
+        rule: RuleIndex::new(1),
+        ..decision(instance(id), truth, &[5, 0], &[], Reason::Change)
+    };
+    b.turn(|work, now, out| work.decided(shared(11, true), now, out));
+    assert_eq!(b.work.running(), 2);
     b.decide(2, true, &[5, 0], &[]);
-    b.turn(|pending, now, out| pending.decided(shared(12, true), now, out));
+    b.turn(|work, now, out| work.decided(shared(12, true), now, out));
     for _ in 0..1000 {
         b.decide(3, true, &[5, 0], &[]).decide(3, false, &[5, 0], &[]);
-        b.turn(|pending, now, out| {
-            pending.decided(shared(13, true), now, out);
-            pending.decided(shared(13, false), now, out);
+        b.turn(|work, now, out| {
+            work.decided(shared(13, true), now, out);
+            work.decided(shared(13, false), now, out);
         });
     }
-    assert!(b.pending.leftovers() < 200, "{}", b.pending.leftovers());
+    assert!(b.work.leftovers() < 200, "{}", b.work.leftovers());
 }
 
 #[test]
@@ -335,9 +350,9 @@ fn one_who_stops_gives_no_slot_and_starts_no_callback() {
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     b.locked(1, LockOutcome::Failed("x".into()));
     b.locking();
-    b.pending.stop();
+    b.work.stop();
     b.answer(2, true, &[5, 0]).decide(3, true, &[5, 0], &[]).advance(Duration::from_secs(1));
-    assert_eq!((b.pending.running(), b.locking()), (0, vec![]));
+    assert_eq!((b.work.running(), b.locking()), (0, vec![]));
 }
 
 #[test]
@@ -345,14 +360,17 @@ fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
     let mut b = Bench::new([rule("r").optimistic()], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     assert_eq!(b.wanted().iter().filter(|action| matches!(action, Action::Run { .. })).count(), 2);
-    b.end(1, &returned(Then::Done), ClosingOutcome::Lost { mark_gone: false });
+    b.end(1, &returned(Then::Done), CommitOutcome::FenceLost);
     b.answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
-    let outcome = ClosingOutcome::Marked(found_mark(MARK.into(), 9, (4, true), 9));
+    let outcome = CommitOutcome::Marked(found_mark(MARK.into(), 9, (4, true), 9));
     b.end(2, &returned(Then::Done), outcome);
-    assert_eq!((b.state(2), b.pending.running()), (Some(State::GivenUp), 0));
+    assert!(matches!(b.state(2), Some(State::GivenUp(Some(_)))));
+    assert_eq!(b.work.running(), 0);
     b.decide(2, true, &[10, 0], &[(0, 10)]).advance(BASE).answer(2, true, &[10, 0]);
-    assert!(b.wanted().iter().any(|action| matches!(action, Action::Run { overrule: Some(9), .. })));
+    assert!(
+        b.wanted().iter().any(|action| matches!(action, Action::Run { supersedes_backoff: Some(9), .. }))
+    );
 }
 
 #[test]
@@ -362,10 +380,10 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
         verdict: Verdict::Failed("panicked".into()),
         ..decision(instance(1), true, &[5, 0], &[], reason)
     };
-    b.turn(|pending, now, out| pending.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
     assert_eq!(b.state(1), None);
     b.fire(1, &returned(Then::Done), closed(10, false));
-    b.turn(|pending, now, out| pending.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
 }
@@ -373,7 +391,7 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
 #[test]
 fn an_instance_that_the_index_has_forgotten_is_forgotten() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).locked(1, LockOutcome::Won);
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
     b.end(1, &returned(Then::Done), closed(10, false));
     let number =
         b.wanted().iter().find_map(|a| if let Action::Ask(_, number) = a { Some(*number) } else { None });
@@ -382,7 +400,7 @@ fn an_instance_that_the_index_has_forgotten_is_forgotten() {
         binding: Binding::new([].into_iter()),
         ..decision(instance(1), false, &[], &[], Reason::Ask(number.unwrap_or_default()))
     };
-    b.turn(|pending, now, out| pending.decided(gone, now, out));
+    b.turn(|work, now, out| work.decided(gone, now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
 }
@@ -391,7 +409,7 @@ fn an_instance_that_the_index_has_forgotten_is_forgotten() {
 fn a_run_that_has_to_wait_for_an_older_one_frees_its_slot_and_lock() {
     let mut b = Bench::new([rule("r").lock("/one")], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
-    b.turn(|pending, now, out| pending.postpone(instance(1), ms(100), now, out));
+    b.turn(|work, now, out| work.postpone(instance(1), ms(100), now, out));
     assert!(matches!(b.state(2), Some(State::Checking(_))));
     b.answer(2, false, &[0, 0]).advance(ms(100));
     assert!(matches!(b.state(1), Some(State::Checking(_))));

@@ -1,11 +1,12 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
 use super::messages::FoundMark;
+use super::outcome::LockOutcome;
 use super::tools::{OUT_OF_TIME, Tools};
-use crate::change::{Change, Revision, Snapshot};
+use crate::change::{Revision, Snapshot};
+use crate::compiled::RuleIndex;
 use crate::condition::Witness;
 use crate::etcd::{Failure, FailureKind};
-use crate::firing::Fence;
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
@@ -25,12 +26,12 @@ const LEASE_WAIT: Duration = Duration::from_secs(5);
 /// Times the transaction is sent while its outcome is unknown.
 const SENDS: u32 = 5;
 
-pub(super) struct LockStep {
+pub(super) struct AcquireTxn {
     pub(super) tools: Arc<Tools>,
-    pub(super) rule: u32,
+    pub(super) rule: RuleIndex,
     pub(super) snapshot: Snapshot,
     pub(super) witness: Witness,
-    pub(super) overrule: Option<Revision>,
+    pub(super) supersedes_backoff: Option<Revision>,
     pub(super) holder: Holder,
     pub(super) lease: WatchCell<Option<LockLease>>,
     /// The one that the lock is taken under.
@@ -41,45 +42,7 @@ pub(super) struct LockStep {
     pub(super) retry: Retry,
 }
 
-/// How it ended.
-#[derive(Debug)]
-pub(crate) enum LockEnd {
-    Won {
-        fence: Fence,
-        lease: LockLease,
-        /// For the steps that follow.
-        keys: Keys,
-    },
-    /// Somebody has the lock; `ours`: under this engine's lease.
-    Held {
-        key: String,
-        create_revision: Revision,
-        holder: Option<Holder>,
-        ours: bool,
-        at: Revision,
-    },
-    Marked(FoundMark),
-    Untrue {
-        changes: Vec<Change>,
-        mark_gone: bool,
-    },
-    Failed(String),
-}
-
-impl LockEnd {
-    /// A word for it.
-    pub(crate) fn result(&self) -> &'static str {
-        match self {
-            LockEnd::Won { .. } => "won",
-            LockEnd::Held { .. } => "held",
-            LockEnd::Marked { .. } => "backed_off",
-            LockEnd::Untrue { .. } => "untrue",
-            LockEnd::Failed(_) => "failed",
-        }
-    }
-}
-
-impl LockStep {
+impl AcquireTxn {
     /// The transaction, if there is a lease to take the lock under. [`answered`](Self::answered) tells how it
     /// ended; what is then not known yet is for [`run`](Self::run) to find out, and so is all without a lease.
     pub(super) fn begin(&mut self) -> Option<Request> {
@@ -89,16 +52,16 @@ impl LockStep {
     }
 
     /// What has no answer when it is `out_of_time` is waited for no more.
-    pub(super) async fn run(mut self: Box<Self>, out_of_time: CancellationToken) -> (LockEnd, Box<Self>) {
+    pub(super) async fn run(mut self: Box<Self>, out_of_time: CancellationToken) -> (LockOutcome, Box<Self>) {
         let end = tokio::select! {
             biased;
             end = self.attempt() => end,
-            () = out_of_time.cancelled() => LockEnd::Failed(OUT_OF_TIME.into()),
+            () = out_of_time.cancelled() => LockOutcome::Failed(OUT_OF_TIME.into()),
         };
         (end, self)
     }
 
-    async fn attempt(&mut self) -> LockEnd {
+    async fn attempt(&mut self) -> LockOutcome {
         if self.sent > 0 {
             self.retry.wait().await;
         }
@@ -106,17 +69,17 @@ impl LockStep {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
             self.under = match timeout(LEASE_WAIT, self.lease.wait_for(alive)).await {
                 Ok(lease) => lease.flatten(),
-                Err(_) => return LockEnd::Failed("no lease: etcd does not grant one".into()),
+                Err(_) => return LockOutcome::Failed("no lease: etcd does not grant one".into()),
             };
         }
         let Some(lease) = self.under.as_ref().map(|lease| lease.id) else {
-            return LockEnd::Failed("the engine is stopping".into());
+            return LockOutcome::Failed("the engine is stopping".into());
         };
         loop {
             let request = self.request(lease);
             let Some(answer) = submit(&self.tools.requests, self.rule, Class::Lock, request, None).await
             else {
-                return LockEnd::Failed("the engine is stopping".into());
+                return LockOutcome::Failed("the engine is stopping".into());
             };
             if let Some(end) = self.answered(answer) {
                 return end;
@@ -135,15 +98,15 @@ impl LockStep {
             keys: &self.keys,
             holder: &self.holder,
             lease,
-            overrule: self.overrule,
-            condition: self.tools.rules[self.rule as usize].condition(),
+            supersedes_backoff: self.supersedes_backoff,
+            condition: self.tools.rules[self.rule.index()].condition(),
             witness: &self.witness,
             snapshot: &self.snapshot,
         }
     }
 
     /// What an answer means; `None`: nothing is known yet, the transaction is to be sent again.
-    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Option<LockEnd> {
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Option<LockOutcome> {
         let lease = self.under.clone()?;
         let failure = match answer {
             Ok(reply) => {
@@ -164,27 +127,34 @@ impl LockStep {
         } else if failure.kind == FailureKind::LeaseGone {
             lease.lost.cancel();
         }
-        Some(LockEnd::Failed(failure.to_string()))
+        Some(LockOutcome::Failed(failure.to_string()))
     }
 }
 
-fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockEnd {
+fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockOutcome {
     match locked {
-        Locked::Won(fence) => LockEnd::Won { fence, lease, keys },
+        Locked::Won(fence) => LockOutcome::Won { fence, lease, keys },
         Locked::Held { create_revision, lease: under, holder, at } => {
             let key = keys.lock().to_owned();
-            LockEnd::Held { key, create_revision, holder, ours: under == lease.id, at }
+            LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
         }
         Locked::Marked { revision, mark, at } => {
-            LockEnd::Marked(FoundMark { key: keys.mark().to_owned(), revision, mark, at })
+            LockOutcome::Marked(FoundMark { key: keys.mark().to_owned(), revision, mark, at })
         }
-        Locked::Untrue { changes, mark_gone } => LockEnd::Untrue { changes, mark_gone },
+        Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
     }
 }
 
 /// The lock may have been taken without our knowing: frees it, as soon as etcd answers again. Ends
 /// with the lease, for the lock ends with it too.
-async fn free(tools: Arc<Tools>, rule: u32, keys: Keys, holder: Holder, lease: LockLease, mut retry: Retry) {
+async fn free(
+    tools: Arc<Tools>,
+    rule: RuleIndex,
+    keys: Keys,
+    holder: Holder,
+    lease: LockLease,
+    mut retry: Retry,
+) {
     while !lease.lost.is_cancelled() {
         retry.wait().await;
         let request = free_attempt(keys.lock(), &holder);

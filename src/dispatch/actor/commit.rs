@@ -1,0 +1,180 @@
+//! The last step of a firing: its commit, and the end of its lock.
+
+use super::super::commit::CommitTxn;
+use super::super::messages::{Closing, Finish};
+use super::super::outcome::CommitOutcome;
+use super::super::tools::OUT_OF_TIME;
+use super::super::work_queue::AfterCommit;
+use super::active::Sent;
+use super::*;
+use crate::etcd::Failure;
+use crate::firing::Effects;
+use crate::lock::txn::free_orphan;
+use crate::lock::txn_sender::Awaited;
+use crate::runtime::retry::Retry;
+use crate::runtime::supervised::tell;
+
+impl Dispatcher {
+    /// Closes a firing in etcd. `ended`: how its callback did, if that was run and has ended just now.
+    pub(super) fn close(
+        &mut self,
+        instance: InstanceId,
+        closing: Closing,
+        ended: Option<(Finish, Effects)>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some((rule, binding)) = self.identity(instance) else { return };
+        let Some(firing) = self.firings.get_mut(instance) else { return };
+        let (finish, effects) = ended.map(|(finish, effects)| (Some(finish), effects)).unwrap_or_default();
+        let (guard, keys, finish) = match std::mem::take(&mut firing.stage) {
+            Stage::Guarded { guard, keys } | Stage::Running { guard, keys, .. } => {
+                (guard, Some(keys), finish)
+            }
+            // Its transaction was refused: there is another way.
+            Stage::Committing { guard, finish, .. } => (guard, None, finish),
+            other @ (Stage::Locking(_) | Stage::Between) => {
+                firing.stage = other;
+                return;
+            }
+        };
+        let (effects, hold) = match closing {
+            Closing::Commit(hold) => (effects, hold),
+            Closing::Unlock(hold) => (Effects::default(), hold),
+            Closing::Nothing => return self.firings.remove(instance),
+        };
+        let (nonce, committing) = (firing.nonce, spans::commit(&firing.span));
+        let txn = Box::new(CommitTxn {
+            tools: self.tools.clone(),
+            rule,
+            keys: keys.unwrap_or_else(|| self.tools.keys(rule, &binding)),
+            guard: guard.clone(),
+            effects,
+            hold,
+            retry: Retry::seeded(self.rng.next_u64()),
+            began: Instant::now(),
+            used: Vec::new(),
+        });
+        let begun = txn.begin();
+        let (sent, task) = match &begun {
+            Some(_) => (Sent::Awaited(txn, committing), None),
+            None => (Sent::WithTask, Some((txn, committing))),
+        };
+        firing.stage = Stage::Committing { guard, finish, txn: sent };
+        if let Some(request) = begun {
+            self.submit(Awaited { instance, nonce }, rule, Class::Ending, request);
+        }
+        if let Some((txn, committing)) = task {
+            self.go_on_committing(instance, txn, None, committing, ctx.address());
+        }
+    }
+
+    pub(super) fn go_on_committing(
+        &self,
+        instance: InstanceId,
+        txn: Box<CommitTxn>,
+        failed: Option<Failure>,
+        committing: Span,
+        me: Addr<Self>,
+    ) {
+        let out_of_time = self.out_of_time.clone();
+        spawn_guarded(&self.config.faults, Self::NAME, async move {
+            let began = txn.began;
+            let outcome = tokio::select! {
+                biased;
+                outcome = txn.run(failed).instrument(committing.clone()) => outcome,
+                () = out_of_time.cancelled() => CommitOutcome::Failed(OUT_OF_TIME.into()),
+            };
+            let took = began.elapsed();
+            record_in(&committing, &outcome);
+            drop(committing);
+            // Closed: the engine is stopping or restarting.
+            let _ = tell(&me, CommitEnded { instance, outcome, took }).await;
+        });
+    }
+
+    pub(super) fn commit_ended(
+        &mut self,
+        instance: InstanceId,
+        outcome: CommitOutcome,
+        took: Duration,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.work.record(instance) else { return self.firings.remove(instance) };
+        let rule = record.rule;
+        let meters = self.config.meters.rule(rule);
+        meters.ended(outcome.result(), took);
+        if let Some(firing) = self.firings.get_mut(instance)
+            && let Stage::Committing { guard, finish, .. } = &mut firing.stage
+        {
+            if guard.is_lost() || matches!(outcome, CommitOutcome::FenceLost) {
+                meters.lock_lost();
+            }
+            match &outcome {
+                CommitOutcome::Committed { .. } => {}
+                CommitOutcome::Refused(error) => {
+                    spans::outcome(&firing.span, outcome.result(), true);
+                    *finish = Some(Finish::Failed(error.clone()));
+                }
+                CommitOutcome::Failed(_) => spans::outcome(&firing.span, outcome.result(), true),
+                _ => spans::outcome(&firing.span, outcome.result(), false),
+            }
+            if let (CommitOutcome::Unexpected { .. }, Some(fence)) = (&outcome, guard.fence()) {
+                // The lock is still ours.
+                let keys = self.tools.keys(rule, &record.binding);
+                self.send(rule, free_orphan(keys.lock(), fence.create_revision));
+            }
+        }
+        if let Some(ActiveFiring { stage: Stage::Committing { finish: Some(finish), .. }, .. }) =
+            self.firings.get(instance)
+        {
+            self.notify_event(instance, || outcome.event(finish, took));
+        }
+        if let CommitOutcome::Refused(error) = &outcome {
+            self.log_refused(instance, rule, error);
+        }
+        if self.work.closed(instance, &outcome, now, out) == AfterCommit::Over {
+            self.firings.remove(instance);
+        }
+        self.outbox.changes.extend(outcome.into_changes());
+    }
+
+    /// Says that etcd refused a commit, which counts as a failure of the callback.
+    fn log_refused(&self, instance: InstanceId, rule: RuleIndex, error: &str) {
+        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let (Some(record), Some(firing)) = (self.work.record(instance), self.firings.get(instance)) else {
+            return;
+        };
+        if let Some(suppressed) = telemetry.lines.pass(Line::CommitRefused, rule, Instant::now()) {
+            let (engine, rule) = (&**engine, &rules[rule.index()]);
+            let instance = telemetry.reveal.instance(&rule.attributes_of(&record.binding));
+            let (instance, rule) = (instance.as_deref(), &**rule.id());
+            tracing::warn!(parent: &firing.span, engine, rule, instance, error, suppressed, "commit refused");
+        }
+    }
+}
+
+/// Notes in the span of a commit how it went.
+pub(super) fn record_in(committing: &Span, outcome: &CommitOutcome) {
+    committing.record("result", outcome.result());
+    if let CommitOutcome::Committed { revision: revision @ 1.., .. } = outcome {
+        committing.record("revision", revision);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct CommitEnded {
+    instance: InstanceId,
+    outcome: CommitOutcome,
+    took: Duration,
+}
+
+impl Handler<CommitEnded> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, ended: CommitEnded, ctx: &mut Self::Context) {
+        let CommitEnded { instance, outcome, took } = ended;
+        self.turn(ctx, |this, now, out| this.commit_ended(instance, outcome, took, now, out));
+    }
+}

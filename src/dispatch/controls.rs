@@ -1,0 +1,31 @@
+//! What is held back of each rule, as an operator wants it now. Outlives the actors, so that their restart
+//! lifts no brake.
+
+use crate::compiled::{Brake, ByLane, CompiledRule, Lane, RuleIndex, lanes};
+use std::sync::{Arc, Mutex};
+
+/// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes what
+/// and in which order, in the end it has what is here. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct RuleControls(Arc<ByLane<Mutex<Brake>>>);
+
+impl RuleControls {
+    /// As the rules begin.
+    pub(crate) fn new(rules: &[CompiledRule]) -> Self {
+        let (lanes, limits) = lanes(rules);
+        let mut brakes = limits.map(|_| Brake::default());
+        for (rule, index) in rules.iter().zip(RuleIndex::all(rules.len())) {
+            brakes[lanes.of(index)] = rule.options().brake;
+        }
+        Self(Arc::new(brakes.map(|brake| Mutex::new(*brake))))
+    }
+
+    pub(crate) fn change(&self, lane: Lane, change: impl FnOnce(&mut Brake)) {
+        change(&mut self.0[lane].lock().unwrap_or_else(|e| e.into_inner()));
+    }
+
+    /// Every lane, as it is wanted now.
+    pub(crate) fn wanted(&self) -> impl Iterator<Item = (Lane, Brake)> + '_ {
+        self.0.iter().map(|(lane, brake)| (lane, *brake.lock().unwrap_or_else(|e| e.into_inner())))
+    }
+}

@@ -1,0 +1,119 @@
+//! The callbacks that run now, shared by the dispatcher, the application's threads and the engine's
+//! handle. It outlives a restart of the actors: a callback that can't be stopped must not run twice.
+
+use crate::compiled::{Binding, RuleIndex};
+use dashmap::DashMap;
+use foldhash::fast::FixedState;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+type Key = (RuleIndex, Binding);
+
+/// Parts of the list that are locked apart.
+const SHARDS: usize = 16;
+
+#[derive(Clone)]
+pub(crate) struct RunningCallbacks(Arc<Running>);
+
+struct Running {
+    /// What tells each to end.
+    tokens: DashMap<Key, CancellationToken, FixedState>,
+    count: AtomicUsize,
+    /// The last one has ended.
+    emptied: Notify,
+}
+
+/// Takes the callback off the list when it is dropped: when the callback has really ended.
+pub(crate) struct Registered {
+    callbacks: RunningCallbacks,
+    key: Key,
+}
+
+impl RunningCallbacks {
+    pub(crate) fn new(hasher: FixedState) -> Self {
+        // As many on every machine, so that the order is the same too in which all are told to end.
+        let tokens = DashMap::with_hasher_and_shard_amount(hasher, SHARDS);
+        Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), emptied: Notify::new() }))
+    }
+
+    pub(crate) fn register(&self, rule: RuleIndex, binding: Binding, token: CancellationToken) -> Registered {
+        let key = (rule, binding);
+        self.0.count.fetch_add(1, Ordering::SeqCst);
+        self.0.tokens.insert(key.clone(), token);
+        Registered { callbacks: self.clone(), key }
+    }
+
+    pub(crate) fn is_running(&self, rule: RuleIndex, binding: &Binding) -> bool {
+        self.0.tokens.contains_key(&(rule, binding.clone()))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.count.load(Ordering::SeqCst)
+    }
+
+    /// Tells all of them to end.
+    pub(crate) fn cancel_all(&self) {
+        self.0.tokens.iter().for_each(|token| token.cancel());
+    }
+
+    /// When none is left.
+    pub(crate) async fn all_ended(&self) {
+        loop {
+            let mut emptied = std::pin::pin!(self.0.emptied.notified());
+            // From here on it is woken, also if the last one ends before it waits.
+            emptied.as_mut().enable();
+            if self.len() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let running = &self.callbacks.0;
+        running.tokens.remove(&self.key);
+        if running.count.fetch_sub(1, Ordering::SeqCst) == 1 {
+            running.emptied.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::time::{Instant, sleep, timeout};
+
+    fn binding(value: &str) -> Binding {
+        Binding::new([value].into_iter())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_all_of_them_is_woken_when_the_last_one_ends() {
+        let callbacks = RunningCallbacks::new(FixedState::with_seed(1));
+        callbacks.all_ended().await;
+        let register = |value| {
+            let token = CancellationToken::new();
+            (callbacks.register(RuleIndex::default(), binding(value), token.clone()), token)
+        };
+        let ((first, one), (second, other)) = (register("1"), register("2"));
+        assert!(callbacks.is_running(RuleIndex::default(), &binding("1")) && callbacks.len() == 2);
+        callbacks.cancel_all();
+        assert!(one.is_cancelled() && other.is_cancelled());
+        let started = Instant::now();
+        tokio::spawn(async move {
+            sleep(Duration::from_secs(1)).await;
+            drop(first);
+            sleep(Duration::from_secs(1)).await;
+            drop(second);
+        });
+        assert!(timeout(Duration::from_millis(1999), callbacks.all_ended()).await.is_err());
+        callbacks.all_ended().await;
+        assert_eq!((started.elapsed(), callbacks.len()), (Duration::from_secs(2), 0));
+        assert!(!callbacks.is_running(RuleIndex::default(), &binding("1")));
+    }
+}

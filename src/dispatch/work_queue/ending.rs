@@ -1,0 +1,132 @@
+//! How a firing ends.
+
+use super::*;
+
+/// Whether a firing is over after the answer to the transaction that was to end it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterCommit {
+    Over,
+    /// Another transaction, which contains less, is tried.
+    GoesOn,
+}
+
+impl WorkQueue {
+    /// The callback has ended: how its firing is to be closed.
+    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
+        let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
+        let (end, tried, closing) = match finish {
+            Finish::Returned(Then::Done) => (FiringEnd::Done, Tried::Commit, Closing::Commit(None)),
+            Finish::Returned(Then::RetryAfter(delay)) => {
+                let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
+                let hold = Hold { attempt: 0, delay: Some(delay), error: String::new() };
+                (FiringEnd::RetryAfter(delay), Tried::Commit, Closing::Commit(Some(hold)))
+            }
+            Finish::Returned(Then::GiveUp(reason)) => {
+                record.last_error = Some(reason.as_str().into());
+                let hold = Hold { attempt: record.failures, delay: None, error: reason.clone() };
+                (FiringEnd::GaveUp, Tried::Commit, Closing::Commit(Some(hold)))
+            }
+            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => {
+                let error = match finish {
+                    Finish::Failed(error) => error.clone(),
+                    Finish::Panicked(text) => format!("panicked: {text}"),
+                    _ => "the time limit was over".into(),
+                };
+                let backoff = &self.rules[record.rule.index()].options().backoff;
+                record.failures = record.failures.saturating_add(1);
+                record.last_error = Some(error.as_str().into());
+                let delay = backoff.delay(record.failures, &mut self.rng).min(LONGEST);
+                let hold = Hold { attempt: record.failures, delay: Some(delay), error };
+                (FiringEnd::Failed(delay), Tried::Mark, Closing::Unlock(Some(hold)))
+            }
+            Finish::Cancelled => (FiringEnd::Interrupted, Tried::Unlock, Closing::Unlock(None)),
+        };
+        self.commits(id, end, tried, now);
+        closing
+    }
+
+    /// Its lock is taken, and its callback is not to run any more: ends the firing as it is.
+    pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+        self.commits(id, FiringEnd::NotRun, Tried::Unlock, now);
+        out.push(Action::Close(id, Closing::Unlock(None)));
+    }
+
+    fn commits(&mut self, id: InstanceId, end: FiringEnd, tried: Tried, now: Instant) {
+        let mut effects = Vec::new();
+        self.transition(id, now, &mut effects, |record, _| {
+            record.state = State::Committing { end, tried, answer: Answer::Awaited };
+            Next::Stay
+        });
+        debug_assert!(
+            effects.is_empty(),
+            "it has its slot and its lock still, and is told of when it is over"
+        );
+    }
+
+    /// The transaction that was to end a firing has this outcome.
+    pub(crate) fn closed(
+        &mut self,
+        id: InstanceId,
+        outcome: &CommitOutcome,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> AfterCommit {
+        let Some(record) = self.records.get_mut(&id) else { return AfterCommit::Over };
+        let State::Committing { end, tried, .. } = record.state else { return AfterCommit::Over };
+        match (outcome, tried) {
+            (CommitOutcome::Marked(found), _) => {
+                self.hold_marked(id, found, now, out);
+                return AfterCommit::Over;
+            }
+            // Refused for a reason of its own: the firing failed after all. What is tried next contains less.
+            (CommitOutcome::Refused(error), Tried::Commit) => {
+                let closing = self.finished(id, &Finish::Failed(error.clone()), now);
+                out.push(Action::Close(id, closing));
+                return AfterCommit::GoesOn;
+            }
+            (CommitOutcome::Refused(_), Tried::Mark) => {
+                self.commits(id, end, Tried::Unlock, now);
+                out.push(Action::Close(id, Closing::Unlock(None)));
+                return AfterCommit::GoesOn;
+            }
+            _ => {}
+        }
+        let end = record.closed(outcome);
+        if record.has_seen_own() {
+            let truth = record.truth();
+            self.settle_down(id, end, truth, &[], now, out);
+            return AfterCommit::Over;
+        }
+        self.asked += 1;
+        let asked = self.asked;
+        self.transition(id, now, out, |record, _| {
+            record.state = State::Settling { asked, end };
+            Next::Stay
+        });
+        out.push(Action::Ask(id, asked));
+        AfterCommit::Over
+    }
+
+    /// It was decided again from a view that contains what its firing did.
+    pub(super) fn settle_down(
+        &mut self,
+        id: InstanceId,
+        end: FiringEnd,
+        truth: bool,
+        touches: &[Touch],
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(record) = self.records.get(&id) else { return };
+        let base = self.base(record.rule);
+        let mut idle = None;
+        self.transition(id, now, out, |record, now| {
+            let next = record.settled(end, truth, touches, base, now);
+            idle = matches!(record.state, State::Idle).then_some(record.lane);
+            next
+        });
+        if let Some(lane) = idle {
+            self.stats.event(WorkqueueEvent::Ineffective(lane));
+        }
+    }
+}

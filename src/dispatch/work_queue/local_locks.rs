@@ -1,0 +1,151 @@
+//! Locks within this engine: of several instances that want the same one, the first has it, and the others
+//! wait in order.
+
+use super::*;
+use crate::dispatch::slot_queue::Place;
+
+pub(super) struct LocalLocks {
+    locks: HashMap<String, LocalLock, FixedState>,
+    /// Those that were handed their lock while they wait for a slot.
+    handed: BTreeSet<InstanceId>,
+}
+
+struct LocalLock {
+    holder: InstanceId,
+    waiting: BTreeMap<Place, InstanceId>,
+}
+
+impl LocalLocks {
+    pub(super) fn new(hasher: FixedState) -> Self {
+        Self { locks: HashMap::with_hasher(hasher), handed: BTreeSet::new() }
+    }
+
+    /// Takes the lock, or waits at a new place for it, which is returned then.
+    fn acquire(&mut self, key: String, id: InstanceId, place: impl FnOnce() -> Place) -> Option<Place> {
+        let new = || LocalLock { holder: id, waiting: BTreeMap::new() };
+        let lock = self.locks.entry(key).or_insert_with(new);
+        if lock.holder == id {
+            self.handed.remove(&id);
+            return None;
+        }
+        let place = place();
+        lock.waiting.insert(place, id);
+        Some(place)
+    }
+
+    /// Gives up the lock, or waiting at this place for it. Returns who has been handed the lock: the one that has
+    /// waited longest.
+    fn release(&mut self, key: &str, id: InstanceId, place: Place) -> Option<InstanceId> {
+        let lock = self.locks.get_mut(key)?;
+        if lock.holder != id {
+            lock.waiting.remove(&place);
+            return None;
+        }
+        self.handed.remove(&id);
+        match lock.waiting.pop_first() {
+            Some((_, next)) => {
+                lock.holder = next;
+                self.handed.insert(next);
+                Some(next)
+            }
+            None => {
+                self.locks.remove(key);
+                None
+            }
+        }
+    }
+
+    /// These wait no more. In the order in which they began to.
+    pub(super) fn withdraw(&mut self, leaves: impl Fn(InstanceId) -> bool) -> Vec<InstanceId> {
+        let mut left = Vec::new();
+        for lock in self.locks.values_mut() {
+            lock.waiting.retain(|place, id| {
+                let leaves = leaves(*id);
+                if leaves {
+                    left.push((*place, *id));
+                }
+                !leaves
+            });
+        }
+        left.sort_unstable_by_key(|(place, _)| *place);
+        left.into_iter().map(|(_, id)| id).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.locks.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn holders(&self) -> impl Iterator<Item = InstanceId> {
+        self.locks.values().map(|lock| lock.holder)
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> impl Iterator<Item = InstanceId> {
+        self.locks.values().flat_map(|lock| lock.waiting.values().copied())
+    }
+}
+
+/// The lock of an instance, if others than it may want the same.
+pub(super) fn shared_lock(rules: &[CompiledRule], record: &InstanceRecord) -> Option<String> {
+    let rule = &rules[record.rule.index()];
+    (rule.has_lock_pattern() && !rule.options().optimistic).then(|| {
+        let mut key = String::new();
+        rule.write_lock_key("", &record.binding, &mut key);
+        key
+    })
+}
+
+impl WorkQueue {
+    /// Takes the lock within this engine; parks the instance if another one has it.
+    pub(super) fn acquire_local(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) -> bool {
+        let Some(record) = self.records.get(&id) else { return false };
+        let Some(key) = shared_lock(&self.rules, record) else { return true };
+        let queue = &mut self.queue;
+        let Some(place) = self.local_locks.acquire(key, id, || queue.new_place()) else { return true };
+        self.transition(id, now, out, |record, _| {
+            record.state = State::Parked;
+            Next::Park(place)
+        });
+        false
+    }
+
+    /// Hands the lock within this engine to the one that has waited longest: one wake a release.
+    pub(super) fn release_local(
+        &mut self,
+        key: &str,
+        id: InstanceId,
+        place: Place,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        if let Some(next) = self.local_locks.release(key, id, place) {
+            self.transition(next, now, out, |record, _| {
+                record.state = State::Queued(WorkClass::Live);
+                Next::EnqueueFirst
+            });
+        }
+    }
+
+    /// What was handed a lock and can't get a slot, for how long whoever knows, passes it on to the next; it will
+    /// ask for it again. Returns whether there was any.
+    pub(super) fn pass_locks(
+        &mut self,
+        now: Instant,
+        out: &mut Vec<Action>,
+        stuck: impl Fn(&SlotQueue, Lane) -> bool,
+    ) -> bool {
+        let stuck = |id: &InstanceId| {
+            let record = self.records.get(id)?;
+            let key = shared_lock(&self.rules, record)?;
+            stuck(&self.queue, record.lane).then_some((*id, key, record.place))
+        };
+        let stuck: Vec<(InstanceId, String, Place)> =
+            self.local_locks.handed.iter().filter_map(stuck).collect();
+        for (id, key, place) in &stuck {
+            self.release_local(key, *id, *place, now, out);
+        }
+        !stuck.is_empty()
+    }
+}

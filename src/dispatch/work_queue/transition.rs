@@ -1,0 +1,168 @@
+//! The one way from one state of an instance to another, and what follows from that for slots, locks, queues, timers,
+//! counts, and those who listen.
+
+use super::local_locks::shared_lock;
+use super::*;
+
+impl WorkQueue {
+    /// An instance that there was no record of.
+    pub(super) fn admit(
+        &mut self,
+        id: InstanceId,
+        record: Box<InstanceRecord>,
+        next: Next,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        self.records.insert(id, record);
+        self.apply(id, true, now, out, |_, _| next);
+    }
+
+    /// Changes the state of an instance, if there is a record of it, and does what follows from that.
+    pub(super) fn transition(
+        &mut self,
+        id: InstanceId,
+        now: Instant,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
+    ) {
+        self.apply(id, false, now, out, change);
+    }
+
+    fn apply(
+        &mut self,
+        id: InstanceId,
+        new: bool,
+        now: Instant,
+        out: &mut Vec<Action>,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
+    ) {
+        let Some(record) = self.records.get_mut(&id) else { return };
+        let before = (!new).then(|| record.state.clone());
+        let mut next = change(record, now);
+        let lane = record.lane;
+        let interval = self.intervals[record.rule.index()].as_mut();
+        if matches!(next, Next::Enqueue(_) | Next::GoOn)
+            && !before.as_ref().is_some_and(State::is_queued)
+            && let Some(until) = interval.and_then(|interval| interval.until(&record.binding, now))
+        {
+            next = record.rest(until);
+        }
+        let dropped = next == Next::Drop;
+        let after = (!dropped).then_some(&record.state);
+        let changed = before.as_ref() != after;
+        self.stats.moved(id, before.as_ref(), record, dropped, now);
+        if before.as_ref().map(std::mem::discriminant) != after.map(std::mem::discriminant) {
+            record.entered = now;
+        }
+
+        let was = |test: fn(&State) -> bool| before.as_ref().is_some_and(test);
+        let is = |test: fn(&State) -> bool| after.is_some_and(test);
+        let (had_slot, has_slot) = (was(State::holds_slot), is(State::holds_slot));
+        let gets_slot = !had_slot && has_slot;
+        if gets_slot {
+            self.queue.occupy(lane);
+        }
+        if (was(State::is_reserved) || gets_slot) && !is(State::is_reserved) {
+            if is(State::fires) {
+                self.queue.start(lane, now);
+                if let Some(interval) = &mut self.intervals[record.rule.index()] {
+                    interval.fired(&record.binding, now);
+                }
+            } else {
+                self.queue.withdraw(lane);
+            }
+        }
+        let vacates = had_slot && !has_slot;
+        if vacates {
+            self.queue.vacate(lane);
+        }
+
+        if changed {
+            if let Some(State::Waiting(until, _)) = &before {
+                self.timers.remove(&(*until, id));
+            }
+            if let Some(remote) = before.as_ref().and_then(State::remote) {
+                self.releases.leave(id, remote);
+            }
+            if let Some(remote) = after.and_then(State::remote) {
+                self.releases.wait(id, remote, now);
+            }
+        }
+        let lock = if vacates || dropped { shared_lock(&self.rules, record) } else { None };
+        let place = record.place;
+        match next {
+            Next::Stay | Next::GoOn | Next::Drop => {}
+            Next::Enqueue(class) => record.place = self.queue.push(lane, class, id, now),
+            Next::EnqueueFirst => record.place = self.queue.push_front(lane, id, now),
+            Next::Park(place) => record.place = place,
+            Next::WakeAt(at) => {
+                self.timers.insert((at, id));
+            }
+        }
+        if let Some(lock) = lock {
+            self.release_local(&lock, id, place, now, out);
+        }
+        if dropped {
+            self.forget(id, out);
+        } else if changed && next != Next::EnqueueFirst {
+            self.notify(id, now, out);
+        }
+    }
+
+    fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
+        let Some(record) = self.records.remove(&id) else { return };
+        if self.observed {
+            let (rule, binding) = (record.rule, record.binding.clone());
+            out.push(Action::Notify { rule, binding, state: InstanceState::Untrue });
+        }
+        if record.orphaned {
+            out.push(Action::Release(id));
+        }
+        if let Some(KnownMark { revision, mine: true, .. }) = record.mark {
+            out.push(Action::ClearMark { rule: record.rule, binding: record.binding, revision });
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn records(&self) -> impl Iterator<Item = (InstanceId, &InstanceRecord)> {
+        self.records.iter().map(|(id, record)| (*id, &**record))
+    }
+
+    /// Locks within this engine that somebody has or waits for.
+    #[cfg(test)]
+    pub(crate) fn locks_taken(&self) -> usize {
+        self.local_locks.len()
+    }
+
+    /// Those that have a lock within this engine without a slot.
+    #[cfg(test)]
+    pub(crate) fn idle_holders(&self) -> impl Iterator<Item = InstanceId> {
+        let has_slot = |id: &InstanceId| self.records.get(id).is_some_and(|record| record.state.holds_slot());
+        self.local_locks.holders().filter(move |id| !has_slot(id))
+    }
+
+    /// Those that wait for a lock within this engine.
+    #[cfg(test)]
+    pub(crate) fn parked(&self) -> impl Iterator<Item = InstanceId> {
+        self.local_locks.waiting()
+    }
+
+    /// Permits of a lane's rate that are reserved.
+    #[cfg(test)]
+    pub(crate) fn reserved(&self, lane: Lane) -> usize {
+        self.queue.reserved(lane)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_throttled(&self, lane: Lane, now: Instant) -> bool {
+        self.queue.is_throttled(lane, now)
+    }
+
+    /// Timers, waits for releases, and places in queues, void ones included.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> usize {
+        let parked = self.local_locks.waiting().count();
+        self.timers.len() + self.releases.len() + self.queue.len() + parked + self.stats.queued()
+    }
+}
