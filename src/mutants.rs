@@ -35,7 +35,7 @@ mutants! {
     /// A failure holds back all engines.
     Backoff,
     /// Engines that wait for a lock try again when it is released.
-    Releases,
+    WakeUps,
     /// When the store went back, everything in memory is discarded.
     Rewind,
     /// A commit without a lock takes effect only if the keys are as they were shown.

@@ -27,12 +27,12 @@ mod state;
 mod waiting;
 
 pub(crate) use state::{
-    Answer, FiringEnd, KnownMark, Next, OwnCommit, Remote, RemoteHolder, State, Tried, Wait, WorkClass,
+    Answer, FiringEnd, Next, OwnCommit, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
 };
 
 use super::latency::TriggerLatency;
 use super::outcome::CommitOutcome;
-use super::slot_queue::Place;
+use super::slot_queue::{Place, WorkClass};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, Lane, RuleIndex};
 use crate::index::Touch;
@@ -63,7 +63,7 @@ pub(crate) struct InstanceRecord {
     /// Firings in a row that succeeded, after which it was still true and not left alone.
     pub(crate) ineffective: u32,
     last_end: Option<Instant>,
-    pub(crate) mark: Option<KnownMark>,
+    pub(crate) mark: Option<SeenMark>,
     pub(crate) orphaned: bool,
     /// Since the last success.
     pub(crate) last_error: Option<Arc<str>>,
@@ -187,7 +187,7 @@ impl InstanceRecord {
             return Next::Drop;
         }
         let outdated = self.changes.newest() > revision;
-        self.mark = Some(KnownMark { revision, mine: false, outdated });
+        self.mark = Some(SeenMark { revision, mine: false, outdated });
         if outdated {
             return self.wait(base, Wait::Backoff, now);
         }
@@ -257,7 +257,7 @@ impl InstanceRecord {
         let State::Committing { end, .. } = self.state else { return FiringEnd::Interrupted };
         match outcome {
             CommitOutcome::Committed { revision, slots, marked, .. } => {
-                self.mark = marked.then_some(KnownMark { revision: *revision, mine: true, outdated: false });
+                self.mark = marked.then_some(SeenMark { revision: *revision, mine: true, outdated: false });
                 self.committed(OwnCommit { revision: *revision, slots: slots.clone() });
                 if end.is_success() {
                     self.failures = 0;

@@ -2,7 +2,6 @@
 //! waited long as if it were live.
 
 use super::rate::Rate;
-use super::record::WorkClass;
 use crate::compiled::{ByLane, Lane, RateLimit};
 use crate::index::InstanceId;
 use crate::mutants::{Mutant, is_active};
@@ -10,6 +9,13 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 use tokio::time::Instant;
+
+/// Live work goes before what only a crawl brought up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum WorkClass {
+    Live,
+    Crawl,
+}
 
 /// A place in the queue, or among those that wait for a lock within the engine: never given twice, and later ones
 /// are greater.

@@ -10,7 +10,8 @@ mod world;
 
 use super::messages::{Action, FoundMark};
 use super::outcome::{CommitOutcome, LockOutcome};
-use super::record::{Answer, InstanceRecord, State, WorkClass};
+use super::record::{Answer, InstanceRecord, State};
+use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
 use crate::change::Seen;

@@ -22,9 +22,9 @@ use super::interval::Interval;
 use super::messages::{Action, Closing, Finish, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
-    Answer, FiringEnd, InstanceRecord, KnownMark, Next, Remote, RemoteHolder, State, Tried, Wait, WorkClass,
+    Answer, FiringEnd, InstanceRecord, Next, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
 };
-use super::slot_queue::{QueueEntry, SlotQueue};
+use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Brake, ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};

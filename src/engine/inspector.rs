@@ -107,9 +107,9 @@ impl Inspector {
             let ids: Vec<InstanceId> = listed.iter().map(|listed| listed.id).collect();
             let looks = self.look_at(ids, states, limit - instances.len()).await?;
             let last = looks.last().map(|(at, _)| *at);
-            instances.extend(looks.into_iter().map(|(at, look)| {
+            instances.extend(looks.into_iter().map(|(at, status)| {
                 let listed = &listed[at];
-                self.instance(listed.rule, &listed.binding, look)
+                self.instance(listed.rule, &listed.binding, status)
             }));
             if let Some(last) = last
                 && instances.len() == limit
@@ -178,8 +178,8 @@ impl Inspector {
         let instance = match id {
             None => None,
             Some(id) => {
-                let look = self.look_at(vec![id], StateSet::default(), 1).await?.pop();
-                look.map(|(_, look)| self.instance(number, &binding, look))
+                let status = self.look_at(vec![id], StateSet::default(), 1).await?.pop();
+                status.map(|(_, status)| self.instance(number, &binding, status))
             }
         };
         Ok(InstanceExplanation { condition, instance })
@@ -221,7 +221,7 @@ impl Inspector {
         Ok(Wanted(wanted.collect()))
     }
 
-    fn instance(&self, rule: RuleIndex, binding: &Binding, look: Option<InstanceStatus>) -> Instance {
+    fn instance(&self, rule: RuleIndex, binding: &Binding, status: Option<InstanceStatus>) -> Instance {
         let compiled = &self.rules[rule.index()];
         let untrue = InstanceStatus {
             state: InstanceState::Untrue,
@@ -229,7 +229,7 @@ impl Inspector {
             failures: 0,
             last_error: None,
         };
-        let InstanceStatus { state, lasting, failures, last_error } = look.unwrap_or(untrue);
+        let InstanceStatus { state, lasting, failures, last_error } = status.unwrap_or(untrue);
         Instance {
             rule: compiled.id().clone(),
             attributes: compiled.attributes_of(binding),

@@ -10,14 +10,14 @@
 //! | [`inspector`] | asks the actors what they are doing |
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
-//! | [`generation`] | all actors of one start, wired together |
+//! | [`incarnation`] | all actors of one start, wired together |
 
 pub(crate) mod builder;
 mod check;
 pub(crate) mod config;
 mod coverage;
-mod generation;
 mod handle;
+mod incarnation;
 mod inspector;
 mod look_up;
 #[cfg(feature = "http")]

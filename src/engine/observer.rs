@@ -7,11 +7,11 @@ use std::any::Any;
 /// Something that observes running engines, such as an HTTP endpoint.
 pub(crate) trait Observatory: Send + Sync {
     /// Shows an engine until the returned value is dropped.
-    fn show(&self, engine: Observer) -> Shown;
+    fn show(&self, engine: Observer) -> Observed;
 }
 
 /// The place of an engine in an observatory, which it keeps alive.
-pub(crate) type Shown = Box<dyn Any + Send + Sync>;
+pub(crate) type Observed = Box<dyn Any + Send + Sync>;
 
 /// See the [module](self).
 #[derive(Clone, Debug)]

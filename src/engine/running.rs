@@ -3,7 +3,7 @@
 use super::config::Config;
 use super::handle::EngineHandle;
 #[cfg(feature = "http")]
-use super::observer::{Observer, Shown};
+use super::observer::{Observed, Observer};
 use super::supervisor::{Command, supervise};
 use crate::error::EngineError;
 use crate::health::Health;
@@ -51,7 +51,7 @@ pub struct RunningEngine {
     supervisor: Option<Supervisor>,
     /// Its place where it is observed.
     #[cfg(feature = "http")]
-    _shown: Option<Shown>,
+    _shown: Option<Observed>,
 }
 
 /// The supervisor's thread, which says when it has nothing left to do.

@@ -2,7 +2,7 @@
 //! restored backup.
 
 use super::config::Config;
-use super::generation::Generation;
+use super::incarnation::Incarnation;
 use super::inspector::Inspector;
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
@@ -64,13 +64,14 @@ pub(crate) async fn supervise(
     let brakes = RuleControls::new(&config.rules);
     let mut panics: VecDeque<Instant> = VecDeque::new();
     for number in 0.. {
-        let generation = match Generation::start(&config, &runtime, &status, &meters, &live, &brakes, number)
-            .await
-        {
-            Ok(generation) => generation,
-            Err(error) => return status.end(Health::Failed { reason: format!("could not start: {error}") }),
-        };
-        if let Turn::End = oversee(&config, &status, &meters, generation, &mut commands, &mut panics).await {
+        let incarnation =
+            match Incarnation::start(&config, &runtime, &status, &meters, &live, &brakes, number).await {
+                Ok(incarnation) => incarnation,
+                Err(error) => {
+                    return status.end(Health::Failed { reason: format!("could not start: {error}") });
+                }
+            };
+        if let Turn::End = oversee(&config, &status, &meters, incarnation, &mut commands, &mut panics).await {
             return;
         }
     }
@@ -81,18 +82,18 @@ async fn oversee(
     config: &Config,
     status: &Status,
     meters: &Meters,
-    mut generation: Generation,
+    mut incarnation: Incarnation,
     commands: &mut mpsc::Receiver<Command>,
     panics: &mut VecDeque<Instant>,
 ) -> Turn {
     loop {
         tokio::select! {
             biased;
-            fault = generation.faults.recv() => {
+            fault = incarnation.faults.recv() => {
                 let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
                 meters.restart();
                 status.restarting();
-                generation.abandon(RESTART).await;
+                incarnation.abandon(RESTART).await;
                 // This is done once more, because what the old actors reported until their end is void.
                 status.restarting();
                 return recover(config, status, fault, panics).await;
@@ -100,7 +101,7 @@ async fn oversee(
             command = commands.recv() => match command {
                 Some(Command::Shutdown { deadline, reply }) => {
                     status.end(Health::Stopping);
-                    let left = generation.shutdown(deadline).await;
+                    let left = incarnation.shutdown(deadline).await;
                     status.end(Health::Stopped);
                     // The receiver may be gone, and then nobody needs the answer.
                     let _ = reply.send(left);
@@ -108,13 +109,13 @@ async fn oversee(
                 }
                 None => {
                     status.end(Health::Stopping);
-                    generation.abandon(ABANDON).await;
+                    incarnation.abandon(ABANDON).await;
                     status.end(Health::Stopped);
                     return Turn::End;
                 }
                 Some(Command::Inspect { reply }) => {
                     // The receiver may be gone, and then nobody needs the answer.
-                    let _ = reply.send(generation.inspector(config.rules.clone()));
+                    let _ = reply.send(incarnation.inspector(config.rules.clone()));
                 }
             }
         }

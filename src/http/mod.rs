@@ -40,16 +40,16 @@
 //! # }
 //! ```
 
-mod ask;
+mod handler;
 mod page;
 mod probes;
 mod query;
-mod respond;
+mod router;
 mod server;
 mod view;
 
 use crate::engine::EngineBuilder;
-use crate::engine::observer::{Observatory, Observer, Shown};
+use crate::engine::observer::{Observatory, Observed, Observer};
 use crate::error::EngineError;
 use server::Server;
 use std::fmt;
@@ -104,7 +104,7 @@ impl Endpoint {
 }
 
 impl Observatory for Endpoint {
-    fn show(&self, engine: Observer) -> Shown {
+    fn show(&self, engine: Observer) -> Observed {
         let mut engines = self.shared.engines.write().unwrap_or_else(|e| e.into_inner());
         let number = engines.last().map_or(0, |(number, _)| number + 1);
         engines.push((number, engine));

@@ -1,6 +1,6 @@
 //! The pages. Plain HTML without scripts; the templates escape everything that is put into them. Pure.
 
-use super::ask::Refused;
+use super::handler::ApiError;
 use super::query::{ATTRIBUTE, Parameters};
 use super::view::{EngineView, ExplanationView, PageView};
 use crate::condition::{Explanation, SeenKey};
@@ -174,7 +174,7 @@ fn rule_row(engine: &str, rule: &RuleStatus) -> Markup {
 pub(super) fn instances(
     engine: &str,
     engines: &[EngineView],
-    found: Result<PageView, Refused>,
+    found: Result<PageView, ApiError>,
     parameters: &Parameters,
     reveals: bool,
 ) -> Markup {
@@ -403,7 +403,7 @@ fn seen_key(seen: &SeenKey) -> Markup {
     }
 }
 
-pub(super) fn refused(refused: &Refused) -> Markup {
+pub(super) fn refused(refused: &ApiError) -> Markup {
     layout(
         refused.status.as_str(),
         html! {

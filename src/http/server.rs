@@ -1,7 +1,7 @@
 //! Listens, on a thread of its own, and hands requests on.
 
 use super::Shared;
-use super::respond::{Answer, respond};
+use super::router::{Answer, route};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -128,7 +128,7 @@ async fn handle<B>(request: Request<B>, address: SocketAddr, shared: &Shared) ->
     } else if address.ip().is_loopback() && !names_loopback(host) {
         Answer::text(StatusCode::MISDIRECTED_REQUEST, "the Host of the request is not a loopback address\n")
     } else {
-        respond(request.uri().path(), request.uri().query().unwrap_or(""), shared).await
+        route(request.uri().path(), request.uri().query().unwrap_or(""), shared).await
     };
     let Answer { status, kind, body } = answer;
     let mut response = Response::new(Full::new(body.into()));

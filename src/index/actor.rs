@@ -1,9 +1,9 @@
 //! The index actor. It brings changes to the [`Index`], and sends the orders for decisions that come out of
 //! it.
 
-mod look;
+mod queries;
 
-pub(crate) use look::{Figures, GetListed, LookUp};
+pub(crate) use queries::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
 use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps};

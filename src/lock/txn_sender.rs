@@ -114,7 +114,7 @@ impl TxnSender {
         if self.trouble == Some(FailureKind::NoSpace) && self.batcher.is_idle() {
             self.well();
         }
-        self.hand_over();
+        self.flush_answers();
     }
 
     fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {
@@ -166,7 +166,7 @@ impl TxnSender {
     }
 
     /// Answers firings, all of a request at once.
-    fn hand_over(&mut self) {
+    fn flush_answers(&mut self) {
         if let Some(firings) = self.firings.as_ref().filter(|_| !self.answered.is_empty()) {
             // Bounded by the firing slots, each of which waits for one answer at a time.
             tell_soon(firings, Answered(std::mem::take(&mut self.answered)));

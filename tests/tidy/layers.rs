@@ -35,9 +35,9 @@ pub(crate) type Layer = (&'static str, &'static [&'static str]);
 /// The layers from the lowest to the highest. `ARCHITECTURE.md` says what each is for.
 pub(crate) const LAYERS: &[Layer] = &[
     ("tools", &["embedded", "mutants", "watch_cell"]),
-    ("vocabulary", &["change", "pattern", "time", "trace", "value"]),
+    ("vocabulary", &["change", "pattern", "time", "value"]),
     ("conditions", &["condition"]),
-    ("rules", &["compiled", "firing", "rule"]),
+    ("rules", &["compiled", "firing", "rule", "trace"]),
     ("reports", &["error", "events", "inspect"]),
     ("outside", &["etcd", "metrics", "prometheus"]),
     ("support", &["health", "read", "runtime"]),

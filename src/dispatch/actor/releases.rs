@@ -22,7 +22,7 @@ impl Handler<Released> for Dispatcher {
 
     fn handle(&mut self, Released(keys): Released, ctx: &mut Self::Context) {
         self.turn(ctx, |this, now, out| match keys {
-            _ if is_active(Mutant::Releases) => {}
+            _ if is_active(Mutant::WakeUps) => {}
             None => this.work.released_unknown(now, out),
             Some(keys) => {
                 for (key, revision) in keys {

@@ -1,20 +1,13 @@
 //! The states of a record, why it is in them, and what follows from a change.
 
-use super::Place;
 use crate::change::Revision;
+use crate::dispatch::slot_queue::{Place, WorkClass};
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, InstanceMark};
 use smallvec::SmallVec;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Live work goes before what only a crawl brought up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum WorkClass {
-    Live,
-    Crawl,
-}
 
 /// What an instance is doing, with all that only this needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +165,7 @@ pub(crate) struct OwnCommit {
 
 /// The mark of an instance, as last seen or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KnownMark {
+pub(crate) struct SeenMark {
     pub(crate) revision: Revision,
     /// This engine wrote it, and removes it when it tries again.
     pub(crate) mine: bool,

@@ -1,7 +1,8 @@
 //! What is held back.
 
 use super::super::messages::{Closing, Finish};
-use super::super::record::{Wait, WorkClass};
+use super::super::record::Wait;
+use super::super::slot_queue::WorkClass;
 use super::*;
 use crate::compiled::{Brake, RateLimit};
 use crate::firing::Then;

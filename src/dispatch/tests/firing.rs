@@ -1,6 +1,6 @@
 //! What a firing leaves behind: the exact meaning of "fires again", "slowed down" and "given up".
 
-use super::super::record::{FiringEnd, KnownMark, Next, OwnCommit, Tried, Wait};
+use super::super::record::{FiringEnd, Next, OwnCommit, SeenMark, Tried, Wait};
 use super::*;
 
 const GIVEN: [Revision; 2] = [5, 0];
@@ -189,7 +189,7 @@ fn every_end_leads_on() {
         assert_eq!(after(vec![], end, touches, now), expected, "{name}");
         // False: forgotten, however it ended; attempts start anew.
         let mut record = running(now);
-        record.mark = Some(KnownMark { revision: 10, mine: true, outdated: false });
+        record.mark = Some(SeenMark { revision: 10, mine: true, outdated: false });
         assert_eq!(record.settled(end, false, touches, BASE, now), Next::Drop, "{name}, false");
     }
 }

@@ -1,6 +1,6 @@
 //! The transition table of an instance: what a decision, a timer, a release mean in each state.
 
-use super::super::record::{FiringEnd, KnownMark, Next, OwnCommit, Remote, Tried, Wait};
+use super::super::record::{FiringEnd, Next, OwnCommit, Remote, SeenMark, Tried, Wait};
 use super::*;
 use crate::lock::txn::MarkKind;
 
@@ -260,8 +260,8 @@ fn only_what_is_newer_than_another_engines_mark_overrules_it() {
     let now = Instant::now();
     let (older, newer) = ((1, 11), (1, 12));
     let base = State::Waiting(now + BASE, Wait::Backoff);
-    let theirs = Some(KnownMark { revision: 11, mine: false, outdated: false });
-    let mine = Some(KnownMark { revision: 11, mine: true, outdated: false });
+    let theirs = Some(SeenMark { revision: 11, mine: false, outdated: false });
+    let mine = Some(SeenMark { revision: 11, mine: true, outdated: false });
     for (name, state, mark, touch, after, overrules) in [
         ("given up elsewhere, a newer change", given_up(), theirs, newer, base.clone(), Some(11)),
         ("given up elsewhere, a change that engine knew", given_up(), theirs, older, given_up(), None),
@@ -308,7 +308,7 @@ fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
     let now = Instant::now();
     for (mine, kept) in [(true, Some(11)), (false, None)] {
         let mut record = fired(LOCKING, now);
-        record.mark = Some(KnownMark { revision: 11, mine, outdated: true });
+        record.mark = Some(SeenMark { revision: 11, mine, outdated: true });
         assert_eq!(record.held(remote()), Next::Stay);
         record.decided(true, &[(1, 12)], false, BASE, now);
         assert_eq!((record.state.clone(), record.supersedes_backoff()), (held(), kept), "mine: {mine}");

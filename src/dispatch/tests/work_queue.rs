@@ -3,7 +3,8 @@
 mod releases;
 
 use super::super::messages::{Closing, Finish, Hold};
-use super::super::record::{Wait, WorkClass};
+use super::super::record::Wait;
+use super::super::slot_queue::WorkClass;
 use super::super::work_queue::AfterCommit;
 use super::*;
 use crate::firing::Then;

@@ -119,7 +119,7 @@ impl WorkQueue {
         if record.orphaned {
             out.push(Action::Release(id));
         }
-        if let Some(KnownMark { revision, mine: true, .. }) = record.mark {
+        if let Some(SeenMark { revision, mine: true, .. }) = record.mark {
             out.push(Action::ClearMark { rule: record.rule, binding: record.binding, revision });
         }
     }

@@ -76,7 +76,7 @@ fn takeover() -> Option<Duration> {
 fn another_engine_takes_over_within_the_ttl_and_a_second() {
     let took = takeover().expect("it is taken over");
     assert!(took <= TTL + SECOND, "{took:?}");
-    let unwoken = mutants::with(Some(Mutant::Releases), takeover);
+    let unwoken = mutants::with(Some(Mutant::WakeUps), takeover);
     assert!(unwoken.is_none_or(|took| took > TTL + SECOND), "it was woken: {unwoken:?}");
 }
 

@@ -1,7 +1,7 @@
 //! Which path answers what.
 
 use super::Shared;
-use super::ask::{self, Refused};
+use super::handler::{self, ApiError};
 use super::page;
 use super::probes::{Checked, Probe, probe};
 use super::query::Parameters;
@@ -31,10 +31,10 @@ impl Answer {
         Self { status, kind: HTML, body: page.into_string() }
     }
 
-    fn json<T: Serialize>(found: Result<T, Refused>) -> Self {
+    fn json<T: Serialize>(found: Result<T, ApiError>) -> Self {
         let (status, body) = match found {
             Ok(found) => (StatusCode::OK, serde_json::to_string(&found)),
-            Err(Refused { status, message }) => {
+            Err(ApiError { status, message }) => {
                 (status, serde_json::to_string(&serde_json::json!({ "error": message })))
             }
         };
@@ -46,7 +46,7 @@ impl Answer {
 }
 
 /// Answers a GET.
-pub(super) async fn respond(path: &str, query: &str, shared: &Shared) -> Answer {
+pub(super) async fn route(path: &str, query: &str, shared: &Shared) -> Answer {
     let parameters = Parameters::parse(query);
     match path {
         "/livez" => probes(Probe::Live, &parameters, shared),
@@ -59,11 +59,11 @@ pub(super) async fn respond(path: &str, query: &str, shared: &Shared) -> Answer 
         "/style.css" => {
             Answer { status: StatusCode::OK, kind: "text/css; charset=utf-8", body: page::STYLE.into() }
         }
-        "/" => Answer::html(StatusCode::OK, page::overview(&ask::engines(shared).await, &parameters)),
-        "/api/engines" => Answer::json(Ok(ask::engines(shared).await)),
+        "/" => Answer::html(StatusCode::OK, page::overview(&handler::engines(shared).await, &parameters)),
+        "/api/engines" => Answer::json(Ok(handler::engines(shared).await)),
         "/instances" | "/api/instances" => instances(path, &parameters, shared).await,
         "/explain" | "/api/explain" => explain(path, &parameters, shared).await,
-        _ => refused(Refused { status: StatusCode::NOT_FOUND, message: "there is nothing here".into() }),
+        _ => refused(ApiError { status: StatusCode::NOT_FOUND, message: "there is nothing here".into() }),
     }
 }
 
@@ -80,25 +80,25 @@ fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
 }
 
 async fn instances(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
-    let engine = match ask::engine(shared, parameters) {
+    let engine = match handler::engine(shared, parameters) {
         Ok(engine) => engine,
         Err(error) => {
             return if path.starts_with("/api/") { Answer::json::<()>(Err(error)) } else { refused(error) };
         }
     };
-    let found = ask::instances(&engine, parameters).await;
+    let found = handler::instances(&engine, parameters).await;
     if path.starts_with("/api/") {
         return Answer::json(found);
     }
     let status = found.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
-    let engines = ask::engines(shared).await;
+    let engines = handler::engines(shared).await;
     let reveals = engine.reveal >= Reveal::Keys;
     Answer::html(status, page::instances(engine.handle.name(), &engines, found, parameters, reveals))
 }
 
 async fn explain(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
-    let found = match ask::engine(shared, parameters) {
-        Ok(engine) => ask::explain(&engine, parameters).await,
+    let found = match handler::engine(shared, parameters) {
+        Ok(engine) => handler::explain(&engine, parameters).await,
         Err(error) => Err(error),
     };
     match found {
@@ -108,6 +108,6 @@ async fn explain(path: &str, parameters: &Parameters, shared: &Shared) -> Answer
     }
 }
 
-fn refused(error: Refused) -> Answer {
+fn refused(error: ApiError) -> Answer {
     Answer::html(error.status, page::refused(&error))
 }

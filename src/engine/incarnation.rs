@@ -43,7 +43,7 @@ const EVALUATOR_MAILBOX: usize = 16;
 /// How long etcd may take to free the engine's leases.
 const REVOKE: Duration = Duration::from_secs(5);
 
-pub(crate) struct Generation {
+pub(crate) struct Incarnation {
     engine: Arc<str>,
     pub(crate) faults: mpsc::Receiver<Fault>,
     index: Addr<IndexActor>,
@@ -71,7 +71,7 @@ async fn connect(thread: &ActorThread, connector: Connector, faults: &Faults) ->
     thread.run(move || drop(spawn_guarded(&faults, "connector", connector.run()))).await
 }
 
-impl Generation {
+impl Incarnation {
     /// Starts all actors. An error means that the system could not start a thread.
     pub(crate) async fn start(
         config: &Config,

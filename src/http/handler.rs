@@ -15,18 +15,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a question has no answer.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) message: String,
 }
 
-impl Refused {
+impl ApiError {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into() }
     }
 }
 
-impl From<EngineError> for Refused {
+impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let status = match &error {
             EngineError::UnknownRule(_) => StatusCode::NOT_FOUND,
@@ -42,7 +42,7 @@ impl From<EngineError> for Refused {
     }
 }
 
-async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Result<T, Refused> {
+async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Result<T, ApiError> {
     Ok(timeout(LIMIT, asking).await.map_err(|_| EngineError::NoAnswer { within: LIMIT })??)
 }
 
@@ -63,19 +63,19 @@ pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
 }
 
 /// The engine that is asked for; the first if none is.
-pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observer, Refused> {
+pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observer, ApiError> {
     let name = parameters.get("engine");
     let mut engines = shared.engines().into_iter();
     let found = engines.find(|engine| name.is_none_or(|name| engine.handle.name() == name));
     found.ok_or_else(|| {
         let message =
             name.map_or("no engine is running".into(), |name| format!("there is no engine `{name}`"));
-        Refused::new(StatusCode::NOT_FOUND, message)
+        ApiError::new(StatusCode::NOT_FOUND, message)
     })
 }
 
-pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Result<PageView, Refused> {
-    let query = parameters.instances().map_err(|wrong| Refused::new(StatusCode::BAD_REQUEST, wrong))?;
+pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Result<PageView, ApiError> {
+    let query = parameters.instances().map_err(|wrong| ApiError::new(StatusCode::BAD_REQUEST, wrong))?;
     if engine.reveal < Reveal::Keys && !parameters.attributes().is_empty() {
         return Err(hidden("instances can't be looked for by their attributes"));
     }
@@ -83,18 +83,18 @@ pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Res
     Ok(PageView::new(engine.handle.name(), page, engine.reveal))
 }
 
-pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationView, Refused> {
+pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationView, ApiError> {
     if engine.reveal < Reveal::Keys {
         return Err(hidden("instances can't be explained"));
     }
-    let missing = || Refused::new(StatusCode::BAD_REQUEST, "give a rule, and its attributes as attr.NAME");
+    let missing = || ApiError::new(StatusCode::BAD_REQUEST, "give a rule, and its attributes as attr.NAME");
     let rule = parameters.get("rule").ok_or_else(missing)?;
     let attributes = parameters.attributes();
     let found = within(engine.handle.explain(rule, &attributes)).await?;
     Ok(ExplanationView::new(engine.handle.name(), rule, attributes, found, engine.reveal))
 }
 
-fn hidden(what: &str) -> Refused {
+fn hidden(what: &str) -> ApiError {
     let message = format!("{what}: the engine does not reveal keys (see EngineBuilder::reveal)");
-    Refused::new(StatusCode::FORBIDDEN, message)
+    ApiError::new(StatusCode::FORBIDDEN, message)
 }
