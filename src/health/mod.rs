@@ -78,6 +78,10 @@ pub enum Reason {
     Overloaded,
     /// etcd refuses a request for what is in it: a limit of the server, or a fault of the engine.
     Refused,
+    /// An endpoint is of another cluster, or of an older state of this one, and nothing is written there; or most of the
+    /// endpoints name no common cluster. Look at the list of endpoints, and set
+    /// [`cluster_id`](crate::EngineBuilder::cluster_id).
+    WrongStore,
 }
 
 impl Reason {
@@ -92,6 +96,7 @@ impl Reason {
         Reason::LeaseLost,
         Reason::Overloaded,
         Reason::Refused,
+        Reason::WrongStore,
     ];
 
     /// Its name, as in the metric `etcd_rules_health`.
@@ -106,6 +111,7 @@ impl Reason {
             Reason::LeaseLost => "lease_lost",
             Reason::Overloaded => "overloaded",
             Reason::Refused => "refused",
+            Reason::WrongStore => "wrong_store",
         }
     }
 }
@@ -123,6 +129,7 @@ impl From<FailureKind> for Reason {
             FailureKind::Compacted => Reason::Lagging,
             FailureKind::Overloaded => Reason::Overloaded,
             FailureKind::Rejected => Reason::Refused,
+            FailureKind::WrongStore => Reason::WrongStore,
         }
     }
 }
