@@ -13,7 +13,6 @@ use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
-use crate::latest::latest;
 use crate::lock::batch::BatchLimits;
 use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
 use crate::lock::lock_watcher::{Settings as LockWatcherSettings, start_lock_watcher};
@@ -29,6 +28,7 @@ use crate::trace::Telling;
 use crate::trace::lines::Lines;
 use crate::watch::progress::WatchProgress;
 use crate::watch::watcher::{Settings as WatcherSettings, start_watcher};
+use crate::watch_cell::watch_cell;
 use actix::prelude::*;
 use rand::Rng;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl Generation {
                 probe: config.namespace.clone(),
                 token: token.clone(),
                 store: store.clone(),
-                rng: env.rng(RandomStream::Link(number)),
+                rng: env.rng(RandomStream::EtcdClient(number)),
             });
             (Arc::new(client), connector)
         };
@@ -141,7 +141,7 @@ impl Generation {
         let core = ActorThread::start("etcd-rules-core", placement)?;
         connect(&core, request_connector, &faults).await.ok_or_else(ended)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
-        let (releases_after, after) = latest(None);
+        let (releases_after, after) = watch_cell(None);
         let dispatcher = DispatcherSettings {
             engine: engine.clone(),
             meters: meters.clone(),

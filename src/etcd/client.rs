@@ -11,8 +11,8 @@ use super::failure::{Effect, Failure, FailureKind, Remedy};
 use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
-use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
+use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -44,7 +44,7 @@ pub(crate) struct EtcdClient {
     pub(super) timeouts: Timeouts,
     meters: Meters,
     shared: Arc<Shared>,
-    rounds: Latest<Rounds>,
+    rounds: WatchCell<Rounds>,
 }
 
 /// What a link and its connector share.
@@ -130,7 +130,7 @@ impl EtcdClient {
             wake: Notify::new(),
             token,
         });
-        let (answers, rounds): (Setter<Rounds>, Latest<Rounds>) = latest(Rounds::default());
+        let (answers, rounds): (WatchCellSender<Rounds>, WatchCell<Rounds>) = latest(Rounds::default());
         let connector = Connector::new(ConnectorSettings {
             target: target.clone(),
             timeouts,

@@ -3,14 +3,14 @@
 //! are told, and a new one takes its place.
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
-use crate::broken::{Promise, is_broken};
 use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, Renewals};
 use crate::health::Reason;
 use crate::health::status::Status;
-use crate::latest::{Latest, Setter, latest};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, guarded, spawn_guarded};
+use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
@@ -34,7 +34,7 @@ pub(crate) struct LockLease {
 }
 
 /// Leases for locks by TTL, kept by the keeper and read by the dispatcher.
-pub(crate) type LockLeases = Arc<BTreeMap<Duration, Latest<Option<LockLease>>>>;
+pub(crate) type LockLeases = Arc<BTreeMap<Duration, WatchCell<Option<LockLease>>>>;
 
 /// What a keeper is made of.
 pub(crate) struct Settings {
@@ -47,7 +47,7 @@ pub(crate) struct Settings {
 
 pub(crate) struct LeaseManager {
     settings: Settings,
-    leases: Vec<(Duration, Setter<Option<LockLease>>)>,
+    leases: Vec<(Duration, WatchCellSender<Option<LockLease>>)>,
     readers: LockLeases,
     shared: BTreeMap<Purpose, SharedLeases>,
     /// Grants under way, with who waits for them.
@@ -100,7 +100,7 @@ impl LeaseManager {
         let mut readers = BTreeMap::new();
         for ttl in ttls {
             readers.entry(ttl).or_insert_with(|| {
-                let (sender, receiver) = latest(None);
+                let (sender, receiver) = watch_cell(None);
                 leases.push((ttl, sender));
                 receiver
             });
@@ -164,7 +164,7 @@ struct Keep {
     retry: Retry,
     rng: StdRng,
     ttl: Duration,
-    published: Setter<Option<LockLease>>,
+    published: WatchCellSender<Option<LockLease>>,
     retired: Retired,
 }
 
@@ -205,7 +205,7 @@ impl Keep {
             if failure.kind != FailureKind::LeaseGone {
                 self.retired.add(grant.id);
             }
-            if is_broken(Promise::LeaseLoss) {
+            if is_active(Mutant::LeaseLoss) {
                 told.disarm();
                 continue;
             }
@@ -402,7 +402,7 @@ impl Handler<Revoke> for LeaseManager {
         let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
         let mut ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
         ids.extend(self.retired.lock().drain(..));
-        if is_broken(Promise::Revoke) {
+        if is_active(Mutant::Revoke) {
             ids.clear();
         }
         // Or a lease that is found to be gone would be replaced, and the new one left behind.

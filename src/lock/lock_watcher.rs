@@ -5,11 +5,11 @@
 use crate::change::{Change, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, StreamEvent};
 use crate::health::status::Status;
-use crate::latest::Latest;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
+use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) namespace: String,
     pub(crate) dispatcher: Recipient<Released>,
     /// The revision after which deletions are wanted; `None`: nobody waits.
-    pub(crate) after: Latest<Option<Revision>>,
+    pub(crate) after: WatchCell<Option<Revision>>,
     pub(crate) status: Status,
     pub(crate) silence: Duration,
     pub(crate) faults: Faults,

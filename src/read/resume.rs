@@ -1,8 +1,8 @@
 //! From where a watch goes on. No I/O.
 
-use crate::broken::{Promise, is_broken};
 use crate::change::{Change, Revision};
 use crate::etcd::{Header, LastEvent, WatchMessage};
+use crate::mutants::{Mutant, is_active};
 
 /// Where one watcher stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) enum Step {
 impl Resume {
     /// What the store must have in its history.
     pub(crate) fn seen(&self) -> Option<&LastEvent> {
-        self.seen.as_ref().filter(|_| !is_broken(Promise::Rewind))
+        self.seen.as_ref().filter(|_| !is_active(Mutant::Rewind))
     }
 
     #[cfg(test)]
@@ -58,11 +58,11 @@ impl Resume {
         if let Some(cluster) = self.cluster
             && header.cluster != 0
             && cluster != header.cluster
-            && !is_broken(Promise::Rewind)
+            && !is_active(Mutant::Rewind)
         {
             return Start::Rewound(format!("the cluster's id was {cluster:x} and is {:x}", header.cluster));
         }
-        if header.cluster != 0 && header.term < self.term && !is_broken(Promise::Rewind) {
+        if header.cluster != 0 && header.term < self.term && !is_active(Mutant::Rewind) {
             return Start::Rewound(format!("the raft term was {} and is {}", self.term, header.term));
         }
         if header.cluster != 0 {
@@ -71,10 +71,10 @@ impl Resume {
         }
         match self.position {
             None => Start::Snapshot(header.revision),
-            Some(position) if header.revision < position && !is_broken(Promise::Rewind) => {
+            Some(position) if header.revision < position && !is_active(Mutant::Rewind) => {
                 Start::Rewound(format!("the revision was {position} and is {}", header.revision))
             }
-            Some(_) if is_broken(Promise::Resume) => Start::Watch(header.revision + 1),
+            Some(_) if is_active(Mutant::Resume) => Start::Watch(header.revision + 1),
             // Not from the one after it: before 3.4.36 and 3.5.18 etcd drops a deletion at the compacted revision,
             // and refuses nothing to who asks for changes from there on.
             Some(position) => Start::Watch(position),
@@ -109,7 +109,7 @@ impl Resume {
             return Step::Doubt;
         }
         if let (Some(header), Some(position)) = (header, self.position)
-            && is_broken(Promise::Position)
+            && is_active(Mutant::Position)
         {
             self.position = Some(position.max(header.revision));
         }

@@ -3,7 +3,7 @@
 
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
-use crate::change::{Change, Found, Revision};
+use crate::change::{Change, KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
@@ -181,9 +181,9 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
     let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
     let mut newest: Option<LastEvent> = None;
-    let page = async |keys: Vec<Found>, rest| {
+    let page = async |keys: Vec<KeyValue>, rest| {
         let known = newest.as_ref().map_or(0, |seen| seen.revision);
-        if let Some(Found { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
+        if let Some(KeyValue { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
             && *revision > known
         {
             newest = Some(LastEvent { key: key.clone(), revision: *revision, value: Some(value.clone()) });

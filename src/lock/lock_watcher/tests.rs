@@ -2,11 +2,11 @@
 
 use super::*;
 use crate::embedded::record::Write;
-use crate::embedded::{EmbeddedEtcd, On};
+use crate::embedded::{EmbeddedEtcd, RequestKind};
 use crate::etcd::{Target, Timeouts};
 use crate::health::Health;
-use crate::latest::{Setter, latest};
 use crate::metrics::Meters;
+use crate::watch_cell::{WatchCellSender, watch_cell};
 use std::ops::AsyncFnOnce;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -31,7 +31,7 @@ impl Handler<Released> for Listener {
 
 struct Bench {
     etcd: EmbeddedEtcd,
-    wanted: Setter<Option<Revision>>,
+    wanted: WatchCellSender<Option<Revision>>,
     told: mpsc::Receiver<Option<Vec<String>>>,
     status: Status,
 }
@@ -44,7 +44,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         let target = Target::Channel(etcd.channel(), None);
         let status = Status::new("test".into(), meters.clone());
         status.index_ready();
-        let (wanted, after) = latest(None);
+        let (wanted, after) = watch_cell(None);
         let (teller, told) = mpsc::channel(64);
         let settings = Settings {
             etcd: EtcdClient::for_test(target, timeouts, meters),
@@ -84,7 +84,7 @@ impl Bench {
 
     async fn watches(&self, count: u64) {
         let seen = async {
-            while self.etcd.faults().seen(On::WatchRequest) < count {
+            while self.etcd.faults().seen(RequestKind::WatchRequest) < count {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
