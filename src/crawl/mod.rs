@@ -1,7 +1,7 @@
 //! The crawl: everything is read again from time to time, compared and repaired.
 //!
-//! [`actor`] does it at intervals, if it is told so under the [`mutex`] of the application; how a prefix is read is
+//! [`crawler`] does it at intervals, if it is told so under the [`mutex`] of the application; how a prefix is read is
 //! the subject of [`read`](crate::read).
 
-pub(crate) mod actor;
+pub(crate) mod crawler;
 pub(crate) mod mutex;

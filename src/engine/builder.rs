@@ -328,6 +328,18 @@ impl EngineBuilder {
         self
     }
 
+    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it. Default: the
+    /// one that more than half of the endpoints name when the engine starts; without such a majority it is not
+    /// [ready](crate::EngineHandle::ready), and its health names every id.
+    ///
+    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the known
+    /// cluster for 10 s, an engine that was not told its id starts again with the other one. One that was told never
+    /// does: a wrong id keeps it from starting, and so does a cluster that was made anew.
+    pub fn cluster_id(mut self, id: u64) -> Self {
+        self.options.cluster_id = Some(id);
+        self
+    }
+
     /// After this time of silence, a watch is asked for a sign of life. If none comes within the same time
     /// again, it is opened anew on the next endpoint. The time is more than zero; the default is 10 s.
     ///

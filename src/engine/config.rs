@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) watch_silence: Duration,
+    /// The cluster that the endpoints are to be of.
+    pub(crate) cluster_id: Option<u64>,
     pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
     pub(crate) event_buffer: usize,
@@ -54,6 +56,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             watch_silence: Duration::from_secs(10),
+            cluster_id: None,
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
             event_buffer: 1024,

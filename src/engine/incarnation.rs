@@ -3,19 +3,19 @@
 use super::config::{Config, Options};
 use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
-use crate::crawl::actor as crawler;
+use crate::crawl::crawler::{Settings as CrawlerSettings, start_crawler};
 use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
-use crate::etcd::{Connector, EtcdClient, LinkSettings, Token};
+use crate::etcd::{Connector, EtcdClient, LinkSettings, Store, Target, Token};
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
 use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
 use crate::lock::batch::BatchLimits;
 use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
-use crate::lock::lock_watcher::{LockWatcher, Settings as LockWatcherSettings};
+use crate::lock::lock_watcher::{Settings as LockWatcherSettings, start_lock_watcher};
 use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
 use crate::read::reader::{SharedSplitPoints, StreamGeneration};
@@ -26,8 +26,8 @@ use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use crate::time::LONGEST;
 use crate::trace::Telemetry;
 use crate::trace::lines::Lines;
-use crate::watch::actor::{Settings as WatcherSettings, Watcher};
 use crate::watch::progress::WatchProgress;
+use crate::watch::watcher::{Settings as WatcherSettings, start_watcher};
 use crate::watch_cell::watch_cell;
 use actix::prelude::*;
 use rand::Rng;
@@ -55,10 +55,6 @@ pub(crate) struct Incarnation {
     watch: ActorThread,
     /// Everything else.
     threads: Vec<ActorThread>,
-    /// Ends with the last thread: actors of these threads keep it full of their addresses.
-    _watchers: Vec<Addr<Watcher>>,
-    _releases: Addr<LockWatcher>,
-    _crawler: Addr<crawler::Crawler>,
 }
 
 /// Endpoints are counted on from a random one: of more than anybody has.
@@ -92,6 +88,14 @@ impl Incarnation {
         // Engines of one cluster begin with different members.
         let first = env.rng(RandomStream::Home).next_u64() as usize;
         let token = Arc::new(Token::default());
+        let endpoints = match &config.target {
+            Target::Endpoints(endpoints, _) => endpoints.clone(),
+            Target::Channel(..) => Vec::new(),
+        };
+        let rewound = faults.clone();
+        let store = Store::new(endpoints, config.options.cluster_id, move |reason| {
+            rewound.report(Fault::Rewound(reason));
+        });
         // Three links, each at home with another member.
         let etcd = |number: u8| {
             let (client, connector) = EtcdClient::new(LinkSettings {
@@ -101,6 +105,7 @@ impl Incarnation {
                 home: (first % FIRSTS) + usize::from(number),
                 probe: config.namespace.clone(),
                 token: token.clone(),
+                store: store.clone(),
                 rng: env.rng(RandomStream::EtcdClient(number)),
             });
             (Arc::new(client), connector)
@@ -198,7 +203,6 @@ impl Incarnation {
         let splits: Vec<(String, SharedSplitPoints, StreamGeneration)> =
             config.prefixes.iter().map(prefix).collect();
         let progress = WatchProgress::new(splits.len(), Instant::now());
-        let mut watchers = Vec::new();
         for (number, (prefix, splits, generation)) in splits.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
@@ -215,8 +219,8 @@ impl Incarnation {
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
             };
-            let watcher = Watcher::new(watcher, Retry::new(env.rng(RandomStream::Watcher(number as u16))));
-            watchers.push(watch.run(move || watcher.start()).await.ok_or_else(ended)?);
+            let retry = Retry::new(env.rng(RandomStream::Watcher(number as u16)));
+            watch.run(move || start_watcher(watcher, retry)).await.ok_or_else(ended)?;
         }
         let releases = LockWatcherSettings {
             etcd: watch_etcd.clone(),
@@ -227,14 +231,14 @@ impl Incarnation {
             silence: config.options.watch_silence,
             faults: faults.clone(),
         };
-        let releases = LockWatcher::new(releases, Retry::new(env.rng(RandomStream::LockWatcher)));
+        let retry = Retry::new(env.rng(RandomStream::LockWatcher));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
             prefix: format!("{}crawl/", config.namespace),
             lease: lease.clone(),
             retry: Retry::new(env.rng(RandomStream::CrawlMutex)),
         });
-        let crawler = crawler::Crawler::new(crawler::Settings {
+        let crawler = CrawlerSettings {
             engine,
             meters: meters.clone(),
             etcd: watch_etcd,
@@ -248,9 +252,12 @@ impl Incarnation {
             mutex,
             rng: env.rng(RandomStream::Crawler),
             faults,
-        });
-        let started = watch.run(move || (releases.start(), crawler.start())).await;
-        let (releases, crawler) = started.ok_or_else(ended)?;
+        };
+        let start = move || {
+            start_lock_watcher(releases, retry);
+            start_crawler(crawler);
+        };
+        watch.run(start).await.ok_or_else(ended)?;
         Ok(Self {
             engine: config.engine.clone(),
             faults: fault_receiver,
@@ -261,9 +268,6 @@ impl Incarnation {
             brakes: brakes.clone(),
             watch,
             threads,
-            _watchers: watchers,
-            _releases: releases,
-            _crawler: crawler,
         })
     }
 

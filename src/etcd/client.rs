@@ -8,6 +8,7 @@
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
 use super::failure::{Effect, Failure, FailureKind, Remedy};
+use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
@@ -33,6 +34,7 @@ pub(crate) struct LinkSettings {
     pub(crate) probe: Arc<str>,
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
+    pub(crate) store: Arc<Store>,
     pub(crate) rng: StdRng,
 }
 
@@ -121,7 +123,7 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, probe, token, rng } = settings;
+        let LinkSettings { target, timeouts, meters, home, probe, token, store, rng } = settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
@@ -135,6 +137,7 @@ impl EtcdClient {
             meters: meters.clone(),
             home,
             probe,
+            store,
             rng,
             shared: shared.clone(),
             answers,
@@ -153,6 +156,7 @@ impl EtcdClient {
             home: 0,
             probe: "/etcd-rules/".into(),
             token: Arc::default(),
+            store: Store::new(Vec::new(), None, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
         tokio::task::spawn_local(connector.run());

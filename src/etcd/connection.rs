@@ -1,6 +1,6 @@
 //! One connection: what comes over it is noticed, and it is never made anew behind the engine's back.
 
-use super::Header;
+use super::store::Counted;
 use super::txn_channel::TxnChannel;
 use etcd_client::Client;
 use std::io;
@@ -27,8 +27,8 @@ pub(crate) struct Connection {
     pub(super) lost: CancellationToken,
     /// Cancelled when another one has taken its place: streams move there when it suits them.
     pub(super) superseded: CancellationToken,
-    /// Where the store stood when the connection was checked.
-    pub(super) header: Header,
+    /// It leads to the engine's cluster.
+    pub(super) _counted: Counted,
 }
 
 impl Connection {

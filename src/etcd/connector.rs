@@ -5,6 +5,7 @@ use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
 use super::failure::{Failure, FailureKind, Remedy};
 use super::link::{EtcdClient, Need, Spread, Step};
+use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
 use crate::metrics::Meters;
@@ -29,6 +30,7 @@ pub(super) struct ConnectorSettings {
     pub(super) meters: Meters,
     pub(super) home: usize,
     pub(super) probe: Arc<str>,
+    pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
     pub(super) answers: WatchCellSender<Rounds>,
@@ -221,8 +223,47 @@ impl Connector {
         }
     }
 
-    /// Opens a connection and checks it: a linearizable read, which also tells whose store it is.
+    /// Opens a connection, if it leads to the engine's cluster.
     async fn open(&self, endpoint: usize, last: bool) -> Result<Connection, Failure> {
+        let Reached { client, channel, activity, header } = self.reach(endpoint, last).await?;
+        let store = &self.settings.store;
+        let mut verdict = store.judge(endpoint, header, Instant::now());
+        if matches!(verdict, Verdict::Undecided(_)) {
+            self.ask_others(endpoint).await;
+            verdict = store.judge(endpoint, header, Instant::now());
+        }
+        match verdict {
+            Verdict::Ours => {}
+            Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
+                return Err(Failure::wrong_store("connect", text));
+            }
+        }
+        Ok(Connection {
+            id: self.made + 1,
+            client,
+            channel,
+            activity,
+            lost: CancellationToken::new(),
+            superseded: CancellationToken::new(),
+            _counted: store.count(),
+        })
+    }
+
+    /// Asks the other endpoints which cluster they are of, until that is decided.
+    async fn ask_others(&self, but: usize) {
+        let Target::Endpoints(endpoints, _) = &self.settings.target else { return };
+        for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
+            // One that can't be reached names none.
+            let Ok(Reached { header, .. }) = Box::pin(self.reach(endpoint, false)).await else { continue };
+            let verdict = self.settings.store.judge(endpoint, header, Instant::now());
+            if !matches!(verdict, Verdict::Undecided(_)) {
+                return;
+            }
+        }
+    }
+
+    /// Opens a connection and checks it: a linearizable read, which also tells whose store it is.
+    async fn reach(&self, endpoint: usize, last: bool) -> Result<Reached, Failure> {
         const REQUEST: &str = "connect";
         let ConnectorSettings { target, timeouts, shared, .. } = &self.settings;
         let error = |error: etcd_client::Error| Failure::of_error(REQUEST, &error);
@@ -255,15 +296,7 @@ impl Connector {
         // The others of the round deserve their turn.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
         let header = self.check(&client, &channel, limit).await?;
-        Ok(Connection {
-            id: self.made + 1,
-            client,
-            channel,
-            activity,
-            lost: CancellationToken::new(),
-            superseded: CancellationToken::new(),
-            header,
-        })
+        Ok(Reached { client, channel, activity, header })
     }
 
     async fn check(&self, client: &Client, channel: &TxnChannel, limit: Duration) -> Result<Header, Failure> {
@@ -302,6 +335,14 @@ impl Connector {
             .with_keep_alive_while_idle(true)
             .with_connect_timeout(connect)
     }
+}
+
+/// A connection that works, to whichever store.
+struct Reached {
+    client: Client,
+    channel: TxnChannel,
+    activity: Arc<Activity>,
+    header: Header,
 }
 
 /// How the present connection is.

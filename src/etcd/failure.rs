@@ -25,6 +25,8 @@ pub(crate) enum FailureKind {
     Overloaded,
     /// The request itself is at fault.
     Rejected,
+    /// The endpoint is of another cluster, or of an older state of the engine's.
+    WrongStore,
 }
 
 impl FailureKind {
@@ -40,6 +42,7 @@ impl FailureKind {
             FailureKind::Compacted => "compacted",
             FailureKind::Overloaded => "overloaded",
             FailureKind::Rejected => "rejected",
+            FailureKind::WrongStore => "wrong_store",
         }
     }
 }
@@ -80,6 +83,7 @@ impl Failure {
     pub(crate) fn new(kind: FailureKind, request: &'static str, message: impl Into<String>) -> Self {
         let (remedy, effect) = match kind {
             FailureKind::Unreachable | FailureKind::NoLeader => (Remedy::OtherMember, Effect::Unknown),
+            FailureKind::WrongStore => (Remedy::OtherMember, Effect::No),
             FailureKind::Authentication => (Remedy::Authenticate, Effect::No),
             FailureKind::NoSpace | FailureKind::Overloaded => (Remedy::Wait, Effect::No),
             FailureKind::Permission
@@ -125,6 +129,11 @@ impl Failure {
 
     pub(super) fn timed_out(request: &'static str, limit: Duration) -> Self {
         Self::new(FailureKind::Unreachable, request, format!("no answer within {limit:?}"))
+    }
+
+    /// It was not sent, because it would have reached another store.
+    pub(super) fn wrong_store(request: &'static str, message: impl Into<String>) -> Self {
+        Self::new(FailureKind::WrongStore, request, message)
     }
 
     /// There was no connection to send it over.

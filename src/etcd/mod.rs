@@ -12,6 +12,7 @@
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
+//! | [`store`] | whose store it is that answers | no |
 //! | [`source`] | etcd as callbacks read it | yes |
 
 mod client;
@@ -24,6 +25,7 @@ mod link;
 mod ranges;
 mod requests;
 mod source;
+mod store;
 mod token;
 mod txn_channel;
 mod watch;
@@ -34,8 +36,9 @@ pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use leases::{Grant, Renewals};
 pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};
+pub(crate) use store::Store;
 pub(crate) use token::Token;
-pub(crate) use watch::{Watch, WatchMessage};
+pub(crate) use watch::{LiveWatch, StreamEvent, WatchMessage};
 
 use crate::change::Revision;
 use etcd_client::{Channel, ConnectOptions};

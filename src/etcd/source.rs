@@ -42,6 +42,7 @@ fn kind_of(kind: FailureKind, message: &str) -> ErrorKind {
             ErrorKind::TooLarge
         }
         FailureKind::Rejected => ErrorKind::Refused,
+        FailureKind::WrongStore => ErrorKind::WrongStore,
     }
 }
 

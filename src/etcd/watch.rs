@@ -9,8 +9,7 @@ use etcd_client::proto::PbEvent;
 use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until};
 
 /// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB. A
 /// limit that is too low ends the watch for ever.
@@ -21,12 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl EtcdClient {
     /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
-    pub(crate) async fn watch(
-        &self,
-        prefix: &str,
-        from: Revision,
-        deletions_only: bool,
-    ) -> Result<Watch, Failure> {
+    async fn watch(&self, prefix: &str, from: Revision, deletions_only: bool) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
             let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
             if deletions_only {
@@ -40,11 +34,6 @@ impl EtcdClient {
         let (requests, responses) = stream.split();
         Ok(Watch { requests, responses, id: None, connection })
     }
-
-    /// Leaves the member of a watch: it answers requests, but the stream is dead.
-    pub(crate) fn leave_watch(&self, watch: &Watch) {
-        self.leave(&watch.connection);
-    }
 }
 
 fn prefix_options(prefix: &str) -> WatchOptions {
@@ -52,8 +41,75 @@ fn prefix_options(prefix: &str) -> WatchOptions {
     if prefix.is_empty() { options.with_from_key() } else { options.with_prefix() }
 }
 
+/// An open watch stream, which is asked for a sign of life when it is silent.
+pub(crate) struct LiveWatch {
+    client: Arc<EtcdClient>,
+    watch: Watch,
+    prefix: String,
+    silence: Duration,
+    heard_at: Instant,
+    /// When it was asked, if it has not answered.
+    asked_at: Option<Instant>,
+}
+
+/// What came of waiting for a stream.
+#[derive(Debug)]
+pub(crate) enum StreamEvent {
+    Message(WatchMessage),
+    /// Another connection has taken the place of the stream's: the watch goes on there.
+    Moved,
+}
+
+impl LiveWatch {
+    /// Opens a watch as [`EtcdClient::watch`]. A stream that was silent for `silence` is asked, and given up after as
+    /// long again.
+    pub(crate) async fn open(
+        client: &Arc<EtcdClient>,
+        prefix: &str,
+        from: Revision,
+        deletions_only: bool,
+        silence: Duration,
+    ) -> Result<Self, Failure> {
+        let watch = client.watch(prefix, from, deletions_only).await?;
+        let (client, prefix, heard_at) = (client.clone(), prefix.to_owned(), Instant::now());
+        Ok(Self { client, watch, prefix, silence, heard_at, asked_at: None })
+    }
+
+    /// What happens next. Nothing is lost if it is not waited for to its end.
+    pub(crate) async fn next(&mut self) -> Result<StreamEvent, Failure> {
+        let moved = self.watch.connection.superseded.clone();
+        loop {
+            let patience = self.asked_at.unwrap_or(self.heard_at) + self.silence;
+            tokio::select! {
+                biased;
+                message = self.watch.next() => {
+                    self.heard_at = Instant::now();
+                    self.asked_at = None;
+                    return message.map(StreamEvent::Message);
+                }
+                () = moved.cancelled() => return Ok(StreamEvent::Moved),
+                () = sleep_until(patience) => {
+                    if self.asked_at.is_some() {
+                        // Its member answers requests, or the connection would be silent too.
+                        self.client.leave(&self.watch.connection);
+                        let message = format!("silent for {:?}", 2 * self.silence);
+                        return Err(Failure::new(FailureKind::Unreachable, "watch", message));
+                    }
+                    self.asked_at = Some(Instant::now());
+                    self.watch.heartbeat(&self.prefix).await?;
+                }
+            }
+        }
+    }
+
+    /// When it was last heard of, if it was asked and has not answered.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        self.asked_at.map(|_| self.heard_at)
+    }
+}
+
 /// An open watch stream.
-pub(crate) struct Watch {
+struct Watch {
     requests: WatchRequestSender,
     responses: WatchResponseStream,
     /// The id of the watch itself, known from its first answer; others are heartbeats.
@@ -88,7 +144,7 @@ impl WatchMessage {
 
 impl Watch {
     /// The next message; an error also when the stream ended.
-    pub(crate) async fn next(&mut self) -> Result<WatchMessage, Failure> {
+    async fn next(&mut self) -> Result<WatchMessage, Failure> {
         let ended = || etcd_client::Error::WatchError("the stream ended".into());
         let lost = self.connection.lost.clone();
         let message = tokio::select! {
@@ -123,15 +179,10 @@ impl Watch {
         Ok(WatchMessage::Changes(header, response.events.into_iter().filter_map(change).collect()))
     }
 
-    /// Cancelled when another connection has taken the place of the stream's: a watch goes on there.
-    pub(crate) fn superseded(&self) -> CancellationToken {
-        self.connection.superseded.clone()
-    }
-
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
     /// another watch on the same stream, on a key within the range of the first. An error also if the first
     /// was never registered: the answer would be taken for its own, and nothing would be watched.
-    pub(crate) async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
+    async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
         if self.id.is_none() {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }

@@ -41,6 +41,8 @@ pub enum ErrorKind {
     TooLarge,
     /// etcd has too many requests.
     Overloaded,
+    /// The endpoint's store is not that of the engine's cluster: nothing was done there.
+    WrongStore,
     /// The revision asked for has been compacted away.
     Compacted,
     /// There is no such key, lease or rule.
@@ -77,6 +79,7 @@ impl ErrorKind {
             ErrorKind::NoSpace => "etcd has no space",
             ErrorKind::TooLarge => "too large",
             ErrorKind::Overloaded => "etcd has too many requests",
+            ErrorKind::WrongStore => "the endpoint has another cluster's store",
             ErrorKind::Compacted => "the revision has been compacted",
             ErrorKind::NotFound => "not found",
             ErrorKind::Refused => "etcd refused the request",

@@ -87,6 +87,10 @@ pub enum Reason {
     /// etcd refuses a request because of its content. It exceeds a limit of the server, or the engine has a
     /// defect.
     Refused,
+    /// An endpoint is of another cluster, or of an older state of this one, and nothing is written there; or most of the
+    /// endpoints name no common cluster. Look at the list of endpoints, and set
+    /// [`cluster_id`](crate::EngineBuilder::cluster_id).
+    WrongStore,
 }
 
 impl Reason {
@@ -101,6 +105,7 @@ impl Reason {
         Reason::LeaseLost,
         Reason::Overloaded,
         Reason::Refused,
+        Reason::WrongStore,
     ];
 
     /// Its name, as in the metric `etcd_rules_health`.
@@ -115,6 +120,7 @@ impl Reason {
             Reason::LeaseLost => "lease_lost",
             Reason::Overloaded => "overloaded",
             Reason::Refused => "refused",
+            Reason::WrongStore => "wrong_store",
         }
     }
 }
@@ -132,6 +138,7 @@ impl From<FailureKind> for Reason {
             FailureKind::Compacted => Reason::Lagging,
             FailureKind::Overloaded => Reason::Overloaded,
             FailureKind::Rejected => Reason::Refused,
+            FailureKind::WrongStore => Reason::WrongStore,
         }
     }
 }

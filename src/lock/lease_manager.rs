@@ -13,13 +13,14 @@ use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, guarded, 
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// A lease for locks, while it can be relied on.
@@ -221,57 +222,83 @@ impl Keep {
         let mut stream = None;
         loop {
             sleep_until(life.renew_at()).await;
-            let failure = loop {
-                let sent = Instant::now();
-                let renewing = async {
-                    match &mut stream {
-                        Some(stream) => self.etcd.renew(stream, life.attempt()).await,
-                        // Its first answer renews the lease. Some proxies give no second one in time.
-                        none => {
-                            *none = Some(self.etcd.renewals(id, life.attempt()).await?);
-                            Ok(life.ttl())
+            // A lease moves to another connection just after a renewal, when there is the most time for it.
+            loop {
+                match self.renew_once(id, life, stream.take()).await {
+                    Ok((renewed, renewals)) => {
+                        life = renewed;
+                        self.meters.lease_renewal(true);
+                        if renewals.is_superseded() {
+                            continue;
                         }
+                        stream = Some(renewals);
+                        break;
                     }
-                };
-                let failure = tokio::select! {
-                    biased;
-                    renewed = renewing => match renewed {
-                        Ok(ttl) => {
-                            life = Lifetime::new(sent, ttl);
-                            self.meters.lease_renewal(true);
-                            // A lease moves just after a renewal, when there is the most time for it.
-                            if stream.as_ref().is_some_and(Renewals::is_superseded) {
-                                stream = None;
-                                continue;
-                            }
-                            break None;
-                        }
-                        Err(failure) => failure,
-                    },
-                    // Never past the moment to tell: an attempt that begins just before it and hangs
-                    // would let the lease expire under a callback that was not told.
-                    () = sleep_until(life.tell_at().min(sent + life.attempt())) => {
-                        Failure::new(FailureKind::Unreachable, "lease_renew", "no answer in time")
-                    }
-                };
-                stream = None;
-                self.meters.lease_renewal(false);
-                let retry_at = Instant::now() + life.retry_in();
-                if failure.kind == FailureKind::LeaseGone || retry_at >= life.tell_at() {
-                    break Some(failure);
+                    Err(failure) => return failure,
                 }
-                sleep(life.retry_in()).await;
-            };
-            match failure {
-                Some(failure) if failure.kind == FailureKind::LeaseGone => return failure,
-                Some(failure) => {
-                    sleep_until(life.tell_at()).await;
-                    return failure;
-                }
-                None => {}
             }
         }
     }
+
+    /// Renews the lease once. What has no answer for a while is not given up: the server may be slow. But it is sent
+    /// again, over another stream, as the connection may be dead. Whichever is answered first counts, from the moment
+    /// when that one was sent.
+    async fn renew_once(
+        &self,
+        id: i64,
+        life: Lifetime,
+        stream: Option<Renewals>,
+    ) -> Result<(Lifetime, Renewals), Failure> {
+        let attempt = |stream| attempt(&self.etcd, id, life, stream);
+        let mut attempts = FuturesUnordered::new();
+        attempts.push(attempt(stream));
+        let mut again_at = Instant::now() + life.attempt();
+        let mut last = Failure::new(FailureKind::Unreachable, "lease_renew", "no answer in time");
+        loop {
+            tokio::select! {
+                biased;
+                Some((sent, renewed)) = attempts.next() => match renewed {
+                    Ok((ttl, renewals)) => return Ok((Lifetime::new(sent, ttl), renewals)),
+                    Err(failure) => {
+                        self.meters.lease_renewal(false);
+                        if failure.kind == FailureKind::LeaseGone {
+                            return Err(failure);
+                        }
+                        last = failure;
+                        again_at = Instant::now() + life.retry_in();
+                    }
+                },
+                // Never past the moment to tell: an attempt that begins just before it and hangs would let the lease
+                // expire under a callback that was not told.
+                () = sleep_until(life.tell_at()) => return Err(last),
+                () = sleep_until(again_at), if again_at < life.tell_at() => {
+                    if !attempts.is_empty() {
+                        self.meters.lease_renewal(false);
+                    }
+                    attempts.push(attempt(None));
+                    again_at = Instant::now() + life.attempt();
+                }
+            }
+        }
+    }
+}
+
+/// One attempt to renew a lease: when it was sent, and the TTL that it brought.
+async fn attempt(
+    etcd: &EtcdClient,
+    id: i64,
+    life: Lifetime,
+    stream: Option<Renewals>,
+) -> (Instant, Result<(Duration, Renewals), Failure>) {
+    let sent = Instant::now();
+    let renewing = async {
+        match stream {
+            Some(mut renewals) => Ok((etcd.renew(&mut renewals, life.attempt()).await?, renewals)),
+            // Its first answer renews the lease. Some proxies give no second one in time.
+            None => Ok((life.ttl(), etcd.renewals(id, life.attempt()).await?)),
+        }
+    };
+    (sent, renewing.await)
 }
 
 /// A lease for a key that is to live for at least this long.

@@ -1,19 +1,18 @@
-//! The releases actor: one watch on deletions below the namespace, so that instances which wait for
+//! The lock watcher: a task with one watch on deletions below the namespace, so that instances which wait for
 //! another engine's lock or backoff key look again as soon as it is gone. It is open only while some wait: each
 //! firing of each engine is an event of it.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, LockKey};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, StreamEvent};
 use crate::health::status::Status;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
+use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until};
 
 /// Locks and backoff keys that were deleted; `None`: some may have been missed.
 #[derive(Message)]
@@ -26,7 +25,7 @@ pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
 #[rtype(result = "()")]
 pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
-/// What a releases actor is made of.
+/// What a lock watcher is made of.
 pub(crate) struct Settings {
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) namespace: String,
@@ -38,34 +37,13 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct LockWatcher {
-    settings: Option<(Settings, Retry)>,
-    faults: Faults,
-}
+/// Its name among the parts of the engine.
+const NAME: &str = "lock watcher";
 
-impl LockWatcher {
-    pub(crate) fn new(settings: Settings, retry: Retry) -> Self {
-        Self { faults: settings.faults.clone(), settings: Some((settings, retry)) }
-    }
-}
-
-impl Actor for LockWatcher {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some((settings, retry)) = self.settings.take() {
-            let task = spawn_guarded(&self.faults, Self::NAME, run(settings, retry));
-            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
-        }
-    }
-}
-
-impl SupervisedActor for LockWatcher {
-    const NAME: &'static str = "releases";
-
-    fn faults(&self) -> &Faults {
-        &self.faults
-    }
+/// Starts it on the present thread, with which it ends.
+pub(crate) fn start_lock_watcher(settings: Settings, retry: Retry) {
+    let faults = settings.faults.clone();
+    spawn_guarded(&faults, NAME, run(settings, retry));
 }
 
 /// The name in the engine's health.
@@ -133,18 +111,14 @@ async fn follow(
             revision + 1
         }
     };
-    let mut stream = etcd.watch(namespace, from, true).await?;
+    let mut stream = LiveWatch::open(etcd, namespace, from, true, settings.silence).await?;
     settings.status.fine(PART);
-    let superseded = stream.superseded();
-    let mut heard_at = Instant::now();
-    let mut asked = false;
     loop {
         tokio::select! {
             biased;
             heard = stream.next() => {
-                heard_at = Instant::now();
-                asked = false;
-                match resume.heard(heard?) {
+                let StreamEvent::Message(message) = heard? else { return Ok(End::Again) };
+                match resume.heard(message) {
                     Step::Alive => retry.reset(),
                     Step::Deliver(changes, _) => {
                         retry.reset();
@@ -158,18 +132,7 @@ async fn follow(
                     Step::Reopen(reason) => return Err(ended(FailureKind::Unreachable, &reason)),
                 }
             }
-            // On the connection that has taken the place of this one.
-            () = superseded.cancelled() => return Ok(End::Again),
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
-            () = sleep_until(heard_at + settings.silence) => {
-                if asked {
-                    etcd.leave_watch(&stream);
-                    return Err(ended(FailureKind::Unreachable, "the stream is silent"));
-                }
-                asked = true;
-                heard_at = Instant::now();
-                stream.heartbeat(namespace).await?;
-            }
         }
     }
 }

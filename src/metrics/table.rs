@@ -118,7 +118,8 @@ metrics! {
         "Differences between memory and etcd that no event explains, found and repaired by crawls; there should be none";
 
     REQUESTS = "etcd_requests_total", Counter, ["engine", "request", "result"],
-        ["ok", "unreachable", "no_leader", "no_space", "authentication", "permission", "lease_gone", "compacted", "overloaded", "rejected"],
+        ["ok", "unreachable", "no_leader", "no_space", "authentication", "permission", "lease_gone", "compacted", "overloaded", "rejected",
+         "wrong_store"],
         "Requests to etcd; a series appears with its first request";
     REQUEST_DURATION = "etcd_request_duration_seconds", Histogram, ["engine", "request"],
         ["connect", "range", "get", "txn", "lease_grant", "lease_renew", "lease_ttl", "lease_revoke", "watch"],
@@ -137,7 +138,8 @@ metrics! {
         "Restarts of the actors after a panic or a restored backup";
     HEALTH = "health", Gauge, ["engine", "state"],
         ["starting", "ready", "degraded", "stopping", "stopped", "failed",
-         "lagging", "disconnected", "no_leader", "no_space", "auth", "permission", "lease_lost", "overloaded", "refused"],
+         "lagging", "disconnected", "no_leader", "no_space", "auth", "permission", "lease_lost", "overloaded", "refused",
+          "wrong_store"],
         "The first six values are states: 1 for the state of the engine; the others are problems: 1 for each that there is; else 0";
     BUILD = "build_info", Gauge, ["version"], [],
         "Always 1; the label has the version of this crate";

@@ -1,8 +1,8 @@
 //! The watch: one stream for each covering prefix, from a snapshot on, without a gap.
 //!
-//! [`actor`] holds the stream; from where it may go on is decided in [`read`](crate::read). [`lag`] tells how far it
+//! [`watcher`] holds the stream; from where it may go on is decided in [`read`](crate::read). [`lag`] tells how far it
 //! is behind, [`progress`] which of all is furthest.
 
-pub(crate) mod actor;
 mod lag;
 pub(crate) mod progress;
+pub(crate) mod watcher;

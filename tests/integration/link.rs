@@ -105,7 +105,7 @@ async fn a_slow_server_is_not_left_and_loses_no_lease() {
     let etcd = Etcd::start().await;
     let client = etcd.client().await;
     let proxy = Proxy::start(etcd.endpoint());
-    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 15 * SECOND, 24 * SECOND).await;
+    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 10 * SECOND, 24 * SECOND).await;
     // What is open goes silent, what comes is slow: everything is answered after 3 s.
     proxy.delay(3 * SECOND);
     proxy.silence();

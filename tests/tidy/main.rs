@@ -181,6 +181,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "a_request_without_an_answer_is_given_up_after_the_request_timeout",
             ),
             ("watch_silence", "options", "a_watch_that_is_silent_is_left_after_twice_the_silence"),
+            ("cluster_id", "cluster", "an_endpoint_of_another_cluster_is_not_used"),
             ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
             ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
             ("reveal", "tracing", "no_key_and_no_value_is_told_unless_it_may_be"),

@@ -34,7 +34,6 @@ struct Bench {
     wanted: WatchCellSender<Option<Revision>>,
     told: mpsc::Receiver<Option<Vec<String>>>,
     status: Status,
-    _releases: Addr<LockWatcher>,
 }
 
 async fn bench(test: impl AsyncFnOnce(Bench)) {
@@ -56,8 +55,8 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             silence: 60 * SECOND,
             faults: Faults::new(None).0,
         };
-        let releases = LockWatcher::new(settings, Retry::seeded(1)).start();
-        test(Bench { etcd, wanted, told, status, _releases: releases }).await;
+        start_lock_watcher(settings, Retry::seeded(1));
+        test(Bench { etcd, wanted, told, status }).await;
     };
     tokio::task::LocalSet::new().run_until(running).await;
 }

@@ -1,10 +1,10 @@
-//! The watcher actor: takes the snapshot, holds the stream, and hands batches to the index. It only
+//! The watcher: a task that takes the snapshot, holds the stream, and hands batches to the index. It only
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, KeyValue, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, Watch, WatchMessage};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::Purpose;
@@ -15,13 +15,13 @@ use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
 use crate::read::throttle::Throttle;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{AbortOnDrop, Fault, Faults, SupervisedActor, spawn_guarded};
+use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Changes read ahead while the index is busy; then the stream waits, and etcd with it.
 const READ_AHEAD: usize = 65_536;
@@ -72,44 +72,24 @@ impl Settings {
     }
 }
 
-/// One covering prefix.
-pub(crate) struct Watcher {
-    settings: Option<(Settings, Retry)>,
-    faults: Faults,
-}
+/// Its name among the parts of the engine.
+const NAME: &str = "watcher";
 
-impl Watcher {
-    pub(crate) fn new(settings: Settings, retry: Retry) -> Self {
-        Self { faults: settings.faults.clone(), settings: Some((settings, retry)) }
-    }
-}
-
-impl Actor for Watcher {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some((settings, retry)) = self.settings.take() {
-            if settings.number == 0 {
-                // For all of them.
-                let (progress, meters) = (settings.progress.clone(), settings.meters.clone());
-                ctx.run_interval(SHOW, move |_, _| {
-                    let Furthest { position, lag, revisions } = progress.furthest(Instant::now());
-                    meters.watch(position, lag, revisions);
-                });
+/// Starts the watch of one covering prefix on the present thread, with which it ends.
+pub(crate) fn start_watcher(settings: Settings, retry: Retry) {
+    if settings.number == 0 {
+        // For all of them.
+        let (progress, meters) = (settings.progress.clone(), settings.meters.clone());
+        spawn_guarded(&settings.faults, NAME, async move {
+            loop {
+                sleep(SHOW).await;
+                let Furthest { position, lag, revisions } = progress.furthest(Instant::now());
+                meters.watch(position, lag, revisions);
             }
-            // The context drops the future when the actor stops.
-            let task = spawn_guarded(&self.faults, Self::NAME, run(settings, retry));
-            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
-        }
+        });
     }
-}
-
-impl SupervisedActor for Watcher {
-    const NAME: &'static str = "watcher";
-
-    fn faults(&self) -> &Faults {
-        &self.faults
-    }
+    let faults = settings.faults.clone();
+    spawn_guarded(&faults, NAME, run(settings, retry));
 }
 
 async fn run(settings: Settings, mut retry: Retry) {
@@ -159,7 +139,7 @@ async fn follow(
             revision + 1
         }
     };
-    let stream = settings.etcd.watch(&settings.prefix, from, false).await?;
+    let stream = LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence).await?;
     settings.status.fine(&settings.part());
     lag.following();
     settings.progress.following(settings.number);
@@ -226,13 +206,9 @@ async fn stream_to_end(
     resume: &mut Resume,
     lag: &mut Lag,
     retry: &mut Retry,
-    mut stream: Watch,
+    mut stream: LiveWatch,
     ahead: &mut Ahead,
 ) -> Result<Stop, Failure> {
-    let mut heard_at = Instant::now();
-    let mut silent_since = heard_at;
-    let mut asked = false;
-    let superseded = stream.superseded();
     loop {
         // What was read is handed on, one batch at a time, while the next is being read.
         ahead.begin(settings);
@@ -254,10 +230,18 @@ async fn stream_to_end(
                 }
             }
             heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
-                heard_at = Instant::now();
-                silent_since = heard_at;
-                asked = false;
-                let heard = heard?;
+                let heard_at = Instant::now();
+                let heard = match heard {
+                    Ok(StreamEvent::Message(message)) => message,
+                    // What this connection delivered is with the index before the watch goes on over the next.
+                    Ok(StreamEvent::Moved) => return Ok(Stop::Again),
+                    Err(failure) => {
+                        if let Some(since) = stream.silent_since() {
+                            settings.progress.broken(settings.number, since);
+                        }
+                        return Err(failure);
+                    }
+                };
                 let store = heard.store();
                 settings.generation.start();
                 if let WatchMessage::Changes(header, changes) = &heard {
@@ -288,19 +272,6 @@ async fn stream_to_end(
                         return Err(Failure::new(kind_of(&reason), "watch", reason));
                     }
                 }
-            }
-            // What this connection delivered is with the index before the watch goes on over the next.
-            () = superseded.cancelled() => return Ok(Stop::Again),
-            () = sleep_until(heard_at + settings.silence), if ahead.changes.len() < READ_AHEAD => {
-                if asked {
-                    settings.etcd.leave_watch(&stream);
-                    settings.progress.broken(settings.number, silent_since);
-                    let message = format!("silent for {:?}", 2 * settings.silence);
-                    return Err(Failure::new(FailureKind::Unreachable, "watch", message));
-                }
-                asked = true;
-                heard_at = Instant::now();
-                stream.heartbeat(&settings.prefix).await?;
             }
             () = due(late) => {}
         }

@@ -1,4 +1,4 @@
-//! The crawler actor: from time to time reads everything at one revision, has the index compare it,
+//! The crawler: a task that from time to time reads everything at one revision, has the index compare it,
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
@@ -10,7 +10,7 @@ use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;
-use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
+use crate::runtime::supervised::{Faults, spawn_guarded};
 use crate::time::Jitter;
 use actix::prelude::*;
 use rand::rngs::StdRng;
@@ -48,34 +48,13 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-pub(crate) struct Crawler {
-    settings: Option<Settings>,
-    faults: Faults,
-}
+/// Its name among the parts of the engine.
+const NAME: &str = "crawler";
 
-impl Crawler {
-    pub(crate) fn new(settings: Settings) -> Self {
-        Self { faults: settings.faults.clone(), settings: Some(settings) }
-    }
-}
-
-impl Actor for Crawler {
-    type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        if let Some(settings) = self.settings.take() {
-            let task = spawn_guarded(&self.faults, Self::NAME, run(settings));
-            ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task)));
-        }
-    }
-}
-
-impl SupervisedActor for Crawler {
-    const NAME: &'static str = "crawler";
-
-    fn faults(&self) -> &Faults {
-        &self.faults
-    }
+/// Starts it on the present thread, with which it ends.
+pub(crate) fn start_crawler(settings: Settings) {
+    let faults = settings.faults.clone();
+    spawn_guarded(&faults, NAME, run(settings));
 }
 
 async fn run(mut settings: Settings) {
