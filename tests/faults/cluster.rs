@@ -1,0 +1,256 @@
+//! A cluster of one or three members, and what can happen to it.
+
+use etcd_client::{Client, ConnectOptions, GetOptions};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::access::Access;
+use crate::member::Member;
+use crate::proxy::Weather;
+use crate::server::Server;
+
+/// How long a cluster may take until it answers.
+const START: Duration = Duration::from_secs(90);
+
+pub struct Cluster {
+    pub members: Vec<Member>,
+    pub access: Access,
+    pub server: Server,
+    token: String,
+    added: usize,
+}
+
+/// Copies of the data of all members.
+pub struct Saved(Vec<TempDir>);
+
+impl Cluster {
+    /// Starts one and waits until every member answers.
+    pub async fn start(server: Server, size: usize, access: Access, flags: &[String], token: &str) -> Self {
+        let mut all_flags = access.flags();
+        all_flags.extend_from_slice(flags);
+        let member =
+            |n| Member::new(format!("{token}-{n}"), server.clone(), access.has_tls(), all_flags.clone());
+        let members: Vec<Member> = (0..size).map(member).collect();
+        let mut cluster = Self { members, access, server, token: token.to_owned(), added: 0 };
+        let initial = cluster.initial_cluster();
+        for member in &mut cluster.members {
+            member.join = (initial.clone(), token.to_owned(), "new");
+            member.start();
+        }
+        cluster.wait().await;
+        cluster
+    }
+
+    fn initial_cluster(&self) -> String {
+        let entries = self.members.iter().map(|member| format!("{}={}", member.name, member.peer_url()));
+        entries.collect::<Vec<_>>().join(",")
+    }
+
+    /// Where clients reach the members directly.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.members.iter().map(Member::address).collect()
+    }
+
+    /// A client of one member, as the administrator.
+    pub async fn client(&self, member: usize) -> Result<Client, etcd_client::Error> {
+        self.access.admin(&self.members[member].address().to_string()).await
+    }
+
+    /// A client of any member that answers a linearizable read.
+    pub async fn any_client(&self) -> Client {
+        let deadline = Instant::now() + START;
+        loop {
+            for (number, member) in self.members.iter().enumerate() {
+                if !member.is_running() || member.is_paused() {
+                    continue;
+                }
+                let look = async {
+                    let mut client = self.client(number).await?;
+                    client.get("\0", Some(GetOptions::new().with_count_only())).await?;
+                    Ok::<_, etcd_client::Error>(client)
+                };
+                if let Ok(Ok(client)) = timeout(Duration::from_secs(2), look).await {
+                    return client;
+                }
+            }
+            assert!(Instant::now() < deadline, "no member of the cluster answers");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until every member that runs answers a linearizable read.
+    pub async fn wait(&mut self) {
+        let deadline = Instant::now() + START;
+        for number in 0..self.members.len() {
+            if !self.members[number].is_running() {
+                continue;
+            }
+            loop {
+                if let Some(ended) = self.members[number].ended() {
+                    panic!("{ended}");
+                }
+                if self.answers(number).await {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "{} does not answer", self.members[number].name);
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    pub async fn answers(&self, member: usize) -> bool {
+        let look = async {
+            let mut client = self.client(member).await?;
+            client.get("\0", Some(GetOptions::new().with_count_only())).await
+        };
+        matches!(timeout(Duration::from_secs(2), look).await, Ok(Ok(_)))
+    }
+
+    /// The ids of members, by their places; asked of each itself.
+    pub async fn id(&self, member: usize) -> Option<u64> {
+        let look = async {
+            let status = self.client(member).await?.status().await?;
+            Ok::<_, etcd_client::Error>(status.header().map(|header| header.member_id()))
+        };
+        timeout(Duration::from_secs(2), look).await.ok()?.ok()?
+    }
+
+    /// The place of the leader.
+    pub async fn leader(&self) -> usize {
+        let deadline = Instant::now() + START;
+        loop {
+            for member in 0..self.members.len() {
+                if !self.members[member].is_running() || self.members[member].is_paused() {
+                    continue;
+                }
+                let look = async {
+                    let status = self.client(member).await?.status().await?;
+                    let own = status.header().map(|header| header.member_id());
+                    Ok::<_, etcd_client::Error>(own == Some(status.leader()))
+                };
+                if let Ok(Ok(true)) = timeout(Duration::from_secs(2), look).await {
+                    return member;
+                }
+            }
+            assert!(Instant::now() < deadline, "the cluster has no leader");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// No other member hears it or is heard by it; clients reach it.
+    pub async fn isolate(&self, member: usize) {
+        let id = self.id(member).await.expect("the member tells its id");
+        for (number, other) in self.members.iter().enumerate() {
+            match number == member {
+                true => other.peers.set(Weather::silent()),
+                false => other.peers.set(Weather { without: BTreeSet::from([id]), ..Weather::default() }),
+            }
+        }
+    }
+
+    /// Everything that can be undone is: members run, and hear each other.
+    pub async fn heal(&mut self) {
+        for member in &mut self.members {
+            member.peers.heal();
+            member.resume();
+            member.start();
+        }
+        self.wait().await;
+    }
+
+    /// The data of all members at one moment: they stand still meanwhile.
+    pub fn save(&mut self) -> Saved {
+        self.members.iter_mut().for_each(Member::pause);
+        let saved = self.members.iter().map(|member| {
+            let folder = tempfile::Builder::new().prefix("etcd-rules-saved-").tempdir().expect("a folder");
+            member.save(folder.path());
+            folder
+        });
+        let saved = Saved(saved.collect());
+        self.members.iter_mut().for_each(Member::resume);
+        saved
+    }
+
+    /// All members are killed and start on older data: the same ids, lower revisions.
+    pub async fn restore(&mut self, saved: &Saved) {
+        self.members.iter_mut().for_each(Member::kill);
+        for (member, folder) in self.members.iter_mut().zip(&saved.0) {
+            member.restore(folder.path());
+            member.start();
+        }
+        self.wait().await;
+    }
+
+    /// A member is taken out, with its data, and another one comes in its place, at other addresses. Returns the ids.
+    pub async fn replace(&mut self, place: usize) -> (u64, u64) {
+        let old = self.id(place).await.expect("the member tells its id");
+        self.members[place].kill();
+        let mut client = self.any_client().await;
+        client.member_remove(old).await.expect("the cluster removes a member");
+        self.added += 1;
+        let name = format!("{}-new{}", self.token, self.added);
+        let flags = self.members[place].flags.clone();
+        let new = Member::new(name, self.server.clone(), self.access.has_tls(), flags);
+        let added = client.member_add([new.peer_url()], None).await.expect("the cluster adds a member");
+        let id = added.member().expect("the new member").id();
+        self.members[place] = new;
+        let initial = self.initial_cluster();
+        self.members[place].join = (initial, self.token.clone(), "existing");
+        self.members[place].start();
+        self.wait().await;
+        (old, id)
+    }
+
+    /// One more member, which only learns. Returns its place.
+    pub async fn add_learner(&mut self) -> usize {
+        self.added += 1;
+        let name = format!("{}-learner{}", self.token, self.added);
+        let flags = self.members[0].flags.clone();
+        let new = Member::new(name, self.server.clone(), self.access.has_tls(), flags);
+        let options = etcd_client::MemberAddOptions::new().with_is_learner();
+        let mut client = self.any_client().await;
+        client.member_add([new.peer_url()], Some(options)).await.expect("the cluster adds a learner");
+        self.members.push(new);
+        let (place, initial) = (self.members.len() - 1, self.initial_cluster());
+        self.members[place].join = (initial, self.token.clone(), "existing");
+        self.members[place].start();
+        let deadline = Instant::now() + START;
+        while self.id(place).await.is_none() {
+            assert!(Instant::now() < deadline, "the learner does not answer");
+            sleep(Duration::from_millis(50)).await;
+        }
+        place
+    }
+}
+
+/// Options of a client that notices quickly what has gone.
+pub fn impatient() -> ConnectOptions {
+    let second = Duration::from_secs(1);
+    ConnectOptions::new()
+        .with_connect_timeout(second)
+        .with_keep_alive(second, second)
+        .with_keep_alive_while_idle(true)
+}
+
+impl Cluster {
+    /// From now on there is `engine`, who may read and write everything that the work needs, and `root`.
+    pub async fn enable_users(&mut self) {
+        use crate::access::PASSWORD;
+        use etcd_client::Permission;
+        let mut client = self.any_client().await;
+        for user in ["root", "engine"] {
+            client.user_add(user, PASSWORD, None).await.expect("etcd adds a user");
+            client.role_add(user).await.expect("etcd adds a role");
+            client.user_grant_role(user, user).await.expect("etcd grants a role");
+        }
+        for prefix in ["/todo/", "/done/", crate::world::NAMESPACE] {
+            let permission = Permission::read_write(prefix).with_prefix();
+            client.role_grant_permission("engine", permission).await.expect("etcd grants a permission");
+        }
+        client.auth_enable().await.expect("etcd enables authentication");
+        self.access.users = true;
+    }
+}

@@ -1,0 +1,173 @@
+//! A scenario, and one run of it from start to verdict.
+
+use crate::checker::{Violation, check, recovery};
+use crate::history::{Expect, History};
+use crate::moment::{Micros, now, seconds};
+use crate::server::Server;
+use crate::world::{Settings, World};
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::time::sleep;
+
+pub type Acting<'w> = Pin<Box<dyn Future<Output = ()> + Send + 'w>>;
+
+/// What goes wrong: it begins when everything is well, and when it ends, what it left is healed.
+pub type Fault = for<'w> fn(&'w mut World) -> Acting<'w>;
+
+/// Which servers a scenario needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Servers {
+    /// Both, round after round.
+    Both,
+    /// The usual one: it needs what the current one lacks, or compares nothing new.
+    Usual,
+    /// What the usual one can't do.
+    Current,
+}
+
+pub struct Scenario {
+    pub name: &'static str,
+    /// A sentence for people.
+    pub about: &'static str,
+    pub servers: Servers,
+    /// Part of every `cargo test`.
+    pub quick: bool,
+    /// Why it fails on the engine as it is; in `docs/reliability.md` too.
+    pub known_defect: Option<&'static str>,
+    pub settings: fn() -> Settings,
+    pub expect: fn() -> Expect,
+    pub fault: Fault,
+}
+
+/// What one run came to.
+pub struct Verdict {
+    pub scenario: &'static str,
+    pub server: String,
+    pub seed: u64,
+    pub violations: Vec<Violation>,
+    pub recovery: Micros,
+    pub took: Micros,
+    pub jobs: u64,
+    pub runs: usize,
+    pub cancelled: usize,
+    pub epochs: usize,
+    /// What happened when, since the start.
+    pub notes: Vec<String>,
+}
+
+impl Scenario {
+    /// The server of a round.
+    pub fn server(&self, round: u64) -> Server {
+        match self.servers {
+            Servers::Usual => Server::usual(),
+            Servers::Current => Server::current(),
+            Servers::Both if round % 2 == 0 => Server::usual(),
+            Servers::Both => Server::current(),
+        }
+    }
+
+    /// One run. What goes wrong with the scenario itself is a violation too: it has shown nothing.
+    pub async fn run(&self, server: Server, seed: u64) -> Verdict {
+        let began = now();
+        let expect = (self.expect)();
+        let mut history = History::default();
+        let version = server.version.clone();
+        let mut world = match AssertUnwindSafe(World::build(server, (self.settings)(), seed)).catch_unwind().await {
+            Ok(world) => world,
+            Err(panic) => {
+                history.broken.push(format!("the cluster could not be made: {}", text_of(&*panic)));
+                return self.verdict(version, seed, began, history, &expect, (0, Vec::new()));
+            }
+        };
+        let played = AssertUnwindSafe(self.play(&mut world, &expect, &mut history)).catch_unwind().await;
+        if let Err(panic) = played {
+            history.broken.push(format!("the scenario broke: {}", text_of(&*panic)));
+        }
+        let jobs = world.load.asked();
+        let notes = std::mem::take(&mut world.notes);
+        let keep = std::env::var_os("FAULTS_KEEP").is_some();
+        world.keep_files(keep);
+        world.finish(&mut history);
+        self.verdict(version, seed, began, history, &expect, (jobs, notes))
+    }
+
+    async fn play(&self, world: &mut World, expect: &Expect, history: &mut History) {
+        world.start_engines().await;
+        let seed = rand::RngExt::random(&mut world.rng);
+        let running = (world.settings.rate > 0).then(|| world.load.run(world.settings.rate, seed));
+        world.pause(0.5..2.0).await;
+        world.note("the fault begins");
+        (self.fault)(world).await;
+        world.heal().await;
+        history.healed = now();
+        // What is asked afterwards is to be done too.
+        sleep(Duration::from_secs(2)).await;
+        world.load.stop();
+        if !world.load.settled(Duration::from_secs(30)).await {
+            history.broken.push("the load could not put its jobs".to_owned());
+        }
+        drop(running);
+        world.observer.catch_up().await;
+        match world.calm(expect).await {
+            Ok(at) => {
+                history.calm = Some(at);
+                world.note("calm");
+            }
+            Err(unrest) => history.unrest = unrest,
+        }
+        // A crawl of every engine, with nothing else going on.
+        sleep(Duration::from_secs(7)).await;
+        history.left = world.stop_engines().await;
+        world.observer.catch_up().await;
+    }
+
+    fn verdict(
+        &self,
+        server: String,
+        seed: u64,
+        began: Micros,
+        history: History,
+        expect: &Expect,
+        (jobs, notes): (u64, Vec<(Micros, String)>),
+    ) -> Verdict {
+        let cancelled = history.runs.iter().filter(|run| run.told.is_some()).count();
+        Verdict {
+            scenario: self.name,
+            server,
+            seed,
+            violations: check(&history, expect),
+            recovery: recovery(&history),
+            took: now() - began,
+            jobs,
+            runs: history.runs.len(),
+            cancelled,
+            epochs: history.epochs.len(),
+            notes: timeline(&history, began, notes),
+        }
+    }
+}
+
+/// What happened, and what engines said of themselves, in order.
+fn timeline(history: &History, began: Micros, mut notes: Vec<(Micros, String)>) -> Vec<String> {
+    for told in &history.health {
+        let problems = told.problems.join("; ");
+        notes.push((told.at, format!("engine {} is {} {problems}", told.engine, told.state)));
+    }
+    for hand in &history.by_hand {
+        notes.push((hand.at, format!("the lock with token {} is removed", hand.token)));
+    }
+    for run in history.runs.iter().filter(|run| run.told.is_some()) {
+        let at = run.told.unwrap_or_default();
+        let long = seconds(at - run.start);
+        notes.push((at, format!("engine {}: run {} is told to end after {long:.1} s", run.engine, run.name)));
+    }
+    notes.sort();
+    notes.iter().map(|(at, text)| format!("{:7.2} s  {text}", seconds(at.saturating_sub(began)))).collect()
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}

@@ -1,0 +1,116 @@
+//! The quick scenarios as tests, and all of them, many times, with a table.
+
+use crate::moment::seconds;
+use crate::scenario::{Scenario, Verdict};
+use crate::scenarios;
+use std::sync::Mutex;
+
+/// One run at a time: what is timed has the machine for itself.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn in_turn<T>(running: impl Future<Output = T>) -> T {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(running)
+}
+
+fn scenario(name: &str) -> Scenario {
+    scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario of that name")
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+/// One run of a quick scenario.
+fn quick(name: &str) {
+    let scenario = scenario(name);
+    let seed = number("SEED", 1);
+    println!("SEED={seed}");
+    let verdict = in_turn(scenario.run(scenario.server(0), seed));
+    println!("{}", row(&verdict));
+    assert!(verdict.violations.is_empty(), "{}", told(&verdict));
+}
+
+fn told(verdict: &Verdict) -> String {
+    let violations: Vec<String> = verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
+    format!(
+        "{} on {} with SEED={}:\n{}\n  what happened:\n    {}",
+        verdict.scenario,
+        verdict.server,
+        verdict.seed,
+        violations.join("\n"),
+        verdict.notes.join("\n    ")
+    )
+}
+
+fn row(verdict: &Verdict) -> String {
+    let Verdict { scenario, server, seed, jobs, runs, cancelled, epochs, .. } = verdict;
+    let (recovery, took, wrong) = (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
+    format!(
+        "{scenario:<24} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
+    )
+}
+
+/// `ROUNDS`, `SEED`, `ONLY` (a part of names; several with commas). Fails if a promise was not kept.
+#[test]
+#[ignore = "all scenarios, many times: `make faults`"]
+fn every_scenario() {
+    let (rounds, first) = (number("ROUNDS", 1), number("SEED", 1));
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted: Vec<&str> = only.split(',').filter(|part| !part.is_empty()).collect();
+    let mut all = scenarios::all();
+    all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
+    println!(
+        "{:<24} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>4}",
+        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "bad"
+    );
+    let (mut runs, mut violations) = (0, 0);
+    for round in 0..rounds {
+        for scenario in &all {
+            let verdict = in_turn(scenario.run(scenario.server(round), first + round));
+            println!("{}", row(&verdict));
+            if !verdict.violations.is_empty() {
+                println!("{}", told(&verdict));
+                if let Some(defect) = scenario.known_defect {
+                    println!("  known: {defect}");
+                }
+            }
+            runs += 1;
+            violations += verdict.violations.len();
+        }
+    }
+    println!("scenarios {}, runs {runs}, violations {violations}", all.len());
+    assert!(runs > 0, "no scenario is called {only}");
+    assert_eq!(violations, 0, "promises were not kept");
+}
+
+#[test]
+fn a_killed_leader() {
+    quick("leader-killed");
+}
+
+#[test]
+fn a_follower_that_stands_still() {
+    quick("follower-stopped");
+}
+
+#[test]
+fn a_rolling_restart() {
+    quick("rolling-restart");
+}
+
+#[test]
+fn connections_that_go_silent() {
+    quick("silent-connections");
+}
+
+#[test]
+fn engines_that_are_killed() {
+    quick("engines-killed");
+}
+
+#[test]
+fn locks_that_are_removed_by_hand() {
+    quick("locks-removed");
+}
