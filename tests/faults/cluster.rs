@@ -186,6 +186,22 @@ impl Cluster {
 
     /// A member is taken out, with its data, and another one comes in its place, at other addresses. Returns the ids.
     pub async fn replace(&mut self, place: usize) -> (u64, u64) {
+        let ids = self.exchange(place, false).await;
+        self.wait().await;
+        ids
+    }
+
+    /// A member is taken out, and one that only learns comes in its place.
+    pub async fn replace_by_learner(&mut self, place: usize) {
+        let (_, id) = self.exchange(place, true).await;
+        let deadline = Instant::now() + START;
+        while self.id(place).await != Some(id) {
+            assert!(Instant::now() < deadline, "the learner does not answer");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn exchange(&mut self, place: usize, learns: bool) -> (u64, u64) {
         let old = self.id(place).await.expect("the member tells its id");
         self.members[place].kill();
         let mut client = self.any_client().await;
@@ -194,35 +210,70 @@ impl Cluster {
         let name = format!("{}-new{}", self.token, self.added);
         let flags = self.members[place].flags.clone();
         let new = Member::new(name, self.server.clone(), self.access.has_tls(), flags);
-        let added = client.member_add([new.peer_url()], None).await.expect("the cluster adds a member");
-        let id = added.member().expect("the new member").id();
+        let options = learns.then(|| etcd_client::MemberAddOptions::new().with_is_learner());
+        let deadline = Instant::now() + START;
+        let id = loop {
+            // A cluster that has just lost a member may refuse to take another one for a while.
+            match client.member_add([new.peer_url()], options.clone()).await {
+                Ok(added) => break added.member().expect("the new member").id(),
+                Err(error) => assert!(Instant::now() < deadline, "the cluster adds no member: {error}"),
+            }
+            sleep(Duration::from_millis(200)).await;
+            client = self.any_client().await;
+        };
         self.members[place] = new;
         let initial = self.initial_cluster();
         self.members[place].join = (initial, self.token.clone(), "existing");
         self.members[place].start();
-        self.wait().await;
         (old, id)
     }
 
-    /// One more member, which only learns. Returns its place.
-    pub async fn add_learner(&mut self) -> usize {
-        self.added += 1;
-        let name = format!("{}-learner{}", self.token, self.added);
-        let flags = self.members[0].flags.clone();
-        let new = Member::new(name, self.server.clone(), self.access.has_tls(), flags);
-        let options = etcd_client::MemberAddOptions::new().with_is_learner();
-        let mut client = self.any_client().await;
-        client.member_add([new.peer_url()], Some(options)).await.expect("the cluster adds a learner");
-        self.members.push(new);
-        let (place, initial) = (self.members.len() - 1, self.initial_cluster());
-        self.members[place].join = (initial, self.token.clone(), "existing");
-        self.members[place].start();
+    /// A learner votes from now on.
+    pub async fn promote(&mut self, place: usize) {
+        let id = self.id(place).await.expect("the learner tells its id");
         let deadline = Instant::now() + START;
-        while self.id(place).await.is_none() {
-            assert!(Instant::now() < deadline, "the learner does not answer");
+        // It is promoted when it has learned enough.
+        while let Err(error) = self.any_client().await.member_promote(id).await {
+            assert!(Instant::now() < deadline, "the learner is not promoted: {error}");
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// A cluster of one member, without relation to this one but for its data, if that is given: then it is a clone.
+    pub async fn lone(&mut self, clone_of: Option<usize>) -> Member {
+        self.added += 1;
+        let mut flags = self.access.flags();
+        let name = match clone_of {
+            Some(place) => self.members[place].name.clone(),
+            None => format!("{}-foreign{}", self.token, self.added),
+        };
+        if clone_of.is_some() {
+            flags.push("--force-new-cluster".to_owned());
+        }
+        let mut lone = Member::new(name, self.server.clone(), self.access.has_tls(), flags);
+        lone.join = (format!("{}={}", lone.name, lone.peer_url()), lone.name.clone(), "new");
+        if let Some(place) = clone_of {
+            self.members[place].pause();
+            lone.restore(&self.members[place].data_dir());
+            self.members[place].resume();
+        }
+        lone.start();
+        let deadline = Instant::now() + START;
+        let address = lone.address().to_string();
+        loop {
+            let look = async {
+                let mut client = self.access.admin(&address).await?;
+                client.get("\0", Some(GetOptions::new().with_count_only())).await
+            };
+            if let Ok(Ok(_)) = timeout(Duration::from_secs(2), look).await {
+                return lone;
+            }
+            if let Some(ended) = lone.ended() {
+                panic!("{ended}");
+            }
+            assert!(Instant::now() < deadline, "the other cluster does not answer");
             sleep(Duration::from_millis(50)).await;
         }
-        place
     }
 }
 

@@ -12,6 +12,7 @@ mod etcd;
 mod access;
 #[cfg(feature = "tls")]
 mod certificates;
+mod between;
 mod checker;
 mod cluster;
 mod history;

@@ -41,6 +41,22 @@ pub struct Scenario {
     pub fault: Fault,
 }
 
+impl Scenario {
+    /// With what most have: both servers, three members, three engines, a TTL of 5 s.
+    pub fn new(name: &'static str, about: &'static str, fault: Fault) -> Self {
+        Self {
+            name,
+            about,
+            servers: Servers::Both,
+            quick: false,
+            known_defect: None,
+            settings: Settings::default,
+            expect: Expect::default,
+            fault,
+        }
+    }
+}
+
 /// What one run came to.
 pub struct Verdict {
     pub scenario: &'static str,

@@ -1,6 +1,7 @@
 //! A cluster, engines, and those who watch them: what a scenario acts on.
 
 use crate::access::Access;
+use crate::between::Between;
 use crate::cluster::Cluster;
 use crate::history::{ByHand, Change, Expect, History};
 use crate::jobs::Job;
@@ -23,6 +24,13 @@ use tokio::time::{Instant, sleep};
 /// Where engines keep their own keys.
 pub const NAMESPACE: &str = "/etcd-rules/";
 
+/// A proxy of etcd's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    GrpcProxy,
+    Gateway,
+}
+
 /// What a scenario starts with.
 #[derive(Clone)]
 pub struct Settings {
@@ -35,6 +43,10 @@ pub struct Settings {
     pub flags: Vec<String>,
     pub tls: bool,
     pub users: bool,
+    /// Tokens are signed, and live for so many seconds.
+    pub jwt: Option<u32>,
+    /// What is between engines and members.
+    pub through: Option<Through>,
 }
 
 impl Default for Settings {
@@ -48,6 +60,8 @@ impl Default for Settings {
             flags: Vec::new(),
             tls: false,
             users: false,
+            jwt: None,
+            through: None,
         }
     }
 }
@@ -62,6 +76,7 @@ pub struct World {
     pub rng: StdRng,
     pub settings: Settings,
     prober: Option<Prober>,
+    between: Option<Between>,
     addresses: Addresses,
     pub felt: Vec<(String, u64)>,
     pub by_hand: Vec<ByHand>,
@@ -83,15 +98,21 @@ impl World {
         #[cfg(not(feature = "tls"))]
         assert!(!settings.tls, "run this with the feature `tls`");
         let token = format!("faults-{}-{seed}", std::process::id());
-        let mut cluster =
-            Cluster::start(server, settings.members, access, &settings.flags, &token).await;
+        let reports = tempfile::Builder::new().prefix("etcd-rules-reports-").tempdir().expect("a folder");
+        let mut flags = settings.flags.clone();
+        if let Some(seconds) = settings.jwt {
+            let key = reports.path().join("tokens.key");
+            std::fs::write(&key, format!("the secret of {token}")).expect("a file can be written");
+            let key = key.display();
+            flags.push(format!("--auth-token=jwt,priv-key={key},sign-method=HS256,ttl={seconds}s"));
+        }
+        let mut cluster = Cluster::start(server, settings.members, access, &flags, &token).await;
         if settings.users {
             cluster.enable_users().await;
         }
         let addresses: Addresses = Arc::new(Mutex::new(cluster.addresses()));
         let observer = Observer::start(addresses.clone(), cluster.access.clone()).await;
         let load = Load::new(addresses.clone(), cluster.access.clone());
-        let reports = tempfile::Builder::new().prefix("etcd-rules-reports-").tempdir().expect("a folder");
         let mut world = Self {
             cluster,
             engines: Vec::new(),
@@ -101,6 +122,7 @@ impl World {
             rng,
             settings,
             prober: None,
+            between: None,
             addresses,
             felt: Vec::new(),
             by_hand: Vec::new(),
@@ -108,6 +130,9 @@ impl World {
             notes: Vec::new(),
             reports: reports,
         };
+        if let Some(through) = world.settings.through {
+            world.between = Some(Between::start(through, &world.cluster).await);
+        }
         for engine in 0..world.settings.engines {
             world.add_engine(engine);
         }
@@ -115,7 +140,11 @@ impl World {
     }
 
     fn add_engine(&mut self, engine: usize) {
-        let links: Vec<Proxy> = self.cluster.addresses().into_iter().map(Proxy::start).collect();
+        let addresses = match &self.between {
+            Some(between) => vec![between.address()],
+            None => self.cluster.addresses(),
+        };
+        let links: Vec<Proxy> = addresses.into_iter().map(Proxy::start).collect();
         let endpoint = |link: &Proxy| self.cluster.access.endpoint(&link.endpoint());
         let setup = Setup {
             engine,
@@ -238,6 +267,13 @@ impl World {
         self.observer.resume().await;
         if let Some(prober) = &self.prober {
             prober.expect_cluster(self.observer.cluster());
+        }
+    }
+
+    /// What is between engines and members ends, and begins again.
+    pub async fn restart_proxy(&mut self) {
+        if let Some(between) = &mut self.between {
+            between.restart(&self.cluster).await;
         }
     }
 

@@ -53,10 +53,11 @@ pub(super) fn check(history: &History, found: &mut Found) {
         found.add(Promise::Commit, format!("run {run} took effect {times} times"));
     }
     for change in &history.foreign {
-        let Change { revision, key, .. } = change;
+        let Change { revision, key, seen, .. } = change;
         let key = String::from_utf8_lossy(key);
-        if !key.starts_with("/observer/") {
-            found.add(Promise::Foreign, format!("{key} was changed in a foreign store, at revision {revision}"));
+        // Keys go by themselves when their leases end.
+        if seen.is_some() && !key.starts_with("/observer/") {
+            found.add(Promise::Foreign, format!("{key} was put in a foreign store, at revision {revision}"));
         }
     }
 }

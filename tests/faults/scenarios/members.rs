@@ -3,7 +3,7 @@
 use crate::history::Expect;
 use crate::jobs;
 use crate::member::Member;
-use crate::scenario::{Scenario, Servers};
+use crate::scenario::Scenario;
 use crate::world::{Settings, World};
 use std::time::Duration;
 
@@ -17,64 +17,74 @@ fn ten_seconds() -> Settings {
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "leader-killed",
-            about: "the leader is killed while callbacks run, and started again later",
-            servers: Servers::Both,
             quick: true,
-            known_defect: None,
             settings: ten_seconds,
             expect: strict,
-            fault: |world| Box::pin(leader(world, Member::kill)),
+            ..Scenario::new(
+                "leader-killed",
+                "the leader is killed while callbacks run, and started again later",
+                |world| Box::pin(leader(world, Member::kill)),
+            )
         },
         Scenario {
-            name: "leader-stopped",
-            about: "the leader stands still while callbacks run, for longer than their locks live",
-            servers: Servers::Both,
-            quick: false,
-            known_defect: None,
             settings: ten_seconds,
             expect: strict,
-            fault: |world| Box::pin(leader(world, Member::pause)),
+            ..Scenario::new(
+                "leader-stopped",
+                "the leader stands still while callbacks run, for longer than their locks live",
+                |world| Box::pin(leader(world, Member::pause)),
+            )
         },
         Scenario {
-            name: "leader-isolated",
-            about: "no member hears the leader or is heard by it, while clients still reach it",
-            servers: Servers::Both,
-            quick: false,
-            known_defect: None,
             settings: ten_seconds,
             expect: strict,
-            fault: |world| Box::pin(isolated(world)),
+            ..Scenario::new(
+                "leader-isolated",
+                "no member hears the leader or is heard by it, while clients still reach it",
+                |world| Box::pin(isolated(world)),
+            )
         },
         Scenario {
-            name: "follower-stopped",
-            about: "a follower that an engine is connected to stands still",
-            servers: Servers::Both,
             quick: true,
-            known_defect: None,
-            settings: Settings::default,
             expect: strict,
-            fault: |world| Box::pin(follower_stopped(world)),
+            ..Scenario::new(
+                "follower-stopped",
+                "a follower that an engine is connected to stands still",
+                |world| Box::pin(follower_stopped(world)),
+            )
         },
+        Scenario::new(
+            "two-of-three-lost",
+            "two of three members are killed: nobody can be served until one is back",
+            |world| Box::pin(two_lost(world)),
+        ),
         Scenario {
-            name: "two-of-three-lost",
-            about: "two of three members are killed: nobody can be served until one is back",
-            servers: Servers::Both,
-            quick: false,
-            known_defect: None,
-            settings: Settings::default,
-            expect: Expect::default,
-            fault: |world| Box::pin(two_lost(world)),
-        },
-        Scenario {
-            name: "rolling-restart",
-            about: "one member after the other is stopped in order and started again",
-            servers: Servers::Both,
             quick: true,
-            known_defect: None,
             settings: ten_seconds,
             expect: strict,
-            fault: |world| Box::pin(rolling_restart(world)),
+            ..Scenario::new(
+                "rolling-restart",
+                "one member after the other is stopped in order and started again",
+                |world| Box::pin(rolling_restart(world)),
+            )
+        },
+        Scenario {
+            settings: ten_seconds,
+            expect: strict,
+            ..Scenario::new(
+                "member-replaced",
+                "a member is taken out of the cluster, and another one comes at its address",
+                |world| Box::pin(replaced(world)),
+            )
+        },
+        Scenario {
+            settings: ten_seconds,
+            expect: strict,
+            ..Scenario::new(
+                "learner",
+                "behind one endpoint there is a learner instead of a member that votes",
+                |world| Box::pin(learner(world)),
+            )
         },
     ]
 }
@@ -154,4 +164,32 @@ async fn rolling_restart(world: &mut World) {
         world.felt("a member was stopped and started again", 1);
         world.pause(1.0..3.0).await;
     }
+}
+
+async fn replaced(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
+    world.pause(0.0..3.0).await;
+    let engine = world.any_engine();
+    let place = world.member_of(engine).await;
+    world.note(format!("member {place} is replaced, which engine {engine} uses"));
+    let (old, new) = world.cluster.replace(place).await;
+    world.follow_members();
+    world.felt("the member has another id", u64::from(old != new));
+    world.pause(4.0..8.0).await;
+}
+
+async fn learner(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
+    world.pause(0.0..3.0).await;
+    let engine = world.any_engine();
+    let place = world.member_of(engine).await;
+    world.note(format!("member {place} becomes a learner, which engine {engine} uses"));
+    world.cluster.replace_by_learner(place).await;
+    world.follow_members();
+    world.pause(10.0..15.0).await;
+    let answers = world.cluster.answers(place).await;
+    world.felt("the learner answers no linearizable read", u64::from(!answers));
+    let over = world.links.iter().map(|links| links[place].felt().connections).sum::<u64>();
+    world.felt("engines made connections to it", over);
+    world.cluster.promote(place).await;
 }

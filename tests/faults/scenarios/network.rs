@@ -2,25 +2,98 @@
 
 use crate::history::Expect;
 use crate::jobs;
-use crate::scenario::{Scenario, Servers};
+use crate::proxy::Weather;
+use crate::scenario::Scenario;
 use crate::world::{Settings, World};
+use rand::RngExt;
 use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 pub fn all() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "silent-connections",
-        about: "the connections that an engine has to its member go silent, while new ones work",
-        servers: Servers::Both,
-        quick: true,
-        known_defect: None,
-        settings: Settings::default,
-        expect: strict,
-        fault: |world| Box::pin(silent_connections(world)),
-    }]
+    vec![
+        Scenario {
+            quick: true,
+            expect: strict,
+            ..Scenario::new(
+                "silent-connections",
+                "the connections that an engine has to its member go silent, while new ones work",
+                |world| Box::pin(silent_connections(world)),
+            )
+        },
+        Scenario {
+            expect: strict,
+            ..Scenario::new(
+                "silent-endpoint",
+                "the way to the member that an engine uses goes silent, for new connections too",
+                |world| Box::pin(one_way(world, Weather::silent())),
+            )
+        },
+        Scenario {
+            expect: strict,
+            ..Scenario::new(
+                "half-open-up",
+                "what an engine sends to its member does not arrive; what comes back would",
+                |world| Box::pin(one_way(world, Weather { silent_up: true, ..Weather::default() })),
+            )
+        },
+        Scenario {
+            expect: strict,
+            ..Scenario::new(
+                "half-open-down",
+                "what an engine sends arrives at its member, and nothing comes back",
+                |world| Box::pin(one_way(world, Weather { silent_down: true, ..Weather::default() })),
+            )
+        },
+        Scenario {
+            expect: strict,
+            ..Scenario::new(
+                "endpoint-refuses",
+                "the member that an engine uses is cut off: its connections are reset, new ones refused",
+                |world| Box::pin(refused(world)),
+            )
+        },
+        Scenario::new(
+            "all-silent",
+            "every way of every engine goes silent for longer than a lease lives",
+            |world| Box::pin(all_silent(world)),
+        ),
+        Scenario {
+            expect: strict,
+            ..Scenario::new(
+                "resets",
+                "all connections of all engines are reset, again and again",
+                |world| Box::pin(resets(world)),
+            )
+        },
+        Scenario {
+            settings: || Settings { rate: 10, ..Settings::default() },
+            expect: strict,
+            ..Scenario::new("latency", "every piece of data is up to 300 ms late, each way", |world| {
+                Box::pin(slow(world, Some(300), None))
+            })
+        },
+        Scenario {
+            settings: || Settings { rate: 10, ..Settings::default() },
+            expect: strict,
+            ..Scenario::new("bandwidth", "each connection carries 64 KiB a second", |world| {
+                Box::pin(slow(world, None, Some(64 << 10)))
+            })
+        },
+        Scenario {
+            settings: || Settings { members: 1, engines: 2, ..Settings::default() },
+            expect: strict,
+            ..Scenario::new(
+                "one-member-silent-connections",
+                "the connections to the only member go silent, while new ones work",
+                |world| Box::pin(silent_connections(world)),
+            )
+        },
+    ]
 }
 
+/// With a TTL of 5 s a renewal has room for two seconds without an answer.
 fn strict() -> Expect {
     Expect { tolerated_outage: Some(2 * SECOND), ..Expect::default() }
 }
@@ -34,4 +107,67 @@ async fn silent_connections(world: &mut World) {
     world.pause(8.0..11.0).await;
     let lost = world.links[engine][member].felt().lost;
     world.felt("bytes were lost on silent connections", lost);
+}
+
+async fn one_way(world: &mut World, weather: Weather) {
+    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
+    let engine = world.any_engine();
+    let member = world.member_of(engine).await;
+    world.note(format!("the way of engine {engine} to member {member}: {weather:?}"));
+    let before = world.links[engine][member].felt().kept_back;
+    world.links[engine][member].set(weather);
+    world.pause(8.0..11.0).await;
+    let kept_back = world.links[engine][member].felt().kept_back - before;
+    world.felt("data was kept back", kept_back);
+}
+
+async fn refused(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
+    let engine = world.any_engine();
+    let member = world.member_of(engine).await;
+    world.note(format!("engine {engine} is cut off from member {member}"));
+    let link = &world.links[engine][member];
+    link.set(Weather { refuse: true, ..Weather::default() });
+    link.reset();
+    world.pause(8.0..11.0).await;
+    let reset = world.links[engine][member].felt().reset;
+    world.felt("connections were reset", reset);
+}
+
+async fn all_silent(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 30 * SECOND).await;
+    world.pause(0.0..2.0).await;
+    world.note("all ways are silent");
+    for member in 0..world.cluster.members.len() {
+        world.weather(member, &Weather::silent());
+    }
+    world.pause(10.0..28.0).await;
+    let kept_back = world.sum_of_links(|felt| felt.kept_back);
+    world.felt("data was kept back", kept_back);
+}
+
+async fn resets(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
+    let end = Instant::now() + 15 * SECOND;
+    world.note("connections are reset");
+    while Instant::now() < end {
+        world.links.iter().flatten().for_each(crate::proxy::Proxy::reset);
+        world.pause(0.3..2.0).await;
+    }
+    let reset = world.sum_of_links(|felt| felt.reset);
+    world.felt("connections were reset", reset);
+}
+
+async fn slow(world: &mut World, latency: Option<u64>, bandwidth: Option<u64>) {
+    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
+    let latency = latency.map_or(0, |most| world.rng.random_range(most / 2..=most));
+    let weather = Weather { latency: Duration::from_millis(latency), bandwidth, ..Weather::default() };
+    world.note(format!("all ways: {weather:?}"));
+    for member in 0..world.cluster.members.len() {
+        world.weather(member, &weather);
+    }
+    let before = world.sum_of_links(|felt| felt.forwarded);
+    sleep(15 * SECOND).await;
+    let after = world.sum_of_links(|felt| felt.forwarded);
+    world.felt("bytes went slowly", after - before);
 }
