@@ -32,8 +32,6 @@ pub struct Scenario {
     /// A sentence for people.
     pub about: &'static str,
     pub servers: Servers,
-    /// Part of every `cargo test`.
-    pub quick: bool,
     /// Why it fails on the engine as it is; in `docs/reliability.md` too.
     pub known_defect: Option<&'static str>,
     pub settings: fn() -> Settings,
@@ -48,7 +46,6 @@ impl Scenario {
             name,
             about,
             servers: Servers::Both,
-            quick: false,
             known_defect: None,
             settings: Settings::default,
             expect: Expect::default,

@@ -3,6 +3,8 @@
 use crate::moment::seconds;
 use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Mutex;
 
 /// One run at a time: what is timed has the machine for itself.
@@ -48,11 +50,12 @@ fn row(verdict: &Verdict) -> String {
     let Verdict { scenario, server, seed, jobs, runs, cancelled, epochs, .. } = verdict;
     let (recovery, took, wrong) = (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
     format!(
-        "{scenario:<24} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
+        "{scenario:<30} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
     )
 }
 
-/// `ROUNDS`, `SEED`, `ONLY` (a part of names; several with commas). Fails if a promise was not kept.
+/// `ROUNDS`, `SEED`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a table in
+/// `target/faults.md`.
 #[test]
 #[ignore = "all scenarios, many times: `make faults`"]
 fn every_scenario() {
@@ -61,11 +64,8 @@ fn every_scenario() {
     let wanted: Vec<&str> = only.split(',').filter(|part| !part.is_empty()).collect();
     let mut all = scenarios::all();
     all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
-    println!(
-        "{:<24} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>4}",
-        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "bad"
-    );
-    let (mut runs, mut violations) = (0, 0);
+    println!("{}", heading());
+    let mut verdicts: Vec<Verdict> = Vec::new();
     for round in 0..rounds {
         for scenario in &all {
             let verdict = in_turn(scenario.run(scenario.server(round), first + round));
@@ -76,13 +76,58 @@ fn every_scenario() {
                     println!("  known: {defect}");
                 }
             }
-            runs += 1;
-            violations += verdict.violations.len();
+            verdicts.push(verdict);
         }
     }
-    println!("scenarios {}, runs {runs}, violations {violations}", all.len());
-    assert!(runs > 0, "no scenario is called {only}");
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults.md");
+    std::fs::write(&table, summary(&all, &verdicts)).expect("the table can be written");
+    let violations: usize = verdicts.iter().map(|verdict| verdict.violations.len()).sum();
+    println!("scenarios {}, runs {}, violations {violations}", all.len(), verdicts.len());
+    assert!(!verdicts.is_empty(), "no scenario is called {only}");
     assert_eq!(violations, 0, "promises were not kept");
+}
+
+/// A table for `docs/reliability.md`.
+fn summary(all: &[Scenario], verdicts: &[Verdict]) -> String {
+    let mut text = "| scenario | what happens | etcd | runs | with violations | recovery, median / longest | callbacks told to end |\n\
+                    |---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for scenario in all {
+        let mut by_server: BTreeMap<&str, Vec<&Verdict>> = BTreeMap::new();
+        for verdict in verdicts.iter().filter(|verdict| verdict.scenario == scenario.name) {
+            by_server.entry(&verdict.server).or_default().push(verdict);
+        }
+        for (server, verdicts) in by_server {
+            let mut recoveries: Vec<_> = verdicts.iter().map(|verdict| verdict.recovery).collect();
+            recoveries.sort_unstable();
+            let (median, longest) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
+            let wrong = verdicts.iter().filter(|verdict| !verdict.violations.is_empty()).count();
+            let cancelled: usize = verdicts.iter().map(|verdict| verdict.cancelled).sum();
+            let broken: BTreeSet<String> = verdicts
+                .iter()
+                .flat_map(|verdict| &verdict.violations)
+                .map(|violation| format!("{:?}", violation.promise))
+                .collect();
+            let broken = broken.into_iter().collect::<Vec<_>>().join(", ");
+            let broken = if broken.is_empty() { broken } else { format!(" ({broken})") };
+            text.push_str(&format!(
+                "| `{}` | {} | {server} | {} | {wrong}{broken} | {:.1} s / {:.1} s | {cancelled} |\n",
+                scenario.name,
+                scenario.about,
+                verdicts.len(),
+                seconds(median),
+                seconds(longest),
+            ));
+        }
+    }
+    text
+}
+
+fn heading() -> String {
+    format!(
+        "{:<30} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>4}",
+        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "bad"
+    )
 }
 
 #[test]

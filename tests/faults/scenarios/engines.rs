@@ -12,7 +12,6 @@ const SECOND: Duration = Duration::from_secs(1);
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
-            quick: true,
             settings: || Settings { members: 1, ..Settings::default() },
             ..Scenario::new("engines-killed", "every few seconds an engine is killed, and started again", |world| {
                 Box::pin(killed(world, 5))

@@ -15,7 +15,6 @@ const SECOND: Duration = Duration::from_secs(1);
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
-            quick: true,
             settings: long_locks,
             ..Scenario::new(
                 "locks-removed",
