@@ -74,5 +74,8 @@ target/peer: $(wildcard benches/peers/go-etcd-rules/*)
 	cp benches/peers/go-etcd-rules/go.mod target/peer.mod
 	cd benches/peers/go-etcd-rules && go build -mod=mod -modfile=../../../target/peer.mod -o ../../../target/peer .
 
+target/etcd-restore36: tests/faults/restore/main.go tests/faults/restore/go.mod
+	cd tests/faults/restore && go build -o ../../../target/etcd-restore36 .
+
 target/etcd36: benches/servers/etcd36/main.go benches/servers/etcd36/go.mod
 	cd benches/servers/etcd36 && go build -o ../../../target/etcd36 .

@@ -184,6 +184,31 @@ impl Cluster {
         self.wait().await;
     }
 
+    /// All members are made anew from the database that one of them had, with revisions that are higher by `bump`, as
+    /// operators do with `etcdutl snapshot restore`.
+    pub async fn restore_bumped(&mut self, saved: &Saved, bump: u64) {
+        let program = crate::server::restore_program();
+        let database = saved.0[0].path().join("member/snap/db");
+        let initial = self.initial_cluster();
+        for member in &mut self.members {
+            member.kill();
+            member.forget_data();
+            let made = std::process::Command::new(&program)
+                .arg(&database)
+                .arg(&member.name)
+                .arg(member.data_dir())
+                .args([&initial, &self.token, &member.peer_url(), &bump.to_string()])
+                .output()
+                .unwrap_or_else(|error| {
+                    let program = program.display();
+                    panic!("{program}: {error}; build it with `make target/etcd-restore36` (needs Go)")
+                });
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+            member.start();
+        }
+        self.wait().await;
+    }
+
     /// A member is taken out, with its data, and another one comes in its place, at other addresses. Returns the ids.
     pub async fn replace(&mut self, place: usize) -> (u64, u64) {
         let ids = self.exchange(place, false).await;

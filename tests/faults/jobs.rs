@@ -56,7 +56,8 @@ pub fn done(kind: &str, id: &str) -> String {
 pub fn parse(key: &[u8]) -> Option<(&str, &str, &str)> {
     let mut parts = std::str::from_utf8(key).ok()?.strip_prefix('/')?.splitn(3, '/');
     let (what, kind, id) = (parts.next()?, parts.next()?, parts.next()?);
-    (matches!(what, "todo" | "done") && KINDS.contains(&kind)).then_some((what, kind, id))
+    let is_one_segment = !id.is_empty() && !id.contains('/');
+    (is_one_segment && matches!(what, "todo" | "done") && KINDS.contains(&kind)).then_some((what, kind, id))
 }
 
 /// What excludes the runs of an instance from each other.
@@ -97,7 +98,9 @@ fn keys_and_receipts_are_read_as_they_are_written() {
     assert_eq!(parse(todo(LEFT, "a%2F b").as_bytes()), Some(("todo", LEFT, "a%2F b")));
     assert_eq!(parse(done(LOCKED, "7").as_bytes()), Some(("done", LOCKED, "7")));
     assert_eq!(parse(b"/etcd-rules/faults/locks/7"), None);
-    assert_eq!(parse(b"/todo/unknown/7"), None);
+    for other in [&b"/todo/unknown/7"[..], b"/todo/locked/", b"/todo/locked/a/b", b"/todo/locked/\xff"] {
+        assert_eq!(parse(other), None);
+    }
     let receipt = receipt("2-91", b"5 0 0 0\n");
     assert_eq!(read_receipt(receipt.as_bytes()), Some(("2-91", sum(b"5 0 0 0\n"))));
 }

@@ -89,20 +89,15 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy on a free port, in front of `target`, on the present runtime.
     pub fn start(target: SocketAddr) -> Self {
-        Self::with(target, SocketAddr::from(([127, 0, 0, 1], 0)), false)
+        Self::with(target, false)
     }
 
     /// A proxy between the members of a cluster, in front of one of them.
     pub fn between_members(target: SocketAddr) -> Self {
-        Self::with(target, SocketAddr::from(([127, 0, 0, 1], 0)), true)
+        Self::with(target, true)
     }
 
-    /// A proxy at a chosen address.
-    pub fn at(address: SocketAddr, target: SocketAddr) -> Self {
-        Self::with(target, address, false)
-    }
-
-    fn with(target: SocketAddr, at: SocketAddr, between_members: bool) -> Self {
+    fn with(target: SocketAddr, between_members: bool) -> Self {
         let shared = Arc::new(Shared {
             target: watch::Sender::new(target),
             weather: watch::Sender::default(),
@@ -110,23 +105,19 @@ impl Proxy {
             next: AtomicU64::new(1),
             between_members,
         });
-        let serving = |at: SocketAddr, counted: bool| {
-            let listener = listen(at).expect("a free port on loopback");
+        let serving = |counted: bool| {
+            let listener = listen().expect("a free port on loopback");
             let address = listener.local_addr().expect("a listener has an address");
             (address, tokio::spawn(serve(listener, shared.clone(), counted)).abort_handle())
         };
-        let (address, clients) = serving(at, true);
-        let (for_probes, probes) = serving(SocketAddr::from(([127, 0, 0, 1], 0)), false);
+        let (address, clients) = serving(true);
+        let (for_probes, probes) = serving(false);
         Self { address, for_probes, shared, tasks: [clients, probes] }
     }
 
     /// Where clients connect.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
-    }
-
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// The same way to the server, for a prober, whose connections are not counted.
@@ -177,11 +168,10 @@ impl Drop for Proxy {
     }
 }
 
-/// A listener whose address can be taken again at once.
-fn listen(at: SocketAddr) -> io::Result<TcpListener> {
+/// A listener on a free port, with room for many who come at once.
+fn listen() -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(at)?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
     socket.listen(1024)
 }
 

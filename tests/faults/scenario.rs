@@ -19,10 +19,8 @@ pub type Fault = for<'w> fn(&'w mut World) -> Acting<'w>;
 /// Which servers a scenario needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Servers {
-    /// Both, round after round.
+    /// Both: the usual one with odd seeds, the current one with even seeds.
     Both,
-    /// The usual one: it needs what the current one lacks, or compares nothing new.
-    Usual,
     /// What the usual one can't do.
     Current,
 }
@@ -71,13 +69,11 @@ pub struct Verdict {
 }
 
 impl Scenario {
-    /// The server of a round.
-    pub fn server(&self, round: u64) -> Server {
+    /// The server of a seed, so that the seed alone says everything.
+    pub fn server(&self, seed: u64) -> Server {
         match self.servers {
-            Servers::Usual => Server::usual(),
-            Servers::Current => Server::current(),
-            Servers::Both if round % 2 == 0 => Server::usual(),
-            Servers::Both => Server::current(),
+            Servers::Both if !seed.is_multiple_of(2) => Server::usual(),
+            Servers::Both | Servers::Current => Server::current(),
         }
     }
 

@@ -16,6 +16,11 @@ pub struct Server {
 /// Chooses the current server; see `make faults`.
 const CURRENT: &str = "FAULTS_ETCD36";
 
+/// The program that restores with bumped revisions.
+pub fn restore_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/etcd-restore36")
+}
+
 impl Server {
     /// The server of all tests: `etcd` on the PATH, unless the environment names another.
     pub fn usual() -> Self {

@@ -3,6 +3,7 @@
 use crate::moment::seconds;
 use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
+use crate::server::Server;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
@@ -29,7 +30,7 @@ fn quick(name: &str) {
     let scenario = scenario(name);
     let seed = number("SEED", 1);
     println!("SEED={seed}");
-    let verdict = in_turn(scenario.run(scenario.server(0), seed));
+    let verdict = in_turn(scenario.run(Server::usual(), seed));
     println!("{}", row(&verdict));
     assert!(verdict.violations.is_empty(), "{}", told(&verdict));
 }
@@ -68,7 +69,7 @@ fn every_scenario() {
     let mut verdicts: Vec<Verdict> = Vec::new();
     for round in 0..rounds {
         for scenario in &all {
-            let verdict = in_turn(scenario.run(scenario.server(round), first + round));
+            let verdict = in_turn(scenario.run(scenario.server(first + round), first + round));
             println!("{}", row(&verdict));
             if !verdict.violations.is_empty() {
                 println!("{}", told(&verdict));

@@ -52,13 +52,12 @@ pub(super) fn check(history: &History, found: &mut Found) {
     for (run, times) in effects.into_iter().filter(|(_, times)| *times > 1) {
         found.add(Promise::Commit, format!("run {run} took effect {times} times"));
     }
-    for change in &history.foreign {
-        let Change { revision, key, seen, .. } = change;
-        let key = String::from_utf8_lossy(key);
-        // Keys go by themselves when their leases end.
-        if seen.is_some() && !key.starts_with("/observer/") {
-            found.add(Promise::Foreign, format!("{key} was put in a foreign store, at revision {revision}"));
-        }
+    // Keys go by themselves when their leases end.
+    let put = history.foreign.iter().filter(|change| change.seen.is_some());
+    let put: Vec<&Change> = put.filter(|change| !change.key.starts_with(b"/observer/")).collect();
+    if let Some(first) = put.first() {
+        let (many, key) = (put.len(), String::from_utf8_lossy(&first.key));
+        found.add(Promise::Foreign, format!("{many} keys were put in a foreign store, such as {key}"));
     }
 }
 

@@ -51,6 +51,7 @@ fn callbacks(history: &History, found: &mut Found) {
             by_lock.entry(lock).or_default().push(run);
         }
     }
+    let mut overlaps: Vec<(Micros, String)> = Vec::new();
     for (lock, mut runs) in by_lock {
         runs.sort_by_key(|run| run.start);
         let mut until: Option<(Micros, &Run)> = None;
@@ -58,15 +59,17 @@ fn callbacks(history: &History, found: &mut Found) {
             if let Some((end, before)) = until
                 && end > run.start + SLACK
             {
-                let by = seconds(end - run.start);
-                let names = (&before.name, &run.name);
-                found.add(Promise::Alone, format!("{lock}: callbacks of {names:?} overlap by {by:.2} s"));
+                overlaps.push((end - run.start, format!("{lock}: {} and {}", before.name, run.name)));
             }
             let end = excusable_until(history, run);
             if until.is_none_or(|(longest, _)| end > longest) {
                 until = Some((end, run));
             }
         }
+    }
+    if let Some((longest, which)) = overlaps.iter().max() {
+        let (many, longest) = (overlaps.len(), seconds(*longest));
+        found.add(Promise::Alone, format!("{many} pairs of callbacks overlap, by up to {longest:.2} s: {which}"));
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::history::Expect;
 use crate::jobs::{self, Job};
 use crate::observer::Observer;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Servers};
 use crate::world::{Settings, World};
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType, CompactionOptions, DeleteOptions};
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,15 @@ pub fn all() -> Vec<Scenario> {
                 "restored-older",
                 "all members are put back to what they were some seconds ago: the same cluster, an older revision",
                 |world| Box::pin(restored(world)),
+            )
+        },
+        Scenario {
+            servers: Servers::Current,
+            expect: || Expect { cancels: true, ..Expect::default() },
+            ..Scenario::new(
+                "restored-bumped",
+                "all members are made anew from a snapshot some seconds old, with revisions a thousand million higher",
+                |world| Box::pin(bumped(world)),
             )
         },
         Scenario {
@@ -73,6 +82,21 @@ async fn restored(world: &mut World) {
     world.note("the cluster answers again");
     let after = world.observer.position();
     world.felt("revisions went back", before.saturating_sub(after).max(0) as u64);
+    world.pause(2.0..5.0).await;
+}
+
+async fn bumped(world: &mut World) {
+    world.load.ask(jobs::LOCKED, Job { work_ms: 3_000, ..Job::default() }, 10).await;
+    world.pause(0.0..2.0).await;
+    let saved = world.cluster.save();
+    world.note("the data is saved");
+    world.pause(1.0..4.0).await;
+    let before = world.observer.position();
+    world.note("the members are made anew");
+    world.other_store(async |cluster| cluster.restore_bumped(&saved, 1_000_000_000).await).await;
+    world.note("the cluster answers again");
+    let after = world.observer.position();
+    world.felt("revisions went up by a thousand million", u64::from(after - before > 900_000_000));
     world.pause(2.0..5.0).await;
 }
 
