@@ -38,7 +38,12 @@ impl Between {
             Through::Gateway => "gateway",
         };
         let child = Command::new(&cluster.server.program)
-            .args([name, "start", &format!("--endpoints={members}"), &format!("--listen-addr={}", self.address())])
+            .args([
+                name,
+                "start",
+                &format!("--endpoints={members}"),
+                &format!("--listen-addr={}", self.address()),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

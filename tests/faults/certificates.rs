@@ -30,7 +30,8 @@ impl Certificates {
         let key = KeyPair::generate().expect("a key");
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let mut params = CertificateParams::new(names).expect("names for a certificate");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         if let Some(lives) = lives {
             #[expect(clippy::disallowed_methods, reason = "certificates have dates")]
             let now = std::time::SystemTime::now();
@@ -71,7 +72,8 @@ fn write(path: &Path, text: &str) {
 
 /// What these files make of a client.
 pub fn tls_options(files: &[PathBuf; 3]) -> TlsOptions {
-    let [authority, certificate, key] = files.each_ref().map(|file| std::fs::read(file).expect("a file can be read"));
+    let [authority, certificate, key] =
+        files.each_ref().map(|file| std::fs::read(file).expect("a file can be read"));
     TlsOptions::new()
         .ca_certificate(Certificate::from_pem(authority))
         .identity(Identity::from_pem(certificate, key))

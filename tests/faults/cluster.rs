@@ -72,7 +72,7 @@ impl Cluster {
                     client.get("\0", Some(GetOptions::new().with_count_only())).await?;
                     Ok::<_, etcd_client::Error>(client)
                 };
-                if let Ok(Ok(client)) = timeout(Duration::from_secs(2), look).await {
+                if let Ok(Ok(client)) = timeout(self.patience(), look).await {
                     return client;
                 }
             }
@@ -101,12 +101,18 @@ impl Cluster {
         }
     }
 
+    /// How long one look may take. Servers that check passwords may be busy with those of others.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(if self.access.users { 20 } else { 2 })
+    }
+
+    /// Whether a member answers a linearizable read.
     pub async fn answers(&self, member: usize) -> bool {
         let look = async {
             let mut client = self.client(member).await?;
             client.get("\0", Some(GetOptions::new().with_count_only())).await
         };
-        matches!(timeout(Duration::from_secs(2), look).await, Ok(Ok(_)))
+        matches!(timeout(self.patience(), look).await, Ok(Ok(_)))
     }
 
     /// The ids of members, by their places; asked of each itself.
@@ -115,7 +121,7 @@ impl Cluster {
             let status = self.client(member).await?.status().await?;
             Ok::<_, etcd_client::Error>(status.header().map(|header| header.member_id()))
         };
-        timeout(Duration::from_secs(2), look).await.ok()?.ok()?
+        timeout(self.patience(), look).await.ok()?.ok()?
     }
 
     /// The place of the leader.
@@ -131,7 +137,7 @@ impl Cluster {
                     let own = status.header().map(|header| header.member_id());
                     Ok::<_, etcd_client::Error>(own == Some(status.leader()))
                 };
-                if let Ok(Ok(true)) = timeout(Duration::from_secs(2), look).await {
+                if let Ok(Ok(true)) = timeout(self.patience(), look).await {
                     return member;
                 }
             }
@@ -290,7 +296,7 @@ impl Cluster {
                 let mut client = self.access.admin(&address).await?;
                 client.get("\0", Some(GetOptions::new().with_count_only())).await
             };
-            if let Ok(Ok(_)) = timeout(Duration::from_secs(2), look).await {
+            if let Ok(Ok(_)) = timeout(self.patience(), look).await {
                 return lone;
             }
             if let Some(ended) = lone.ended() {

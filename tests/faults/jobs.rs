@@ -40,7 +40,12 @@ impl Job {
         let head = std::str::from_utf8(value.split(|byte| *byte == b'\n').next()?).ok()?;
         let mut words = head.split(' ');
         let mut word = || words.next()?.parse::<u64>().ok();
-        Some(Self { work_ms: word()?, reads: word()? as u32, failures: word()? as u32, stubborn: word()? != 0 })
+        Some(Self {
+            work_ms: word()?,
+            reads: word()? as u32,
+            failures: word()? as u32,
+            stubborn: word()? != 0,
+        })
     }
 }
 

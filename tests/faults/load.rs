@@ -60,7 +60,8 @@ impl Load {
             let mut rng = StdRng::seed_from_u64(seed);
             while load.0.on.load(SeqCst) {
                 sleep(Duration::from_secs(1) / a_second).await;
-                let work_ms = if rng.random_bool(0.9) { rng.random_range(0..60) } else { rng.random_range(500..1500) };
+                let work_ms =
+                    if rng.random_bool(0.9) { rng.random_range(0..60) } else { rng.random_range(500..1500) };
                 let reads = u32::from(rng.random_bool(0.5));
                 let failures = u32::from(rng.random_bool(0.03));
                 let job = Job { work_ms, reads, failures, stubborn: rng.random_bool(0.05) };
@@ -110,9 +111,11 @@ impl Load {
         let (todo, done) = (jobs::todo(kind, id), jobs::done(kind, id));
         let absent = |key: &str| Compare::version(key, CompareOp::Equal, 0);
         loop {
-            let txn = Txn::new()
-                .when([absent(&todo), absent(&done)])
-                .and_then([TxnOp::put(todo.as_str(), value.clone(), None)]);
+            let txn = Txn::new().when([absent(&todo), absent(&done)]).and_then([TxnOp::put(
+                todo.as_str(),
+                value.clone(),
+                None,
+            )]);
             if let Some(mut client) = self.client().await {
                 match timeout(PATIENCE, client.txn(txn)).await {
                     Ok(Ok(_)) => {

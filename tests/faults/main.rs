@@ -10,9 +10,9 @@
 mod etcd;
 
 mod access;
+mod between;
 #[cfg(feature = "tls")]
 mod certificates;
-mod between;
 mod checker;
 mod cluster;
 mod history;

@@ -37,7 +37,19 @@ impl Member {
         let peers = Proxy::between_members(SocketAddr::from(([127, 0, 0, 1], peer_port)));
         let join = (String::new(), String::new(), "new");
         let scheme = if tls { "https" } else { "http" };
-        Self { name, server, dir, client_port, peer_port, peers, child: None, paused: false, scheme, flags, join }
+        Self {
+            name,
+            server,
+            dir,
+            client_port,
+            peer_port,
+            peers,
+            child: None,
+            paused: false,
+            scheme,
+            flags,
+            join,
+        }
     }
 
     /// Where clients reach it directly.
@@ -95,7 +107,8 @@ impl Member {
             }
         }
         let started = command.spawn();
-        self.child = Some(started.unwrap_or_else(|error| panic!("{}: {error}", self.server.program.display())));
+        self.child =
+            Some(started.unwrap_or_else(|error| panic!("{}: {error}", self.server.program.display())));
     }
 
     /// What it said when it ended by itself.

@@ -106,8 +106,8 @@ impl Observer {
     /// The other store answers: takes a snapshot of it, and watches.
     pub async fn resume(&mut self) {
         let epochs = self.with(|record| record.epochs.len());
-        self.task =
-            tokio::spawn(watch(self.addresses.clone(), self.access.clone(), self.record.clone())).abort_handle();
+        self.task = tokio::spawn(watch(self.addresses.clone(), self.access.clone(), self.record.clone()))
+            .abort_handle();
         while self.with(|record| record.epochs.len()) == epochs {
             sleep(Duration::from_millis(10)).await;
         }

@@ -21,7 +21,8 @@ impl Prober {
     pub fn start(endpoints: Vec<Vec<String>>, access: Access, lock_ttl: Duration, cluster: u64) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let cluster = Arc::new(AtomicU64::new(cluster));
-        let task = tokio::spawn(run(endpoints, access, lock_ttl, seen.clone(), cluster.clone())).abort_handle();
+        let task =
+            tokio::spawn(run(endpoints, access, lock_ttl, seen.clone(), cluster.clone())).abort_handle();
         Self { seen, task, cluster }
     }
 
@@ -62,7 +63,10 @@ async fn run(
                 probes.spawn(async move {
                     let at = now();
                     let answered = timeout(lock_ttl / 5, ask(&endpoint, &access, cluster)).await;
-                    let took = answered.unwrap_or(false).then(|| now() - at).filter(|took| *took <= micros(lock_ttl / 5));
+                    let took = answered
+                        .unwrap_or(false)
+                        .then(|| now() - at)
+                        .filter(|took| *took <= micros(lock_ttl / 5));
                     let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                     seen.push(Probe { engine, round, at, took });
                 });

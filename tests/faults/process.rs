@@ -158,7 +158,9 @@ impl EngineProcess {
             }
             if Instant::now() > deadline {
                 self.kill();
-                return Some(format!("engine {engine} was still there {STOP:?} after its shutdown was asked for"));
+                return Some(format!(
+                    "engine {engine} was still there {STOP:?} after its shutdown was asked for"
+                ));
             }
             sleep(Duration::from_millis(20)).await;
         }

@@ -13,14 +13,32 @@ use std::sync::Mutex;
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Line {
-    Start { run: String, rule: String, id: String, token: i64, attempt: u32 },
+    Start {
+        run: String,
+        rule: String,
+        id: String,
+        token: i64,
+        attempt: u32,
+    },
     /// A callback noticed that it is to end.
-    Told { run: String },
-    End { run: String, fate: Fate },
-    Health { state: String, problems: Vec<String> },
+    Told {
+        run: String,
+    },
+    End {
+        run: String,
+        fate: Fate,
+    },
+    Health {
+        state: String,
+        problems: Vec<String>,
+    },
     /// The last words of a shutdown: the figures before it, and whether it went well.
-    Stats { drift: u64 },
-    Stopped { error: Option<String> },
+    Stats {
+        drift: u64,
+    },
+    Stopped {
+        error: Option<String>,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,7 +115,18 @@ impl Reader {
                 self.by_name.insert(run.clone(), self.runs.len());
                 let engine = self.engine;
                 let (told, end) = (None, None);
-                self.runs.push(Run { name: run, engine, rule, id, lock, token, attempt, start: at, told, end });
+                self.runs.push(Run {
+                    name: run,
+                    engine,
+                    rule,
+                    id,
+                    lock,
+                    token,
+                    attempt,
+                    start: at,
+                    told,
+                    end,
+                });
             }
             Line::Told { run } => self.run(&run).told = Some(at),
             Line::End { run, fate } => self.run(&run).end = Some((at, fate)),

@@ -56,8 +56,11 @@ fn engine_process() {
 
 async fn run(setup: Setup) {
     let writer = Arc::new(Writer::open(&setup.report));
-    let worker =
-        Arc::new(Worker { prefix: format!("{}.{}", setup.engine, setup.process), runs: AtomicU64::new(0), writer });
+    let worker = Arc::new(Worker {
+        prefix: format!("{}.{}", setup.engine, setup.process),
+        runs: AtomicU64::new(0),
+        writer,
+    });
     let rules = jobs::KINDS.map(|kind| rule(kind, worker.clone()));
     let mut options = ConnectOptions::new();
     if let Some((user, password)) = &setup.user {

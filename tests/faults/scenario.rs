@@ -83,13 +83,14 @@ impl Scenario {
         let expect = (self.expect)();
         let mut history = History::default();
         let version = server.version.clone();
-        let mut world = match AssertUnwindSafe(World::build(server, (self.settings)(), seed)).catch_unwind().await {
-            Ok(world) => world,
-            Err(panic) => {
-                history.broken.push(format!("the cluster could not be made: {}", text_of(&*panic)));
-                return self.verdict(version, seed, began, history, &expect, (0, Vec::new()));
-            }
-        };
+        let mut world =
+            match AssertUnwindSafe(World::build(server, (self.settings)(), seed)).catch_unwind().await {
+                Ok(world) => world,
+                Err(panic) => {
+                    history.broken.push(format!("the cluster could not be made: {}", text_of(&*panic)));
+                    return self.verdict(version, seed, began, history, &expect, (0, Vec::new()));
+                }
+            };
         let played = AssertUnwindSafe(self.play(&mut world, &expect, &mut history)).catch_unwind().await;
         if let Err(panic) = played {
             history.broken.push(format!("the scenario broke: {}", text_of(&*panic)));

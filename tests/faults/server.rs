@@ -27,7 +27,9 @@ impl Server {
         static FOUND: LazyLock<Server> = LazyLock::new(|| {
             let program = crate::etcd::program();
             Server::found(PathBuf::from(&program)).unwrap_or_else(|| {
-                panic!("`{program}` does not run; install it: `apt-get install -y etcd-server` (Debian, Ubuntu)")
+                panic!(
+                    "`{program}` does not run; install it: `apt-get install -y etcd-server` (Debian, Ubuntu)"
+                )
             })
         });
         FOUND.clone()

@@ -22,7 +22,8 @@ fn scenario(name: &str) -> Scenario {
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+    std::env::var(variable)
+        .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 /// One run of a quick scenario.
@@ -36,7 +37,8 @@ fn quick(name: &str) {
 }
 
 fn told(verdict: &Verdict) -> String {
-    let violations: Vec<String> = verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
+    let violations: Vec<String> =
+        verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
     format!(
         "{} on {} with SEED={}:\n{}\n  what happened:\n    {}",
         verdict.scenario,
@@ -49,7 +51,8 @@ fn told(verdict: &Verdict) -> String {
 
 fn row(verdict: &Verdict) -> String {
     let Verdict { scenario, server, seed, jobs, runs, cancelled, epochs, .. } = verdict;
-    let (recovery, took, wrong) = (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
+    let (recovery, took, wrong) =
+        (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
     format!(
         "{scenario:<30} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
     )

@@ -128,7 +128,7 @@ impl World {
             by_hand: Vec::new(),
             foreign: Vec::new(),
             notes: Vec::new(),
-            reports: reports,
+            reports,
         };
         if let Some(through) = world.settings.through {
             world.between = Some(Between::start(through, &world.cluster).await);
@@ -175,7 +175,10 @@ impl World {
         );
         self.prober = Some(prober);
         self.engines.iter_mut().for_each(EngineProcess::start);
-        assert!(self.all_ready(Duration::from_secs(60)).await, "the engines get ready before anything goes wrong");
+        assert!(
+            self.all_ready(Duration::from_secs(60)).await,
+            "the engines get ready before anything goes wrong"
+        );
     }
 
     pub async fn all_ready(&mut self, limit: Duration) -> bool {

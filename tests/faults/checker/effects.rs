@@ -67,7 +67,10 @@ fn continuity(epoch: &Epoch, number: usize, found: &mut Found) {
     for change in &epoch.changes {
         if change.revision > last + 1 || change.revision < last {
             let revision = change.revision;
-            found.add(Promise::Felt, format!("epoch {number}: the observer saw revision {revision} after {last}"));
+            found.add(
+                Promise::Felt,
+                format!("epoch {number}: the observer saw revision {revision} after {last}"),
+            );
         }
         last = change.revision;
     }
@@ -137,7 +140,10 @@ fn commit(
         found.add(Promise::Commit, format!("{name}: done by a run of {}/{}", run.rule, run.id));
     }
     if !matches!(run.end, Some((_, Fate::Done))) {
-        found.add(Promise::Commit, format!("{name}: done by run {}, which ended with {:?}", run.name, run.end));
+        found.add(
+            Promise::Commit,
+            format!("{name}: done by run {}, which ended with {:?}", run.name, run.end),
+        );
     }
 }
 

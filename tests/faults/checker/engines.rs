@@ -125,10 +125,12 @@ fn health(history: &History, found: &mut Found) {
         told.entry(health.engine).or_default().push(health);
     }
     for process in &history.processes {
-        let end = [process.asked_to_stop, process.killed, process.ended, history.calm].into_iter().flatten().min();
+        let end =
+            [process.asked_to_stop, process.killed, process.ended, history.calm].into_iter().flatten().min();
         let (Some(told), Some(end)) = (told.get(&process.engine), end) else { continue };
         let answered = answered(history, process.engine);
-        let alive: Vec<Micros> = answered.into_iter().filter(|at| (process.began..end).contains(at)).collect();
+        let alive: Vec<Micros> =
+            answered.into_iter().filter(|at| (process.began..end).contains(at)).collect();
         for silence in alive.windows(2) {
             let [from, to] = *silence else { continue };
             let stood = process.frozen.iter().any(|(begin, until)| *begin < to && *until > from);

@@ -2,7 +2,7 @@
 
 use super::effects::effective;
 use super::{Found, Promise};
-use crate::history::{History, Process, Run};
+use crate::history::{Fate, History, Process, Run};
 use crate::moment::{Micros, SECOND, micros, seconds};
 use std::collections::BTreeMap;
 
@@ -32,7 +32,10 @@ fn effects(history: &History, found: &mut Found) {
         let before: &Run = before;
         if before.token >= run.token {
             let names = (&before.name, &run.name);
-            found.add(Promise::Lock, format!("{lock}: tokens {} and {} of {names:?}", before.token, run.token));
+            found.add(
+                Promise::Lock,
+                format!("{lock}: tokens {} and {} of {names:?}", before.token, run.token),
+            );
         }
         let end = before.end.map_or(run.start, |(end, _)| end);
         if end > run.start + SLACK {
@@ -69,7 +72,10 @@ fn callbacks(history: &History, found: &mut Found) {
     }
     if let Some((longest, which)) = overlaps.iter().max() {
         let (many, longest) = (overlaps.len(), seconds(*longest));
-        found.add(Promise::Alone, format!("{many} pairs of callbacks overlap, by up to {longest:.2} s: {which}"));
+        found.add(
+            Promise::Alone,
+            format!("{many} pairs of callbacks overlap, by up to {longest:.2} s: {which}"),
+        );
     }
 }
 
@@ -114,19 +120,21 @@ fn attempts(history: &History, found: &mut Found) {
     for run in &history.runs {
         by_instance.entry((&run.rule, &run.id)).or_default().push(run);
     }
+    let mut counted = Vec::new();
     for runs in by_instance.values_mut() {
         runs.sort_by_key(|run| run.start);
         for pair in runs.windows(2) {
             let [before, after] = pair else { continue };
-            let was_link = matches!(before.end, Some((_, crate::history::Fate::Link)));
+            let was_link = matches!(before.end, Some((_, Fate::Link)));
             if was_link && before.engine == after.engine && after.attempt > before.attempt {
-                let names = (&before.name, &after.name);
-                let numbers = (before.attempt, after.attempt);
-                found.add(
-                    Promise::Attempt,
-                    format!("an error of the link counted as an attempt: {names:?} are {numbers:?}"),
-                );
+                counted.push((&before.name, &after.name, before.attempt, after.attempt));
             }
         }
+    }
+    if let Some((before, after, from, to)) = counted.first() {
+        let many = counted.len();
+        let text =
+            format!("{many} errors of the link counted as attempts: {before} was {from}, and {after} {to}");
+        found.add(Promise::Attempt, text);
     }
 }

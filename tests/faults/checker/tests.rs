@@ -95,7 +95,11 @@ fn second(token: i64, start: Micros, end: Micros) -> Run {
 }
 
 fn without_answers(history: &mut History, from: Micros, to: Micros) {
-    history.probes.iter_mut().filter(|probe| (from..to).contains(&probe.at)).for_each(|probe| probe.took = None);
+    history
+        .probes
+        .iter_mut()
+        .filter(|probe| (from..to).contains(&probe.at))
+        .for_each(|probe| probe.took = None);
 }
 
 fn cancel(run: &mut Run, at: Micros) {
@@ -196,7 +200,8 @@ fn callbacks_that_run_beside_each_other_are_found_but_for_processes_that_stood_s
     };
     assert_eq!(beside(|_| {}), [Promise::Alone]);
     assert_eq!(beside(|history| history.processes[0].frozen = vec![(2 * SECOND + 1, 20 * SECOND)]), []);
-    let short = beside(|history| history.processes[0].frozen = vec![(2 * SECOND + 1, 2 * SECOND + SECOND / 10)]);
+    let short =
+        beside(|history| history.processes[0].frozen = vec![(2 * SECOND + 1, 2 * SECOND + SECOND / 10)]);
     assert_eq!(short, [Promise::Alone], "a lease outlives a short stop");
     assert_eq!(beside(|history| history.processes[0].killed = Some(2 * SECOND + 1)), []);
 }
@@ -282,9 +287,8 @@ fn what_is_left_drifts_grows_or_does_not_recover_is_found() {
 
 #[test]
 fn an_effect_in_another_cluster_is_found() {
-    let foreign = |key: &str, seen| {
-        broken(|history| history.foreign.push(change(SECOND, 5, key.to_owned(), seen)))
-    };
+    let foreign =
+        |key: &str, seen| broken(|history| history.foreign.push(change(SECOND, 5, key.to_owned(), seen)));
     assert_eq!(foreign("/etcd-rules/faults/x", seen("")), [Promise::Foreign]);
     assert_eq!(foreign("/done/locked/a", seen("")), [Promise::Foreign]);
     assert_eq!(foreign("/etcd-rules/faults/x", None), []);
@@ -295,7 +299,10 @@ fn an_effect_in_another_cluster_is_found() {
 fn a_run_that_shows_nothing_is_found() {
     assert_eq!(broken(|history| history.felt.clear()), [Promise::Felt]);
     assert_eq!(broken(|history| history.felt[0].1 = 0), [Promise::Felt]);
-    assert_eq!(broken(|history| history.broken.push("the cluster did not start".to_owned())), [Promise::Felt]);
+    assert_eq!(
+        broken(|history| history.broken.push("the cluster did not start".to_owned())),
+        [Promise::Felt]
+    );
     assert_eq!(broken(|history| history.epochs[0].revision = 9), [Promise::Felt], "a revision was missed");
     assert_eq!(broken(|history| history.epochs.clear()), [Promise::Felt]);
 }

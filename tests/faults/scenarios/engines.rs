@@ -13,9 +13,11 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             settings: || Settings { members: 1, ..Settings::default() },
-            ..Scenario::new("engines-killed", "every few seconds an engine is killed, and started again", |world| {
-                Box::pin(killed(world, 5))
-            })
+            ..Scenario::new(
+                "engines-killed",
+                "every few seconds an engine is killed, and started again",
+                |world| Box::pin(killed(world, 5)),
+            )
         },
         Scenario {
             settings: || Settings { members: 1, ..Settings::default() },
@@ -34,9 +36,11 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || Settings { members: 1, rate: 0, concurrency: 128, ..Settings::default() },
             expect: || Expect { memory: 1024, recovery: 600 * SECOND, ..Expect::default() },
-            ..Scenario::new("burst", "100,000 jobs as fast as they can be put, and an engine is killed meanwhile", |world| {
-                Box::pin(burst(world))
-            })
+            ..Scenario::new(
+                "burst",
+                "100,000 jobs as fast as they can be put, and an engine is killed meanwhile",
+                |world| Box::pin(burst(world)),
+            )
         },
     ]
 }

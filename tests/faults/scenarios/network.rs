@@ -60,11 +60,9 @@ pub fn all() -> Vec<Scenario> {
         ),
         Scenario {
             expect: strict,
-            ..Scenario::new(
-                "resets",
-                "all connections of all engines are reset, again and again",
-                |world| Box::pin(resets(world)),
-            )
+            ..Scenario::new("resets", "all connections of all engines are reset, again and again", |world| {
+                Box::pin(resets(world))
+            })
         },
         Scenario {
             settings: || Settings { rate: 10, ..Settings::default() },

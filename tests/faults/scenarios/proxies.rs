@@ -13,16 +13,20 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || Settings { through: Some(Through::GrpcProxy), ..Settings::default() },
             expect: strict,
-            ..Scenario::new("grpc-proxy", "engines come through `etcd grpc-proxy start`, which is restarted", |world| {
-                Box::pin(restarted(world))
-            })
+            ..Scenario::new(
+                "grpc-proxy",
+                "engines come through `etcd grpc-proxy start`, which is restarted",
+                |world| Box::pin(restarted(world)),
+            )
         },
         Scenario {
             settings: || Settings { through: Some(Through::Gateway), ..Settings::default() },
             expect: strict,
-            ..Scenario::new("gateway", "engines come through `etcd gateway start`, which is restarted", |world| {
-                Box::pin(restarted(world))
-            })
+            ..Scenario::new(
+                "gateway",
+                "engines come through `etcd gateway start`, which is restarted",
+                |world| Box::pin(restarted(world)),
+            )
         },
     ]
 }

@@ -107,7 +107,8 @@ async fn other_cluster(world: &mut World, is_clone: bool) {
     let mut other = world.cluster.lone(is_clone.then_some(place)).await;
     let address = other.address();
     if !is_clone {
-        let mut client = world.cluster.access.admin(&address.to_string()).await.expect("the other cluster answers");
+        let mut client =
+            world.cluster.access.admin(&address.to_string()).await.expect("the other cluster answers");
         for key in world.observer.open() {
             client.put(key, Job::default().value(b""), None).await.expect("the other cluster takes a key");
         }
@@ -167,8 +168,12 @@ async fn no_space(world: &mut World) {
     world.felt("the cluster refused a put", refused);
     world.note("there is no space");
     world.pause(6.0..14.0).await;
-    client.delete("/filler/", Some(DeleteOptions::new().with_prefix())).await.expect("deletions need no space");
-    let revision = client.get("\0", None).await.expect("a read").header().map_or(0, |header| header.revision());
+    client
+        .delete("/filler/", Some(DeleteOptions::new().with_prefix()))
+        .await
+        .expect("deletions need no space");
+    let revision =
+        client.get("\0", None).await.expect("a read").header().map_or(0, |header| header.revision());
     let deadline = Instant::now() + 30 * SECOND;
     while world.observer.position() < revision {
         assert!(Instant::now() < deadline, "the observer sees the deletion");
@@ -182,7 +187,10 @@ async fn no_space(world: &mut World) {
     for alarm in alarms.alarms() {
         let mut member = AlarmOptions::new();
         member.with_member(alarm.member_id());
-        client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member)).await.expect("the alarm ends");
+        client
+            .alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(member))
+            .await
+            .expect("the alarm ends");
     }
     world.note("there is space again");
 }

@@ -32,11 +32,9 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || with_users(Vec::new()),
             expect: || Expect { cancels: true, ..Expect::default() },
-            ..Scenario::new(
-                "password-changed",
-                "the engines' password is another one for a while",
-                |world| Box::pin(password(world)),
-            )
+            ..Scenario::new("password-changed", "the engines' password is another one for a while", |world| {
+                Box::pin(password(world))
+            })
         },
         Scenario {
             settings: || with_users(Vec::new()),
