@@ -73,8 +73,10 @@ pub struct Run {
 pub enum Fate {
     /// It returned its commit.
     Done,
-    /// A read of its own failed.
+    /// A read of its own failed, because of the link to etcd.
     Link,
+    /// A read of its own was refused: no permission, or not with these credentials.
+    Refused,
     /// It failed on purpose.
     Failed,
     /// It was told to end, and did.

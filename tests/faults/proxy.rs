@@ -339,3 +339,104 @@ async fn read_head(client: &mut TcpStream) -> (Vec<u8>, Option<u64>) {
     });
     (head, from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    /// A server that sends everything back, behind a proxy.
+    async fn echo() -> Proxy {
+        let listener = listen().unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut reads, mut writes) = client.split();
+                    tokio::io::copy(&mut reads, &mut writes).await
+                });
+            }
+        });
+        Proxy::start(address)
+    }
+
+    async fn connect(proxy: &Proxy) -> TcpStream {
+        TcpStream::connect(proxy.endpoint()).await.unwrap()
+    }
+
+    /// Whether a byte comes back.
+    async fn answers(client: &mut TcpStream) -> bool {
+        client.write_all(b"x").await.unwrap();
+        returns(client).await
+    }
+
+    async fn returns(client: &mut TcpStream) -> bool {
+        let mut byte = [0];
+        let read = timeout(Duration::from_millis(300), client.read(&mut byte)).await;
+        matches!(read, Ok(Ok(1)))
+    }
+
+    #[tokio::test]
+    async fn open_connections_go_silent_for_ever_while_new_ones_work() {
+        let proxy = echo().await;
+        let mut old = connect(&proxy).await;
+        assert!(answers(&mut old).await);
+        proxy.deafen();
+        assert!(!answers(&mut old).await);
+        assert!(answers(&mut connect(&proxy).await).await);
+        proxy.heal();
+        assert!(!answers(&mut old).await);
+        assert_eq!(proxy.felt().lost, 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_back_in_either_direction_arrives_after_the_silence() {
+        for (silent_up, silent_down) in [(true, false), (false, true), (true, true)] {
+            let proxy = echo().await;
+            let mut client = connect(&proxy).await;
+            assert!(answers(&mut client).await);
+            proxy.set(Weather { silent_up, silent_down, ..Weather::default() });
+            assert!(!answers(&mut client).await);
+            assert!(!answers(&mut connect(&proxy).await).await);
+            assert!(proxy.felt().kept_back >= 2);
+            proxy.heal();
+            assert!(returns(&mut client).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_are_reset_refused_and_led_elsewhere() {
+        let (proxy, other) = (echo().await, echo().await);
+        let mut client = connect(&proxy).await;
+        assert!(answers(&mut client).await);
+        proxy.reset();
+        let read = client.read(&mut [0]).await;
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        proxy.set(Weather { refuse: true, ..Weather::default() });
+        let mut refused = connect(&proxy).await;
+        assert!(!returns(&mut refused).await);
+        assert_eq!(proxy.felt().refused, 1);
+        proxy.heal();
+        proxy.retarget(other.address);
+        assert!(answers(&mut connect(&proxy).await).await);
+        assert_eq!(other.felt().connections, 1);
+        assert_eq!(proxy.felt().reset, 1);
+    }
+
+    #[tokio::test]
+    async fn a_member_is_known_by_the_head_of_its_first_request() {
+        let listener = listen().unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async { read_head(&mut listener.accept().await.unwrap().0).await };
+        let client = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET /raft/stream HTTP/1.1\r\nX-Ser").await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+            client.write_all(b"ver-From: 1f\r\n\r\n").await.unwrap();
+            client
+        };
+        let ((head, from), _client) = tokio::join!(server, client);
+        assert_eq!(from, Some(0x1f));
+        assert!(head.ends_with(b"\r\n\r\n"));
+    }
+}

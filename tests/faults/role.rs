@@ -195,7 +195,10 @@ impl Worker {
             if read < job.reads
                 && let Err(error) = firing.get_opt(&todo).await
             {
-                running.end(Fate::Link);
+                let text = error.to_string();
+                let refused =
+                    ["permission denied", "authentication failed"].iter().any(|why| text.contains(why));
+                running.end(if refused { Fate::Refused } else { Fate::Link });
                 return Err(error.into());
             }
         }
