@@ -5,7 +5,6 @@ use crate::jobs;
 use crate::member::Member;
 use crate::scenario::Scenario;
 use crate::world::{Settings, World};
-use rand::RngExt;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,7 +47,7 @@ pub fn all() -> Vec<Scenario> {
             expect: strict,
             ..Scenario::new(
                 "follower-stopped",
-                "a follower that an engine is connected to stands still",
+                "one follower after the other stands still for longer than a lease lives",
                 |world| Box::pin(follower_stopped(world)),
             )
         },
@@ -115,16 +114,20 @@ async fn isolated(world: &mut World) {
 }
 
 async fn follower_stopped(world: &mut World) {
-    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
-    // Some connections of engines lead to it, whichever it is.
+    world.begin_long_work(jobs::LOCKED, 12, 18 * SECOND).await;
     let (leader, members) = (world.cluster.leader().await, world.cluster.members.len());
-    let victim = (leader + world.rng.random_range(1..members)) % members;
-    world.note(format!("member {victim} stands still, a follower"));
-    world.cluster.members[victim].pause();
-    world.pause(8.0..11.0).await;
-    world.felt("the member stands still", u64::from(world.cluster.members[victim].is_paused()));
-    let answers = world.cluster.answers(victim).await;
-    world.felt("it answers nothing", u64::from(!answers));
+    // One after the other: an engine has several connections, each to some member.
+    for other in 1..members {
+        let victim = (leader + other) % members;
+        world.note(format!("member {victim} stands still, a follower"));
+        world.cluster.members[victim].pause();
+        world.pause(5.0..7.0).await;
+        world.felt("the member stands still", u64::from(world.cluster.members[victim].is_paused()));
+        let answers = world.cluster.answers(victim).await;
+        world.felt("it answers nothing", u64::from(!answers));
+        world.cluster.members[victim].resume();
+        world.pause(0.5..2.0).await;
+    }
 }
 
 async fn two_lost(world: &mut World) {
