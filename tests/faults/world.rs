@@ -246,6 +246,20 @@ impl World {
         self.links.iter().for_each(|links| links[member].set(weather.clone()));
     }
 
+    /// For so long engines reach only one place: they go there.
+    pub async fn drive_to(&mut self, place: usize, time: Duration) {
+        self.note(format!("engines reach only place {place}"));
+        let others =
+            || self.links.iter().flat_map(|links| links.iter().enumerate().filter(|(at, _)| *at != place));
+        for (_, link) in others() {
+            link.set(Weather { refuse: true, ..Weather::default() });
+            link.reset();
+        }
+        sleep(time).await;
+        others().for_each(|(_, link)| link.heal());
+        self.note("engines reach all places");
+    }
+
     /// How much all links have felt.
     pub fn sum_of_links(&self, figure: impl Fn(crate::proxy::Felt) -> u64) -> u64 {
         self.links.iter().flatten().map(|link| figure(link.felt())).sum()

@@ -180,7 +180,8 @@ async fn learner(world: &mut World) {
     world.note(format!("member {place} becomes a learner, which engine {engine} uses"));
     world.cluster.replace_by_learner(place).await;
     world.follow_members();
-    world.pause(10.0..15.0).await;
+    world.drive_to(place, 2 * SECOND).await;
+    world.pause(8.0..12.0).await;
     let answers = world.cluster.answers(place).await;
     world.felt("the learner answers no linearizable read", u64::from(!answers));
     let over = world.links.iter().map(|links| links[place].felt().connections).sum::<u64>();

@@ -101,7 +101,7 @@ async fn bumped(world: &mut World) {
 }
 
 async fn other_cluster(world: &mut World, is_clone: bool) {
-    world.begin_long_work(jobs::LOCKED, 12, 30 * SECOND).await;
+    world.begin_long_work(jobs::LOCKED, 12, 25 * SECOND).await;
     let engine = world.any_engine();
     let place = world.member_of(engine).await;
     let mut other = world.cluster.lone(is_clone.then_some(place)).await;
@@ -121,7 +121,8 @@ async fn other_cluster(world: &mut World, is_clone: bool) {
         links[place].reset();
     }
     let before = world.links.iter().map(|links| links[place].felt().connections).sum::<u64>();
-    world.pause(15.0..25.0).await;
+    world.drive_to(place, 3 * SECOND).await;
+    world.pause(12.0..20.0).await;
     let after = world.links.iter().map(|links| links[place].felt().connections).sum::<u64>();
     world.felt("engines connected to the other cluster", after - before);
     for epoch in there.finish() {
