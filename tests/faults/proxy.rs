@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// So many pieces of data, of 64 KiB at most, are on their way in one direction; who sends more waits.
+const ON_THEIR_WAY: usize = 64;
 
 /// What the network does at present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -249,6 +252,7 @@ impl Connection {
         }
     }
 
+    /// Reads and sends on, at the same time: what is late does not make later what comes behind it.
     async fn pump(
         &self,
         direction: Direction,
@@ -256,17 +260,31 @@ impl Connection {
         reads: &mut (impl AsyncReadExt + Unpin),
         writes: &mut (impl AsyncWriteExt + Unpin),
     ) -> io::Result<()> {
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match reads.read(&mut buffer).await? {
+        let (on_its_way, mut arriving) = mpsc::channel::<(Instant, Vec<u8>)>(ON_THEIR_WAY);
+        let read = async move {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let length = reads.read(&mut buffer).await?;
+                let due = Instant::now() + self.shared.weather.borrow().latency;
+                let sent = on_its_way.send((due, buffer[..length].to_vec())).await;
+                if length == 0 || sent.is_err() {
+                    return io::Result::Ok(());
+                }
+            }
+        };
+        let write = async {
+            while let Some((due, data)) = arriving.recv().await {
+                sleep_until(due).await;
                 // A peer that has gone is told too, but not through silence.
-                0 => {
+                if data.is_empty() {
                     self.wait_for_passage(direction, from).await;
                     return writes.shutdown().await;
                 }
-                length => self.pass(direction, from, &buffer[..length], writes).await?,
+                self.pass(direction, from, &data, writes).await?;
             }
-        }
+            Ok(())
+        };
+        tokio::try_join!(read, write).map(drop)
     }
 
     /// Sends a piece of data on, if and when the weather lets it pass.
@@ -281,13 +299,7 @@ impl Connection {
             self.count(|counters| &counters.lost, data.len() as u64);
             return Ok(());
         }
-        let (latency, bandwidth) = {
-            let weather = self.shared.weather.borrow();
-            (weather.latency, weather.bandwidth)
-        };
-        if !latency.is_zero() {
-            sleep(latency).await;
-        }
+        let bandwidth = self.shared.weather.borrow().bandwidth;
         if let Some(bandwidth) = bandwidth {
             sleep(Duration::from_secs_f64(data.len() as f64 / bandwidth as f64)).await;
         }
@@ -402,6 +414,22 @@ mod tests {
             proxy.heal();
             assert!(returns(&mut client).await);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_late_does_not_make_later_what_comes_behind_it() {
+        let proxy = echo().await;
+        let mut client = connect(&proxy).await;
+        assert!(answers(&mut client).await);
+        proxy.set(Weather { latency: Duration::from_millis(200), ..Weather::default() });
+        let begin = Instant::now();
+        for _ in 0..8 {
+            client.write_all(b"x").await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+        client.read_exact(&mut [0; 8]).await.unwrap();
+        let took = begin.elapsed();
+        assert!(took >= Duration::from_millis(540) && took < Duration::from_millis(1500), "{took:?}");
     }
 
     #[tokio::test]

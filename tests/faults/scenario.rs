@@ -6,6 +6,7 @@ use crate::moment::{Micros, now, seconds};
 use crate::server::Server;
 use crate::world::{Settings, World};
 use futures_util::FutureExt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
@@ -104,7 +105,11 @@ impl Scenario {
     }
 
     async fn play(&self, world: &mut World, expect: &Expect, history: &mut History) {
-        world.start_engines().await;
+        if !world.start_engines().await {
+            history.unrest = world.unrest();
+            world.felt("engines were started", world.engines.len() as u64);
+            return;
+        }
         let seed = rand::RngExt::random(&mut world.rng);
         let running = (world.settings.rate > 0).then(|| world.load.run(world.settings.rate, seed));
         world.pause(0.5..2.0).await;
@@ -161,9 +166,18 @@ impl Scenario {
 
 /// What happened, and what engines said of themselves, in order.
 fn timeline(history: &History, began: Micros, mut notes: Vec<(Micros, String)>) -> Vec<String> {
-    for told in &history.health {
-        let problems = told.problems.join("; ");
-        notes.push((told.at, format!("engine {} is {} {problems}", told.engine, told.state)));
+    let mut last: BTreeMap<usize, (&str, BTreeSet<&str>)> = BTreeMap::new();
+    let mut health: Vec<_> = history.health.iter().collect();
+    health.sort_by_key(|told| told.at);
+    for told in health {
+        // The first word is the reason; the rest may change all the time.
+        let reasons = told.problems.iter().filter_map(|problem| problem.split(' ').next()).collect();
+        let now = (told.state.as_str(), reasons);
+        if last.get(&told.engine) != Some(&now) {
+            let problems = told.problems.join("; ");
+            notes.push((told.at, format!("engine {} is {} {problems}", told.engine, told.state)));
+            last.insert(told.engine, now);
+        }
     }
     for hand in &history.by_hand {
         notes.push((hand.at, format!("the lock with token {} is removed", hand.token)));

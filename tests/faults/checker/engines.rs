@@ -37,7 +37,7 @@ pub(super) fn check(history: &History, expect: &Expect, found: &mut Found) {
     for (proof, _) in history.felt.iter().filter(|(_, much)| *much == 0) {
         found.add(Promise::Felt, format!("the fault was not felt: {proof}"));
     }
-    if history.calm.is_none() {
+    if history.calm.is_none() && history.broken.is_empty() {
         let within = expect.recovery;
         let unrest = history.unrest.join("; ");
         found.add(Promise::Recovery, format!("not calm {within:?} after the last fault: {unrest}"));

@@ -25,7 +25,7 @@ pub fn all() -> Vec<Scenario> {
             expect: strict,
             ..Scenario::new(
                 "silent-endpoint",
-                "the ways to a member go silent, for new connections too",
+                "the ways to one member after the other go silent, for new connections too",
                 |world| Box::pin(one_way(world, Weather::silent())),
             )
         },
@@ -33,7 +33,7 @@ pub fn all() -> Vec<Scenario> {
             expect: strict,
             ..Scenario::new(
                 "half-open-up",
-                "what engines send to a member does not arrive; what comes back would",
+                "what engines send to one member after the other does not arrive; what comes back would",
                 |world| Box::pin(one_way(world, Weather { silent_up: true, ..Weather::default() })),
             )
         },
@@ -41,7 +41,7 @@ pub fn all() -> Vec<Scenario> {
             expect: strict,
             ..Scenario::new(
                 "half-open-down",
-                "what engines send arrives at a member, and nothing comes back",
+                "what engines send arrives at one member after the other, and nothing comes back",
                 |world| Box::pin(one_way(world, Weather { silent_down: true, ..Weather::default() })),
             )
         },
@@ -49,7 +49,7 @@ pub fn all() -> Vec<Scenario> {
             expect: strict,
             ..Scenario::new(
                 "endpoint-refuses",
-                "a member is cut off: connections to it are reset, new ones refused",
+                "one member after the other is cut off: connections are reset, new ones refused",
                 |world| Box::pin(refused(world)),
             )
         },
@@ -95,51 +95,42 @@ fn strict() -> Expect {
     Expect { tolerated_outage: Some(2 * SECOND), ..Expect::default() }
 }
 
-/// A member by the seed: some of an engine's connections lead to it, whichever.
-fn any_member(world: &mut World) -> usize {
+/// One member after the other, since an engine has several connections, each to some member: `hit` does it, and what the
+/// links to the member felt is the proof.
+async fn each_member(world: &mut World, text: &str, hit: impl Fn(&World, usize), figure: fn(Felt) -> u64) {
+    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
     let members = world.cluster.members.len();
-    world.rng.random_range(0..members)
-}
-
-/// What the ways of all engines to a member have felt.
-fn felt(world: &World, member: usize, figure: fn(Felt) -> u64) -> u64 {
-    world.links.iter().map(|links| figure(links[member].felt())).sum()
+    let first = world.rng.random_range(0..members);
+    let before = world.sum_of_links(figure);
+    for other in 0..members {
+        let member = (first + other) % members;
+        world.note(format!("member {member}: {text}"));
+        hit(world, member);
+        world.pause(5.0..7.0).await;
+        world.weather(member, &Weather::default());
+        world.pause(0.5..2.0).await;
+    }
+    let after = world.sum_of_links(figure);
+    world.felt(text, after - before);
 }
 
 async fn silent_connections(world: &mut World) {
-    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
-    let (first, members) = (any_member(world), world.cluster.members.len());
-    // One after the other: an engine has several connections, each to some member.
-    for other in 0..members {
-        let member = (first + other) % members;
-        world.note(format!("what engines have open to member {member} goes silent"));
-        world.links.iter().for_each(|links| links[member].deafen());
-        world.pause(5.0..7.0).await;
-    }
-    let lost = world.sum_of_links(|felt| felt.lost);
-    world.felt("bytes were lost on silent connections", lost);
+    let hit = |world: &World, member: usize| world.links.iter().for_each(|links| links[member].deafen());
+    each_member(world, "open connections are silent", hit, |felt| felt.lost).await;
 }
 
 async fn one_way(world: &mut World, weather: Weather) {
-    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
-    let member = any_member(world);
-    world.note(format!("the ways to member {member}: {weather:?}"));
-    let before = felt(world, member, |felt| felt.kept_back);
-    world.weather(member, &weather);
-    world.pause(8.0..11.0).await;
-    let kept_back = felt(world, member, |felt| felt.kept_back) - before;
-    world.felt("data was kept back", kept_back);
+    let text = format!("the weather is {weather:?}");
+    let hit = |world: &World, member| world.weather(member, &weather);
+    each_member(world, &text, hit, |felt| felt.kept_back).await;
 }
 
 async fn refused(world: &mut World) {
-    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
-    let member = any_member(world);
-    world.note(format!("engines are cut off from member {member}"));
-    world.weather(member, &Weather { refuse: true, ..Weather::default() });
-    world.links.iter().for_each(|links| links[member].reset());
-    world.pause(8.0..11.0).await;
-    let reset = felt(world, member, |felt| felt.reset);
-    world.felt("connections were reset", reset);
+    let hit = |world: &World, member: usize| {
+        world.weather(member, &Weather { refuse: true, ..Weather::default() });
+        world.links.iter().for_each(|links| links[member].reset());
+    };
+    each_member(world, "connections are reset and refused", hit, |felt| felt.reset).await;
 }
 
 async fn all_silent(world: &mut World) {
