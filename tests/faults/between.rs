@@ -2,10 +2,11 @@
 
 use crate::cluster::Cluster;
 use crate::etcd::free_port;
+use crate::guard;
 use crate::world::Through;
 use etcd_client::{Client, GetOptions};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -37,17 +38,13 @@ impl Between {
             Through::GrpcProxy => "grpc-proxy",
             Through::Gateway => "gateway",
         };
-        let child = Command::new(&cluster.server.program)
-            .args([
-                name,
-                "start",
-                &format!("--endpoints={members}"),
-                &format!("--listen-addr={}", self.address()),
-            ])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
+        let arguments = [
+            name.to_owned(),
+            "start".to_owned(),
+            format!("--endpoints={members}"),
+            format!("--listen-addr={}", self.address()),
+        ];
+        let child = guard::command(&cluster.server.program, &arguments).spawn();
         self.child = Some(child.expect("a process of the proxy"));
         let deadline = Instant::now() + START;
         loop {

@@ -15,6 +15,7 @@ mod between;
 mod certificates;
 mod checker;
 mod cluster;
+mod guard;
 mod history;
 mod jobs;
 mod load;

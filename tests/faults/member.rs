@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use crate::etcd::free_port;
+use crate::guard;
 use crate::proxy::Proxy;
 use crate::server::Server;
 
@@ -82,33 +83,24 @@ impl Member {
         let client_url = format!("{}://127.0.0.1:{}", self.scheme, self.client_port);
         let (cluster, token, state) = &self.join;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
-        let mut command = Command::new(&self.server.program);
-        command
-            .arg(format!("--name={}", self.name))
-            .arg(format!("--data-dir={}", self.data_dir().display()))
-            .arg(format!("--listen-client-urls={client_url}"))
-            .arg(format!("--advertise-client-urls={client_url}"))
-            .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", self.peer_port))
-            .arg(format!("--initial-advertise-peer-urls={}", self.peer_url()))
-            .arg(format!("--initial-cluster={cluster}"))
-            .arg(format!("--initial-cluster-token={token}"))
-            .arg(format!("--initial-cluster-state={state}"))
-            .args(&self.flags)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log file"))
-            .stderr(log);
+        let mut arguments = vec![
+            format!("--name={}", self.name),
+            format!("--data-dir={}", self.data_dir().display()),
+            format!("--listen-client-urls={client_url}"),
+            format!("--advertise-client-urls={client_url}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{}", self.peer_port),
+            format!("--initial-advertise-peer-urls={}", self.peer_url()),
+            format!("--initial-cluster={cluster}"),
+            format!("--initial-cluster-token={token}"),
+            format!("--initial-cluster-state={state}"),
+        ];
+        arguments.extend_from_slice(&self.flags);
         if self.server.knows_no_fsync {
-            command.arg("--unsafe-no-fsync");
+            arguments.push("--unsafe-no-fsync".to_owned());
         }
-        for (variable, _) in std::env::vars_os() {
-            // The server reads its flags from the environment too; a private one takes none from there.
-            if variable.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(variable);
-            }
-        }
-        let started = command.spawn();
-        self.child =
-            Some(started.unwrap_or_else(|error| panic!("{}: {error}", self.server.program.display())));
+        let mut command = guard::command(&self.server.program, &arguments);
+        command.stdout(log.try_clone().expect("a log file")).stderr(log);
+        self.child = Some(command.spawn().expect("a process of a member"));
     }
 
     /// What it said when it ended by itself.
