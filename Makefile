@@ -34,8 +34,7 @@ ONLY ?=
 
 faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 SEED=1 ONLY=leader; ETCD36=FILE is a current etcd
 	@scripts/setup test
-	@FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) \
-		$(CARGO) test --all-features --test faults suite::every_scenario -- --exact --ignored --nocapture
+	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) tests/faults/run
 
 check: ## formatting, lints, documentation
 	@scripts/setup test

@@ -196,8 +196,9 @@ impl Cluster {
         let program = crate::server::restore_program();
         let database = saved.0[0].path().join("member/snap/db");
         let initial = self.initial_cluster();
-        for member in &mut self.members {
-            member.kill();
+        // None of the old ones may talk to a new one: they have the same ids.
+        self.members.iter_mut().for_each(Member::kill);
+        for member in &self.members {
             member.forget_data();
             let made = std::process::Command::new(&program)
                 .arg(&database)
@@ -210,8 +211,8 @@ impl Cluster {
                     panic!("{program}: {error}; build it with `make target/etcd-restore36` (needs Go)")
                 });
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-            member.start();
         }
+        self.members.iter_mut().for_each(Member::start);
         self.wait().await;
     }
 

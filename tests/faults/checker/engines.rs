@@ -31,7 +31,7 @@ pub(super) fn check(history: &History, expect: &Expect, found: &mut Found) {
     for broken in &history.broken {
         found.add(Promise::Felt, broken.clone());
     }
-    if history.felt.is_empty() {
+    if history.felt.is_empty() && history.broken.is_empty() {
         found.add(Promise::Felt, "the scenario shows no proof that its fault was felt");
     }
     for (proof, _) in history.felt.iter().filter(|(_, much)| *much == 0) {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 /// Clocks are read before and after what they time.
 const SLACK: Micros = SECOND / 20;
-/// Within this time a firing is told that its lock or its lease was removed by hand.
-const BY_HAND: Micros = 5 * SECOND / 2;
+/// Within this time a firing is told that its lock or its lease was removed by hand, and a little later it tells us.
+const BY_HAND: Micros = 3 * SECOND;
 
 pub(super) fn check(history: &History, found: &mut Found) {
     effects(history, found);
@@ -101,8 +101,9 @@ fn excusable_until(history: &History, run: &Run) -> Micros {
         }
     }
     for hand in history.by_hand.iter().filter(|hand| hand.token == run.token) {
-        let ends = hand.at + BY_HAND + micros(history.lock_ttl) / 8;
-        if run.start <= hand.at && until < ends {
+        // It was told, or had ended.
+        let noticed = run.told.unwrap_or(Micros::MAX).min(until);
+        if run.start <= hand.at && noticed <= hand.at + BY_HAND {
             until = until.min(hand.at);
         }
     }
