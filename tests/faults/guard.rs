@@ -1,7 +1,5 @@
 //! Servers that end with the suite, however that ends: this same program, told by its environment, becomes the server.
 
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -29,12 +27,21 @@ pub fn command(program: &Path, arguments: &[String]) -> Command {
     command
 }
 
+/// This process is killed when its parent ends, also when it stands still. Only Linux can do that.
+pub fn end_with_parent() {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::{prctl::set_pdeathsig, signal::Signal};
+        set_pdeathsig(Signal::SIGKILL).expect("a process may end with its parent");
+    }
+}
+
 #[test]
 #[ignore = "the part of a server's process, which the suite starts"]
 fn server_process() {
     let Ok(whole) = std::env::var(SERVER) else { return };
     let whole: Vec<String> = serde_json::from_str(&whole).expect("a command");
-    set_pdeathsig(Signal::SIGKILL).expect("a process may end with its parent");
+    end_with_parent();
     let failed = Command::new(&whole[0]).args(&whole[1..]).env_remove(SERVER).exec();
     panic!("{}: {failed}", whole[0]);
 }

@@ -6,8 +6,6 @@ use crate::jobs::{self, Job};
 use crate::report::{Line, Writer};
 use etcd_client::ConnectOptions;
 use etcd_rules::{Backoff, BoxError, Engine, EngineHandle, Firing, Health, Outcome, Rule, key};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -35,18 +33,21 @@ pub struct Setup {
     pub user: Option<(String, String)>,
     /// Files with the certificate of the authority, and the client's own certificate and key.
     pub tls: Option<[PathBuf; 3]>,
+    /// It breaks promises on purpose, so that it can be seen that this is noticed.
+    pub broken: bool,
 }
 
 /// Back-off is at most this.
 const BACKOFF: Duration = Duration::from_secs(10);
+/// What a broken engine takes of memory.
+const HOARD: usize = 300 << 20;
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 #[test]
 #[ignore = "the part of an engine's process, which the suite starts"]
 fn engine_process() {
     let Ok(setup) = std::env::var(SETUP) else { return };
-    // It ends with its parent, also when it stands still.
-    set_pdeathsig(Signal::SIGKILL).expect("a process may end with its parent");
+    crate::guard::end_with_parent();
     let setup: Setup = serde_json::from_str(&setup).expect("a setup");
     let log = std::fs::File::create(setup.report.with_extension("log")).expect("a log file");
     tracing_subscriber::fmt().with_writer(log).with_ansi(false).init();
@@ -60,7 +61,10 @@ async fn run(setup: Setup) {
         prefix: format!("{}.{}", setup.engine, setup.process),
         runs: AtomicU64::new(0),
         writer,
+        broken: setup.broken,
     });
+    // Kept until the end of the process.
+    let _hoard = setup.broken.then(|| vec![1u8; HOARD]);
     let rules = jobs::KINDS.map(|kind| rule(kind, worker.clone()));
     let mut options = ConnectOptions::new();
     if let Some((user, password)) = &setup.user {
@@ -145,6 +149,7 @@ struct Worker {
     prefix: String,
     runs: AtomicU64,
     writer: Arc<Writer>,
+    broken: bool,
 }
 
 /// A run, which tells its end also when its future is dropped.
@@ -206,8 +211,24 @@ impl Worker {
             running.end(Fate::Failed);
             return Err("not this time".into());
         }
-        running.end(Fate::Done);
         let receipt = jobs::receipt(&run, shown.as_bytes());
+        if self.broken {
+            self.break_promises(&firing, &done, &receipt).await?;
+        }
+        running.end(Fate::Done);
         Ok(firing.commit().put(&done, receipt).delete(&todo).into())
+    }
+
+    /// Takes effect outside of its commit, runs beside itself, and is cancelled for nothing.
+    async fn break_promises(&self, firing: &Firing, done: &str, receipt: &str) -> Result<(), BoxError> {
+        firing.client().await?.put(firing.format(done)?, receipt, None).await?;
+        let run = format!("{}.{}", self.prefix, self.runs.fetch_add(1, Ordering::Relaxed));
+        let (rule, id) = (firing.rule().to_owned(), firing.attribute("id")?.to_owned());
+        let (token, attempt) = (firing.fencing_token(), firing.attempt());
+        self.writer.tell(Line::Start { run: run.clone(), rule, id, token, attempt });
+        sleep(Duration::from_millis(100)).await;
+        self.writer.tell(Line::Told { run: run.clone() });
+        self.writer.tell(Line::End { run, fate: Fate::Cancelled });
+        Ok(())
     }
 }

@@ -1,9 +1,11 @@
 //! The quick scenarios as tests, and all of them, many times, with a table.
 
+use crate::checker::Promise;
 use crate::moment::seconds;
 use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
 use crate::server::Server;
+use crate::world::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
@@ -154,6 +156,21 @@ fn names_of_scenarios_are_unique() {
     let all = scenarios::all();
     let names: BTreeSet<&str> = all.iter().map(|scenario| scenario.name).collect();
     assert_eq!(names.len(), all.len());
+}
+
+/// The whole way from an engine that breaks promises, over the observer and the reports, to the checker.
+#[test]
+fn engines_that_are_broken_on_purpose_are_found() {
+    let scenario = Scenario {
+        settings: || Settings { members: 1, broken: true, ..Settings::default() },
+        ..Scenario::new("broken", "the engines break promises on purpose", |world| {
+            Box::pin(async { world.felt("nothing else is wrong", 1) })
+        })
+    };
+    let verdict = in_turn(scenario.run(Server::usual(), 1));
+    let found: BTreeSet<Promise> = verdict.violations.iter().map(|violation| violation.promise).collect();
+    let broken = [Promise::Once, Promise::Commit, Promise::Alone, Promise::Cancelled, Promise::Memory];
+    assert!(broken.iter().all(|promise| found.contains(promise)), "{}", told(&verdict));
 }
 
 #[test]

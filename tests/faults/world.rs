@@ -47,6 +47,8 @@ pub struct Settings {
     pub jwt: Option<u32>,
     /// What is between engines and members.
     pub through: Option<Through>,
+    /// The engines break promises on purpose.
+    pub broken: bool,
 }
 
 impl Default for Settings {
@@ -62,6 +64,7 @@ impl Default for Settings {
             users: false,
             jwt: None,
             through: None,
+            broken: false,
         }
     }
 }
@@ -154,6 +157,7 @@ impl World {
             lock_ttl: self.settings.lock_ttl,
             crawl_interval: Duration::from_secs(5),
             concurrency: self.settings.concurrency,
+            broken: self.settings.broken,
             user: self.settings.users.then(|| ("engine".to_owned(), crate::access::PASSWORD.to_owned())),
             #[cfg(feature = "tls")]
             tls: self.cluster.access.tls.as_ref().map(|certificates| certificates.client_files()),
