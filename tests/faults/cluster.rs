@@ -314,7 +314,7 @@ pub fn impatient() -> ConnectOptions {
     let second = Duration::from_secs(1);
     ConnectOptions::new()
         .with_connect_timeout(second)
-        .with_keep_alive(second, second)
+        .with_keep_alive(second, 3 * second)
         .with_keep_alive_while_idle(true)
 }
 

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::sleep;
 
-pub type Acting<'w> = Pin<Box<dyn Future<Output = ()> + Send + 'w>>;
+pub type Acting<'w> = Pin<Box<dyn Future<Output = ()> + 'w>>;
 
 /// What goes wrong: it begins when everything is well, and when it ends, what it left is healed.
 pub type Fault = for<'w> fn(&'w mut World) -> Acting<'w>;
