@@ -1,5 +1,6 @@
 //! What happens on the way between engines and members.
 
+use super::defect;
 use crate::history::Expect;
 use crate::jobs;
 use crate::proxy::{Felt, Weather};
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             expect: strict,
+            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "silent-connections",
                 "the connections to one member after the other go silent, while new ones work",
@@ -23,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
+            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "silent-endpoint",
                 "the ways to one member after the other go silent, for new connections too",
@@ -31,6 +34,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
+            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "half-open-up",
                 "what engines send to one member after the other does not arrive; what comes back would",
@@ -39,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
+            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "half-open-down",
                 "what engines send arrives at one member after the other, and nothing comes back",
@@ -81,6 +86,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || Settings { members: 1, engines: 2, ..Settings::default() },
             expect: strict,
+            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "one-member-silent-connections",
                 "the connections to the only member go silent, while new ones work",

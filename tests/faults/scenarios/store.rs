@@ -1,5 +1,6 @@
 //! What happens to the store: restored, cloned, another one, compacted, full.
 
+use super::defect;
 use crate::history::Expect;
 use crate::jobs::{self, Job};
 use crate::observer::Observer;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             settings: ten_seconds,
+            known_defect: defect::FOREIGN,
             ..Scenario::new(
                 "foreign-cluster",
                 "behind one endpoint there is another cluster, with keys that look like ours",
@@ -41,6 +43,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             settings: ten_seconds,
+            known_defect: defect::CLONE,
             ..Scenario::new(
                 "clone",
                 "behind one endpoint there is a copy of the cluster, with its id, that lives on by itself",

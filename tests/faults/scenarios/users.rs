@@ -1,5 +1,6 @@
 //! What happens to users, passwords, permissions, tokens and certificates.
 
+use super::defect;
 use crate::access::PASSWORD;
 use crate::history::Expect;
 use crate::jobs::{self, Job};
@@ -22,7 +23,18 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
+            // The default cost: who checks a password for every callback has the servers do nothing else.
+            settings: || Settings { flags: vec!["--auth-token-ttl=3".to_owned()], ..with_users(Vec::new()) },
+            known_defect: defect::TOKENS,
+            ..Scenario::new(
+                "tokens-expire-at-full-cost",
+                "simple tokens live for 3 s, and to check a password costs the servers what it costs by default",
+                |world| Box::pin(tokens(world)),
+            )
+        },
+        Scenario {
             settings: || Settings { jwt: Some(4), ..with_users(Vec::new()) },
+            known_defect: defect::TOKENS,
             ..Scenario::new(
                 "signed-tokens-expire",
                 "signed tokens (JWT) live for 4 s, and users are added meanwhile",
