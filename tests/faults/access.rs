@@ -10,7 +10,6 @@ pub struct Access {
     pub tls: Option<std::sync::Arc<crate::certificates::Certificates>>,
     /// Users are asked for their passwords from when this is set on.
     pub users: bool,
-    pub server_flags: Vec<String>,
 }
 
 /// The password of all users, until a scenario changes it.
@@ -18,12 +17,11 @@ pub const PASSWORD: &str = "secret";
 
 impl Access {
     pub fn flags(&self) -> Vec<String> {
-        let mut flags = self.server_flags.clone();
         #[cfg(feature = "tls")]
         if let Some(certificates) = &self.tls {
-            flags.extend(certificates.server_flags());
+            return certificates.server_flags();
         }
-        flags
+        Vec::new()
     }
 
     pub fn has_tls(&self) -> bool {

@@ -93,13 +93,13 @@ impl World {
     /// A cluster that answers, and engines that are not started.
     pub async fn build(server: Server, settings: Settings, seed: u64) -> Self {
         let rng = StdRng::seed_from_u64(seed);
-        let mut access = Access::default();
-        #[cfg(feature = "tls")]
-        if settings.tls {
-            access.tls = Some(Arc::new(crate::certificates::Certificates::make()));
-        }
         #[cfg(not(feature = "tls"))]
         assert!(!settings.tls, "run this with the feature `tls`");
+        let access = Access {
+            #[cfg(feature = "tls")]
+            tls: settings.tls.then(|| Arc::new(crate::certificates::Certificates::make())),
+            users: false,
+        };
         let token = format!("faults-{}-{seed}", std::process::id());
         let reports = tempfile::Builder::new().prefix("etcd-rules-reports-").tempdir().expect("a folder");
         let mut flags = settings.flags.clone();
