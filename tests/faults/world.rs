@@ -216,6 +216,16 @@ impl World {
         self.rng.random_range(0..self.engines.len())
     }
 
+    /// The engine in which most callbacks with a lock run, and how many.
+    pub fn busiest(&mut self) -> (usize, usize) {
+        self.engines.iter_mut().for_each(|engine| engine.report.refresh());
+        let running = |engine: &EngineProcess| {
+            engine.report.runs.iter().filter(|run| run.end.is_none() && run.token > 0).count()
+        };
+        let by_engine = self.engines.iter().map(running).enumerate();
+        by_engine.max_by_key(|(_, running)| *running).unwrap_or_default()
+    }
+
     /// Asks for long work, and waits until so many callbacks run.
     pub async fn begin_long_work(&mut self, kind: &'static str, jobs: usize, work: Duration) {
         let job = Job { work_ms: work.as_millis() as u64, ..Job::default() };

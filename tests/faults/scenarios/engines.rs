@@ -69,8 +69,7 @@ fn prove_killed(world: &mut World) {
 
 async fn stopped(world: &mut World) {
     world.begin_long_work(jobs::LOCKED, 30, 4 * SECOND).await;
-    let victim = world.any_engine();
-    let running = world.running().values().filter(|engine| **engine == victim).count();
+    let (victim, running) = world.busiest();
     world.note(format!("engine {victim} stands still in {running} callbacks"));
     world.engines[victim].freeze();
     world.pause(15.0..17.0).await;

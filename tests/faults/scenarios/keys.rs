@@ -64,9 +64,7 @@ async fn locks_removed(world: &mut World, with_lease: bool) {
     let mut client = world.client().await;
     let removed = match with_lease {
         true => {
-            // The busiest engine.
-            let busy = |engine: &usize| running.values().filter(|its| *its == engine).count();
-            let victim = (0..world.engines.len()).max_by_key(busy).unwrap_or_default();
+            let (victim, _) = world.busiest();
             let of_victim = locks.iter().filter(|(_, token, _)| running.get(token) == Some(&victim));
             let leases: BTreeSet<i64> = of_victim.map(|(_, _, lease)| *lease).collect();
             for lease in &leases {
