@@ -169,7 +169,7 @@ fn engines_that_are_broken_on_purpose_are_found() {
     };
     let verdict = in_turn(scenario.run(Server::usual(), 1));
     let found: BTreeSet<Promise> = verdict.violations.iter().map(|violation| violation.promise).collect();
-    let broken = [Promise::Once, Promise::Commit, Promise::Alone, Promise::Cancelled, Promise::Memory];
+    let broken = [Mutant::Once, Mutant::Commit, Mutant::Alone, Mutant::Cancelled, Mutant::Memory];
     assert!(broken.iter().all(|promise| found.contains(promise)), "{}", told(&verdict));
 }
 

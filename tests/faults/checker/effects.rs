@@ -29,7 +29,7 @@ pub(super) struct Effective<'h> {
 pub(super) fn check(history: &History, found: &mut Found) {
     let runs: HashMap<&str, &Run> = history.runs.iter().map(|run| (run.name.as_str(), run)).collect();
     if history.epochs.is_empty() {
-        found.add(Promise::Felt, "the observer saw no store");
+        found.add(Mutant::Felt, "the observer saw no store");
     }
     for (number, epoch) in history.epochs.iter().enumerate() {
         let is_last = number + 1 == history.epochs.len();
@@ -41,7 +41,7 @@ pub(super) fn check(history: &History, found: &mut Found) {
                 commit(&name, (kind, id), *revision, receipt, &runs, found);
             }
             if is_last && story.open.is_some() && history.calm.is_some() {
-                found.add(Promise::Once, format!("{name}: undone at the end"));
+                found.add(Mutant::Once, format!("{name}: undone at the end"));
             }
         }
     }
@@ -50,14 +50,14 @@ pub(super) fn check(history: &History, found: &mut Found) {
         *effects.entry(effective.run.name.as_str()).or_default() += 1;
     }
     for (run, times) in effects.into_iter().filter(|(_, times)| *times > 1) {
-        found.add(Promise::Commit, format!("run {run} took effect {times} times"));
+        found.add(Mutant::Commit, format!("run {run} took effect {times} times"));
     }
     // Keys go by themselves when their leases end.
     let put = history.foreign.iter().filter(|change| change.seen.is_some());
     let put: Vec<&Change> = put.filter(|change| !change.key.starts_with(b"/observer/")).collect();
     if let Some(first) = put.first() {
         let (many, key) = (put.len(), String::from_utf8_lossy(&first.key));
-        found.add(Promise::Foreign, format!("{many} keys were put in a foreign store, such as {key}"));
+        found.add(Mutant::Foreign, format!("{many} keys were put in a foreign store, such as {key}"));
     }
 }
 
@@ -68,7 +68,7 @@ fn continuity(epoch: &Epoch, number: usize, found: &mut Found) {
         if change.revision > last + 1 || change.revision < last {
             let revision = change.revision;
             found.add(
-                Promise::Felt,
+                Mutant::Felt,
                 format!("epoch {number}: the observer saw revision {revision} after {last}"),
             );
         }
@@ -102,24 +102,24 @@ fn once(name: &str, story: &Story<'_>, is_last: bool, found: &mut Found) {
     let times = story.done.len() + usize::from(story.done_before);
     if times > 1 {
         let revisions: Vec<i64> = story.done.iter().map(|(revision, _)| *revision).collect();
-        found.add(Promise::Once, format!("{name}: done {times} times, at {revisions:?}"));
+        found.add(Mutant::Once, format!("{name}: done {times} times, at {revisions:?}"));
     }
     if let [(revision, receipt)] = story.done[..] {
         match story.taken {
             Some((taken, asked)) if taken == revision => {
                 let shown = jobs::read_receipt(&receipt.value).map(|(_, sum)| sum);
                 if shown != Some(asked.sum) {
-                    found.add(Promise::Once, format!("{name}: the callback was not shown what was asked"));
+                    found.add(Mutant::Once, format!("{name}: the callback was not shown what was asked"));
                 }
             }
             taken => {
                 let taken = taken.map(|(revision, _)| revision);
-                found.add(Promise::Once, format!("{name}: done at {revision}, and taken away at {taken:?}"));
+                found.add(Mutant::Once, format!("{name}: done at {revision}, and taken away at {taken:?}"));
             }
         }
     }
     if let (Some((taken, _)), 0, true) = (story.taken, times, is_last) {
-        found.add(Promise::Once, format!("{name}: taken away at {taken} and never done"));
+        found.add(Mutant::Once, format!("{name}: taken away at {taken} and never done"));
     }
 }
 
@@ -134,16 +134,14 @@ fn commit(
     let run = jobs::read_receipt(&receipt.value).map(|(run, _)| run);
     let Some(run) = run.and_then(|run| runs.get(run)) else {
         let value = String::from_utf8_lossy(&receipt.value);
-        return found.add(Promise::Commit, format!("{name}: done at {revision} by nobody who told: {value}"));
+        return found.add(Mutant::Commit, format!("{name}: done at {revision} by nobody who told: {value}"));
     };
     if (run.rule.as_str(), run.id.as_str()) != (kind, id) {
-        found.add(Promise::Commit, format!("{name}: done by a run of {}/{}", run.rule, run.id));
+        found.add(Mutant::Commit, format!("{name}: done by a run of {}/{}", run.rule, run.id));
     }
     if !matches!(run.end, Some((_, Fate::Done))) {
-        found.add(
-            Promise::Commit,
-            format!("{name}: done by run {}, which ended with {:?}", run.name, run.end),
-        );
+        found
+            .add(Mutant::Commit, format!("{name}: done by run {}, which ended with {:?}", run.name, run.end));
     }
 }
 

@@ -17,30 +17,30 @@ pub(super) fn check(history: &History, expect: &Expect, found: &mut Found) {
         let engine = process.engine;
         if process.drift.is_some_and(|drift| drift > 0) {
             let drift = process.drift.unwrap_or_default();
-            found.add(Promise::Drift, format!("engine {engine}: crawls had to repair {drift} differences"));
+            found.add(Mutant::Drift, format!("engine {engine}: crawls had to repair {drift} differences"));
         }
         let memory = process.memory >> 20;
         if memory > expect.memory {
             let most = expect.memory;
-            found.add(Promise::Memory, format!("engine {engine}: {memory} MiB, more than {most}"));
+            found.add(Mutant::Memory, format!("engine {engine}: {memory} MiB, more than {most}"));
         }
     }
     for left in &history.left {
-        found.add(Promise::Left, left.clone());
+        found.add(Mutant::Left, left.clone());
     }
     for broken in &history.broken {
-        found.add(Promise::Felt, broken.clone());
+        found.add(Mutant::Felt, broken.clone());
     }
     if history.felt.is_empty() && history.broken.is_empty() {
-        found.add(Promise::Felt, "the scenario shows no proof that its fault was felt");
+        found.add(Mutant::Felt, "the scenario shows no proof that its fault was felt");
     }
     for (proof, _) in history.felt.iter().filter(|(_, much)| *much == 0) {
-        found.add(Promise::Felt, format!("the fault was not felt: {proof}"));
+        found.add(Mutant::Felt, format!("the fault was not felt: {proof}"));
     }
     if history.calm.is_none() && history.broken.is_empty() {
         let within = expect.recovery;
         let unrest = history.unrest.join("; ");
-        found.add(Promise::Recovery, format!("not calm {within:?} after the last fault: {unrest}"));
+        found.add(Mutant::Recovery, format!("not calm {within:?} after the last fault: {unrest}"));
     }
 }
 
@@ -96,7 +96,7 @@ fn cancellations(history: &History, expect: &Expect, found: &mut Found) {
     for (engine, runs) in by_engine {
         let (many, first) = (runs.len(), &runs[0]);
         found.add(
-            Promise::Cancelled,
+            Mutant::Cancelled,
             format!("engine {engine}: {many} callbacks cancelled while etcd answered: {first} …"),
         );
     }
@@ -137,7 +137,7 @@ fn health(history: &History, found: &mut Found) {
             if to - from > NOTICED && !stood && !says_trouble(told, from, from + NOTICED) {
                 let (engine, long) = (process.engine, seconds(to - from));
                 found.add(
-                    Promise::Health,
+                    Mutant::Health,
                     format!("engine {engine}: no endpoint answered for {long:.0} s, and it said ready"),
                 );
             }

@@ -26,22 +26,20 @@ fn effects(history: &History, found: &mut Found) {
         if run.token <= 0 || run.token >= effective.revision {
             let Run { name, token, .. } = run;
             let revision = effective.revision;
-            found.add(Promise::Lock, format!("run {name} has token {token} and took effect at {revision}"));
+            found.add(Mutant::Lock, format!("run {name} has token {token} and took effect at {revision}"));
         }
         let Some(before) = last.insert((effective.epoch, lock), run) else { continue };
         let before: &Run = before;
         if before.token >= run.token {
             let names = (&before.name, &run.name);
-            found.add(
-                Promise::Lock,
-                format!("{lock}: tokens {} and {} of {names:?}", before.token, run.token),
-            );
+            found
+                .add(Mutant::Lock, format!("{lock}: tokens {} and {} of {names:?}", before.token, run.token));
         }
         let end = before.end.map_or(run.start, |(end, _)| end);
         if end > run.start + SLACK {
             let by = seconds(end - run.start);
             let names = (&before.name, &run.name);
-            found.add(Promise::Lock, format!("{lock}: effective runs {names:?} overlap by {by:.2} s"));
+            found.add(Mutant::Lock, format!("{lock}: effective runs {names:?} overlap by {by:.2} s"));
         }
     }
 }
@@ -73,7 +71,7 @@ fn callbacks(history: &History, found: &mut Found) {
     if let Some((longest, which)) = overlaps.iter().max() {
         let (many, longest) = (overlaps.len(), seconds(*longest));
         found.add(
-            Promise::Alone,
+            Mutant::Alone,
             format!("{many} pairs of callbacks overlap, by up to {longest:.2} s: {which}"),
         );
     }
@@ -136,6 +134,6 @@ fn attempts(history: &History, found: &mut Found) {
         let many = counted.len();
         let text =
             format!("{many} errors of the link counted as attempts: {before} was {from}, and {after} {to}");
-        found.add(Promise::Attempt, text);
+        found.add(Mutant::Attempt, text);
     }
 }

@@ -126,30 +126,30 @@ fn what_is_done_twice_or_never_or_in_pieces_is_found() {
         let again = change(5 * SECOND, 15, jobs::done(LOCKED, "a"), seen(jobs::receipt("0.1.0", TODO)));
         history.epochs[0].changes.push(again);
     });
-    assert_eq!(twice, [Promise::Once, Promise::Commit, Promise::Lock]);
+    assert_eq!(twice, [Mutant::Once, Mutant::Commit, Mutant::Lock]);
     let before_the_epoch = broken(|history| {
         let before = (jobs::done(LOCKED, "a").into_bytes(), seen("x 1").unwrap());
         history.epochs[0].snapshot.extend([before]);
     });
-    assert_eq!(before_the_epoch, [Promise::Once]);
+    assert_eq!(before_the_epoch, [Mutant::Once]);
     let only_taken_away = broken(|history| {
         history.epochs[0].changes.retain(|change| change.key != jobs::done(LOCKED, "a").into_bytes());
     });
-    assert_eq!(only_taken_away, [Promise::Once]);
+    assert_eq!(only_taken_away, [Mutant::Once]);
     let in_pieces = broken(|history| {
         let epoch = &mut history.epochs[0];
         epoch.changes.retain(|change| change.revision != 12 || change.seen.is_some());
         epoch.changes.push(change(6 * SECOND, 15, jobs::todo(LOCKED, "a"), None));
     });
-    assert_eq!(in_pieces, [Promise::Once]);
+    assert_eq!(in_pieces, [Mutant::Once]);
     let undone = broken(|history| {
         history.epochs[0].changes.push(change(6 * SECOND, 15, jobs::todo(LOCKED, "z"), seen(TODO)));
     });
-    assert_eq!(undone, [Promise::Once]);
+    assert_eq!(undone, [Mutant::Once]);
     let another_value = broken(|history| {
         history.epochs[0].changes[1].seen = seen(jobs::receipt("0.1.0", b"2 0 0 0\n"));
     });
-    assert_eq!(another_value, [Promise::Once]);
+    assert_eq!(another_value, [Mutant::Once]);
 }
 
 #[test]
@@ -166,9 +166,9 @@ fn in_another_epoch_it_may_be_done_again() {
 
 #[test]
 fn an_effect_that_no_successful_run_of_the_job_had_is_found() {
-    assert_eq!(broken(|history| history.runs[0].end = Some((3 * SECOND, Fate::Failed))), [Promise::Commit]);
-    assert_eq!(broken(|history| history.runs[0].id = "other".to_owned()), [Promise::Commit]);
-    assert_eq!(broken(|history| drop(history.runs.remove(0))), [Promise::Commit]);
+    assert_eq!(broken(|history| history.runs[0].end = Some((3 * SECOND, Fate::Failed))), [Mutant::Commit]);
+    assert_eq!(broken(|history| history.runs[0].id = "other".to_owned()), [Mutant::Commit]);
+    assert_eq!(broken(|history| drop(history.runs.remove(0))), [Mutant::Commit]);
 }
 
 #[test]
@@ -183,9 +183,9 @@ fn effects_under_one_lock_that_overlap_or_whose_tokens_fall_are_found() {
         })
     };
     assert_eq!(pair(17, 11 * SECOND), []);
-    assert_eq!(pair(13, 11 * SECOND), [Promise::Lock], "a token that is smaller than that before");
-    assert_eq!(pair(17, 9 * SECOND + SECOND / 2), [Promise::Lock, Promise::Alone], "an overlap");
-    assert_eq!(pair(99, 11 * SECOND), [Promise::Lock], "a token from the future");
+    assert_eq!(pair(13, 11 * SECOND), [Mutant::Lock], "a token that is smaller than that before");
+    assert_eq!(pair(17, 9 * SECOND + SECOND / 2), [Mutant::Lock, Mutant::Alone], "an overlap");
+    assert_eq!(pair(99, 11 * SECOND), [Mutant::Lock], "a token from the future");
 }
 
 #[test]
@@ -198,11 +198,11 @@ fn callbacks_that_run_beside_each_other_are_found_but_for_processes_that_stood_s
             doctor(history);
         })
     };
-    assert_eq!(beside(|_| {}), [Promise::Alone]);
+    assert_eq!(beside(|_| {}), [Mutant::Alone]);
     assert_eq!(beside(|history| history.processes[0].frozen = vec![(2 * SECOND + 1, 20 * SECOND)]), []);
     let short =
         beside(|history| history.processes[0].frozen = vec![(2 * SECOND + 1, 2 * SECOND + SECOND / 10)]);
-    assert_eq!(short, [Promise::Alone], "a lease outlives a short stop");
+    assert_eq!(short, [Mutant::Alone], "a lease outlives a short stop");
     assert_eq!(beside(|history| history.processes[0].killed = Some(2 * SECOND + 1)), []);
 }
 
@@ -219,7 +219,7 @@ fn a_lock_that_is_removed_by_hand_must_be_noticed_in_time() {
         })
     };
     assert_eq!(noticed(4 * SECOND), []);
-    assert_eq!(noticed(9 * SECOND), [Promise::Alone]);
+    assert_eq!(noticed(9 * SECOND), [Mutant::Alone]);
 }
 
 #[test]
@@ -235,12 +235,12 @@ fn an_error_of_the_link_that_counts_as_an_attempt_is_found() {
         })
     };
     assert_eq!(next(1), []);
-    assert_eq!(next(2), [Promise::Attempt]);
+    assert_eq!(next(2), [Mutant::Attempt]);
 }
 
 #[test]
 fn a_callback_that_is_cancelled_while_etcd_answers_is_found() {
-    assert_eq!(broken(cancelled), [Promise::Cancelled]);
+    assert_eq!(broken(cancelled), [Mutant::Cancelled]);
     let excused: [fn(&mut History); 5] = [
         |history| without_answers(history, 15 * SECOND, 19 * SECOND),
         |history| history.by_hand.push(ByHand { at: 19 * SECOND, token: 12 }),
@@ -259,7 +259,7 @@ fn a_callback_that_is_cancelled_while_etcd_answers_is_found() {
         cancelled(history);
         without_answers(history, 15 * SECOND, 16 * SECOND);
     });
-    assert_eq!(too_short, [Promise::Cancelled]);
+    assert_eq!(too_short, [Mutant::Cancelled]);
     let slow = broken(|history| {
         cancelled(history);
         history.probes.iter_mut().for_each(|probe| probe.took = Some(2 * SECOND));
@@ -269,7 +269,7 @@ fn a_callback_that_is_cancelled_while_etcd_answers_is_found() {
 
 #[test]
 fn an_engine_that_says_ready_while_nobody_answers_is_found() {
-    assert_eq!(broken(|history| without_answers(history, 5 * SECOND, 28 * SECOND)), [Promise::Health]);
+    assert_eq!(broken(|history| without_answers(history, 5 * SECOND, 28 * SECOND)), [Mutant::Health]);
     let told_so = broken(|history| {
         without_answers(history, 5 * SECOND, 28 * SECOND);
         history.health.extend([told(0, 15 * SECOND, "degraded"), told(1, 20 * SECOND, "degraded")]);
@@ -279,32 +279,29 @@ fn an_engine_that_says_ready_while_nobody_answers_is_found() {
 
 #[test]
 fn what_is_left_drifts_grows_or_does_not_recover_is_found() {
-    assert_eq!(broken(|history| history.left.push("a lease".to_owned())), [Promise::Left]);
-    assert_eq!(broken(|history| history.processes[1].drift = Some(2)), [Promise::Drift]);
-    assert_eq!(broken(|history| history.processes[1].memory = 300 << 20), [Promise::Memory]);
-    assert_eq!(broken(|history| history.calm = None), [Promise::Recovery]);
+    assert_eq!(broken(|history| history.left.push("a lease".to_owned())), [Mutant::Left]);
+    assert_eq!(broken(|history| history.processes[1].drift = Some(2)), [Mutant::Drift]);
+    assert_eq!(broken(|history| history.processes[1].memory = 300 << 20), [Mutant::Memory]);
+    assert_eq!(broken(|history| history.calm = None), [Mutant::Recovery]);
 }
 
 #[test]
 fn an_effect_in_another_cluster_is_found() {
     let foreign =
         |key: &str, seen| broken(|history| history.foreign.push(change(SECOND, 5, key.to_owned(), seen)));
-    assert_eq!(foreign("/etcd-rules/faults/x", seen("")), [Promise::Foreign]);
-    assert_eq!(foreign("/done/locked/a", seen("")), [Promise::Foreign]);
+    assert_eq!(foreign("/etcd-rules/faults/x", seen("")), [Mutant::Foreign]);
+    assert_eq!(foreign("/done/locked/a", seen("")), [Mutant::Foreign]);
     assert_eq!(foreign("/etcd-rules/faults/x", None), []);
     assert_eq!(foreign("/observer/mark", seen("")), []);
 }
 
 #[test]
 fn a_run_that_shows_nothing_is_found() {
-    assert_eq!(broken(|history| history.felt.clear()), [Promise::Felt]);
-    assert_eq!(broken(|history| history.felt[0].1 = 0), [Promise::Felt]);
-    assert_eq!(
-        broken(|history| history.broken.push("the cluster did not start".to_owned())),
-        [Promise::Felt]
-    );
-    assert_eq!(broken(|history| history.epochs[0].revision = 9), [Promise::Felt], "a revision was missed");
-    assert_eq!(broken(|history| history.epochs.clear()), [Promise::Felt]);
+    assert_eq!(broken(|history| history.felt.clear()), [Mutant::Felt]);
+    assert_eq!(broken(|history| history.felt[0].1 = 0), [Mutant::Felt]);
+    assert_eq!(broken(|history| history.broken.push("the cluster did not start".to_owned())), [Mutant::Felt]);
+    assert_eq!(broken(|history| history.epochs[0].revision = 9), [Mutant::Felt], "a revision was missed");
+    assert_eq!(broken(|history| history.epochs.clear()), [Mutant::Felt]);
 }
 
 #[test]
