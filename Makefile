@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak check bench bench-full bench-peer bench-picture
+.PHONY: help quickstart test soak faults check bench bench-full bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -13,7 +13,11 @@ quickstart: ## run an engine on an embedded etcd; options: make quickstart ARGS=
 	@scripts/setup
 	$(CARGO) run -p examples --example quickstart -- $(ARGS)
 
-test: ## run all tests and doctests, on private etcd servers
+# Another server for all tests that use one: make test ETCD=/path/to/etcd
+ETCD ?=
+export ETCD_RULES_TEST_ETCD := $(if $(ETCD),$(abspath $(ETCD)),etcd)
+
+test: ## run all tests and doctests, on private etcd servers; ETCD=FILE is another server
 	@scripts/setup test
 	$(CARGO) test --all-features
 
@@ -23,6 +27,14 @@ SEED ?= 1000000
 soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 	@scripts/setup
 	@CARGO="$(CARGO)" scripts/soak $(SCHEDULES) $(SEED)
+
+ETCD36 ?= target/etcd36
+ROUNDS ?= 1
+ONLY ?=
+
+faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 SEED=1 ONLY=leader; ETCD36=FILE is a current etcd
+	@scripts/setup test
+	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) tests/faults/run
 
 check: ## formatting, lints, documentation
 	@scripts/setup test
@@ -60,6 +72,9 @@ target/peer: $(wildcard benches/peers/go-etcd-rules/*)
 	mkdir -p target
 	cp benches/peers/go-etcd-rules/go.mod target/peer.mod
 	cd benches/peers/go-etcd-rules && go build -mod=mod -modfile=../../../target/peer.mod -o ../../../target/peer .
+
+target/etcd-restore36: tests/faults/restore/main.go tests/faults/restore/go.mod
+	cd tests/faults/restore && go build -o ../../../target/etcd-restore36 .
 
 target/etcd36: benches/servers/etcd36/main.go benches/servers/etcd36/go.mod
 	cd benches/servers/etcd36 && go build -o ../../../target/etcd36 .

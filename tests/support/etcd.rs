@@ -5,12 +5,12 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each program takes a part")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -101,9 +101,9 @@ pub struct EtcdProcess {
 }
 
 impl EtcdProcess {
-    /// The program `etcd` from the PATH, with the flags that a private server needs.
+    /// The server of all tests ([`program`]), with the flags that a private server needs.
     pub fn options() -> LaunchOptions {
-        LaunchOptions { program: "etcd".to_owned(), flags: Vec::new() }
+        LaunchOptions { program: program(), flags: Vec::new() }
     }
 
     async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
@@ -338,6 +338,11 @@ impl Drop for EtcdProcess {
     }
 }
 
+/// The server of all tests: `etcd` from the PATH, unless the environment names another. `make test ETCD=path` does.
+pub fn program() -> String {
+    std::env::var("ETCD_RULES_TEST_ETCD").unwrap_or_else(|_| "etcd".to_owned())
+}
+
 /// A free port on loopback that was not chosen in this process before. Whatever an earlier port was for may
 /// be down at the moment, and needs it again.
 pub fn free_port() -> Option<u16> {
@@ -348,14 +353,15 @@ pub fn free_port() -> Option<u16> {
 
 /// True if the program takes `--unsafe-no-fsync`, which some versions know but do not list in their help.
 fn knows_no_fsync(program: &str) -> bool {
-    static KNOWN: OnceLock<bool> = OnceLock::new();
+    static KNOWN: Mutex<BTreeMap<String, bool>> = Mutex::new(BTreeMap::new());
     let ask = || {
         let mut command = Command::new(program);
         command.args(["--unsafe-no-fsync", "--version"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
-    if program == "etcd" { *KNOWN.get_or_init(ask) } else { ask() }
+    let mut known = KNOWN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    *known.entry(program.to_owned()).or_insert_with(ask)
 }
 
 fn remove_dir(dir: &Path) -> io::Result<()> {

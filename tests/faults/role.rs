@@ -1,0 +1,230 @@
+//! The part of an engine's process: this same program, told by its environment to be an engine. It does the jobs, and
+//! reports everything. It ends when its parent asks it to, or is gone.
+
+use crate::history::Fate;
+use crate::jobs::{self, Job};
+use crate::report::{Line, Writer};
+use etcd_client::ConnectOptions;
+use etcd_rules::{Backoff, BoxError, Engine, Firing, Health, Outcome, Rule, RunningEngine, key};
+use serde::{Deserialize, Serialize};
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// The variable with the [`Setup`].
+pub const SETUP: &str = "FAULTS_ENGINE";
+
+/// What an engine is made of.
+#[derive(Serialize, Deserialize, Clone, Debug)]
+pub struct Setup {
+    pub engine: usize,
+    /// Counts its processes.
+    pub process: u64,
+    pub endpoints: Vec<String>,
+    pub report: PathBuf,
+    pub lock_ttl: Duration,
+    pub crawl_interval: Duration,
+    pub concurrency: usize,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    /// Files with the certificate of the authority, and the client's own certificate and key.
+    pub tls: Option<[PathBuf; 3]>,
+    /// It breaks promises on purpose, so that it can be seen that this is noticed.
+    pub broken: bool,
+}
+
+/// Back-off is at most this.
+const BACKOFF: Duration = Duration::from_secs(10);
+/// What a broken engine takes of memory.
+const HOARD: usize = 300 << 20;
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+#[test]
+#[ignore = "the part of an engine's process, which the suite starts"]
+fn engine_process() {
+    let Ok(setup) = std::env::var(SETUP) else { return };
+    crate::guard::end_with_parent();
+    let setup: Setup = serde_json::from_str(&setup).expect("a setup");
+    let log = std::fs::File::create(setup.report.with_extension("log")).expect("a log file");
+    tracing_subscriber::fmt().with_writer(log).with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(run(setup));
+}
+
+async fn run(setup: Setup) {
+    let writer = Arc::new(Writer::open(&setup.report));
+    let worker = Arc::new(Worker {
+        prefix: format!("{}.{}", setup.engine, setup.process),
+        runs: AtomicU64::new(0),
+        writer,
+        broken: setup.broken,
+    });
+    // Kept until the end of the process.
+    let _hoard = setup.broken.then(|| vec![1u8; HOARD]);
+    let rules = jobs::KINDS.map(|kind| rule(kind, worker.clone()));
+    let mut options = ConnectOptions::new();
+    if let Some((user, password)) = &setup.user {
+        options = options.with_user(user, password);
+    }
+    #[cfg(feature = "tls")]
+    if let Some(files) = &setup.tls {
+        options = options.with_tls(crate::certificates::tls_options(files));
+    }
+    let engine = Engine::builder("faults", setup.endpoints)
+        .name(format!("faults-{}", setup.engine))
+        .connect_options(options)
+        .lock_ttl(setup.lock_ttl)
+        .crawl_interval(setup.crawl_interval)
+        .concurrency(setup.concurrency)
+        .rules(rules.map(|rule| rule.concurrency(setup.concurrency)));
+    let running = engine.build().expect("a configuration").start().await.expect("an engine");
+    tell_health(&running, &worker.writer);
+    let mut orders = orders();
+    match orders.recv().await {
+        Some(order) if order == "stop" => stop(running, &worker.writer).await,
+        // The parent has gone.
+        _ => std::process::exit(1),
+    }
+}
+
+async fn stop(engine: RunningEngine, writer: &Writer) {
+    if let Ok(stats) = engine.stats().await {
+        writer.tell(Line::Stats { drift: stats.drift });
+    }
+    let error = engine.shutdown(SHUTDOWN).await.err().map(|error| error.to_string());
+    writer.tell(Line::Stopped { error });
+}
+
+/// Lines of the standard input, from a thread of their own, since reading blocks.
+fn orders() -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel(1);
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            // Whoever listened has ended.
+            let _ = sender.blocking_send(line);
+        }
+    });
+    receiver
+}
+
+fn tell_health(engine: &RunningEngine, writer: &Arc<Writer>) {
+    let (mut health, writer) = (engine.health_changes(), writer.clone());
+    let tell = move |health: &Health| {
+        let problem = |problem: &etcd_rules::health::Problem| {
+            format!("{} {}: {}", problem.reason.name(), problem.part, problem.message)
+        };
+        let problems = health.problems().iter().map(problem).collect();
+        writer.tell(Line::Health { state: health.name().to_owned(), problems });
+    };
+    tokio::spawn(async move {
+        while let Some(now) = health.recv().await {
+            tell(&now);
+        }
+    });
+}
+
+fn rule(kind: &'static str, worker: Arc<Worker>) -> Rule {
+    let todo = jobs::todo(kind, ":id");
+    let rule = Rule::new(kind)
+        .when(key(todo).exists())
+        .time_limit(Duration::from_secs(3600))
+        .backoff(Backoff::new(Duration::from_millis(100), BACKOFF))
+        .run(move |firing: Firing| worker.clone().work(kind, firing));
+    match kind {
+        jobs::OPTIMISTIC => rule.optimistic(),
+        jobs::LEFT | jobs::RIGHT => rule.lock("/:id/pair"),
+        _ => rule,
+    }
+}
+
+struct Worker {
+    prefix: String,
+    runs: AtomicU64,
+    writer: Arc<Writer>,
+    broken: bool,
+}
+
+/// A run, which tells its end also when its future is dropped.
+struct Running {
+    name: String,
+    writer: Arc<Writer>,
+    ended: bool,
+}
+
+impl Running {
+    fn end(mut self, fate: Fate) {
+        self.ended = true;
+        self.writer.tell(Line::End { run: self.name.clone(), fate });
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.writer.tell(Line::End { run: self.name.clone(), fate: Fate::Dropped });
+        }
+    }
+}
+
+impl Worker {
+    async fn work(self: Arc<Self>, kind: &'static str, firing: Firing) -> Result<Outcome, BoxError> {
+        let id = firing.attribute("id")?.to_owned();
+        let run = format!("{}.{}", self.prefix, self.runs.fetch_add(1, Ordering::Relaxed));
+        let running = Running { name: run.clone(), writer: self.writer.clone(), ended: false };
+        let (token, attempt) = (firing.fencing_token(), firing.attempt());
+        self.writer.tell(Line::Start { run: run.clone(), rule: kind.to_owned(), id, token, attempt });
+        let [todo, done] = [jobs::todo(kind, ":id"), jobs::done(kind, ":id")];
+        let shown = firing.value(&todo).expect("the condition says that it exists").clone();
+        let job = Job::of(shown.as_bytes()).expect("the value is a job");
+        for read in 0..=job.reads {
+            tokio::select! {
+                biased;
+                () = firing.cancelled() => {
+                    self.writer.tell(Line::Told { run });
+                    if job.stubborn {
+                        std::future::pending::<()>().await;
+                    }
+                    running.end(Fate::Cancelled);
+                    return Err("cancelled".into());
+                }
+                () = sleep(Duration::from_millis(job.work_ms / u64::from(job.reads + 1))) => {}
+            }
+            if read < job.reads
+                && let Err(error) = firing.get_opt(&todo).await
+            {
+                let text = error.to_string();
+                let refused =
+                    ["permission denied", "authentication failed"].iter().any(|why| text.contains(why));
+                running.end(if refused { Fate::Refused } else { Fate::Link });
+                return Err(error.into());
+            }
+        }
+        if firing.attempt() <= job.failures {
+            running.end(Fate::Failed);
+            return Err("not this time".into());
+        }
+        let receipt = jobs::receipt(&run, shown.as_bytes());
+        if self.broken {
+            self.break_promises(&firing, &done, &receipt).await?;
+        }
+        running.end(Fate::Done);
+        Ok(firing.commit().put(&done, receipt).delete(&todo).into())
+    }
+
+    /// Takes effect outside of its commit, runs beside itself, and is cancelled for nothing.
+    async fn break_promises(&self, firing: &Firing, done: &str, receipt: &str) -> Result<(), BoxError> {
+        firing.client().await?.put(firing.format(done)?, receipt, None).await?;
+        let run = format!("{}.{}", self.prefix, self.runs.fetch_add(1, Ordering::Relaxed));
+        let (rule, id) = (firing.rule().to_owned(), firing.attribute("id")?.to_owned());
+        let (token, attempt) = (firing.fencing_token(), firing.attempt());
+        self.writer.tell(Line::Start { run: run.clone(), rule, id, token, attempt });
+        sleep(Duration::from_millis(100)).await;
+        self.writer.tell(Line::Told { run: run.clone() });
+        self.writer.tell(Line::End { run, fate: Fate::Cancelled });
+        Ok(())
+    }
+}

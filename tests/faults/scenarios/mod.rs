@@ -1,0 +1,38 @@
+//! The table of scenarios.
+
+mod engines;
+mod keys;
+mod members;
+mod network;
+mod proxies;
+mod store;
+mod users;
+
+use crate::scenario::Scenario;
+
+/// What does not hold yet, as `docs/reliability.md` calls it.
+mod defect {
+    pub const SILENCE: Option<&str> = Some("a silent member cancels callbacks");
+    pub const LEARNER: Option<&str> = Some("a learner is not left, and cancels callbacks");
+    pub const ATTEMPT: Option<&str> = Some("an error of the link counts as an attempt");
+    pub const LOCK: Option<&str> = Some("a lock that is removed by hand is not noticed");
+    pub const LEASE: Option<&str> = Some("a lease that is removed by hand is noticed at its next renewal");
+    pub const FOREIGN: Option<&str> = Some("an endpoint of another cluster is used");
+    pub const CLONE: Option<&str> = Some("a clone of the cluster is used");
+    pub const TOKENS: Option<&str> = Some("callbacks fail and are cancelled when tokens end");
+    pub const PROXY: Option<&str> = Some("engines do not get ready behind `etcd grpc-proxy`");
+}
+
+/// All of them, in the order in which they run.
+pub fn all() -> Vec<Scenario> {
+    let all = [
+        members::all(),
+        network::all(),
+        engines::all(),
+        keys::all(),
+        store::all(),
+        users::all(),
+        proxies::all(),
+    ];
+    all.into_iter().flatten().collect()
+}

@@ -1,0 +1,224 @@
+//! What happens to users, passwords, permissions, tokens and certificates.
+
+use super::defect;
+use crate::access::PASSWORD;
+use crate::history::Expect;
+use crate::jobs::{self, Job};
+use crate::scenario::Scenario;
+use crate::world::{Settings, World};
+use etcd_client::{Client, ConnectOptions, Permission};
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+pub fn all() -> Vec<Scenario> {
+    let mut all = vec![
+        Scenario {
+            settings: || with_users(vec!["--auth-token-ttl=3".to_owned()]),
+            ..Scenario::new(
+                "tokens-expire",
+                "simple tokens live for 3 s, and users are added meanwhile, which outdates all tokens",
+                |world| Box::pin(tokens(world)),
+            )
+        },
+        Scenario {
+            // The default cost: who checks a password for every callback has the servers do nothing else.
+            settings: || Settings { flags: vec!["--auth-token-ttl=3".to_owned()], ..with_users(Vec::new()) },
+            known_defect: defect::TOKENS,
+            ..Scenario::new(
+                "tokens-expire-at-full-cost",
+                "simple tokens live for 3 s, and to check a password costs the servers what it costs by default",
+                |world| Box::pin(tokens(world)),
+            )
+        },
+        Scenario {
+            settings: || Settings { jwt: Some(4), ..with_users(Vec::new()) },
+            known_defect: defect::TOKENS,
+            ..Scenario::new(
+                "signed-tokens-expire",
+                "signed tokens (JWT) live for 4 s, and users are added meanwhile",
+                |world| Box::pin(tokens(world)),
+            )
+        },
+        Scenario {
+            settings: || with_users(Vec::new()),
+            expect: || Expect { cancels: true, ..Expect::default() },
+            ..Scenario::new("password-changed", "the engines' password is another one for a while", |world| {
+                Box::pin(password(world))
+            })
+        },
+        Scenario {
+            settings: || with_users(Vec::new()),
+            // A current server renews no lease with keys that the user may not change.
+            expect: || Expect { cancels: true, ..Expect::default() },
+            ..Scenario::new(
+                "permission-lost",
+                "the engines' role loses what it may, and gets it back",
+                |world| Box::pin(permission(world)),
+            )
+        },
+    ];
+    if cfg!(feature = "tls") {
+        all.extend(certificates::all());
+    }
+    all
+}
+
+fn with_users(mut flags: Vec<String>) -> Settings {
+    // A password costs the servers a few milliseconds, so that those who watch are served whatever engines do.
+    flags.push("--bcrypt-cost=6".to_owned());
+    Settings { members: 3, engines: 2, rate: 10, users: true, flags, ..Settings::default() }
+}
+
+async fn tokens(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 12 * SECOND).await;
+    // They read after their tokens have ended.
+    let job = Job { work_ms: 9_000, reads: 3, ..Job::default() };
+    world.load.ask(jobs::LOCKED, job, 40).await;
+    let mut old = world.client().await;
+    sleep(6 * SECOND).await;
+    let refused = old.get("\0", None).await.is_err();
+    world.felt("a token that was not used has ended", u64::from(refused));
+    let end = Instant::now() + 10 * SECOND;
+    let mut added = 0;
+    while Instant::now() < end {
+        let name = format!("other{added}");
+        persist(world, async |client| match client.user_add(name.as_str(), PASSWORD, None).await {
+            // It was added by a try whose answer did not come.
+            Err(error) if error.to_string().contains("already exists") => Ok(()),
+            done => done.map(drop),
+        })
+        .await;
+        added += 1;
+        world.note("a user is added");
+        world.pause(0.5..2.5).await;
+    }
+    world.felt("users were added", added);
+}
+
+/// Does something as the administrator, however often that has to be tried: servers that check many passwords are busy.
+async fn persist(world: &World, act: impl AsyncFn(&mut Client) -> Result<(), etcd_client::Error>) {
+    let deadline = Instant::now() + 90 * SECOND;
+    loop {
+        let mut client = world.client().await;
+        match act(&mut client).await {
+            Ok(()) => return,
+            Err(error) => assert!(Instant::now() < deadline, "the administrator is not served: {error}"),
+        }
+    }
+}
+
+/// Whether the engines' user is let in, with the password that engines have.
+async fn engine_client(world: &World) -> Result<Client, etcd_client::Error> {
+    let options = ConnectOptions::new().with_user("engine", PASSWORD);
+    Client::connect([world.cluster.members[0].address().to_string()], Some(options)).await
+}
+
+async fn change_password(world: &World, password: &str) {
+    persist(world, async |client| client.user_change_password("engine", password).await.map(drop)).await;
+}
+
+async fn password(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
+    change_password(world, "another").await;
+    world.note("the password is another one");
+    world.pause(4.0..12.0).await;
+    world.felt("the old password is refused", u64::from(engine_client(world).await.is_err()));
+    change_password(world, PASSWORD).await;
+    world.note("the password is the old one again");
+}
+
+async fn permission(world: &mut World) {
+    world.begin_long_work(jobs::LOCKED, 12, 10 * SECOND).await;
+    let prefixes = ["/todo/", "/done/", crate::world::NAMESPACE];
+    for prefix in prefixes {
+        persist(world, async |client| {
+            let end = etcd_client::RoleRevokePermissionOptions::new().with_prefix();
+            client.role_revoke_permission("engine", prefix, Some(end)).await.map(drop)
+        })
+        .await;
+    }
+    world.note("the engines may nothing");
+    world.pause(3.0..10.0).await;
+    let refused = match engine_client(world).await {
+        Ok(mut client) => client.get("/todo/x", None).await.is_err(),
+        Err(_) => true,
+    };
+    world.felt("the engines' user is refused", u64::from(refused));
+    for prefix in prefixes {
+        persist(world, async |client| {
+            let permission = Permission::read_write(prefix).with_prefix();
+            client.role_grant_permission("engine", permission).await.map(drop)
+        })
+        .await;
+    }
+    world.note("the engines may everything again");
+}
+
+#[cfg(not(feature = "tls"))]
+mod certificates {
+    pub fn all() -> Vec<super::Scenario> {
+        Vec::new()
+    }
+}
+
+/// What needs TLS.
+#[cfg(feature = "tls")]
+mod certificates {
+    use super::*;
+    use crate::proxy::Proxy;
+
+    pub fn all() -> Vec<Scenario> {
+        vec![
+            Scenario {
+                settings: || Settings { tls: true, ..Settings::default() },
+                ..Scenario::new(
+                    "certificates-rotated",
+                    "members and clients get new certificates of the same authority, and connections are reset",
+                    |world| Box::pin(rotated(world)),
+                )
+            },
+            Scenario {
+                settings: || Settings { tls: true, ..Settings::default() },
+                ..Scenario::new(
+                    "certificates-expired",
+                    "the members' certificate expires, connections are reset, and a new one comes",
+                    |world| Box::pin(expired(world)),
+                )
+            },
+        ]
+    }
+
+    async fn rotated(world: &mut World) {
+        world.begin_long_work(jobs::LOCKED, 12, 12 * SECOND).await;
+        let certificates = world.cluster.access.tls.clone().expect("the cluster has certificates");
+        for _ in 0..3 {
+            certificates.issue("server", None);
+            certificates.issue("client", None);
+            world.note("there are new certificates");
+            world.links.iter().flatten().for_each(Proxy::reset);
+            world.pause(2.0..4.0).await;
+        }
+        let reset = world.sum_of_links(|felt| felt.reset);
+        world.felt("connections were made anew", reset);
+    }
+
+    async fn expired(world: &mut World) {
+        world.begin_long_work(jobs::LOCKED, 12, 12 * SECOND).await;
+        let certificates = world.cluster.access.tls.clone().expect("the cluster has certificates");
+        certificates.issue("server", Some(2 * SECOND));
+        sleep(3 * SECOND).await;
+        world.links.iter().flatten().for_each(Proxy::reset);
+        world.note("the certificate of the members has expired");
+        world.pause(3.0..12.0).await;
+        let address = world.cluster.members[0].address().to_string();
+        let refused = match world.cluster.access.stranger(&address).await {
+            Ok(mut client) => client.get("\0", None).await.is_err(),
+            Err(_) => true,
+        };
+        world.felt("a fresh client refuses the members", u64::from(refused));
+        certificates.issue("server", None);
+        world.note("there is a new certificate");
+    }
+}

@@ -1,0 +1,227 @@
+//! The quick scenarios as tests, and all of them, many times, with a table.
+
+use crate::checker::Promise;
+use crate::moment::seconds;
+use crate::scenario::{Scenario, Verdict};
+use crate::scenarios;
+use crate::server::Server;
+use crate::world::Settings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Mutex;
+
+/// One run at a time: what is timed has the machine for itself.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn in_turn<T>(running: impl Future<Output = T>) -> T {
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(running)
+}
+
+fn scenario(name: &str) -> Scenario {
+    scenarios::all().into_iter().find(|scenario| scenario.name == name).expect("a scenario of that name")
+}
+
+fn number(variable: &str, otherwise: u64) -> u64 {
+    std::env::var(variable)
+        .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+/// One run of a quick scenario.
+fn quick(name: &str) {
+    let scenario = scenario(name);
+    let seed = number("SEED", 1);
+    println!("SEED={seed}");
+    let verdict = in_turn(scenario.run(Server::usual(), seed));
+    println!("{}", row(&verdict));
+    assert!(verdict.violations.is_empty(), "{}", told(&verdict));
+}
+
+fn told(verdict: &Verdict) -> String {
+    let violations: Vec<String> =
+        verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
+    format!(
+        "{} on {} with SEED={}:\n{}\n  what happened:\n    {}",
+        verdict.scenario,
+        verdict.server,
+        verdict.seed,
+        violations.join("\n"),
+        verdict.notes.join("\n    ")
+    )
+}
+
+fn row(verdict: &Verdict) -> String {
+    let Verdict { scenario, server, seed, jobs, runs, cancelled, epochs, .. } = verdict;
+    let (recovery, took, wrong) =
+        (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
+    format!(
+        "{scenario:<30} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
+    )
+}
+
+/// `ROUNDS`, `SEED`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a table in
+/// `target/faults.md`.
+#[test]
+#[ignore = "all scenarios, many times: `make faults`"]
+fn every_scenario() {
+    let (rounds, first) = (number("ROUNDS", 1), number("SEED", 1));
+    let only = std::env::var("ONLY").unwrap_or_default();
+    let wanted: Vec<&str> = only.split(',').filter(|part| !part.is_empty()).collect();
+    let mut all = scenarios::all();
+    all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
+    println!("{}", heading());
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    for round in 0..rounds {
+        for scenario in &all {
+            let verdict = in_turn(scenario.run(scenario.server(first + round), first + round));
+            println!("{}", row(&verdict));
+            if !verdict.violations.is_empty() {
+                println!("{}", told(&verdict));
+                if let Some(defect) = scenario.known_defect {
+                    println!("  known: {defect}");
+                }
+            }
+            verdicts.push(verdict);
+        }
+    }
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults.md");
+    std::fs::write(&table, summary(&all, &verdicts)).expect("the table can be written");
+    let violations: usize = verdicts.iter().map(|verdict| verdict.violations.len()).sum();
+    println!("scenarios {}, runs {}, violations {violations}", all.len(), verdicts.len());
+    assert!(!verdicts.is_empty(), "no scenario is called {only}");
+    assert_eq!(violations, 0, "promises were not kept");
+}
+
+/// A table for `docs/reliability.md`.
+fn summary(all: &[Scenario], verdicts: &[Verdict]) -> String {
+    let mut text = "| scenario | what happens | etcd | runs | with violations | recovery, median / longest | callbacks told to end |\n\
+                    |---|---|---|---|---|---|---|\n"
+        .to_owned();
+    for scenario in all {
+        let mut by_server: BTreeMap<&str, Vec<&Verdict>> = BTreeMap::new();
+        for verdict in verdicts.iter().filter(|verdict| verdict.scenario == scenario.name) {
+            by_server.entry(&verdict.server).or_default().push(verdict);
+        }
+        for (server, verdicts) in by_server {
+            let mut recoveries: Vec<_> = verdicts.iter().map(|verdict| verdict.recovery).collect();
+            recoveries.sort_unstable();
+            let (median, longest) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
+            let wrong = verdicts.iter().filter(|verdict| !verdict.violations.is_empty()).count();
+            let cancelled: usize = verdicts.iter().map(|verdict| verdict.cancelled).sum();
+            let broken: BTreeSet<String> = verdicts
+                .iter()
+                .flat_map(|verdict| &verdict.violations)
+                .map(|violation| format!("{:?}", violation.promise))
+                .collect();
+            let broken = broken.into_iter().collect::<Vec<_>>().join(", ");
+            let broken = if broken.is_empty() { broken } else { format!(" ({broken})") };
+            text.push_str(&format!(
+                "| `{}` | {} | {server} | {} | {wrong}{broken} | {:.1} s / {:.1} s | {cancelled} |\n",
+                scenario.name,
+                scenario.about,
+                verdicts.len(),
+                seconds(median),
+                seconds(longest),
+            ));
+        }
+    }
+    text
+}
+
+fn heading() -> String {
+    format!(
+        "{:<30} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>4}",
+        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "bad"
+    )
+}
+
+/// Those of the table that are known to fail are listed for people, with the reason.
+#[test]
+fn the_documentation_lists_the_known_defects() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md");
+    let text = std::fs::read_to_string(path).expect("docs/reliability.md");
+    let lines: Vec<&str> = text.lines().collect();
+    for scenario in scenarios::all() {
+        let name = format!("`{}`", scenario.name);
+        let listed = scenario
+            .known_defect
+            .is_none_or(|defect| lines.iter().any(|line| line.contains(&name) && line.contains(defect)));
+        assert!(listed, "docs/reliability.md does not say of {name}: {:?}", scenario.known_defect);
+    }
+}
+
+#[test]
+fn names_of_scenarios_are_unique() {
+    let all = scenarios::all();
+    let names: BTreeSet<&str> = all.iter().map(|scenario| scenario.name).collect();
+    assert_eq!(names.len(), all.len());
+}
+
+/// The whole way from an engine that breaks promises, over the observer and the reports, to the checker.
+#[test]
+fn engines_that_are_broken_on_purpose_are_found() {
+    let scenario = Scenario {
+        settings: || Settings { members: 1, broken: true, ..Settings::default() },
+        ..Scenario::new("broken", "the engines break promises on purpose", |world| {
+            Box::pin(async { world.felt("nothing else is wrong", 1) })
+        })
+    };
+    let verdict = in_turn(scenario.run(Server::usual(), 1));
+    let found: BTreeSet<Promise> = verdict.violations.iter().map(|violation| violation.promise).collect();
+    let broken = [Promise::Once, Promise::Commit, Promise::Alone, Promise::Cancelled, Promise::Memory];
+    assert!(broken.iter().all(|promise| found.contains(promise)), "{}", told(&verdict));
+}
+
+#[test]
+fn a_killed_leader() {
+    quick("leader-killed");
+}
+
+#[test]
+fn a_rolling_restart() {
+    quick("rolling-restart");
+}
+
+#[test]
+fn connections_that_are_reset() {
+    quick("resets");
+}
+
+#[test]
+fn engines_that_are_killed() {
+    quick("engines-killed");
+}
+
+#[test]
+fn an_engine_that_stands_still() {
+    quick("engine-stopped");
+}
+
+#[test]
+fn a_store_that_is_put_back() {
+    quick("restored-older");
+}
+
+#[test]
+fn odd_keys_and_values() {
+    quick("random-bytes");
+}
+
+#[test]
+#[ignore = "a known defect: see docs/reliability.md"]
+fn followers_that_stand_still() {
+    quick("follower-stopped");
+}
+
+#[test]
+#[ignore = "a known defect: see docs/reliability.md"]
+fn connections_that_go_silent() {
+    quick("silent-connections");
+}
+
+#[test]
+#[ignore = "a known defect: see docs/reliability.md"]
+fn locks_that_are_removed_by_hand() {
+    quick("locks-removed");
+}
