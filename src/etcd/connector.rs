@@ -4,12 +4,12 @@
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
 use super::failure::{Failure, FailureKind, Remedy};
-use super::link::{Link, Need, Spread, Step};
+use super::link::{EtcdClient, Need, Spread, Step};
 use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
-use crate::latest::Setter;
 use crate::metrics::Meters;
+use crate::watch_cell::WatchCellSender;
 use etcd_client::{Client, ConnectOptions, GetOptions};
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -33,13 +33,13 @@ pub(super) struct ConnectorSettings {
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
-    pub(super) answers: Setter<Rounds>,
+    pub(super) answers: WatchCellSender<Rounds>,
 }
 
 /// See the [module](self).
 pub(crate) struct Connector {
     settings: ConnectorSettings,
-    link: Link,
+    link: EtcdClient,
     rounds: Rounds,
     /// Connections so far.
     made: u64,
@@ -53,7 +53,8 @@ impl Connector {
             Target::Endpoints(endpoints, _) => endpoints.len(),
             Target::Channel(..) => 1,
         };
-        let link = Link::new(endpoints, settings.home, Spread(SPREAD), StdRng::from_rng(&mut settings.rng));
+        let link =
+            EtcdClient::new(endpoints, settings.home, Spread(SPREAD), StdRng::from_rng(&mut settings.rng));
         Self { settings, link, rounds: Rounds::default(), made: 0 }
     }
 

@@ -1,7 +1,7 @@
 //! Acts of leases, requests, health, start and end.
 
 use super::stage::{Stage, done, exists, rule, seconds};
-use crate::embedded::{Fault, On, Refusal};
+use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::firing::Firing;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +12,7 @@ pub(super) async fn a_start(stage: &mut Stage) {
     let job = rule(exists()).concurrency(3).run(async |firing: Firing| done(&firing));
     let engine = stage.engine().concurrency(8).rule(job);
     // Behind the checks of two connections and a look at the cluster.
-    stage.faults.inject(Fault::on(On::Range).after(3).delay(seconds(0.05)));
+    stage.faults.inject(Fault::on(RequestKind::Range).after(3).delay(seconds(0.05)));
     let _engine = engine.build().expect("sound").start().await.expect("it starts");
     stage
         .expect("starting", "build_info{version=0.1.0} 1; engine_slots 8; slots 3; health{state=starting} 1");
@@ -58,7 +58,7 @@ pub(super) async fn renewals(stage: &mut Stage) {
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
     stage.at(3.5).await;
     stage.expect("renewed", "request lease_renew 1; lease_renewals_total{result=ok} 1");
-    stage.faults.inject(Fault::on(On::LeaseKeepAlive).fail(Refusal::STOPPED));
+    stage.faults.inject(Fault::on(RequestKind::LeaseKeepAlive).fail(RpcError::STOPPED));
     stage.at(6.9).await;
     stage.expect(
         "renewed at the second attempt",
@@ -76,20 +76,20 @@ pub(super) async fn refusals(stage: &mut Stage) {
     let mut time = 0.0;
     // What of the request is counted, what is wrong with the engine, how often it is sent, whether that was all.
     for (refusal, result, reason, requests, ends) in [
-        (Refusal::STOPPED, "unreachable", Some("disconnected"), 4, false),
-        (Refusal::NO_LEADER, "no_leader", Some("no_leader"), 4, false),
+        (RpcError::STOPPED, "unreachable", Some("disconnected"), 4, false),
+        (RpcError::NO_LEADER, "no_leader", Some("no_leader"), 4, false),
         // Held back within the engine until there is space.
-        (Refusal::NO_SPACE, "no_space", Some("no_space"), 1, false),
-        (Refusal::INVALID_AUTH_TOKEN, "authentication", Some("auth"), 1, true),
+        (RpcError::NO_SPACE, "no_space", Some("no_space"), 1, false),
+        (RpcError::INVALID_AUTH_TOKEN, "authentication", Some("auth"), 1, true),
         // Of this rule, or of this request: no trouble of the engine.
-        (Refusal::PERMISSION_DENIED, "permission", None, 1, true),
-        (Refusal::REQUEST_TOO_LARGE, "rejected", None, 1, true),
-        (Refusal::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
+        (RpcError::PERMISSION_DENIED, "permission", None, 1, true),
+        (RpcError::REQUEST_TOO_LARGE, "rejected", None, 1, true),
+        (RpcError::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
     ] {
         time += 20.0;
         stage.at(time).await;
         stage.begin();
-        stage.faults.inject(Fault::on(On::Txn).always().fail(refusal));
+        stage.faults.inject(Fault::on(RequestKind::Txn).always().fail(refusal));
         stage.put("/jobs/1", "");
         stage.at(time + 0.6).await;
         let mut expected = format!(
@@ -120,12 +120,12 @@ pub(super) async fn refused_watches(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
     for (time, refusal, result, reason) in [
-        (1.1, Refusal::PERMISSION_DENIED, "permission", "permission"),
-        (20.1, Refusal::REQUEST_TOO_LARGE, "rejected", "refused"),
+        (1.1, RpcError::PERMISSION_DENIED, "permission", "permission"),
+        (20.1, RpcError::REQUEST_TOO_LARGE, "rejected", "refused"),
     ] {
         stage.at(time).await;
         stage.begin();
-        stage.faults.inject(Fault::on(On::Range).always().fail(refusal));
+        stage.faults.inject(Fault::on(RequestKind::Range).always().fail(refusal));
         stage.faults.cut_streams();
         stage.at(time + 0.5).await;
         // It tries after 50 ms, 100 ms and 200 ms (and after 400 ms, which is too late).
@@ -146,7 +146,7 @@ pub(super) async fn no_lease(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
     stage.faults.expire_lease(stage.faults.leases()[0]);
-    stage.faults.inject(Fault::on(On::LeaseGrant).always().fail(Refusal::STOPPED));
+    stage.faults.inject(Fault::on(RequestKind::LeaseGrant).always().fail(RpcError::STOPPED));
     // Found at the renewal, 3 s after the start; then granted after 50 ms, 100 ms, 200 ms and so on.
     stage.at(3.4).await;
     stage.expect(
@@ -176,7 +176,7 @@ pub(super) async fn lagging(stage: &mut Stage) {
         stage.put("/jobs/1", "");
     }
     stage.delete("/jobs/1");
-    stage.faults.inject(Fault::on(On::WatchResponse).always().delay(seconds(0.9)));
+    stage.faults.inject(Fault::on(RequestKind::WatchResponse).always().delay(seconds(0.9)));
     stage.path.set_reachable(true);
     stage.at(3.5).await;
     stage.expect(

@@ -2,7 +2,7 @@
 
 use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::Outcome;
-use crate::embedded::{Fault, On, Refusal};
+use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::engine::EngineHandle;
 use crate::firing::Firing;
 use std::panic::resume_unwind;
@@ -200,7 +200,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     let _engine = stage.start(engine).await;
     let mark = format!("{NAMESPACE}backoff/r/1");
     stage.put("/jobs/1", "");
-    stage.faults.inject(Fault::on(On::Txn).delay(seconds(0.2)));
+    stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.2)));
     stage.put(&mark, r#"{"engine":"other","attempt":1,"until":9000,"gave_up":false,"error":"bad"}"#);
     stage.at(1.5).await;
     stage.expect(
@@ -227,7 +227,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
 pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(On::Txn).delay(seconds(0.2)));
+    stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.2)));
     stage.put("/jobs/1", "");
     stage.at(0.2).await;
     stage.delete("/jobs/1");
@@ -246,7 +246,7 @@ pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
 pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(On::Txn).fail(Refusal::TOO_MANY_REQUESTS));
+    stage.faults.inject(Fault::on(RequestKind::Txn).fail(RpcError::TOO_MANY_REQUESTS));
     stage.put("/jobs/1", "");
     stage.at(3.5).await;
     stage.expect(
@@ -266,7 +266,7 @@ pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
 pub(super) async fn a_commit_that_is_refused(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(On::Txn).after(1).fail(Refusal::REQUEST_TOO_LARGE));
+    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).fail(RpcError::REQUEST_TOO_LARGE));
     stage.put("/jobs/1", "");
     stage.at(2.5).await;
     stage.expect(
@@ -314,7 +314,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     stage.put("/jobs/1", "");
     stage.at(0.5).await;
     // The request goes out at 1.1 s and is given up 5 s later; at 2.7 s a renewal finds that the lease is gone.
-    stage.faults.inject(Fault::on(On::Txn).lose());
+    stage.faults.inject(Fault::on(RequestKind::Txn).lose());
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.at(6.5).await;
     stage.expect(
@@ -341,7 +341,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
 pub(super) async fn a_commit_in_doubt(stage: &mut Stage) {
     let faults = stage.faults.clone();
     let job = rule(exists()).run(move |firing: Firing| {
-        faults.inject(Fault::on(On::Txn).fail_after(Refusal::TIMED_OUT));
+        faults.inject(Fault::on(RequestKind::Txn).fail_after(RpcError::TIMED_OUT));
         async move { done(&firing) }
     });
     let engine = stage.engine().rule(job);

@@ -4,7 +4,7 @@ use super::stage::{Stage, block, done, exists, rule, seconds};
 use crate::Outcome;
 use crate::compiled::RateLimit;
 use crate::condition::key;
-use crate::embedded::{Fault, On};
+use crate::embedded::{Fault, RequestKind};
 use crate::error::Error;
 use crate::events::EventKind;
 use crate::firing::Firing;
@@ -18,8 +18,8 @@ pub(super) async fn a_firing(stage: &mut Stage) {
         done(&firing)
     }));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(On::Txn).delay(seconds(0.3)));
-    stage.faults.inject(Fault::on(On::Txn).after(1).delay(seconds(0.7)));
+    stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.3)));
+    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).delay(seconds(0.7)));
     stage.put("/jobs/1", "work");
     stage.at(1.5).await;
     stage.expect(
@@ -293,7 +293,7 @@ pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
 pub(super) async fn an_optimistic_firing(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).optimistic().run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(On::Txn).delay(seconds(0.2)));
+    stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.2)));
     stage.put("/jobs/1", "");
     stage.at(1.5).await;
     stage.expect(
