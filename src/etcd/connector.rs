@@ -172,7 +172,7 @@ impl Connector {
             () = silent => Err(Failure::not_sent("authenticate", "the connection is silent")),
         };
         let failed = renewed.as_ref().err().map(|failure| failure.kind.name());
-        self.settings.meters.etcd_request("authenticate", failed, start.elapsed());
+        self.settings.meters.etcd_request("connect", failed, start.elapsed());
         if renewed.as_ref().is_err_and(|failure| failure.remedy == Remedy::OtherMember) {
             self.settings.shared.wishes().leave = Some(connection.id);
         }

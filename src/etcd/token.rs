@@ -11,12 +11,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use etcd_client::Channel;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use http_body::Body as HttpBody;
+use http_body::{Body as HttpBody, Frame};
 use prost::Message;
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, RwLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::Code;
@@ -136,7 +138,10 @@ impl Token {
                 frame.put_u8(0);
                 frame.put_u32(message.len() as u32);
                 frame.extend_from_slice(&message);
-                let mut response = Response::new(Body::new(Whole(Some(frame.freeze()))));
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                let frames = [Frame::data(frame.freeze()), Frame::trailers(trailers)];
+                let mut response = Response::new(Body::new(Frames(frames.into_iter())));
                 response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
                 Ok(response)
             }
@@ -225,6 +230,21 @@ async fn ask(
     let message = bytes.get(5..).ok_or_else(unreadable)?;
     let Answer { token } = Answer::decode(message).map_err(|_| unreadable())?;
     HeaderValue::from_str(&token).map(Some).map_err(|_| unreadable())
+}
+
+/// A body of an answer, and its trailers.
+struct Frames(std::array::IntoIter<Frame<Bytes>, 2>);
+
+impl HttpBody for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.next().map(Ok))
+    }
 }
 
 /// All of a body, and its trailers.

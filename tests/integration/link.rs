@@ -43,11 +43,11 @@ async fn busy(
     });
     let engine = Engine::builder("link", endpoints).lock_ttl(ttl).rule(rule).build().unwrap();
     let engine = engine.start().await.unwrap();
-    tokio::time::timeout(30 * SECOND, engine.ready()).await.expect("ready");
+    tokio::time::timeout(60 * SECOND, engine.ready()).await.expect("ready");
     for id in 0..CALLBACKS {
         client.kv_client().put(format!("/todo/{id}"), "", None).await.unwrap();
     }
-    eventually(20 * SECOND, "all of them run", async || counts.get().0 == CALLBACKS).await;
+    eventually(60 * SECOND, "all of them run", async || counts.get().0 == CALLBACKS).await;
     (engine, counts)
 }
 
@@ -105,14 +105,37 @@ async fn a_slow_server_is_not_left_and_loses_no_lease() {
     let etcd = Etcd::start().await;
     let client = etcd.client().await;
     let proxy = Proxy::start(etcd.endpoint());
-    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 10 * SECOND, 24 * SECOND).await;
-    // What is open goes silent, what comes is slow: everything is answered after 3 s.
+    // Everything is answered after 3 s.
     proxy.delay(3 * SECOND);
-    proxy.silence();
-    sleep(10 * SECOND).await;
+    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 10 * SECOND, 14 * SECOND).await;
     let before = proxy.accepted();
     sleep(10 * SECOND).await;
     let made = proxy.accepted() - before;
     assert!(made <= 3, "{made} connections in 10 s, of three links");
     all_end_undisturbed(engine, &counts, &client).await;
+}
+
+/// etcd 3.4 before .36 and 3.5 before .18 drop such a deletion without an error to who asks for what comes after the
+/// position.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_at_the_compacted_revision_is_seen() {
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let rule = Rule::new("never").when(key("/kept/:id").equals("never")).run(|firing: Firing| async move {
+        Ok::<Outcome, Error>(firing.commit().delete("/kept/:id").into())
+    });
+    let engine = Engine::builder("link", [proxy.endpoint()]).rule(rule).build().unwrap();
+    let engine = engine.start().await.unwrap();
+    engine.ready().await;
+    etcd.put("/kept/a", "").await;
+    let position = etcd.put("/kept/b", "").await;
+    let keys = async || engine.stats().await.unwrap().keys;
+    eventually(10 * SECOND, "it knows both", async || keys().await == 2).await;
+    proxy.cut();
+    let deleted = etcd.delete("/kept/a").await;
+    assert_eq!(deleted, position + 1);
+    etcd.compact(deleted).await;
+    proxy.heal();
+    eventually(20 * SECOND, "it knows that one is gone", async || keys().await == 1).await;
+    engine.shutdown(SECOND).await.unwrap();
 }

@@ -11,7 +11,8 @@ use tokio::time::sleep;
 pub(super) async fn a_start(stage: &mut Stage) {
     let job = rule(exists()).concurrency(3).run(async |firing: Firing| done(&firing));
     let engine = stage.engine().concurrency(8).rule(job);
-    stage.faults.inject(Fault::on(RequestKind::Range).after(1).delay(seconds(0.05)));
+    // Behind the checks of two connections and a look at the cluster.
+    stage.faults.inject(Fault::on(RequestKind::Range).after(3).delay(seconds(0.05)));
     let _engine = engine.build().expect("sound").start().await.expect("it starts");
     stage
         .expect("starting", "build_info{version=0.1.0} 1; engine_slots 8; slots 3; health{state=starting} 1");
@@ -31,10 +32,21 @@ pub(super) async fn a_start_without_etcd(stage: &mut Stage) {
     stage.at(2.3).await;
     stage.expect(
         "starting",
-        "watch_lag_seconds 2; request connect 2; etcd_request_duration_seconds_count{request=get} 6;
-         etcd_request_duration_seconds_count{request=lease_grant} 6;
-         etcd_requests_total{request=get,result=unreachable} 6;
-         etcd_requests_total{request=lease_grant,result=unreachable} 6; health{state=disconnected} 1;
+        "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
+         etcd_requests_total{request=connect,result=unreachable} 12; health{state=disconnected} 1;
+         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
+    );
+    drop(starting);
+}
+
+pub(super) async fn a_start_on_another_cluster(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let starting = spawn_local(engine.cluster_id(1).build().expect("sound").start());
+    stage.at(2.3).await;
+    stage.expect(
+        "starting",
+        "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
+         etcd_requests_total{request=connect,result=wrong_store} 12; health{state=wrong_store} 1;
          health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
     );
     drop(starting);
@@ -46,12 +58,12 @@ pub(super) async fn renewals(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
     stage.at(3.5).await;
-    stage.expect("renewed", "request lease_renew 2; lease_renewals_total{result=ok} 1");
+    stage.expect("renewed", "request lease_renew 1; lease_renewals_total{result=ok} 1");
     stage.faults.inject(Fault::on(RequestKind::LeaseKeepAlive).fail(RpcError::STOPPED));
     stage.at(6.9).await;
     stage.expect(
         "renewed at the second attempt",
-        "request lease_renew 2; etcd_request_duration_seconds_count{request=lease_renew} 1;
+        "request lease_renew 1; etcd_request_duration_seconds_count{request=lease_renew} 1;
          etcd_requests_total{request=lease_renew,result=unreachable} 1; lease_renewals_total{result=failed} 1;
          lease_renewals_total{result=ok} 1",
     );

@@ -73,7 +73,7 @@ pub(super) async fn blocked_threads(stage: &mut Stage) {
          callbacks_total{outcome=done} 2; closed 2; workqueue_work_duration_seconds_sum 0.16;
          batch_entries_count 3; batch_entries_sum 4; etcd_request_duration_seconds_count{request=txn} 3;
          etcd_requests_total{request=txn,result=ok} 3;
-         request connect 1; etcd_request_duration_seconds_sum{request=txn} 0.04",
+         request connect 1; etcd_request_duration_seconds_sum{request=connect} 0.04",
     );
 }
 

@@ -82,6 +82,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         watching::a_pause,
         engines::a_start,
         engines::a_start_without_etcd,
+        engines::a_start_on_another_cluster,
         engines::renewals,
         engines::refusals,
         engines::refused_watches,
