@@ -209,4 +209,17 @@ mod tests {
         assert!(run.token.is_cancelled());
         assert!(after.run(Duration::MAX, Instant::now()).is_none(), "it runs");
     }
+
+    #[test]
+    fn an_answer_to_an_earlier_attempt_is_not_for_a_later_one_of_the_same_instance() {
+        let instance = InstanceId { index: 1, generation: 1 };
+        let mut firings = ActiveFirings::new(FixedState::with_seed(1));
+        let of = |nonce| ActiveFiring::new(Nonce(nonce), Span::none(), Stage::Locking(Sent::WithTask));
+        firings.insert(instance, of(1));
+        firings.remove(instance);
+        firings.insert(instance, of(2));
+        let found = [1, 2].map(|nonce| firings.awaited(Awaited { instance, nonce: Nonce(nonce) }).is_some());
+        assert_eq!(found, [false, true]);
+        assert_eq!(firings.nonces().collect::<Vec<_>>(), [Nonce(2)]);
+    }
 }

@@ -324,6 +324,29 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
 }
 
 #[test]
+fn one_that_turns_false_and_true_again_has_lost_its_place() {
+    let mut b = Bench::new([rule("r")], 1);
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
+    b.decide(2, false, &[0, 0], &[]).decide(2, true, &[6, 0], &[]);
+    b.locked(1, failed_to_lock());
+    assert!(matches!(b.state(3), Some(State::Checking(_))), "{:?}", b.state(3));
+    assert_eq!(b.state(2), Some(State::Queued(WorkClass::Live)));
+}
+
+#[test]
+fn who_is_handed_a_lock_goes_before_what_is_queued() {
+    let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
+    let other =
+        Decided { rule: RuleIndex::new(1), ..decision(instance(9), true, &[5, 0], &[], Reason::Change) };
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
+    b.turn(|work, now, out| work.decided(other, now, out)).decide(3, true, &[5, 0], &[]);
+    assert_eq!((b.state(2), b.state(3)), (Some(State::Parked), Some(State::Queued(WorkClass::Live))));
+    b.locked(1, failed_to_lock());
+    assert!(matches!(b.state(2), Some(State::Checking(_))), "{:?}", b.state(2));
+    assert_eq!(b.state(3), Some(State::Queued(WorkClass::Live)), "it was not asked in vain");
+}
+
+#[test]
 fn those_who_turn_false_and_true_while_all_slots_are_stuck_take_no_memory() {
     let mut b = Bench::new([rule("r"), rule("shared").lock("/one")], 2);
     b.decide(1, true, &[5, 0], &[]);
