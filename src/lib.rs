@@ -103,7 +103,7 @@
 //! # Tracing
 //!
 //! The engine makes spans through the crate [`tracing`](https://docs.rs/tracing), with the target
-//! `etcd_rules` and the level `INFO`. `examples/traces.rs` exports them to OpenTelemetry.
+//! `etcd_rules` and the level `INFO`. The example in `examples/traces` exports them to OpenTelemetry.
 //!
 //! | span | fields |
 //! |---|---|
@@ -128,9 +128,11 @@
 //! - The engine's own threads (`etcd-rules-main`, `-watch`, `-lease`, `-core` and so on) keep leases and
 //!   watches going while the application's runtime is blocked. Callbacks need that runtime. While it is
 //!   blocked, none starts, and none can be dropped.
-//! - The engine uses one of several endpoints at a time, and moves to another when it doesn't answer.
-//!   Requests that were in flight are sent again. A callback notices this only if the lease could not be
-//!   renewed meanwhile.
+//! - The engine has three connections, each to one of the endpoints at a time. It moves a connection to another
+//!   endpoint when it is silent, or when the member can't do what it is asked for. Requests that were in flight
+//!   are sent again. A callback is cancelled for this only if the lease could not be renewed meanwhile.
+//! - Nothing is written to an endpoint of another cluster, or of an older state of the engine's own. See
+//!   [`EngineBuilder::cluster_id`].
 //! - If a part of the engine panics, callbacks are cancelled, and all parts start again from a new snapshot.
 //!   After more than five panics within a minute the engine has [failed](Health::Failed).
 //! - `README.md` lists what the engine can't do.

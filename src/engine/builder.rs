@@ -320,9 +320,9 @@ impl EngineBuilder {
     /// How long one request to etcd may take, and how long the answer to a keep-alive ping. It is more than
     /// zero; the default is 5 s.
     ///
-    /// Keep it below the lock TTL. A lock or commit whose answer was lost is sent again only after this time,
-    /// and by then the lock may be lost too. If it is too short, requests fail that a busy etcd would have
-    /// answered, and the engine moves from endpoint to endpoint.
+    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was lost is
+    /// sent again only after this time, and by then the lock may be lost too. If it is too short, requests fail
+    /// that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
@@ -341,7 +341,7 @@ impl EngineBuilder {
     }
 
     /// After this time of silence, a watch is asked for a sign of life. If none comes within the same time
-    /// again, it is opened anew on the next endpoint. The time is more than zero; the default is 10 s.
+    /// again, it is opened anew on another endpoint. The time is more than zero; the default is 10 s.
     ///
     /// A shorter time means more requests on quiet watches, and the engine gives up streams that are only
     /// slow. With a longer time, changes come late after a stream has died silently. No change is lost either

@@ -3,8 +3,8 @@
 
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
+use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
 use super::failure::{Failure, FailureKind, Remedy};
-use super::link::{EtcdClient, Need, Spread, Step};
 use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
@@ -39,7 +39,7 @@ pub(super) struct ConnectorSettings {
 /// See the [module](self).
 pub(crate) struct Connector {
     settings: ConnectorSettings,
-    link: EtcdClient,
+    link: EndpointChoice,
     rounds: Rounds,
     /// Connections so far.
     made: u64,
@@ -53,8 +53,12 @@ impl Connector {
             Target::Endpoints(endpoints, _) => endpoints.len(),
             Target::Channel(..) => 1,
         };
-        let link =
-            EtcdClient::new(endpoints, settings.home, Spread(SPREAD), StdRng::from_rng(&mut settings.rng));
+        let link = EndpointChoice::new(
+            endpoints,
+            settings.home,
+            Spread(SPREAD),
+            StdRng::from_rng(&mut settings.rng),
+        );
         Self { settings, link, rounds: Rounds::default(), made: 0 }
     }
 

@@ -5,7 +5,7 @@
 //! | file | subject | I/O |
 //! |---|---|---|
 //! | [`errors`], [`failure`] | every error of etcd: what to do, and whether the request can have taken effect | no |
-//! | [`link`] | which endpoint is used, when it is left, and when a link goes home | no |
+//! | [`endpoint_choice`] | which endpoint is used, when it is left, and when a link goes home | no |
 //! | [`connection`] | one connection, and when it is silent | yes |
 //! | [`connector`] | the task that opens connections and watches over them | yes |
 //! | [`token`] | the token of all links of an engine | yes |
@@ -18,10 +18,10 @@
 mod client;
 mod connection;
 mod connector;
+mod endpoint_choice;
 mod errors;
 mod failure;
 mod leases;
-mod link;
 mod ranges;
 mod requests;
 mod source;

@@ -35,7 +35,7 @@ pub enum Health {
     },
     /// It is shutting down. Nothing new fires.
     Stopping,
-    /// It was shut down, or its handle was dropped.
+    /// It was shut down, or its [`RunningEngine`](crate::RunningEngine) was dropped.
     Stopped,
     /// It ended by itself, because its parts panicked more than five times within a minute, or its threads
     /// could not be started.

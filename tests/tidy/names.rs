@@ -21,7 +21,7 @@ const RENAMES: &[Rename] = &[
     (
         &["Live"],
         "ActiveFirings",
-        &["src/dispatch/actor", "src/dispatch/live.rs", "src/engine", "src/testing"],
+        &["src/dispatch/actor", "src/dispatch/running.rs", "src/engine", "src/testing"],
     ),
     (&["Census"], "WorkqueueStats", EVERYWHERE),
     (&["Note"], "an event of WorkqueueStats", &["src/dispatch", "src/metrics"]),
@@ -30,7 +30,7 @@ const RENAMES: &[Rename] = &[
     (&["Came"], "Timestamps", EVERYWHERE),
     (&["KnownMark"], "InstanceMark, with a MarkKind", EVERYWHERE),
     (&["KeyMark"], "KeyHash", EVERYWHERE),
-    (&["Ticket"], "QueueEntry", &["src/dispatch/pending", "src/dispatch/queue.rs"]),
+    (&["Ticket"], "QueueEntry", &["src/dispatch/work_queue", "src/dispatch/slot_queue.rs"]),
     (&["ageing"], "starvation_limit", &["src/dispatch"]),
     (&["Keeper"], "LeaseManager", EVERYWHERE),
     (&["Releases"], "LockWatcher", &["src/crawl", "src/dispatch", "src/engine", "src/lock"]),
@@ -64,7 +64,11 @@ const RENAMES: &[Rename] = &[
     (&["Generation"], "Incarnation", &["src/engine"]),
     (&["Telling", "RunTelling"], "Telemetry", EVERYWHERE),
     (&["told"], "notified", &["src/dispatch/actor", "src/dispatch/messages.rs", "src/dispatch/run.rs"]),
-    (&["look"], "status", &["src/dispatch/actor", "src/dispatch/pending", "src/engine", "src/index/actor"]),
+    (
+        &["look"],
+        "status",
+        &["src/dispatch/actor", "src/dispatch/work_queue", "src/engine", "src/index/actor"],
+    ),
     (&["hand_on"], "pass_lock", &["src/dispatch", "src/lock"]),
     (&["hand_over"], "flush_answers", &["src/dispatch", "src/lock"]),
     (&["hand_out"], "flush", &["src/dispatch", "src/lock"]),
@@ -138,6 +142,15 @@ fn faults(files: &Files) -> Vec<String> {
 }
 
 #[test]
+fn the_places_of_the_table_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let there = |place: &str| root.join(place).exists() || root.join(format!("{place}.rs")).exists();
+    let gone: BTreeSet<&str> =
+        RENAMES.iter().flat_map(|(_, _, places)| *places).copied().filter(|place| !there(place)).collect();
+    assert!(gone.is_empty(), "nothing is checked there, name what took their place: {gone:?}");
+}
+
+#[test]
 fn names_are_words_that_readers_know() {
     let faults = faults(&files_of(&["src", "benches"]));
     assert!(faults.is_empty(), "untidy:\n{}", faults.join("\n"));
@@ -158,9 +171,9 @@ fn a_name_is_noticed_as_an_identifier_and_only_where_it_is_forbidden() {
         ),
         (
             "a file below a module",
-            "src/dispatch/pending/b.rs",
+            "src/dispatch/work_queue/b.rs",
             "mod look;",
-            Some("src/dispatch/pending/b.rs:1: `look`: "),
+            Some("src/dispatch/work_queue/b.rs:1: `look`: "),
         ),
         ("a benchmark", "benches/etcd/a.rs", "struct Held;", Some("benches/etcd/a.rs:1: `Held`: say Gate")),
         ("elsewhere", "src/embedded/a.rs", "Poll::Pending", None),

@@ -48,7 +48,7 @@ pub(super) struct Spread(pub(super) Duration);
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct EtcdClient {
+pub(super) struct EndpointChoice {
     endpoints: usize,
     home: usize,
     spread: Spread,
@@ -65,7 +65,7 @@ pub(super) struct EtcdClient {
     begun: bool,
 }
 
-impl EtcdClient {
+impl EndpointChoice {
     /// Begins at home: endpoint number `home`, modulo their number.
     pub(super) fn new(endpoints: usize, home: usize, spread: Spread, rng: StdRng) -> Self {
         let endpoints = endpoints.max(1);
@@ -198,12 +198,12 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn link(endpoints: usize, home: usize, seed: u64) -> EtcdClient {
-        EtcdClient::new(endpoints, home, Spread(10 * MINUTE), StdRng::seed_from_u64(seed))
+    fn link(endpoints: usize, home: usize, seed: u64) -> EndpointChoice {
+        EndpointChoice::new(endpoints, home, Spread(10 * MINUTE), StdRng::seed_from_u64(seed))
     }
 
     /// The endpoints that are tried, of which the ones in `up` answer.
-    fn connect(link: &mut EtcdClient, up: &[usize], number: u64, now: Instant) -> Vec<usize> {
+    fn connect(link: &mut EndpointChoice, up: &[usize], number: u64, now: Instant) -> Vec<usize> {
         let mut tried = Vec::new();
         while let Step::Try { endpoint, .. } = link.next(now) {
             tried.push(endpoint);
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn ten_engines_spread_evenly_after_a_rolling_restart() {
         let start = Instant::now();
-        let mut links: Vec<EtcdClient> = (0..10u64)
+        let mut links: Vec<EndpointChoice> = (0..10u64)
             .flat_map(|engine| {
                 (0..3).map(move |number| link(3, (engine * 7 + number) as usize, engine * 3 + number))
             })
