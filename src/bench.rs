@@ -5,7 +5,7 @@ use crate::Engine;
 use crate::change::{Change, KeyValue, Revision};
 use crate::compiled::CompiledRule;
 use crate::evaluate::{Verdict, decide_all};
-use crate::index::{Decide, Index, Order, Purpose};
+use crate::index::{Decide, Index, Order, Purpose, WatcherIndex};
 use crate::value::Value;
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ impl Decider {
         const PAGE: usize = 4096;
         const BUDGET: usize = 4096;
         let mut keys = keys.into_iter().peekable();
-        let watchers = 0..self.index.watchers() as u16;
+        let watchers = WatcherIndex::all(self.index.watchers());
         let views: Vec<_> =
             watchers.filter_map(|w| self.index.open_view(w, self.revision, Purpose::Snapshot)).collect();
         while keys.peek().is_some() {

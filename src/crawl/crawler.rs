@@ -3,9 +3,9 @@
 
 use super::mutex::CrawlMutex;
 use crate::etcd::{EtcdClient, Failure};
-use crate::index::Purpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
+use crate::index::{Purpose, WatcherIndex};
 use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
@@ -125,8 +125,8 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let revision = etcd.header(&settings.namespace).await?.revision;
     // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
-    for watcher in 0..settings.prefixes.len() {
-        let open = OpenView { watcher: watcher as u16, revision, purpose: Purpose::Crawl };
+    for watcher in WatcherIndex::all(settings.prefixes.len()) {
+        let open = OpenView { watcher, revision, purpose: Purpose::Crawl };
         match index.send(open).await {
             Ok(Some(view)) => views.push(view),
             _ => {

@@ -44,7 +44,7 @@ impl CrawlMutex {
                 continue;
             };
             // No other engine has this lease.
-            let key = format!("{}{:016x}", self.prefix, lease.id);
+            let key = format!("{}{:016x}", self.prefix, lease.id.get());
             match self.line_up(etcd, &lease, &key).await {
                 Ok(first) if first.as_deref() == Some(key.as_bytes()) => return Held { lease, key },
                 Ok(_) => {
@@ -67,7 +67,7 @@ impl CrawlMutex {
         lease: &LockLease,
         key: &str,
     ) -> Result<Option<Vec<u8>>, Failure> {
-        let put = PutOptions::new().with_lease(lease.id);
+        let put = PutOptions::new().with_lease(lease.id.get());
         let oldest = GetOptions::new()
             .with_prefix()
             .with_sort(SortTarget::Create, SortOrder::Ascend)

@@ -6,7 +6,7 @@ use super::tools::{OUT_OF_TIME, Tools};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::RuleIndex;
 use crate::condition::Witness;
-use crate::etcd::{Failure, FailureKind};
+use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
@@ -88,12 +88,12 @@ impl AcquireTxn {
         }
     }
 
-    fn request(&mut self, lease: i64) -> Request {
+    fn request(&mut self, lease: LeaseId) -> Request {
         self.sent += 1;
         self.locking(lease).request()
     }
 
-    fn locking(&self, lease: i64) -> Locking<'_> {
+    fn locking(&self, lease: LeaseId) -> Locking<'_> {
         Locking {
             keys: &self.keys,
             holder: &self.holder,

@@ -7,7 +7,7 @@ use super::tools::Tools;
 use crate::change::{Change, Deletion, Revision};
 use crate::compiled::RuleIndex;
 use crate::condition::Slot;
-use crate::etcd::{Failure, FailureKind};
+use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
@@ -35,7 +35,7 @@ pub(super) struct CommitTxn {
     pub(super) retry: Retry,
     pub(super) began: Instant,
     /// Leases of keys in the last attempt.
-    pub(super) used: Vec<i64>,
+    pub(super) used: Vec<LeaseId>,
 }
 
 impl CommitTxn {
@@ -46,7 +46,7 @@ impl CommitTxn {
         if self.is_nothing() || self.hold.is_some() || self.effects.changes.iter().any(leased) {
             return None;
         }
-        let leases: SmallVec<[Option<i64>; 8]> = self.effects.changes.iter().map(|_| None).collect();
+        let leases: SmallVec<[Option<LeaseId>; 8]> = self.effects.changes.iter().map(|_| None).collect();
         Some(self.ending(&leases, None).request())
     }
 
@@ -142,7 +142,7 @@ impl CommitTxn {
         }
     }
 
-    fn ending<'a>(&'a self, leases: &'a [Option<i64>], marking: Option<Marking<'a>>) -> Ending<'a> {
+    fn ending<'a>(&'a self, leases: &'a [Option<LeaseId>], marking: Option<Marking<'a>>) -> Ending<'a> {
         let Self { keys, guard, effects, .. } = self;
         let supersedes_backoff = guard.supersedes_backoff();
         Ending { keys, fence: guard.fence(), effects, leases, supersedes_backoff, marking }
@@ -229,7 +229,7 @@ impl CommitTxn {
 
     /// A mark outlives the delay, since this engine removes it when it tries again; if it can't any
     /// more, the mark's lease lets the others go on. What was given up stays while the engine lives.
-    async fn mark_lease(&self, hold: &Hold) -> Result<i64, Failure> {
+    async fn mark_lease(&self, hold: &Hold) -> Result<LeaseId, Failure> {
         match (hold.delay, self.guard.lease()) {
             (None, Some(lease)) => Ok(lease.id),
             (delay, _) => {

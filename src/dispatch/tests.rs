@@ -18,6 +18,7 @@ use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
 use crate::condition::key;
+use crate::etcd::LeaseId;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Fence;
 use crate::index::{InstanceId, Reason, Touch};
@@ -115,7 +116,7 @@ fn record(now: Instant) -> InstanceRecord {
 }
 
 fn won() -> LockOutcome {
-    let lease = LockLease { id: 1, lost: CancellationToken::new(), grace: Duration::ZERO };
+    let lease = LockLease { id: LeaseId::new(1), lost: CancellationToken::new(), grace: Duration::ZERO };
     LockOutcome::Won { fence: Fence { create_revision: 1 }, lease, keys: Keys::default() }
 }
 

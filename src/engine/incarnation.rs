@@ -11,8 +11,8 @@ use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::{Connector, EtcdClient, LinkSettings, Store, Target, Token};
 use crate::evaluate::Evaluator;
 use crate::health::status::Status;
-use crate::index::Index;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
+use crate::index::{Index, WatcherIndex};
 use crate::lock::batch::BatchLimits;
 use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
 use crate::lock::lock_watcher::{Settings as LockWatcherSettings, start_lock_watcher};
@@ -208,7 +208,7 @@ impl Incarnation {
                 engine: engine.clone(),
                 meters: meters.clone(),
                 progress: progress.clone(),
-                number: number as u16,
+                number: WatcherIndex::new(number),
                 prefix: prefix.clone(),
                 etcd: watch_etcd.clone(),
                 index: index.clone(),

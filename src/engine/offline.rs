@@ -10,7 +10,7 @@ use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Explanation;
 use crate::error::EngineError;
-use crate::index::{Decide, Index, Purpose};
+use crate::index::{Decide, Index, Purpose, WatcherIndex};
 use crate::inspect::EvaluatedInstance;
 use crate::pattern::Attributes;
 use crate::value::Value;
@@ -136,7 +136,7 @@ impl Engine {
             revision: 1,
         });
         let mut decided: Vec<Decide> = Vec::new();
-        if let Some(view) = index.open_view(0, 1, Purpose::Snapshot) {
+        if let Some(view) = index.open_view(WatcherIndex::FIRST, 1, Purpose::Snapshot) {
             index.view_page(view, found.collect());
             index.close_view(view);
         }

@@ -8,10 +8,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// The number by which etcd knows a lease. Keys without a lease have the number 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseId(i64);
+
+impl LeaseId {
+    pub(crate) const fn new(id: i64) -> Self {
+        Self(id)
+    }
+
+    /// As etcd is told it.
+    pub(crate) const fn get(self) -> i64 {
+        self.0
+    }
+}
+
 /// A lease that was granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    pub(crate) id: i64,
+    pub(crate) id: LeaseId,
     pub(crate) ttl: Duration,
     /// When the request was sent: the lease lives at least from then on.
     pub(crate) sent: Instant,
@@ -33,23 +48,23 @@ impl Renewals {
 
 impl EtcdClient {
     /// Grants a lease under an id of the caller's, so that a request sent again is not a second lease.
-    pub(crate) async fn grant(&self, id: i64, ttl: Duration) -> Result<Grant, Failure> {
+    pub(crate) async fn grant(&self, id: LeaseId, ttl: Duration) -> Result<Grant, Failure> {
         let sent = Instant::now();
         // What is too long for etcd is refused by it.
         let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).min(i64::MAX as u64);
         let send = |connection: Arc<Connection>| async move {
-            let options = LeaseGrantOptions::new().with_id(id);
+            let options = LeaseGrantOptions::new().with_id(id.get());
             connection.client.lease_client().grant(seconds as i64, Some(options)).await
         };
         let grant = self.call(Sending::once("lease_grant"), send).await?;
-        Ok(Grant { id: grant.id(), ttl: Duration::from_secs(grant.ttl().max(0) as u64), sent })
+        Ok(Grant { id: LeaseId::new(grant.id()), ttl: Duration::from_secs(grant.ttl().max(0) as u64), sent })
     }
 
     /// Opens a stream over which a lease is renewed, which renews it once. `patience`: for an answer to a renewal.
-    pub(crate) async fn renewals(&self, id: i64, patience: Duration) -> Result<Renewals, Failure> {
+    pub(crate) async fn renewals(&self, id: LeaseId, patience: Duration) -> Result<Renewals, Failure> {
         let sending = Sending { patience, ..Sending::once("lease_renew") };
         let send = |connection: Arc<Connection>| async move {
-            let (keeper, stream) = connection.client.lease_client().keep_alive(id).await?;
+            let (keeper, stream) = connection.client.lease_client().keep_alive(id.get()).await?;
             Ok(Renewals { keeper, stream, connection })
         };
         self.call(sending, send).await
@@ -81,16 +96,17 @@ impl EtcdClient {
     }
 
     /// Whether a lease exists.
-    pub(crate) async fn is_alive(&self, id: i64) -> Result<bool, Failure> {
+    pub(crate) async fn is_alive(&self, id: LeaseId) -> Result<bool, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            connection.client.lease_client().time_to_live(id, None).await
+            connection.client.lease_client().time_to_live(id.get(), None).await
         };
         Ok(self.call(Sending::once("lease_ttl"), send).await?.ttl() > 0)
     }
 
-    pub(crate) async fn revoke(&self, id: i64) -> Result<(), Failure> {
-        let send =
-            |connection: Arc<Connection>| async move { connection.client.lease_client().revoke(id).await };
+    pub(crate) async fn revoke(&self, id: LeaseId) -> Result<(), Failure> {
+        let send = |connection: Arc<Connection>| async move {
+            connection.client.lease_client().revoke(id.get()).await
+        };
         match self.call(Sending::once("lease_revoke"), send).await {
             Err(failure) if failure.kind == FailureKind::LeaseGone => Ok(()),
             result => result.map(|_| ()),

@@ -33,7 +33,7 @@ mod watch;
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
 pub(crate) use failure::{Failure, FailureKind};
-pub(crate) use leases::{Grant, Renewals};
+pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};
 pub(crate) use store::Store;

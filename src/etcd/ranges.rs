@@ -4,6 +4,7 @@ use super::MAX_RESPONSE;
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::Failure;
+use super::leases::LeaseId;
 use crate::change::{KeyValue, Revision};
 use crate::value::Value;
 use etcd_client::GetOptions;
@@ -24,7 +25,7 @@ pub(crate) struct Page {
 pub(crate) struct LockKey {
     pub(crate) key: String,
     pub(crate) value: Value,
-    pub(crate) lease: i64,
+    pub(crate) lease: LeaseId,
     pub(crate) create_revision: Revision,
 }
 
@@ -64,7 +65,7 @@ impl EtcdClient {
         let lock = |kv: PbKeyValue| LockKey {
             key: String::from_utf8_lossy(&kv.key).into_owned(),
             value: kv.value.into(),
-            lease: kv.lease,
+            lease: LeaseId::new(kv.lease),
             create_revision: kv.create_revision,
         };
         Ok(response.kvs.into_iter().map(lock).collect())

@@ -6,7 +6,7 @@ mod queries;
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
-use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps};
+use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatcherIndex};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -181,7 +181,7 @@ impl SupervisedActor for IndexActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Batch {
-    pub(crate) watcher: u16,
+    pub(crate) watcher: WatcherIndex,
     pub(crate) changes: Vec<Change>,
     /// Everything up to here has been delivered.
     pub(crate) position: Revision,
@@ -247,7 +247,7 @@ impl Handler<Feedback> for IndexActor {
 #[derive(Message)]
 #[rtype(result = "Option<ViewId>")]
 pub(crate) struct OpenView {
-    pub(crate) watcher: u16,
+    pub(crate) watcher: WatcherIndex,
     pub(crate) revision: Revision,
     pub(crate) purpose: Purpose,
 }

@@ -3,6 +3,7 @@
 //! reads of lock transactions arrive.
 
 use super::table::Table;
+use super::watchers::WatcherIndex;
 use crate::change::Revision;
 use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
@@ -47,7 +48,7 @@ pub(crate) struct Entry {
     pub(crate) content: Content,
     pub(crate) readers: SmallVec<[Subscriber; 1]>,
     /// The watcher whose prefix covers the key.
-    pub(crate) watcher: u16,
+    pub(crate) watcher: WatcherIndex,
     /// The last view (snapshot or crawl) that contained the key.
     pub(crate) stamp: u32,
     /// Whether the entry is in the list of tombstones. It is listed at most once.
@@ -166,7 +167,13 @@ impl Mirror {
     }
 
     #[cfg(test)]
-    pub(crate) fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: u16) -> Merge {
+    pub(crate) fn put(
+        &mut self,
+        key: &str,
+        value: Value,
+        revision: Revision,
+        watcher: WatcherIndex,
+    ) -> Merge {
         match self.find(key) {
             Some(id) => self.put_at(id, value, revision),
             None => {
@@ -182,7 +189,7 @@ impl Mirror {
         key: Box<str>,
         value: Value,
         revision: Revision,
-        watcher: u16,
+        watcher: WatcherIndex,
     ) -> EntryId {
         self.bytes += key.len() + value.len();
         self.present += 1;
@@ -222,7 +229,7 @@ impl Mirror {
         key: &str,
         revision: Revision,
         guard_unknown: bool,
-        watcher: u16,
+        watcher: WatcherIndex,
     ) -> Merge {
         let hash = self.hash(key.as_bytes());
         let Some(id) = self.find_hashed(hash, key.as_bytes()) else {
@@ -251,7 +258,7 @@ impl Mirror {
         }
     }
 
-    fn insert(&mut self, hash: u64, key: Box<str>, content: Content, watcher: u16) -> EntryId {
+    fn insert(&mut self, hash: u64, key: Box<str>, content: Content, watcher: WatcherIndex) -> EntryId {
         let id = self.entries.insert(Entry {
             key,
             content,
@@ -268,7 +275,7 @@ impl Mirror {
         self.gone += 1;
         let entry = &mut self.entries[id as usize];
         if !std::mem::replace(&mut entry.buried, true) {
-            let watcher = entry.watcher as usize;
+            let watcher = entry.watcher.index();
             if self.tombstones.len() <= watcher {
                 self.tombstones.resize_with(watcher + 1, BinaryHeap::new);
             }
@@ -277,9 +284,13 @@ impl Mirror {
     }
 
     /// Removes a watcher's tombstones up to `horizon`. Returns the revision of the newest of them.
-    pub(crate) fn collect_tombstones(&mut self, watcher: u16, horizon: Revision) -> Option<Revision> {
+    pub(crate) fn collect_tombstones(
+        &mut self,
+        watcher: WatcherIndex,
+        horizon: Revision,
+    ) -> Option<Revision> {
         let Self { tombstones, entries, by_key, hasher, gone, .. } = self;
-        let tombstones = tombstones.get_mut(watcher as usize)?;
+        let tombstones = tombstones.get_mut(watcher.index())?;
         let mut newest = None;
         while let Some(Reverse((listed, id))) = tombstones.peek().copied()
             && listed <= horizon
@@ -306,6 +317,8 @@ impl Mirror {
 mod tests {
     use super::*;
 
+    const FIRST: WatcherIndex = WatcherIndex::FIRST;
+
     fn mirror() -> Mirror {
         Mirror::new(FixedState::with_seed(1))
     }
@@ -313,14 +326,14 @@ mod tests {
     #[test]
     fn revisions_of_a_key_only_move_forward() {
         let mut m = mirror();
-        let Merge::Created(id) = m.put("/a", "1".into(), 5, 0) else { panic!("new key") };
-        assert_eq!(m.put("/a", "1".into(), 5, 0), Merge::Known, "the same event twice");
-        assert_eq!(m.put("/a", "0".into(), 4, 0), Merge::Stale(id), "an older put");
-        assert_eq!(m.delete("/a", 4, false, 0), Merge::Stale(id), "an older delete");
-        assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Changed(id));
-        assert_eq!(m.delete("/a", 7, false, 0), Merge::Deleted(id));
-        assert_eq!(m.put("/a", "2".into(), 6, 0), Merge::Stale(id), "a put older than the tombstone");
-        assert_eq!(m.put("/a", "3".into(), 8, 0), Merge::Created(id), "a put after the tombstone");
+        let Merge::Created(id) = m.put("/a", "1".into(), 5, FIRST) else { panic!("new key") };
+        assert_eq!(m.put("/a", "1".into(), 5, FIRST), Merge::Known, "the same event twice");
+        assert_eq!(m.put("/a", "0".into(), 4, FIRST), Merge::Stale(id), "an older put");
+        assert_eq!(m.delete("/a", 4, false, FIRST), Merge::Stale(id), "an older delete");
+        assert_eq!(m.put("/a", "2".into(), 6, FIRST), Merge::Changed(id));
+        assert_eq!(m.delete("/a", 7, false, FIRST), Merge::Deleted(id));
+        assert_eq!(m.put("/a", "2".into(), 6, FIRST), Merge::Stale(id), "a put older than the tombstone");
+        assert_eq!(m.put("/a", "3".into(), 8, FIRST), Merge::Created(id), "a put after the tombstone");
         assert_eq!(m.tombstones(), 0);
         assert_eq!((m.keys(), m.bytes()), (1, 3));
     }
@@ -328,42 +341,42 @@ mod tests {
     #[test]
     fn a_tombstone_stays_until_its_revision_is_below_the_horizon() {
         let mut m = mirror();
-        m.put("/a", "1".into(), 5, 0);
-        m.put("/b", "1".into(), 6, 0);
-        m.delete("/a", 7, false, 0);
-        m.delete("/b", 8, false, 0);
-        assert_eq!(m.collect_tombstones(0, 6), None);
-        assert_eq!(m.collect_tombstones(1, 9), None, "another watcher's");
-        assert_eq!((m.collect_tombstones(0, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
-        assert_eq!((m.collect_tombstones(0, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
+        m.put("/a", "1".into(), 5, FIRST);
+        m.put("/b", "1".into(), 6, FIRST);
+        m.delete("/a", 7, false, FIRST);
+        m.delete("/b", 8, false, FIRST);
+        assert_eq!(m.collect_tombstones(FIRST, 6), None);
+        assert_eq!(m.collect_tombstones(WatcherIndex::new(1), 9), None, "another watcher's");
+        assert_eq!((m.collect_tombstones(FIRST, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
+        assert_eq!((m.collect_tombstones(FIRST, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
     }
 
     #[test]
     fn a_tombstone_moves_on_with_what_is_known() {
         let mut m = mirror();
-        m.put("/a", "1".into(), 5, 0);
-        m.delete("/a", 7, false, 0);
-        m.delete("/a", 9, false, 0);
-        m.delete("/a", 6, false, 0);
+        m.put("/a", "1".into(), 5, FIRST);
+        m.delete("/a", 7, false, FIRST);
+        m.delete("/a", 9, false, FIRST);
+        m.delete("/a", 6, false, FIRST);
         assert_eq!(
-            (m.collect_tombstones(0, 8), m.tombstones()),
+            (m.collect_tombstones(FIRST, 8), m.tombstones()),
             (None, 1),
             "absent at 9: a put at 8 would be stale"
         );
-        m.put("/a", "2".into(), 10, 0);
-        assert_eq!((m.collect_tombstones(0, 9), m.keys()), (None, 1), "it came back");
-        m.delete("/a", 11, false, 0);
-        assert_eq!((m.collect_tombstones(0, 11), m.tombstones()), (Some(11), 0));
+        m.put("/a", "2".into(), 10, FIRST);
+        assert_eq!((m.collect_tombstones(FIRST, 9), m.keys()), (None, 1), "it came back");
+        m.delete("/a", 11, false, FIRST);
+        assert_eq!((m.collect_tombstones(FIRST, 11), m.tombstones()), (Some(11), 0));
     }
 
     #[test]
     fn an_unknown_key_gets_a_tombstone_only_when_a_view_is_open() {
         let mut m = mirror();
-        assert_eq!(m.delete("/a", 7, false, 0), Merge::Known);
+        assert_eq!(m.delete("/a", 7, false, FIRST), Merge::Known);
         assert_eq!(m.find("/a"), None);
-        m.delete("/a", 7, true, 0);
+        m.delete("/a", 7, true, FIRST);
         assert!(
-            matches!(m.put("/a", "1".into(), 6, 0), Merge::Stale(_)),
+            matches!(m.put("/a", "1".into(), 6, FIRST), Merge::Stale(_)),
             "an old page must not resurrect it"
         );
     }

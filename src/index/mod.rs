@@ -16,6 +16,7 @@ pub(crate) mod patterns;
 mod table;
 pub(crate) mod views;
 mod walks;
+mod watchers;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
 pub(crate) use orders::{Order, Orders, Reached, Timestamps};
 pub(crate) use views::Purpose;
+pub(crate) use watchers::WatcherIndex;
 
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
@@ -160,13 +162,13 @@ impl Index {
         self.ready
     }
 
-    pub(crate) fn position(&self, watcher: u16) -> Revision {
-        self.positions[watcher as usize]
+    pub(crate) fn position(&self, watcher: WatcherIndex) -> Revision {
+        self.positions[watcher.index()]
     }
 
     /// The watcher has delivered everything up to `revision`.
-    pub(crate) fn advance(&mut self, watcher: u16, revision: Revision) {
-        let position = &mut self.positions[watcher as usize];
+    pub(crate) fn advance(&mut self, watcher: WatcherIndex, revision: Revision) {
+        let position = &mut self.positions[watcher.index()];
         if revision > *position {
             *position = revision;
             self.collect_tombstones(watcher);
@@ -262,7 +264,7 @@ impl Index {
         &mut self,
         hash: u64,
         KeyValue { key, value, revision }: KeyValue,
-        watcher: u16,
+        watcher: WatcherIndex,
         uses: impl IntoIterator<Item = Matched>,
     ) -> Option<EntryId> {
         let mut uses = uses.into_iter().peekable();
@@ -276,18 +278,18 @@ impl Index {
     }
 
     /// The revision at which a key without an entry is known not to have existed.
-    fn complete_to(&self, watcher: u16) -> Revision {
+    fn complete_to(&self, watcher: WatcherIndex) -> Revision {
         self.position(watcher).max(self.views.told_by_snapshot(watcher).unwrap_or(0))
     }
 
     /// Notes that a key was deleted at this revision, and that the mirror doesn't remember which key.
-    fn forget(&mut self, watcher: u16, revision: Revision) {
-        let forgotten = &mut self.forgotten[watcher as usize];
+    fn forget(&mut self, watcher: WatcherIndex, revision: Revision) {
+        let forgotten = &mut self.forgotten[watcher.index()];
         *forgotten = revision.max(*forgotten);
     }
 
     /// The key as text and its watcher, if a pattern may match it.
-    fn wanted<'k>(&mut self, key: &'k [u8]) -> Option<(&'k str, u16)> {
+    fn wanted<'k>(&mut self, key: &'k [u8]) -> Option<(&'k str, WatcherIndex)> {
         let Ok(key) = std::str::from_utf8(key) else {
             self.counters.not_text += 1;
             return None;
@@ -296,7 +298,7 @@ impl Index {
             return None;
         }
         let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
-        Some((key, watcher as u16))
+        Some((key, WatcherIndex::new(watcher)))
     }
 
     fn settle(&mut self, merge: Merge, revision: Revision) {
@@ -460,8 +462,8 @@ impl Index {
     }
 
     /// Removes the tombstones that are not needed any more, because no event and no view can be older.
-    fn collect_tombstones(&mut self, watcher: u16) {
-        let position = self.positions[watcher as usize];
+    fn collect_tombstones(&mut self, watcher: WatcherIndex) {
+        let position = self.positions[watcher.index()];
         let horizon = self.views.oldest(watcher).map_or(position, |oldest| oldest.min(position));
         if let Some(newest) = self.mirror.collect_tombstones(watcher, horizon) {
             self.forget(watcher, newest);

@@ -39,7 +39,8 @@ fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
 /// decided.
 fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)]) -> Index {
     let mut index = index(conditions);
-    let view = index.open_view(0, 100, Purpose::Snapshot).expect("a snapshot is never refused");
+    let view =
+        index.open_view(WatcherIndex::FIRST, 100, Purpose::Snapshot).expect("a snapshot is never refused");
     assert!(index.view_page(view, keys.iter().map(|(key, value)| found(key, value, 100)).collect()));
     assert!(index.close_view(view));
     work_off(&mut index);
@@ -64,7 +65,7 @@ fn deliver(index: &mut Index, changes: impl IntoIterator<Item = Change>) {
     let changes: Vec<Change> = changes.into_iter().collect();
     let position = changes.last().map_or(0, Change::revision);
     index.apply_all(changes);
-    index.advance(0, position);
+    index.advance(WatcherIndex::FIRST, position);
 }
 
 fn drain(index: &mut Index) -> Vec<Decide> {

@@ -9,7 +9,7 @@
 //! Keys that a view lacks were deleted. A sweep in chunks finds them.
 
 use super::mirror::{Content, EntryId};
-use super::{AHEAD, Index, Matched, Reason};
+use super::{AHEAD, Index, Matched, Reason, WatcherIndex};
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::mutants::{Mutant, is_active};
 
@@ -29,7 +29,7 @@ struct Look {
     hash: u64,
     entry: Option<EntryId>,
     /// The watcher that covers it, if a pattern may match it.
-    watcher: Option<u16>,
+    watcher: Option<WatcherIndex>,
     /// How many uses of patterns were found for it.
     uses: usize,
 }
@@ -38,7 +38,7 @@ struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closed {
     pub(crate) id: ViewId,
-    pub(crate) watcher: u16,
+    pub(crate) watcher: WatcherIndex,
     pub(crate) purpose: Purpose,
     /// Differences that a crawl had to repair.
     pub(crate) drift: u64,
@@ -46,7 +46,7 @@ pub(crate) struct Closed {
 
 struct View {
     id: ViewId,
-    watcher: u16,
+    watcher: WatcherIndex,
     revision: Revision,
     purpose: Purpose,
     mismatches: Vec<KeyValue>,
@@ -67,7 +67,7 @@ pub(crate) struct Views {
     last: u32,
     closed: Vec<Closed>,
     /// Watchers whose first snapshot is complete.
-    complete: Vec<u16>,
+    complete: Vec<WatcherIndex>,
     contradiction: Option<Contradiction>,
 }
 
@@ -77,17 +77,17 @@ pub(crate) type Contradiction = (Revision, Revision, Revision);
 
 impl Views {
     /// Whether an open view of an older revision might still show a key that was deleted at `revision`.
-    pub(crate) fn any_older(&self, watcher: u16, revision: Revision) -> bool {
+    pub(crate) fn any_older(&self, watcher: WatcherIndex, revision: Revision) -> bool {
         self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
     }
 
     /// The revision of the oldest open view.
-    pub(crate) fn oldest(&self, watcher: u16) -> Option<Revision> {
+    pub(crate) fn oldest(&self, watcher: WatcherIndex) -> Option<Revision> {
         self.open.iter().filter(|view| view.watcher == watcher).map(|view| view.revision).min()
     }
 
     /// The revision of a snapshot whose pages are all in.
-    pub(crate) fn told_by_snapshot(&self, watcher: u16) -> Option<Revision> {
+    pub(crate) fn told_by_snapshot(&self, watcher: WatcherIndex) -> Option<Revision> {
         let told = |view: &&View| {
             view.watcher == watcher && view.purpose == Purpose::Snapshot && view.sweep.is_some()
         };
@@ -106,7 +106,12 @@ impl Views {
 impl Index {
     /// Begins to compare a watcher's prefix at `revision`. A watcher has one view at a time: a snapshot ends
     /// the view of a crawl, and a crawl is refused (`None`) while a snapshot is under way.
-    pub(crate) fn open_view(&mut self, watcher: u16, revision: Revision, purpose: Purpose) -> Option<ViewId> {
+    pub(crate) fn open_view(
+        &mut self,
+        watcher: WatcherIndex,
+        revision: Revision,
+        purpose: Purpose,
+    ) -> Option<ViewId> {
         let snapshot = |view: &View| view.watcher == watcher && view.purpose == Purpose::Snapshot;
         if purpose == Purpose::Crawl
             && (!self.views.complete.contains(&watcher) || self.views.open.iter().any(snapshot))
@@ -122,7 +127,7 @@ impl Index {
             revision,
             purpose,
             mismatches: Vec::new(),
-            blind: self.forgotten[watcher as usize] > revision,
+            blind: self.forgotten[watcher.index()] > revision,
             sweep: None,
             drift: 0,
         });

@@ -5,6 +5,7 @@
 //! it is written once, key by key, and a request copies the bytes of its entries.
 
 use crate::change::Revision;
+use crate::etcd::LeaseId;
 use bytes::{BufMut, Bytes};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -81,16 +82,17 @@ impl EncodedTxn {
     }
 
     /// Adds a put for the case of success, attached to a lease if one is given.
-    pub(crate) fn then_put(&mut self, key: &str, value: &[u8], lease: Option<i64>) {
+    pub(crate) fn then_put(&mut self, key: &str, value: &[u8], lease: Option<LeaseId>) {
         const KEY: u32 = 1;
         const VALUE: u32 = 2;
         const LEASE: u32 = 3;
-        let length = bytes_len(key.as_bytes()) + bytes_len(value) + lease.map_or(0, number_len);
+        let length =
+            bytes_len(key.as_bytes()) + bytes_len(value) + lease.map_or(0, |lease| number_len(lease.get()));
         self.operation(SUCCESS, PUT, length);
         self.bytes(KEY, key.as_bytes());
         self.bytes(VALUE, value);
         if let Some(lease) = lease {
-            self.number(LEASE, lease);
+            self.number(LEASE, lease.get());
         }
     }
 

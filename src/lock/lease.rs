@@ -1,7 +1,7 @@
 //! How long a lease can be relied on, and which keys may share a lease. Nothing here does I/O or reads a
 //! clock.
 
-use crate::etcd::Grant;
+use crate::etcd::{Grant, LeaseId};
 use crate::mutants::{Mutant, is_active};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,7 +78,7 @@ const KEYS: usize = 1000;
 /// A lease for a key, and the time by which the key must be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    pub(crate) lease: i64,
+    pub(crate) lease: LeaseId,
     pub(crate) send_before: Instant,
 }
 
@@ -107,7 +107,7 @@ impl SharedLeases {
     }
 
     /// Removes a lease that does not exist any more, so that no key joins it.
-    pub(crate) fn forget(&mut self, lease: i64) {
+    pub(crate) fn forget(&mut self, lease: LeaseId) {
         self.open.retain(|_, shared| shared.grant.id != lease);
     }
 
@@ -132,6 +132,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const SEVEN: LeaseId = LeaseId::new(7);
 
     #[test]
     fn firings_are_told_and_dropped_before_the_lease_can_have_expired() {
@@ -149,9 +150,9 @@ mod tests {
         let now = Instant::now();
         let mut leases = SharedLeases::default();
         assert_eq!(leases.join(5 * SECOND, now), None);
-        let grant = Grant { id: 7, ttl: 6 * SECOND, sent: now };
-        assert_eq!(leases.granted(5 * SECOND, grant).map(|t| t.lease), Some(7));
-        assert_eq!(leases.join(5 * SECOND, now + SECOND / 2).map(|t| t.lease), Some(7));
+        let grant = Grant { id: SEVEN, ttl: 6 * SECOND, sent: now };
+        assert_eq!(leases.granted(5 * SECOND, grant).map(|t| t.lease), Some(SEVEN));
+        assert_eq!(leases.join(5 * SECOND, now + SECOND / 2).map(|t| t.lease), Some(SEVEN));
         assert_eq!(leases.join(4 * SECOND, now), None, "another TTL, another lease");
         assert_eq!(leases.join(5 * SECOND, now + SECOND), None, "it would expire early");
     }
@@ -160,7 +161,7 @@ mod tests {
     fn a_lease_has_a_limited_number_of_keys() {
         let now = Instant::now();
         let mut leases = SharedLeases::default();
-        leases.granted(5 * SECOND, Grant { id: 7, ttl: 6 * SECOND, sent: now });
+        leases.granted(5 * SECOND, Grant { id: SEVEN, ttl: 6 * SECOND, sent: now });
         let joined = std::iter::from_fn(|| leases.join(5 * SECOND, now)).count();
         assert_eq!(joined, KEYS - 1);
     }
@@ -169,8 +170,8 @@ mod tests {
     fn a_lease_that_is_gone_is_not_joined() {
         let now = Instant::now();
         let mut leases = SharedLeases::default();
-        leases.granted(5 * SECOND, Grant { id: 7, ttl: 6 * SECOND, sent: now });
-        leases.forget(7);
+        leases.granted(5 * SECOND, Grant { id: SEVEN, ttl: 6 * SECOND, sent: now });
+        leases.forget(SEVEN);
         assert_eq!(leases.join(5 * SECOND, now), None);
     }
 
@@ -178,6 +179,6 @@ mod tests {
     fn a_lease_granted_too_short_is_not_used() {
         let now = Instant::now();
         let mut leases = SharedLeases::default();
-        assert_eq!(leases.granted(5 * SECOND, Grant { id: 7, ttl: 4 * SECOND, sent: now }), None);
+        assert_eq!(leases.granted(5 * SECOND, Grant { id: SEVEN, ttl: 4 * SECOND, sent: now }), None);
     }
 }

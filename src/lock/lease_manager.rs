@@ -3,7 +3,7 @@
 //! are told, and a new one takes its place.
 
 use super::lease::{Lifetime, SharedLeases, Ticket};
-use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, Renewals};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, LeaseId, Renewals};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 /// A lease for locks, while it can be relied on.
 #[derive(Clone, Debug)]
 pub(crate) struct LockLease {
-    pub(crate) id: i64,
+    pub(crate) id: LeaseId,
     /// Cancelled before the lease can have expired.
     pub(crate) lost: CancellationToken,
     /// How long a callback may go on once it is told.
@@ -53,7 +53,7 @@ pub(crate) struct LeaseManager {
     /// Grants under way, with who waits for them.
     granting: BTreeMap<(Purpose, Duration), Vec<TicketReply>>,
     /// Leases of marks: they go with the engine.
-    marks: Vec<i64>,
+    marks: Vec<LeaseId>,
     retired: Retired,
     /// What renews and replaces the leases of locks.
     keeping: Vec<SpawnHandle>,
@@ -62,17 +62,17 @@ pub(crate) struct LeaseManager {
 /// Leases of locks that can't be relied on any more, or whose grant was not answered. Etcd may still have them,
 /// and the locks and give-ups under them: they, too, go with the engine.
 #[derive(Clone, Default)]
-struct Retired(Arc<Mutex<VecDeque<i64>>>);
+struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
 
 impl Retired {
     /// Leases end by themselves; only the latest can still be alive.
     const LIMIT: usize = 64;
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<i64>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<LeaseId>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn add(&self, lease: i64) {
+    fn add(&self, lease: LeaseId) {
         let mut leases = self.lock();
         if leases.len() >= Self::LIMIT {
             leases.pop_front();
@@ -121,8 +121,8 @@ impl LeaseManager {
 }
 
 /// An id for a lease: any positive number that nobody else picks.
-fn lease_id(rng: &mut StdRng) -> i64 {
-    rng.random_range(1..i64::MAX)
+fn lease_id(rng: &mut StdRng) -> LeaseId {
+    LeaseId::new(rng.random_range(1..i64::MAX))
 }
 
 impl Actor for LeaseManager {
@@ -218,7 +218,7 @@ impl Keep {
     }
 
     /// Renews until the lease can't be relied on any more.
-    async fn renew(&mut self, id: i64, mut life: Lifetime) -> Failure {
+    async fn renew(&mut self, id: LeaseId, mut life: Lifetime) -> Failure {
         let mut stream = None;
         loop {
             sleep_until(life.renew_at()).await;
@@ -245,7 +245,7 @@ impl Keep {
     /// when that one was sent.
     async fn renew_once(
         &self,
-        id: i64,
+        id: LeaseId,
         life: Lifetime,
         stream: Option<Renewals>,
     ) -> Result<(Lifetime, Renewals), Failure> {
@@ -286,7 +286,7 @@ impl Keep {
 /// One attempt to renew a lease: when it was sent, and the TTL that it brought.
 async fn attempt(
     etcd: &EtcdClient,
-    id: i64,
+    id: LeaseId,
     life: Lifetime,
     stream: Option<Renewals>,
 ) -> (Instant, Result<(Duration, Renewals), Failure>) {
@@ -345,7 +345,7 @@ impl LeaseManager {
 /// Leases that etcd does not know (any more).
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Forget(pub(crate) Vec<i64>);
+pub(crate) struct Forget(pub(crate) Vec<LeaseId>);
 
 impl Handler<Forget> for LeaseManager {
     type Result = ();
@@ -400,7 +400,7 @@ impl Handler<Revoke> for LeaseManager {
 
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
         let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
-        let mut ids: Vec<i64> = locks.chain(self.marks.drain(..)).collect();
+        let mut ids: Vec<LeaseId> = locks.chain(self.marks.drain(..)).collect();
         ids.extend(self.retired.lock().drain(..));
         if is_active(Mutant::Revoke) {
             ids.clear();

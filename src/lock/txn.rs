@@ -9,7 +9,7 @@ use super::keys::Keys;
 use crate::change::Seen;
 use crate::change::{Change, Deletion, Revision, Snapshot};
 use crate::condition::{Check, Compiled};
-use crate::etcd::FailureKind;
+use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Fence};
 use crate::mutants::{Mutant, is_active};
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
@@ -92,7 +92,7 @@ fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
 pub(crate) struct Locking<'a> {
     pub(crate) keys: &'a Keys,
     pub(crate) holder: &'a Holder,
-    pub(crate) lease: i64,
+    pub(crate) lease: LeaseId,
     /// The revision of a mark that this engine may replace.
     pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) condition: &'a Compiled,
@@ -174,12 +174,13 @@ impl Locking<'_> {
         let mark = found.next().flatten();
         if let Some(lock) = lock {
             let holder: Option<Holder> = serde_json::from_slice(&lock.value).ok();
-            if lock.lease == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
+            let under = LeaseId::new(lock.lease);
+            if under == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
                 let create_revision = lock.create_revision;
                 return Locked::Won(Fence { create_revision });
             }
             let create_revision = lock.create_revision;
-            return Locked::Held { create_revision, lease: lock.lease, holder, at: revision };
+            return Locked::Held { create_revision, lease: under, holder, at: revision };
         }
         match mark {
             Some(kv) if Some(kv.mod_revision) != self.supersedes_backoff => Locked::Marked {
@@ -202,7 +203,7 @@ pub(crate) enum Locked {
     /// The lock is ours, and the condition held when it was taken.
     Won(Fence),
     /// Somebody else holds the lock. It was seen at the store's revision `at`.
-    Held { create_revision: Revision, lease: i64, holder: Option<Holder>, at: Revision },
+    Held { create_revision: Revision, lease: LeaseId, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
     Marked { revision: Revision, mark: Option<InstanceMark>, at: Revision },
     /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.
@@ -246,7 +247,7 @@ fn as_change(key: &str, kv: Option<PbKeyValue>, revision: Revision) -> Change {
 /// The mark that a transaction writes.
 pub(crate) struct Marking<'a> {
     pub(crate) mark: &'a InstanceMark,
-    pub(crate) lease: i64,
+    pub(crate) lease: LeaseId,
 }
 
 /// The transaction that ends a firing. If the lock is still the firing's, and the commit's expectations hold,
@@ -257,7 +258,7 @@ pub(crate) struct Ending<'a> {
     pub(crate) fence: Option<Fence>,
     pub(crate) effects: &'a Effects,
     /// For each effect, the lease if it puts a key with a TTL.
-    pub(crate) leases: &'a [Option<i64>],
+    pub(crate) leases: &'a [Option<LeaseId>],
     /// The revision of a mark that this engine may replace. For optimistic rules only.
     pub(crate) supersedes_backoff: Option<Revision>,
     pub(crate) marking: Option<Marking<'a>>,

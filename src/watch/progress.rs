@@ -1,6 +1,7 @@
 //! Where all watches of an engine stand: told by the watchers, read for the metrics. No clock.
 
 use crate::change::Revision;
+use crate::index::WatcherIndex;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -36,13 +37,13 @@ impl WatchProgress {
         Self(Arc::new(Mutex::new(vec![standing; watches])))
     }
 
-    fn change(&self, watch: u16, change: impl FnOnce(&mut Progress)) {
+    fn change(&self, watch: WatcherIndex, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.0.lock().unwrap_or_else(|e| e.into_inner());
-        change(&mut progress[usize::from(watch)]);
+        change(&mut progress[watch.index()]);
     }
 
     /// Changes up to `position` were received, when etcd was at `store`.
-    pub(crate) fn received(&self, watch: u16, position: Revision, store: Revision) {
+    pub(crate) fn received(&self, watch: WatcherIndex, position: Revision, store: Revision) {
         self.change(watch, |standing| {
             standing.position = standing.position.max(position);
             standing.revisions = (store - position).max(0);
@@ -50,19 +51,19 @@ impl WatchProgress {
     }
 
     /// A stream was opened.
-    pub(crate) fn following(&self, watch: u16) {
+    pub(crate) fn following(&self, watch: WatcherIndex) {
         self.change(watch, |standing| standing.broken = None);
     }
 
     /// There is no stream since then.
-    pub(crate) fn broken(&self, watch: u16, since: Instant) {
+    pub(crate) fn broken(&self, watch: WatcherIndex, since: Instant) {
         self.change(watch, |standing| {
             standing.broken.get_or_insert(since);
         });
     }
 
     /// It is behind since then, or not.
-    pub(crate) fn behind(&self, watch: u16, since: Option<Instant>) {
+    pub(crate) fn behind(&self, watch: WatcherIndex, since: Option<Instant>) {
         self.change(watch, |standing| standing.behind = since);
     }
 
@@ -82,6 +83,9 @@ impl WatchProgress {
 mod tests {
     use super::*;
 
+    const FIRST: WatcherIndex = WatcherIndex::FIRST;
+    const SECOND: WatcherIndex = WatcherIndex::new(1);
+
     #[test]
     fn the_watch_that_is_furthest_behind_counts() {
         let start = Instant::now();
@@ -89,17 +93,17 @@ mod tests {
         let progress = WatchProgress::new(2, start);
         let lag = |now| progress.furthest(at(now)).lag.as_secs();
         assert_eq!(lag(3), 3, "nothing has begun");
-        progress.following(0);
+        progress.following(FIRST);
         assert_eq!(lag(4), 4, "the other has not");
-        progress.following(1);
+        progress.following(SECOND);
         assert_eq!(lag(9), 0);
-        progress.broken(0, at(10));
-        progress.broken(0, at(12));
+        progress.broken(FIRST, at(10));
+        progress.broken(FIRST, at(12));
         assert_eq!(lag(15), 5, "since the first time");
-        progress.behind(1, Some(at(8)));
+        progress.behind(SECOND, Some(at(8)));
         assert_eq!(lag(15), 7, "the other is further behind");
-        progress.following(0);
-        progress.behind(1, None);
+        progress.following(FIRST);
+        progress.behind(SECOND, None);
         assert_eq!(lag(16), 0);
     }
 
@@ -107,12 +111,12 @@ mod tests {
     fn revisions_count_only_of_a_watch_that_is_behind() {
         let start = Instant::now();
         let progress = WatchProgress::new(1, start);
-        progress.following(0);
-        progress.received(0, 10, 50);
+        progress.following(FIRST);
+        progress.received(FIRST, 10, 50);
         assert_eq!(progress.furthest(start).revisions, 0, "the others may be of keys that nobody watches");
-        progress.behind(0, Some(start));
+        progress.behind(FIRST, Some(start));
         assert_eq!(progress.furthest(start), Furthest { position: 10, lag: Duration::ZERO, revisions: 40 });
-        progress.received(0, 50, 50);
+        progress.received(FIRST, 50, 50);
         assert_eq!(progress.furthest(start).revisions, 0);
     }
 }

@@ -7,8 +7,8 @@ use crate::change::{Change, KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
-use crate::index::Purpose;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
+use crate::index::{Purpose, WatcherIndex};
 use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::resume::{Resume, Start, Step};
@@ -34,7 +34,7 @@ pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) progress: WatchProgress,
-    pub(crate) number: u16,
+    pub(crate) number: WatcherIndex,
     pub(crate) prefix: String,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) index: Addr<IndexActor>,
@@ -77,7 +77,7 @@ const NAME: &str = "watcher";
 
 /// Starts the watch of one covering prefix on the present thread, with which it ends.
 pub(crate) fn start_watcher(settings: Settings, retry: Retry) {
-    if settings.number == 0 {
+    if settings.number == WatcherIndex::FIRST {
         // For all of them.
         let (progress, meters) = (settings.progress.clone(), settings.meters.clone());
         spawn_guarded(&settings.faults, NAME, async move {

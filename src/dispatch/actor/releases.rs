@@ -1,6 +1,7 @@
 //! Locks and marks that are gone, and locks that nobody works under.
 
 use super::*;
+use crate::etcd::LeaseId;
 use crate::lock::lock_watcher::{LocksSeen, Released};
 use crate::lock::txn::{Holder, free_orphan};
 use crate::mutants::{Mutant, is_active};
@@ -39,7 +40,7 @@ impl Handler<LocksSeen> for Dispatcher {
     fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, _| {
             let leases = this.config.leases.values();
-            let ours: Vec<i64> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
+            let ours: Vec<LeaseId> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
             let active: HashSet<Nonce> = this.firings.nonces().collect();
             for lock in locks {
                 let holder: Option<Holder> = serde_json::from_slice(lock.value.as_bytes()).ok();

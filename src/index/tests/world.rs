@@ -182,7 +182,8 @@ impl World {
             Step::OpenSnapshot { watcher, back } => {
                 let watcher = watcher % self.watchers.len();
                 // A linearizable read is never behind what was delivered.
-                let delivered = self.index.position(watcher as u16).max(self.watchers[watcher].heard);
+                let delivered =
+                    self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
                 let revision = (self.store.revision - back).max(delivered);
                 self.open(watcher, Purpose::Snapshot, revision);
             }
@@ -232,7 +233,7 @@ impl World {
                 self.drain();
             }
         }
-        self.index.advance(watcher as u16, revision);
+        self.index.advance(WatcherIndex::new(watcher), revision);
         self.look_all();
         true
     }
@@ -241,7 +242,7 @@ impl World {
         let Watcher { prefix, heard, .. } = self.watchers[watcher];
         if self.store.next(prefix, heard).is_none() {
             self.watchers[watcher].heard = self.store.revision;
-            self.index.advance(watcher as u16, self.store.revision);
+            self.index.advance(WatcherIndex::new(watcher), self.store.revision);
             self.look_all();
         }
     }
@@ -305,7 +306,7 @@ impl World {
         let walked = self.groups_with_walks();
         self.changed_groups.retain(|name, _| walked.contains(name));
         for closed in self.index.take_closed() {
-            let watcher = &mut self.watchers[closed.watcher as usize];
+            let watcher = &mut self.watchers[closed.watcher.index()];
             let view = watcher.view.take().expect("only open views are closed");
             assert_eq!((closed.id, closed.purpose), (view.id, view.purpose));
             assert!(view.closed);
@@ -366,7 +367,7 @@ impl World {
             decided.extend(crawled.map(|decide| self.oracle.numbers[&(decide.rule, decide.binding.clone())]));
             self.check_decided(out);
             self.index.take_closed().into_iter().for_each(|closed| {
-                let watcher = &mut self.watchers[closed.watcher as usize];
+                let watcher = &mut self.watchers[closed.watcher.index()];
                 watcher.complete |= closed.purpose == Purpose::Snapshot;
                 watcher.view = None;
             });

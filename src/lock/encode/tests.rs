@@ -65,7 +65,7 @@ fn ours(parts: &[Part]) -> EncodedTxn {
                 };
                 txn.compare(key, *sign, target);
             }
-            Part::Put(key, value, lease) => txn.then_put(key, value, *lease),
+            Part::Put(key, value, lease) => txn.then_put(key, value, lease.map(LeaseId::new)),
             Part::Delete(key) => txn.then_delete(key),
             Part::Get(key) => txn.else_get(key),
         }

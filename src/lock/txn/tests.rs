@@ -87,7 +87,15 @@ fn locking<T>(
     // A check may say that a value is not the one in the first leaf.
     let condition = crate::key("/k0").not_equals("y").compile().expect("a condition");
     let (holder, condition, snapshot, keys) = (&holder, &condition, &snapshot, &keys);
-    test(Locking { keys, holder, lease: LEASE, supersedes_backoff, condition, witness, snapshot })
+    test(Locking {
+        keys,
+        holder,
+        lease: LeaseId::new(LEASE),
+        supersedes_backoff,
+        condition,
+        witness,
+        snapshot,
+    })
 }
 
 #[test]
@@ -250,7 +258,7 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                 Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at, 50, "{name}");
                     let nonce = holder.map(|holder| holder.nonce.0);
-                    format!("held {create_revision} by {lease}, nonce {nonce:?}")
+                    format!("held {create_revision} by {}, nonce {nonce:?}", lease.get())
                 }
                 Locked::Marked { revision, mark, at } => {
                     assert_eq!(at, 50, "{name}");

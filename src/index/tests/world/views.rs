@@ -10,7 +10,7 @@ impl World {
         let watcher = &self.watchers[at];
         let refused =
             purpose == Purpose::Crawl && (!watcher.complete || watcher.view.as_ref().is_some_and(snapshot));
-        let opened = self.index.open_view(at as u16, revision, purpose);
+        let opened = self.index.open_view(WatcherIndex::new(at), revision, purpose);
         assert_eq!(opened.is_none(), refused);
         let Some(id) = opened else { return };
         let watcher = &mut self.watchers[at];
@@ -43,7 +43,7 @@ impl World {
         let Some(view) = &self.watchers[at].view else { return };
         if !view.closed {
             self.page(at, usize::MAX);
-            let position = self.index.position(at as u16);
+            let position = self.index.position(WatcherIndex::new(at));
             let Some(view) = &mut self.watchers[at].view else { return };
             view.closed = true;
             view.settled = position >= view.revision;

@@ -99,9 +99,9 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             vec!["if mod /ns/backoff/r/1 = 8", &marked, &get_mark],
         ),
     ] {
-        let leases: Vec<Option<i64>> = changes
+        let leases: Vec<Option<LeaseId>> = changes
             .iter()
-            .map(|effect| matches!(effect, Effect::Put { ttl: Some(_), .. }).then_some(55))
+            .map(|effect| matches!(effect, Effect::Put { ttl: Some(_), .. }).then_some(LeaseId::new(55)))
             .collect();
         let effects = Effects { changes, expectations };
         let ending = Ending {
@@ -110,7 +110,7 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             effects: &effects,
             leases: &leases,
             supersedes_backoff,
-            marking: marking.then_some(Marking { mark: &mark, lease: 66 }),
+            marking: marking.then_some(Marking { mark: &mark, lease: LeaseId::new(66) }),
         };
         assert_eq!(lines(&ending.request()), expected, "{name}");
         assert_footprint(&ending.request(), name);
