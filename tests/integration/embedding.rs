@@ -223,7 +223,7 @@ async fn without_etcd_it_keeps_trying_or_fails_in_time_as_configured() {
     match built.start().await {
         Err(error @ EngineError::NotReady { .. }) => {
             let text = error.to_string();
-            assert!(text.contains("tcp connect error") && text.contains(&endpoint), "{text}");
+            assert!(text.contains("Connection refused") && text.contains(&endpoint), "{text}");
         }
         other => panic!("{other:?}"),
     }
