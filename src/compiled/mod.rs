@@ -227,7 +227,7 @@ impl CompiledRule {
                     Some((position as u8, self.constraints[number].clone()?))
                 })
                 .collect();
-            (pattern, Use { rule, slot: slot as Slot, group, order, equal, limits })
+            (pattern, Use { rule, slot: Slot::new(slot), group, order, equal, limits })
         })
     }
 
@@ -240,7 +240,7 @@ impl CompiledRule {
 
     /// Appends the concrete key of a slot.
     pub(crate) fn write_key(&self, slot: Slot, binding: &Binding, out: &mut String) {
-        let pattern = &self.slots()[slot as usize];
+        let pattern = &self.slots()[slot.index()];
         pattern.write_key(|at| self.value(binding, &pattern.attributes()[at]), out);
     }
 
@@ -380,7 +380,7 @@ fn group_kinds(
             });
             kinds.len() - 1
         });
-        kinds[at].slots.push(slot as Slot);
+        kinds[at].slots.push(Slot::new(slot));
         roles.push(Some(at as u8));
     }
     for (number, leaf) in condition.leaves.iter().enumerate() {

@@ -11,7 +11,18 @@ use std::sync::Arc;
 use thiserror::Error;
 
 /// The number of a distinct key pattern in a condition. Slots count from 0, in the order of first appearance.
-pub(crate) type Slot = u8;
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Slot(pub(crate) u8);
+
+impl Slot {
+    pub(crate) const fn new(index: usize) -> Self {
+        Self(index as u8)
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// The most distinct patterns that a condition may have. It is etcd's default limit of operations in a
 /// transaction, because one transaction checks them all.
@@ -94,7 +105,7 @@ impl Compiler {
                 let mut slots = SmallVec::new();
                 for pattern in patterns {
                     // A slot past the limit becomes an error at the end, so its number here does not matter.
-                    let slot = self.slot(pattern).map(|slot| Slot::try_from(slot).unwrap_or(Slot::MAX));
+                    let slot = self.slot(pattern).map(|slot| Slot(u8::try_from(slot).unwrap_or(u8::MAX)));
                     if let Some(slot) = slot.filter(|slot| !slots.contains(slot)) {
                         slots.push(slot);
                     }

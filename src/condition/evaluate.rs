@@ -41,7 +41,7 @@ pub(crate) struct Verdict {
 
 /// What was seen of a slot, or `None` if the key is absent. A slot past the end counts as absent.
 pub(super) fn seen_at(seen: &[Option<Seen>], slot: Slot) -> Option<&Seen> {
-    seen.get(usize::from(slot)).and_then(Option::as_ref)
+    seen.get(slot.index()).and_then(Option::as_ref)
 }
 
 /// `seen` is indexed by slot. The user's closures run in these methods and may panic. The caller has to catch

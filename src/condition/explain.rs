@@ -101,7 +101,7 @@ impl Condition {
         let seen =
             |name: &String| values.get(name).map(|value| Seen { value: value.clone(), mod_revision: 0 });
         let seen: Vec<Option<Seen>> = names.iter().map(seen).collect();
-        Ok(compiled.explain(&seen, |slot| names[usize::from(slot)].clone()))
+        Ok(compiled.explain(&seen, |slot| names[slot.index()].clone()))
     }
 }
 

@@ -139,7 +139,7 @@ fn by_slot(compiled: &Compiled, state: &State) -> Vec<Option<Seen>> {
 
 /// Whether etcd would find that a check holds `now`, if its witness was made from what was seen `then`.
 fn holds(of: &Compiled, check: &Check, then: &[Option<Seen>], now: &[Option<Seen>]) -> bool {
-    let (then, now) = (&then[usize::from(check.slot())], &now[usize::from(check.slot())]);
+    let (then, now) = (&then[check.slot().index()], &now[check.slot().index()]);
     let Some(now) = now else { return matches!(check, Check::Absent(_)) };
     match (check, then) {
         (Check::Absent(_), _) => false,
@@ -161,7 +161,7 @@ fn every_way_to_evaluate_agrees_with_the_oracle() {
         let seen = by_slot(&compiled, &state);
         prop_assert_eq!(compiled.truth(&seen), expected, "the truth of {}", condition);
         prop_assert_eq!(compiled.evaluate(&seen).truth, expected, "the verdict on {}", condition);
-        prop_assert_eq!(compiled.explain(&seen, |slot| slot.to_string()).truth, expected);
+        prop_assert_eq!(compiled.explain(&seen, |slot| slot.index().to_string()).truth, expected);
         let map: BTreeMap<&str, &Value> =
             KEYS.iter().zip(&state).filter_map(|(key, seen)| Some((*key, &seen.as_ref()?.value))).collect();
         prop_assert_eq!(condition.evaluate_on(&Attributes::new(), map).unwrap().truth, expected);
@@ -196,7 +196,7 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
                         continue;
                     }
                 }
-                let slot = usize::from(check.slot());
+                let slot = check.slot().index();
                 let before = then[slot].clone();
                 now[slot] = match check {
                     Check::ValueIs(_) => before.map(|seen| Seen { mod_revision: 5000, ..seen }),

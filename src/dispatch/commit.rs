@@ -204,7 +204,7 @@ impl CommitTxn {
         let effects = std::mem::take(&mut self.effects.changes);
         let written = |key: &str| effects.iter().any(|effect| effect.key() == key);
         let slots = self.keys.slots().enumerate().filter(|(_, key)| written(key));
-        let slots = slots.map(|(slot, _)| slot as Slot).collect();
+        let slots = slots.map(|(slot, _)| Slot::new(slot)).collect();
         let changes = effects.into_iter().map(|effect| match effect {
             Effect::Put { key, value, .. } => Change::Put { key: key.into_bytes(), value, revision },
             Effect::Delete { key } => {

@@ -17,7 +17,7 @@ use super::work_queue::WorkQueue;
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
-use crate::condition::key;
+use crate::condition::{Slot, key};
 use crate::etcd::LeaseId;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Fence;
@@ -135,7 +135,12 @@ fn failed_to_lock() -> LockOutcome {
 
 /// A commit that changed these slots.
 fn committed(revision: Revision, slots: &[u8], marked: bool) -> CommitOutcome {
-    CommitOutcome::Committed { revision, slots: slots.into(), marked, changes: Vec::new() }
+    CommitOutcome::Committed {
+        revision,
+        slots: slots.iter().map(|slot| Slot(*slot)).collect(),
+        marked,
+        changes: Vec::new(),
+    }
 }
 
 /// Drives a [`WorkQueue`] by hand: collects what it wants, and moves the time.

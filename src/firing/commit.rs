@@ -2,6 +2,7 @@
 
 use super::{Firing, FiringError, Outcome, Then};
 use crate::change::Revision;
+use crate::condition::Slot;
 use crate::time::LONGEST;
 use crate::value::Value;
 use std::time::Duration;
@@ -118,7 +119,7 @@ impl Commit {
         match self.firing.compiled().slot(pattern) {
             None => self.fail(FiringError::NotShown(pattern.to_owned())),
             Some(slot) => {
-                let key = self.firing.compiled().key(slot as u8, &self.firing.0.binding);
+                let key = self.firing.compiled().key(Slot::new(slot), &self.firing.0.binding);
                 let revision = self.firing.0.snapshot[slot].as_ref().map_or(0, |seen| seen.mod_revision);
                 self.effects.expectations.push(Expectation { key, revision });
             }
@@ -198,7 +199,7 @@ impl Commit {
     /// An optimistic commit depends on every key shown.
     fn everything_shown(&self) -> Vec<Expectation> {
         let rule = self.firing.compiled();
-        let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as u8, &self.firing.0.binding));
+        let keys = (0..rule.slots().len()).map(|slot| rule.key(Slot::new(slot), &self.firing.0.binding));
         let shown = self.firing.0.snapshot.iter();
         keys.zip(shown)
             .map(|(key, seen)| Expectation {

@@ -187,7 +187,7 @@ impl Firing {
     }
 
     fn key(&self, slot: usize) -> String {
-        self.compiled().key(slot as Slot, &self.0.binding)
+        self.compiled().key(Slot::new(slot), &self.0.binding)
     }
 
     /// The key that a pattern means for this instance.

@@ -71,7 +71,7 @@ impl Index {
         for (kind, &(group, _)) in instance.groups.iter().enumerate() {
             let group = self.groups.get(group);
             for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
-                snapshot[slot as usize] = self.seen(id);
+                snapshot[slot.index()] = self.seen(id);
             }
         }
         snapshot
@@ -123,7 +123,7 @@ impl Index {
     /// The values of a rule's keys for a binding, whether or not such an instance exists.
     pub(crate) fn look_up(&self, rule: RuleIndex, binding: &Binding) -> Snapshot {
         let rule = &self.rules[rule.index()];
-        let keys = (0..rule.slots().len()).map(|slot| rule.key(slot as Slot, binding));
+        let keys = (0..rule.slots().len()).map(|slot| rule.key(Slot::new(slot), binding));
         keys.map(|key| self.mirror.find(&key).and_then(|id| self.seen(id))).collect()
     }
 

@@ -84,7 +84,7 @@ impl Group {
         let mut changed = false;
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
         for (&slot, &id) in kind.slots.iter().zip(&self.entries) {
-            snapshot[slot as usize] =
+            snapshot[slot.index()] =
                 mirror.present(id).map(|(value, mod_revision)| Seen { value: value.clone(), mod_revision });
         }
         for (truth, &leaf) in self.truths.iter_mut().zip(&kind.leaves) {
@@ -93,7 +93,7 @@ impl Group {
             *truth = now;
         }
         for (operand, &slot) in self.operands.iter_mut().zip(&kind.operands) {
-            let now = snapshot[slot as usize].as_ref().map(|seen| seen.value.clone());
+            let now = snapshot[slot.index()].as_ref().map(|seen| seen.value.clone());
             changed |= *operand != now;
             *operand = now;
         }

@@ -5,6 +5,7 @@
 use super::table::Table;
 use super::watchers::WatcherIndex;
 use crate::change::Revision;
+use crate::condition::Slot;
 use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
 use foldhash::fast::FixedState;
@@ -24,9 +25,9 @@ pub(crate) const NO_ENTRY: EntryId = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
     /// The instance at this index of the instance table reads it as this slot of its rule.
-    Instance(u32, u8),
+    Instance(u32, Slot),
     /// All members of the group at this index read it as this slot of their rule.
-    Group(u32, u8),
+    Group(u32, Slot),
 }
 
 #[derive(Debug)]

@@ -323,7 +323,7 @@ impl Index {
                 None => {
                     let index = self.instance(hash, rule, binding);
                     let instance = self.instances.get_mut(index);
-                    instance.entries[slot as usize] = id;
+                    instance.entries[slot.index()] = id;
                     instance.implied_by += 1;
                     readers.push(Subscriber::Instance(index, slot));
                     self.mark_dirty(index, Some((slot, revision)), Reason::Change);
@@ -367,7 +367,7 @@ impl Index {
             match reader {
                 Subscriber::Instance(index, slot) => {
                     let instance = self.instances.get_mut(index);
-                    instance.entries[slot as usize] = NO_ENTRY;
+                    instance.entries[slot.index()] = NO_ENTRY;
                     instance.implied_by -= 1;
                     self.mark_dirty(index, Some((slot, revision)), Reason::Change);
                 }

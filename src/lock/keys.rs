@@ -2,6 +2,7 @@
 
 use crate::compiled::Binding;
 use crate::compiled::CompiledRule;
+use crate::condition::Slot;
 use smallvec::SmallVec;
 
 /// The keys of one instance in one string: its lock, its mark, and the keys of its condition.
@@ -29,7 +30,7 @@ impl Keys {
         rule.write_backoff_key(namespace, binding, &mut keys.text);
         keys.end();
         for slot in 0..rule.slots().len() {
-            rule.write_key(slot as u8, binding, &mut keys.text);
+            rule.write_key(Slot::new(slot), binding, &mut keys.text);
             keys.end();
         }
         keys
@@ -69,8 +70,8 @@ impl Keys {
     }
 
     /// The key of a slot of the condition.
-    pub(crate) fn slot(&self, slot: u8) -> &str {
-        self.get(SLOTS + usize::from(slot))
+    pub(crate) fn slot(&self, slot: Slot) -> &str {
+        self.get(SLOTS + slot.index())
     }
 
     /// The keys of the condition, by slot.

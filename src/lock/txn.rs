@@ -8,7 +8,7 @@ use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
 use crate::change::Seen;
 use crate::change::{Change, Deletion, Revision, Snapshot};
-use crate::condition::{Check, Compiled};
+use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Fence};
 use crate::mutants::{Mutant, is_active};
@@ -159,8 +159,8 @@ impl Locking<'_> {
         txn.compare(self.keys.slot(*slot), sign, target);
     }
 
-    fn seen(&self, slot: u8) -> Option<&Seen> {
-        self.snapshot[slot as usize].as_ref()
+    fn seen(&self, slot: Slot) -> Option<&Seen> {
+        self.snapshot[slot.index()].as_ref()
     }
 
     /// Reads the answer.

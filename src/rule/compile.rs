@@ -72,7 +72,7 @@ pub(crate) fn compile(
     let delay = polling.and_then(|polling| {
         let written = polling.key();
         let slot = condition.slots.iter().position(|slot| *slot.as_str() == written)?;
-        Some((slot as Slot, polling.interval))
+        Some((Slot::new(slot), polling.interval))
     });
     let limits = Limits {
         lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),

@@ -82,7 +82,7 @@ impl KeyChanges {
     /// Somebody else changed a key after the values that the last callback was given.
     pub(super) fn is_foreign(&self, (slot, revision): Touch) -> bool {
         let ours = revision == self.own.revision && self.own.slots.contains(&slot);
-        let known = self.given.as_ref().is_some_and(|given| revision <= given[slot as usize]);
+        let known = self.given.as_ref().is_some_and(|given| revision <= given[slot.index()]);
         !ours && !known
     }
 

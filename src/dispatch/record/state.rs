@@ -1,6 +1,7 @@
 //! The states of a record, why it is in them, and what follows from a change.
 
 use crate::change::Revision;
+use crate::condition::Slot;
 use crate::dispatch::slot_queue::{Place, WorkClass};
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, InstanceMark};
@@ -160,7 +161,7 @@ impl FiringEnd {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OwnCommit {
     pub(crate) revision: Revision,
-    pub(crate) slots: SmallVec<[u8; 4]>,
+    pub(crate) slots: SmallVec<[Slot; 4]>,
 }
 
 /// The mark of an instance, as last seen or written.

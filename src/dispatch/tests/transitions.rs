@@ -8,11 +8,11 @@ use crate::lock::txn::MarkKind;
 const GIVEN: [Revision; 2] = [5, 0];
 
 /// Its commit: slot 0 at revision 10.
-const OWN: Touch = (0, 10);
+const OWN: Touch = (Slot(0), 10);
 /// Somebody else, later than what was given.
-const FOREIGN: Touch = (1, 12);
+const FOREIGN: Touch = (Slot(1), 12);
 /// Somebody else, but it is among the values that were given.
-const OLD: Touch = (0, 5);
+const OLD: Touch = (Slot(0), 5);
 
 const COMMITTING: State =
     State::Committing { end: FiringEnd::Done, tried: Tried::Commit, answer: Answer::Awaited };
@@ -92,14 +92,19 @@ fn every_state_answers_every_input() {
         row(
             "another slot at its commit's revision is foreign",
             State::Idle,
-            Decided(true, vec![(1, 10)]),
+            Decided(true, vec![(Slot(1), 10)]),
             to_live(),
         ),
-        row("its slot at another revision is foreign", State::Idle, Decided(true, vec![(0, 11)]), to_live()),
+        row(
+            "its slot at another revision is foreign",
+            State::Idle,
+            Decided(true, vec![(Slot(0), 11)]),
+            to_live(),
+        ),
         row(
             "a revision between what was given and its commit is foreign",
             State::Idle,
-            Decided(true, vec![(0, 9)]),
+            Decided(true, vec![(Slot(0), 9)]),
             to_live(),
         ),
         row("a crawl fires what is idle", State::Idle, crawled(), to_crawl()),
@@ -258,7 +263,7 @@ fn every_state_answers_every_input() {
 #[test]
 fn only_what_is_newer_than_another_engines_mark_overrules_it() {
     let now = Instant::now();
-    let (older, newer) = ((1, 11), (1, 12));
+    let (older, newer) = ((Slot(1), 11), (Slot(1), 12));
     let base = State::Waiting(now + BASE, Wait::Backoff);
     let theirs = Some(SeenMark { revision: 11, mine: false, outdated: false });
     let mine = Some(SeenMark { revision: 11, mine: true, outdated: false });
@@ -291,7 +296,7 @@ fn a_mark_that_is_older_than_what_was_seen_holds_nothing_back() {
         ("written with the last change", [11, 0], None, true, given_up(), None),
         ("a newer value was given", [12, 0], None, true, base.clone(), Some(11)),
         ("a newer value was given to one held back", [12, 0], None, false, base.clone(), Some(11)),
-        ("a key was deleted later", [5, 0], Some((1, 13)), true, base.clone(), Some(11)),
+        ("a key was deleted later", [5, 0], Some((Slot(1), 13)), true, base.clone(), Some(11)),
     ] {
         let mut record = record(now);
         record.state = LOCKING;
@@ -310,7 +315,7 @@ fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
         let mut record = fired(LOCKING, now);
         record.mark = Some(SeenMark { revision: 11, mine, outdated: true });
         assert_eq!(record.held(remote()), Next::Stay);
-        record.decided(true, &[(1, 12)], false, BASE, now);
+        record.decided(true, &[(Slot(1), 12)], false, BASE, now);
         assert_eq!((record.state.clone(), record.supersedes_backoff()), (held(), kept), "mine: {mine}");
     }
 }

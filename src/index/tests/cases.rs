@@ -61,7 +61,7 @@ fn a_key_seen_absent_is_not_brought_back_by_older_events() {
     deliver(&mut index, [put("/s/1/state", "new", 105)]);
     assert_eq!(value(&index, "/s/1/state"), None);
     let decided = drain(&mut index);
-    assert_eq!(&decided[0].touches[..], [(0, 105)], "somebody did change it");
+    assert_eq!(&decided[0].touches[..], [(Slot(0), 105)], "somebody did change it");
     deliver(&mut index, [delete("/s/1/state", 107, Deletion::Delivered)]);
     assert_eq!(index.tombstones(), 1, "the watch has not passed 110");
     index.advance(WatcherIndex::FIRST, 110);
@@ -72,12 +72,12 @@ fn a_key_seen_absent_is_not_brought_back_by_older_events() {
 fn events_older_than_an_own_commit_are_reported_but_change_nothing() {
     let mut index = ready([state()], &[("/s/1/state", "a")]);
     index.apply(put("/s/1/state", "own", 103));
-    assert_eq!(&drain(&mut index)[0].touches[..], [(0, 103)]);
+    assert_eq!(&drain(&mut index)[0].touches[..], [(Slot(0), 103)]);
     deliver(&mut index, [put("/s/1/state", "foreign", 101)]);
-    assert_eq!(&drain(&mut index)[0].touches[..], [(0, 101)]);
+    assert_eq!(&drain(&mut index)[0].touches[..], [(Slot(0), 101)]);
     deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
     let decided = drain(&mut index);
-    assert_eq!((&decided[0].touches[..], decided[0].orphaned), (&[(0, 102)][..], false));
+    assert_eq!((&decided[0].touches[..], decided[0].orphaned), (&[(Slot(0), 102)][..], false));
     deliver(&mut index, [put("/s/1/state", "own", 103)]);
     assert!(drain(&mut index).is_empty(), "known already");
     assert_eq!(value(&index, "/s/1/state").as_deref(), Some("own"));
@@ -281,7 +281,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     deliver(&mut index, [put("/s/1/state", "c", 103), put("/s/2/state", "d", 104)]);
     let answer = index.ask(ids[0], Reason::Ask(7)).unwrap();
     assert_eq!(answer.reason, Reason::Ask(7));
-    assert_eq!(&answer.touches[..], [(0, 103)]);
+    assert_eq!(&answer.touches[..], [(Slot(0), 103)]);
     assert_eq!(answer.snapshot[0].as_ref().unwrap().value, "c");
     let others = drain(&mut index);
     assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
@@ -294,7 +294,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     assert!(index.ask(ids[0], Reason::Ask(9)).unwrap().touches.is_empty());
     let crawled = drain(&mut index);
     assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == Reason::Crawl));
-    assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [(0, 105)]));
+    assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [(Slot(0), 105)]));
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
         assert!(decided.len() <= 1024, "{} in one call", decided.len());
         walked += decided.len();
         for decide in &decided {
-            assert_eq!((decide.rule.index(), &decide.touches[..]), (0, &[(0, 103)][..]));
+            assert_eq!((decide.rule.index(), &decide.touches[..]), (0, &[(Slot(0), 103)][..]));
             let id: usize = decide.binding.get(0, 1).parse().unwrap();
             latest[id] = Some(truth(&index, decide));
         }
@@ -96,7 +96,7 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
         deliver(&mut index, [put("/other/1", "", revision)]);
         let decided = drain(&mut index);
         assert_eq!(decided.len(), 1, "at once, and nothing else");
-        assert_eq!((decided[0].rule.index(), &decided[0].touches[..]), (1, &[(0, revision)][..]));
+        assert_eq!((decided[0].rule.index(), &decided[0].touches[..]), (1, &[(Slot(0), revision)][..]));
         if calls < 90 {
             let (joins, leaves) = (SERVERS + calls, calls * 1001);
             deliver(
@@ -140,7 +140,7 @@ fn a_switch_flipped_back_in_the_middle_is_walked_again_from_the_start() {
     let decided = drain(&mut index);
     assert_eq!(decided.len(), 7);
     assert!(decided.iter().all(|decide| !truth(&index, decide)));
-    assert_eq!(&decided[0].touches[..], [(0, 101), (0, 102)]);
+    assert_eq!(&decided[0].touches[..], [(Slot(0), 101), (Slot(0), 102)]);
     assert_eq!(work_off(&mut index).len(), 3);
 }
 
@@ -153,7 +153,7 @@ fn of_many_flips_a_walk_remembers_the_two_latest() {
     }
     let decided = work_off(&mut index);
     assert_eq!(decided.len(), 1);
-    assert_eq!(&decided[0].touches[..], [(0, 198), (0, 199)]);
+    assert_eq!(&decided[0].touches[..], [(Slot(0), 198), (Slot(0), 199)]);
 }
 
 #[test]

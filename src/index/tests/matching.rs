@@ -2,6 +2,7 @@
 
 use super::super::patterns::Patterns;
 use crate::compiled::{RuleIndex, Use};
+use crate::condition::Slot;
 use crate::pattern::{Pattern, Segment};
 use crate::properties::check;
 use proptest::prelude::*;
@@ -44,7 +45,7 @@ fn usage(number: usize, pattern: &Pattern) -> Use {
     let first = |at: usize| captured.iter().position(|&other| other == at).unwrap() as u8;
     Use {
         rule: RuleIndex::default(),
-        slot: number as u8,
+        slot: Slot::new(number),
         group: None,
         order: (0..pattern.attributes().len()).map(first).collect(),
         equal: (0..captured.len()).map(|at| (first(captured[at]), at as u8)).collect(),
@@ -55,7 +56,7 @@ fn usage(number: usize, pattern: &Pattern) -> Use {
 fn by_trie<'k>(patterns: &Patterns, key: &'k str) -> Vec<(u8, Vec<&'k str>)> {
     let mut all = Vec::new();
     patterns.matching(key, |usage, captures| {
-        all.push((usage.slot, usage.order.iter().map(|&at| captures[at as usize]).collect()));
+        all.push((usage.slot.0, usage.order.iter().map(|&at| captures[at as usize]).collect()));
     });
     all.sort_unstable();
     all

@@ -118,8 +118,8 @@ impl Oracle {
         }
         for (slot, key, values) in matches.iter().filter(|(_, _, values)| !complete(values)) {
             let name = group(compiled, rule, values);
-            self.readers[*key].groups.push((name.clone(), *slot as Slot));
-            self.group_keys.entry(name).or_default().push((*slot as Slot, *key));
+            self.readers[*key].groups.push((name.clone(), Slot::new(*slot)));
+            self.group_keys.entry(name).or_default().push((Slot::new(*slot), *key));
         }
         for values in bindings {
             let number = self.instances.len();
@@ -135,8 +135,8 @@ impl Oracle {
                 if other.iter().zip(&values).all(|(other, value)| other.is_none() || other == value) {
                     model.keys[*slot] = Some(*key);
                     if complete(other) {
-                        model.binders.push((*key, *slot as Slot));
-                        self.readers[*key].instances.push((number, *slot as Slot));
+                        model.binders.push((*key, Slot::new(*slot)));
+                        self.readers[*key].instances.push((number, Slot::new(*slot)));
                     }
                 }
             }
@@ -166,7 +166,7 @@ impl Oracle {
         let rule = &self.rules[name.0.index()];
         let mut snapshot: Snapshot = vec![None; rule.slots().len()].into();
         for (slot, key) in self.group_keys.get(name).into_iter().flatten() {
-            snapshot[*slot as usize] = seen(&state[*key]);
+            snapshot[slot.index()] = seen(&state[*key]);
         }
         let own = &rule.kinds()[name.1 as usize].slots;
         let mut truths = Vec::new();
@@ -176,8 +176,7 @@ impl Oracle {
                 truths.push(rule.condition().leaf_truth(number, &snapshot));
             } else {
                 let inside = leaf.slots.iter().filter(|slot| own.contains(slot));
-                operands
-                    .extend(inside.map(|slot| snapshot[*slot as usize].as_ref().map(|s| s.value.clone())));
+                operands.extend(inside.map(|slot| snapshot[slot.index()].as_ref().map(|s| s.value.clone())));
             }
         }
         (truths, operands)

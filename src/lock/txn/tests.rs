@@ -106,29 +106,29 @@ fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
     let gets = [format!("else get {LOCK}"), format!("else get {MARK}")];
     for (name, values, witness, supersedes_backoff, compares) in [
         ("no witness is needed", vec![], vec![], None, vec![]),
-        ("absent", vec![None], vec![Check::Absent(0)], None, vec!["if create /k0 = 0"]),
-        ("exists", vec![seen("x", 5)], vec![Check::Exists(0)], None, vec!["if create /k0 > 0"]),
-        ("has its value", vec![seen("x", 5)], vec![Check::ValueIs(0)], None, vec!["if value /k0 = x"]),
+        ("absent", vec![None], vec![Check::Absent(Slot(0))], None, vec!["if create /k0 = 0"]),
+        ("exists", vec![seen("x", 5)], vec![Check::Exists(Slot(0))], None, vec!["if create /k0 > 0"]),
+        ("has its value", vec![seen("x", 5)], vec![Check::ValueIs(Slot(0))], None, vec!["if value /k0 = x"]),
         (
             "has another value",
             vec![seen("x", 5)],
-            vec![Check::ValueIsNot(0, 0)],
+            vec![Check::ValueIsNot(Slot(0), 0)],
             None,
             vec!["if value /k0 != y"],
         ),
-        ("unchanged", vec![seen("x", 5)], vec![Check::Unchanged(0)], None, vec!["if mod /k0 = 5"]),
-        ("unchanged, absent", vec![None], vec![Check::Unchanged(0)], None, vec!["if mod /k0 = 0"]),
+        ("unchanged", vec![seen("x", 5)], vec![Check::Unchanged(Slot(0))], None, vec!["if mod /k0 = 5"]),
+        ("unchanged, absent", vec![None], vec![Check::Unchanged(Slot(0))], None, vec!["if mod /k0 = 0"]),
         (
             "several, and a key that proves nothing",
             vec![seen("x", 5), None, seen("z", 6)],
-            vec![Check::ValueIs(2), Check::Absent(1)],
+            vec![Check::ValueIs(Slot(2)), Check::Absent(Slot(1))],
             None,
             vec!["if value /k2 = z", "if create /k1 = 0"],
         ),
         (
             "a mark is overruled",
             vec![seen("x", 5)],
-            vec![Check::Exists(0)],
+            vec![Check::Exists(Slot(0))],
             Some(8),
             vec!["if create /k0 > 0"],
         ),
@@ -248,10 +248,8 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
         ),
         ("an answer without contents", None, vec![], "untrue ".into()),
     ] {
-        let text =
-            locking(&[seen("x", 5), None], &[Check::Exists(0)], supersedes_backoff, |locking| match locking
-                .read(refused(found))
-            {
+        let text = locking(&[seen("x", 5), None], &[Check::Exists(Slot(0))], supersedes_backoff, |locking| {
+            match locking.read(refused(found)) {
                 Locked::Won(fence) => {
                     format!("won {}", fence.create_revision)
                 }
@@ -268,7 +266,8 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                     let gone = if mark_gone { ", mark gone" } else { "" };
                     format!("untrue{gone} {}", told(&changes))
                 }
-            });
+            }
+        });
         assert_eq!(text, expected, "{name}");
     }
 }
@@ -290,7 +289,7 @@ fn told(changes: &[Change]) -> String {
 #[test]
 fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
     let reply = Reply { revision: 41, succeeded: true, responses: vec![] };
-    let locked = locking(&[None], &[Check::Absent(0)], None, |locking| locking.read(reply));
+    let locked = locking(&[None], &[Check::Absent(Slot(0))], None, |locking| locking.read(reply));
     let Locked::Won(fence) = locked else { panic!("{locked:?}") };
     assert_eq!(fence, Fence { create_revision: 41 });
 }
@@ -312,7 +311,7 @@ fn what_is_removed_is_what_was_seen() {
 fn the_size_of_an_answer_is_estimated_with_the_values_that_are_known() {
     let large = "x".repeat(10_000);
     let bytes = |value: &str| {
-        locking(&[seen(value, 5)], &[Check::Unchanged(0)], None, |locking| {
+        locking(&[seen(value, 5)], &[Check::Unchanged(Slot(0))], None, |locking| {
             let Footprint { request_bytes, response_bytes, .. } = locking.request().footprint;
             (request_bytes, response_bytes)
         })

@@ -86,7 +86,7 @@ fn giving_up_is_not_undone_by_a_release_that_comes_late() {
     b.answer(1, true, &[5, 0]).released(LOCK, 15).released(LOCK, 20).advance(Duration::from_secs(1));
     assert_eq!(b.state(1), Some(State::GivenUp(None)));
     b.wanted();
-    b.decide(1, false, &[21, 0], &[(0, 21)]);
+    b.decide(1, false, &[21, 0], &[(Slot(0), 21)]);
     assert!(matches!(b.wanted()[..], [Action::ClearMark { revision: 20, .. }]));
 }
 
@@ -94,7 +94,9 @@ fn giving_up_is_not_undone_by_a_release_that_comes_late() {
 fn a_change_that_came_before_the_answer_overrules_the_mark() {
     let mut b = bench();
     // The change at 12 is seen while the answer of a mark at 10 is on its way.
-    b.decide(1, true, &[5, 0], &[]).decide(1, true, &[12, 0], &[(0, 12)]).locked(1, marked(10, 2, true));
+    b.decide(1, true, &[5, 0], &[])
+        .decide(1, true, &[12, 0], &[(Slot(0), 12)])
+        .locked(1, marked(10, 2, true));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
     b.locking();
     b.advance(BASE).answer(1, true, &[12, 0]);
@@ -122,8 +124,10 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
         let mut b = bench();
         b.decide(1, true, &[5, 0], &[]);
         b.wanted();
-        let orphan =
-            Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[(0, 12)], Reason::Change) };
+        let orphan = Decided {
+            orphaned: true,
+            ..decision(instance(1), false, &[0, 0], &[(Slot(0), 12)], Reason::Change)
+        };
         b.turn(|work, now, out| work.decided(orphan, now, out)).locked(1, outcome);
         assert_eq!(b.state(1), None);
         assert!(matches!(b.wanted()[..], [Action::Release(_)]), "nothing implies it any more");
@@ -134,7 +138,12 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
 #[test]
 fn what_turned_false_and_true_again_meanwhile_is_held() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[(1, 6)]).decide(1, true, &[5, 0], &[(1, 7)]);
+    b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[(Slot(1), 6)]).decide(
+        1,
+        true,
+        &[5, 0],
+        &[(Slot(1), 7)],
+    );
     b.locked(1, held(10));
     assert!(matches!(b.state(1), Some(State::Held(_))));
 }

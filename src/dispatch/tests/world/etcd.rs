@@ -22,7 +22,7 @@ impl Keys {
 
     /// As the mirror does it: what is newer counts, what is older is told all the same.
     pub(super) fn merge(&mut self, slot: Slot, revision: Revision, present: bool) -> Option<Touch> {
-        let known = &mut self.0[slot as usize];
+        let known = &mut self.0[slot.index()];
         if revision > known.0 {
             let changed = present || known.1;
             *known = (revision, present);
@@ -85,9 +85,9 @@ impl Etcd {
     }
 
     fn write(&mut self, id: u32, slot: Slot, present: bool, revision: Revision) -> bool {
-        let changes = present || self.keys[id as usize].0[slot as usize].1;
+        let changes = present || self.keys[id as usize].0[slot.index()].1;
         if changes {
-            self.keys[id as usize].0[slot as usize] = (revision, present);
+            self.keys[id as usize].0[slot.index()] = (revision, present);
             self.events.push((id, slot, revision, present));
         }
         changes
@@ -179,7 +179,7 @@ impl Etcd {
             mark => {
                 let read = |slot: usize| {
                     let (revision, present) = self.keys[id as usize].0[slot];
-                    (slot as Slot, if present { revision } else { at }, present)
+                    (Slot::new(slot), if present { revision } else { at }, present)
                 };
                 let mark_gone = supersedes_backoff.is_some() && mark.is_none();
                 let outcome = untrue(mark_gone);
@@ -233,7 +233,7 @@ impl Etcd {
         } else if optimistic {
             self.delete_mark(id, revision);
         }
-        let slots: Vec<Slot> = effects.iter().map(|(slot, _)| *slot).collect();
+        let slots: Vec<u8> = effects.iter().map(|(slot, _)| slot.0).collect();
         End(committed(revision, &slots, hold.is_some()), changes)
     }
 }

@@ -24,7 +24,7 @@ impl World {
         if let Some(habit) = self.habit.clone() {
             (finish, effects) = (habit.finish, habit.effects);
             if let Some(delay) = habit.writes {
-                self.later(delay, Event::Outside(Op::Put(id, 0)));
+                self.later(delay, Event::Outside(Op::Put(id, Slot(0))));
             }
         } else if !self.calm {
             finish = match self.rng.random_range(0..14) {
@@ -37,15 +37,15 @@ impl World {
                 _ => finish,
             };
             match self.rng.random_range(0..4) {
-                0 => effects.push((0, true)),
-                1 => effects.push((1, true)),
-                2 => effects.extend([(0, self.rng.random_bool(0.5)), (1, false)]),
+                0 => effects.push((Slot(0), true)),
+                1 => effects.push((Slot(1), true)),
+                2 => effects.extend([(Slot(0), self.rng.random_bool(0.5)), (Slot(1), false)]),
                 _ => {}
             }
             if self.chance(20) {
                 // A write beside the commit, by the callback or something it started.
                 let delay = ms(self.rng.random_range(0..60));
-                self.later(delay, Event::Outside(Op::Put(id, 0)));
+                self.later(delay, Event::Outside(Op::Put(id, Slot(0))));
             }
         }
         self.runs.insert(id, Run { given, supersedes_backoff, finish, effects, fence });

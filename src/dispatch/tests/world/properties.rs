@@ -8,9 +8,9 @@ use proptest::prelude::*;
 fn ops() -> impl Strategy<Value = Op> {
     let id = 0..INSTANCES;
     prop_oneof![
-        8 => (id.clone(), 0..2u8).prop_map(|(id, slot)| Op::Put(id, slot)),
-        8 => id.clone().prop_map(|id| Op::Put(id, 0)),
-        8 => (id.clone(), 0..2u8).prop_map(|(id, slot)| Op::Delete(id, slot)),
+        8 => (id.clone(), 0..2u8).prop_map(|(id, slot)| Op::Put(id, Slot(slot))),
+        8 => id.clone().prop_map(|id| Op::Put(id, Slot(0))),
+        8 => (id.clone(), 0..2u8).prop_map(|(id, slot)| Op::Delete(id, Slot(slot))),
         4 => (id.clone(), 1..400u64).prop_map(|(id, takes)| Op::Lock(id, takes)),
         2 => id.clone().prop_map(Op::GiveUp),
         4 => id.clone().prop_map(Op::FireNow),
@@ -31,7 +31,7 @@ fn ops() -> impl Strategy<Value = Op> {
 fn play(seed: u64, script: &[(u64, Op)]) -> World {
     let mut world = World::new(seed);
     for id in 0..INSTANCES {
-        world.outside(Op::Put(id, 0));
+        world.outside(Op::Put(id, Slot(0)));
     }
     for (wait, op) in script {
         world.run(world.now + ms(*wait));

@@ -7,7 +7,7 @@ fn minute(rule: u32, finish: Finish, effects: &[(Slot, bool)], writes: Option<u6
     let mut world = World::new(1);
     world.calm = true;
     world.habit = Some(Habit { finish, effects: effects.to_vec(), writes: writes.map(ms) });
-    world.outside(Op::Put(rule, 0));
+    world.outside(Op::Put(rule, Slot(0)));
     world.run(world.start + Duration::from_secs(60));
     (world.fired[rule as usize], world.actions)
 }
@@ -18,7 +18,7 @@ fn nothing_spins() {
     let later = |delay| Finish::Returned(Then::RetryAfter(delay));
     let give_up = || Finish::Returned(Then::GiveUp("enough".into()));
     let failed = || Finish::Failed("no".into());
-    let rewrites: &[(Slot, bool)] = &[(0, true)];
+    let rewrites: &[(Slot, bool)] = &[(Slot(0), true)];
     let hour = Duration::from_secs(3600);
     let slowed = 14..=20;
     let by_base = 300..=600;
@@ -52,7 +52,7 @@ fn what_is_held_does_not_ask_again_and_again() {
     let mut world = World::new(1);
     world.calm = true;
     for id in [0, 1, 5, 9] {
-        world.outside(Op::Put(id, 0));
+        world.outside(Op::Put(id, Slot(0)));
     }
     world.outside(Op::Lock(0, 30_000));
     world.outside(Op::Lock(1, 30_000));

@@ -174,7 +174,7 @@ impl World {
             let now = model.snapshot(&store);
             assert_eq!(last.truth, self.oracle.truth(model.rule, &now), "the truth of {:?}", model.binding);
             for (key, slot) in &model.binders {
-                let slot = usize::from(*slot);
+                let slot = slot.index();
                 assert_eq!(last.snapshot[slot], now[slot], "{} of {:?}", KEYS[*key], model.binding);
             }
         }
