@@ -209,13 +209,11 @@ fn odd_keys_and_values() {
 }
 
 #[test]
-#[ignore = "a known defect: see docs/reliability.md"]
 fn followers_that_stand_still() {
     quick("follower-stopped");
 }
 
 #[test]
-#[ignore = "a known defect: see docs/reliability.md"]
 fn connections_that_go_silent() {
     quick("silent-connections");
 }

@@ -29,7 +29,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: ten_seconds,
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "leader-stopped",
                 "the leader stands still while callbacks run, for longer than their locks live",
@@ -48,7 +47,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "follower-stopped",
                 "one follower after the other stands still for longer than a lease lives",
@@ -84,7 +82,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: ten_seconds,
             expect: strict,
-            known_defect: defect::LEARNER,
             ..Scenario::new(
                 "learner",
                 "behind one endpoint there is a learner instead of a member that votes",

@@ -12,15 +12,11 @@ use crate::scenario::Scenario;
 
 /// What does not hold yet, as `docs/reliability.md` calls it.
 mod defect {
-    pub const SILENCE: Option<&str> = Some("a silent member cancels callbacks");
-    pub const LEARNER: Option<&str> = Some("a learner is not left, and cancels callbacks");
     pub const ATTEMPT: Option<&str> = Some("an error of the link counts as an attempt");
     pub const LOCK: Option<&str> = Some("a lock that is removed by hand is not noticed");
     pub const LEASE: Option<&str> = Some("a lease that is removed by hand is noticed at its next renewal");
-    pub const FOREIGN: Option<&str> = Some("an endpoint of another cluster is used");
     pub const CLONE: Option<&str> = Some("a clone of the cluster is used");
     pub const TOKENS: Option<&str> = Some("callbacks fail and are cancelled when tokens end");
-    pub const PROXY: Option<&str> = Some("engines do not get ready behind `etcd grpc-proxy`");
 }
 
 /// All of them, in the order in which they run.

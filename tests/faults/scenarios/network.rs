@@ -1,6 +1,5 @@
 //! What happens on the way between engines and members.
 
-use super::defect;
 use crate::history::Expect;
 use crate::jobs;
 use crate::proxy::{Felt, Weather};
@@ -16,7 +15,6 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "silent-connections",
                 "the connections to one member after the other go silent, while new ones work",
@@ -25,7 +23,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "silent-endpoint",
                 "the ways to one member after the other go silent, for new connections too",
@@ -34,7 +31,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "half-open-up",
                 "what engines send to one member after the other does not arrive; what comes back would",
@@ -43,7 +39,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "half-open-down",
                 "what engines send arrives at one member after the other, and nothing comes back",
@@ -86,7 +81,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || Settings { members: 1, engines: 2, ..Settings::default() },
             expect: strict,
-            known_defect: defect::SILENCE,
             ..Scenario::new(
                 "one-member-silent-connections",
                 "the connections to the only member go silent, while new ones work",

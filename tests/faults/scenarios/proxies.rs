@@ -1,6 +1,5 @@
 //! etcd's own proxies between engines and members.
 
-use super::defect;
 use crate::history::Expect;
 use crate::jobs;
 use crate::scenario::Scenario;
@@ -14,7 +13,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: || Settings { through: Some(Through::GrpcProxy), ..Settings::default() },
             expect: strict,
-            known_defect: defect::PROXY,
             ..Scenario::new(
                 "grpc-proxy",
                 "engines come through `etcd grpc-proxy start`, which is restarted",

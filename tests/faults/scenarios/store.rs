@@ -34,7 +34,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             settings: ten_seconds,
-            known_defect: defect::FOREIGN,
             ..Scenario::new(
                 "foreign-cluster",
                 "behind one endpoint there is another cluster, with keys that look like ours",

@@ -34,7 +34,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             settings: || Settings { jwt: Some(4), ..with_users(Vec::new()) },
-            known_defect: defect::TOKENS,
             ..Scenario::new(
                 "signed-tokens-expire",
                 "signed tokens (JWT) live for 4 s, and users are added meanwhile",
