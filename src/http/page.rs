@@ -398,6 +398,7 @@ fn seen_key(seen: &SeenKey) -> Markup {
             @if let Some(value) = &seen.value {
                 " is " code.value { (value.to_string_lossy()) }
                 @if let Some(revision) = seen.mod_revision { ", revision " (revision) }
+                @if let Some(obstacle) = &seen.obstacle { ", " (obstacle) }
             } @else { " is absent" }
         }
     }
