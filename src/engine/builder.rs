@@ -1,9 +1,10 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::check::{check_application, check_endpoints, check_options, reserved, warn};
+use super::check::{check_application, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+use super::endpoints::check_endpoints;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
