@@ -1,11 +1,11 @@
 //! The link to etcd: members and connections that fall silent, and what must not come of it.
 
 use crate::support::{Cluster, Etcd, Proxy, eventually};
-use etcd_rules::{Engine, Error, Firing, Outcome, Rule, RunningEngine, key};
-use std::sync::Arc;
+use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Rule, RunningEngine, key};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const CALLBACKS: usize = 20;
@@ -138,4 +138,53 @@ async fn a_deletion_at_the_compacted_revision_is_seen() {
     proxy.heal();
     eventually(20 * SECOND, "it knows that one is gone", async || keys().await == 1).await;
     engine.shutdown(SECOND).await.unwrap();
+}
+
+/// What an application may make of an error.
+#[derive(Debug, thiserror::Error)]
+#[error("the address is not known")]
+struct NoAddress;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_failed_for_the_link_makes_no_attempt_of_it() {
+    let etcd = Etcd::start().await;
+    let proxy = Arc::new(Proxy::start(etcd.endpoint()));
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let (cut, told) = (proxy.clone(), attempts.clone());
+    let hour = Duration::from_secs(3600);
+    let rule = Rule::new("work").when(key("/todo/:id").exists()).backoff(Backoff::new(hour, hour)).run(
+        move |firing: Firing| {
+            let (proxy, told) = (cut.clone(), told.clone());
+            async move {
+                let so_far = {
+                    let mut told = told.lock().unwrap();
+                    told.push(firing.attempt());
+                    told.len()
+                };
+                if so_far <= 3 {
+                    proxy.freeze();
+                }
+                let address = match so_far {
+                    // The third one has less patience than the engine.
+                    3 => {
+                        timeout(2 * SECOND, firing.get_opt("/addresses/:id")).await.ok().and_then(Result::ok)
+                    }
+                    _ => firing.get_opt("/addresses/:id").await.ok(),
+                };
+                proxy.heal();
+                match address {
+                    None if so_far == 2 => panic!("there should have been an answer"),
+                    None => Err(NoAddress),
+                    Some(_) => Ok(firing.commit().delete("/todo/:id")),
+                }
+            }
+        },
+    );
+    let engine = Engine::builder("link", [proxy.endpoint()]).request_timeout(3 * SECOND).rule(rule);
+    let engine = engine.build().unwrap().start().await.unwrap();
+    engine.ready().await;
+    etcd.put("/todo/a", "").await;
+    eventually(60 * SECOND, "it is done", async || etcd.get("/todo/a").await.is_none()).await;
+    assert_eq!(*attempts.lock().unwrap(), [1, 1, 1, 1]);
+    engine.shutdown(10 * SECOND).await.unwrap();
 }
