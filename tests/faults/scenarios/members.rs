@@ -1,6 +1,5 @@
 //! What happens to members of the cluster.
 
-use super::defect;
 use crate::history::Expect;
 use crate::jobs;
 use crate::member::Member;
@@ -38,7 +37,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             settings: ten_seconds,
             expect: strict,
-            known_defect: defect::ATTEMPT,
             ..Scenario::new(
                 "leader-isolated",
                 "no member hears the leader or is heard by it, while clients still reach it",
@@ -54,7 +52,6 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            known_defect: defect::ATTEMPT,
             ..Scenario::new(
                 "two-of-three-lost",
                 "two of three members are killed: nobody can be served until one is back",
