@@ -324,6 +324,7 @@ pub use compiled::{Backoff, RateLimit, RuleError, Settle};
 pub use condition::{Condition, Key, all_equal, key};
 pub use engine::{Engine, EngineBuilder, EngineHandle, RunningEngine};
 pub use error::{BuildError, ConfigError, EngineError, Error};
+pub use etcd::Credentials;
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{BoxError, Commit, ErrorKind, EtcdError, Firing, FiringError, Outcome};
 pub use health::Health;

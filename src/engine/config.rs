@@ -3,7 +3,7 @@
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::{CompiledRule, Settle};
-use crate::etcd::{Target, Timeouts};
+use crate::etcd::{CredentialsOption, Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
 use crate::runtime::env::Env;
@@ -94,6 +94,7 @@ pub(crate) struct Config {
     pub(crate) engine: Arc<str>,
     pub(crate) namespace: Arc<str>,
     pub(crate) target: Target,
+    pub(crate) credentials: Option<CredentialsOption>,
     pub(crate) rules: Arc<[CompiledRule]>,
     /// By number of a rule.
     pub(crate) callbacks: Arc<[Callback]>,

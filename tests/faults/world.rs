@@ -136,10 +136,20 @@ impl World {
         if let Some(through) = world.settings.through {
             world.between = Some(Between::start(through, &world.cluster).await);
         }
+        world.tell_password(crate::access::PASSWORD);
         for engine in 0..world.settings.engines {
             world.add_engine(engine);
         }
         world
+    }
+
+    fn password_file(&self) -> std::path::PathBuf {
+        self.reports.path().join("password")
+    }
+
+    /// What engines find as their password from now on.
+    pub fn tell_password(&self, password: &str) {
+        std::fs::write(self.password_file(), password).expect("a file can be written");
     }
 
     fn add_engine(&mut self, engine: usize) {
@@ -158,7 +168,7 @@ impl World {
             crawl_interval: Duration::from_secs(5),
             concurrency: self.settings.concurrency,
             broken: self.settings.broken,
-            user: self.settings.users.then(|| ("engine".to_owned(), crate::access::PASSWORD.to_owned())),
+            user: self.settings.users.then(|| ("engine".to_owned(), self.password_file())),
             #[cfg(feature = "tls")]
             tls: self.cluster.access.tls.as_ref().map(|certificates| certificates.client_files()),
             #[cfg(not(feature = "tls"))]

@@ -16,6 +16,7 @@ mod chaos;
 mod cluster;
 mod configuration;
 mod crawl;
+mod credentials;
 mod embedded;
 mod embedding;
 mod engines;

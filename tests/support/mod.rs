@@ -5,6 +5,8 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program takes a part")]
 
 mod browser;
+#[cfg(feature = "tls")]
+mod certificates;
 mod cluster;
 pub mod etcd;
 mod held;
@@ -14,6 +16,8 @@ mod server;
 mod wait;
 
 pub use browser::Browser;
+#[cfg(feature = "tls")]
+pub use certificates::Certificates;
 pub use cluster::Cluster;
 pub use etcd::{Saved, free_port};
 pub use held::Held;

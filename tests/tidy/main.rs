@@ -159,6 +159,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("name", "operations/scrape", "a_scrape_shows_what_happened"),
             ("namespace", "options", "locks_lie_below_the_namespace"),
             ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
+            ("credentials", "credentials", "a_password_changes_under_a_running_engine"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("evaluators", "threads", "nothing_remains_after_a_shutdown_or_a_drop"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
