@@ -55,7 +55,7 @@ pub(crate) enum Finish {
     TimedOut,
     /// It failed so, after a read of it had failed for the link to etcd: that is no attempt.
     OfLink(Box<Finish>),
-    /// Told to end: its lock may be lost, or the engine stops.
+    /// It was told to end, because its lock may be lost or the engine stops.
     Cancelled,
 }
 
