@@ -398,6 +398,18 @@ impl EngineBuilder {
         self
     }
 
+    /// A link that had to leave its member goes back there within this time of the member's return, at a random moment
+    /// of the second half. So engines that fled from a member don't stay together on the others. More than zero; default:
+    /// 10 minutes.
+    ///
+    /// A move costs a connection and a request for each watch. Nothing is lost or cancelled for it. With a short time, a
+    /// member that comes and goes makes the links come and go too. With a long one, the other members carry more until
+    /// then.
+    pub fn rebalance(mut self, within: Duration) -> Self {
+        self.options.rebalance = within;
+        self
+    }
+
     /// For how long changes may be late before the engine's health says [`lagging`](crate::health::Reason::Lagging).
     /// More than zero; default: 5 s.
     ///

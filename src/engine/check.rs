@@ -34,6 +34,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         connect_timeout,
         request_timeout,
         watch_silence,
+        rebalance,
         lag_limit,
         max_txn_ops,
         event_buffer,
@@ -72,6 +73,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         ("connect_timeout", connect_timeout),
         ("request_timeout", request_timeout),
         ("watch_silence", watch_silence),
+        ("rebalance", rebalance),
         ("lag_limit", lag_limit),
     ] {
         if value.is_zero() {

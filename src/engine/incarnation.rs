@@ -120,6 +120,7 @@ impl Incarnation {
                 probe: config.namespace.clone(),
                 token: token.clone(),
                 credentials: credentials.clone(),
+                rebalance: config.options.rebalance,
                 store: store.clone(),
                 rng: env.rng(RandomStream::EtcdClient(number)),
             });

@@ -36,6 +36,8 @@ pub(crate) struct LinkSettings {
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
     pub(crate) credentials: Option<Arc<CredentialSource>>,
+    /// It is at home again within this time.
+    pub(crate) rebalance: Duration,
     pub(crate) store: Arc<Store>,
     pub(crate) rng: StdRng,
 }
@@ -125,7 +127,8 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, probe, token, credentials, store, rng } = settings;
+        let LinkSettings { target, timeouts, meters, home, probe, token, credentials, rebalance, store, rng } =
+            settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
@@ -140,6 +143,7 @@ impl EtcdClient {
             home,
             probe,
             credentials,
+            rebalance,
             store,
             rng,
             shared: shared.clone(),
@@ -160,6 +164,7 @@ impl EtcdClient {
             probe: "/etcd-rules/".into(),
             token: Arc::default(),
             credentials: None,
+            rebalance: Duration::from_secs(600),
             store: Store::new(Vec::new(), None, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });

@@ -21,9 +21,6 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Within this time of its return a member has its share of the links again.
-const SPREAD: Duration = Duration::from_secs(10 * 60);
-
 /// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes
 /// passwords one at a time.
 const AUTHENTICATION: Duration = Duration::from_secs(20);
@@ -35,6 +32,8 @@ pub(super) struct ConnectorSettings {
     pub(super) home: usize,
     pub(super) probe: Arc<str>,
     pub(super) credentials: Option<Arc<CredentialSource>>,
+    /// Within this time of its return a member has its share of the links again.
+    pub(super) rebalance: Duration,
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
@@ -61,7 +60,7 @@ impl Connector {
         let link = EndpointChoice::new(
             endpoints,
             settings.home,
-            Spread(SPREAD),
+            Spread(settings.rebalance),
             StdRng::from_rng(&mut settings.rng),
         );
         if let Some(source) = &settings.credentials {

@@ -182,6 +182,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "a_request_without_an_answer_is_given_up_after_the_request_timeout",
             ),
             ("watch_silence", "options", "a_watch_that_is_silent_is_left_after_twice_the_silence"),
+            ("rebalance", "spread", "after_a_rolling_restart_no_member_has_more_than_twice_its_share"),
             ("cluster_id", "cluster", "an_endpoint_of_another_cluster_is_not_used"),
             ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
             ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
