@@ -28,6 +28,8 @@ pub struct Setup {
     pub lock_ttl: Duration,
     pub crawl_interval: Duration,
     pub concurrency: usize,
+    /// Links are at home again within this time.
+    pub rebalance: Duration,
     /// The name, and the file with the password.
     pub user: Option<(String, PathBuf)>,
     /// Files with the certificate of the authority, and the client's own certificate and key.
@@ -75,6 +77,7 @@ async fn run(setup: Setup) {
         .lock_ttl(setup.lock_ttl)
         .crawl_interval(setup.crawl_interval)
         .concurrency(setup.concurrency)
+        .rebalance(setup.rebalance)
         .rules(rules.map(|rule| rule.concurrency(setup.concurrency)));
     let running = engine.build().expect("a configuration").start().await.expect("an engine");
     tell_health(&running, &worker.writer);

@@ -38,6 +38,8 @@ pub struct Settings {
     pub engines: usize,
     pub lock_ttl: Duration,
     pub concurrency: usize,
+    /// Links of engines are at home again within this time.
+    pub rebalance: Duration,
     /// Jobs a second.
     pub rate: u32,
     pub flags: Vec<String>,
@@ -58,6 +60,7 @@ impl Default for Settings {
             engines: 3,
             lock_ttl: Duration::from_secs(5),
             concurrency: 64,
+            rebalance: Duration::from_secs(600),
             rate: 20,
             flags: Vec::new(),
             tls: false,
@@ -167,6 +170,7 @@ impl World {
             lock_ttl: self.settings.lock_ttl,
             crawl_interval: Duration::from_secs(5),
             concurrency: self.settings.concurrency,
+            rebalance: self.settings.rebalance,
             broken: self.settings.broken,
             user: self.settings.users.then(|| ("engine".to_owned(), self.password_file())),
             #[cfg(feature = "tls")]
@@ -260,6 +264,14 @@ impl World {
         sleep(Duration::from_millis(1500)).await;
         let after = bytes();
         (0..before.len()).max_by_key(|member| after[*member] - before[*member]).unwrap_or_default()
+    }
+
+    /// How many connections of engines lead to each member now.
+    pub fn shares(&self) -> Vec<u64> {
+        let open = |link: &Proxy| link.felt().connections - link.felt().ended;
+        (0..self.cluster.members.len())
+            .map(|member| self.links.iter().map(|links| open(&links[member])).sum())
+            .collect()
     }
 
     /// The same weather on all ways of all engines to a member.
