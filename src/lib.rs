@@ -318,6 +318,7 @@ mod must_use {}
 /// The code in the guides is compiled, and run where possible.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
+#[doc = include_str!("../docs/guides/credentials.md")]
 mod guides {}
 
 pub use compiled::{Backoff, RateLimit, RuleError, Settle};
