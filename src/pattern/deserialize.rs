@@ -127,7 +127,8 @@ impl<'de> Deserializer<'de> for Text<'de> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Attributes;
+    use serde::Deserialize;
     use std::collections::BTreeMap;
 
     #[derive(Debug, Deserialize, PartialEq)]
