@@ -6,4 +6,5 @@ mod faults;
 mod kv;
 mod leases;
 mod locks;
+mod users;
 mod watches;
