@@ -12,6 +12,7 @@ use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
@@ -265,7 +266,7 @@ impl EtcdClient {
                 }
             };
             match failure.remedy {
-                Remedy::Authenticate if self.shared.token.can_be_renewed() => {
+                Remedy::Authenticate if self.shared.token.can_be_renewed() && !is_active(Mutant::Token) => {
                     Box::pin(self.newer_token(token, deadline)).await?;
                     continue;
                 }

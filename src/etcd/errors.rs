@@ -6,21 +6,21 @@ use super::failure::{Effect, FailureKind, Remedy};
 use tonic::Code;
 
 /// One error, as etcd words it.
-pub(super) struct KnownError {
+pub(crate) struct KnownError {
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a message tells enough; tests provoke it with its code")
     )]
-    pub(super) code: Code,
-    pub(super) message: &'static str,
-    pub(super) kind: FailureKind,
-    pub(super) remedy: Remedy,
-    pub(super) effect: Effect,
+    pub(crate) code: Code,
+    pub(crate) message: &'static str,
+    pub(crate) kind: FailureKind,
+    pub(crate) remedy: Remedy,
+    pub(crate) effect: Effect,
 }
 
 macro_rules! errors {
     ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident;)*) => {
-        pub(super) const ERRORS: &[KnownError] = &[$(KnownError {
+        pub(crate) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
