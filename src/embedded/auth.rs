@@ -102,11 +102,11 @@ impl Auth {
         if !self.enabled {
             return Err(RpcError::AUTH_NOT_ENABLED);
         }
-        let known = self.users.get(name).and_then(|user| user.password.as_deref());
-        if known != Some(password) {
-            return Err(RpcError::AUTH_FAILED);
+        match &self.users.get(name).ok_or(RpcError::AUTH_FAILED)?.password {
+            None => Err(RpcError::NO_PASSWORD_USER),
+            Some(known) if known != password => Err(RpcError::AUTH_FAILED),
+            Some(_) => Ok(self.tokens.give(name, now)),
         }
-        Ok(self.tokens.give(name, now))
     }
 
     pub(super) fn add_user(&mut self, name: &str, password: Option<&str>) -> Result<(), RpcError> {

@@ -69,6 +69,8 @@ refusals! {
     ROLE_EMPTY = InvalidArgument "etcdserver: role name is empty";
     /// A password that is not the user's.
     AUTH_FAILED = InvalidArgument "etcdserver: authentication failed, invalid user ID or password";
+    /// A password of a user who has none; etcd hands this one on without a code.
+    NO_PASSWORD_USER = Unknown "auth: authentication failed, password was given for no password user";
     /// A grant of no permission.
     PERMISSION_NOT_GIVEN = InvalidArgument "etcdserver: permission not given";
     /// A role that the user does not have.

@@ -65,6 +65,7 @@ errors! {
     FailedPrecondition "etcdserver: role name not found" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: role name is empty" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: authentication failed, invalid user ID or password" => Authentication, Authenticate, No;
+    Unknown "auth: authentication failed, password was given for no password user" => Authentication, Authenticate, No;
     InvalidArgument "etcdserver: permission not given" => Rejected, GiveUp, No;
     PermissionDenied "etcdserver: permission denied" => Permission, GiveUp, No;
     FailedPrecondition "etcdserver: role is not granted to the user" => Rejected, GiveUp, No;

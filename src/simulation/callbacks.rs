@@ -110,9 +110,8 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
     }
     let rng = &mut StdRng::seed_from_u64(world.seed ^ run.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let chances = &world.callbacks;
-    if rng.random_range(0..100) < chances.reading
-        && let Err(error) = read(world, kind, &firing, run).await
-    {
+    let reads = rng.random_range(0..100) < chances.reading;
+    if reads && let Err(error) = read(world, kind, &firing, run).await {
         return (How::ReadFailed, Err(error));
     }
     let pause = match rng.random_range(0..100) {
@@ -128,6 +127,10 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
         }
     } else {
         sleep(pause).await;
+    }
+    // Much may have happened since it began.
+    if reads && let Err(error) = read(world, kind, &firing, run).await {
+        return (How::ReadFailed, Err(error));
     }
     let failing = if kind == Kind::Flaky { 60 } else { chances.failing };
     if rng.random_range(0..100) < failing {

@@ -135,7 +135,8 @@ impl Schedule {
         let every_path: Vec<Vec<NetworkPath>> =
             machines.iter().map(|machine| machine.paths.clone()).collect();
         crate::etcd::dial_by(move |endpoint| {
-            let (machine, member) = endpoint.strip_prefix("machine-")?.split_once("-member-")?;
+            let (machine, member) =
+                endpoint.strip_suffix(":2379")?.strip_prefix("machine-")?.split_once("-member-")?;
             let path =
                 every_path.get(machine.parse::<usize>().ok()?)?.get(member.parse::<usize>().ok()?)?.clone();
             Some(Box::pin(async move { path.dial().await }))
@@ -275,9 +276,10 @@ impl Schedule {
         let options = &self.plan.options;
         let mut builder = match self.plan.members {
             0 => Engine::builder_with_channel("sim", machine.paths[0].channel()),
-            members => {
-                Engine::builder("sim", (0..members).map(|member| format!("machine-{at}-member-{member}")))
-            }
+            members => Engine::builder(
+                "sim",
+                (0..members).map(|member| format!("machine-{at}-member-{member}:2379")),
+            ),
         };
         if self.plan.token_ttl.is_some() {
             builder = builder.connect_options(users::options());

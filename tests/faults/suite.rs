@@ -9,13 +9,35 @@ use crate::side_by_side;
 use crate::world::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
-/// One run at a time: what is timed has the machine for itself.
-static TURN: Mutex<()> = Mutex::new(());
+/// So many runs at a time, each with its own servers: most of a run is waiting, and more would wait for the machine.
+const AT_ONCE: usize = 2;
+static FREE: Mutex<usize> = Mutex::new(AT_ONCE);
+static ENDED: Condvar = Condvar::new();
+
+/// One of the runs that are under way.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let free = FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut free =
+            ENDED.wait_while(free, |free| *free == 0).unwrap_or_else(|poisoned| poisoned.into_inner());
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += 1;
+        ENDED.notify_one();
+    }
+}
 
 fn in_turn<T>(running: impl Future<Output = T>) -> T {
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = Turn::take();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(running)
 }

@@ -29,8 +29,16 @@ pub struct Both {
 }
 
 impl Both {
+    /// The real one is an etcd 3.4, after which the embedded one is made, whatever server the other tests use.
     pub async fn start(seed: u64) -> Self {
-        let process = Etcd::start().await;
+        let program = std::env::var("ETCD_RULES_TEST_ETCD34").unwrap_or_else(|_| "etcd".to_owned());
+        let process = Etcd::builder().program(&program).start().await;
+        let version =
+            process.client().await.status().await.expect("etcd tells its version").version().to_owned();
+        assert!(
+            version.starts_with("3.4."),
+            "the embedded etcd is compared with etcd 3.4, and `{program}` is {version}: name one in ETCD_RULES_TEST_ETCD34"
+        );
         let etcd = EmbeddedEtcd::start().await.expect("a free port");
         let embedded = Client::connect([etcd.endpoint()], None).await.expect("connection");
         let real = process.client().await;
