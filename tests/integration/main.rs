@@ -40,4 +40,5 @@ mod semantics;
 mod testing_kit;
 mod tokens;
 mod trouble;
+mod values;
 mod watch;
