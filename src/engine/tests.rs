@@ -182,7 +182,10 @@ async fn an_explanation_shows_what_was_seen() {
     let seen = &explained.condition.children[0].seen[0];
     assert_eq!((seen.key.as_str(), seen.mod_revision), ("/jobs/1", Some(revision)));
     assert!(matches!(running.explain("other", &Default::default()).await, Err(EngineError::UnknownRule(_))));
-    assert!(matches!(running.explain("never", &Default::default()).await, Err(EngineError::UnknownAttribute(_))));
+    assert!(matches!(
+        running.explain("never", &Default::default()).await,
+        Err(EngineError::UnknownAttribute(_))
+    ));
     running.shutdown(SECOND).await.unwrap();
 }
 
