@@ -117,7 +117,7 @@ impl Plan {
 
     /// Nothing goes wrong but with one member at a time.
     fn spares_callbacks(&self) -> bool {
-        let calm = |step: &PlanStep| matches!(step, PlanStep::Put(..) | PlanStep::Member(_));
+        let is_spared = |step: &PlanStep| matches!(step, PlanStep::Put(..) | PlanStep::Member(_));
         let mut free_at = Duration::ZERO;
         let mut now = Duration::ZERO;
         let mut one_at_a_time = true;
@@ -136,7 +136,7 @@ impl Plan {
             && self.options.time_limit >= 3600 * SECOND
             && !self.kinds.contains(&Kind::Flaky)
             && one_at_a_time
-            && self.steps.iter().all(|(_, step)| calm(step))
+            && self.steps.iter().all(|(_, step)| is_spared(step))
     }
 }
 
