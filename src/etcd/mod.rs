@@ -9,6 +9,8 @@
 //! | [`connection`] | one connection, and when it is silent | yes |
 //! | [`connector`] | the task that opens connections and watches over them | yes |
 //! | [`token`] | the token of all links of an engine | yes |
+//! | [`credentials`], [`offers`] | what an engine proves with who it is; which of what was loaded is offered | no |
+//! | [`credential_source`] | asks the application for credentials | yes |
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`wire`] | what a connection's bytes go over | yes |
@@ -19,10 +21,13 @@
 mod client;
 mod connection;
 mod connector;
+mod credential_source;
+mod credentials;
 mod endpoint_choice;
 mod errors;
 mod failure;
 mod leases;
+mod offers;
 #[cfg(all(test, feature = "embedded"))]
 mod provoked;
 mod ranges;
@@ -36,6 +41,8 @@ mod wire;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
+pub(crate) use credential_source::{CredentialSource, CredentialsOption};
+pub use credentials::Credentials;
 #[cfg(all(test, feature = "embedded"))]
 pub(crate) use failure::Effect;
 pub(crate) use failure::{Failure, FailureKind};

@@ -43,6 +43,8 @@ impl Bench {
             home: 0,
             probe: "/".into(),
             token: Arc::default(),
+            credentials: None,
+            rebalance: 600 * SECOND,
             store: Store::new(endpoints, None, |_| {}),
             rng: StdRng::seed_from_u64(1),
         });
