@@ -44,7 +44,7 @@ impl Bench {
             probe: "/".into(),
             token: Arc::default(),
             credentials: None,
-            rebalance: Duration::from_secs(600),
+            rebalance: 600 * SECOND,
             store: Store::new(endpoints, None, |_| {}),
             rng: StdRng::seed_from_u64(1),
         });

@@ -9,9 +9,10 @@ use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The variable with the [`Order`].
 const ORDER: &str = "FAULTS_RUN";
@@ -143,24 +144,26 @@ fn cpu() -> Micros {
 }
 
 /// How late a thread is woken up that does nothing but sleep.
-struct Lateness(&'static AtomicU64);
+pub struct Lateness(Arc<AtomicU64>);
 
 impl Lateness {
-    fn measure() -> Self {
-        static MOST: AtomicU64 = AtomicU64::new(0);
+    /// From now on, for as long as this lives.
+    pub fn measure() -> Self {
         const NAP: Duration = Duration::from_millis(50);
-        std::thread::spawn(|| {
-            loop {
+        let most = Arc::new(AtomicU64::new(0));
+        let measured = Arc::downgrade(&most);
+        std::thread::spawn(move || {
+            while let Some(most) = measured.upgrade() {
                 let before = Instant::now();
                 std::thread::sleep(NAP);
                 let late = before.elapsed().saturating_sub(NAP);
-                MOST.fetch_max(late.as_micros() as u64, Ordering::SeqCst);
+                most.fetch_max(late.as_micros() as u64, Ordering::SeqCst);
             }
         });
-        Self(&MOST)
+        Self(most)
     }
 
-    fn most(&self) -> Micros {
+    pub fn most(&self) -> Micros {
         self.0.load(Ordering::SeqCst)
     }
 }

@@ -5,7 +5,7 @@ use crate::moment::{Micros, now, seconds};
 use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
 use crate::server::Server;
-use crate::side_by_side;
+use crate::side_by_side::{self, Lateness};
 use crate::world::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -56,7 +56,9 @@ fn quick(name: &str) {
     let scenario = scenario(name);
     let seed = number("SEED", 1);
     println!("SEED={seed}");
-    let verdict = in_turn(scenario.run(Server::usual(), seed));
+    let late = Lateness::measure();
+    let mut verdict = in_turn(scenario.run(Server::usual(), seed));
+    verdict.late = late.most();
     println!("{}", row(&verdict));
     assert!(verdict.violations.is_empty(), "{}", told(&verdict));
 }
@@ -65,11 +67,12 @@ fn told(verdict: &Verdict) -> String {
     let violations: Vec<String> =
         verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
     format!(
-        "{} on {} with SEED={}:\n{}\n  what happened:\n    {}",
+        "{} on {} with SEED={}:\n{}{}\n  what happened:\n    {}",
         verdict.scenario,
         verdict.server,
         verdict.seed,
         violations.join("\n"),
+        side_by_side::doubt(verdict).map(|doubt| format!("\n  doubtful: {doubt}")).unwrap_or_default(),
         verdict.notes.join("\n    ")
     )
 }
@@ -103,9 +106,6 @@ fn every_scenario() {
             let scenario = all.iter().find(|scenario| scenario.name == verdict.scenario);
             if let Some(defect) = scenario.and_then(|scenario| scenario.known_defect) {
                 println!("  known: {defect}");
-            }
-            if let Some(doubt) = side_by_side::doubt(verdict) {
-                println!("  doubtful: {doubt}");
             }
         }
     });
