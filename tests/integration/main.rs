@@ -43,4 +43,5 @@ mod spread;
 mod testing_kit;
 mod tokens;
 mod trouble;
+mod values;
 mod watch;
