@@ -93,7 +93,8 @@ impl Incarnation {
             Target::Channel(..) => Vec::new(),
         };
         let rewound = faults.clone();
-        let store = Store::new(endpoints, config.options.cluster_id, move |reason| {
+        let Options { cluster_id, .. } = config.options;
+        let store = Store::new(endpoints, cluster_id, &config.namespace, env.identity(), move |reason| {
             rewound.report(Fault::Rewound(reason));
         });
         // Three links, each at home with another member.
@@ -103,7 +104,6 @@ impl Incarnation {
                 timeouts: config.timeouts(),
                 meters: meters.clone(),
                 home: (first % FIRSTS) + usize::from(number),
-                probe: config.namespace.clone(),
                 token: token.clone(),
                 store: store.clone(),
                 rng: env.rng(RandomStream::EtcdClient(number)),

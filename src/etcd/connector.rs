@@ -4,13 +4,14 @@
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
 use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
-use super::failure::{Failure, FailureKind, Remedy};
-use super::store::{Store, Verdict};
+use super::failure::{Failure, Remedy};
+use super::store::{Before, Store, Testimony, Verdict};
+use super::testimony::{ask, name};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
-use super::{Header, Target, Timeouts, first_key};
+use super::{Target, Timeouts};
 use crate::metrics::Meters;
-use crate::watch_cell::WatchCellSender;
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use crate::watch_cell::{WatchCell, WatchCellSender};
+use etcd_client::{Client, ConnectOptions};
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,6 @@ pub(super) struct ConnectorSettings {
     pub(super) timeouts: Timeouts,
     pub(super) meters: Meters,
     pub(super) home: usize,
-    pub(super) probe: Arc<str>,
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
@@ -43,6 +43,10 @@ pub(crate) struct Connector {
     rounds: Rounds,
     /// Connections so far.
     made: u64,
+    /// How often it was doubted that the connections lead to the engine's store.
+    doubts: WatchCell<u64>,
+    /// Up to which of those the present connection was closed.
+    doubted: u64,
 }
 
 impl Connector {
@@ -59,7 +63,8 @@ impl Connector {
             Spread(SPREAD),
             StdRng::from_rng(&mut settings.rng),
         );
-        Self { settings, link, rounds: Rounds::default(), made: 0 }
+        let doubts = settings.store.doubts();
+        Self { settings, link, rounds: Rounds::default(), made: 0, doubts, doubted: 0 }
     }
 
     /// Until the thread ends.
@@ -80,6 +85,14 @@ impl Connector {
 
     /// Tells the link what has happened.
     fn look(&mut self, now: Instant) {
+        let doubts = self.doubts.get();
+        if doubts > self.doubted {
+            self.doubted = doubts;
+            // The next one is asked where it leads.
+            if let Some(connection) = self.settings.shared.present() {
+                connection.activity.close();
+            }
+        }
         let (wanted, leave) = {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())
@@ -134,9 +147,11 @@ impl Connector {
                 None => std::future::pending().await,
             }
         };
+        let (mut doubts, doubted) = (self.doubts.clone(), self.doubted);
         tokio::select! {
             biased;
             () = self.settings.shared.wake.notified() => {}
+            _ = doubts.wait_for(|doubts| *doubts > doubted) => {}
             () = silent => {}
             () = due => {}
         }
@@ -229,15 +244,20 @@ impl Connector {
 
     /// Opens a connection, if it leads to the engine's cluster.
     async fn open(&self, endpoint: usize, last: bool) -> Result<Connection, Failure> {
-        let Reached { client, channel, activity, header } = self.reach(endpoint, last).await?;
+        let Reached { client, channel, activity, told, before } = self.reach(endpoint, last).await?;
         let store = &self.settings.store;
-        let mut verdict = store.judge(endpoint, header, Instant::now());
+        let mut verdict = store.judge(endpoint, &told, &before, Instant::now());
         if matches!(verdict, Verdict::Undecided(_)) {
             self.ask_others(endpoint).await;
-            verdict = store.judge(endpoint, header, Instant::now());
+            verdict = store.judge(endpoint, &told, &before, Instant::now());
         }
         match verdict {
             Verdict::Ours => {}
+            Verdict::Nameless(identity) => {
+                let limit = self.settings.timeouts.request;
+                let naming = timeout(limit, name(&client, store, &identity));
+                naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
+            }
             Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
                 return Err(Failure::wrong_store("connect", text));
             }
@@ -258,8 +278,10 @@ impl Connector {
         let Target::Endpoints(endpoints, _) = &self.settings.target else { return };
         for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
             // One that can't be reached names none.
-            let Ok(Reached { header, .. }) = Box::pin(self.reach(endpoint, false)).await else { continue };
-            let verdict = self.settings.store.judge(endpoint, header, Instant::now());
+            let Ok(Reached { told, before, .. }) = Box::pin(self.reach(endpoint, false)).await else {
+                continue;
+            };
+            let verdict = self.settings.store.judge(endpoint, &told, &before, Instant::now());
             if !matches!(verdict, Verdict::Undecided(_)) {
                 return;
             }
@@ -269,8 +291,8 @@ impl Connector {
     /// Opens a connection and checks it: a linearizable read, which also tells whose store it is.
     async fn reach(&self, endpoint: usize, last: bool) -> Result<Reached, Failure> {
         const REQUEST: &str = "connect";
-        let ConnectorSettings { target, timeouts, shared, .. } = &self.settings;
-        let error = |error: etcd_client::Error| Failure::of_error(REQUEST, &error);
+        let ConnectorSettings { target, timeouts, shared, store, .. } = &self.settings;
+        let error = |error: etcd_client::Error| Failure::of_error(REQUEST, error);
         let activity = Arc::new(Activity::new(Instant::now()));
         let authentication = |limit: Duration| limit.saturating_add(AUTHENTICATION);
         let late = |limit: Duration| move |_| Failure::timed_out(REQUEST, limit);
@@ -279,7 +301,7 @@ impl Connector {
                 let endpoint = &endpoints[endpoint];
                 let unreachable = |error: std::io::Error| {
                     let message = format!("{error}; the endpoint is {endpoint}");
-                    Failure::not_sent(REQUEST, message)
+                    Failure::not_sent(REQUEST, message).because(error)
                 };
                 let stream = dial(endpoint, timeouts.connect).await.map_err(unreachable)?;
                 let (builder, channel) =
@@ -299,25 +321,28 @@ impl Connector {
         };
         // The others of the round deserve their turn.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
-        let header = self.check(&client, &channel, limit).await?;
-        Ok(Reached { client, channel, activity, header })
+        let before = store.before();
+        let told = self.check(&client, &channel, &before, limit).await?;
+        Ok(Reached { client, channel, activity, told, before })
     }
 
-    async fn check(&self, client: &Client, channel: &TxnChannel, limit: Duration) -> Result<Header, Failure> {
+    async fn check(
+        &self,
+        client: &Client,
+        channel: &TxnChannel,
+        before: &Before,
+        limit: Duration,
+    ) -> Result<Testimony, Failure> {
         const REQUEST: &str = "connect";
-        let ConnectorSettings { probe, shared, .. } = &self.settings;
+        let ConnectorSettings { store, shared, .. } = &self.settings;
         loop {
             let token = shared.token.generation();
-            let mut kv = client.kv_client();
-            let asking = kv.get(first_key(probe), Some(GetOptions::new().with_count_only()));
-            let asked = match timeout(limit, asking).await {
-                Ok(asked) => asked.map_err(|error| Failure::of_error(REQUEST, &error)),
+            let asked = match timeout(limit, ask(client, store, before)).await {
+                Ok(asked) => asked,
                 Err(_) => Err(Failure::timed_out(REQUEST, limit)),
             };
             match asked {
-                Ok(answer) => return Ok(Header::of(answer.0.header.as_ref())),
-                // Who may not read that is answered all the same.
-                Err(failure) if failure.kind == FailureKind::Permission => return Ok(Header::default()),
+                Ok(told) => return Ok(told),
                 Err(failure) if failure.remedy == Remedy::Authenticate && shared.token.can_be_renewed() => {
                     let mut channel = channel.clone();
                     let over = |_| Failure::not_sent(REQUEST, "the connection ended");
@@ -346,7 +371,9 @@ struct Reached {
     client: Client,
     channel: TxnChannel,
     activity: Arc<Activity>,
-    header: Header,
+    told: Testimony,
+    /// What was known before it was asked.
+    before: Before,
 }
 
 /// How the present connection is.

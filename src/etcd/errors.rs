@@ -1,8 +1,11 @@
 //! Every error of etcd 3.4 to 3.7, with what to do about it and whether the request can have taken effect.
 //!
-//! The codes and messages are those of etcd's `api/v3rpc/rpctypes/error.go`.
+//! The codes and messages are those of etcd's `api/v3rpc/rpctypes/error.go`. An error is found by its message, since
+//! etcd gives nothing else that tells it: one code stands for many, and what came over a proxy may have another code
+//! and words around the message. What is not in the table is judged by its code. No other file looks at texts of etcd.
 
 use super::failure::{Effect, FailureKind, Remedy};
+use crate::firing::ErrorKind;
 use tonic::Code;
 
 /// One error, as etcd words it.
@@ -16,16 +19,50 @@ pub(super) struct KnownError {
     pub(super) kind: FailureKind,
     pub(super) remedy: Remedy,
     pub(super) effect: Effect,
+    /// What a callback is told, if the kind does not say it.
+    told: Option<ErrorKind>,
+}
+
+/// What an error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meaning {
+    pub(super) kind: FailureKind,
+    /// As a callback is told it.
+    pub(super) told: ErrorKind,
+    pub(super) remedy: Remedy,
+    pub(super) effect: Effect,
+}
+
+impl Meaning {
+    /// Of a kind, if nothing else is known.
+    pub(super) fn of(kind: FailureKind) -> Self {
+        let (told, remedy, effect) = match kind {
+            FailureKind::Unreachable => (ErrorKind::Unreachable, Remedy::OtherMember, Effect::Unknown),
+            FailureKind::NoLeader => (ErrorKind::NoLeader, Remedy::OtherMember, Effect::Unknown),
+            FailureKind::WrongStore => (ErrorKind::WrongStore, Remedy::OtherMember, Effect::No),
+            FailureKind::Authentication => (ErrorKind::Unauthenticated, Remedy::Authenticate, Effect::No),
+            FailureKind::NoSpace => (ErrorKind::NoSpace, Remedy::Wait, Effect::No),
+            FailureKind::Overloaded => (ErrorKind::Overloaded, Remedy::Wait, Effect::No),
+            FailureKind::Permission => (ErrorKind::PermissionDenied, Remedy::GiveUp, Effect::No),
+            FailureKind::LeaseGone => (ErrorKind::NotFound, Remedy::GiveUp, Effect::No),
+            FailureKind::Compacted => (ErrorKind::Compacted, Remedy::GiveUp, Effect::No),
+            FailureKind::Rejected => (ErrorKind::Refused, Remedy::GiveUp, Effect::No),
+        };
+        Self { kind, told, remedy, effect }
+    }
 }
 
 macro_rules! errors {
-    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident;)*) => {
+    (@told) => { None };
+    (@told $told:ident) => { Some(ErrorKind::$told) };
+    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident $(, $told:ident)?;)*) => {
         pub(super) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
             remedy: Remedy::$remedy,
             effect: Effect::$effect,
+            told: errors!(@told $($told)?),
         },)*];
     };
 }
@@ -37,9 +74,9 @@ errors! {
     InvalidArgument "etcdserver: value is provided" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: lease is provided" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: ttl is 0" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: too many operations in txn request" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: too many operations in txn request" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: duplicate key given in txn request" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: request is too large" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: request is too large" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: invalid sort option" => Rejected, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision has been compacted" => Compacted, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision is a future revision" => Rejected, GiveUp, No;
@@ -81,10 +118,10 @@ errors! {
     Unavailable "etcdserver: leader changed" => NoLeader, OtherMember, Unknown;
     Unavailable "etcdserver: not capable" => Unreachable, OtherMember, No;
     Unavailable "etcdserver: server stopped" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, possibly due to previous leader failure" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, possibly due to connection lost" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, waiting for the applied index took too long" => Unreachable, OtherMember, Unknown;
+    Unavailable "etcdserver: request timed out" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, possibly due to previous leader failure" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, possibly due to connection lost" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, waiting for the applied index took too long" => Unreachable, OtherMember, Unknown, TimedOut;
     Unavailable "etcdserver: unhealthy cluster" => Unreachable, OtherMember, No;
     DataLoss "etcdserver: corrupt cluster" => Unreachable, OtherMember, No;
     Unavailable "etcdserver: rpc not supported for learner" => Unreachable, OtherMember, No;
@@ -96,7 +133,7 @@ errors! {
     FailedPrecondition "etcdserver: cluster has a downgrade job in progress" => Rejected, GiveUp, No;
     FailedPrecondition "etcdserver: no inflight downgrade job" => Rejected, GiveUp, No;
     Cancelled "etcdserver: request canceled" => Unreachable, OtherMember, Unknown;
-    DeadlineExceeded "etcdserver: context deadline exceeded" => Unreachable, OtherMember, Unknown;
+    DeadlineExceeded "etcdserver: context deadline exceeded" => Unreachable, OtherMember, Unknown, TimedOut;
 
     // Membership: an engine never asks for it.
     FailedPrecondition "etcdserver: member ID already exist" => Rejected, GiveUp, No;
@@ -114,25 +151,45 @@ fn find(message: &str) -> Option<&'static KnownError> {
     ERRORS.iter().filter(|error| message.contains(error.message)).max_by_key(|error| error.message.len())
 }
 
-/// What an error means.
-pub(super) fn classify(code: Code, message: &str) -> (FailureKind, Remedy, Effect) {
+/// What an error of this code and message means.
+pub(super) fn classify(code: Code, message: &str) -> Meaning {
     if let Some(error) = find(message) {
-        return (error.kind, error.remedy, error.effect);
+        let KnownError { kind, remedy, effect, .. } = *error;
+        let told = error.told.unwrap_or(Meaning::of(kind).told);
+        return Meaning { kind, told, remedy, effect };
     }
+    let of = Meaning::of;
     match code {
-        Code::Unauthenticated => (FailureKind::Authentication, Remedy::Authenticate, Effect::No),
-        Code::PermissionDenied => (FailureKind::Permission, Remedy::GiveUp, Effect::No),
-        // Of gRPC itself: a message that is larger than a limit.
-        Code::ResourceExhausted => (FailureKind::Rejected, Remedy::GiveUp, Effect::No),
+        Code::Unauthenticated => of(FailureKind::Authentication),
+        Code::PermissionDenied => of(FailureKind::Permission),
+        // Of gRPC itself, on either side: a message that is larger than a limit.
+        Code::ResourceExhausted | Code::OutOfRange => {
+            Meaning { told: ErrorKind::TooLarge, ..of(FailureKind::Rejected) }
+        }
         Code::InvalidArgument
-        | Code::OutOfRange
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
-        | Code::Unimplemented => (FailureKind::Rejected, Remedy::GiveUp, Effect::No),
+        | Code::Unimplemented => of(FailureKind::Rejected),
+        Code::DeadlineExceeded => Meaning { told: ErrorKind::TimedOut, ..of(FailureKind::Unreachable) },
         // Refused, cut, or a server that words its trouble in a new way.
-        _ => (FailureKind::Unreachable, Remedy::OtherMember, Effect::Unknown),
+        _ => of(FailureKind::Unreachable),
     }
+}
+
+/// Of etcd-client's own error of a renewal, which has a text and nothing else.
+pub(super) fn is_lease_gone(text: &str) -> bool {
+    text.contains("not found")
+}
+
+/// Whether etcd refuses to authenticate because it does not have to.
+pub(super) fn is_authentication_off(message: &str) -> bool {
+    find(message).is_some_and(|error| error.message == "etcdserver: authentication is not enabled")
+}
+
+/// Why etcd ended a watch. Its answer has a text and no code.
+pub(crate) fn why_cancelled(reason: &str) -> FailureKind {
+    find(reason).map_or(FailureKind::Unreachable, |error| error.kind)
 }
 
 #[cfg(test)]
@@ -156,7 +213,7 @@ mod tests {
             (Code::InvalidArgument, "etcdserver: a new refusal", Rejected),
             (Code::Unknown, "h2 protocol error", Unreachable),
         ] {
-            assert_eq!(classify(code, message).0, kind, "{message}");
+            assert_eq!(classify(code, message).kind, kind, "{message}");
         }
     }
 
@@ -174,7 +231,8 @@ mod tests {
                 .iter()
                 .any(|other| other.message == error.message && other.code == error.code);
             assert!(!again, "{}", error.message);
-            assert_eq!(classify(error.code, error.message), (error.kind, error.remedy, error.effect));
+            let Meaning { kind, remedy, effect, .. } = classify(error.code, error.message);
+            assert_eq!((kind, remedy, effect), (error.kind, error.remedy, error.effect));
         }
     }
 
@@ -193,8 +251,9 @@ mod tests {
     #[test]
     fn a_learner_is_left_and_has_done_nothing() {
         for code in [Code::Unavailable, Code::FailedPrecondition] {
-            let told = classify(code, "etcdserver: rpc not supported for learner");
-            assert_eq!(told, (FailureKind::Unreachable, Remedy::OtherMember, Effect::No));
+            let Meaning { kind, remedy, effect, .. } =
+                classify(code, "etcdserver: rpc not supported for learner");
+            assert_eq!((kind, remedy, effect), (FailureKind::Unreachable, Remedy::OtherMember, Effect::No));
         }
     }
 }

@@ -13,6 +13,8 @@
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
 //! | [`store`] | whose store it is that answers | no |
+//! | [`identity`] | the key by which a store refuses what is meant for another | yes |
+//! | [`testimony`] | asks over a new connection whose store it leads to | yes |
 //! | [`source`] | etcd as callbacks read it | yes |
 
 mod client;
@@ -21,18 +23,22 @@ mod connector;
 mod endpoint_choice;
 mod errors;
 mod failure;
+mod identity;
 mod leases;
 mod ranges;
 mod requests;
 mod source;
 mod store;
+mod testimony;
 mod token;
 mod txn_channel;
 mod watch;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
+pub(crate) use errors::why_cancelled;
 pub(crate) use failure::{Failure, FailureKind};
+pub(crate) use identity::Identity;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};

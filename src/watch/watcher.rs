@@ -4,7 +4,9 @@
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, KeyValue, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
+use crate::etcd::{
+    EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage, why_cancelled,
+};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
@@ -269,7 +271,7 @@ async fn stream_to_end(
                         return Err(Failure::new(FailureKind::Unreachable, "watch", "another cluster answered"));
                     }
                     Step::Reopen(reason) => {
-                        return Err(Failure::new(kind_of(&reason), "watch", reason));
+                        return Err(Failure::new(why_cancelled(&reason), "watch", reason));
                     }
                 }
             }
@@ -329,8 +331,4 @@ impl Ahead {
             }
         }
     }
-}
-
-fn kind_of(reason: &str) -> FailureKind {
-    if reason.contains("permission denied") { FailureKind::Permission } else { FailureKind::Unreachable }
 }

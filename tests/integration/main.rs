@@ -27,6 +27,7 @@ mod guide;
 mod harness;
 mod health;
 mod http;
+mod identity;
 mod inspection;
 mod link;
 mod locks;
