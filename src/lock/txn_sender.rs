@@ -126,7 +126,8 @@ impl TxnSender {
                 self.batcher.landed(batch.flight());
                 self.reply(batch, answer);
             }
-            Err(failure) if failure.kind == FailureKind::NoSpace => {
+            // What needs no space finds none only if the identity can't be written: that is for those who asked.
+            Err(failure) if failure.kind == FailureKind::NoSpace && batch.has_puts() => {
                 self.unwell(&failure, ctx);
                 self.batcher.hold_puts(true);
                 self.batcher.put_back(batch);
