@@ -366,8 +366,8 @@ impl EngineBuilder {
     }
 
     /// The servers' `--max-txn-ops`, which is the most operations in one transaction. It is at least 4; the
-    /// default is 128, which is etcd's own. A rule may read this many keys less 2, and never more than 128. A
-    /// commit may change as many.
+    /// default is 128, which is etcd's own. A rule may read this many keys less 3, and never more than 128. A
+    /// commit may change this many keys less 2.
     ///
     /// If it is larger than the servers' limit, they refuse large commits and batches. If it is smaller,
     /// requests carry less.

@@ -4,7 +4,9 @@ use crate::support::{Etcd, Proxy, assert_nothing_left, eventually};
 use etcd_client::Permission;
 use etcd_rules::events::EventKind;
 use etcd_rules::health::Reason;
-use etcd_rules::{Channel, Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, RunningEngine, key};
+use etcd_rules::{
+    Channel, Condition, Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, RunningEngine, key,
+};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -329,5 +331,24 @@ async fn without_permission_for_the_identity_the_engine_says_so_and_heals() {
     eventually(20 * SECOND, "it goes on", done).await;
     let found = root.kv_client().get(IDENTITY, None).await.unwrap();
     assert_eq!(found.kvs()[0].value(), b"chosen", "the one that was there is as good");
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_transactions_have_room_for_the_identity() {
+    let etcd = Etcd::start().await;
+    let present = (0..124).map(|number| key(format!("/many/{number}")).exists());
+    let when = Condition::all(present) & key("/large").absent();
+    let rule = Rule::new("large").when(when).run(|firing: Firing| async move {
+        let commit =
+            (0..125).fold(firing.commit(), |commit, number| commit.put(&format!("/out/{number}"), ""));
+        Ok::<Outcome, Error>(commit.put("/large", "").expect_unchanged("/many/0").into())
+    });
+    for number in 0..124 {
+        etcd.put(&format!("/many/{number}"), "").await;
+    }
+    let engine = started(Engine::builder("app", [etcd.endpoint()]).rule(rule)).await;
+    eventually(20 * SECOND, "it is done", async || etcd.get("/large").await.is_some()).await;
+    assert_eq!(etcd.keys("/out/").await.len(), 125);
     engine.shutdown(SECOND).await.unwrap();
 }
