@@ -50,6 +50,8 @@ mutants! {
     Slots,
     /// Nothing of a paused rule starts.
     Pause,
+    /// A transaction takes effect in the engine's own store only.
+    Identity,
 }
 
 #[cfg(not(test))]

@@ -157,6 +157,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { connections, shared, way } = self.clone();
+        let (connections, shared) = way.elsewhere().unwrap_or((connections, shared));
         Box::pin(async move {
             let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "no server is there");
             if way.is_unreachable() || shared.look(|inner| inner.condition.unreachable) {

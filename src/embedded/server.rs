@@ -115,6 +115,11 @@ impl EmbeddedEtcd {
         Client::from_channel(self.channel(), Some(options)).await
     }
 
+    /// Where it takes connections through memory.
+    pub(super) fn accepting(&self) -> super::path::Elsewhere {
+        (self.connector.connections.clone(), self.connector.shared.clone())
+    }
+
     #[cfg(test)]
     pub(super) fn shared(&self) -> &Arc<super::shared::Shared> {
         &self.connector.shared

@@ -259,6 +259,10 @@ impl Connector {
                 naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
             }
             Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
+                if !self.is_replaceable() {
+                    // The channel connects again by itself, so that the other links have come to this store too.
+                    store.doubt();
+                }
                 return Err(Failure::wrong_store("connect", text));
             }
         }

@@ -6,6 +6,7 @@
 
 use crate::change::Revision;
 use crate::etcd::{Identity, LeaseId};
+use crate::mutants::{Mutant, is_active};
 use bytes::{BufMut, Bytes};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -136,7 +137,9 @@ impl EncodedTxn {
 /// and a read of it after all else that a refused transaction reads.
 pub(crate) fn guard(identity: &Identity) -> EncodedTxn {
     let mut guard = EncodedTxn::default();
-    guard.compare(identity.key(), Sign::Equal, Target::Value(identity.value()));
+    if !is_active(Mutant::Identity) {
+        guard.compare(identity.key(), Sign::Equal, Target::Value(identity.value()));
+    }
     guard.else_get(identity.key());
     guard
 }
