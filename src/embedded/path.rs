@@ -51,7 +51,7 @@ impl NetworkPath {
         channel_through(self.connector.clone())
     }
 
-    /// Stops carrying anything, without a word: connections stay open, and bytes wait.
+    /// Stops carrying anything: connections stay open, and bytes wait.
     pub fn freeze(&self) {
         self.connector.way.look(|state| state.frozen = true);
     }
@@ -99,7 +99,7 @@ struct State {
     /// Closes the connections that are open now.
     connections: CancellationToken,
     elsewhere: Option<Elsewhere>,
-    /// Connections that have something to do once nothing is frozen; each is here once.
+    /// Connections that go on once nothing is frozen; each is here once.
     waiting: Vec<Waker>,
 }
 

@@ -95,7 +95,7 @@ pub(super) async fn create(
             let kv = range.kvs.into_iter().next();
             let kv =
                 kv.ok_or_else(|| etcd_client::Error::Internal("the answer lacks the identity".into()))?;
-            Ok((Identity::new(wanted.key.clone(), kv.value), kv.mod_revision))
+            Ok((Identity::new(wanted.key.clone(), kv.value), Revision::new(kv.mod_revision)))
         }
         _ => Err(etcd_client::Error::Internal("the answer lacks the identity".into())),
     }

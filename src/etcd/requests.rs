@@ -45,13 +45,13 @@ impl LastEvent {
             let then = read(self.revision).await?;
             let has = match &self.value {
                 Some(_) => is_it(&then),
-                None => then.is_none() && read(self.revision - 1).await?.is_some(),
+                None => then.is_none() && read(self.revision.previous()).await?.is_some(),
             };
             Ok(if has { History::Ours } else { History::Other })
         };
         match looked.await {
             // What is there now can't be older.
-            Err(Failure { kind: FailureKind::Compacted, .. }) => Ok(match read(0).await? {
+            Err(Failure { kind: FailureKind::Compacted, .. }) => Ok(match read(Revision::NONE).await? {
                 now if is_it(&now) => History::Ours,
                 Some((revision, _)) if revision <= self.revision => History::Other,
                 _ => History::Gone,
@@ -83,9 +83,9 @@ pub(super) async fn read_at(
     seen: &LastEvent,
     revision: Revision,
 ) -> Result<Option<(Revision, Vec<u8>)>, etcd_client::Error> {
-    let options = GetOptions::new().with_revision(revision);
+    let options = GetOptions::new().with_revision(revision.get());
     let answer = kv_of_reads(client).get(seen.key.clone(), Some(options)).await?;
-    Ok(answer.0.kvs.into_iter().next().map(|kv| (kv.mod_revision, kv.value)))
+    Ok(answer.0.kvs.into_iter().next().map(|kv| (Revision::new(kv.mod_revision), kv.value)))
 }
 
 /// The answer to a transaction.
@@ -98,7 +98,7 @@ pub(crate) struct Answer {
 impl From<PbTxnResponse> for Answer {
     fn from(response: PbTxnResponse) -> Self {
         Self {
-            revision: response.header.map_or(0, |header| header.revision),
+            revision: Header::of(response.header.as_ref()).revision,
             succeeded: response.succeeded,
             responses: response.responses.into_iter().map(|r| r.response).collect(),
         }
@@ -119,7 +119,7 @@ impl EtcdClient {
         let send =
             |connection: Arc<Connection>| async move { kv_of_reads(&connection.client).get(key, None).await };
         let response = self.call(Sending::repeated("get"), send).await?.0;
-        Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), kv.mod_revision)))
+        Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), Revision::new(kv.mod_revision))))
     }
 
     /// Where the cluster stands, by a linearizable read of the first key that a prefix may have.

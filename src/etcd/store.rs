@@ -110,7 +110,7 @@ impl Known {
             given: given.is_some(),
             cluster: given,
             identity: None,
-            revision: 0,
+            revision: Revision::NONE,
             term: 0,
             seen: None,
             named: BTreeMap::new(),
@@ -156,7 +156,7 @@ impl Known {
             };
         };
         let same = header.cluster == 0 || self.cluster == Some(header.cluster);
-        // Of a single member there is no other copy that might still come back.
+        // A single member has no other copy that might come back.
         let alone = self.endpoints == 1 && same;
         let own = same || !self.given;
         if own && !open && (alone || waited >= PATIENCE) {

@@ -5,6 +5,7 @@ use super::failure::{Failure, FailureKind};
 use super::identity::{Identity, create};
 use super::requests::{History, LastEvent, kv_of_reads, read_at};
 use super::store::{Before, Store, Testimony, Told};
+use crate::change::Revision;
 use etcd_client::Client;
 
 /// The name of the request in metrics.
@@ -27,7 +28,7 @@ pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Resu
     };
     let header = Header::of(read.header.as_ref());
     let identity = match read.kvs.into_iter().next() {
-        Some(kv) => Told::Is(Identity::new(key.clone(), kv.value), kv.mod_revision),
+        Some(kv) => Told::Is(Identity::new(key.clone(), kv.value), Revision::new(kv.mod_revision)),
         None => Told::Absent,
     };
     let history = match &before.seen {

@@ -4,8 +4,8 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn header(cluster: u64, revision: Revision) -> Header {
-    Header { cluster, revision, term: 5 }
+fn header(cluster: u64, revision: i64) -> Header {
+    Header { cluster, revision: Revision::new(revision), term: 5 }
 }
 
 fn identity(value: &str) -> Identity {
@@ -14,7 +14,7 @@ fn identity(value: &str) -> Identity {
 
 /// What an endpoint of a store with this identity tells.
 fn told(header: Header, value: &str) -> Testimony {
-    Testimony { header, identity: Told::Is(identity(value), 1), history: None }
+    Testimony { header, identity: Told::Is(identity(value), Revision::new(1)), history: None }
 }
 
 fn nameless(header: Header, history: Option<History>) -> Testimony {
@@ -120,7 +120,7 @@ fn what_came_to_be_known_after_an_endpoint_was_asked_does_not_count() {
     known.hear(1, Header { term: 6, ..header(1, 20) }, true, now);
     let verdict = known.judge(2, &told(header(1, 10), "a"), &before, true, &identity("offered"), now);
     assert_eq!(verdict, Verdict::Ours);
-    assert_eq!((known.revision, known.term), (20, 6), "and nothing goes back");
+    assert_eq!((known.revision, known.term), (Revision::new(20), 6), "and nothing goes back");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn a_store_that_has_no_identity_is_offered_one() {
     let before = known.before();
     assert_eq!(known.hear_all(0, &nobody, false, now), Verdict::Nameless(identity("offered")));
     // Two links ask at the same time, and one of them has written it.
-    known.learn(&identity("offered"), 10);
+    known.learn(&identity("offered"), Revision::new(10));
     let verdict = known.judge(0, &nobody, &before, true, &identity("other"), now);
     assert_eq!(verdict, Verdict::Nameless(identity("offered")));
 }
@@ -172,7 +172,7 @@ fn a_clone_lacks_what_came_after_it_was_made() {
     let now = Instant::now();
     let mut known = Known::new(3, Some(1));
     known.hear(0, header(1, 9), false, now);
-    known.saw(LastEvent { key: b"/a".to_vec(), revision: 30, value: None });
+    known.saw(LastEvent { key: b"/a".to_vec(), revision: Revision::new(30), value: None });
     let clone = |history| Testimony { history: Some(history), ..told(header(1, 90), "a") };
     let verdict = known.hear_all(1, &clone(History::Other), true, now);
     let Verdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
@@ -184,11 +184,15 @@ fn a_clone_lacks_what_came_after_it_was_made() {
 #[test]
 fn the_newest_change_is_the_one_that_a_store_is_asked_for() {
     let mut known = Known::new(1, None);
-    let event = |revision| LastEvent { key: b"/a".to_vec(), revision, value: None };
-    known.learn(&identity("a"), 3);
-    assert_eq!(known.seen.as_ref().map(|seen| seen.revision), Some(3), "the writing of the identity");
+    let event = |revision| LastEvent { key: b"/a".to_vec(), revision: Revision::new(revision), value: None };
+    known.learn(&identity("a"), Revision::new(3));
+    assert_eq!(
+        known.seen.as_ref().map(|seen| seen.revision),
+        Some(Revision::new(3)),
+        "the writing of the identity"
+    );
     known.saw(event(7));
     known.saw(event(5));
-    known.learn(&identity("a"), 3);
+    known.learn(&identity("a"), Revision::new(3));
     assert_eq!(known.seen, Some(event(7)));
 }

@@ -1,7 +1,7 @@
 //! The health of requests, on the embedded etcd: trouble ends when it is over, and not before.
 
 use super::*;
-use crate::change::Snapshot;
+use crate::change::{Revision, Snapshot};
 use crate::condition::{Check, Slot};
 use crate::embedded::EmbeddedEtcd;
 use crate::etcd::LeaseId;
@@ -75,7 +75,7 @@ impl Bench {
 }
 
 fn delete(key: &str) -> Request {
-    clear_mark(key, 1)
+    clear_mark(key, Revision::new(1))
 }
 
 fn put(key: &str) -> Request {
@@ -161,15 +161,15 @@ fn every_request() -> Vec<(&'static str, Request)> {
         let leases = &[None];
         Ending { keys: &keys, fence, effects: &effects, leases, supersedes_backoff: None, marking }.request()
     };
-    let fence = Some(Fence { create_revision: 0 });
+    let fence = Some(Fence { create_revision: Revision::NONE });
     vec![
         ("lock", locking.request()),
         ("commit", ending(fence, None)),
         ("commit and mark", ending(fence, Some(Marking { mark: &mark, lease }))),
         ("optimistic commit", ending(None, None)),
-        ("release of an orphan", free_orphan(lock, 0)),
+        ("release of an orphan", free_orphan(lock, Revision::NONE)),
         ("release of an attempt", free_attempt(lock, &holder)),
-        ("removal of a mark", clear_mark(mark_key, 0)),
+        ("removal of a mark", clear_mark(mark_key, Revision::NONE)),
     ]
 }
 
@@ -206,7 +206,7 @@ async fn another_store_refuses_whatever_it_is_sent_and_is_told_from_one_that_onl
         }
         // In the engine's own store a refusal is the answer to what was asked.
         client.put("/z", "", None).await.unwrap();
-        let told = bench.submit(clear_mark("/z", 1)).await;
+        let told = bench.submit(clear_mark("/z", Revision::new(1))).await;
         assert!(
             matches!(&told, Some(Ok(reply)) if !reply.succeeded && reply.responses.is_empty()),
             "{told:?}"
