@@ -158,8 +158,11 @@ impl EngineBuilder {
         self
     }
 
-    /// The prefix below which the engine keeps its locks and backoff keys. If it doesn't end in `/`, one is
-    /// added. The default is `/etcd-rules/<application>/`.
+    /// The prefix below which the engine keeps its locks and backoff keys, and the identity of the store. If it doesn't
+    /// end in `/`, one is added. The default is `/etcd-rules/<application>/`.
+    ///
+    /// The identity, `<prefix>identity`, is a random value that tells this store from others. The first engine writes it,
+    /// and it stays. Another store refuses what an engine sends, even if its cluster has the same id.
     ///
     /// Engines that run the same rules must have the same namespace. Otherwise they don't see each other's
     /// locks, and two of them work on one instance.

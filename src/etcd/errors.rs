@@ -4,6 +4,11 @@
 //! etcd gives nothing else that tells it: one code stands for many, and what came over a proxy may have another code
 //! and words around the message. What is not in the table is judged by its code. No other file looks at texts of etcd.
 
+#[cfg(test)]
+mod listed;
+#[cfg(test)]
+mod tests;
+
 use super::failure::{Effect, FailureKind, Remedy};
 use crate::firing::ErrorKind;
 use tonic::Code;
@@ -73,14 +78,13 @@ errors! {
     InvalidArgument "etcdserver: key not found" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: value is provided" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: lease is provided" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: ttl is 0" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: too many operations in txn request" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: duplicate key given in txn request" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: request is too large" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: invalid sort option" => Rejected, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision has been compacted" => Compacted, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision is a future revision" => Rejected, GiveUp, No;
-    Unimplemented "etcdserver: client api version not supported" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: invalid client api version" => Rejected, GiveUp, No;
 
     // Leases.
     NotFound "etcdserver: requested lease not found" => LeaseGone, GiveUp, No;
@@ -90,7 +94,6 @@ errors! {
     // Load and space.
     ResourceExhausted "etcdserver: mvcc: database space exceeded" => NoSpace, Wait, No;
     ResourceExhausted "etcdserver: too many requests" => Overloaded, Wait, No;
-    ResourceExhausted "etcdserver: throttle: too many requests" => Overloaded, Wait, No;
 
     // Users.
     FailedPrecondition "etcdserver: root user does not exist" => Rejected, GiveUp, No;
@@ -117,6 +120,7 @@ errors! {
     FailedPrecondition "etcdserver: not leader" => NoLeader, OtherMember, No;
     Unavailable "etcdserver: leader changed" => NoLeader, OtherMember, Unknown;
     Unavailable "etcdserver: not capable" => Unreachable, OtherMember, No;
+    FailedPrecondition "etcdserver: not capable" => Unreachable, OtherMember, No;
     Unavailable "etcdserver: server stopped" => Unreachable, OtherMember, Unknown;
     Unavailable "etcdserver: request timed out" => Unreachable, OtherMember, Unknown, TimedOut;
     Unavailable "etcdserver: request timed out, possibly due to previous leader failure" => Unreachable, OtherMember, Unknown, TimedOut;
@@ -128,11 +132,15 @@ errors! {
     FailedPrecondition "etcdserver: rpc not supported for learner" => Unreachable, OtherMember, No;
     FailedPrecondition "etcdserver: bad leader transferee" => Rejected, GiveUp, No;
     Unavailable "etcdserver: cluster version not found during downgrade" => Unreachable, OtherMember, No;
+    FailedPrecondition "etcdserver: cluster version not found during downgrade" => Unreachable, OtherMember, No;
     InvalidArgument "etcdserver: wrong downgrade target version format" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: invalid downgrade target version" => Rejected, GiveUp, No;
     FailedPrecondition "etcdserver: cluster has a downgrade job in progress" => Rejected, GiveUp, No;
     FailedPrecondition "etcdserver: no inflight downgrade job" => Rejected, GiveUp, No;
     Cancelled "etcdserver: request canceled" => Unreachable, OtherMember, Unknown;
+    Cancelled "etcdserver: watch canceled" => Unreachable, OtherMember, No;
+    // Of a member that is asked to join.
+    FailedPrecondition "etcdserver: cluster ID mismatch" => WrongStore, OtherMember, No;
     DeadlineExceeded "etcdserver: context deadline exceeded" => Unreachable, OtherMember, Unknown, TimedOut;
 
     // Membership: an engine never asks for it.
@@ -190,70 +198,4 @@ pub(super) fn is_authentication_off(message: &str) -> bool {
 /// Why etcd ended a watch. Its answer has a text and no code.
 pub(crate) fn why_cancelled(reason: &str) -> FailureKind {
     find(reason).map_or(FailureKind::Unreachable, |error| error.kind)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_told_apart_by_etcds_codes_and_messages() {
-        use FailureKind::*;
-        for (code, message, kind) in [
-            (Code::Unavailable, "etcdserver: no leader", NoLeader),
-            (Code::Unavailable, "etcdserver: request timed out", Unreachable),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", NoSpace),
-            (Code::ResourceExhausted, "etcdserver: too many requests", Overloaded),
-            (Code::ResourceExhausted, "grpc: received message larger than max", Rejected),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Authentication),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Authentication),
-            (Code::PermissionDenied, "etcdserver: permission denied", Permission),
-            (Code::NotFound, "etcdserver: requested lease not found", LeaseGone),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),
-            (Code::InvalidArgument, "etcdserver: a new refusal", Rejected),
-            (Code::Unknown, "h2 protocol error", Unreachable),
-        ] {
-            assert_eq!(classify(code, message).kind, kind, "{message}");
-        }
-    }
-
-    #[test]
-    fn an_error_in_a_proxys_words_is_the_same_error() {
-        let wrapped = "rpc error: code = Unavailable desc = etcdserver: request timed out, possibly due to connection lost";
-        let plain = "etcdserver: request timed out, possibly due to connection lost";
-        assert_eq!(find(wrapped).map(|error| error.message), Some(plain), "the longest of those that fit");
-    }
-
-    #[test]
-    fn each_error_is_in_the_table_once_for_each_code() {
-        for (at, error) in ERRORS.iter().enumerate() {
-            let again = ERRORS[at + 1..]
-                .iter()
-                .any(|other| other.message == error.message && other.code == error.code);
-            assert!(!again, "{}", error.message);
-            let Meaning { kind, remedy, effect, .. } = classify(error.code, error.message);
-            assert_eq!((kind, remedy, effect), (error.kind, error.remedy, error.effect));
-        }
-    }
-
-    #[test]
-    fn a_request_at_fault_has_no_effect_and_no_other_member_is_asked() {
-        for error in ERRORS {
-            if matches!(error.remedy, Remedy::GiveUp | Remedy::Wait | Remedy::Authenticate) {
-                assert_eq!(error.effect, Effect::No, "{}", error.message);
-            }
-            if matches!(error.kind, FailureKind::Unreachable | FailureKind::NoLeader) {
-                assert_eq!(error.remedy, Remedy::OtherMember, "{}", error.message);
-            }
-        }
-    }
-
-    #[test]
-    fn a_learner_is_left_and_has_done_nothing() {
-        for code in [Code::Unavailable, Code::FailedPrecondition] {
-            let Meaning { kind, remedy, effect, .. } =
-                classify(code, "etcdserver: rpc not supported for learner");
-            assert_eq!((kind, remedy, effect), (FailureKind::Unreachable, Remedy::OtherMember, Effect::No));
-        }
-    }
 }

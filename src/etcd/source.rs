@@ -94,4 +94,27 @@ mod tests {
         let FiringError::Etcd(error) = error else { panic!("{error:?}") };
         assert_eq!((error.request(), error.message()), (Some("get"), "no answer within 5s"));
     }
+
+    #[test]
+    fn what_etcd_said_to_a_request_of_the_engine_is_the_source_of_the_error() {
+        let status = Status::new(Code::PermissionDenied, "etcdserver: permission denied");
+        let failure = Failure::of_error("get", etcd_client::Error::GRpcStatus(status));
+        assert_eq!(failure.to_string(), "etcd get: etcdserver: permission denied (PermissionDenied)");
+        let error = Error::from(told(failure));
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        // The text does not repeat what the source says.
+        assert_eq!(error.to_string(), "etcd get: permission denied");
+        let said = error.source().and_then(|source| source.downcast_ref::<etcd_client::Error>());
+        let is_it = |status: &Status| status.code() == Code::PermissionDenied;
+        assert!(matches!(said, Some(etcd_client::Error::GRpcStatus(status)) if is_it(status)), "{said:?}");
+    }
+
+    #[test]
+    fn a_time_limit_below_is_told_by_its_type() {
+        let late = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        let error = EtcdError::from(etcd_client::Error::GRpcStatus(late));
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "in words of its own");
+        assert_eq!(EtcdError::from(etcd_client::Error::IoError(late)).kind(), ErrorKind::TimedOut);
+    }
 }

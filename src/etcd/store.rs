@@ -315,6 +315,8 @@ impl Store {
 
     /// A connection that was found to be right leads to another store: all links look anew where theirs lead.
     pub(super) fn doubt(&self) {
+        // Nobody else counts meanwhile.
+        let _known = self.known();
         self.doubt.set(self.doubts.get() + 1);
     }
 

@@ -19,6 +19,7 @@ mod crawl;
 mod embedded;
 mod embedding;
 mod engines;
+mod errors;
 mod events;
 mod examples;
 mod expansion;

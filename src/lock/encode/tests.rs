@@ -140,3 +140,9 @@ proptest! {
         prop_assert_eq!(decode(&nested(txns.iter(), &guard(&identity))), outer);
     }
 }
+
+#[test]
+fn the_guard_adds_this_many_bytes() {
+    let identity = Identity::new("/etcd-rules/app/identity".into(), [b'0'; 32]);
+    assert_eq!(guard(&identity).len(), 96);
+}
