@@ -126,7 +126,7 @@ async fn what_keeps_etcd_from_answering_is_told() {
 async fn a_callback_can_look_at_what_etcd_said_to_the_engine() {
     let etcd = Etcd::start().await;
     let root = etcd.enable_auth(&["/etcd-rules/", "/jobs/"]).await;
-    let shown: Arc<Mutex<Vec<(ErrorKind, String, Option<tonic::Code>)>>> = Arc::default();
+    let shown = Arc::new(Mutex::new(Vec::new()));
     let showing = shown.clone();
     let rule = Rule::new("read").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
         let showing = showing.clone();
