@@ -7,11 +7,13 @@
 
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
+use super::credential_source::CredentialSource;
 use super::failure::{Effect, Failure, FailureKind, Remedy};
 use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
@@ -32,6 +34,9 @@ pub(crate) struct LinkSettings {
     pub(crate) home: usize,
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
+    pub(crate) credentials: Option<Arc<CredentialSource>>,
+    /// It is at home again within this time.
+    pub(crate) rebalance: Duration,
     pub(crate) store: Arc<Store>,
     pub(crate) rng: StdRng,
 }
@@ -50,7 +55,7 @@ pub(crate) struct EtcdClient {
 pub(super) struct Shared {
     present: RwLock<Option<Arc<Connection>>>,
     wishes: Mutex<Wishes>,
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     pub(super) token: Arc<Token>,
 }
 
@@ -122,11 +127,12 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, token, store, rng } = settings;
+        let LinkSettings { target, timeouts, meters, home, token, credentials, rebalance, store, rng } =
+            settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
-            wake: Notify::new(),
+            wake: Arc::default(),
             token,
         });
         let (answers, rounds): (WatchCellSender<Rounds>, WatchCell<Rounds>) = watch_cell(Rounds::default());
@@ -135,6 +141,8 @@ impl EtcdClient {
             timeouts,
             meters: meters.clone(),
             home,
+            credentials,
+            rebalance,
             store: store.clone(),
             rng,
             shared: shared.clone(),
@@ -153,6 +161,8 @@ impl EtcdClient {
             meters,
             home: 0,
             token: Arc::default(),
+            credentials: None,
+            rebalance: Duration::from_secs(600),
             store: Store::new(Vec::new(), None, "/etcd-rules/test/", 1, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
@@ -278,9 +288,13 @@ impl EtcdClient {
                 }
             };
             match failure.remedy {
-                Remedy::Authenticate if self.shared.token.can_be_renewed() => {
-                    Box::pin(self.newer_token(token, deadline)).await?;
-                    continue;
+                Remedy::Authenticate if self.shared.token.can_be_renewed() && !is_active(Mutant::Token) => {
+                    match Box::pin(self.newer_token(token, deadline)).await {
+                        Ok(()) => continue,
+                        // The password may be about to change.
+                        Err(_) if sending.repeatable => {}
+                        Err(failure) => return Err(failure),
+                    }
                 }
                 Remedy::OtherMember if failure.is_for_another_member() || sending.repeatable => {}
                 _ => return Err(failure),

@@ -14,16 +14,16 @@ use crate::firing::ErrorKind;
 use tonic::Code;
 
 /// One error, as etcd words it.
-pub(super) struct KnownError {
+pub(crate) struct KnownError {
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a message tells enough; tests provoke it with its code")
     )]
-    pub(super) code: Code,
-    pub(super) message: &'static str,
-    pub(super) kind: FailureKind,
-    pub(super) remedy: Remedy,
-    pub(super) effect: Effect,
+    pub(crate) code: Code,
+    pub(crate) message: &'static str,
+    pub(crate) kind: FailureKind,
+    pub(crate) remedy: Remedy,
+    pub(crate) effect: Effect,
     /// What a callback is told, if the kind does not say it.
     told: Option<ErrorKind>,
 }
@@ -61,7 +61,7 @@ macro_rules! errors {
     (@told) => { None };
     (@told $told:ident) => { Some(ErrorKind::$told) };
     ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident $(, $told:ident)?;)*) => {
-        pub(super) const ERRORS: &[KnownError] = &[$(KnownError {
+        pub(crate) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
@@ -105,6 +105,7 @@ errors! {
     FailedPrecondition "etcdserver: role name not found" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: role name is empty" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: authentication failed, invalid user ID or password" => Authentication, Authenticate, No;
+    Unknown "auth: authentication failed, password was given for no password user" => Authentication, Authenticate, No;
     InvalidArgument "etcdserver: permission not given" => Rejected, GiveUp, No;
     PermissionDenied "etcdserver: permission denied" => Permission, GiveUp, No;
     FailedPrecondition "etcdserver: role is not granted to the user" => Rejected, GiveUp, No;
@@ -195,7 +196,7 @@ pub(super) fn is_authentication_off(message: &str) -> bool {
     find(message).is_some_and(|error| error.message == "etcdserver: authentication is not enabled")
 }
 
-/// Why etcd ended a watch. Its answer has a text and no code.
-pub(crate) fn why_cancelled(reason: &str) -> FailureKind {
-    find(reason).map_or(FailureKind::Unreachable, |error| error.kind)
+/// What the reason means for which a server ended a stream. It comes without a code.
+pub(super) fn classify_reason(reason: &str) -> Meaning {
+    classify(Code::Unknown, reason)
 }

@@ -1,7 +1,7 @@
 //! Failures of requests: what went wrong, what to do about it, and whether the request can have taken effect.
 
 use super::connection::ConnectionOver;
-use super::errors::{Meaning, classify, is_lease_gone};
+use super::errors::{Meaning, classify, classify_reason, is_lease_gone};
 use crate::firing::ErrorKind;
 use std::error::Error;
 use std::fmt;
@@ -145,6 +145,11 @@ impl Failure {
             Some(Below::Late) => Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, message) },
             None => Self::meaning(classify(status.code(), status.message()), request, message),
         }
+    }
+
+    /// The server ended a stream, and said why.
+    pub(crate) fn of_reason(request: &'static str, reason: String) -> Self {
+        Self::meaning(classify_reason(&reason), request, reason)
     }
 
     fn unreachable(request: &'static str, message: String) -> Self {

@@ -4,9 +4,7 @@
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, KeyValue, Revision};
-use crate::etcd::{
-    EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage, why_cancelled,
-};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
@@ -271,7 +269,7 @@ async fn stream_to_end(
                         return Err(Failure::new(FailureKind::Unreachable, "watch", "another cluster answered"));
                     }
                     Step::Reopen(reason) => {
-                        return Err(Failure::new(why_cancelled(&reason), "watch", reason));
+                        return Err(Failure::of_reason("watch", reason));
                     }
                 }
             }
