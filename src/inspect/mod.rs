@@ -44,6 +44,20 @@ pub struct Instance {
     pub last_error: Option<Arc<str>>,
 }
 
+impl Instance {
+    /// The bytes of it that whoever writes keys decides about.
+    pub(crate) fn bytes(&self) -> usize {
+        let attributes: usize = self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let said = match &self.state {
+            InstanceState::HeldBack { error: text, .. } | InstanceState::GivenUp { reason: text, .. } => {
+                text.len()
+            }
+            _ => 0,
+        };
+        attributes + said + self.last_error.as_ref().map_or(0, |error| error.len())
+    }
+}
+
 /// What an engine is doing about an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
