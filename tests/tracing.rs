@@ -5,12 +5,16 @@
 
 mod support;
 
+use etcd_rules::http::Endpoint;
+use etcd_rules::inspect::InstanceQuery;
 use etcd_rules::{Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, Reveal, Rule, key};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use support::{Etcd, Proxy, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
@@ -292,6 +296,108 @@ async fn no_key_and_no_value_is_told_unless_it_may_be() {
         }
         assert!(text.contains("bad value: ") && text.contains("the key `/missing/"), "{text}");
         assert_eq!(told.spans(name, "firing")[0].get("instance").starts_with("id=ident"), tells_key);
+    }
+}
+
+async fn get(endpoint: &Endpoint, path: &str) -> String {
+    let mut stream = TcpStream::connect(endpoint.address()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.0 200 "), "{path}: {text}");
+    text
+}
+
+/// What a callback says of keys and of values, some of which it read, is the same in the log, over HTTP, in events, in
+/// the mark that it leaves in etcd, and in another engine that reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_callback_says_is_the_same_wherever_it_is_told_and_tells_no_more_than_it_may() {
+    let told = Capture::installed();
+    let rule = || {
+        let speaks = Rule::new("speaks").when(key("/jobs/:id").exists());
+        speaks.backoff(Backoff::new(3600 * SECOND, 3600 * SECOND)).run(|firing: Firing| async move {
+            let (id, value) = (firing.attribute("id")?, firing.value("/jobs/:id")?);
+            let read = firing.get("/users/alice").await?;
+            let pin = read.to_string_lossy()[9..13].to_owned();
+            match id {
+                "ident-gives-up" => Ok(Outcome::give_up(format!("{id} is {value:?}, pin {pin}"))),
+                "ident-panics" => panic!("{id} is {value:?}, pin {pin}"),
+                _ => Err::<Outcome, etcd_rules::BoxError>(format!("{id} is {value:?}, pin {pin}").into()),
+            }
+        })
+    };
+    for (name, reveal, tells_key, tells_value) in [
+        ("says-nothing", Reveal::Nothing, false, false),
+        ("says-keys", Reveal::Keys, true, false),
+        ("says-values", Reveal::Values, true, true),
+    ] {
+        let etcd = Etcd::start().await;
+        etcd.put("/users/alice", r#"{"pin": "4711"}"#).await;
+        let endpoint = Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+        let build = |name: &str, reveal| {
+            let builder = builder(&etcd, name).rule(rule()).reveal(reveal).endpoint(&endpoint);
+            async { builder.build().unwrap().start().await.unwrap() }
+        };
+        let running = build(name, reveal).await;
+        running.ready().await;
+        let mut events = running.events();
+        for id in ["ident-fails", "ident-gives-up", "ident-panics"] {
+            etcd.put(&format!("/jobs/{id}"), "secret\n").await;
+        }
+        eventually(20 * SECOND, "all have failed", async || {
+            let stats = running.stats().await.unwrap();
+            (stats.waiting, stats.given_up) == (2, 1)
+        })
+        .await;
+        // The one that does not tell more is the reader.
+        let reader = format!("{name}-reader");
+        let other = build(&reader, Reveal::Keys).await;
+        other.ready().await;
+        eventually(20 * SECOND, "the other one has seen the marks", async || {
+            let stats = other.stats().await.unwrap();
+            (stats.held, stats.given_up) == (2, 1)
+        })
+        .await;
+
+        let mut said = Vec::new();
+        for line in told.lines(name, "callback failed; it will be tried again") {
+            said.push(("log", line.get("error").to_owned()));
+        }
+        while let Some(event) = events.try_recv().transpose().unwrap() {
+            let text = format!("{:?}", event.kind);
+            if text.contains("pin") {
+                said.push(("event", text));
+            }
+        }
+        for instance in running.instances(InstanceQuery::new()).await.unwrap().instances {
+            said.push(("API", instance.last_error.unwrap().to_string()));
+        }
+        for key in etcd.keys("/etcd-rules/app/").await {
+            let mark = etcd.get(&key).await.filter(|value| value.contains("gave_up"));
+            said.extend(mark.map(|mark| ("mark", mark)));
+        }
+        for path in ["/instances", "/api/instances"] {
+            said.push((path, get(&endpoint, &format!("{path}?engine={name}")).await));
+            let elsewhere = get(&endpoint, &format!("{path}?engine={reader}")).await;
+            assert!(!elsewhere.contains("secret") && !elsewhere.contains("4711"), "{elsewhere}");
+            assert_eq!(
+                elsewhere.contains("pin"),
+                reveal <= Reveal::Keys,
+                "of a mark that tells more: {elsewhere}"
+            );
+        }
+        for (place, least) in [("log", 2), ("event", 6), ("API", 3), ("mark", 3)] {
+            let count = said.iter().filter(|(at, _)| *at == place).count();
+            assert!(count >= least, "{place} {count}: {said:?}");
+        }
+        for (place, text) in said {
+            assert!(text.contains(", pin "), "{name}, {place}: {text}");
+            assert_eq!(text.contains("ident"), tells_key, "{name}, {place}: {text}");
+            assert_eq!(text.contains("secret"), tells_value, "{name}, {place}: {text}");
+            assert_eq!(text.contains("4711"), tells_value, "{name}, {place}: {text}");
+        }
+        other.shutdown(SECOND).await.unwrap();
+        running.shutdown(SECOND).await.unwrap();
     }
 }
 

@@ -129,6 +129,7 @@ impl Dispatcher {
             etcd: config.etcd.clone(),
             requests: config.requests.clone(),
             keeper: config.keeper.clone(),
+            reveal: config.telemetry.reveal,
         };
         let around = Surroundings {
             engine: config.engine.clone(),
@@ -137,6 +138,7 @@ impl Dispatcher {
             source: config.etcd.clone(),
             reserved: config.reserved.clone(),
             max_txn_ops: config.max_txn_ops,
+            reveal: config.telemetry.reveal,
         };
         let callback_telemetry = CallbackTelemetry {
             engine: config.engine.clone(),

@@ -80,6 +80,8 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
+        // Once, so that all who tell of it tell the same.
+        let finish = finish.map_text(|text| seen.shown(text));
         let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
         meters.rule(rule).finished(finish.result());
         spans::outcome(&span, finish.result(), finish.is_failure());
@@ -89,11 +91,11 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
             let instance = telemetry.reveal.instance(seen.attributes());
             let (attempt, outcome) = (seen.attempt(), finish.result());
             let error = match &finish {
-                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telemetry.reveal, text)),
+                Finish::Failed(text) | Finish::Panicked(text) => Some(text),
                 _ => None,
             };
             let (engine, rule) = (&**engine, seen.rule());
-            let (instance, error) = (instance.as_deref(), error.as_deref());
+            let (instance, error) = (instance.as_deref(), error.map(String::as_str));
             tracing::warn!(
                 parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
                 "callback failed; it will be tried again"

@@ -26,6 +26,7 @@ use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
 use crate::lock::txn::InstanceMark;
 use crate::rule::Rule;
+use crate::trace::reveal::Reveal;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -106,7 +107,14 @@ fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], r
 
 /// Another engine's mark, as a transaction found it.
 fn found_mark(key: String, revision: Revision, (attempt, gave_up): (u32, bool), at: Revision) -> FoundMark {
-    let mark = InstanceMark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
+    let mark = InstanceMark {
+        engine: "other".into(),
+        attempt,
+        until: 0,
+        gave_up,
+        error: "theirs".into(),
+        reveal: Reveal::Nothing,
+    };
     FoundMark { key, revision, mark: Some(mark), at }
 }
 

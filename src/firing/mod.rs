@@ -5,6 +5,7 @@ mod commit;
 mod error;
 mod kind;
 mod outcome;
+mod read_values;
 mod source;
 
 pub use callback::BoxError;
@@ -23,9 +24,9 @@ use crate::condition::Slot;
 use crate::pattern::{Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
-use std::borrow::Cow;
+use read_values::ReadValues;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +55,8 @@ struct Inner {
     due: Instant,
     fence: Option<Fence>,
     cancelled: CancellationToken,
+    /// What the callback read, so that it can be taken out of errors.
+    read: Mutex<ReadValues>,
 }
 
 /// What all firings of an engine have in common: one thing to share, since threads that count references to the
@@ -68,6 +71,7 @@ pub(crate) struct Surroundings {
     /// Prefixes of keys that belong to engines.
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
+    pub(crate) reveal: Reveal,
 }
 
 /// The lock of a firing: a transaction conditional on its create revision takes effect only while
@@ -103,6 +107,7 @@ impl Firing {
             due,
             fence,
             cancelled,
+            read: Mutex::default(),
         }))
     }
 
@@ -114,9 +119,14 @@ impl Firing {
         &self.0.around.callbacks[self.0.rule.index()]
     }
 
-    /// What an error of this firing says, as far as that may be told.
-    pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
-        reveal.error(error, self.attributes(), &self.0.snapshot)
+    /// What an error of this firing says, as far as that may be shown. The rule for all who show it.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        let read = self.read_values();
+        self.0.around.reveal.text(text, self.attributes(), &self.0.snapshot, read.all())
+    }
+
+    fn read_values(&self) -> MutexGuard<'_, ReadValues> {
+        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
@@ -227,7 +237,13 @@ impl Firing {
     }
 
     async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
-        self.0.around.source.get(key).await
+        let found = self.0.around.source.get(key).await?;
+        if let Some(value) = &found
+            && self.0.around.reveal < Reveal::Values
+        {
+            self.read_values().add(value);
+        }
+        Ok(found)
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is

@@ -16,8 +16,8 @@
 //! each of the rule's attributes.
 //!
 //! No key and no value is shown unless the engine [reveals](crate::EngineBuilder::reveal) it: without
-//! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which, and
-//! nothing of what an error says; explanations need `Keys`, and show values with [`Reveal::Values`].
+//! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which; explanations
+//! need `Keys`, and show values with [`Reveal::Values`]. What an error of a callback says is the same as in the log.
 //!
 //! A page holds a hundred instances, however many there are. Of 100,000 each was on the screen of a browser within 0.3 s, also
 //! with a filter (two shared cores: `cargo test --test integration browser -- --nocapture`).

@@ -6,7 +6,8 @@ use super::view::{EngineView, ExplanationView, PageView};
 use crate::condition::{Explanation, SeenKey};
 use crate::health::Health;
 use crate::inspect::{Instance, InstanceState, RuleStatus, StateKind, WaitReason};
-use crate::trace::reveal::{HIDDEN, Reveal};
+use crate::trace::hide::HIDDEN;
+use crate::trace::reveal::Reveal;
 use maud::{DOCTYPE, Markup, html};
 use std::time::Duration;
 
@@ -188,7 +189,7 @@ pub(super) fn instances(
                 Ok(page) => (listed(&page, parameters)),
             }
             @if !reveals {
-                p.empty { "Which instances these are, and what their errors say, is not revealed by this engine." }
+                p.empty { "Which instances these are is not revealed by this engine." }
             }
         },
     )
