@@ -67,7 +67,7 @@ impl CommitTxn {
     /// `failed`: how the first attempt did, if there was one.
     pub(super) async fn run(mut self: Box<Self>, mut failed: Option<Failure>) -> CommitOutcome {
         if self.is_nothing() {
-            return self.closed(0);
+            return self.closed(Revision::NONE);
         }
         let give_up_at = self.began + UNLOCKED_LIMIT;
         let mut ambiguous = false;
@@ -174,7 +174,7 @@ impl CommitTxn {
         Ok(match self.marked_at().await? {
             Some(revision) => self.closed(revision),
             None => CommitOutcome::Committed {
-                revision: 0,
+                revision: Revision::NONE,
                 slots: SmallVec::new(),
                 marked: false,
                 changes: Vec::new(),

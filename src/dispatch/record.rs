@@ -133,7 +133,7 @@ impl InstanceRecord {
 
     /// A foreign change that the engine which wrote the mark can't have seen.
     fn outdates_mark(&self, touches: &[Touch]) -> bool {
-        let seen = self.mark.filter(|mark| !mark.mine).map_or(0, |mark| mark.revision);
+        let seen = self.mark.filter(|mark| !mark.mine).map_or(Revision::NONE, |mark| mark.revision);
         touches.iter().any(|touch| touch.1 > seen && self.changes.is_foreign(*touch))
     }
 

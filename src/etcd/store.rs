@@ -64,7 +64,7 @@ impl Known {
             endpoints,
             given: given.is_some(),
             cluster: given,
-            revision: 0,
+            revision: Revision::NONE,
             term: 0,
             named: BTreeMap::new(),
             since: None,
@@ -178,8 +178,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn header(cluster: u64, revision: Revision) -> Header {
-        Header { cluster, revision, term: 5 }
+    fn header(cluster: u64, revision: i64) -> Header {
+        Header { cluster, revision: Revision::new(revision), term: 5 }
     }
 
     fn is_foreign(verdict: &Verdict) -> bool {

@@ -229,7 +229,7 @@ mod tests {
     /// Puts a key if it is absent.
     fn body() -> Bytes {
         let mut txn = EncodedTxn::default();
-        txn.compare("/a", Sign::Equal, Target::Created(0));
+        txn.compare("/a", Sign::Equal, Target::Created(crate::change::Revision::NONE));
         txn.then_put("/a", b"1", None);
         alone(&txn)
     }

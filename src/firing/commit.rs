@@ -120,7 +120,8 @@ impl Commit {
             None => self.fail(FiringError::NotShown(pattern.to_owned())),
             Some(slot) => {
                 let key = self.firing.compiled().key(Slot::new(slot), &self.firing.0.binding);
-                let revision = self.firing.0.snapshot[slot].as_ref().map_or(0, |seen| seen.mod_revision);
+                let revision =
+                    self.firing.0.snapshot[slot].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
                 self.effects.expectations.push(Expectation { key, revision });
             }
         }
@@ -204,7 +205,7 @@ impl Commit {
         keys.zip(shown)
             .map(|(key, seen)| Expectation {
                 key,
-                revision: seen.as_ref().map_or(0, |seen| seen.mod_revision),
+                revision: seen.as_ref().map_or(Revision::NONE, |seen| seen.mod_revision),
             })
             .collect()
     }

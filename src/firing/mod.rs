@@ -263,7 +263,7 @@ impl Firing {
     /// key), for effects outside etcd to check: whoever carries them out refuses a number smaller than
     /// the largest that it has seen. 0 for an [optimistic](crate::Rule::optimistic) rule, which has no lock.
     pub fn fencing_token(&self) -> i64 {
-        self.0.fence.map_or(0, |fence| fence.create_revision)
+        self.0.fence.map_or(0, |fence| fence.create_revision.get())
     }
 
     /// True once the lock is lost or may be, the time limit is over, or the engine is ending: at its

@@ -136,7 +136,7 @@ async fn follow(
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, newest);
-            revision + 1
+            revision.next()
         }
     };
     let stream = LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence).await?;
@@ -182,7 +182,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
     let started = Instant::now();
     let mut newest: Option<LastEvent> = None;
     let page = async |keys: Vec<KeyValue>, rest| {
-        let known = newest.as_ref().map_or(0, |seen| seen.revision);
+        let known = newest.as_ref().map_or(Revision::NONE, |seen| seen.revision);
         if let Some(KeyValue { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
             && *revision > known
         {

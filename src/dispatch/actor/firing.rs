@@ -29,7 +29,13 @@ impl Dispatcher {
             engine,
             rule: rule.id(),
             attempt: record.failures + 1,
-            revision: snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0),
+            revision: snapshot
+                .iter()
+                .flatten()
+                .map(|seen| seen.mod_revision)
+                .max()
+                .unwrap_or(Revision::NONE)
+                .get(),
             queued: record.latency.due.elapsed(),
         };
         spans::firing(beginning, telemetry.reveal, || rule.attributes_of(&record.binding))

@@ -107,7 +107,7 @@ impl Dispatcher {
         match outcome {
             LockOutcome::Won { fence, lease, keys } => {
                 if let Some(firing) = self.firings.get_mut(instance) {
-                    firing.span.record("fencing_token", fence.create_revision);
+                    firing.span.record("fencing_token", fence.create_revision.get());
                     firing.stage = Stage::Guarded { guard: Guard::Lock { fence, lease }, keys };
                 }
                 return true;
@@ -130,7 +130,14 @@ impl Dispatcher {
         let DispatcherConfig { engine, telemetry, .. } = &self.config;
         if let Some(suppressed) = telemetry.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
             let key = (telemetry.reveal >= Reveal::Keys).then_some(key);
-            tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
+            tracing::info!(
+                engine = &**engine,
+                rule = id,
+                key,
+                revision = revision.get(),
+                suppressed,
+                "orphaned lock freed"
+            );
         }
     }
 }

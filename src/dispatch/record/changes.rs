@@ -23,8 +23,12 @@ pub(super) struct KeyChanges {
 impl KeyChanges {
     /// The values of this snapshot are what the callback will be given.
     pub(super) fn give(&mut self, snapshot: &Snapshot) {
-        self.given =
-            Some(snapshot.iter().map(|seen| seen.as_ref().map_or(0, |seen| seen.mod_revision)).collect());
+        self.given = Some(
+            snapshot
+                .iter()
+                .map(|seen| seen.as_ref().map_or(Revision::NONE, |seen| seen.mod_revision))
+                .collect(),
+        );
         self.own = OwnCommit::default();
         self.during.clear();
         self.foreign = false;
