@@ -5,9 +5,12 @@
 
 mod support;
 
+use etcd_rules::embedded::EmbeddedEtcd;
 use etcd_rules::http::Endpoint;
-use etcd_rules::inspect::InstanceQuery;
-use etcd_rules::{Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, Reveal, Rule, key};
+use etcd_rules::inspect::{InstanceQuery, InstanceState, StateKind, WaitReason};
+use etcd_rules::{
+    Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, RateLimit, Reveal, Rule, key,
+};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -397,6 +400,90 @@ async fn what_a_callback_says_is_the_same_wherever_it_is_told_and_tells_no_more_
             assert_eq!(text.contains("4711"), tells_value, "{name}, {place}: {text}");
         }
         other.shutdown(SECOND).await.unwrap();
+        running.shutdown(SECOND).await.unwrap();
+    }
+}
+
+/// Each makes the other one true, so that they would go on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_undo_each_other_are_slowed_down_and_the_log_names_both() {
+    let told = Capture::installed();
+    let rule = |id: &str, from: &'static str, to: &'static str| {
+        let rule = Rule::new(id).when(key("/flags/:id").equals(from));
+        rule.run(move |firing: Firing| async move {
+            Ok::<Outcome, Error>(firing.commit().put("/flags/:id", to).into())
+        })
+    };
+    let low = || RateLimit::new(5, SECOND);
+    let pair = |name: &str, endpoint: String| {
+        let builder = Engine::builder("app", [endpoint]).name(name);
+        let (on, off) = (rule("switches-on", "off", "on"), rule("switches-off", "on", "off"));
+        match name {
+            // Quick enough for the default.
+            "undo-by-default" => {
+                let quick = || Backoff::new(SECOND / 1000, SECOND);
+                builder.rules([on.backoff(quick()), off.backoff(quick())])
+            }
+            "undo-engine" => builder.rules([on, off]).instance_rate(low()),
+            "undo-rule" => builder.rules([on.instance_rate(low()), off.instance_rate(low())]),
+            _ => {
+                let quick = || Backoff::new(SECOND / 1000, SECOND);
+                let builder = builder.rules([on.backoff(quick()), off.backoff(quick())]);
+                builder.instance_rate(RateLimit::new(u32::MAX, SECOND))
+            }
+        }
+    };
+    let line = "instance fires too often, and is slowed down; rules may undo each other's work";
+    for (name, free) in [
+        ("undo-by-default", 600..3000),
+        ("undo-engine", 10..100),
+        ("undo-rule", 10..100),
+        ("undo-free", 0..0),
+    ] {
+        // Hundreds of firings a second take an etcd that is not slow.
+        let (etcd, embedded) = (Etcd::start().await, EmbeddedEtcd::start().await.unwrap());
+        let real = !matches!(name, "undo-by-default" | "undo-free");
+        let mut client = if real { etcd.client().await } else { embedded.client().await.unwrap() };
+        let endpoint = if real { etcd.endpoint() } else { embedded.endpoint() };
+        let running = pair(name, endpoint).build().unwrap().start().await.unwrap();
+        running.ready().await;
+        client.put("/flags/1", "off", None).await.unwrap();
+        let fired = async || running.rules().await.unwrap().iter().map(|rule| rule.fired).sum::<u64>();
+        if name == "undo-free" {
+            eventually(60 * SECOND, "it goes on for ever", async || fired().await > 3000).await;
+            assert_eq!(told.lines(name, line).len(), 0);
+            running.shutdown(SECOND).await.unwrap();
+            continue;
+        }
+        let names = || -> HashSet<(String, String)> {
+            let lines = told.lines(name, line);
+            lines.iter().map(|line| (line.get("rule").into(), line.get("made_true_by").into())).collect()
+        };
+        let both = || {
+            let (on, off) = ("switches-on".to_owned(), "switches-off".to_owned());
+            names().contains(&(on.clone(), off.clone())) || names().contains(&(off, on))
+        };
+        let started = tokio::time::Instant::now();
+        while !both() && started.elapsed() < 60 * SECOND {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        assert!(both(), "{name}: no line names both after {} firings: {:?}", fired().await, names());
+        assert!(free.contains(&fired().await), "{name}: {}", fired().await);
+        let waits = async || {
+            let query = InstanceQuery::new().state(StateKind::Waiting);
+            let waiting = running.instances(query).await.unwrap().instances;
+            waiting.into_iter().any(|one| {
+                matches!(one.state, InstanceState::Waiting { reason: WaitReason::TooOften, remaining }
+                    if remaining > 3 * SECOND)
+            })
+        };
+        eventually(60 * SECOND, "it is as slow as it gets", waits).await;
+        let mut revision = async || client.get("/flags/1", None).await.unwrap().header().unwrap().revision();
+        let before = revision().await;
+        tokio::time::sleep(6 * SECOND).await;
+        let changes = revision().await - before;
+        // Two firings in five seconds, each with a lock and a commit.
+        assert!((1..=12).contains(&changes), "{name}: {changes} revisions in 6 s");
         running.shutdown(SECOND).await.unwrap();
     }
 }

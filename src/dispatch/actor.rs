@@ -200,6 +200,7 @@ impl Dispatcher {
             Action::Notify { rule, binding, state } => {
                 self.notify_of(rule, &binding, || EventKind::State(state))
             }
+            Action::TellSlowed { rule, binding, cause } => self.tell_slowed(rule, &binding, cause),
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, None, ctx),

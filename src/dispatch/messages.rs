@@ -25,6 +25,8 @@ pub(crate) enum Action {
     Run { instance: InstanceId, snapshot: Snapshot, supersedes_backoff: Option<Revision> },
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
+    /// Say that an instance fires too often. `cause`: the rule whose commit made it due, if it was one of this engine.
+    TellSlowed { rule: RuleIndex, binding: Binding, cause: Option<RuleIndex> },
     /// The index may forget the instance if no key implies it.
     Release(InstanceId),
     /// Remove the backoff key that this engine wrote.

@@ -15,7 +15,7 @@ use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
 use crate::change::{Revision, Seen, Snapshot};
-use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
+use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RateLimit, RuleIndex};
 use crate::condition::{Slot, key};
 use crate::etcd::LeaseId;
 use crate::evaluate::{Decided, Verdict};
@@ -59,14 +59,18 @@ fn rule(id: &str) -> Rule {
         .run(|_| async { Ok::<(), crate::Error>(()) })
 }
 
-fn compiled(rule: Rule) -> CompiledRule {
-    let limits = Limits {
+pub(crate) fn limits() -> Limits {
+    Limits {
         max_txn_ops: 128,
         lock_ttl: Duration::from_secs(10),
         concurrency: 8,
         settle: Default::default(),
-    };
-    CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        instance_rate: RateLimit::OF_INSTANCES,
+    }
+}
+
+fn compiled(rule: Rule) -> CompiledRule {
+    CompiledRule::alone(rule, limits()).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
 fn work_queue_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> WorkQueue {

@@ -150,7 +150,9 @@ mod tests {
     fn a_new_connection_outlives_many_that_come_after_it() {
         let (mut connections, numbers) = full();
         // As many pages as possible are made and written by others.
-        numbers[..PAGES].iter().for_each(|number| drop(connections.begin_page(*number)));
+        for number in &numbers[..PAGES] {
+            assert_eq!(connections.begin_page(*number), Admission::Admitted { instead_of: None });
+        }
         let (probe, _) = connections.admit(usize::MAX);
         for other in 0..CONNECTIONS - PAGES - 1 {
             assert_ne!(
@@ -183,8 +185,8 @@ mod tests {
     fn without_a_connection_that_waits_for_a_request_a_page_makes_room() {
         let mut connections = Connections::new();
         let (first, second) = (connections.admit(1).0, connections.admit(2).0);
-        drop(connections.begin_page(first));
-        drop(connections.begin_page(second));
+        assert_eq!(connections.begin_page(first), Admission::Admitted { instead_of: None });
+        assert_eq!(connections.begin_page(second), Admission::Admitted { instead_of: None });
         connections.begin_writing(second);
         assert_eq!(connections.make_room(), Some(2), "its page is made already");
         assert_eq!((connections.make_room(), connections.make_room()), (Some(1), None));

@@ -49,6 +49,8 @@
 //! # }
 //! ```
 
+#[cfg(test)]
+mod attack;
 mod connections;
 mod handler;
 mod page;
@@ -57,6 +59,9 @@ mod query;
 mod router;
 mod server;
 mod view;
+
+#[cfg(test)]
+pub(crate) use attack::attack;
 
 use crate::engine::EngineBuilder;
 use crate::engine::observer::{Observatory, Observed, Observer};

@@ -328,6 +328,7 @@ fn what_is_done(state: &InstanceState) -> (&'static str, Option<&str>) {
                 WaitReason::Trouble => "tried again after trouble with etcd",
                 WaitReason::Released => "tried again after a release",
                 WaitReason::Settle => "settles: its keys may change again",
+                WaitReason::TooOften => "slowed down: it fires too often, so another rule may undo its work",
                 WaitReason::Interval => "fired less than its rule's interval ago",
             };
             (text, None)

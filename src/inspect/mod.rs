@@ -164,6 +164,9 @@ pub enum WaitReason {
     Settle,
     /// It fired recently, and the [least interval](crate::Rule::min_interval) of its rule isn't over.
     Interval,
+    /// It fires more often than it [may](crate::EngineBuilder::instance_rate), so it is slowed down. Often another rule
+    /// undoes what its callback does.
+    TooOften,
 }
 
 /// The states of instances without their details, for queries and counts.

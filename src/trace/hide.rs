@@ -116,7 +116,7 @@ fn shorten(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.len() <= SHOWN {
         return text;
     }
-    let end = text.floor_char_boundary(SHOWN);
+    let end = (0..=SHOWN).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     Cow::Owned(format!("{}{HIDDEN}", &text[..end]))
 }
 

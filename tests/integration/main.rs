@@ -26,6 +26,7 @@ mod firing;
 mod guide;
 mod harness;
 mod health;
+mod hostile;
 mod http;
 mod inspection;
 mod link;
