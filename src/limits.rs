@@ -77,6 +77,7 @@ pub(crate) const ENGINE: &[Limit] = &[
     limit("connect_timeout", Time(MILLI), Time(LONGEST), Cut, "nothing could ever be reached"),
     limit("request_timeout", Time(MILLI), Time(LONGEST), Cut, "nothing could ever be answered"),
     limit("watch_silence", Time(MILLI), Time(LONGEST), Cut, "a watch would be opened anew all the time"),
+    limit("rebalance", Time(MILLI), Time(LONGEST), Cut, "connections would be opened anew all the time"),
     limit("lag_limit", Time(MILLI), Time(LONGEST), Cut, "the engine would never be well"),
     limit("max_txn_ops", Count(4), Count(100_000), Refused, "taking a lock needs at least 4 operations, and no server allows so many"),
     limit("event_buffer", Count(1), Count(1 << 24), Refused, "it must be from 1 to 16,777,216: all of it is allocated at once"),

@@ -50,6 +50,16 @@ mutants! {
     Slots,
     /// Nothing of a paused rule starts.
     Pause,
+    /// A connection that is silent is replaced.
+    Silence,
+    /// An endpoint is left if its member can't do what it is asked for.
+    Leave,
+    /// What a callback reads is what etcd has at that moment. The mutant takes what a member happens to have.
+    Reads,
+    /// A request that is refused for its token is sent again with a newer one.
+    Token,
+    /// etcd is asked for a token at most once a second.
+    TokenRate,
 }
 
 #[cfg(not(test))]

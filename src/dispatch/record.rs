@@ -14,11 +14,11 @@
 //!                             Idle (done) or GivenUp  <──────────────────┘
 //! ```
 //!
-//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit before its
-//! answer came, there was one already, and it goes on at once.
+//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit
+//! before its answer came, there was one already, and it goes on at once.
 //!
-//! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and when the
-//! dry run ends.
+//! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and
+//! when the dry run ends.
 //!
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
@@ -43,6 +43,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// After a callback that failed for the link to etcd. The link itself waits between its attempts.
+const LINK_PAUSE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub(crate) struct InstanceRecord {
     pub(crate) rule: RuleIndex,
@@ -53,7 +56,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) entered: Instant,
     /// Its last place in the queue, or among those that wait for its lock: what keeps its entry there valid.
     pub(crate) place: Place,
-    /// Since when it has been due, and what became of it since.
+    /// Since when it has been due, and the stages it has passed.
     pub(crate) latency: TriggerLatency,
     /// Failures in a row.
     pub(crate) failures: u32,
@@ -61,7 +64,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) troubles: u32,
     /// Times in a row that its lock was refused because the condition did not hold as seen.
     rechecks: u8,
-    /// Firings in a row that succeeded, after which it was still true and not left alone.
+    /// Firings in a row that succeeded and left the condition true, with no change by anybody else.
     pub(crate) ineffective: u32,
     last_end: Option<Instant>,
     pub(crate) mark: Option<SeenMark>,
@@ -157,7 +160,8 @@ impl InstanceRecord {
         self.rechecks = 0;
     }
 
-    /// Its lock was refused because the condition does not hold as it was seen. Whether it is looked at again at once.
+    /// Its lock was refused because the condition does not hold as it was seen. Whether it is looked at again
+    /// at once.
     pub(crate) fn refused_as_untrue(&mut self, mark_gone: bool) -> bool {
         self.mark.take_if(|_| mark_gone);
         self.rechecks = (self.rechecks + 1) % RECHECKS;
@@ -273,7 +277,7 @@ impl InstanceRecord {
                 self.last_error = Some(error.as_str().into());
             }
         }
-        // It fires again, come what may.
+        // It fires again in any case.
         self.changes.assume_foreign();
         FiringEnd::Interrupted
     }
@@ -316,6 +320,10 @@ impl InstanceRecord {
             FiringEnd::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             FiringEnd::Failed(delay) => self.wait(delay, Wait::Backoff, now),
             FiringEnd::NotRun => self.enqueue(WorkClass::Live, now),
+            FiringEnd::OfLink => {
+                self.latency = TriggerLatency::new(now);
+                self.wait(LINK_PAUSE, Wait::Trouble, now)
+            }
             FiringEnd::Interrupted => {
                 self.latency = TriggerLatency::new(now);
                 self.trouble(base, now)

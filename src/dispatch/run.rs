@@ -32,7 +32,7 @@ pub(crate) struct Run {
     pub(crate) cancelled: CancellationToken,
     /// How long it may go on after being told.
     pub(crate) grace: Duration,
-    /// EndedList with the callback, wherever that is then.
+    /// Dropped with the callback, wherever that is then.
     pub(crate) registered: Registered,
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
@@ -42,7 +42,7 @@ pub(crate) struct Run {
     pub(crate) rule: RuleIndex,
 }
 
-/// How it is told of all runs of an engine.
+/// What the runs of an engine tell, and whom.
 pub(crate) struct CallbackTelemetry {
     pub(crate) engine: Arc<str>,
     pub(crate) telemetry: Telemetry,
@@ -55,7 +55,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
     let running = async move {
         let _registered = registered;
-        // Told before it began: nothing of it may run, not even up to its first wait.
+        // It was told to end before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
@@ -73,13 +73,14 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
                 return Ran(Finish::TimedOut, None);
             }
         }
-        // Told: a callback that ends by itself now may have done its work.
+        // It was told to end. A callback that ends by itself now may have done its work.
         let ended = timeout(grace, callback).await;
         ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
     };
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
+        let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
         // Once, so that all who tell of it tell the same.
         let finish = finish.map_text(|text| seen.shown(text));
         let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
@@ -90,12 +91,9 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
         {
             let instance = telemetry.reveal.instance(seen.attributes());
             let (attempt, outcome) = (seen.attempt(), finish.result());
-            let error = match &finish {
-                Finish::Failed(text) | Finish::Panicked(text) => Some(text),
-                _ => None,
-            };
+            let error = finish.error();
             let (engine, rule) = (&**engine, seen.rule());
-            let (instance, error) = (instance.as_deref(), error.map(String::as_str));
+            let instance = instance.as_deref();
             tracing::warn!(
                 parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
                 "callback failed; it will be tried again"
@@ -111,8 +109,8 @@ pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
     end.tell(finish, effects);
 }
 
-/// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down, and
-/// the callback was cancelled.
+/// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down,
+/// and the callback was cancelled.
 pub(crate) struct EndReporter {
     ended: EndedRuns,
     instance: InstanceId,

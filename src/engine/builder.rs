@@ -1,16 +1,18 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::check::{check_application, check_endpoints, check_names, check_options, reserved, warn};
+use super::check::{check_application, check_names, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+use super::endpoints::check_endpoints;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
 use crate::compiled::{Limits, RateLimit, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
-use crate::etcd::Target;
+use crate::etcd::{Credentials, CredentialsOption, Target};
 use crate::events::Events;
+use crate::firing::BoxError;
 use crate::limits::shown;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
@@ -37,6 +39,7 @@ pub struct EngineBuilder {
     endpoints: Vec<String>,
     channel: Option<Channel>,
     connect_options: Option<ConnectOptions>,
+    credentials: Option<CredentialsOption>,
     rules: Vec<Rule>,
     domains: Domains,
     options: Options,
@@ -55,6 +58,7 @@ impl EngineBuilder {
             endpoints,
             channel,
             connect_options: None,
+            credentials: None,
             rules: Vec::new(),
             domains: Domains::default(),
             options: Options::default(),
@@ -182,9 +186,52 @@ impl EngineBuilder {
         self
     }
 
+    /// Where the engine gets its credentials from, so that they can change while it runs: an async function
+    /// that returns the present ones, which it reads from a file or asks a service for. By default the engine
+    /// has those of its [`connect_options`](EngineBuilder::connect_options) for ever.
+    ///
+    /// It is asked for each new connection and whenever etcd has refused the password, at most once a second.
+    /// So it needs no watch on the file. New certificates replace the connections one after the other;
+    /// nothing is lost for that, and no callback is cancelled.
+    ///
+    /// It runs on the runtime of the [callbacks](EngineBuilder::runtime), and has the [request
+    /// time-out](EngineBuilder::request_timeout) for its answer. If it fails, or if etcd refuses what it
+    /// returned but not what is in use, the latter stays in use. Then the engine's health says
+    /// [`auth`](crate::health::Reason::Auth) with the error's text, and the function is asked again, every 8
+    /// s at the latest. So let no error contain a secret.
+    ///
+    /// On a [channel](Engine::builder_with_channel) of the application only the user has an effect.
+    ///
+    /// ```
+    /// use etcd_rules::{Credentials, Engine, Error, Firing, Rule, key};
+    /// use tokio::fs::read_to_string;
+    ///
+    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/servers/:id").exists()).run(check))
+    ///     .credentials(|| async {
+    ///         let password = read_to_string("/run/secrets/etcd/password").await?;
+    ///         Ok::<_, std::io::Error>(Credentials::new().user("checker", password.trim_end()))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn credentials<F, Fut, E>(mut self, load: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.credentials = Some(CredentialsOption::new(Arc::new(move || {
+            let loading = load();
+            Box::pin(async move { loading.await.map_err(Into::into) })
+        })));
+        self
+    }
+
     /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
-    /// is 128. A rule may use half of them, unless [`Rule::concurrency`] says otherwise. Other instances that
-    /// are due wait in a queue, each once.
+    /// is 128. One of several rules may use half of them, and a rule alone all of them, unless
+    /// [`Rule::concurrency`] says otherwise. Other instances that are due wait in a queue, each once.
     ///
     /// A higher limit means more memory and load in a burst. A lower one means longer queues behind slow
     /// callbacks.
@@ -209,9 +256,9 @@ impl EngineBuilder {
     ///
     /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
     /// meantime are one. With jitter the engine that is first is another one each time, and the others often
-    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
-    /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
-    /// of the wait.
+    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by
+    /// so much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the
+    /// end of the wait.
     pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
         self.options.settle = settle.into();
         self
@@ -249,8 +296,8 @@ impl EngineBuilder {
     }
 
     /// The time from the end of a crawl to the next, and from the start to the first; longer by the
-    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
-    /// (expected: nothing) and fires again what is still true.
+    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched
+    /// keys, repairs what the watch may have missed (expected: nothing) and fires again what is still true.
     ///
     /// A shorter interval means more load on etcd, and instances that stay true fire more often. With a
     /// longer one they wait longer, and a fault of the watch would stay unnoticed for longer.
@@ -259,8 +306,8 @@ impl EngineBuilder {
         self
     }
 
-    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval), at
-    /// random, so that engines which started together don't crawl together. Default: up to a tenth.
+    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval),
+    /// at random, so that engines which started together don't crawl together. Default: up to a tenth.
     ///
     /// Without jitter they do. With much, a crawl may come late.
     pub fn crawl_jitter(mut self, jitter: Jitter) -> Self {
@@ -339,21 +386,21 @@ impl EngineBuilder {
     /// How long one request to etcd may take, and how long the answer to a keep-alive ping. It is more than
     /// zero; the default is 5 s.
     ///
-    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was lost is
-    /// sent again only after this time, and by then the lock may be lost too. If it is too short, requests fail
-    /// that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
+    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was
+    /// lost is sent again only after this time, and by then the lock may be lost too. If it is too short,
+    /// requests fail that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
     }
 
-    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it. Default: the
-    /// one that more than half of the endpoints name when the engine starts; without such a majority it is not
-    /// [ready](crate::EngineHandle::ready), and its health names every id.
+    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it.
+    /// Default: the one that more than half of the endpoints name when the engine starts; without such a
+    /// majority it is not [ready](crate::EngineHandle::ready), and its health names every id.
     ///
-    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the known
-    /// cluster for 10 s, an engine that was not told its id starts again with the other one. One that was told never
-    /// does: a wrong id keeps it from starting, and so does a cluster that was made anew.
+    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the
+    /// known cluster for 10 s, an engine that was not told its id starts again with the other one. One that
+    /// was told never does: a wrong id keeps it from starting, and so does a cluster that was made anew.
     pub fn cluster_id(mut self, id: u64) -> Self {
         self.options.cluster_id = Some(id);
         self
@@ -370,8 +417,20 @@ impl EngineBuilder {
         self
     }
 
-    /// For how long changes may be late before the engine's health says [`lagging`](crate::health::Reason::Lagging).
-    /// More than zero; default: 5 s.
+    /// A link that had to leave its member goes back there within this time of the member's return, at a
+    /// random moment of the second half. So engines that fled from a member don't stay together on the
+    /// others. More than zero; default: 10 minutes.
+    ///
+    /// A move costs a connection and a request for each watch. Nothing is lost or cancelled for it. With a
+    /// short time, a member that comes and goes makes the links come and go too. With a long one, the other
+    /// members carry more until then.
+    pub fn rebalance(mut self, within: Duration) -> Self {
+        self.options.rebalance = within;
+        self
+    }
+
+    /// For how long changes may be late before the engine's health says
+    /// [`lagging`](crate::health::Reason::Lagging). More than zero; default: 5 s.
     ///
     /// Changes are late in three cases. A change was received, and the engine's index has not merged it yet.
     /// Or etcd is sending history: each message comes less than a second after the last, and none reaches the
@@ -471,8 +530,14 @@ impl EngineBuilder {
                 mistakes.push(ConfigError::DuplicateRule(shown(rule.id())));
             }
         }
-        let concurrency = (concurrency / 2).max(1);
-        let limits = Limits { max_txn_ops, lock_ttl, concurrency, settle, instance_rate };
+        let limits = Limits {
+            max_txn_ops,
+            lock_ttl,
+            // No rule must hold up the others; one alone holds up nobody.
+            concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
+            settle,
+            instance_rate,
+        };
         check_names(self.name.as_deref(), self.namespace.as_deref(), &mut mistakes);
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
@@ -522,6 +587,7 @@ impl EngineBuilder {
                 engine: self.name.unwrap_or(self.application).into(),
                 namespace: namespace.into(),
                 target,
+                credentials: self.credentials,
                 rules: Arc::from(rules),
                 callbacks: Arc::from(callbacks),
                 prefixes,

@@ -24,28 +24,6 @@ pub(super) fn check_application(application: &str, mistakes: &mut Vec<ConfigErro
     }
 }
 
-pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<ConfigError>) {
-    if endpoints.is_empty() {
-        mistakes.push(ConfigError::NoEndpoint);
-    }
-    for endpoint in endpoints {
-        let bare = endpoint
-            .strip_prefix("http://")
-            .or_else(|| endpoint.strip_prefix("https://"))
-            .unwrap_or(endpoint);
-        let reason = match bare.rsplit_once(':') {
-            _ if bare.contains(['/', ' ']) => Some("only a host and a port may follow the scheme"),
-            None => Some("the port is missing, such as `:2379`"),
-            Some(("", _)) => Some("the host is missing"),
-            Some((_, port)) if port.parse::<u16>().is_err() => Some("the port is not a number below 65536"),
-            Some(_) => None,
-        };
-        if let Some(reason) = reason {
-            mistakes.push(ConfigError::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
-        }
-    }
-}
-
 pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
     let mut check = |option: &'static str, value: Amount, text: String| {
@@ -66,6 +44,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         connect_timeout,
         request_timeout,
         watch_silence,
+        rebalance,
         lag_limit,
         max_txn_ops,
         event_buffer,
@@ -102,6 +81,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         ("connect_timeout", Some(*connect_timeout)),
         ("request_timeout", Some(*request_timeout)),
         ("watch_silence", Some(*watch_silence)),
+        ("rebalance", Some(*rebalance)),
         ("lag_limit", Some(*lag_limit)),
     ] {
         if let Some(time) = time {

@@ -1,17 +1,19 @@
 //! One of the engine's links to etcd, as those use it who ask for something.
 //!
-//! A request goes over the present connection. If there is none, it waits for the [connector](super::connector), which
-//! opens one for all who wait, on a thread of the engine's own. What a failure means is in the table of
-//! [errors](super::errors): by that, the link is told to leave the member, or to ask for a newer token, with which the
-//! request is sent again until its own time is over.
+//! A request goes over the present connection. If there is none, it waits for the
+//! [connector](super::connector), which opens one for all who wait, on a thread of the engine's own. What a
+//! failure means is in the table of [errors](super::errors): by that, the link is told to leave the member,
+//! or to ask for a newer token, with which the request is sent again until its own time is over.
 
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
+use super::credential_source::CredentialSource;
 use super::failure::{Effect, Failure, FailureKind, Remedy};
 use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
@@ -34,6 +36,9 @@ pub(crate) struct LinkSettings {
     pub(crate) probe: Arc<str>,
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
+    pub(crate) credentials: Option<Arc<CredentialSource>>,
+    /// It is at home again within this time.
+    pub(crate) rebalance: Duration,
     pub(crate) store: Arc<Store>,
     pub(crate) rng: StdRng,
 }
@@ -51,7 +56,7 @@ pub(crate) struct EtcdClient {
 pub(super) struct Shared {
     present: RwLock<Option<Arc<Connection>>>,
     wishes: Mutex<Wishes>,
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     pub(super) token: Arc<Token>,
 }
 
@@ -123,11 +128,12 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, probe, token, store, rng } = settings;
+        let LinkSettings { target, timeouts, meters, home, probe, token, credentials, rebalance, store, rng } =
+            settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
-            wake: Notify::new(),
+            wake: Arc::default(),
             token,
         });
         let (answers, rounds): (WatchCellSender<Rounds>, WatchCell<Rounds>) = watch_cell(Rounds::default());
@@ -137,6 +143,8 @@ impl EtcdClient {
             meters: meters.clone(),
             home,
             probe,
+            credentials,
+            rebalance,
             store,
             rng,
             shared: shared.clone(),
@@ -156,6 +164,8 @@ impl EtcdClient {
             home: 0,
             probe: "/etcd-rules/".into(),
             token: Arc::default(),
+            credentials: None,
+            rebalance: Duration::from_secs(600),
             store: Store::new(Vec::new(), None, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
@@ -177,7 +187,7 @@ impl EtcdClient {
     ) -> Result<Arc<Connection>, Failure> {
         match self.shared.present() {
             Some(connection) => Ok(connection),
-            // Rare, and large: it must not make every request as large.
+            // This future is rare and large. In a box, it does not make every request as large.
             None => Box::pin(self.next_connection(request, deadline)).await,
         }
     }
@@ -252,7 +262,7 @@ impl EtcdClient {
         loop {
             let token = self.shared.token.generation();
             let failure = match self.connection(sending.name, deadline).await {
-                // Who may wait longer does; the others are to know.
+                // A request with time left goes on waiting; the others get the error.
                 Err(failure) if sending.repeatable => failure,
                 Err(failure) => return Err(failure),
                 Ok(connection) => {
@@ -265,9 +275,13 @@ impl EtcdClient {
                 }
             };
             match failure.remedy {
-                Remedy::Authenticate if self.shared.token.can_be_renewed() => {
-                    Box::pin(self.newer_token(token, deadline)).await?;
-                    continue;
+                Remedy::Authenticate if self.shared.token.can_be_renewed() && !is_active(Mutant::Token) => {
+                    match Box::pin(self.newer_token(token, deadline)).await {
+                        Ok(()) => continue,
+                        // The password may be about to change.
+                        Err(_) if sending.repeatable => {}
+                        Err(failure) => return Err(failure),
+                    }
                 }
                 Remedy::OtherMember if failure.is_for_another_member() || sending.repeatable => {}
                 _ => return Err(failure),

@@ -1,7 +1,9 @@
-//! One connection: what comes over it is noticed, and it is never made anew behind the engine's back.
+//! One connection. What comes over it is noticed, and the transport never opens it again by itself.
 
+use super::credentials::Credentials;
 use super::store::Counted;
 use super::txn_channel::TxnChannel;
+use super::wire::Wire;
 use etcd_client::Client;
 use std::io;
 use std::pin::Pin;
@@ -27,6 +29,8 @@ pub(crate) struct Connection {
     pub(super) lost: CancellationToken,
     /// Cancelled when another one has taken its place: streams move there when it suits them.
     pub(super) superseded: CancellationToken,
+    /// What it was opened with, if the application is asked for that.
+    pub(super) credentials: Option<Arc<Credentials>>,
     /// It leads to the engine's cluster.
     pub(super) _counted: Counted,
 }
@@ -38,10 +42,10 @@ impl Connection {
     }
 }
 
-/// Whether a connection is silent: a request over it has had no answer for as long as it may take, whether or not
-/// somebody still waits for it, and nothing at all has come over the connection since it was sent.
+/// Whether a connection is silent: a request over it has had no answer for as long as it may take, whether or
+/// not somebody still waits for it, and nothing at all has come over the connection since it was sent.
 ///
-/// A request that was sent before the last thing that came proves nothing. So it is enough to know, of the requests
+/// A request that was sent before the last byte came proves nothing. So it is enough to know, of the requests
 /// since, when the first one should have been answered.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -143,7 +147,11 @@ impl Activity {
 }
 
 /// Opens a connection. An address that does not answer leaves time for the next one of the same name.
-pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStream> {
+pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<Wire> {
+    #[cfg(test)]
+    if let Some(dialing) = super::wire::simulated::dialing(endpoint) {
+        return dialing.await.map(Wire::Pipe);
+    }
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
     let with_scheme =
         if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
@@ -162,7 +170,7 @@ pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStrea
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                return Ok(Wire::Tcp(stream));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = late(),
@@ -171,15 +179,15 @@ pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStrea
     Err(last)
 }
 
-/// A TCP connection that tells when something comes, and when it ends.
+/// A connection that tells when something comes, and when it ends.
 #[derive(Debug)]
 pub(super) struct Listened {
-    stream: TcpStream,
+    stream: Wire,
     activity: Arc<Activity>,
 }
 
 impl Listened {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: Wire, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }
@@ -233,8 +241,8 @@ impl AsyncWrite for Listened {
     }
 }
 
-/// A connection that has ended is not made anew by the transport: another store may answer at the same address, and
-/// must be asked who it is before it is written to.
+/// A connection that has ended is not made anew by the transport: another store may answer at the same
+/// address, and must be asked who it is before it is written to.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the connection has ended")]
 pub(super) struct ConnectionOver;

@@ -1,27 +1,29 @@
-//! Opens a link's connections and watches over them: a task on a thread of the engine's own, which nobody's giving up
-//! ends. It does what the [link](super::link) decides.
+//! Opens a link's connections and watches over them. It is a task on a thread of the engine's own, which goes
+//! on when a caller gives up. It carries out what [`EndpointChoice`]
+//! decides.
 
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
+use super::credential_source::CredentialSource;
+use super::credentials::Credentials;
 use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
 use super::failure::{Failure, FailureKind, Remedy};
+use super::offers::Offer;
 use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::WatchCellSender;
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Within this time of its return a member has its share of the links again.
-const SPREAD: Duration = Duration::from_secs(10 * 60);
-
-/// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes passwords
-/// one at a time.
+/// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes
+/// passwords one at a time.
 const AUTHENTICATION: Duration = Duration::from_secs(20);
 
 pub(super) struct ConnectorSettings {
@@ -30,6 +32,9 @@ pub(super) struct ConnectorSettings {
     pub(super) meters: Meters,
     pub(super) home: usize,
     pub(super) probe: Arc<str>,
+    pub(super) credentials: Option<Arc<CredentialSource>>,
+    /// Within this time of its return a member has its share of the links again.
+    pub(super) rebalance: Duration,
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
@@ -56,9 +61,12 @@ impl Connector {
         let link = EndpointChoice::new(
             endpoints,
             settings.home,
-            Spread(SPREAD),
+            Spread(settings.rebalance),
             StdRng::from_rng(&mut settings.rng),
         );
+        if let Some(source) = &settings.credentials {
+            source.wakes(settings.shared.wake.clone());
+        }
         Self { settings, link, rounds: Rounds::default(), made: 0 }
     }
 
@@ -84,6 +92,9 @@ impl Connector {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())
         };
+        if let Some(source) = &self.settings.credentials {
+            source.retry(now);
+        }
         let present = self.settings.shared.replace_if_closed();
         match present {
             Present::None if wanted => {
@@ -95,11 +106,14 @@ impl Connector {
                 if silent && self.is_replaceable() {
                     self.link.report(Need::Silent, Some(id), now);
                 }
-                if leave == Some(id) {
+                if leave == Some(id) && !is_active(Mutant::Leave) {
                     self.link.report(Need::Left, leave, now);
                 }
+                if self.needs_renewal() {
+                    self.link.report(Need::Renew, Some(id), now);
+                }
                 if wanted {
-                    // It came just before.
+                    // The connection was lost just before.
                     self.answer(None);
                 }
             }
@@ -114,7 +128,19 @@ impl Connector {
         self.settings.answers.set(self.rounds.clone());
     }
 
+    /// The present connection was opened with credentials that are to be replaced.
+    fn needs_renewal(&self) -> bool {
+        let (Some(source), Some(connection)) = (&self.settings.credentials, self.settings.shared.present())
+        else {
+            return false;
+        };
+        self.is_replaceable() && source.outdates(connection.credentials.as_deref())
+    }
+
     async fn wait(&self, until: Option<Instant>) {
+        let retry = self.settings.credentials.as_ref().and_then(|source| source.retry_at());
+        let renew = self.link.not_before().filter(|_| self.needs_renewal());
+        let until = [until, retry, renew].into_iter().flatten().min();
         let present = self.settings.shared.present();
         let silent = async {
             match &present {
@@ -144,7 +170,7 @@ impl Connector {
 
     /// The connection is the engine's own, so that there can be another one.
     fn is_replaceable(&self) -> bool {
-        matches!(self.settings.target, Target::Endpoints(..))
+        matches!(self.settings.target, Target::Endpoints(..)) && !is_active(Mutant::Silence)
     }
 
     fn take_wish_for_token(&self) -> Option<u64> {
@@ -162,7 +188,12 @@ impl Connector {
                 channel.below().map_err(|_| Failure::not_sent("authenticate", "the connection ended"))?;
             let below = below.clone();
             connection.activity.sent(start, self.settings.timeouts.request);
-            self.settings.shared.token.renew(stale, below).await
+            match self.settings.shared.token.renew(stale, below.clone()).await {
+                Err(failure) if failure.kind == FailureKind::Authentication => {
+                    self.renew_as_told(failure, below).await
+                }
+                renewed => renewed,
+            }
         };
         let silent = async {
             match self.is_replaceable() {
@@ -185,10 +216,30 @@ impl Connector {
         self.settings.answers.set(self.rounds.clone());
     }
 
+    /// The credentials are refused: asks the application for others, and etcd for a token with them.
+    async fn renew_as_told(&self, refusal: Failure, below: Channel) -> Result<(), Failure> {
+        let Some(source) = &self.settings.credentials else { return Err(refusal) };
+        let Ok(Offer { first, .. }) = source.offer().await else { return Err(refusal) };
+        let Some((name, password)) = first.name_and_password() else { return Err(refusal) };
+        match self.settings.shared.token.renew_as(name, password, below).await {
+            None => Err(refusal),
+            Some(Ok(())) => {
+                source.accept_user(&first);
+                Ok(())
+            }
+            Some(Err(failure)) => {
+                if failure.kind == FailureKind::Authentication {
+                    source.refuse(&first, &failure);
+                }
+                Err(failure)
+            }
+        }
+    }
+
     async fn attempt(&mut self, endpoint: usize, need: Need, last: bool) {
         let present = self.settings.shared.present();
         let start = Instant::now();
-        let opening = self.open(endpoint, last);
+        let opening = self.open(endpoint, need, last);
         // A connection that was silent may turn out to be slow.
         let spoken = async {
             match &present {
@@ -203,6 +254,10 @@ impl Connector {
         };
         let now = Instant::now();
         let Some(opened) = opened else { return self.link.spoke(now) };
+        let Some(opened) = opened.transpose() else {
+            self.link.failed(now);
+            return;
+        };
         let failed = opened.as_ref().err().map(|failure| failure.kind.name());
         self.settings.meters.etcd_request("connect", failed, now - start);
         match opened {
@@ -212,7 +267,7 @@ impl Connector {
                 let old = self.settings.shared.replace(Some(Arc::new(connection)));
                 if let Some(old) = old {
                     old.superseded.cancel();
-                    // Who still waits for an answer over a connection that is silent or has ended, waits in vain.
+                    // Requests that still wait for an answer over this connection would wait in vain.
                     if need == Need::Silent || !old.is_open() {
                         old.lost.cancel();
                     }
@@ -228,8 +283,9 @@ impl Connector {
     }
 
     /// Opens a connection, if it leads to the engine's cluster.
-    async fn open(&self, endpoint: usize, last: bool) -> Result<Connection, Failure> {
-        let Reached { client, channel, activity, header } = self.reach(endpoint, last).await?;
+    async fn open(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Connection>, Failure> {
+        let Some(reached) = self.reach(endpoint, need, last).await? else { return Ok(None) };
+        let Reached { client, channel, activity, credentials, header } = reached;
         let store = &self.settings.store;
         let mut verdict = store.judge(endpoint, header, Instant::now());
         if matches!(verdict, Verdict::Undecided(_)) {
@@ -242,15 +298,16 @@ impl Connector {
                 return Err(Failure::wrong_store("connect", text));
             }
         }
-        Ok(Connection {
+        Ok(Some(Connection {
             id: self.made + 1,
             client,
             channel,
             activity,
             lost: CancellationToken::new(),
             superseded: CancellationToken::new(),
+            credentials,
             _counted: store.count(),
-        })
+        }))
     }
 
     /// Asks the other endpoints which cluster they are of, until that is decided.
@@ -258,7 +315,8 @@ impl Connector {
         let Target::Endpoints(endpoints, _) = &self.settings.target else { return };
         for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
             // One that can't be reached names none.
-            let Ok(Reached { header, .. }) = Box::pin(self.reach(endpoint, false)).await else { continue };
+            let reached = Box::pin(self.reach(endpoint, Need::Missing, false)).await;
+            let Ok(Some(Reached { header, .. })) = reached else { continue };
             let verdict = self.settings.store.judge(endpoint, header, Instant::now());
             if !matches!(verdict, Verdict::Undecided(_)) {
                 return;
@@ -266,10 +324,56 @@ impl Connector {
         }
     }
 
+    /// Opens a connection, with the credentials that the application gives, or else those that were accepted last.
+    /// `None`: there is no need for it any more.
+    async fn reach(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Reached>, Failure> {
+        let Some(source) = &self.settings.credentials else {
+            return self.reach_with(endpoint, last, None).await.map(Some);
+        };
+        let renews = need == Need::Renew;
+        let mut offer = source.offer().await?;
+        let mut turn = None;
+        if renews || offer.fallback.is_some() {
+            turn = source.turn().await;
+            offer = source.offer().await?;
+        }
+        if renews && (turn.is_none() || !self.needs_renewal()) {
+            return Ok(None);
+        }
+        let Offer { mut first, mut fallback } = offer;
+        if turn.is_none()
+            && let Some(accepted) = fallback.take()
+        {
+            // Whoever has its turn tries the others.
+            first = accepted;
+        }
+        let failure = match self.reach_with(endpoint, last, Some(&first)).await {
+            Ok(reached) => {
+                source.accept(&first);
+                return Ok(Some(reached));
+            }
+            Err(failure) => failure,
+        };
+        let Some(fallback) = fallback else { return Err(failure) };
+        // Only if others are let in is it the credentials that are at fault.
+        let reached = self.reach_with(endpoint, last, Some(&fallback)).await.map_err(|_| failure.clone())?;
+        source.refuse(&first, &failure);
+        if renews { Err(failure) } else { Ok(Some(reached)) }
+    }
+
     /// Opens a connection and checks it: a linearizable read, which also tells whose store it is.
-    async fn reach(&self, endpoint: usize, last: bool) -> Result<Reached, Failure> {
+    async fn reach_with(
+        &self,
+        endpoint: usize,
+        last: bool,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Reached, Failure> {
         const REQUEST: &str = "connect";
         let ConnectorSettings { target, timeouts, shared, .. } = &self.settings;
+        let told = |options: &Option<ConnectOptions>| {
+            let options = self.options(options);
+            credentials.map_or_else(|| options.clone(), |credentials| credentials.apply(options.clone()))
+        };
         let error = |error: etcd_client::Error| Failure::of_error(REQUEST, &error);
         let activity = Arc::new(Activity::new(Instant::now()));
         let authentication = |limit: Duration| limit.saturating_add(AUTHENTICATION);
@@ -284,23 +388,22 @@ impl Connector {
                 let stream = dial(endpoint, timeouts.connect).await.map_err(unreachable)?;
                 let (builder, channel) =
                     TxnChannelBuilder::over(stream, activity.clone(), shared.token.clone());
-                let options = self.options(options);
-                let connecting = Client::connect_with_balanced_channel([endpoint], Some(options), builder);
+                let connecting =
+                    Client::connect_with_balanced_channel([endpoint], Some(told(options)), builder);
                 let limit = authentication(timeouts.connect);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
             Target::Channel(given, options) => {
                 let channel = TxnChannel::given(given.clone(), shared.token.clone());
-                let connecting =
-                    Client::from_channel(channel.clone().into_channel(), Some(self.options(options)));
+                let connecting = Client::from_channel(channel.clone().into_channel(), Some(told(options)));
                 let limit = authentication(timeouts.request);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
         };
-        // The others of the round deserve their turn.
+        // The other endpoints of the round are tried too.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
         let header = self.check(&client, &channel, limit).await?;
-        Ok(Reached { client, channel, activity, header })
+        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), header })
     }
 
     async fn check(&self, client: &Client, channel: &TxnChannel, limit: Duration) -> Result<Header, Failure> {
@@ -316,7 +419,7 @@ impl Connector {
             };
             match asked {
                 Ok(answer) => return Ok(Header::of(answer.0.header.as_ref())),
-                // Who may not read that is answered all the same.
+                // A user without the permission to read this key gets an answer all the same.
                 Err(failure) if failure.kind == FailureKind::Permission => return Ok(Header::default()),
                 Err(failure) if failure.remedy == Remedy::Authenticate && shared.token.can_be_renewed() => {
                     let mut channel = channel.clone();
@@ -346,6 +449,7 @@ struct Reached {
     client: Client,
     channel: TxnChannel,
     activity: Arc<Activity>,
+    credentials: Option<Arc<Credentials>>,
     header: Header,
 }
 

@@ -1,12 +1,14 @@
-//! Which endpoint one link of the engine uses: when it leaves one, which it tries next, when it goes home. No I/O, no
-//! clock.
+//! Which endpoint one link of the engine uses: when it leaves one, which it tries next, when it goes home. No
+//! I/O, no clock.
 //!
-//! An endpoint is left by who was on it: a failure of an earlier connection says nothing about the present one. The
-//! present connection serves until a new one is open and checked. A round of attempts goes over all other endpoints in
-//! random order, and at last over the present one anew; its end, good or bad, is the answer to all who wait.
+//! An endpoint is left by who was on it: a failure of an earlier connection says nothing about the present
+//! one. The present connection serves until a new one is open and checked. A round of attempts visits all
+//! other endpoints in random order, and the present one last. The end of the round, good or bad, is the
+//! answer to all who wait.
 //!
-//! Each link of an engine has a home, another one for each, and the first is random. After it had to leave, it goes
-//! home within [`Spread`]: so that engines which fled from a member do not stay together on the others.
+//! Each link of an engine has a home, another one for each, and the first is random. After it had to leave,
+//! it goes home within [`Spread`]: so that engines which fled from a member do not stay together on the
+//! others.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -25,6 +27,8 @@ pub(super) enum Need {
     Left,
     /// It is not the home.
     Home,
+    /// It was opened with credentials that are to be replaced.
+    Renew,
 }
 
 /// What to do now.
@@ -89,7 +93,8 @@ impl EndpointChoice {
             return;
         }
         match need {
-            // A round for another reason is as good, but what it replaces is worth nothing any more.
+            // A round that runs for another reason will do, but the connection that it replaces is not worth
+            // keeping now.
             Need::Missing => {
                 if self.need.is_none() {
                     self.begin(need);
@@ -101,6 +106,9 @@ impl EndpointChoice {
                 self.begin(need)
             }
             Need::Left if self.need.is_none() && self.endpoints > 1 => self.begin(need),
+            Need::Renew if self.need.is_none() && self.not_before.is_none_or(|at| at <= now) => {
+                self.begin(need)
+            }
             _ => {}
         }
     }
@@ -120,6 +128,7 @@ impl EndpointChoice {
         others.shuffle(&mut self.rng);
         match need {
             Need::Home => others = vec![self.home],
+            Need::Renew => others = present.into_iter().collect(),
             Need::Missing if !self.begun => {
                 others.retain(|at| *at != self.home);
                 others.push(self.home);
@@ -127,7 +136,7 @@ impl EndpointChoice {
             Need::Missing | Need::Silent | Need::Left => {}
         }
         self.round = Vec::with_capacity(others.len() + 1);
-        // A member that was left stays worth an attempt only if its connection is what was wrong.
+        // A member that was left is worth another attempt only if the fault was in its connection.
         if matches!(need, Need::Missing | Need::Silent) {
             self.round.extend(present);
         }
@@ -175,7 +184,7 @@ impl EndpointChoice {
             return false;
         }
         match self.need {
-            Some(Need::Silent) => self.not_before = Some(now + self.jittered(REPLACE)),
+            Some(Need::Silent | Need::Renew) => self.not_before = Some(now + self.jittered(REPLACE)),
             Some(Need::Home) => self.plan_home(self.home.wrapping_add(1), now),
             _ => {}
         }
@@ -183,7 +192,7 @@ impl EndpointChoice {
         true
     }
 
-    /// When the present connection may be replaced for its silence.
+    /// When the present connection may be replaced for its silence or its credentials.
     pub(super) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
@@ -280,6 +289,23 @@ mod tests {
         assert_eq!(link.next(at(16)), Step::Wait(None));
         link.report(Need::Silent, Some(1), at(23));
         assert!(matches!(link.next(at(23)), Step::Try { .. }));
+    }
+
+    #[test]
+    fn other_credentials_are_tried_with_the_same_member_and_not_twice_in_2_s() {
+        let now = Instant::now();
+        let mut link = link(3, 0, 1);
+        link.report(Need::Missing, None, now);
+        connect(&mut link, &[0, 1, 2], 1, now);
+        let at = |seconds: u32| now + seconds * SECOND;
+        link.report(Need::Renew, Some(1), at(10));
+        assert_eq!(connect(&mut link, &[], 2, at(10)), [0], "they are refused, and it stays");
+        link.report(Need::Renew, Some(1), at(11));
+        assert!(connect(&mut link, &[0, 1, 2], 2, at(11)).is_empty());
+        link.report(Need::Renew, Some(1), at(14));
+        assert_eq!(connect(&mut link, &[0, 1, 2], 2, at(14)), [0]);
+        link.report(Need::Renew, Some(1), at(20));
+        assert!(connect(&mut link, &[0, 1, 2], 3, at(20)).is_empty(), "that connection is gone");
     }
 
     #[test]

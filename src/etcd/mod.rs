@@ -9,8 +9,11 @@
 //! | [`connection`] | one connection, and when it is silent | yes |
 //! | [`connector`] | the task that opens connections and watches over them | yes |
 //! | [`token`] | the token of all links of an engine | yes |
+//! | [`credentials`], [`offers`] | what an engine proves with who it is; which of what was loaded is offered | no |
+//! | [`credential_source`] | asks the application for credentials | yes |
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
+//! | [`wire`] | what a connection's bytes go over | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
 //! | [`store`] | whose store it is that answers | no |
 //! | [`source`] | etcd as callbacks read it | yes |
@@ -18,10 +21,15 @@
 mod client;
 mod connection;
 mod connector;
+mod credential_source;
+mod credentials;
 mod endpoint_choice;
 mod errors;
 mod failure;
 mod leases;
+mod offers;
+#[cfg(all(test, feature = "embedded"))]
+mod provoked;
 mod ranges;
 mod requests;
 mod source;
@@ -29,9 +37,14 @@ mod store;
 mod token;
 mod txn_channel;
 mod watch;
+mod wire;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
+pub(crate) use credential_source::{CredentialSource, CredentialsOption};
+pub use credentials::Credentials;
+#[cfg(all(test, feature = "embedded"))]
+pub(crate) use failure::Effect;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
@@ -39,6 +52,8 @@ pub(crate) use requests::{Answer, LastEvent};
 pub(crate) use store::Store;
 pub(crate) use token::Token;
 pub(crate) use watch::{LiveWatch, StreamEvent, WatchMessage};
+#[cfg(all(test, feature = "embedded"))]
+pub(crate) use {errors::ERRORS, wire::simulated::dial_by};
 
 use crate::change::Revision;
 use etcd_client::{Channel, ConnectOptions};

@@ -102,7 +102,7 @@ impl Known {
             self.since = None;
             return Verdict::Ours;
         };
-        // Of a single member there is no other copy that might still come back.
+        // A single member has no other copy that might come back.
         let alone = self.endpoints == 1 && header.cluster == cluster;
         let own = header.cluster == cluster || !self.given;
         if own && !open && (alone || waited >= PATIENCE) {

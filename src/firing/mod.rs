@@ -3,13 +3,16 @@
 mod callback;
 mod commit;
 mod error;
+mod json;
 mod kind;
+mod link_errors;
 mod outcome;
 mod read_values;
 mod source;
 
 pub use callback::BoxError;
 pub(crate) use callback::{Callback, error_text};
+use commit::literal;
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation};
 pub use error::{EtcdError, FiringError};
@@ -18,14 +21,17 @@ pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
 
+use link_errors::LinkErrors;
+
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::condition::Slot;
-use crate::pattern::{Attributes, Pattern};
+use crate::pattern::{AttributeError, Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use read_values::ReadValues;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +63,7 @@ struct Inner {
     cancelled: CancellationToken,
     /// What the callback read, so that it can be taken out of errors.
     read: Mutex<ReadValues>,
+    link_errors: LinkErrors,
 }
 
 /// What all firings of an engine have in common: one thing to share, since threads that count references to the
@@ -108,6 +115,7 @@ impl Firing {
             fence,
             cancelled,
             read: Mutex::default(),
+            link_errors: LinkErrors::default(),
         }))
     }
 
@@ -127,6 +135,11 @@ impl Firing {
 
     fn read_values(&self) -> MutexGuard<'_, ReadValues> {
         self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A read of the callback failed for the link to etcd: what it makes of that is no failure of its own.
+    pub(crate) fn has_link_errors(&self) -> bool {
+        self.0.link_errors.any()
     }
 
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
@@ -152,9 +165,38 @@ impl Firing {
         self.attributes().get(name).ok_or_else(|| FiringError::UnknownAttribute(name.to_owned()))
     }
 
+    /// The value of one attribute, parsed.
+    ///
+    /// ```
+    /// # use etcd_rules::{Error, Firing};
+    /// # fn example(firing: &Firing) -> Result<(), Error> {
+    /// let id: u32 = firing.attribute_as("id")?;
+    /// # let _ = id;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// All of them in a struct: [`Attributes::deserialize`].
+    ///
+    /// # Errors
+    /// [`FiringError::UnknownAttribute`] if no pattern of the rule's condition has it; [`FiringError::Attribute`] if it
+    /// does not parse.
+    pub fn attribute_as<T>(&self, name: &str) -> Result<T, FiringError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let value = self.attribute(name)?;
+        value.parse().map_err(|error| AttributeError::parse(name, value, &error).into())
+    }
+
     /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
     /// included as far as their marks were seen. It starts again from 1 after a success, and when the
     /// condition was false in between.
+    ///
+    /// A callback that fails after one of its reads ([`get`](Firing::get) and the like) failed for the link to etcd is
+    /// tried again half a second later, and that is no attempt, whatever error the callback returned. Such a read had no
+    /// answer, no connection, no leader, or no valid token. Requests over a [`client`](Firing::client) are not looked
+    /// at.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
@@ -236,8 +278,24 @@ impl Firing {
         self.read(&key).await
     }
 
+    /// As [`get`](Self::get), of a key that is given as it is, and not as a pattern: a colon in it has no meaning.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`FiringError::EmptyKey`].
+    pub async fn get_key(&self, key: &str) -> Result<Value, FiringError> {
+        self.get_key_opt(key).await?.ok_or_else(|| FiringError::Absent { key: key.to_owned() })
+    }
+
+    /// As [`get_key`](Self::get_key), with `None` for a key that does not exist.
+    ///
+    /// # Errors
+    /// As [`get_key`](Self::get_key), but for the absence.
+    pub async fn get_key_opt(&self, key: &str) -> Result<Option<Value>, FiringError> {
+        self.read(&literal(key.to_owned())?).await
+    }
+
     async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
-        let found = self.0.around.source.get(key).await?;
+        let found = self.0.link_errors.heed(self.0.around.source.get(key)).await?;
         if let Some(value) = &found
             && self.0.around.reveal < Reveal::Values
         {
@@ -256,7 +314,7 @@ impl Firing {
     /// [`FiringError::Etcd`] if there is no connection and none can be made in time; [`FiringError::NoEtcd`] in a
     /// [trial](crate::testing::Trial).
     pub async fn client(&self) -> Result<etcd_client::Client, FiringError> {
-        self.0.around.source.client().await
+        self.0.link_errors.heed(self.0.around.source.client()).await
     }
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's

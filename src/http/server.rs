@@ -143,7 +143,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, 
         }
     }
     drop(listener);
-    // Those that are not done by then are closed.
+    // Connections that are not done by then are closed.
     let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
 }
 
@@ -247,14 +247,14 @@ fn respond(answer: Answer) -> Response<Full<Bytes>> {
     response
 }
 
-/// A web page that makes its own name mean this machine must not read what is told here.
+/// A web page whose own name was made to resolve to this machine must not read the answers.
 fn names_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or(""),
     };
     let name = name.trim_end_matches('.');
-    // Without a name: not a browser.
+    // A browser always sends a name.
     name.is_empty()
         || name.eq_ignore_ascii_case("localhost")
         || name.to_ascii_lowercase().ends_with(".localhost")

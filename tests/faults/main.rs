@@ -12,6 +12,7 @@ mod etcd;
 mod access;
 mod between;
 #[cfg(feature = "tls")]
+#[path = "../support/certificates.rs"]
 mod certificates;
 mod checker;
 mod cluster;
@@ -30,5 +31,6 @@ mod role;
 mod scenario;
 mod scenarios;
 mod server;
+mod side_by_side;
 mod suite;
 mod world;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What somebody may call a thing who wishes others ill.
+/// Names that somebody with bad intentions may choose.
 const HOSTILE: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;";
 
 fn listen() -> Endpoint {

@@ -5,9 +5,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each program takes a part")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -52,6 +53,8 @@ pub enum LaunchError {
 pub struct LaunchOptions {
     program: String,
     flags: Vec<String>,
+    /// With TLS: how to connect.
+    secure: Option<ConnectOptions>,
 }
 
 impl LaunchOptions {
@@ -64,6 +67,12 @@ impl LaunchOptions {
     /// One more command-line flag, such as `--quota-backend-bytes=16777216`.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// The server has TLS, by its flags. `options` have what its clients need.
+    pub fn secure(mut self, options: ConnectOptions) -> Self {
+        self.secure = Some(options);
         self
     }
 
@@ -103,7 +112,7 @@ pub struct EtcdProcess {
 impl EtcdProcess {
     /// The server of all tests ([`program`]), with the flags that a private server needs.
     pub fn options() -> LaunchOptions {
-        LaunchOptions { program: program(), flags: Vec::new() }
+        LaunchOptions { program: program(), flags: Vec::new(), secure: None }
     }
 
     async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
@@ -120,6 +129,11 @@ impl EtcdProcess {
     /// `127.0.0.1:PORT`, the same for the whole life of this value.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// How to connect.
+    pub fn connect_options(&self) -> Option<ConnectOptions> {
+        self.options.secure.clone()
     }
 
     /// The file with everything the server logged.
@@ -246,7 +260,8 @@ impl EtcdProcess {
     }
 
     fn spawn(&self) -> Result<Child, LaunchError> {
-        let client_url = format!("http://127.0.0.1:{}", self.client_port);
+        let scheme = if self.options.secure.is_some() { "https" } else { "http" };
+        let client_url = format!("{scheme}://127.0.0.1:{}", self.client_port);
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
         let name = self.name();
         let log = File::options().create(true).append(true).open(self.log_path())?;
@@ -300,7 +315,8 @@ impl EtcdProcess {
     async fn answers(&self) -> bool {
         let probe = async {
             let limit = Duration::from_secs(1);
-            let options = ConnectOptions::new().with_connect_timeout(limit).with_timeout(limit);
+            let options = self.connect_options().unwrap_or_default();
+            let options = options.with_connect_timeout(limit).with_timeout(limit);
             let mut client = Client::connect([self.endpoint()], Some(options)).await?;
             let leader = client.status().await?.leader();
             let ours =
@@ -343,12 +359,16 @@ pub fn program() -> String {
     std::env::var("ETCD_RULES_TEST_ETCD").unwrap_or_else(|_| "etcd".to_owned())
 }
 
-/// A free port on loopback that was not chosen in this process before. Whatever an earlier port was for may
-/// be down at the moment, and needs it again.
+/// A free port on loopback that nobody chose before, in this process or in another one that runs these tests. Whatever
+/// an earlier port was for may be down at the moment, and needs it again.
+///
+/// A port is claimed by a UDP socket, which etcd has no use for, until this process ends.
 pub fn free_port() -> Option<u16> {
-    static PICKED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut picked = PICKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    (0..PORT_ATTEMPTS).filter_map(|_| portpicker::pick_unused_port()).find(|port| picked.insert(*port))
+    static CLAIMED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let claim = |port| Some((port, UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?));
+    let (port, claim) = (0..PORT_ATTEMPTS).filter_map(|_| portpicker::pick_unused_port()).find_map(claim)?;
+    CLAIMED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(claim);
+    Some(port)
 }
 
 /// True if the program takes `--unsafe-no-fsync`, which some versions know but do not list in their help.

@@ -97,7 +97,8 @@ pub(crate) enum Answer {
     /// What is deleted after it was given will be told.
     #[default]
     Awaited,
-    /// Deletions may have been missed since: what it says of locks and marks of others may be over.
+    /// Deletions may have been missed since, so that what it says of other engines' locks and marks may be
+    /// outdated.
     Outdated,
 }
 
@@ -147,6 +148,8 @@ pub(crate) enum FiringEnd {
     GaveUp,
     /// The callback failed; the delay until the next attempt.
     Failed(Duration),
+    /// Its callback failed for the link to etcd, which says nothing of the callback.
+    OfLink,
     /// Not completed for a reason that is not the callback's.
     Interrupted,
     /// Its callback was not to run any more when it had its lock.

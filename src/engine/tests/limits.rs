@@ -60,6 +60,7 @@ fn engine_with(etcd: &EmbeddedEtcd, option: &str, value: Amount) -> EngineBuilde
         ("connect_timeout", Time(time)) => engine.connect_timeout(time),
         ("request_timeout", Time(time)) => engine.request_timeout(time),
         ("watch_silence", Time(time)) => engine.watch_silence(time),
+        ("rebalance", Time(time)) => engine.rebalance(time),
         ("lag_limit", Time(time)) => engine.lag_limit(time),
         ("max_txn_ops", Count(count)) => engine.max_txn_ops(count as usize),
         ("event_buffer", Count(count)) => engine.event_buffer(count as usize),
