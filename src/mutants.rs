@@ -50,6 +50,8 @@ mutants! {
     Slots,
     /// Nothing of a paused rule starts.
     Pause,
+    /// What a callback is shown is a state that etcd had.
+    Torn,
 }
 
 #[cfg(not(test))]

@@ -166,7 +166,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let mut drift = 0;
     for view in views {
         let (done, closed) = oneshot::channel();
-        let sent = index.send(CloseView(view, done)).await;
+        let sent = index.send(CloseView(view, revision, done)).await;
         match timeout(COMPARE, closed).await {
             Ok(Ok(closed)) if sent.is_ok() => drift += closed.drift,
             _ => return Ok(None),

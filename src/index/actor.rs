@@ -292,18 +292,19 @@ impl Handler<ViewPage> for IndexActor {
     }
 }
 
-/// Closes a view. The answer comes when the comparison is complete. It never comes if the view has ended
-/// meanwhile.
+/// Closes a view, of which the latest part was read at this revision. The answer comes when the comparison is
+/// complete. It never comes if the view has ended meanwhile.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) oneshot::Sender<Closed>);
+pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) Revision, pub(crate) oneshot::Sender<Closed>);
 
 impl Handler<CloseView> for IndexActor {
     type Result = ();
 
-    fn handle(&mut self, CloseView(view, done): CloseView, ctx: &mut Self::Context) {
+    fn handle(&mut self, CloseView(view, read_at, done): CloseView, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             this.rests = RestPeriods::new(this.index.keys() / CRAWL_CHUNK);
+            this.index.read_later(view, read_at);
             if this.index.close_view(view) {
                 this.closing.retain(|_, waiting| !waiting.is_closed());
                 this.closing.insert(view, done);

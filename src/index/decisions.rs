@@ -30,6 +30,8 @@ pub(crate) struct Decide {
     pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
+    /// The values are known to have been there together at some revision.
+    pub(crate) coherent: bool,
     pub(crate) touches: SmallVec<[Touch; 2]>,
     pub(crate) reason: Reason,
     /// No existing key implies the instance any more. It can be removed once it is idle.
@@ -101,6 +103,7 @@ impl Index {
             instance: self.instances.id(index),
             rule: instance.rule,
             binding: instance.binding.clone(),
+            coherent: self.is_coherent(instance.rule, &instance.binding, &snapshot),
             snapshot,
             touches,
             reason,

@@ -6,6 +6,7 @@
 //! it.
 
 pub(crate) mod actor;
+mod coherence;
 mod decisions;
 mod groups;
 mod instances;
@@ -31,6 +32,7 @@ use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
 use crate::condition::Slot;
 use crate::value::Value;
+use coherence::Coherence;
 use decisions::Dirty;
 use foldhash::fast::FixedState;
 use groups::Groups;
@@ -67,6 +69,7 @@ pub(crate) struct Index {
     views: Views,
     /// The revision up to which each watcher is complete.
     positions: Vec<Revision>,
+    coherence: Coherence,
     /// For each watcher, the revision of the latest deletion that has no tombstone any more.
     forgotten: Vec<Revision>,
     /// Nothing is decided until every watcher's first snapshot is in.
@@ -108,6 +111,7 @@ impl Index {
         let watchers = prefixes.len();
         let mut this = Self {
             patterns,
+            coherence: Coherence::new(&rules, &prefixes),
             mirror: Mirror::new(hasher.clone()),
             instances: Instances::new(rules.len(), hasher.clone()),
             groups: Groups::new(hasher),
@@ -172,6 +176,10 @@ impl Index {
         if revision > *position {
             *position = revision;
             self.collect_tombstones(watcher);
+        }
+        // What a snapshot has yet to bring may be older.
+        if !self.views.has_snapshot(watcher) {
+            self.coherence.told(watcher, revision);
         }
     }
 
@@ -297,8 +305,13 @@ impl Index {
         if self.namespaces.iter().any(|namespace| key.starts_with(namespace.as_str())) {
             return None;
         }
+        Some((key, self.watcher_of(key)?))
+    }
+
+    /// The watcher that covers a key.
+    fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
         let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
-        Some((key, WatcherIndex::new(watcher)))
+        Some(WatcherIndex::new(watcher))
     }
 
     fn settle(&mut self, merge: Merge, revision: Revision) {

@@ -10,7 +10,7 @@ use crate::change::Seen;
 use crate::change::{Change, Deletion, Revision, Snapshot};
 use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
-use crate::firing::{Effect, Effects, Expectation, Fence};
+use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
 use crate::mutants::{Mutant, is_active};
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use serde::{Deserialize, Serialize};
@@ -98,6 +98,18 @@ pub(crate) struct Locking<'a> {
     pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
     pub(crate) snapshot: &'a Snapshot,
+    pub(crate) showing: Showing,
+}
+
+/// How the transaction that takes a lock makes sure that what the callback is shown is a state that etcd had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Showing {
+    /// The values that were decided on are one.
+    AsDecided,
+    /// They are one if no key has changed since: all keys are compared by revision.
+    IfUnchanged,
+    /// The transaction reads all keys, and the callback is shown what it read.
+    Read,
 }
 
 impl Locking<'_> {
@@ -111,14 +123,25 @@ impl Locking<'_> {
             compare_mark(&mut txn, mark, self.supersedes_backoff);
         }
         if !is_active(Mutant::Witness) {
-            compares += self.witness.len();
-            self.witness.iter().for_each(|check| self.compare(&mut txn, check));
+            if self.showing == Showing::IfUnchanged {
+                compares += self.snapshot.len();
+                let slots = (0..self.snapshot.len()).map(Slot::new);
+                slots.for_each(|slot| self.compare(&mut txn, &Check::Unchanged(slot)));
+            } else {
+                compares += self.witness.len();
+                self.witness.iter().for_each(|check| self.compare(&mut txn, check));
+            }
         }
         txn.then_put(lock, &json(self.holder), Some(self.lease));
         let mut writes = Marks::from_slice(&[mark_of(lock)]);
         if self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
+        }
+        let mut operations = writes.len();
+        if self.showing == Showing::Read {
+            self.keys.slots().for_each(|key| txn.then_get(key));
+            operations += self.snapshot.len();
         }
         let mut reads = Marks::new();
         let mut response_bytes = 0;
@@ -129,7 +152,7 @@ impl Locking<'_> {
         }
         let values: usize = self.snapshot.iter().flatten().map(|seen| seen.value.len()).sum();
         let footprint = Footprint {
-            operations: compares.max(reads.len()),
+            operations: compares.max(operations).max(reads.len()),
             reads,
             writes,
             request_bytes: txn.len(),
@@ -165,19 +188,25 @@ impl Locking<'_> {
 
     /// Reads the answer.
     pub(crate) fn read(&self, reply: Reply) -> Locked {
-        if reply.succeeded {
-            return Locked::Won(Fence { create_revision: reply.revision });
-        }
         let revision = reply.revision;
-        let mut found = reply.responses.into_iter().map(only_key);
-        let lock = found.next().flatten();
-        let mark = found.next().flatten();
+        if reply.succeeded {
+            let fence = Fence { create_revision: revision };
+            let writes = 1 + usize::from(self.supersedes_backoff.is_some());
+            return Locked::Won(fence, self.shown(reply.responses.into_iter().skip(writes), revision));
+        }
+        let mut responses = reply.responses.into_iter();
+        let lock = responses.next().and_then(only_key);
+        let mark = responses.next().and_then(only_key);
         if let Some(lock) = lock {
             let holder: Option<Holder> = serde_json::from_slice(&lock.value).ok();
             let under = LeaseId::new(lock.lease);
             if under == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
-                let create_revision = lock.create_revision;
-                return Locked::Won(Fence { create_revision });
+                let fence = Fence { create_revision: lock.create_revision };
+                // An earlier request took it, whose answer is lost.
+                return match self.showing {
+                    Showing::Read if !self.is_proven_by(responses.clone()) => Locked::Outdated,
+                    _ => Locked::Won(fence, self.shown(responses, revision)),
+                };
             }
             let create_revision = lock.create_revision;
             return Locked::Held { create_revision, lease: under, holder, at: revision };
@@ -189,19 +218,81 @@ impl Locking<'_> {
                 at: revision,
             },
             mark => {
-                let changes = self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, revision));
                 let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
-                Locked::Untrue { changes: changes.collect(), mark_gone }
+                if self.showing == Showing::IfUnchanged && !mark_gone && self.is_proven_by(responses.clone()) {
+                    return Locked::Changed;
+                }
+                Locked::Untrue { changes: self.changes(responses, revision), mark_gone }
             }
         }
+    }
+
+    /// What the callback is to be shown, if the transaction has read it.
+    fn shown(&self, responses: impl Iterator<Item = Response>, at: Revision) -> Option<ReadKeys> {
+        let reads = self.showing == Showing::Read;
+        reads.then(|| ReadKeys { at, changes: self.changes(responses, at) })
+    }
+
+    /// What the keys of the condition held at this revision.
+    fn changes(&self, responses: impl Iterator<Item = Response>, at: Revision) -> Vec<Change> {
+        let found = responses.map(only_key);
+        self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, at)).collect()
+    }
+
+    /// Whether the witness holds for what was read, so that the condition does.
+    fn is_proven_by(&self, responses: impl Iterator<Item = Response>) -> bool {
+        let found: SmallVec<[Option<PbKeyValue>; 4]> = responses.map(only_key).collect();
+        found.len() == self.snapshot.len()
+            && self.witness.iter().all(|check| {
+                let found = found[check.slot().index()].as_ref();
+                let seen = self.seen(check.slot());
+                match check {
+                    Check::Absent(_) => found.is_none(),
+                    Check::Exists(_) => found.is_some(),
+                    Check::ValueIs(_) => {
+                        found.map(|kv| &*kv.value) == seen.map(|seen| seen.value.as_bytes())
+                    }
+                    Check::ValueIsNot(_, leaf) => {
+                        found.is_some_and(|kv| kv.value != self.condition.literal(*leaf))
+                    }
+                    Check::Unchanged(_) => {
+                        found.map(|kv| kv.mod_revision) == seen.map(|seen| seen.mod_revision)
+                    }
+                }
+            })
+    }
+}
+
+/// What the transaction that took a lock has read: all keys of the instance, at this revision.
+#[derive(Debug)]
+pub(crate) struct ReadKeys {
+    pub(crate) at: Revision,
+    pub(crate) changes: Vec<Change>,
+}
+
+impl ReadKeys {
+    /// The values by slot.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let seen = |change: &Change| match change {
+            Change::Put { value, revision, .. } => {
+                Some(Seen { value: value.clone(), mod_revision: *revision })
+            }
+            Change::Delete { .. } => None,
+        };
+        self.changes.iter().map(seen).collect()
     }
 }
 
 /// How an attempt to take a lock ended.
 #[derive(Debug)]
 pub(crate) enum Locked {
-    /// The lock is ours, and the condition held when it was taken.
-    Won(Fence),
+    /// The lock is ours, and the condition held when it was taken. With what the transaction has read, if it did.
+    Won(Fence, Option<ReadKeys>),
+    /// The lock is free and the condition holds, but a key that was to be shown has changed.
+    Changed,
+    /// The lock is ours. But the answer that told what the callback is to be shown is lost, and the condition holds
+    /// no more.
+    Outdated,
     /// Somebody else holds the lock. It was seen at the store's revision `at`.
     Held { create_revision: Revision, lease: LeaseId, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
@@ -229,7 +320,10 @@ fn mark_of(key: &str) -> KeyHash {
     KeyHash::of(key.as_bytes())
 }
 
-fn only_key(response: Option<PbTxnOpResponse>) -> Option<PbKeyValue> {
+/// The answer to one operation.
+type Response = Option<PbTxnOpResponse>;
+
+fn only_key(response: Response) -> Option<PbKeyValue> {
     match response {
         Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.into_iter().next(),
         _ => None,
@@ -290,10 +384,16 @@ impl Ending<'_> {
                 read(&mut txn, mark);
             }
         }
-        for Expectation { key, revision } in expectations {
+        for Expectation { key, is } in expectations {
             if !is_active(Mutant::Expectations) {
                 compares += 1;
-                txn.compare(key, Sign::Equal, Target::Changed(*revision));
+                let (sign, target) = match is {
+                    Expected::At(revision) => (Sign::Equal, Target::Changed(*revision)),
+                    Expected::There => (Sign::Greater, Target::Created(0)),
+                    Expected::Value(value) => (Sign::Equal, Target::Value(value.as_bytes())),
+                    Expected::OtherThan(value) => (Sign::NotEqual, Target::Value(value.as_bytes())),
+                };
+                txn.compare(key, sign, target);
             }
             read(&mut txn, key);
         }

@@ -238,9 +238,14 @@ impl TxnSender {
     }
 }
 
-/// What the operations answered; if all compares held, nobody asks what the puts and deletions did.
+/// What the operations answered. If all compares held, nobody asks what the puts and deletions did, which come before
+/// the reads.
 fn told(succeeded: bool, responses: Vec<PbResponseOp>) -> Vec<Option<PbTxnOpResponse>> {
-    if succeeded { Vec::new() } else { responses.into_iter().map(|response| response.response).collect() }
+    let is_read = |last: &PbResponseOp| matches!(last.response, Some(PbTxnOpResponse::ResponseRange(_)));
+    if succeeded && !responses.last().is_some_and(is_read) {
+        return Vec::new();
+    }
+    responses.into_iter().map(|response| response.response).collect()
 }
 
 /// One entry goes as it is, several as nested transactions: each decides for itself.

@@ -195,7 +195,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
         return Ok(None);
     }
     let (done, closed) = oneshot::channel();
-    let sent = index.send(CloseView(view, done)).await;
+    let sent = index.send(CloseView(view, revision, done)).await;
     let complete = sent.is_ok() && closed.await.is_ok();
     settings.meters.snapshot(started.elapsed());
     Ok(complete.then_some(newest))

@@ -91,7 +91,7 @@ fn what_a_queued_instance_is_given_is_decided_anew_when_it_gets_a_slot() {
     assert!(matches!(b.state(2), Some(State::Checking(_))));
     b.answer(2, true, &[8, 0]);
     let actions = b.wanted();
-    let [Action::Lock { snapshot: given, .. }] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::Lock { basis: Basis { snapshot: given, .. }, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!(*given, snapshot(&[8, 0]));
 }
 

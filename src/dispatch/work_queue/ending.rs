@@ -91,7 +91,11 @@ impl WorkQueue {
             }
             _ => {}
         }
-        let end = record.closed(outcome);
+        let mut end = record.closed(outcome);
+        let optimistic = self.rules[record.rule.index()].options().optimistic;
+        if optimistic && matches!(outcome, CommitOutcome::Unexpected { .. }) && record.refused_as_changed() {
+            end = FiringEnd::NotRun;
+        }
         if record.has_seen_own() {
             let truth = record.truth();
             self.settle_down(id, end, truth, &[], now, out);

@@ -95,6 +95,7 @@ fn locking<T>(
         condition,
         witness,
         snapshot,
+        showing: Showing::AsDecided,
     })
 }
 
@@ -250,9 +251,8 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
     ] {
         let text = locking(&[seen("x", 5), None], &[Check::Exists(Slot(0))], supersedes_backoff, |locking| {
             match locking.read(refused(found)) {
-                Locked::Won(fence) => {
-                    format!("won {}", fence.create_revision)
-                }
+                Locked::Won(fence, None) => format!("won {}", fence.create_revision),
+                other @ (Locked::Won(..) | Locked::Changed | Locked::Outdated) => panic!("{name}: {other:?}"),
                 Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at, 50, "{name}");
                     let nonce = holder.map(|holder| holder.nonce.0);
@@ -290,7 +290,7 @@ fn told(changes: &[Change]) -> String {
 fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
     let reply = Reply { revision: 41, succeeded: true, responses: vec![] };
     let locked = locking(&[None], &[Check::Absent(Slot(0))], None, |locking| locking.read(reply));
-    let Locked::Won(fence) = locked else { panic!("{locked:?}") };
+    let Locked::Won(fence, None) = locked else { panic!("{locked:?}") };
     assert_eq!(fence, Fence { create_revision: 41 });
 }
 

@@ -12,7 +12,7 @@ fn keys() -> Keys {
 }
 
 fn expect(key: &str, revision: Revision) -> Expectation {
-    Expectation { key: key.into(), revision }
+    Expectation { key: key.into(), is: Expected::At(revision) }
 }
 
 #[test]

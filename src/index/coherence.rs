@@ -1,0 +1,127 @@
+//! Whether what an instance's keys hold in the mirror is a state that etcd had.
+//!
+//! The keys of one watch are, as of its position: a batch has whole revisions. Two things make a mixture possible.
+//! The watches of one engine are not equally far, so that of one transaction the mirror may have one key and lack
+//! another. And what the engine learned otherwise, from its own commits and from what its transactions read, may be
+//! ahead of the watch.
+//!
+//! What is known of a key held at the revision of its last change, and up to the position of its watch. So all that
+//! is known held together if there is a revision at which each of them did. If there is none, the transaction that
+//! takes the lock has to make sure.
+
+use super::{Index, WatcherIndex};
+use crate::change::{Revision, Snapshot};
+use crate::compiled::{Binding, CompiledRule, RuleIndex};
+use crate::condition::Slot;
+use crate::mutants::{Mutant, is_active};
+use smallvec::SmallVec;
+
+/// Which watches bring the keys of each rule, and up to which revision they have.
+pub(super) struct Coherence {
+    /// By watcher: the mirror has its keys as they were at this revision, but for what was learned otherwise. 0 while
+    /// it has not, because a snapshot is under way.
+    complete: Vec<Revision>,
+    /// By watcher: it is complete as soon as its watch has passed this revision.
+    from: Vec<Revision>,
+    rules: Vec<Owners>,
+}
+
+/// The watchers of a rule's keys.
+struct Owners {
+    /// By slot; `None`: it depends on the key.
+    slots: SmallVec<[Option<WatcherIndex>; 4]>,
+    /// All that may be concerned, each once.
+    all: SmallVec<[WatcherIndex; 2]>,
+}
+
+impl Coherence {
+    pub(super) fn new(rules: &[CompiledRule], prefixes: &[String]) -> Self {
+        let rules = rules.iter().map(|rule| Owners::new(rule, prefixes)).collect();
+        Self { complete: vec![0; prefixes.len()], from: vec![0; prefixes.len()], rules }
+    }
+
+    /// The watch has told all up to this revision, and no snapshot is under way.
+    pub(super) fn told(&mut self, watcher: WatcherIndex, revision: Revision) {
+        if revision >= self.from[watcher.index()] {
+            let complete = &mut self.complete[watcher.index()];
+            *complete = revision.max(*complete);
+        }
+    }
+
+    /// A snapshot begins: the mirror will have some keys as they were, and others as they are.
+    pub(super) fn snapshot_begins(&mut self, watcher: WatcherIndex) {
+        self.complete[watcher.index()] = 0;
+        self.from[watcher.index()] = Revision::MAX;
+    }
+
+    /// All of a snapshot is in the mirror. The latest part of it was read at `read_at`.
+    pub(super) fn snapshot_ends(&mut self, watcher: WatcherIndex, read_at: Revision) {
+        self.from[watcher.index()] = read_at;
+    }
+}
+
+impl Owners {
+    fn new(rule: &CompiledRule, prefixes: &[String]) -> Self {
+        let mut all = SmallVec::new();
+        let slots = rule.slots().iter().map(|pattern| {
+            let literal = pattern.literal_prefix();
+            let may_cover =
+                |prefix: &String| literal.starts_with(prefix.as_str()) || prefix.starts_with(literal);
+            let mut owners = WatcherIndex::all(prefixes.len()).filter(|at| may_cover(&prefixes[at.index()]));
+            let (first, second) = (owners.next(), owners.next());
+            for owner in first.into_iter().chain(second).chain(owners) {
+                if !all.contains(&owner) {
+                    all.push(owner);
+                }
+            }
+            first.filter(|_| second.is_none())
+        });
+        Self { slots: slots.collect(), all }
+    }
+}
+
+impl Index {
+    /// Whether these values of an instance's keys are known to have been there together at some revision.
+    pub(super) fn is_coherent(&self, rule: RuleIndex, binding: &Binding, snapshot: &Snapshot) -> bool {
+        // One key is always a state of it.
+        if snapshot.len() < 2 || is_active(Mutant::Torn) {
+            return true;
+        }
+        let Coherence { complete, rules, .. } = &self.coherence;
+        let owners = &rules[rule.index()];
+        let newest = snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0);
+        let up_to_date = |watcher: &WatcherIndex| {
+            let complete = complete[watcher.index()];
+            newest <= complete && self.mirror.newest_deletion(*watcher) <= complete
+        };
+        owners.all.iter().all(up_to_date) || self.is_coherent_by_key(owners, rule, binding, snapshot)
+    }
+
+    /// The same, by what is known of each key.
+    fn is_coherent_by_key(
+        &self,
+        owners: &Owners,
+        rule: RuleIndex,
+        binding: &Binding,
+        snapshot: &Snapshot,
+    ) -> bool {
+        let compiled = &self.rules[rule.index()];
+        let known: SmallVec<[(Revision, Revision); 4]> = snapshot
+            .iter()
+            .enumerate()
+            .map(|(slot, seen)| {
+                let key = || compiled.key(Slot::new(slot), binding);
+                let from = match seen {
+                    Some(seen) => seen.mod_revision,
+                    // Nothing is known of it, or when it was deleted at the latest.
+                    None => self.mirror.find(&key()).map_or(0, |id| self.revision_of(id)),
+                };
+                let watcher = owners.slots[slot].or_else(|| self.watcher_of(&key()));
+                let complete = watcher.map_or(0, |watcher| self.coherence.complete[watcher.index()]);
+                (from, complete.max(from))
+            })
+            .collect();
+        let latest = known.iter().map(|(from, _)| *from).max().unwrap_or(0);
+        known.iter().all(|(_, until)| latest <= *until && *until > 0)
+    }
+}
