@@ -198,7 +198,8 @@ impl WorkQueue {
 
     /// An instance without a record was decided.
     fn found(&mut self, decided: Decided, now: Instant, out: &mut Vec<Action>) {
-        let Decided { instance, rule, binding, verdict, snapshot, coherent, touches, reason, orphaned } = decided;
+        let Decided { instance, rule, binding, verdict, snapshot, coherent, touches, reason, orphaned } =
+            decided;
         let Verdict::True(witness) = verdict else {
             if orphaned {
                 out.push(Action::Release(instance));

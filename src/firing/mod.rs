@@ -203,8 +203,7 @@ impl Firing {
     }
 
     fn shown_slot(&self, pattern: &str) -> Result<usize, FiringError> {
-        let slot =
-            self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))?;
+        let slot = self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))?;
         if let Some(unlocked) = &self.0.unlocked {
             unlocked.looked_at[slot].store(true, Ordering::Relaxed);
         }

@@ -50,6 +50,7 @@ pub(super) async fn route(path: &str, query: &str, shared: &Shared) -> Answer {
     let parameters = Parameters::parse(query);
     match path {
         "/livez" => probes(Probe::Live, &parameters, shared),
+        "/readyz" if parameters.has("strict") => probes(Probe::Strict, &parameters, shared),
         "/readyz" => probes(Probe::Ready, &parameters, shared),
         "/metrics" => match &shared.metrics {
             Some(render) => Answer { status: StatusCode::OK, kind: METRICS, body: render() },

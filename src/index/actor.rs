@@ -6,7 +6,7 @@ mod queries;
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
-use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatcherIndex};
+use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatchState, WatcherIndex};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -46,6 +46,8 @@ pub(crate) struct IndexActor {
     status: Status,
     faults: Faults,
     working: bool,
+    /// What the health was told of: the version.
+    followed: u64,
     rests: RestPeriods,
     closing: BTreeMap<ViewId, oneshot::Sender<Closed>>,
 }
@@ -66,6 +68,7 @@ impl IndexActor {
             status,
             faults,
             working: false,
+            followed: 0,
             rests: RestPeriods::new(1),
             closing: BTreeMap::new(),
         }
@@ -100,6 +103,9 @@ impl IndexActor {
             }
         }
         if self.index.is_ready() {
+            if let Some(rules) = self.index.followed_since(&mut self.followed) {
+                self.status.followed(rules);
+            }
             self.status.index_ready();
         }
         self.show();
@@ -197,6 +203,22 @@ impl Handler<Batch> for IndexActor {
             this.index.apply_all(batch.changes);
             this.index.advance(batch.watcher, batch.position);
             this.flush(ctx, Vec::new(), batch.arrived);
+        });
+    }
+}
+
+/// How a watcher is now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WatchIs(pub(crate) WatcherIndex, pub(crate) WatchState);
+
+impl Handler<WatchIs> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, WatchIs(watcher, state): WatchIs, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            this.index.set_watch_state(watcher, state);
+            this.flush(ctx, Vec::new(), Instant::now());
         });
     }
 }

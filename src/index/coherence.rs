@@ -48,6 +48,11 @@ impl Coherence {
         }
     }
 
+    /// All watchers that may bring keys of a rule.
+    pub(super) fn watchers_of(&self, rule: RuleIndex) -> &[WatcherIndex] {
+        &self.rules[rule.index()].all
+    }
+
     /// A snapshot begins: the mirror will have some keys as they were, and others as they are.
     pub(super) fn snapshot_begins(&mut self, watcher: WatcherIndex) {
         self.complete[watcher.index()] = 0;
@@ -65,16 +70,18 @@ impl Owners {
         let mut all = SmallVec::new();
         let slots = rule.slots().iter().map(|pattern| {
             let literal = pattern.literal_prefix();
-            let may_cover =
-                |prefix: &String| literal.starts_with(prefix.as_str()) || prefix.starts_with(literal);
-            let mut owners = WatcherIndex::all(prefixes.len()).filter(|at| may_cover(&prefixes[at.index()]));
-            let (first, second) = (owners.next(), owners.next());
-            for owner in first.into_iter().chain(second).chain(owners) {
-                if !all.contains(&owner) {
-                    all.push(owner);
+            // One for all keys, unless another prefix has some of them.
+            let whole = prefixes.iter().position(|prefix| literal.starts_with(prefix.as_str()));
+            let within = |at: &usize| prefixes[*at].starts_with(literal) && Some(*at) != whole;
+            let parts = (0..prefixes.len()).filter(within);
+            let owners: SmallVec<[WatcherIndex; 2]> =
+                whole.into_iter().chain(parts).map(WatcherIndex::new).collect();
+            for owner in &owners {
+                if !all.contains(owner) {
+                    all.push(*owner);
                 }
             }
-            first.filter(|_| second.is_none())
+            owners.first().copied().filter(|_| owners.len() == 1)
         });
         Self { slots: slots.collect(), all }
     }

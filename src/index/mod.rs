@@ -14,6 +14,7 @@ pub(crate) mod listing;
 mod mirror;
 mod orders;
 pub(crate) mod patterns;
+mod readable;
 mod table;
 pub(crate) mod views;
 mod walks;
@@ -25,6 +26,7 @@ mod tests;
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
 pub(crate) use orders::{Order, Orders, Reached, Timestamps};
+pub(crate) use readable::WatchState;
 pub(crate) use views::Purpose;
 pub(crate) use watchers::WatcherIndex;
 
@@ -39,6 +41,7 @@ use groups::Groups;
 use instances::Instances;
 use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Subscriber};
 use patterns::{Captures, Patterns};
+use readable::Readable;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -72,8 +75,9 @@ pub(crate) struct Index {
     coherence: Coherence,
     /// For each watcher, the revision of the latest deletion that has no tombstone any more.
     forgotten: Vec<Revision>,
-    /// Nothing is decided until every watcher's first snapshot is in.
+    /// Nothing is decided until every watcher's first snapshot is in, or etcd has refused to let it be read.
     ready: bool,
+    readable: Readable,
     dirty: Vec<Dirty>,
     walks: VecDeque<u32>,
     full_walk: Option<FullWalk>,
@@ -97,8 +101,8 @@ struct Matched {
 }
 
 impl Index {
-    /// Makes an index. `prefixes` are the prefixes that the watchers cover, and must not overlap. Keys below
-    /// `namespaces` belong to engines and match no pattern.
+    /// Makes an index. `prefixes` are the prefixes that the watchers cover. If one begins with another, it comes before
+    /// that one, and its keys are its own. Keys below `namespaces` belong to engines and match no pattern.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         prefixes: Vec<String>,
@@ -119,6 +123,7 @@ impl Index {
             positions: vec![0; watchers],
             forgotten: vec![0; watchers],
             ready: false,
+            readable: Readable::new(rules.len(), watchers),
             dirty: Vec::new(),
             walks: VecDeque::new(),
             full_walk: None,
@@ -308,7 +313,7 @@ impl Index {
         Some((key, self.watcher_of(key)?))
     }
 
-    /// The watcher that covers a key.
+    /// The watcher that covers a key. Of two prefixes that cover it, the longer one comes first.
     fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
         let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
         Some(WatcherIndex::new(watcher))

@@ -11,7 +11,7 @@
 //! Keys that a view lacks were deleted. A sweep in chunks finds them.
 
 use super::mirror::{Content, EntryId};
-use super::{AHEAD, Index, Matched, Reason, WatcherIndex};
+use super::{AHEAD, Index, Matched, WatcherIndex};
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::mutants::{Mutant, is_active};
 
@@ -98,6 +98,11 @@ impl Views {
         self.open.iter().find(told).map(|view| view.revision)
     }
 
+    /// Whether the watcher's first snapshot is complete.
+    pub(super) fn is_complete(&self, watcher: WatcherIndex) -> bool {
+        self.complete.contains(&watcher)
+    }
+
     /// Whether a snapshot of the watcher is under way.
     pub(crate) fn has_snapshot(&self, watcher: WatcherIndex) -> bool {
         self.open.iter().any(|view| view.watcher == watcher && view.purpose == Purpose::Snapshot)
@@ -121,8 +126,7 @@ impl Index {
         revision: Revision,
         purpose: Purpose,
     ) -> Option<ViewId> {
-        if purpose == Purpose::Crawl
-            && (!self.views.complete.contains(&watcher) || self.views.has_snapshot(watcher))
+        if purpose == Purpose::Crawl && (!self.views.is_complete(watcher) || self.views.has_snapshot(watcher))
         {
             return None;
         }
@@ -185,6 +189,10 @@ impl Index {
         for (look, KeyValue { key, .. }) in looks.iter_mut().zip(page) {
             look.entry = self.mirror.find_hashed(look.hash, key);
             let Some((key, watcher)) = self.wanted(key) else { continue };
+            // Another watcher may have a part of the prefix.
+            if watcher != self.views.open[at].watcher {
+                continue;
+            }
             look.watcher = Some(watcher);
             if snapshot && look.entry.is_none() {
                 self.counters.matched += 1;
@@ -352,10 +360,7 @@ impl Index {
                 if !self.views.complete.contains(&watcher) {
                     self.views.complete.push(watcher);
                 }
-                if !self.ready && self.views.complete.len() == self.positions.len() {
-                    self.ready = true;
-                    self.decide_all(Reason::Change);
-                }
+                self.find_readable();
             }
             Purpose::Crawl => self.counters.drift += drift,
         }

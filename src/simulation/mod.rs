@@ -9,7 +9,7 @@
 //! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
-//! | [`checker`] | finds the promises that were not kept |
+//! | [`checker`], [`torn`] | finds the promises that were not kept |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
 //!
@@ -25,6 +25,7 @@ mod plan;
 mod process;
 mod runner;
 mod schedule;
+mod torn;
 
 use plan::Plan;
 use runner::{number, run_many};

@@ -11,7 +11,9 @@ use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
-use crate::firing::{Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Parts, Source, Surroundings};
+use crate::firing::{
+    Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Parts, Source, Surroundings,
+};
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
 use crate::pattern::Attributes;

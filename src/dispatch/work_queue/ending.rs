@@ -93,7 +93,10 @@ impl WorkQueue {
         }
         let mut end = record.closed(outcome);
         let optimistic = self.rules[record.rule.index()].options().optimistic;
-        if optimistic && matches!(outcome, CommitOutcome::Unexpected { .. }) && record.refused_as_changed() {
+        if optimistic
+            && matches!(outcome, CommitOutcome::Unexpected { mark_gone: false, .. })
+            && record.refused_as_changed()
+        {
             end = FiringEnd::NotRun;
         }
         if record.has_seen_own() {

@@ -1,6 +1,7 @@
 //! Tests of what the transactions contain and how their answers are read.
 
 mod ending;
+mod showing;
 
 use super::*;
 use crate::change::Seen;

@@ -28,6 +28,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             meters: meters.clone(),
             etcd: EtcdClient::for_test(target, timeouts, meters),
             status: status.clone(),
+            rules: Arc::new([]),
             namespace: "/etcd-rules/test/".into(),
             limits: BatchLimits::default(),
             faults: Faults::new(None).0,

@@ -23,7 +23,8 @@ impl World {
         };
         let covered = (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix));
         let pages = covered.filter_map(found).collect();
-        watcher.view = Some(ViewModel { id, purpose, revision, pages, moving: None, closed: false, settled: false });
+        watcher.view =
+            Some(ViewModel { id, purpose, revision, pages, moving: None, closed: false, settled: false });
         if purpose == Purpose::Snapshot {
             watcher.heard = watcher.heard.max(revision);
         }
@@ -37,10 +38,11 @@ impl World {
                 let rest = moving.unread.split_off(count.min(moving.unread.len()));
                 let range = std::mem::replace(&mut moving.unread, rest);
                 moving.read_at = self.store.revision;
-                let found = range.into_iter().filter(|key| KEYS[*key].starts_with(*prefix)).filter_map(|key| {
-                    let (value, revision) = self.store.at(key, moving.read_at)?;
-                    Some(KeyValue { key: KEYS[key].into(), value, revision })
-                });
+                let found =
+                    range.into_iter().filter(|key| KEYS[*key].starts_with(*prefix)).filter_map(|key| {
+                        let (value, revision) = self.store.at(key, moving.read_at)?;
+                        Some(KeyValue { key: KEYS[key].into(), value, revision })
+                    });
                 view.pages.extend(found);
             }
             let rest = view.pages.split_off(count.min(view.pages.len()));
