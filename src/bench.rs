@@ -26,7 +26,7 @@ impl Decider {
         let config = &engine.config;
         let index =
             Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), config.env.hasher());
-        Self { index, rules: config.rules.clone(), revision: 1, orders: Vec::new() }
+        Self { index, rules: config.rules.clone(), revision: Revision::new(1), orders: Vec::new() }
     }
 
     /// Takes the first snapshot in, and decides all instances that it implies. Returns how many are true.
@@ -61,7 +61,7 @@ impl Decider {
     /// Makes puts of these keys, each at a revision of its own.
     pub fn puts(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> Changes {
         let put = |(key, value): (String, Value)| {
-            self.revision += 1;
+            self.revision = self.revision.next();
             Change::Put { key: key.into_bytes(), value, revision: self.revision }
         };
         Changes(keys.into_iter().map(put).collect())

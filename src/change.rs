@@ -1,9 +1,48 @@
 //! Keys as they were read, and changes of keys.
 
+use std::fmt;
+
 use crate::value::Value;
 
-/// A revision of the store. 0 means none.
-pub(crate) type Revision = i64;
+/// A revision of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Revision(i64);
+
+impl Revision {
+    /// Before all revisions: a store begins with 1. To etcd it is the revision of a key that does not exist, and, in a
+    /// request, the newest one.
+    pub(crate) const NONE: Self = Self(0);
+
+    pub(crate) const fn new(revision: i64) -> Self {
+        Self(revision)
+    }
+
+    /// As etcd is told it.
+    pub(crate) const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// How many revisions lie between an earlier one and this one.
+    pub(crate) fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0).max(0).cast_unsigned()
+    }
+
+    /// The revision before.
+    pub(crate) const fn previous(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    /// The revision of the next transaction.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// News of one key.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,7 +88,7 @@ pub(crate) struct KeyValue {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) value: Value,
-    pub(crate) mod_revision: i64,
+    pub(crate) mod_revision: Revision,
 }
 
 /// What a rule's keys hold, by slot.

@@ -4,11 +4,13 @@
 //! knows about etcd.
 
 mod attributes;
+mod deserialize;
 mod error;
 #[cfg(test)]
 mod tests;
 
 pub use attributes::Attributes;
+pub use deserialize::AttributeError;
 pub use error::{FormatError, PatternError, PatternErrorKind};
 
 use smallvec::SmallVec;

@@ -56,6 +56,30 @@ impl Value {
         self.as_str()?.parse().ok()
     }
 
+    /// The value read as JSON.
+    ///
+    /// ```
+    /// use etcd_rules::Value;
+    /// let value = Value::from(r#"{"cpus": 8}"#);
+    /// let parsed: serde_json::Value = value.json()?;
+    /// assert_eq!(parsed["cpus"], 8);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What serde_json finds wrong.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(self.as_bytes())
+    }
+
+    /// The value that has something as JSON, without spaces.
+    ///
+    /// # Errors
+    /// What serde_json can't write, such as a map whose keys are no text.
+    pub fn to_json<T: Serialize + ?Sized>(content: &T) -> Result<Self, serde_json::Error> {
+        serde_json::to_vec(content).map(Self::from)
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         self.as_bytes().len()
@@ -125,6 +149,13 @@ impl From<Vec<u8>> for Value {
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
         bytes.as_ref().into()
+    }
+}
+
+/// As JSON, without spaces.
+impl From<serde_json::Value> for Value {
+    fn from(json: serde_json::Value) -> Self {
+        json.to_string().into()
     }
 }
 

@@ -1,7 +1,7 @@
-//! What an engine tells through the crate `tracing`: spans and their fields, lines of the log, and that neither
-//! tells the application's data unless it may.
+//! What an engine records through the crate `tracing`: spans with their fields and lines of the log. Neither
+//! shows the application's data unless the engine reveals it.
 //!
-//! A program of its own: what is told in its process goes to one subscriber, which keeps all of it.
+//! A program of its own, because one subscriber keeps everything that its process records.
 
 mod support;
 

@@ -4,7 +4,7 @@ use super::compile::{Compiled, ConditionError, Slot};
 use super::evaluate::seen_at;
 use super::expr::Condition;
 use super::tree::{Node, Tree};
-use crate::change::Seen;
+use crate::change::{Revision, Seen};
 use crate::pattern::{Attributes, FormatError};
 use crate::value::Value;
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,9 @@ impl Condition {
         for (key, value) in keys {
             values.insert(key.as_ref().to_owned(), Value::from(value.as_ref()));
         }
-        let seen =
-            |name: &String| values.get(name).map(|value| Seen { value: value.clone(), mod_revision: 0 });
+        let seen = |name: &String| {
+            values.get(name).map(|value| Seen { value: value.clone(), mod_revision: Revision::NONE })
+        };
         let seen: Vec<Option<Seen>> = names.iter().map(seen).collect();
         Ok(compiled.explain(&seen, |slot| names[slot.index()].clone()))
     }
@@ -162,9 +163,15 @@ impl Compiled {
         let text = leaf.test.render(&names, negated);
         let seen = leaf.slots.iter().zip(names).map(|(slot, key)| {
             let seen = seen_at(seen, *slot);
-            let mod_revision = seen.map(|seen| seen.mod_revision).filter(|revision| *revision > 0);
+            let mod_revision =
+                seen.map(|seen| seen.mod_revision).filter(|revision| *revision > Revision::NONE);
             let obstacle = seen.and_then(|seen| leaf.test.obstacle(seen.value.as_bytes()));
-            SeenKey { key, value: seen.map(|seen| seen.value.clone()), mod_revision, obstacle }
+            SeenKey {
+                key,
+                value: seen.map(|seen| seen.value.clone()),
+                mod_revision: mod_revision.map(Revision::get),
+                obstacle,
+            }
         });
         Explanation { truth, text, seen: seen.collect(), children: Vec::new() }
     }

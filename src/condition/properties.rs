@@ -2,7 +2,7 @@
 //! prove what they claim.
 
 use super::*;
-use crate::change::Seen;
+use crate::change::{Revision, Seen};
 use crate::pattern::Attributes;
 use crate::properties::check;
 use crate::value::Value;
@@ -126,7 +126,7 @@ fn states() -> impl Strategy<Value = State> {
     let value = prop_oneof![1 => Just(1), 3 => 0..values().len()];
     let seen = (value, 1..1_000_i64).prop_map(|(value, mod_revision)| Seen {
         value: Value::from(values().swap_remove(value)),
-        mod_revision,
+        mod_revision: Revision::new(mod_revision),
     });
     prop::collection::vec(prop::option::weighted(0.66, seen), KEYS.len())
 }
@@ -199,10 +199,12 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
                 let slot = check.slot().index();
                 let before = then[slot].clone();
                 now[slot] = match check {
-                    Check::ValueIs(_) => before.map(|seen| Seen { mod_revision: 5000, ..seen }),
+                    Check::ValueIs(_) => {
+                        before.map(|seen| Seen { mod_revision: Revision::new(5000), ..seen })
+                    }
                     Check::ValueIsNot(_, leaf) => {
                         let longer = [compiled.literal(*leaf), b"!"].concat();
-                        Some(Seen { value: longer.into(), mod_revision: 5000 })
+                        Some(Seen { value: longer.into(), mod_revision: Revision::new(5000) })
                     }
                     Check::Absent(_) | Check::Exists(_) | Check::Unchanged(_) => before,
                 };

@@ -3,7 +3,7 @@
 mod witness;
 
 use super::*;
-use crate::change::Seen;
+use crate::change::{Revision, Seen};
 use crate::pattern::Attributes;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ fn compiled(condition: &Condition) -> Compiled {
 
 /// What is seen of a key: nothing, or a value with a revision of its own.
 fn seen(value: Option<&[u8]>) -> Option<Seen> {
-    value.map(|value| Seen { value: value.into(), mod_revision: 1 + value.len() as i64 })
+    value.map(|value| Seen { value: value.into(), mod_revision: Revision::new(1 + value.len() as i64) })
 }
 
 fn texts(values: &[Option<&str>]) -> Vec<Option<Seen>> {

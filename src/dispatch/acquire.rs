@@ -54,14 +54,15 @@ pub(super) enum Answer {
 
 impl AcquireTxn {
     /// The transaction, if there is a lease to take the lock under. [`answered`](Self::answered) tells how it
-    /// ended; what is then not known yet is for [`run`](Self::run) to find out, and so is all without a lease.
+    /// ended; what is then not known yet is for [`run`](Self::run) to find out, and so is all without a
+    /// lease.
     pub(super) fn begin(&mut self) -> Option<Request> {
         self.under = self.lease.get().filter(|lease| !lease.lost.is_cancelled());
         let lease = self.under.as_ref()?.id;
         Some(self.request(lease))
     }
 
-    /// What has no answer when it is `out_of_time` is waited for no more.
+    /// A request without an answer is given up once it is `out_of_time`.
     pub(super) async fn run(mut self: Box<Self>, out_of_time: CancellationToken) -> (LockOutcome, Box<Self>) {
         let end = tokio::select! {
             biased;
@@ -183,8 +184,8 @@ impl AcquireTxn {
     }
 }
 
-/// The lock may have been taken without our knowing: frees it, as soon as etcd answers again. Ends
-/// with the lease, for the lock ends with it too.
+/// The lock may have been taken although no answer came. Frees it as soon as etcd answers again. Ends
+/// with the lease, because the lock ends with that too.
 async fn free(
     tools: Arc<Tools>,
     rule: RuleIndex,

@@ -1,5 +1,5 @@
-//! The dispatcher actor: tells [`WorkQueue`] what happened and carries out what it wants. It never waits
-//! for anybody up the path: what goes back to the index is kept until the index has room.
+//! The dispatcher actor: tells [`WorkQueue`] what happened and carries out its actions. It never waits
+//! for an actor before it on the path of a change: feedback to the index is kept until the index has room.
 
 mod active;
 mod callback;
@@ -188,7 +188,7 @@ impl Dispatcher {
             if this.work.running() == 0
                 && let Some(drained) = this.draining.take()
             {
-                // The one who waits may have given up.
+                // The caller may have stopped waiting.
                 let _ = drained.send(0);
             }
         });
@@ -288,8 +288,8 @@ impl Dispatcher {
         }
     }
 
-    /// Hands out what the turn has come to: each in one piece, since every message and every task that is
-    /// started on another thread has its price.
+    /// Sends what the turn has produced, one message to each receiver: every message, and every task that is
+    /// started on another thread, has its price.
     fn flush(&mut self) {
         if !self.submissions.is_empty() {
             // Bounded by the firing slots.
@@ -335,7 +335,8 @@ impl Actor for Dispatcher {
         ctx.set_mailbox_capacity(1024);
         let me = ctx.address().recipient();
         self.ended = EndedRuns::new(move || {
-            // Full: what is in the mailbox makes turns, and each looks. Closed: the engine is stopping or restarting.
+            // Full: the messages in the mailbox make turns, and each turn looks. Closed: the engine is
+            // stopping or restarting.
             let _ = me.try_send(RunsEnded);
         });
         tell_soon(&self.config.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));

@@ -39,8 +39,9 @@ pub(super) struct CommitTxn {
 }
 
 impl CommitTxn {
-    /// The transaction, if it needs no lease. [`answered`](Self::answered) tells how it ended; what is then not
-    /// known yet is for [`run`](Self::run) to find out, and so is all that needs leases, or nothing at all.
+    /// The transaction, if it needs no lease. [`answered`](Self::answered) tells how it ended; what is then
+    /// not known yet is for [`run`](Self::run) to find out, and so is all that needs leases, or nothing at
+    /// all.
     pub(super) fn begin(&self) -> Option<Request> {
         let leased = |effect: &Effect| matches!(effect, Effect::Put { ttl: Some(_), .. });
         if self.is_nothing() || self.hold.is_some() || self.effects.changes.iter().any(leased) {
@@ -56,7 +57,7 @@ impl CommitTxn {
         Ok(self.end(ended).unwrap_or(CommitOutcome::FenceLost))
     }
 
-    /// An optimistic rule that changes nothing has nothing to tell etcd.
+    /// A firing of an optimistic rule that changes nothing needs no transaction.
     fn is_nothing(&self) -> bool {
         let Self { guard, effects, hold, .. } = self;
         matches!(guard, Guard::Optimistic { supersedes_backoff: None })
@@ -67,7 +68,7 @@ impl CommitTxn {
     /// `failed`: how the first attempt did, if there was one.
     pub(super) async fn run(mut self: Box<Self>, mut failed: Option<Failure>) -> CommitOutcome {
         if self.is_nothing() {
-            return self.closed(0);
+            return self.closed(Revision::NONE);
         }
         let give_up_at = self.began + UNLOCKED_LIMIT;
         let mut ambiguous = false;
@@ -136,8 +137,8 @@ impl CommitTxn {
         match self.end(ended) {
             Some(end) => Ok(end),
             None if *ambiguous => self.unlocked().await,
-            // Should something between have sent it twice, the first may have left a mark, which would hold
-            // this engine back as another's does.
+            // A proxy may have sent it twice. The first one may then have left a mark, which would hold
+            // this engine back like another engine's.
             None => Ok(self.marked_at().await?.map_or(CommitOutcome::FenceLost, |at| self.closed(at))),
         }
     }
@@ -161,8 +162,8 @@ impl CommitTxn {
     }
 
     /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
-    /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its own
-    /// events count as somebody else's; unless it left a mark, which tells it.
+    /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its
+    /// own events count as somebody else's; unless it left a mark, which tells it.
     async fn unlocked(&mut self) -> Result<CommitOutcome, Failure> {
         let Some(lease) = self.guard.lease().filter(|lease| !lease.lost.is_cancelled()) else {
             return Ok(CommitOutcome::FenceLost);
@@ -173,7 +174,7 @@ impl CommitTxn {
         Ok(match self.marked_at().await? {
             Some(revision) => self.closed(revision),
             None => CommitOutcome::Committed {
-                revision: 0,
+                revision: Revision::NONE,
                 slots: SmallVec::new(),
                 marked: false,
                 changes: Vec::new(),
@@ -215,7 +216,7 @@ impl CommitTxn {
     }
 
     fn mark(&self, hold: &Hold) -> InstanceMark {
-        /// An error is shown to people who read the key; its start will do.
+        /// People read the error in the key. Its beginning is enough.
         const ERROR: usize = 512;
         let now = self.tools.env.unix_millis();
         InstanceMark {

@@ -1,11 +1,11 @@
-//! What is held back of each rule, as an operator wants it now. Outlives the actors, so that their restart
-//! lifts no brake.
+//! How an operator holds each rule back at present. This outlives the actors, so that a restart of them
+//! releases no rule.
 
 use crate::compiled::{Brake, ByLane, CompiledRule, Lane, RuleIndex, lanes};
 use std::sync::{Arc, Mutex};
 
-/// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes what
-/// and in which order, in the end it has what is here. Cheap to clone.
+/// The brake of each lane. Read by the dispatcher when it is told that something changed: whoever changes
+/// what and in which order, in the end it has what is here. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct RuleControls(Arc<ByLane<Mutex<Brake>>>);
 

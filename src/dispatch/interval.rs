@@ -1,5 +1,5 @@
-//! The least time between two firings of one instance of a rule. Remembered beyond its record: what was false
-//! meanwhile has fired all the same. No clock.
+//! The least time between two firings of one instance of a rule. It is remembered beyond the instance's
+//! record: one that was false in between has fired all the same. No clock.
 
 use crate::compiled::Binding;
 use foldhash::fast::FixedState;
@@ -16,7 +16,7 @@ const MOST: usize = 1 << 20;
 pub(crate) struct Interval {
     least: Duration,
     fired: HashMap<Binding, Instant, FixedState>,
-    /// Oldest first; what was fired again, or is forgotten, counts no more.
+    /// Oldest first. An entry is void once its instance was fired again or forgotten.
     order: VecDeque<(Instant, Binding)>,
 }
 
@@ -25,7 +25,7 @@ impl Interval {
         Self { least, fired: HashMap::with_hasher(hasher), order: VecDeque::new() }
     }
 
-    /// From now on it is this long, also after firings that were before.
+    /// Changes the time, also for firings that were before.
     pub(crate) fn change(&mut self, least: Duration) {
         self.least = least;
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 pub(crate) struct TriggerLatency {
     /// Since when the instance is due.
     pub(crate) due: Instant,
-    /// The end of the last stage that is over.
+    /// When the last stage ended.
     pub(crate) reached: Instant,
     /// Only of what a message of the watch made due.
     delivery: Option<Micros>,
@@ -19,7 +19,7 @@ pub(crate) struct TriggerLatency {
     lock: Option<Micros>,
 }
 
-/// More than an hour is as good as an hour; small, because every true instance has a latency.
+/// Times above an hour count as an hour. The type is small, because every true instance has one.
 type Micros = u32;
 
 fn micros(from: Instant, to: Instant) -> Micros {

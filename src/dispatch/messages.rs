@@ -62,7 +62,7 @@ pub(crate) enum Finish {
     Failed(String),
     Panicked(String),
     TimedOut,
-    /// Told to end: its lock may be lost, or the engine stops.
+    /// It was told to end, because its lock may be lost or the engine stops.
     Cancelled,
 }
 

@@ -65,7 +65,7 @@ impl LockOutcome {
     pub(crate) fn event(&self, took: Duration) -> EventKind {
         let reason = match self {
             LockOutcome::Won { fence, .. } => {
-                return EventKind::Locked { fencing_token: fence.create_revision, took };
+                return EventKind::Locked { fencing_token: fence.create_revision.get(), took };
             }
             LockOutcome::Held { holder, .. } => {
                 NotLocked::Held(holder.as_ref().map(|holder| holder.engine.to_string()))
@@ -119,7 +119,7 @@ impl CommitOutcome {
     /// For those who listen.
     pub(crate) fn event(&self, finish: &Finish, took: Duration) -> EventKind {
         let result = match self {
-            CommitOutcome::Committed { revision, .. } => CommitResult::Committed { revision: *revision },
+            CommitOutcome::Committed { revision, .. } => CommitResult::Committed { revision: revision.get() },
             CommitOutcome::FenceLost => CommitResult::FenceLost,
             CommitOutcome::Unexpected { .. } => CommitResult::Unexpected,
             CommitOutcome::Marked(_) => CommitResult::BackedOff,

@@ -14,11 +14,11 @@
 //!                             Idle (done) or GivenUp  <──────────────────┘
 //! ```
 //!
-//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit before its
-//! answer came, there was one already, and it goes on at once.
+//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit
+//! before its answer came, there was one already, and it goes on at once.
 //!
-//! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and when the
-//! dry run ends.
+//! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and
+//! when the dry run ends.
 //!
 //! An instance that is decided false outside of a firing has no record: attempts start anew.
 
@@ -52,7 +52,7 @@ pub(crate) struct InstanceRecord {
     pub(crate) entered: Instant,
     /// Its last place in the queue, or among those that wait for its lock: what keeps its entry there valid.
     pub(crate) place: Place,
-    /// Since when it has been due, and what became of it since.
+    /// Since when it has been due, and the stages it has passed.
     pub(crate) latency: TriggerLatency,
     /// Failures in a row.
     pub(crate) failures: u32,
@@ -62,7 +62,7 @@ pub(crate) struct InstanceRecord {
     rechecks: u8,
     /// Commits without a lock in a row that were refused because a key had changed.
     refusals: u8,
-    /// Firings in a row that succeeded, after which it was still true and not left alone.
+    /// Firings in a row that succeeded and left the condition true, with no change by anybody else.
     pub(crate) ineffective: u32,
     last_end: Option<Instant>,
     pub(crate) mark: Option<SeenMark>,
@@ -139,7 +139,7 @@ impl InstanceRecord {
 
     /// A foreign change that the engine which wrote the mark can't have seen.
     fn outdates_mark(&self, touches: &[Touch]) -> bool {
-        let seen = self.mark.filter(|mark| !mark.mine).map_or(0, |mark| mark.revision);
+        let seen = self.mark.filter(|mark| !mark.mine).map_or(Revision::NONE, |mark| mark.revision);
         touches.iter().any(|touch| touch.1 > seen && self.changes.is_foreign(*touch))
     }
 
@@ -166,7 +166,8 @@ impl InstanceRecord {
         self.rechecks = 0;
     }
 
-    /// Its lock was refused because the condition does not hold as it was seen. Whether it is looked at again at once.
+    /// Its lock was refused because the condition does not hold as it was seen. Whether it is looked at again
+    /// at once.
     pub(crate) fn refused_as_untrue(&mut self, mark_gone: bool) -> bool {
         self.mark.take_if(|_| mark_gone);
         self.rechecks = (self.rechecks + 1) % RECHECKS;
@@ -280,7 +281,10 @@ impl InstanceRecord {
             CommitOutcome::Committed { revision, slots, marked, .. } => {
                 self.mark = marked.then_some(SeenMark { revision: *revision, mine: true, outdated: false });
                 self.committed(OwnCommit { revision: *revision, slots: slots.clone() });
-                self.refusals = 0;
+                // One that needs its lock does so for as long as it is true: others change its keys all the time.
+                if !self.needs_lock() {
+                    self.refusals = 0;
+                }
                 if end.is_success() {
                     self.failures = 0;
                     self.troubles = 0;
@@ -294,7 +298,7 @@ impl InstanceRecord {
                 self.last_error = Some(error.as_str().into());
             }
         }
-        // It fires again, come what may.
+        // It fires again in any case.
         self.changes.assume_foreign();
         FiringEnd::Interrupted
     }

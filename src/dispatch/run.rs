@@ -32,7 +32,7 @@ pub(crate) struct Run {
     pub(crate) cancelled: CancellationToken,
     /// How long it may go on after being told.
     pub(crate) grace: Duration,
-    /// EndedList with the callback, wherever that is then.
+    /// Dropped with the callback, wherever that is then.
     pub(crate) registered: Registered,
     /// What the callback logs is inside of it.
     pub(crate) span: Span,
@@ -42,7 +42,7 @@ pub(crate) struct Run {
     pub(crate) rule: RuleIndex,
 }
 
-/// How it is told of all runs of an engine.
+/// What the runs of an engine tell, and whom.
 pub(crate) struct CallbackTelemetry {
     pub(crate) engine: Arc<str>,
     pub(crate) telemetry: Telemetry,
@@ -55,7 +55,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
     let running = async move {
         let _registered = registered;
-        // Told before it began: nothing of it may run, not even up to its first wait.
+        // It was told to end before it began: nothing of it may run, not even up to its first wait.
         if cancelled.is_cancelled() {
             return Ran(Finish::Cancelled, None);
         }
@@ -73,7 +73,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
                 return Ran(Finish::TimedOut, None);
             }
         }
-        // Told: a callback that ends by itself now may have done its work.
+        // It was told to end. A callback that ends by itself now may have done its work.
         let ended = timeout(grace, callback).await;
         ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
     };
@@ -109,8 +109,8 @@ pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
     end.tell(finish, effects);
 }
 
-/// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down, and
-/// the callback was cancelled.
+/// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down,
+/// and the callback was cancelled.
 pub(crate) struct EndReporter {
     ended: EndedRuns,
     instance: InstanceId,

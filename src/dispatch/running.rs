@@ -1,5 +1,5 @@
-//! The callbacks that run now, shared by the dispatcher, the application's threads and the engine's
-//! handle. It outlives a restart of the actors: a callback that can't be stopped must not run twice.
+//! The callbacks that run now, shared by the dispatcher, the application's threads and the engine's handle.
+//! The list outlives a restart of the actors, so that a callback that can't be stopped never runs twice.
 
 use crate::compiled::{Binding, RuleIndex};
 use dashmap::DashMap;
@@ -25,7 +25,7 @@ struct Running {
     emptied: Notify,
 }
 
-/// Takes the callback off the list when it is dropped: when the callback has really ended.
+/// Takes the callback off the list when it is dropped, which is when the callback has really ended.
 pub(crate) struct Registered {
     callbacks: RunningCallbacks,
     key: Key,
@@ -33,7 +33,7 @@ pub(crate) struct Registered {
 
 impl RunningCallbacks {
     pub(crate) fn new(hasher: FixedState) -> Self {
-        // As many on every machine, so that the order is the same too in which all are told to end.
+        // The number is the same on every machine, so that the order is too in which all are told to end.
         let tokens = DashMap::with_hasher_and_shard_amount(hasher, SHARDS);
         Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), emptied: Notify::new() }))
     }
@@ -62,7 +62,7 @@ impl RunningCallbacks {
     pub(crate) async fn all_ended(&self) {
         loop {
             let mut emptied = std::pin::pin!(self.0.emptied.notified());
-            // From here on it is woken, also if the last one ends before it waits.
+            // From here on a wake-up is kept, also one before the wait begins.
             emptied.as_mut().enable();
             if self.len() == 0 {
                 return;

@@ -1,5 +1,5 @@
-//! Who gets the next slot: rules, each with a lane of its own, in turn; live work before crawl work, and crawl work that has
-//! waited long as if it were live.
+//! Who gets the next slot. Rules, each with a lane of its own, take turns. Live work goes before crawl work;
+//! crawl work that has waited long counts as live.
 
 use super::rate::Rate;
 use crate::compiled::{ByLane, Lane, RateLimit};
@@ -10,20 +10,20 @@ use std::ops::Bound;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Live work goes before what only a crawl brought up.
+/// Live work goes before work that only a crawl found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum WorkClass {
     Live,
     Crawl,
 }
 
-/// A place in the queue, or among those that wait for a lock within the engine: never given twice, and later ones
-/// are greater.
+/// A place in the queue, or among those that wait for a lock within the engine: never given twice, and later
+/// ones are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(u64);
 
-/// An entry of the queue. It counts only while its place is the last one given to its instance: leaving the queue
-/// early needs no search.
+/// An entry of the queue. It counts only while its place is the last one given to its instance: leaving the
+/// queue early needs no search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueEntry {
     pub(crate) instance: InstanceId,
@@ -90,8 +90,8 @@ impl LaneQueue {
 /// Queues and slots of all rules.
 pub(crate) struct SlotQueue {
     lanes: ByLane<LaneQueue>,
-    /// The lanes with entries, stale ones included: what is asked next does not depend on how many rules
-    /// there are.
+    /// The lanes with entries, stale ones included, so that the cost of the next slot does not depend on how
+    /// many rules there are.
     waiting: BTreeSet<Lane>,
     entries: usize,
     limit: usize,
@@ -194,7 +194,7 @@ impl SlotQueue {
         kept.filter_map(|queue| queue.rate?.opens(queue.reserved, now)).min()
     }
 
-    /// Nothing of this lane is queued before a newcomer.
+    /// A newcomer would be the first of this lane's queue.
     pub(crate) fn is_empty(&self, lane: Lane) -> bool {
         self.lanes[lane].len() == 0
     }

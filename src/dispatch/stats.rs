@@ -1,5 +1,5 @@
-//! Counts instances and their work as they go from state to state, for the metrics and for who asks: the one place
-//! that counts. No walk over all instances, however many there are. No clock.
+//! Counts instances and their work as they go from state to state, for the metrics and for callers who ask.
+//! It is the one place that counts. It never walks over all instances, and has no clock.
 
 use super::record::{InstanceRecord, State, Wait};
 use crate::compiled::{ByLane, Lane};
@@ -29,7 +29,7 @@ pub(crate) struct WorkqueueStats {
 pub(crate) struct LaneStats {
     /// True instances by state.
     pub(crate) states: StateCounts,
-    /// Callbacks started, and those that a dry run kept from it.
+    /// Callbacks that were started, and those that a dry run kept from starting.
     pub(crate) fired: u64,
     pub(crate) would_have_fired: u64,
 }
@@ -53,8 +53,8 @@ impl WorkqueueStats {
         self.events.drain(..)
     }
 
-    /// An instance has gone from one state to that of its record. `before`: none, if it is new; `dropped`: the
-    /// record goes.
+    /// An instance has gone from one state to that of its record. `before`: none, if it is new; `dropped`:
+    /// the record goes.
     pub(crate) fn moved(
         &mut self,
         id: InstanceId,
@@ -112,12 +112,12 @@ impl WorkqueueStats {
         self.judge(id, record, dropped, now);
     }
 
-    /// Looks whether an instance is failing. One that is fired is as it was before.
+    /// Notes whether an instance is failing. While it is being fired, what was noted before stays.
     fn judge(&mut self, id: InstanceId, record: &InstanceRecord, dropped: bool, now: Instant) {
         if record.state.holds_slot() && !dropped {
             return;
         }
-        // One that another engine holds back is that engine's to count, and in a dry run nothing is tried.
+        // An instance that another engine holds back is counted there, and a dry run tries nothing.
         let left_alone = matches!(record.state, State::Held(_) | State::GivenUp(_) | State::WouldFire);
         if record.failures > 0 && !left_alone && !dropped {
             self.failing.entry(id).or_insert((record.lane, now));

@@ -14,8 +14,7 @@ use super::record::{Answer, InstanceRecord, State};
 use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
-use crate::change::Seen;
-use crate::change::{Revision, Snapshot};
+use crate::change::{Revision, Seen, Snapshot};
 use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
 use crate::condition::{Slot, key};
 use crate::etcd::LeaseId;
@@ -84,14 +83,17 @@ fn binding(value: &str) -> Binding {
 }
 
 /// Keys at these revisions; 0 for one that is absent.
-fn snapshot(revisions: &[Revision]) -> Snapshot {
-    let seen =
-        |&revision: &Revision| (revision > 0).then(|| Seen { value: "".into(), mod_revision: revision });
-    revisions.iter().map(seen).collect()
+fn snapshot(revisions: &[i64]) -> Snapshot {
+    let seen = |mod_revision| Seen { value: "".into(), mod_revision: Revision::new(mod_revision) };
+    revisions.iter().map(|revision| (*revision > 0).then(|| seen(*revision))).collect()
+}
+
+const fn touch(slot: u8, revision: i64) -> Touch {
+    (Slot(slot), Revision::new(revision))
 }
 
 /// A decision on an instance of rule 0.
-fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], reason: Reason) -> Decided {
+fn decision(id: InstanceId, truth: bool, keys: &[i64], touches: &[Touch], reason: Reason) -> Decided {
     Decided {
         instance: id,
         rule: RULE,
@@ -106,9 +108,9 @@ fn decision(id: InstanceId, truth: bool, keys: &[Revision], touches: &[Touch], r
 }
 
 /// Another engine's mark, as a transaction found it.
-fn found_mark(key: String, revision: Revision, (attempt, gave_up): (u32, bool), at: Revision) -> FoundMark {
+fn found_mark(key: String, revision: i64, (attempt, gave_up): (u32, bool), at: i64) -> FoundMark {
     let mark = InstanceMark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
-    FoundMark { key, revision, mark: Some(mark), at }
+    FoundMark { key, revision: Revision::new(revision), mark: Some(mark), at: Revision::new(at) }
 }
 
 /// A record of an instance of the first rule.
@@ -118,12 +120,23 @@ fn record(now: Instant) -> InstanceRecord {
 
 fn won() -> LockOutcome {
     let lease = LockLease { id: LeaseId::new(1), lost: CancellationToken::new(), grace: Duration::ZERO };
-    LockOutcome::Won { fence: Fence { create_revision: 1 }, lease, keys: Keys::default(), read: None }
+    LockOutcome::Won {
+        fence: Fence { create_revision: Revision::new(1) },
+        lease,
+        keys: Keys::default(),
+        read: None,
+    }
 }
 
 /// Another engine's lock was found at this revision.
-fn held_by_lock(key: &str, at: Revision) -> LockOutcome {
-    LockOutcome::Held { key: key.into(), create_revision: 1, holder: None, ours: false, at }
+fn held_by_lock(key: &str, at: i64) -> LockOutcome {
+    LockOutcome::Held {
+        key: key.into(),
+        create_revision: Revision::new(1),
+        holder: None,
+        ours: false,
+        at: Revision::new(at),
+    }
 }
 
 fn untrue(mark_gone: bool) -> LockOutcome {
@@ -135,9 +148,9 @@ fn failed_to_lock() -> LockOutcome {
 }
 
 /// A commit that changed these slots.
-fn committed(revision: Revision, slots: &[u8], marked: bool) -> CommitOutcome {
+fn committed(revision: i64, slots: &[u8], marked: bool) -> CommitOutcome {
     CommitOutcome::Committed {
-        revision,
+        revision: Revision::new(revision),
         slots: slots.iter().map(|slot| Slot(*slot)).collect(),
         marked,
         changes: Vec::new(),
@@ -166,18 +179,18 @@ impl Bench {
         self
     }
 
-    fn decide(&mut self, id: u32, truth: bool, keys: &[Revision], touches: &[Touch]) -> &mut Self {
+    fn decide(&mut self, id: u32, truth: bool, keys: &[i64], touches: &[Touch]) -> &mut Self {
         let decided = decision(instance(id), truth, keys, touches, Reason::Change);
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
-    fn crawl(&mut self, id: u32, keys: &[Revision]) -> &mut Self {
+    fn crawl(&mut self, id: u32, keys: &[i64]) -> &mut Self {
         let decided = decision(instance(id), true, keys, &[], Reason::Crawl);
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     /// Answers the question that is open.
-    fn answer(&mut self, id: u32, truth: bool, keys: &[Revision]) -> &mut Self {
+    fn answer(&mut self, id: u32, truth: bool, keys: &[i64]) -> &mut Self {
         let asked = self.actions.iter().rposition(|a| matches!(a, Action::Ask(of, _) if *of == instance(id)));
         let Some(at) = asked else { panic!("nothing asked of {id}: {:?}", self.actions) };
         let Action::Ask(_, number) = self.actions.remove(at) else { unreachable!("just matched") };
@@ -189,8 +202,8 @@ impl Bench {
         self.turn(|work, now, out| work.locked(instance(id), &outcome, now, out))
     }
 
-    fn released(&mut self, key: &str, revision: Revision) -> &mut Self {
-        self.turn(|work, now, out| work.released(key, revision, now, out))
+    fn released(&mut self, key: &str, revision: i64) -> &mut Self {
+        self.turn(|work, now, out| work.released(key, Revision::new(revision), now, out))
     }
 
     fn advance(&mut self, by: Duration) -> &mut Self {

@@ -11,7 +11,7 @@ use crate::runtime::env::Env;
 use actix::Addr;
 use std::sync::Arc;
 
-/// Why a step was ended at the end of a shutdown.
+/// Why a step was given up at the end of a shutdown.
 pub(super) const OUT_OF_TIME: &str = "the engine is stopping, and etcd did not answer in time";
 
 pub(super) struct Tools {

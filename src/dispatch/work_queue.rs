@@ -206,14 +206,14 @@ impl WorkQueue {
             }
             return;
         };
-        // A change that a crawl came upon is live all the same.
+        // A change is live work even if a crawl found it.
         let crawled = reason == Reason::Crawl && touches.is_empty();
         let class = if crawled { WorkClass::Crawl } else { WorkClass::Live };
         let lane = self.lanes.of(rule);
         let mut record = Box::new(InstanceRecord::new((rule, lane), binding, class, now));
         record.orphaned = orphaned;
         record.see(&touches);
-        // What was just decided needs no second look if it can go on at once.
+        // An instance that was just decided, and can go on at once, needs no second decision.
         let dry = self.brakes[lane].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         let next = match self.settle(rule).filter(|_| !crawled) {
@@ -230,7 +230,7 @@ impl WorkQueue {
         }
     }
 
-    /// What this decision has just made due is so since its change was received, not since it was decided.
+    /// An instance that this decision made due has been due since its change was received.
     pub(crate) fn came(&mut self, id: InstanceId, came: Timestamps, now: Instant) {
         if let Some(record) = self.records.get_mut(&id)
             && record.latency.due == now
@@ -282,7 +282,7 @@ impl WorkQueue {
         }
         loop {
             self.fill_slots(now, out);
-            // Until its rate lets it start, a lock is of no use to it.
+            // It has no use for a lock before its rate lets it start.
             if !self.pass_locks(now, out, |queue, lane| queue.is_throttled(lane, now)) {
                 break;
             }

@@ -121,7 +121,7 @@ pub(super) async fn accept(
     let way = Arc::default();
     while let Ok(free) = connections.reserve().await {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file handles, or the like: others may end meanwhile.
+            // Out of file handles, for example: other connections may end meanwhile.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
         };

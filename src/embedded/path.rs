@@ -49,7 +49,7 @@ impl NetworkPath {
         channel_through(self.connector.clone())
     }
 
-    /// Stops carrying anything, without a word: connections stay open, and bytes wait.
+    /// Stops carrying anything: connections stay open, and bytes wait.
     pub fn freeze(&self) {
         self.connector.way.look(|state| state.frozen = true);
     }
@@ -87,7 +87,7 @@ struct State {
     unreachable: bool,
     /// Closes the connections that are open now.
     connections: CancellationToken,
-    /// Connections that have something to do once nothing is frozen; each is here once.
+    /// Connections that go on once nothing is frozen; each is here once.
     waiting: Vec<Waker>,
 }
 

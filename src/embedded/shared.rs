@@ -27,7 +27,7 @@ pub(super) struct Inner {
     pub(super) member: Member,
     pub(super) plan: Plan,
     pub(super) condition: Condition,
-    /// Counts restarts: what was under way before one is nobody's any more.
+    /// Counts restarts: requests that were under way before one are dropped.
     pub(super) starts: u64,
     /// Ends the streams that are open now.
     streams: CancellationToken,
@@ -140,7 +140,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Revokes leases when they are over, for ever.
+    /// Revokes leases when they expire, as long as the server lives.
     pub(super) async fn expire_leases(&self) {
         let mut changes = self.changes();
         loop {
@@ -206,7 +206,7 @@ pub(super) async fn apply_fault<T: Send + 'static>(
         None => apply(),
         Some(Action::Fail(refusal)) => Err(refusal),
         Some(Action::FailAfter(refusal)) => {
-            // The answer is what the client shall not see.
+            // The client must not see the answer.
             let _ = apply();
             Err(refusal)
         }

@@ -182,8 +182,8 @@ impl EngineBuilder {
     }
 
     /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
-    /// is 128. A rule may use half of them, unless [`Rule::concurrency`] says otherwise. Other instances that
-    /// are due wait in a queue, each once.
+    /// is 128. One of several rules may use half of them, and a rule alone all of them, unless
+    /// [`Rule::concurrency`] says otherwise. Other instances that are due wait in a queue, each once.
     ///
     /// A higher limit means more memory and load in a burst. A lower one means longer queues behind slow
     /// callbacks.
@@ -208,9 +208,9 @@ impl EngineBuilder {
     ///
     /// Then it is decided again: what was true for a shorter time never fires, and all changes in the
     /// meantime are one. With jitter the engine that is first is another one each time, and the others often
-    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by so
-    /// much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the end
-    /// of the wait.
+    /// find the work done instead of trying for the lock. Every firing that follows a change comes later by
+    /// so much, polls too; retries, and what a crawl fires again, do not. The latency metrics count from the
+    /// end of the wait.
     pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
         self.options.settle = settle.into();
         self
@@ -230,8 +230,8 @@ impl EngineBuilder {
     }
 
     /// The time from the end of a crawl to the next, and from the start to the first; longer by the
-    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched keys, repairs what the watch may have missed
-    /// (expected: nothing) and fires again what is still true.
+    /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched
+    /// keys, repairs what the watch may have missed (expected: nothing) and fires again what is still true.
     ///
     /// A shorter interval means more load on etcd, and instances that stay true fire more often. With a
     /// longer one they wait longer, and a fault of the watch would stay unnoticed for longer.
@@ -240,8 +240,8 @@ impl EngineBuilder {
         self
     }
 
-    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval), at
-    /// random, so that engines which started together don't crawl together. Default: up to a tenth.
+    /// By how much the time between two crawls is longer than the [interval](EngineBuilder::crawl_interval),
+    /// at random, so that engines which started together don't crawl together. Default: up to a tenth.
     ///
     /// Without jitter they do. With much, a crawl may come late.
     pub fn crawl_jitter(mut self, jitter: Jitter) -> Self {
@@ -320,21 +320,21 @@ impl EngineBuilder {
     /// How long one request to etcd may take, and how long the answer to a keep-alive ping. It is more than
     /// zero; the default is 5 s.
     ///
-    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was lost is
-    /// sent again only after this time, and by then the lock may be lost too. If it is too short, requests fail
-    /// that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
+    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was
+    /// lost is sent again only after this time, and by then the lock may be lost too. If it is too short,
+    /// requests fail that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self
     }
 
-    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it. Default: the
-    /// one that more than half of the endpoints name when the engine starts; without such a majority it is not
-    /// [ready](crate::EngineHandle::ready), and its health names every id.
+    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it.
+    /// Default: the one that more than half of the endpoints name when the engine starts; without such a
+    /// majority it is not [ready](crate::EngineHandle::ready), and its health names every id.
     ///
-    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the known
-    /// cluster for 10 s, an engine that was not told its id starts again with the other one. One that was told never
-    /// does: a wrong id keeps it from starting, and so does a cluster that was made anew.
+    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the
+    /// known cluster for 10 s, an engine that was not told its id starts again with the other one. One that
+    /// was told never does: a wrong id keeps it from starting, and so does a cluster that was made anew.
     pub fn cluster_id(mut self, id: u64) -> Self {
         self.options.cluster_id = Some(id);
         self
@@ -351,8 +351,8 @@ impl EngineBuilder {
         self
     }
 
-    /// For how long changes may be late before the engine's health says [`lagging`](crate::health::Reason::Lagging).
-    /// More than zero; default: 5 s.
+    /// For how long changes may be late before the engine's health says
+    /// [`lagging`](crate::health::Reason::Lagging). More than zero; default: 5 s.
     ///
     /// Changes are late in three cases. A change was received, and the engine's index has not merged it yet.
     /// Or etcd is sending history: each message comes less than a second after the last, and none reaches the
@@ -452,7 +452,13 @@ impl EngineBuilder {
                 mistakes.push(ConfigError::DuplicateRule(rule.id().to_owned()));
             }
         }
-        let limits = Limits { max_txn_ops, lock_ttl, concurrency: (concurrency / 2).max(1), settle };
+        let limits = Limits {
+            max_txn_ops,
+            lock_ttl,
+            // No rule must hold up the others; one alone holds up nobody.
+            concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
+            settle,
+        };
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();

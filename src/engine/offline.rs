@@ -3,8 +3,7 @@
 use super::Engine;
 use super::config::Config;
 use super::look_up::{Instance, find};
-use crate::change::Seen;
-use crate::change::{KeyValue, Snapshot};
+use crate::change::{KeyValue, Revision, Seen, Snapshot};
 
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
@@ -98,7 +97,8 @@ impl Engine {
         let keys: Vec<(K, V)> = keys.into_iter().collect();
         let values: HashMap<&str, &[u8]> =
             keys.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
-        let seen = |name: &str| Some(Seen { value: Value::from(*values.get(name)?), mod_revision: 0 });
+        let seen =
+            |name: &str| Some(Seen { value: Value::from(*values.get(name)?), mod_revision: Revision::NONE });
         Ok(match self.config.place(rule, attributes, seen)? {
             Placed::At(place) => place.explain(&self.config.rules),
             Placed::Excluded(reason) => Explanation::excluded(reason),
@@ -133,10 +133,10 @@ impl Engine {
         let found = keys.into_iter().map(|(key, value)| KeyValue {
             key: key.as_ref().into(),
             value: value.as_ref().into(),
-            revision: 1,
+            revision: Revision::new(1),
         });
         let mut decided: Vec<Decide> = Vec::new();
-        if let Some(view) = index.open_view(WatcherIndex::FIRST, 1, Purpose::Snapshot) {
+        if let Some(view) = index.open_view(WatcherIndex::FIRST, Revision::new(1), Purpose::Snapshot) {
             index.view_page(view, found.collect());
             index.close_view(view);
         }
@@ -148,7 +148,7 @@ impl Engine {
             let rule = &rules[decide.rule.index()];
             let mut snapshot = decide.snapshot;
             // The revision is made up, so it is not shown.
-            snapshot.iter_mut().flatten().for_each(|seen| seen.mod_revision = 0);
+            snapshot.iter_mut().flatten().for_each(|seen| seen.mod_revision = Revision::NONE);
             let explanation = rule.condition().explain(&snapshot, |slot| rule.key(slot, &decide.binding));
             let attributes = rule.attributes_of(&decide.binding);
             (decide.rule, EvaluatedInstance { rule: rule.id().to_string(), attributes, explanation })

@@ -1,9 +1,9 @@
 //! One of the engine's links to etcd, as those use it who ask for something.
 //!
-//! A request goes over the present connection. If there is none, it waits for the [connector](super::connector), which
-//! opens one for all who wait, on a thread of the engine's own. What a failure means is in the table of
-//! [errors](super::errors): by that, the link is told to leave the member, or to ask for a newer token, with which the
-//! request is sent again until its own time is over.
+//! A request goes over the present connection. If there is none, it waits for the
+//! [connector](super::connector), which opens one for all who wait, on a thread of the engine's own. What a
+//! failure means is in the table of [errors](super::errors): by that, the link is told to leave the member,
+//! or to ask for a newer token, with which the request is sent again until its own time is over.
 
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
@@ -177,7 +177,7 @@ impl EtcdClient {
     ) -> Result<Arc<Connection>, Failure> {
         match self.shared.present() {
             Some(connection) => Ok(connection),
-            // Rare, and large: it must not make every request as large.
+            // This future is rare and large. In a box, it does not make every request as large.
             None => Box::pin(self.next_connection(request, deadline)).await,
         }
     }
@@ -252,7 +252,7 @@ impl EtcdClient {
         loop {
             let token = self.shared.token.generation();
             let failure = match self.connection(sending.name, deadline).await {
-                // Who may wait longer does; the others are to know.
+                // A request with time left goes on waiting; the others get the error.
                 Err(failure) if sending.repeatable => failure,
                 Err(failure) => return Err(failure),
                 Ok(connection) => {

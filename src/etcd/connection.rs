@@ -1,4 +1,4 @@
-//! One connection: what comes over it is noticed, and it is never made anew behind the engine's back.
+//! One connection. What comes over it is noticed, and the transport never opens it again by itself.
 
 use super::store::Counted;
 use super::txn_channel::TxnChannel;
@@ -38,10 +38,10 @@ impl Connection {
     }
 }
 
-/// Whether a connection is silent: a request over it has had no answer for as long as it may take, whether or not
-/// somebody still waits for it, and nothing at all has come over the connection since it was sent.
+/// Whether a connection is silent: a request over it has had no answer for as long as it may take, whether or
+/// not somebody still waits for it, and nothing at all has come over the connection since it was sent.
 ///
-/// A request that was sent before the last thing that came proves nothing. So it is enough to know, of the requests
+/// A request that was sent before the last byte came proves nothing. So it is enough to know, of the requests
 /// since, when the first one should have been answered.
 #[derive(Debug)]
 pub(super) struct Activity {
@@ -233,8 +233,8 @@ impl AsyncWrite for Listened {
     }
 }
 
-/// A connection that has ended is not made anew by the transport: another store may answer at the same address, and
-/// must be asked who it is before it is written to.
+/// A connection that has ended is not made anew by the transport: another store may answer at the same
+/// address, and must be asked who it is before it is written to.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the connection has ended")]
 pub(super) struct ConnectionOver;

@@ -1,5 +1,6 @@
-//! Opens a link's connections and watches over them: a task on a thread of the engine's own, which nobody's giving up
-//! ends. It does what the [link](super::link) decides.
+//! Opens a link's connections and watches over them. It is a task on a thread of the engine's own, which goes
+//! on when a caller gives up. It carries out what [`EndpointChoice`]
+//! decides.
 
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
@@ -20,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 /// Within this time of its return a member has its share of the links again.
 const SPREAD: Duration = Duration::from_secs(10 * 60);
 
-/// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes passwords
-/// one at a time.
+/// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes
+/// passwords one at a time.
 const AUTHENTICATION: Duration = Duration::from_secs(20);
 
 pub(super) struct ConnectorSettings {
@@ -99,7 +100,7 @@ impl Connector {
                     self.link.report(Need::Left, leave, now);
                 }
                 if wanted {
-                    // It came just before.
+                    // The connection was lost just before.
                     self.answer(None);
                 }
             }
@@ -212,7 +213,7 @@ impl Connector {
                 let old = self.settings.shared.replace(Some(Arc::new(connection)));
                 if let Some(old) = old {
                     old.superseded.cancel();
-                    // Who still waits for an answer over a connection that is silent or has ended, waits in vain.
+                    // Requests that still wait for an answer over this connection would wait in vain.
                     if need == Need::Silent || !old.is_open() {
                         old.lost.cancel();
                     }
@@ -297,7 +298,7 @@ impl Connector {
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
         };
-        // The others of the round deserve their turn.
+        // The other endpoints of the round are tried too.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
         let header = self.check(&client, &channel, limit).await?;
         Ok(Reached { client, channel, activity, header })
@@ -316,7 +317,7 @@ impl Connector {
             };
             match asked {
                 Ok(answer) => return Ok(Header::of(answer.0.header.as_ref())),
-                // Who may not read that is answered all the same.
+                // A user without the permission to read this key gets an answer all the same.
                 Err(failure) if failure.kind == FailureKind::Permission => return Ok(Header::default()),
                 Err(failure) if failure.remedy == Remedy::Authenticate && shared.token.can_be_renewed() => {
                     let mut channel = channel.clone();

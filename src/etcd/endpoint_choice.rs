@@ -1,12 +1,14 @@
-//! Which endpoint one link of the engine uses: when it leaves one, which it tries next, when it goes home. No I/O, no
-//! clock.
+//! Which endpoint one link of the engine uses: when it leaves one, which it tries next, when it goes home. No
+//! I/O, no clock.
 //!
-//! An endpoint is left by who was on it: a failure of an earlier connection says nothing about the present one. The
-//! present connection serves until a new one is open and checked. A round of attempts goes over all other endpoints in
-//! random order, and at last over the present one anew; its end, good or bad, is the answer to all who wait.
+//! An endpoint is left by who was on it: a failure of an earlier connection says nothing about the present
+//! one. The present connection serves until a new one is open and checked. A round of attempts visits all
+//! other endpoints in random order, and the present one last. The end of the round, good or bad, is the
+//! answer to all who wait.
 //!
-//! Each link of an engine has a home, another one for each, and the first is random. After it had to leave, it goes
-//! home within [`Spread`]: so that engines which fled from a member do not stay together on the others.
+//! Each link of an engine has a home, another one for each, and the first is random. After it had to leave,
+//! it goes home within [`Spread`]: so that engines which fled from a member do not stay together on the
+//! others.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -89,7 +91,8 @@ impl EndpointChoice {
             return;
         }
         match need {
-            // A round for another reason is as good, but what it replaces is worth nothing any more.
+            // A round that runs for another reason will do, but the connection that it replaces is not worth
+            // keeping now.
             Need::Missing => {
                 if self.need.is_none() {
                     self.begin(need);
@@ -127,7 +130,7 @@ impl EndpointChoice {
             Need::Missing | Need::Silent | Need::Left => {}
         }
         self.round = Vec::with_capacity(others.len() + 1);
-        // A member that was left stays worth an attempt only if its connection is what was wrong.
+        // A member that was left is worth another attempt only if the fault was in its connection.
         if matches!(need, Need::Missing | Need::Silent) {
             self.round.extend(present);
         }

@@ -77,7 +77,7 @@ pub(crate) struct Header {
 impl Header {
     fn of(header: Option<&etcd_client::proto::PbResponseHeader>) -> Self {
         let header = header.cloned().unwrap_or_default();
-        Self { cluster: header.cluster_id, revision: header.revision, term: header.raft_term }
+        Self { cluster: header.cluster_id, revision: Revision::new(header.revision), term: header.raft_term }
     }
 }
 

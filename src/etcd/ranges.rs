@@ -44,7 +44,8 @@ impl EtcdClient {
             let (start, end) = (start.clone(), end.clone());
             async move {
                 let mut kv = connection.client.kv_client().max_decoding_message_size(MAX_PAGE);
-                let options = GetOptions::new().with_range(end).with_limit(limit).with_revision(revision);
+                let options =
+                    GetOptions::new().with_range(end).with_limit(limit).with_revision(revision.get());
                 kv.get(start, Some(options)).await
             }
         };
@@ -52,9 +53,9 @@ impl EtcdClient {
         let keys = response.kvs.into_iter().map(|kv| KeyValue {
             key: kv.key,
             value: Value::from(kv.value),
-            revision: kv.mod_revision,
+            revision: Revision::new(kv.mod_revision),
         });
-        let revision = response.header.map_or(0, |header| header.revision);
+        let revision = Revision::new(response.header.map_or(0, |header| header.revision));
         Ok(Page { keys: keys.collect(), count: response.count, revision })
     }
 
@@ -69,7 +70,7 @@ impl EtcdClient {
             key: String::from_utf8_lossy(&kv.key).into_owned(),
             value: kv.value.into(),
             lease: LeaseId::new(kv.lease),
-            create_revision: kv.create_revision,
+            create_revision: Revision::new(kv.create_revision),
         };
         Ok(response.kvs.into_iter().map(lock).collect())
     }

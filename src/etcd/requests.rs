@@ -31,7 +31,7 @@ pub(crate) struct Answer {
 impl From<PbTxnResponse> for Answer {
     fn from(response: PbTxnResponse) -> Self {
         Self {
-            revision: response.header.map_or(0, |header| header.revision),
+            revision: Header::of(response.header.as_ref()).revision,
             succeeded: response.succeeded,
             responses: response.responses.into_iter().map(|r| r.response).collect(),
         }
@@ -52,7 +52,7 @@ impl EtcdClient {
         let send =
             |connection: Arc<Connection>| async move { kv_of_reads(&connection.client).get(key, None).await };
         let response = self.call(Sending::repeated("get"), send).await?.0;
-        Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), kv.mod_revision)))
+        Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), Revision::new(kv.mod_revision))))
     }
 
     /// Where the cluster stands, by a linearizable read of the first key that a prefix may have.
@@ -67,13 +67,13 @@ impl EtcdClient {
 
     /// Whether the store's history has the change, as far as it can be told: false only if it has not.
     pub(crate) async fn has(&self, seen: &LastEvent) -> Result<bool, Failure> {
-        let get = async |revision| {
+        let get = async |revision: Revision| {
             let send = |connection: Arc<Connection>| async move {
-                let options = GetOptions::new().with_revision(revision);
+                let options = GetOptions::new().with_revision(revision.get());
                 kv_of_reads(&connection.client).get(seen.key.clone(), Some(options)).await
             };
             let answer = self.call(Sending::once("get"), send).await?;
-            Ok(answer.0.kvs.into_iter().next().map(|kv| (kv.mod_revision, kv.value)))
+            Ok(answer.0.kvs.into_iter().next().map(|kv| (Revision::new(kv.mod_revision), kv.value)))
         };
         let looked = async {
             let then = get(seen.revision).await?;
@@ -81,13 +81,13 @@ impl EtcdClient {
                 // Two histories may have changed the same key at the same revision.
                 Some(value) => Ok(then
                     .is_some_and(|(revision, found)| revision == seen.revision && found == value.as_bytes())),
-                None => Ok(then.is_none() && get(seen.revision - 1).await?.is_some()),
+                None => Ok(then.is_none() && get(seen.revision.previous()).await?.is_some()),
             }
         };
         match looked.await {
             // That history is gone. What is there now can't be older.
             Err(Failure { kind: FailureKind::Compacted, .. }) => {
-                Ok(get(0).await?.is_none_or(|(now, _)| now >= seen.revision))
+                Ok(get(Revision::NONE).await?.is_none_or(|(now, _)| now >= seen.revision))
             }
             looked => looked,
         }

@@ -64,7 +64,7 @@ impl Known {
             endpoints,
             given: given.is_some(),
             cluster: given,
-            revision: 0,
+            revision: Revision::NONE,
             term: 0,
             named: BTreeMap::new(),
             since: None,
@@ -102,7 +102,7 @@ impl Known {
             self.since = None;
             return Verdict::Ours;
         };
-        // Of a single member there is no other copy that might still come back.
+        // A single member has no other copy that might come back.
         let alone = self.endpoints == 1 && header.cluster == cluster;
         let own = header.cluster == cluster || !self.given;
         if own && !open && (alone || waited >= PATIENCE) {
@@ -178,8 +178,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn header(cluster: u64, revision: Revision) -> Header {
-        Header { cluster, revision, term: 5 }
+    fn header(cluster: u64, revision: i64) -> Header {
+        Header { cluster, revision: Revision::new(revision), term: 5 }
     }
 
     fn is_foreign(verdict: &Verdict) -> bool {

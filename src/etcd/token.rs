@@ -1,9 +1,10 @@
-//! The engine's token: asked for once for all its connections, put on every request, renewed when it is refused.
+//! The engine's token: asked for once for all its connections, put on every request, renewed when it is
+//! refused.
 //!
-//! etcd-client authenticates for each client anew, and forgets nothing to nobody. Here its question is seen on its way:
-//! the first is sent on, and remembered; to others the channel answers itself. A token that a member refuses is renewed
-//! by the remembered question. Nobody asks etcd more often than once a second, and less and less often while it
-//! refuses.
+//! etcd-client authenticates each client anew. Here its request for a token is seen on its way: the first one
+//! is sent on and remembered, and the channel itself answers the others. A token that a member refuses is
+//! renewed by the remembered request. etcd is asked at most once a second, and less and less often while it
+//! refuses the credentials.
 
 use super::failure::{Failure, FailureKind};
 use super::txn_channel::Whole;
@@ -34,7 +35,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause while etcd refuses the credentials.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
-/// How long the answer may take: etcd hashes the password with all the care that it is told to, one at a time.
+/// How long the answer may take: etcd hashes passwords one at a time, at the cost that it is configured with.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// See the [module](self).
@@ -119,7 +120,7 @@ impl Token {
             let mut state = self.state();
             let known = state.question.as_ref().is_some_and(|known| known.body == question.body);
             if !known {
-                // Other credentials deserve an attempt of their own.
+                // Other credentials are tried at once.
                 state.refusals = 0;
                 state.not_before = None;
             }
@@ -164,7 +165,7 @@ impl Token {
         };
         if let Some(at) = not_before.filter(|at| *at > Instant::now()) {
             match refusal {
-                // Who asks meanwhile has the answer.
+                // Whoever asked meanwhile gets this answer too.
                 Some(refusal) => return Err(refusal),
                 None => sleep_until(at).await,
             }

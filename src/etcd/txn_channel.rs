@@ -1,8 +1,8 @@
-//! The channel under every client of the engine. It sends transactions that are encoded already: etcd-client takes a
-//! transaction only as a tree of structs; it is given an empty one, and here, where its request passes on to the
-//! connection, the empty body is replaced by the encoded one. So all that the client does for a request (demand for a
-//! leader, errors) is done for these too. And it puts the engine's own token on every request, and answers the client
-//! that asks for one.
+//! The channel under every client of the engine. It sends transactions that are encoded already: etcd-client
+//! takes a transaction only as a tree of structs; it is given an empty one, and here, where its request
+//! passes on to the connection, the empty body is replaced by the encoded one. So everything that the client
+//! does for a request (requiring a leader, errors) is done for these too. It also puts the engine's own token
+//! on every request, and answers a client that asks for one.
 
 use super::connection::{Activity, ConnectionOver, Listened};
 use super::token::{AUTHENTICATE, Token};
@@ -38,8 +38,8 @@ struct EncodedBody {
     sent: Cell<bool>,
 }
 
-/// Runs a request of a transaction with this body instead of its own. `None`: it was not sent in its place, so that
-/// the answer is about something else; for then the client's channel is no [`TxnChannel`].
+/// Runs a request of a transaction with this body instead of its own. `None`: it was not sent in its place,
+/// so that the answer is about something else; for then the client's channel is no [`TxnChannel`].
 pub(super) async fn with_body<T>(body: Bytes, request: impl Future<Output = T>) -> Option<T> {
     let body = EncodedBody { body, sent: Cell::new(false) };
     let running = async {
@@ -60,7 +60,8 @@ pub(super) struct TxnChannel {
 enum Over {
     /// The application's channel.
     Given(Channel),
-    /// A connection of the engine's own, and the channel over it once the client has told how it is to be used.
+    /// A connection of the engine's own, and the channel over it once the client has told how it is to be
+    /// used.
     Own(Arc<OwnConnection>, Option<Channel>),
 }
 
@@ -136,7 +137,7 @@ pub(super) struct TxnChannelBuilder {
 impl TxnChannelBuilder {
     /// Over this connection. Returns the channel too, for what the client does not know.
     pub(super) fn over(stream: TcpStream, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TxnChannel) {
-        // One endpoint is told.
+        // The client was given one endpoint.
         let (endpoints, told) = mpsc::channel(1);
         let own = OwnConnection {
             endpoints: Mutex::new(told),
@@ -229,7 +230,7 @@ mod tests {
     /// Puts a key if it is absent.
     fn body() -> Bytes {
         let mut txn = EncodedTxn::default();
-        txn.compare("/a", Sign::Equal, Target::Created(0));
+        txn.compare("/a", Sign::Equal, Target::Created(crate::change::Revision::NONE));
         txn.then_put("/a", b"1", None);
         alone(&txn)
     }
@@ -246,7 +247,7 @@ mod tests {
         assert!(first.succeeded());
         let second = with_body(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
         assert!(!second.succeeded(), "the key is there now");
-        // What nothing is carried for goes as it is, and so do other requests.
+        // Requests without a replacement pass unchanged, and so do other methods.
         assert!(client.txn(Txn::new()).await.unwrap().succeeded());
         assert!(with_body(body(), client.get("/a", None)).await.is_none());
         assert_eq!(client.get("/a", None).await.unwrap().kvs()[0].version(), 1);

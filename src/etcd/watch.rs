@@ -22,7 +22,7 @@ impl EtcdClient {
     /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
     async fn watch(&self, prefix: &str, from: Revision, deletions_only: bool) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            let mut options = prefix_options(prefix).with_start_revision(from).with_progress_notify();
+            let mut options = prefix_options(prefix).with_start_revision(from.get()).with_progress_notify();
             if deletions_only {
                 options = options.with_filters([WatchFilterType::NoPut]);
             }
@@ -137,7 +137,7 @@ impl WatchMessage {
             WatchMessage::Created(header)
             | WatchMessage::Changes(header, _)
             | WatchMessage::Alive(header, _) => header.revision,
-            WatchMessage::Cancelled { .. } => 0,
+            WatchMessage::Cancelled { .. } => Revision::NONE,
         }
     }
 }
@@ -166,7 +166,10 @@ impl Watch {
         }
         if response.canceled {
             let compacted = response.compact_revision;
-            return Ok(WatchMessage::Cancelled { compacted, reason: response.cancel_reason });
+            return Ok(WatchMessage::Cancelled {
+                compacted: Revision::new(compacted),
+                reason: response.cancel_reason,
+            });
         }
         if response.created {
             return Ok(WatchMessage::Created(header));
@@ -198,8 +201,8 @@ fn change(event: PbEvent) -> Option<Change> {
     const DELETE: i32 = 1;
     let kv = event.kv?;
     Some(if event.r#type == DELETE {
-        Change::Delete { key: kv.key, revision: kv.mod_revision, how: Deletion::Delivered }
+        Change::Delete { key: kv.key, revision: Revision::new(kv.mod_revision), how: Deletion::Delivered }
     } else {
-        Change::Put { key: kv.key, value: kv.value.into(), revision: kv.mod_revision }
+        Change::Put { key: kv.key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) }
     })
 }

@@ -4,6 +4,8 @@ use super::{Firing, FiringError, Outcome, Then};
 use crate::change::Revision;
 use crate::time::LONGEST;
 use crate::value::Value;
+use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A change of one key by a [`Commit`]; seen in a [trial](crate::testing::Trial).
@@ -63,7 +65,9 @@ pub(crate) struct Effects {
 
 /// The transaction that ends a firing: made by [`Firing::commit`], returned by the callback.
 ///
-/// All patterns may use the instance's attributes. A commit is never sent in parts, and it is sent until its
+/// All patterns may use the instance's attributes. A key that is made of a value is no pattern: it belongs into
+/// [`put_key`](Self::put_key) and [`delete_key`](Self::delete_key), or a colon in the value would be read as an
+/// attribute. A commit is never sent in parts, and it is sent until its
 /// outcome is known or the lock is lost.
 ///
 /// With a mistake nothing takes effect, and the firing fails with the first of them and is retried with
@@ -110,9 +114,16 @@ impl Commit {
     /// in which keys share a lease (a fifth of the TTL, at least one second), the rounding to whole
     /// seconds, and whatever etcd itself takes. The key outlives the engine.
     pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
-        self.change(pattern, |key| match ttl.is_zero() || ttl > LONGEST {
-            true => Err(FiringError::Ttl { key, ttl }),
-            false => Ok(Effect::Put { key, value: value.into(), ttl: Some(ttl) }),
+        self.change(pattern, |key| put_ttl(key, value.into(), ttl));
+        self
+    }
+
+    /// Puts something as JSON; otherwise as [`put`](Self::put). What can't be written as JSON is a mistake of the
+    /// commit, [`FiringError::IntoJson`].
+    pub fn put_json<T: Serialize + ?Sized>(mut self, pattern: &str, content: &T) -> Self {
+        self.change(pattern, |key| match Value::to_json(content) {
+            Ok(value) => Ok(Effect::Put { key, value, ttl: None }),
+            Err(source) => Err(FiringError::IntoJson { key, source: Arc::new(source) }),
         });
         self
     }
@@ -120,6 +131,35 @@ impl Commit {
     /// Deletes a key; it need not exist.
     pub fn delete(mut self, pattern: &str) -> Self {
         self.change(pattern, |key| Ok(Effect::Delete { key }));
+        self
+    }
+
+    /// Puts a key that is given as it is, and not as a pattern: a colon in it has no meaning. For keys that are made
+    /// of values or of other things that somebody else may choose.
+    ///
+    /// ```
+    /// use etcd_rules::{Error, Firing, Outcome};
+    ///
+    /// async fn announce(firing: Firing) -> Result<Outcome, Error> {
+    ///     let network = firing.value("/servers/:id/network")?.to_string_lossy();
+    ///     // As a pattern, a network of the name `:id` would mean the server's id.
+    ///     Ok(firing.commit().put_key(format!("/networks/{network}"), firing.attribute("id")?).into())
+    /// }
+    /// ```
+    pub fn put_key(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.change_key(key.into(), |key| Ok(Effect::Put { key, value: value.into(), ttl: None }));
+        self
+    }
+
+    /// Puts a key that is given as it is, for a time, as [`put_ttl`](Self::put_ttl).
+    pub fn put_key_ttl(mut self, key: impl Into<String>, value: impl Into<Value>, ttl: Duration) -> Self {
+        self.change_key(key.into(), |key| put_ttl(key, value.into(), ttl));
+        self
+    }
+
+    /// Deletes a key that is given as it is; it need not exist.
+    pub fn delete_key(mut self, key: impl Into<String>) -> Self {
+        self.change_key(key.into(), |key| Ok(Effect::Delete { key }));
         self
     }
 
@@ -155,6 +195,13 @@ impl Commit {
 
     fn change(&mut self, pattern: &str, effect: impl FnOnce(String) -> Result<Effect, FiringError>) {
         match self.firing.format(pattern).and_then(effect) {
+            Ok(effect) => self.effects.changes.push(effect),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn change_key(&mut self, key: String, effect: impl FnOnce(String) -> Result<Effect, FiringError>) {
+        match literal(key).and_then(effect) {
             Ok(effect) => self.effects.changes.push(effect),
             Err(error) => self.fail(error),
         }
@@ -226,6 +273,18 @@ impl Commit {
         }
         if changes_shown { Ok(()) } else { Err(FiringError::NothingShownChanges) }
     }
+}
+
+fn put_ttl(key: String, value: Value, ttl: Duration) -> Result<Effect, FiringError> {
+    match ttl.is_zero() || ttl > LONGEST {
+        true => Err(FiringError::Ttl { key, ttl }),
+        false => Ok(Effect::Put { key, value, ttl: Some(ttl) }),
+    }
+}
+
+/// A key that was given as it is.
+pub(super) fn literal(key: String) -> Result<String, FiringError> {
+    if key.is_empty() { Err(FiringError::EmptyKey) } else { Ok(key) }
 }
 
 impl From<Commit> for Outcome {

@@ -1,7 +1,7 @@
 //! What goes wrong in a callback.
 
 use super::ErrorKind;
-use crate::pattern::{FormatError, PatternError};
+use crate::pattern::{AttributeError, FormatError, PatternError};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +37,29 @@ pub enum FiringError {
     /// [`Firing::attribute`](crate::Firing::attribute): the rule has no such attribute.
     #[error("attribute `:{0}`: the rule does not have it")]
     UnknownAttribute(String),
+    /// [`Firing::attribute_as`](crate::Firing::attribute_as), or
+    /// [`Attributes::deserialize`](crate::Attributes::deserialize) in a callback: an attribute is not what was expected.
+    #[error(transparent)]
+    Attribute(#[from] AttributeError),
+    /// [`Firing::json`](crate::Firing::json) and the like: the key's value is not the JSON that was expected.
+    #[error("the value of `{key}` is not the JSON that was expected: {source}")]
+    Json {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: Arc<serde_json::Error>,
+    },
+    /// Commit: what was to be put can't be written as JSON.
+    #[error("the value for `{key}` can't be written as JSON: {source}")]
+    IntoJson {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        source: Arc<serde_json::Error>,
+    },
+    /// A literal key of [`Commit::put_key`](crate::Commit::put_key) and the like is empty.
+    #[error("the key is empty; etcd has no such key")]
+    EmptyKey,
     /// Commit: one key twice; etcd refuses that.
     #[error("the commit changes the key `{0}` twice; change it once")]
     DuplicateEffect(String),
@@ -84,11 +107,14 @@ impl FiringError {
             FiringError::Pattern(_)
             | FiringError::Format(_)
             | FiringError::UnknownAttribute(_)
+            | FiringError::EmptyKey
             | FiringError::NotShown(_) => ErrorKind::InvalidInput,
+            FiringError::Attribute(_) | FiringError::Json { .. } => ErrorKind::InvalidValue,
             FiringError::TooManyEffects { .. } => ErrorKind::TooLarge,
             FiringError::DuplicateEffect(_)
             | FiringError::ReservedKey(_)
             | FiringError::NothingShownChanges
+            | FiringError::IntoJson { .. }
             | FiringError::Ttl { .. } => ErrorKind::InvalidCommit,
         }
     }

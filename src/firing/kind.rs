@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Refused,
     /// What was given makes no sense: a pattern, an attribute, a value of an option.
     InvalidInput,
+    /// A value, or an attribute, is not what the callback expects: no number, no such JSON.
+    InvalidValue,
     /// The commit has a mistake.
     InvalidCommit,
     /// The configuration has mistakes.
@@ -84,6 +86,7 @@ impl ErrorKind {
             ErrorKind::NotFound => "not found",
             ErrorKind::Refused => "etcd refused the request",
             ErrorKind::InvalidInput => "invalid input",
+            ErrorKind::InvalidValue => "a value is not what was expected",
             ErrorKind::InvalidCommit => "invalid commit",
             ErrorKind::InvalidConfig => "invalid configuration",
             ErrorKind::NotReady => "the engine is not ready",

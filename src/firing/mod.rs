@@ -3,12 +3,14 @@
 mod callback;
 mod commit;
 mod error;
+mod json;
 mod kind;
 mod outcome;
 mod source;
 
 pub use callback::BoxError;
 pub(crate) use callback::{Callback, error_text};
+use commit::literal;
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation, Expected};
 pub use error::{EtcdError, FiringError};
@@ -20,11 +22,12 @@ pub(crate) use source::Source;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::condition::{Check, Slot, Witness};
-use crate::pattern::{Attributes, Pattern};
+use crate::pattern::{AttributeError, Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
@@ -159,6 +162,30 @@ impl Firing {
         self.attributes().get(name).ok_or_else(|| FiringError::UnknownAttribute(name.to_owned()))
     }
 
+    /// The value of one attribute, parsed.
+    ///
+    /// ```
+    /// # use etcd_rules::{Error, Firing};
+    /// # fn example(firing: &Firing) -> Result<(), Error> {
+    /// let id: u32 = firing.attribute_as("id")?;
+    /// # let _ = id;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// All of them in a struct: [`Attributes::deserialize`].
+    ///
+    /// # Errors
+    /// [`FiringError::UnknownAttribute`] if no pattern of the rule's condition has it; [`FiringError::Attribute`] if it
+    /// does not parse.
+    pub fn attribute_as<T>(&self, name: &str) -> Result<T, FiringError>
+    where
+        T: FromStr<Err: fmt::Display>,
+    {
+        let value = self.attribute(name)?;
+        value.parse().map_err(|error| AttributeError::parse(name, value, &error).into())
+    }
+
     /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
     /// included as far as their marks were seen. It starts again from 1 after a success, and when the
     /// condition was false in between.
@@ -217,7 +244,7 @@ impl Firing {
 
     /// The key of a slot as it was shown.
     fn as_shown(&self, slot: usize) -> Expectation {
-        let revision = self.0.snapshot[slot].as_ref().map_or(0, |seen| seen.mod_revision);
+        let revision = self.0.snapshot[slot].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
         Expectation { key: self.key(slot), is: Expected::At(revision) }
     }
 
@@ -227,7 +254,7 @@ impl Firing {
         let check = witness.iter().find(|check| check.slot().index() == slot)?;
         let seen = self.0.snapshot[slot].as_ref();
         Some(match (check, seen) {
-            (Check::Absent(_), _) | (_, None) => Expected::At(0),
+            (Check::Absent(_), _) | (_, None) => Expected::At(Revision::NONE),
             (Check::Exists(_), _) => Expected::There,
             (Check::ValueIs(_), Some(seen)) => Expected::Value(seen.value.clone()),
             (Check::ValueIsNot(_, leaf), _) => {
@@ -277,6 +304,22 @@ impl Firing {
         self.read(&key).await
     }
 
+    /// As [`get`](Self::get), of a key that is given as it is, and not as a pattern: a colon in it has no meaning.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get); [`FiringError::EmptyKey`].
+    pub async fn get_key(&self, key: &str) -> Result<Value, FiringError> {
+        self.get_key_opt(key).await?.ok_or_else(|| FiringError::Absent { key: key.to_owned() })
+    }
+
+    /// As [`get_key`](Self::get_key), with `None` for a key that does not exist.
+    ///
+    /// # Errors
+    /// As [`get_key`](Self::get_key), but for the absence.
+    pub async fn get_key_opt(&self, key: &str) -> Result<Option<Value>, FiringError> {
+        self.read(&literal(key.to_owned())?).await
+    }
+
     async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
         self.0.around.source.get(key).await
     }
@@ -298,7 +341,7 @@ impl Firing {
     /// key), for effects outside etcd to check: whoever carries them out refuses a number smaller than
     /// the largest that it has seen. 0 for a firing of an [optimistic](crate::Rule::optimistic) rule without a lock.
     pub fn fencing_token(&self) -> i64 {
-        self.0.fence.map_or(0, |fence| fence.create_revision)
+        self.0.fence.map_or(0, |fence| fence.create_revision.get())
     }
 
     /// True once the lock is lost or may be, the time limit is over, or the engine is ending: at its

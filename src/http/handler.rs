@@ -34,7 +34,7 @@ impl From<EngineError> for ApiError {
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         let message = match error {
-            // What a panic says may be anything.
+            // A panic may say anything.
             EngineError::Comparison { rule, .. } => format!("a comparison of rule `{rule}` panicked"),
             other => other.to_string(),
         };
@@ -58,7 +58,7 @@ pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
         }
         found
     });
-    // Side by side: one that does not answer holds up no other.
+    // All at once, so that an engine that does not answer holds up no other.
     futures_util::future::join_all(asking).await
 }
 

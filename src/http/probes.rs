@@ -16,7 +16,7 @@ pub(super) enum Probe {
 pub(super) struct Checked {
     pub(super) name: String,
     pub(super) health: Health,
-    /// Whether a panic may be told.
+    /// Whether the text of a panic may be shown.
     pub(super) tells: bool,
 }
 
@@ -35,8 +35,8 @@ struct Check {
     tolerated: bool,
 }
 
-/// Checks all engines; with nothing to check a process is live and not ready. A check in `exclude` (by its name,
-/// or with its engine: `NAME/lagging`) does not count.
+/// Checks all engines; with nothing to check a process is live and not ready. A check in `exclude` (by its
+/// name, or with its engine: `NAME/lagging`) does not count.
 pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &[String]) -> Verdict {
     let mut checks: Vec<Check> = engines.iter().flat_map(|engine| checks(probe, engine)).collect();
     if engines.is_empty() && probe != Probe::Live {

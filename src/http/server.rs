@@ -78,7 +78,7 @@ async fn serve(
     let mut connections = JoinSet::new();
     loop {
         let next = async {
-            // Never closed.
+            // The semaphore is never closed.
             let slot = slots.clone().acquire_owned().await;
             (slot, listener.accept().await)
         };
@@ -91,7 +91,7 @@ async fn serve(
                     let shared = shared.clone();
                     connections.spawn(async move {
                         let _slot = slot;
-                        // Too slow: closed.
+                        // The client was too slow: the connection is closed.
                         let _ = timeout(CONNECTION, connection(stream, address, shared)).await;
                     });
                 }
@@ -101,7 +101,7 @@ async fn serve(
         }
     }
     drop(listener);
-    // Those that are not done by then are closed.
+    // Connections that are not done by then are closed.
     let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
     Ok(())
 }
@@ -152,14 +152,14 @@ async fn handle<B>(request: Request<B>, address: SocketAddr, shared: &Shared) ->
     response
 }
 
-/// A web page that makes its own name mean this machine must not read what is told here.
+/// A web page whose own name was made to resolve to this machine must not read the answers.
 fn names_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or(""),
     };
     let name = name.trim_end_matches('.');
-    // Without a name: not a browser.
+    // A browser always sends a name.
     name.is_empty()
         || name.eq_ignore_ascii_case("localhost")
         || name.to_ascii_lowercase().ends_with(".localhost")

@@ -1,4 +1,5 @@
-//! What is shown of engines, and what may be told of it: everything that leaves passes through here. Pure.
+//! What is shown of engines, and what may be revealed of it. Everything that is shown passes through here.
+//! Pure.
 
 use crate::condition::{Explanation, SeenKey};
 use crate::health::Health;
@@ -83,7 +84,7 @@ impl ExplanationView {
     }
 }
 
-/// Says that there is something, and not what.
+/// Says that there is something without showing it.
 fn hide(text: &mut String) {
     if !text.is_empty() {
         *text = HIDDEN.to_owned();

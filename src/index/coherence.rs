@@ -18,11 +18,11 @@ use smallvec::SmallVec;
 
 /// Which watches bring the keys of each rule, and up to which revision they have.
 pub(super) struct Coherence {
-    /// By watcher: the mirror has its keys as they were at this revision, but for what was learned otherwise. 0 while
+    /// By watcher: the mirror has its keys as they were at this revision, but for what was learned otherwise. None while
     /// it has not, because a snapshot is under way.
     complete: Vec<Revision>,
-    /// By watcher: it is complete as soon as its watch has passed this revision.
-    from: Vec<Revision>,
+    /// By watcher: it is complete as soon as its watch has passed this revision. `None`: a snapshot is to come.
+    from: Vec<Option<Revision>>,
     rules: Vec<Owners>,
 }
 
@@ -37,12 +37,13 @@ struct Owners {
 impl Coherence {
     pub(super) fn new(rules: &[CompiledRule], prefixes: &[String]) -> Self {
         let rules = rules.iter().map(|rule| Owners::new(rule, prefixes)).collect();
-        Self { complete: vec![0; prefixes.len()], from: vec![0; prefixes.len()], rules }
+        let watchers = prefixes.len();
+        Self { complete: vec![Revision::NONE; watchers], from: vec![None; watchers], rules }
     }
 
     /// The watch has told all up to this revision, and no snapshot is under way.
     pub(super) fn told(&mut self, watcher: WatcherIndex, revision: Revision) {
-        if revision >= self.from[watcher.index()] {
+        if self.from[watcher.index()].is_some_and(|from| revision >= from) {
             let complete = &mut self.complete[watcher.index()];
             *complete = revision.max(*complete);
         }
@@ -55,13 +56,13 @@ impl Coherence {
 
     /// A snapshot begins: the mirror will have some keys as they were, and others as they are.
     pub(super) fn snapshot_begins(&mut self, watcher: WatcherIndex) {
-        self.complete[watcher.index()] = 0;
-        self.from[watcher.index()] = Revision::MAX;
+        self.complete[watcher.index()] = Revision::NONE;
+        self.from[watcher.index()] = None;
     }
 
     /// All of a snapshot is in the mirror. The latest part of it was read at `read_at`.
     pub(super) fn snapshot_ends(&mut self, watcher: WatcherIndex, read_at: Revision) {
-        self.from[watcher.index()] = read_at;
+        self.from[watcher.index()] = Some(read_at);
     }
 }
 
@@ -96,12 +97,16 @@ impl Index {
         }
         let Coherence { complete, rules, .. } = &self.coherence;
         let owners = &rules[rule.index()];
-        let newest = snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0);
-        let up_to_date = |watcher: &WatcherIndex| {
-            let complete = complete[watcher.index()];
-            newest <= complete && self.mirror.newest_deletion(*watcher) <= complete
+        let put = snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(Revision::NONE);
+        // A key that is absent may have been deleted as late as any.
+        let absent = snapshot.iter().any(Option::is_none);
+        let deleted = |watcher: &WatcherIndex| {
+            self.forgotten[watcher.index()].max(self.mirror.newest_deletion(*watcher))
         };
-        owners.all.iter().all(up_to_date) || self.is_coherent_by_key(owners, rule, binding, snapshot)
+        let deletions = owners.all.iter().filter(|_| absent).map(deleted);
+        let latest = deletions.fold(put, Revision::max);
+        let has_it = |watcher: &WatcherIndex| latest <= complete[watcher.index()];
+        owners.all.iter().all(has_it) || self.is_coherent_by_key(owners, rule, binding, snapshot)
     }
 
     /// The same, by what is known of each key.
@@ -118,17 +123,21 @@ impl Index {
             .enumerate()
             .map(|(slot, seen)| {
                 let key = || compiled.key(Slot::new(slot), binding);
+                let watcher = owners.slots[slot].or_else(|| self.watcher_of(&key()));
                 let from = match seen {
                     Some(seen) => seen.mod_revision,
-                    // Nothing is known of it, or when it was deleted at the latest.
-                    None => self.mirror.find(&key()).map_or(0, |id| self.revision_of(id)),
+                    None => {
+                        let forgotten = watcher.map(|watcher| self.forgotten[watcher.index()]);
+                        let tombstone = self.mirror.find(&key()).map(|id| self.revision_of(id));
+                        tombstone.or(forgotten).unwrap_or(Revision::NONE)
+                    }
                 };
-                let watcher = owners.slots[slot].or_else(|| self.watcher_of(&key()));
-                let complete = watcher.map_or(0, |watcher| self.coherence.complete[watcher.index()]);
+                let complete =
+                    watcher.map_or(Revision::NONE, |watcher| self.coherence.complete[watcher.index()]);
                 (from, complete.max(from))
             })
             .collect();
-        let latest = known.iter().map(|(from, _)| *from).max().unwrap_or(0);
-        known.iter().all(|(_, until)| latest <= *until && *until > 0)
+        let latest = known.iter().map(|(from, _)| *from).max().unwrap_or(Revision::NONE);
+        known.iter().all(|(_, until)| latest <= *until && *until > Revision::NONE)
     }
 }

@@ -279,13 +279,13 @@ impl Mirror {
 
     /// The newest revision at which a key of this watcher was found to be deleted.
     pub(crate) fn newest_deletion(&self, watcher: WatcherIndex) -> Revision {
-        self.newest_deletions.get(watcher.index()).copied().unwrap_or(0)
+        self.newest_deletions.get(watcher.index()).copied().unwrap_or_default()
     }
 
     fn note_deletion(&mut self, watcher: WatcherIndex, revision: Revision) {
         let at = watcher.index();
         if self.newest_deletions.len() <= at {
-            self.newest_deletions.resize(at + 1, 0);
+            self.newest_deletions.resize(at + 1, Revision::NONE);
         }
         self.newest_deletions[at] = revision.max(self.newest_deletions[at]);
     }
@@ -343,17 +343,25 @@ mod tests {
         Mirror::new(FixedState::with_seed(1))
     }
 
+    const fn rev(revision: i64) -> Revision {
+        Revision::new(revision)
+    }
+
     #[test]
     fn revisions_of_a_key_only_move_forward() {
         let mut m = mirror();
-        let Merge::Created(id) = m.put("/a", "1".into(), 5, FIRST) else { panic!("new key") };
-        assert_eq!(m.put("/a", "1".into(), 5, FIRST), Merge::Known, "the same event twice");
-        assert_eq!(m.put("/a", "0".into(), 4, FIRST), Merge::Stale(id), "an older put");
-        assert_eq!(m.delete("/a", 4, false, FIRST), Merge::Stale(id), "an older delete");
-        assert_eq!(m.put("/a", "2".into(), 6, FIRST), Merge::Changed(id));
-        assert_eq!(m.delete("/a", 7, false, FIRST), Merge::Deleted(id));
-        assert_eq!(m.put("/a", "2".into(), 6, FIRST), Merge::Stale(id), "a put older than the tombstone");
-        assert_eq!(m.put("/a", "3".into(), 8, FIRST), Merge::Created(id), "a put after the tombstone");
+        let Merge::Created(id) = m.put("/a", "1".into(), rev(5), FIRST) else { panic!("new key") };
+        assert_eq!(m.put("/a", "1".into(), rev(5), FIRST), Merge::Known, "the same event twice");
+        assert_eq!(m.put("/a", "0".into(), rev(4), FIRST), Merge::Stale(id), "an older put");
+        assert_eq!(m.delete("/a", rev(4), false, FIRST), Merge::Stale(id), "an older delete");
+        assert_eq!(m.put("/a", "2".into(), rev(6), FIRST), Merge::Changed(id));
+        assert_eq!(m.delete("/a", rev(7), false, FIRST), Merge::Deleted(id));
+        assert_eq!(
+            m.put("/a", "2".into(), rev(6), FIRST),
+            Merge::Stale(id),
+            "a put older than the tombstone"
+        );
+        assert_eq!(m.put("/a", "3".into(), rev(8), FIRST), Merge::Created(id), "a put after the tombstone");
         assert_eq!(m.tombstones(), 0);
         assert_eq!((m.keys(), m.bytes()), (1, 3));
     }
@@ -361,42 +369,48 @@ mod tests {
     #[test]
     fn a_tombstone_stays_until_its_revision_is_below_the_horizon() {
         let mut m = mirror();
-        m.put("/a", "1".into(), 5, FIRST);
-        m.put("/b", "1".into(), 6, FIRST);
-        m.delete("/a", 7, false, FIRST);
-        m.delete("/b", 8, false, FIRST);
-        assert_eq!(m.collect_tombstones(FIRST, 6), None);
-        assert_eq!(m.collect_tombstones(WatcherIndex::new(1), 9), None, "another watcher's");
-        assert_eq!((m.collect_tombstones(FIRST, 7), m.tombstones(), m.find("/a")), (Some(7), 1, None));
-        assert_eq!((m.collect_tombstones(FIRST, 9), m.tombstones(), m.find("/b")), (Some(8), 0, None));
+        m.put("/a", "1".into(), rev(5), FIRST);
+        m.put("/b", "1".into(), rev(6), FIRST);
+        m.delete("/a", rev(7), false, FIRST);
+        m.delete("/b", rev(8), false, FIRST);
+        assert_eq!(m.collect_tombstones(FIRST, rev(6)), None);
+        assert_eq!(m.collect_tombstones(WatcherIndex::new(1), rev(9)), None, "another watcher's");
+        assert_eq!(
+            (m.collect_tombstones(FIRST, rev(7)), m.tombstones(), m.find("/a")),
+            (Some(rev(7)), 1, None)
+        );
+        assert_eq!(
+            (m.collect_tombstones(FIRST, rev(9)), m.tombstones(), m.find("/b")),
+            (Some(rev(8)), 0, None)
+        );
     }
 
     #[test]
     fn a_tombstone_moves_on_with_what_is_known() {
         let mut m = mirror();
-        m.put("/a", "1".into(), 5, FIRST);
-        m.delete("/a", 7, false, FIRST);
-        m.delete("/a", 9, false, FIRST);
-        m.delete("/a", 6, false, FIRST);
+        m.put("/a", "1".into(), rev(5), FIRST);
+        m.delete("/a", rev(7), false, FIRST);
+        m.delete("/a", rev(9), false, FIRST);
+        m.delete("/a", rev(6), false, FIRST);
         assert_eq!(
-            (m.collect_tombstones(FIRST, 8), m.tombstones()),
+            (m.collect_tombstones(FIRST, rev(8)), m.tombstones()),
             (None, 1),
             "absent at 9: a put at 8 would be stale"
         );
-        m.put("/a", "2".into(), 10, FIRST);
-        assert_eq!((m.collect_tombstones(FIRST, 9), m.keys()), (None, 1), "it came back");
-        m.delete("/a", 11, false, FIRST);
-        assert_eq!((m.collect_tombstones(FIRST, 11), m.tombstones()), (Some(11), 0));
+        m.put("/a", "2".into(), rev(10), FIRST);
+        assert_eq!((m.collect_tombstones(FIRST, rev(9)), m.keys()), (None, 1), "it came back");
+        m.delete("/a", rev(11), false, FIRST);
+        assert_eq!((m.collect_tombstones(FIRST, rev(11)), m.tombstones()), (Some(rev(11)), 0));
     }
 
     #[test]
     fn an_unknown_key_gets_a_tombstone_only_when_a_view_is_open() {
         let mut m = mirror();
-        assert_eq!(m.delete("/a", 7, false, FIRST), Merge::Known);
+        assert_eq!(m.delete("/a", rev(7), false, FIRST), Merge::Known);
         assert_eq!(m.find("/a"), None);
-        m.delete("/a", 7, true, FIRST);
+        m.delete("/a", rev(7), true, FIRST);
         assert!(
-            matches!(m.put("/a", "1".into(), 6, FIRST), Merge::Stale(_)),
+            matches!(m.put("/a", "1".into(), rev(6), FIRST), Merge::Stale(_)),
             "an old page must not resurrect it"
         );
     }

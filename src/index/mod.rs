@@ -120,8 +120,8 @@ impl Index {
             instances: Instances::new(rules.len(), hasher.clone()),
             groups: Groups::new(hasher),
             views: Views::default(),
-            positions: vec![0; watchers],
-            forgotten: vec![0; watchers],
+            positions: vec![Revision::NONE; watchers],
+            forgotten: vec![Revision::NONE; watchers],
             ready: false,
             readable: Readable::new(rules.len(), watchers),
             dirty: Vec::new(),
@@ -259,7 +259,7 @@ impl Index {
                 // A deletion that was found by a read may have happened at any time after the key was put.
                 // Readers must not take it to be later than that.
                 let happened = match (&merge, known, how) {
-                    (Merge::Deleted(_), Some(known), Deletion::SeenAbsent) => known + 1,
+                    (Merge::Deleted(_), Some(known), Deletion::SeenAbsent) => known.next(),
                     _ => revision,
                 };
                 self.settle(merge, happened);
@@ -292,7 +292,7 @@ impl Index {
 
     /// The revision at which a key without an entry is known not to have existed.
     fn complete_to(&self, watcher: WatcherIndex) -> Revision {
-        self.position(watcher).max(self.views.told_by_snapshot(watcher).unwrap_or(0))
+        self.position(watcher).max(self.views.told_by_snapshot(watcher).unwrap_or(Revision::NONE))
     }
 
     /// Notes that a key was deleted at this revision, and that the mirror doesn't remember which key.

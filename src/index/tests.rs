@@ -39,8 +39,9 @@ fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
 /// decided.
 fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)]) -> Index {
     let mut index = index(conditions);
-    let view =
-        index.open_view(WatcherIndex::FIRST, 100, Purpose::Snapshot).expect("a snapshot is never refused");
+    let view = index
+        .open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot)
+        .expect("a snapshot is never refused");
     assert!(index.view_page(view, keys.iter().map(|(key, value)| found(key, value, 100)).collect()));
     assert!(index.close_view(view));
     work_off(&mut index);
@@ -48,22 +49,26 @@ fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)])
     index
 }
 
-fn found(key: &str, value: &str, revision: Revision) -> KeyValue {
-    KeyValue { key: key.into(), value: value.into(), revision }
+fn found(key: &str, value: &str, revision: i64) -> KeyValue {
+    KeyValue { key: key.into(), value: value.into(), revision: Revision::new(revision) }
 }
 
-fn put(key: &str, value: &str, revision: Revision) -> Change {
-    Change::Put { key: key.into(), value: value.into(), revision }
+fn put(key: &str, value: &str, revision: i64) -> Change {
+    Change::Put { key: key.into(), value: value.into(), revision: Revision::new(revision) }
 }
 
-fn delete(key: &str, revision: Revision, how: Deletion) -> Change {
-    Change::Delete { key: key.into(), revision, how }
+fn delete(key: &str, revision: i64, how: Deletion) -> Change {
+    Change::Delete { key: key.into(), revision: Revision::new(revision), how }
+}
+
+const fn touch(slot: u8, revision: i64) -> Touch {
+    (Slot(slot), Revision::new(revision))
 }
 
 /// What the watch delivers: changes, and the position after them.
 fn deliver(index: &mut Index, changes: impl IntoIterator<Item = Change>) {
     let changes: Vec<Change> = changes.into_iter().collect();
-    let position = changes.last().map_or(0, Change::revision);
+    let position = changes.last().map_or(Revision::NONE, Change::revision);
     index.apply_all(changes);
     index.advance(WatcherIndex::FIRST, position);
 }

@@ -355,8 +355,8 @@ impl Index {
                 self.coherence.snapshot_ends(watcher, read_at);
                 self.advance(watcher, revision);
                 self.coherence.told(watcher, self.position(watcher));
-                // Keys that were deleted before the view may never have been known.
-                self.forget(watcher, revision);
+                // Keys that were deleted before may never have been known.
+                self.forget(watcher, read_at);
                 if !self.views.complete.contains(&watcher) {
                     self.views.complete.push(watcher);
                 }

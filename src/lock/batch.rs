@@ -150,7 +150,7 @@ impl<E> Batch<E> {
 /// Queues entries, and forms a batch of them whenever a flight is free.
 ///
 /// The queue has no bound of its own. The caller has at most one entry for each firing slot in it (see
-/// [`Batcher::len`]), and entries that come back by [`Batcher::put_back`] or [`Batcher::split`] have been in
+/// `Batcher::len`), and entries that come back by [`Batcher::put_back`] or [`Batcher::split`] have been in
 /// it before.
 #[derive(Debug)]
 pub(crate) struct Batcher<E> {

@@ -66,8 +66,8 @@ impl EncodedTxn {
         const TARGET: u32 = 2;
         const KEY: u32 = 3;
         let (kind, field, with) = match target {
-            Target::Created(revision) => (1, 5, Err(revision)),
-            Target::Changed(revision) => (2, 6, Err(revision)),
+            Target::Created(revision) => (1, 5, Err(revision.get())),
+            Target::Changed(revision) => (2, 6, Err(revision.get())),
             Target::Value(value) => (3, 7, Ok(value)),
         };
         let with_len = with.map_or_else(number_len, bytes_len);

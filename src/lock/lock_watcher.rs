@@ -109,7 +109,7 @@ async fn follow(
             if dispatcher.send(Released(None)).await.is_err() {
                 return Ok(End::Over);
             }
-            revision + 1
+            revision.next()
         }
     };
     let mut stream = LiveWatch::open(etcd, namespace, from, true, settings.silence).await?;

@@ -10,8 +10,7 @@ pub(crate) use showing::{ReadKeys, Showing};
 use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
-use crate::change::Seen;
-use crate::change::{Change, Deletion, Revision, Snapshot};
+use crate::change::{Change, Deletion, Revision, Seen, Snapshot};
 use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
@@ -89,7 +88,7 @@ impl InstanceMark {
 
 /// The mark that an instance's transaction may find and replace.
 fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
-    txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(0)));
+    txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(Revision::NONE)));
 }
 
 /// The transaction that takes a lock and verifies that the condition still holds.
@@ -110,7 +109,7 @@ impl Locking<'_> {
         let (lock, mark) = (self.keys.lock(), self.keys.mark());
         let mut txn = EncodedTxn::with_capacity(ROOM);
         let mut compares = 1;
-        txn.compare(lock, Sign::Equal, Target::Created(0));
+        txn.compare(lock, Sign::Equal, Target::Created(Revision::NONE));
         if !is_active(Mutant::Backoff) {
             compares += 1;
             compare_mark(&mut txn, mark, self.supersedes_backoff);
@@ -158,8 +157,8 @@ impl Locking<'_> {
 
     fn compare(&self, txn: &mut EncodedTxn, check: &Check) {
         let (slot, sign, target) = match check {
-            Check::Absent(slot) => (slot, Sign::Equal, Target::Created(0)),
-            Check::Exists(slot) => (slot, Sign::Greater, Target::Created(0)),
+            Check::Absent(slot) => (slot, Sign::Equal, Target::Created(Revision::NONE)),
+            Check::Exists(slot) => (slot, Sign::Greater, Target::Created(Revision::NONE)),
             Check::ValueIs(slot) => {
                 let value = self.seen(*slot).map_or(&[][..], |seen| seen.value.as_bytes());
                 (slot, Sign::Equal, Target::Value(value))
@@ -168,7 +167,7 @@ impl Locking<'_> {
                 (slot, Sign::NotEqual, Target::Value(self.condition.literal(*leaf)))
             }
             Check::Unchanged(slot) => {
-                let revision = self.seen(*slot).map_or(0, |seen| seen.mod_revision);
+                let revision = self.seen(*slot).map_or(Revision::NONE, |seen| seen.mod_revision);
                 (slot, Sign::Equal, Target::Changed(revision))
             }
         };
@@ -192,21 +191,21 @@ impl Locking<'_> {
         let mark = responses.next().and_then(only_key);
         if let Some(lock) = lock {
             let holder: Option<Holder> = serde_json::from_slice(&lock.value).ok();
+            let create_revision = Revision::new(lock.create_revision);
             let under = LeaseId::new(lock.lease);
             if under == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
-                let fence = Fence { create_revision: lock.create_revision };
+                let fence = Fence { create_revision };
                 // An earlier request took it, whose answer is lost.
                 return match self.showing {
                     Showing::Read if !self.is_proven_by(responses.clone()) => Locked::Outdated,
                     _ => Locked::Won(fence, self.shown(responses, revision)),
                 };
             }
-            let create_revision = lock.create_revision;
             return Locked::Held { create_revision, lease: under, holder, at: revision };
         }
         match mark {
-            Some(kv) if Some(kv.mod_revision) != self.supersedes_backoff => Locked::Marked {
-                revision: kv.mod_revision,
+            Some(kv) if Some(Revision::new(kv.mod_revision)) != self.supersedes_backoff => Locked::Marked {
+                revision: Revision::new(kv.mod_revision),
                 mark: serde_json::from_slice(&kv.value).ok(),
                 at: revision,
             },
@@ -272,7 +271,7 @@ fn only_key(response: Response) -> Option<PbKeyValue> {
 fn as_change(key: &str, kv: Option<PbKeyValue>, revision: Revision) -> Change {
     let key = key.as_bytes().to_vec();
     match kv {
-        Some(kv) => Change::Put { key, value: kv.value.into(), revision: kv.mod_revision },
+        Some(kv) => Change::Put { key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) },
         None => Change::Delete { key, revision, how: Deletion::SeenAbsent },
     }
 }
@@ -328,7 +327,7 @@ impl Ending<'_> {
                 compares += 1;
                 let (sign, target) = match is {
                     Expected::At(revision) => (Sign::Equal, Target::Changed(*revision)),
-                    Expected::There => (Sign::Greater, Target::Created(0)),
+                    Expected::There => (Sign::Greater, Target::Created(Revision::NONE)),
                     Expected::Value(value) => (Sign::Equal, Target::Value(value.as_bytes())),
                     Expected::OtherThan(value) => (Sign::NotEqual, Target::Value(value.as_bytes())),
                 };
@@ -379,11 +378,11 @@ impl Ending<'_> {
         let first = found.next().flatten();
         let mark_absent = first.is_none();
         match (self.fence, first) {
-            (Some(fence), Some(lock)) if lock.create_revision == fence.create_revision => {}
+            (Some(fence), Some(lock)) if Revision::new(lock.create_revision) == fence.create_revision => {}
             (Some(_), _) => return Ended::FenceLost,
-            (None, Some(mark)) if Some(mark.mod_revision) != self.supersedes_backoff => {
+            (None, Some(mark)) if Some(Revision::new(mark.mod_revision)) != self.supersedes_backoff => {
                 return Ended::Marked {
-                    revision: mark.mod_revision,
+                    revision: Revision::new(mark.mod_revision),
                     mark: serde_json::from_slice(&mark.value).ok(),
                     at: revision,
                 };

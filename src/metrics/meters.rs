@@ -181,8 +181,8 @@ impl EngineMeters {
 
     /// Records the watch that is furthest behind: the latest revision it received, and how far it is behind
     /// in time and in revisions.
-    pub(crate) fn watch(&self, position: Revision, lag: Duration, revisions: Revision) {
-        self.watch_position.set(position as f64);
+    pub(crate) fn watch(&self, position: Revision, lag: Duration, revisions: u64) {
+        self.watch_position.set(position.get() as f64);
         self.watch_lag.set(lag.as_secs_f64());
         self.watch_lag_revisions.set(revisions as f64);
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -70,9 +70,27 @@ impl<N: Into<Arc<str>>, V: Into<String>> FromIterator<(N, V)> for Attributes {
     }
 }
 
-impl<const N: usize> From<[(&str, &str); N]> for Attributes {
-    fn from(pairs: [(&str, &str); N]) -> Self {
+impl<N: Into<Arc<str>>, V: Into<String>, const LEN: usize> From<[(N, V); LEN]> for Attributes {
+    fn from(pairs: [(N, V); LEN]) -> Self {
         pairs.into_iter().collect()
+    }
+}
+
+impl<N: Into<Arc<str>>, V: Into<String>> From<Vec<(N, V)>> for Attributes {
+    fn from(pairs: Vec<(N, V)>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<N: Into<Arc<str>>, V: Into<String>, S> From<HashMap<N, V, S>> for Attributes {
+    fn from(map: HashMap<N, V, S>) -> Self {
+        map.into_iter().collect()
+    }
+}
+
+impl<N: Into<Arc<str>>, V: Into<String>> From<BTreeMap<N, V>> for Attributes {
+    fn from(map: BTreeMap<N, V>) -> Self {
+        map.into_iter().collect()
     }
 }
 

@@ -91,7 +91,7 @@ pub(crate) async fn read(
     throttle: &mut Throttle,
     mut page: impl AsyncFnMut(Vec<KeyValue>, usize) -> bool,
 ) -> Result<Option<Revision>, Failure> {
-    let mut newest = 0;
+    let mut newest = Revision::NONE;
     let (size, parallel) = throttle.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();

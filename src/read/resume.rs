@@ -84,7 +84,7 @@ impl Resume {
             Some(position) if header.revision < position && !is_active(Mutant::Rewind) => {
                 Start::Rewound(format!("the revision was {position} and is {}", header.revision))
             }
-            Some(_) if is_active(Mutant::Resume) => Start::Watch(header.revision + 1),
+            Some(_) if is_active(Mutant::Resume) => Start::Watch(header.revision.next()),
             // Not from the one after it: before 3.4.36 and 3.5.18 etcd drops a deletion at the compacted revision,
             // and refuses nothing to who asks for changes from there on.
             Some(position) => Start::Watch(position),
@@ -93,7 +93,7 @@ impl Resume {
 
     /// A snapshot at this revision is complete. `newest`: the latest change of what it has.
     pub(crate) fn snapshot(&mut self, revision: Revision, newest: Option<LastEvent>) {
-        self.position = Some(revision.max(self.position.unwrap_or(0)));
+        self.position = Some(revision.max(self.position.unwrap_or(Revision::NONE)));
         self.fresh = true;
         self.saw(newest);
     }
@@ -106,7 +106,7 @@ impl Resume {
 
     /// Where the stream stands. What came before is in the snapshot.
     pub(crate) fn delivered(&self) -> Revision {
-        self.position.unwrap_or(0)
+        self.position.unwrap_or(Revision::NONE)
     }
 
     /// The watch ended before a snapshot beside it was complete.
@@ -123,7 +123,7 @@ impl Resume {
     }
 
     fn saw(&mut self, newest: Option<LastEvent>) {
-        let known = self.seen.as_ref().map_or(0, |seen| seen.revision);
+        let known = self.seen.as_ref().map_or(Revision::NONE, |seen| seen.revision);
         if newest.as_ref().is_some_and(|newest| newest.revision > known) {
             self.seen = newest;
         }
@@ -152,14 +152,14 @@ impl Resume {
             WatchMessage::Created(_) => Step::Alive,
             WatchMessage::Changes(_, mut changes) => {
                 // A stream begins with what was delivered last.
-                let known = self.position.unwrap_or(0);
+                let known = self.position.unwrap_or(Revision::NONE);
                 if changes.first().is_some_and(|first| first.revision() <= known) {
                     changes.retain(|change| change.revision() > known);
                 }
                 // Not the header's revision: a watch that catches up stamps the store's newest on
                 // every message, whatever it contains.
                 let Some(last) = changes.last().map(last_event) else { return Step::Alive };
-                let position = last.revision.max(self.position.unwrap_or(0));
+                let position = last.revision.max(self.position.unwrap_or(Revision::NONE));
                 self.saw(Some(last));
                 self.position = Some(position);
                 (self.fresh, self.outrun) = (false, 0);
@@ -173,7 +173,7 @@ impl Resume {
                 }
                 _ => Step::Alive,
             },
-            WatchMessage::Cancelled { compacted, .. } if compacted > 0 => {
+            WatchMessage::Cancelled { compacted, .. } if compacted > Revision::NONE => {
                 self.outrun += u32::from(self.fresh);
                 self.position = None;
                 Step::Resync
@@ -201,35 +201,35 @@ mod tests {
     use super::*;
     use crate::change::Deletion;
 
-    fn header(cluster: u64, revision: Revision) -> Header {
-        Header { cluster, revision, term: 5 }
+    fn header(cluster: u64, revision: i64) -> Header {
+        Header { cluster, revision: Revision::new(revision), term: 5 }
     }
 
-    fn put(revision: Revision) -> Change {
-        Change::Put { key: b"/a".to_vec(), value: "".into(), revision }
+    fn put(revision: i64) -> Change {
+        Change::Put { key: b"/a".to_vec(), value: "".into(), revision: Revision::new(revision) }
     }
 
-    fn at(position: Revision) -> Resume {
-        Resume { cluster: Some(1), term: 5, position: Some(position), ..Resume::default() }
+    fn at(position: i64) -> Resume {
+        Resume { cluster: Some(1), term: 5, position: Some(Revision::new(position)), ..Resume::default() }
     }
 
     #[test]
     fn a_watch_starts_after_its_snapshot_and_goes_on_after_what_it_delivered() {
         let mut resume = Resume::default();
-        assert_eq!(resume.start(header(1, 10)), Start::Snapshot(10));
-        resume.snapshot(10, None);
-        assert_eq!(resume.start(header(1, 12)), Start::Watch(10));
+        assert_eq!(resume.start(header(1, 10)), Start::Snapshot(Revision::new(10)));
+        resume.snapshot(Revision::new(10), None);
+        assert_eq!(resume.start(header(1, 12)), Start::Watch(Revision::new(10)));
         let step = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(11), put(14)]));
         assert_eq!(
             step,
-            Step::Deliver(vec![put(11), put(14)], 14),
+            Step::Deliver(vec![put(11), put(14)], Revision::new(14)),
             "the header's revision counts for nothing"
         );
-        assert_eq!(resume.start(header(1, 99)), Start::Watch(14));
+        assert_eq!(resume.start(header(1, 99)), Start::Watch(Revision::new(14)));
         let again = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(14)]));
         assert_eq!(again, Step::Alive, "what was delivered is no news");
         let more = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(14), put(15)]));
-        assert_eq!(more, Step::Deliver(vec![put(15)], 15));
+        assert_eq!(more, Step::Deliver(vec![put(15)], Revision::new(15)));
     }
 
     #[test]
@@ -237,56 +237,60 @@ mod tests {
         let mut resume = at(10);
         assert_eq!(resume.heard(WatchMessage::Created(header(1, 50))), Step::Alive);
         assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), false)), Step::Alive);
-        assert_eq!(resume.position(), Some(10));
-        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), true)), Step::Deliver(vec![], 50));
+        assert_eq!(resume.position(), Some(Revision::new(10)));
+        assert_eq!(
+            resume.heard(WatchMessage::Alive(header(1, 50), true)),
+            Step::Deliver(vec![], Revision::new(50))
+        );
         assert_eq!(resume.heard(WatchMessage::Alive(header(1, 40), true)), Step::Alive, "never backwards");
-        assert_eq!(resume.position(), Some(50));
+        assert_eq!(resume.position(), Some(Revision::new(50)));
     }
 
     #[test]
     fn a_compaction_needs_a_new_snapshot() {
         let mut resume = at(10);
-        let cancelled = WatchMessage::Cancelled { compacted: 40, reason: String::new() };
+        let cancelled = WatchMessage::Cancelled { compacted: Revision::new(40), reason: String::new() };
         assert_eq!(resume.heard(cancelled), Step::Resync);
-        assert_eq!(resume.start(header(1, 50)), Start::Snapshot(50));
+        assert_eq!(resume.start(header(1, 50)), Start::Snapshot(Revision::new(50)));
     }
 
     #[test]
     fn after_two_snapshots_that_were_compacted_away_one_is_read_beside_the_watch() {
-        let cancelled = || WatchMessage::Cancelled { compacted: 40, reason: String::new() };
+        let cancelled = || WatchMessage::Cancelled { compacted: Revision::new(40), reason: String::new() };
         let mut resume = at(10);
         resume.heard(cancelled());
-        assert_eq!(resume.start(header(1, 50)), Start::Snapshot(50), "history of long ago");
+        assert_eq!(resume.start(header(1, 50)), Start::Snapshot(Revision::new(50)), "history of long ago");
         resume.lost_snapshot();
-        assert_eq!(resume.start(header(1, 60)), Start::Snapshot(60));
-        resume.snapshot(60, None);
+        assert_eq!(resume.start(header(1, 60)), Start::Snapshot(Revision::new(60)));
+        resume.snapshot(Revision::new(60), None);
         assert_eq!(resume.heard(cancelled()), Step::Resync);
         assert_eq!(
             resume.start(header(1, 70)),
-            Start::Beside(70),
+            Start::Beside(Revision::new(70)),
             "the watch could not go on from the second"
         );
-        resume.snapshot(70, None);
+        resume.snapshot(Revision::new(70), None);
         resume.completed(None);
-        assert_eq!(resume.start(header(1, 80)), Start::Watch(70));
+        assert_eq!(resume.start(header(1, 80)), Start::Watch(Revision::new(70)));
         resume.heard(cancelled());
-        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(90), "it begins anew");
+        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(Revision::new(90)), "it begins anew");
         let mut resume = at(10);
         resume.heard(cancelled());
         resume.lost_snapshot();
-        resume.snapshot(60, None);
+        resume.snapshot(Revision::new(60), None);
         resume.heard(WatchMessage::Changes(header(1, 61), vec![put(61)]));
         resume.heard(cancelled());
         resume.lost_snapshot();
-        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(90), "one of them was good");
+        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(Revision::new(90)), "one of them was good");
     }
 
     #[test]
     fn another_end_of_the_watch_only_reopens_it() {
         let mut resume = at(10);
-        let cancelled = WatchMessage::Cancelled { compacted: 0, reason: "permission denied".into() };
+        let cancelled =
+            WatchMessage::Cancelled { compacted: Revision::NONE, reason: "permission denied".into() };
         assert_eq!(resume.heard(cancelled), Step::Reopen("permission denied".into()));
-        assert_eq!(resume.start(header(1, 50)), Start::Watch(10));
+        assert_eq!(resume.start(header(1, 50)), Start::Watch(Revision::new(10)));
     }
 
     #[test]
@@ -295,9 +299,9 @@ mod tests {
         assert!(matches!(at(10).start(header(2, 90)), Start::Rewound(_)));
         assert_eq!(at(10).heard(WatchMessage::Created(header(2, 90))), Step::Doubt);
         assert_eq!(at(10).heard(WatchMessage::Created(header(1, 9))), Step::Alive, "a member may lag");
-        assert_eq!(at(10).start(header(1, 10)), Start::Watch(10));
+        assert_eq!(at(10).start(header(1, 10)), Start::Watch(Revision::new(10)));
         assert!(matches!(at(10).start(Header { term: 4, ..header(1, 90) }), Start::Rewound(_)));
-        assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(10));
+        assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(Revision::new(10)));
     }
 
     #[test]
@@ -307,14 +311,19 @@ mod tests {
             LastEvent { key: key.into(), revision, value }
         };
         let mut resume = Resume::default();
-        resume.snapshot(10, Some(last_event("/x", 7, false)));
-        assert_eq!(resume.seen(), Some(&last_event("/x", 7, false)));
+        resume.snapshot(Revision::new(10), Some(last_event("/x", Revision::new(7), false)));
+        assert_eq!(resume.seen(), Some(&last_event("/x", Revision::new(7), false)));
         resume.heard(WatchMessage::Alive(header(1, 50), true));
-        assert_eq!(resume.seen().map(|seen| seen.revision), Some(7), "progress is no change");
-        let gone = Change::Delete { key: b"/b".to_vec(), revision: 53, how: Deletion::Delivered };
+        assert_eq!(resume.seen().map(|seen| seen.revision), Some(Revision::new(7)), "progress is no change");
+        let gone =
+            Change::Delete { key: b"/b".to_vec(), revision: Revision::new(53), how: Deletion::Delivered };
         resume.heard(WatchMessage::Changes(header(1, 99), vec![put(51), gone]));
-        assert_eq!(resume.seen(), Some(&last_event("/b", 53, true)));
-        resume.snapshot(60, Some(last_event("/x", 7, false)));
-        assert_eq!(resume.seen(), Some(&last_event("/b", 53, true)), "an older one is no news");
+        assert_eq!(resume.seen(), Some(&last_event("/b", Revision::new(53), true)));
+        resume.snapshot(Revision::new(60), Some(last_event("/x", Revision::new(7), false)));
+        assert_eq!(
+            resume.seen(),
+            Some(&last_event("/b", Revision::new(53), true)),
+            "an older one is no news"
+        );
     }
 }

@@ -149,8 +149,9 @@ impl Rule {
         self
     }
 
-    /// How many instances of this rule one engine may fire at once. It is at least 1; the default is half of
-    /// the engine's [overall limit](crate::EngineBuilder::concurrency), which applies as well.
+    /// How many instances of this rule one engine may fire at once. It is at least 1. The default is half of
+    /// the engine's [overall limit](crate::EngineBuilder::concurrency), or all of it if the engine has no
+    /// other rule. The overall limit applies as well.
     ///
     /// If the limit is as high as the overall one, one slow rule can take all slots. If it is too low, the
     /// rule's queue grows long.
@@ -159,7 +160,8 @@ impl Rule {
         self
     }
 
-    /// How long an instance that became true waits before it fires: a time, or a [`Settle`] with jitter. Default: [the engine's](crate::EngineBuilder::settle), which says more.
+    /// How long an instance that became true waits before it fires: a time, or a [`Settle`] with jitter.
+    /// Default: [the engine's](crate::EngineBuilder::settle), which says more.
     ///
     /// For conditions that flicker, and for several keys that are written one after the other.
     pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
@@ -293,6 +295,42 @@ impl Rule {
             Box::pin(async move { running.await.map(Into::into).map_err(Into::into) })
         }));
         self
+    }
+
+    /// The callback, with state that all of its runs share: it gets a clone of the state and the firing.
+    /// Otherwise as [`run`](Rule::run).
+    ///
+    /// With an `Arc` as state, a callback can be a method:
+    ///
+    /// ```
+    /// use etcd_rules::{Error, Firing, Outcome, Rule, key};
+    /// use std::sync::Arc;
+    ///
+    /// struct Provisioner {
+    ///     region: String,
+    /// }
+    ///
+    /// impl Provisioner {
+    ///     async fn provision(self: Arc<Self>, firing: Firing) -> Result<Outcome, Error> {
+    ///         Ok(firing.commit().put("/servers/:id/region", &*self.region).into())
+    ///     }
+    /// }
+    ///
+    /// let provisioner = Arc::new(Provisioner { region: "eu".into() });
+    /// let rule = Rule::new("provision")
+    ///     .when(key("/servers/:id/state").equals("new") & key("/servers/:id/region").absent())
+    ///     .run_with(provisioner, Provisioner::provision);
+    /// # let _ = rule;
+    /// ```
+    pub fn run_with<S, F, Fut, O, E>(self, state: S, callback: F) -> Self
+    where
+        S: Clone + Send + Sync + 'static,
+        F: Fn(S, Firing) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+        O: Into<Outcome>,
+        E: Into<BoxError>,
+    {
+        self.run(move |firing| callback(state.clone(), firing))
     }
 }
 

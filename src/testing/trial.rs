@@ -1,7 +1,6 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
-use crate::change::Revision;
-use crate::change::Seen;
+use crate::change::{Revision, Seen};
 use crate::condition::Explanation;
 use crate::dispatch::latency::TriggerLatency;
 use crate::dispatch::messages::Finish;
@@ -34,9 +33,9 @@ use tracing::Span;
 type Keys = BTreeMap<String, Value>;
 
 /// The revisions in a trial: of the given keys, of the changes by somebody else after that, and of the lock.
-const FIRST: Revision = 1;
-const MEANWHILE: Revision = 2;
-const LOCK: Revision = 3;
+const FIRST: Revision = Revision::new(1);
+const MEANWHILE: Revision = Revision::new(2);
+const LOCK: Revision = Revision::new(3);
 
 /// Runs a rule's callback once, on given keys and without an etcd, and returns what it did.
 ///
@@ -242,7 +241,7 @@ impl Trial {
         let mut newest = keys;
         let revisions: BTreeMap<&str, Revision> = meanwhile
             .iter()
-            .map(|(key, value)| (key.as_str(), value.as_ref().map_or(0, |_| MEANWHILE)))
+            .map(|(key, value)| (key.as_str(), value.as_ref().map_or(Revision::NONE, |_| MEANWHILE)))
             .collect();
         for (key, value) in &meanwhile {
             match value {
@@ -256,7 +255,7 @@ impl Trial {
         let Effects { changes, expectations } = effects;
         let now = |key: &str| match revisions.get(key) {
             Some(revision) => *revision,
-            None => newest.get(key).map_or(0, |_| FIRST),
+            None => newest.get(key).map_or(Revision::NONE, |_| FIRST),
         };
         let differs = |expected: &&Expectation| {
             let value = newest.get(&expected.key);

@@ -84,6 +84,7 @@ fn hide<'a>(text: &'a str, mut secrets: Vec<&str>) -> Cow<'a, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Revision;
     use crate::change::Seen;
 
     #[test]
@@ -105,7 +106,7 @@ mod tests {
     #[test]
     fn each_level_tells_more() {
         let attributes = Attributes::from([("id", "web-1")]);
-        let seen = Seen { value: "10.0.0.1\n".into(), mod_revision: 1 };
+        let seen = Seen { value: "10.0.0.1\n".into(), mod_revision: Revision::new(1) };
         let snapshot: Snapshot = vec![Some(seen), None].into();
         let text = "the server web-1 does not answer at 10.0.0.1";
         for (reveal, instance, error) in [

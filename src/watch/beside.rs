@@ -26,7 +26,7 @@ pub(super) struct Found {
 
 impl Found {
     fn latest(&self) -> Revision {
-        self.newest.as_ref().map_or(0, |newest| newest.revision)
+        self.newest.as_ref().map_or(Revision::NONE, |newest| newest.revision)
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) enum Progress {
 
 /// The latest change among some keys and what is known.
 pub(super) fn newest(known: Option<LastEvent>, keys: &[KeyValue]) -> Option<LastEvent> {
-    let latest = known.as_ref().map_or(0, |known| known.revision);
+    let latest = known.as_ref().map_or(Revision::NONE, |known| known.revision);
     match keys.iter().max_by_key(|found| found.revision) {
         Some(KeyValue { key, revision, value }) if *revision > latest => {
             Some(LastEvent { key: key.clone(), revision: *revision, value: Some(value.clone()) })
@@ -71,7 +71,7 @@ impl Beside {
     /// `None` if the index is gone.
     pub(super) async fn open(settings: &Settings) -> Result<Option<(LiveWatch, Revision, Self)>, Failure> {
         /// From now on.
-        const NOW: Revision = 0;
+        const NOW: Revision = Revision::NONE;
         let Settings { etcd, index, number, prefix, silence, splits, .. } = settings;
         let mut stream = LiveWatch::open(etcd, prefix, NOW, false, *silence).await?;
         registered(&mut stream).await?;
@@ -83,7 +83,7 @@ impl Beside {
         let (etcd, prefix, splits, index) = (etcd.clone(), prefix.clone(), splits.clone(), index.clone());
         let reading = async move {
             /// The newest, of each range.
-            const NEWEST: Revision = 0;
+            const NEWEST: Revision = Revision::NONE;
             let mut found = None;
             let page = async |keys: Vec<KeyValue>, rest| {
                 found = newest(found.take(), &keys);

@@ -18,7 +18,7 @@ struct Progress {
     /// Since when it has been behind, if it is.
     behind: Option<Instant>,
     /// Revisions that etcd had and had yet to deliver, at the last message.
-    revisions: Revision,
+    revisions: u64,
 }
 
 /// The watch that is furthest behind.
@@ -27,13 +27,13 @@ pub(crate) struct Furthest {
     /// The latest revision that any of them has received.
     pub(crate) position: Revision,
     pub(crate) lag: Duration,
-    pub(crate) revisions: Revision,
+    pub(crate) revisions: u64,
 }
 
 impl WatchProgress {
     /// Of so many watches. None has begun.
     pub(crate) fn new(watches: usize, now: Instant) -> Self {
-        let standing = Progress { position: 0, broken: Some(now), behind: None, revisions: 0 };
+        let standing = Progress { position: Revision::NONE, broken: Some(now), behind: None, revisions: 0 };
         Self(Arc::new(Mutex::new(vec![standing; watches])))
     }
 
@@ -46,7 +46,7 @@ impl WatchProgress {
     pub(crate) fn received(&self, watch: WatcherIndex, position: Revision, store: Revision) {
         self.change(watch, |standing| {
             standing.position = standing.position.max(position);
-            standing.revisions = (store - position).max(0);
+            standing.revisions = store.since(position);
         });
     }
 
@@ -72,7 +72,7 @@ impl WatchProgress {
         let since = progress.iter().flat_map(|standing| [standing.broken, standing.behind]).flatten().min();
         let behind = progress.iter().filter(|standing| standing.behind.is_some());
         Furthest {
-            position: progress.iter().map(|standing| standing.position).max().unwrap_or(0),
+            position: progress.iter().map(|standing| standing.position).max().unwrap_or(Revision::NONE),
             lag: since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since)),
             revisions: behind.map(|standing| standing.revisions).max().unwrap_or(0),
         }
@@ -112,11 +112,14 @@ mod tests {
         let start = Instant::now();
         let progress = WatchProgress::new(1, start);
         progress.following(FIRST);
-        progress.received(FIRST, 10, 50);
+        progress.received(FIRST, Revision::new(10), Revision::new(50));
         assert_eq!(progress.furthest(start).revisions, 0, "the others may be of keys that nobody watches");
         progress.behind(FIRST, Some(start));
-        assert_eq!(progress.furthest(start), Furthest { position: 10, lag: Duration::ZERO, revisions: 40 });
-        progress.received(FIRST, 50, 50);
+        assert_eq!(
+            progress.furthest(start),
+            Furthest { position: Revision::new(10), lag: Duration::ZERO, revisions: 40 }
+        );
+        progress.received(FIRST, Revision::new(50), Revision::new(50));
         assert_eq!(progress.furthest(start).revisions, 0);
     }
 }

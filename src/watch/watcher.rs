@@ -182,7 +182,7 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, newest);
-            (open(revision + 1).await?, None)
+            (open(revision.next()).await?, None)
         }
         Start::Beside(_) => {
             let Some((stream, revision, beside)) = late(settings, lag, Beside::open(settings)).await? else {
@@ -265,7 +265,7 @@ async fn stream_to_end(
         lag.waiting(ahead.oldest());
         settings.report(lag);
         let late = lag.deadline(Instant::now());
-        let reached = if ahead.is_empty() { resume.delivered() } else { 0 };
+        let reached = if ahead.is_empty() { resume.delivered() } else { Revision::NONE };
         let delivered = async {
             match &mut ahead.delivering {
                 Some((delivering, _)) => delivering.await,

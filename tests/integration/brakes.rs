@@ -140,7 +140,7 @@ async fn of_a_rule_with_a_rate_limit_so_many_start_at_once_and_the_rest_one_by_o
     {
         let spent = starts.lock().unwrap();
         assert_eq!(spent.len(), 12);
-        // Four that were saved, and one each quarter of a second.
+        // Four permits that were saved, and one more each quarter of a second.
         for (number, at) in spent.iter().enumerate().skip(4) {
             assert!(*at - before >= SECOND * (number as u32 - 3) / 4, "{number}: {:?}", *at - before);
         }
@@ -191,7 +191,7 @@ async fn an_instance_of_a_rule_with_a_least_interval_rests_between_two_firings()
     etcd.put("/jobs/2", "").await;
     eventually(20 * SECOND, "the other fires", async || count() == 3).await;
     let one = [("id", "1")].into();
-    // For a moment it may still wait for the news of what its own commit did.
+    // For a moment it may still wait for the event of its own commit.
     let waits = eventually(20 * SECOND, "it waits for its interval", async || {
         let explained = engine.explain("work", &one).await.unwrap();
         explained

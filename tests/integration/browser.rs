@@ -10,7 +10,7 @@ use std::time::Duration;
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Changes the title if it is taken for markup, however.
+/// Changes the page's title wherever it is taken for markup.
 const HOSTILE: &str = "<script>document.title='owned'</script>\"'><img src=x onerror=document.title='owned'>";
 
 /// What reaches furthest to the right.

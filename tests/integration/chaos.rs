@@ -190,7 +190,7 @@ async fn nothing_is_lost_doubled_or_left_behind_whatever_goes_wrong() {
                     compacted = revision;
                 }
             }
-            // Dropped without a word, or shut down with too little time.
+            // Dropped without a shutdown, or shut down with too little time.
             14..18 => {
                 let old = engines.remove(victim);
                 if rng.random_bool(0.5) {
@@ -255,7 +255,7 @@ async fn nothing_is_lost_doubled_or_left_behind_whatever_goes_wrong() {
         })
         .await;
     }
-    // A crawl of every engine that saw nothing but calm.
+    // A crawl of every engine that began after the last fault.
     sleep(4 * SECOND).await;
     for engine in engines {
         assert_eq!(engine.stats().await.unwrap().drift, 0, "every difference is explained by an event");

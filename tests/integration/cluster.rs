@@ -28,7 +28,7 @@ async fn work(client: &etcd_client::Client, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_of_another_cluster_is_not_used() {
     let (ours, foreign) = (Etcd::start().await, Etcd::start().await);
-    // What a use of it would find to do.
+    // An engine that used this store would find this to do.
     foreign.put("/todo/foreign", "").await;
     let before = foreign.revision().await;
     let endpoints = [foreign.endpoint(), ours.endpoint()];
@@ -77,7 +77,7 @@ async fn the_cluster_of_most_endpoints_is_used() {
         engines.push(start(Engine::builder("app", endpoints.clone())).await);
     }
     work(&client, "a").await;
-    // Whoever was on it moves, and not to the other one.
+    // The engines on it move, but not to the foreign one.
     let leader = cluster.leader().await;
     cluster.pause(leader);
     let client = cluster.client((leader + 1) % 3).await;

@@ -1,4 +1,4 @@
-//! What a running engine tells those who listen, on a live etcd.
+//! The events of a running engine, on a live etcd.
 
 use crate::support::{Etcd, eventually};
 use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, NotLocked};

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Whether there is an answer to a read soon. To say no takes a second.
+/// Whether a read is answered soon. If not, this takes a second.
 async fn answers_soon(client: &Client) -> bool {
     let read = async { client.kv_client().get("a", None).await.is_ok() };
     timeout(Duration::from_secs(1), read).await.unwrap_or(false)

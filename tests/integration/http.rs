@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What somebody may call a thing who wishes others ill.
+/// Names that somebody with bad intentions may choose.
 const HOSTILE: &str = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;";
 
 fn listen() -> Endpoint {
@@ -226,7 +226,8 @@ async fn it_tells_rules_and_instances_as_far_as_they_are_revealed() {
             all += &get(&endpoint, path).await.1;
         }
         assert_eq!(all.contains("ident-"), tells_keys, "{reveal:?}: {all}");
-        // The callback's own words about a value come with the keys; explanations show values only if they may.
+        // The callback's own words about a value come with the keys; explanations show values only if they
+        // may.
         let explained = get(&endpoint, "/explain?rule=job&attr.id=ident-a").await.1;
         assert_eq!(explained.contains("<code class=\"value\">secret-a</code>"), tells_values, "{explained}");
         assert_eq!(all.contains("secret-"), tells_keys, "{reveal:?}: {all}");

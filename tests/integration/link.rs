@@ -1,4 +1,4 @@
-//! The link to etcd: members and connections that fall silent, and what must not come of it.
+//! The link to etcd while members or connections are silent: nothing is cancelled or lost.
 
 use crate::support::{Cluster, Etcd, Proxy, eventually};
 use etcd_rules::{Engine, Error, Firing, Outcome, Rule, RunningEngine, key};
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 const SECOND: Duration = Duration::from_secs(1);
 const CALLBACKS: usize = 20;
 
-/// Counts callbacks that began, and those that came to their end.
+/// Counts the callbacks that began, and those that ended.
 #[derive(Default)]
 struct Counts {
     begun: AtomicUsize,
@@ -115,8 +115,8 @@ async fn a_slow_server_is_not_left_and_loses_no_lease() {
     all_end_undisturbed(engine, &counts, &client).await;
 }
 
-/// etcd 3.4 before .36 and 3.5 before .18 drop such a deletion without an error to who asks for what comes after the
-/// position.
+/// etcd 3.4 before .36 and 3.5 before .18 drop such a deletion without an error to who asks for what comes
+/// after the position.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deletion_at_the_compacted_revision_is_seen() {
     let etcd = Etcd::start().await;

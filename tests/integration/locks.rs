@@ -22,7 +22,7 @@ async fn start(builder: EngineBuilder) -> RunningEngine {
     running
 }
 
-/// A callback that notes whether another one runs at the same time.
+/// A callback that records whether another one runs at the same time.
 #[derive(Clone, Default)]
 struct Alone {
     running: Arc<AtomicUsize>,

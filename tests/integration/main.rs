@@ -42,4 +42,5 @@ mod semantics;
 mod testing_kit;
 mod tokens;
 mod trouble;
+mod values;
 mod watch;

@@ -268,6 +268,24 @@ async fn no_more_callbacks_run_than_the_engine_and_each_rule_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_alone_may_use_all_slots() {
+    let etcd = Etcd::start().await;
+    let held = Held::new();
+    let rule = held.run(Rule::new("alone").when(key("/alone/:n").exists()), "/alone/:n");
+    let running = engine(&etcd).rule(rule).concurrency(5).build().unwrap().start().await.unwrap();
+    for n in 0..9 {
+        etcd.put(&format!("/alone/{n}"), "").await;
+    }
+    eventually(20 * SECOND, "five run and four wait", async || {
+        let stats = running.stats().await.unwrap();
+        (stats.running, stats.queued, held.running()) == (5, 4, 5)
+    })
+    .await;
+    held.may_end(true);
+    running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn run_until_lets_callbacks_finish_until_its_deadline() {
     let finished = async |length: Duration, deadline: Duration| {
         let etcd = Etcd::start().await;

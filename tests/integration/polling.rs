@@ -119,7 +119,7 @@ async fn engines_that_come_and_go_neither_lose_nor_double_a_poll() {
     assert_eq!(polled.len(), 20);
     for (id, times) in &*polled {
         assert!(times.len() >= 3, "{id} was polled {} times in 11 s", times.len());
-        // A firing that was cut off before its commit is no poll that counts; it may be followed at once.
+        // A firing that was cut off before its commit did not poll. Another one may follow at once.
         let early =
             times.windows(2).filter(|pair| pair[1] - pair[0] < 2 * SECOND - Duration::from_millis(50));
         assert!(early.count() <= 2, "{id}: {times:?}");

@@ -1,6 +1,6 @@
-//! Firings under way, as the actor has them: what is out for each, and what tells it to end. What a firing means for
-//! its instance is in the record; here is what belongs to nobody but the actor, tasks and tokens, so that the record
-//! stays free of both.
+//! Firings under way, as the actor sees them: the request that is out for each, and the token that tells it
+//! to end. What a firing means for its instance is in the record. Tasks and tokens belong to the actor alone
+//! and are kept here, so that the record is free of both.
 
 use super::super::acquire::AcquireTxn;
 use super::super::commit::CommitTxn;
@@ -39,7 +39,7 @@ pub(super) enum Stage {
     Running { guard: Guard, keys: Keys, token: CancellationToken, watched: Watched },
     /// The transaction that ends it is out. `finish`: how the callback ended, if it was run.
     Committing { guard: Guard, finish: Option<Finish>, txn: Sent<CommitTxn> },
-    /// Between two of these, for no longer than one turn.
+    /// Between two of these states, within one turn only.
     #[default]
     Between,
 }
@@ -55,7 +55,7 @@ pub(super) enum Sent<T> {
 }
 
 impl<T> Sent<T> {
-    /// The transaction, if its answer comes back in a message: that is there, or waited for no more.
+    /// The transaction, if its answer comes back in a message, which is there or is no longer waited for.
     pub(super) fn take(&mut self) -> Option<(Box<T>, Span)> {
         match std::mem::take(self) {
             Sent::Awaited(txn, span) => Some((txn, span)),
@@ -91,7 +91,7 @@ impl ActiveFiring {
         };
         // Also the loss of the lock's lease tells it to end.
         let token = guard.lease().map_or_else(CancellationToken::new, |lease| lease.lost.child_token());
-        // Told while its transaction was out: the callback must hear of it too.
+        // It was told to end while its transaction was out: the callback must be told too.
         if self.cancelled {
             token.cancel();
         }
@@ -164,7 +164,7 @@ impl ActiveFirings {
         self.0.get_mut(&instance)
     }
 
-    /// The firing that waits for this: not a later one of the same instance.
+    /// The firing that waits for this answer, and not a later one of the same instance.
     pub(super) fn awaited(&mut self, Awaited { instance, nonce }: Awaited) -> Option<&mut ActiveFiring> {
         self.0.get_mut(&instance).filter(|firing| firing.nonce == nonce)
     }

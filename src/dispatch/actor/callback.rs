@@ -101,7 +101,7 @@ impl Handler<RunsEnded> for Dispatcher {
 }
 
 impl Dispatcher {
-    /// Has an end made of all that has ended.
+    /// Ends the firings of all callbacks that have ended.
     pub(super) fn take_ended(&mut self, now: Instant, ctx: &mut Context<Self>) {
         let ended = self.ended.take();
         if ended.is_empty() {

@@ -157,8 +157,10 @@ impl Dispatcher {
 /// Notes in the span of a commit how it went.
 pub(super) fn record_in(committing: &Span, outcome: &CommitOutcome) {
     committing.record("result", outcome.result());
-    if let CommitOutcome::Committed { revision: revision @ 1.., .. } = outcome {
-        committing.record("revision", revision);
+    if let CommitOutcome::Committed { revision, .. } = outcome
+        && *revision != Revision::NONE
+    {
+        committing.record("revision", revision.get());
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// How long etcd has to answer once all callbacks have ended or were dropped.
+/// How long etcd may take to answer after all callbacks have ended or were dropped.
 const ANSWERS: Duration = Duration::from_secs(1);
 
 /// Starts nothing more, and answers once no firing is left, with 0; or with the number of firings
@@ -22,14 +22,14 @@ impl Handler<Drain> for Dispatcher {
         self.work.stop();
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
-            // From now on: told, then dropped, then unlocked.
+            // From here on, callbacks are told to end, then dropped, then their locks are released.
             let mut graces = Duration::ZERO;
             for (_, firing) in this.firings.iter_mut() {
                 firing.cancel();
                 graces = graces.max(firing.grace());
             }
-            // What the callbacks left needs etcd, which may have no space, or no leader, for a long time. The
-            // leases, and the locks with them, end with the engine.
+            // Ending the firings needs etcd, which may have no space, or no leader, for a long time. The
+            // leases, and the locks under them, end with the engine.
             let answers = actix::fut::wrap_future::<_, Self>(tokio::time::sleep(graces + ANSWERS));
             ctx.spawn(answers.map(|(), this, ctx| {
                 this.out_of_time.cancel();
@@ -38,7 +38,7 @@ impl Handler<Drain> for Dispatcher {
             let limit = graces + 2 * ANSWERS;
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
                 if let Some(drained) = this.draining.take() {
-                    // The one who waits may have given up.
+                    // The caller may have stopped waiting.
                     let _ = drained.send(this.work.running());
                 }
             })

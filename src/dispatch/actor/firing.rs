@@ -1,7 +1,7 @@
-//! The steps of one firing, its [lock](super::lock), its [callback](super::callback), its [end](super::commit), and the
-//! answers that lead from one to the next. What they need of etcd goes out at the end of the
-//! turn, and answers come back in one message a request. Only what one answer does not settle (a lease is
-//! missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
+//! The steps of one firing, its [lock](super::lock), its [callback](super::callback), its
+//! [end](super::commit), and the answers that lead from one to the next. What they need of etcd goes out at
+//! the end of the turn, and answers come back in one message a request. Only what one answer does not settle
+//! (a lease is missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
 
 use super::super::acquire::Answer;
 use super::super::outcome::{CommitOutcome, LockOutcome};
@@ -31,7 +31,13 @@ impl Dispatcher {
             engine,
             rule: rule.id(),
             attempt: record.failures + 1,
-            revision: snapshot.iter().flatten().map(|seen| seen.mod_revision).max().unwrap_or(0),
+            revision: snapshot
+                .iter()
+                .flatten()
+                .map(|seen| seen.mod_revision)
+                .max()
+                .unwrap_or(Revision::NONE)
+                .get(),
             queued: record.latency.due.elapsed(),
         };
         spans::firing(beginning, telemetry.reveal, || rule.attributes_of(&record.binding))
@@ -81,7 +87,7 @@ impl Dispatcher {
         None
     }
 
-    /// The shutdown is over: what waits for an answer waits no more.
+    /// The shutdown is over: nothing waits for an answer any longer.
     pub(super) fn give_up(&mut self, ctx: &mut Context<Self>) {
         self.turn(ctx, |this, now, out| {
             for instance in this.firings.awaiting_answers() {

@@ -57,7 +57,7 @@ impl Dispatcher {
         self.firings.insert(instance, ActiveFiring::new(nonce, span, Stage::Locking(sent)));
     }
 
-    /// What one answer did not settle.
+    /// Goes on where one answer did not tell the outcome.
     pub(super) fn go_on_locking(
         &self,
         instance: InstanceId,
@@ -94,7 +94,7 @@ impl Dispatcher {
             && !self.firings.nonces().any(|nonce| nonce == holder.nonce)
             && !is_active(Mutant::Orphans)
         {
-            // Left over from an attempt whose answer never came.
+            // The lock is left over from an attempt whose answer never came.
             self.log_orphan(rule, Some(self.config.rules[rule.index()].id()), key, *create_revision);
             self.config.meters.orphan();
             self.send(rule, free_orphan(key, *create_revision));
@@ -109,7 +109,7 @@ impl Dispatcher {
                 // The mirror is not to be behind what the callback is shown.
                 self.outbox.changes.extend(read.into_iter().flat_map(|read| read.changes));
                 if let Some(firing) = self.firings.get_mut(instance) {
-                    firing.span.record("fencing_token", fence.create_revision);
+                    firing.span.record("fencing_token", fence.create_revision.get());
                     firing.stage = Stage::Guarded { guard: Guard::Lock { fence, lease }, keys };
                 }
                 return true;
@@ -127,12 +127,19 @@ impl Dispatcher {
         self.firings.remove(instance);
     }
 
-    /// Says that a lock is freed which this engine has without knowing why.
+    /// Says that a lock of this engine is freed under which no firing works.
     pub(super) fn log_orphan(&self, rule: RuleIndex, id: Option<&str>, key: &str, revision: Revision) {
         let DispatcherConfig { engine, telemetry, .. } = &self.config;
         if let Some(suppressed) = telemetry.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
             let key = (telemetry.reveal >= Reveal::Keys).then_some(key);
-            tracing::info!(engine = &**engine, rule = id, key, revision, suppressed, "orphaned lock freed");
+            tracing::info!(
+                engine = &**engine,
+                rule = id,
+                key,
+                revision = revision.get(),
+                suppressed,
+                "orphaned lock freed"
+            );
         }
     }
 }

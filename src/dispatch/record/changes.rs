@@ -1,5 +1,5 @@
-//! What is known of changes of an instance's keys: which of them the last callback was given, which are its own
-//! commit's, and which are somebody else's.
+//! What is known of changes of an instance's keys: which of them the last callback was given, which are its
+//! own commit's, and which are somebody else's.
 
 use super::OwnCommit;
 use crate::change::{Revision, Snapshot};
@@ -23,8 +23,12 @@ pub(super) struct KeyChanges {
 impl KeyChanges {
     /// The values of this snapshot are what the callback will be given.
     pub(super) fn give(&mut self, snapshot: &Snapshot) {
-        self.given =
-            Some(snapshot.iter().map(|seen| seen.as_ref().map_or(0, |seen| seen.mod_revision)).collect());
+        self.given = Some(
+            snapshot
+                .iter()
+                .map(|seen| seen.as_ref().map_or(Revision::NONE, |seen| seen.mod_revision))
+                .collect(),
+        );
         self.own = OwnCommit::default();
         self.during.clear();
         self.foreign = false;
@@ -44,14 +48,14 @@ impl KeyChanges {
         self.own = own;
     }
 
-    /// Decided from a view that contains what the commit did to its keys: the watch was quicker than the answer.
-    /// What came later is decided by itself.
+    /// Decided from a view that contains what the commit did to its keys: the watch was quicker than the
+    /// answer. What came later is decided by itself.
     pub(super) fn has_seen_own(&self) -> bool {
         let OwnCommit { revision, slots } = &self.own;
         !slots.is_empty() && slots.iter().all(|slot| self.during.contains(&(*slot, *revision)))
     }
 
-    /// Counts as changed by somebody else, come what may.
+    /// Counts as changed by somebody else in any case.
     pub(super) fn assume_foreign(&mut self) {
         self.foreign = true;
     }

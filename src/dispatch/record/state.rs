@@ -97,7 +97,8 @@ pub(crate) enum Answer {
     /// What is deleted after it was given will be told.
     #[default]
     Awaited,
-    /// Deletions may have been missed since: what it says of locks and marks of others may be over.
+    /// Deletions may have been missed since, so that what it says of other engines' locks and marks may be
+    /// outdated.
     Outdated,
 }
 

@@ -60,7 +60,7 @@ impl InstanceRecord {
         self.wait(delay, Wait::Trouble, now)
     }
 
-    /// It can be fired now: it is not under way, here or remote_holder.
+    /// It can be fired now: it is under way neither here nor in another engine.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
             State::Waiting(..) | State::GivenUp(_) | State::Idle => true,
@@ -113,7 +113,7 @@ impl InstanceRecord {
         match self.state {
             State::Held(_) | State::GivenUp(_) => {
                 self.mark.take_if(|mark| !mark.mine);
-                // What it waited for was another engine's work.
+                // It waited for another engine's work.
                 self.latency = TriggerLatency::new(now);
                 self.wait(grace, Wait::Released, now)
             }

@@ -79,7 +79,7 @@ fn what_runs_ends_as_it_would_and_what_fires_again_waits() {
     let mut b = Bench::new([rule("a")], 8);
     b.decide(1, true, &[5, 0], &[]).locked(1, won()).pause(0);
     assert_eq!(b.state(1), Some(State::Running));
-    b.decide(1, true, &[7, 0], &[(Slot(0), 7)]);
+    b.decide(1, true, &[7, 0], &[touch(0, 7)]);
     let closing = b.work.finished(instance(1), &Finish::Returned(Then::Done), b.now);
     assert_eq!(closing, Closing::Commit(None), "with its effects");
     b.closed(1).answer(1, true, &[7, 0]).advance(Duration::from_secs(1));
@@ -256,7 +256,7 @@ fn an_instance_rests_between_two_firings_also_if_it_was_false_meanwhile() {
     let put_off =
         |b: &mut Bench| b.work.take_events().filter(|note| matches!(note, WorkqueueEvent::PutOff(_))).count();
     assert_eq!(put_off(&mut b), 0, "no retry");
-    b.advance(ms(899)).decide(1, true, &[7, 0], &[(Slot(0), 7)]);
+    b.advance(ms(899)).decide(1, true, &[7, 0], &[touch(0, 7)]);
     assert_eq!(b.rests_for(1), Some(ms(1)), "a change is no reason to hurry");
     b.advance(ms(1));
     let due = b.work.record(instance(1)).map(|record| record.latency.due);
@@ -308,7 +308,7 @@ fn what_is_queued_stays_so_if_the_interval_becomes_longer() {
     b.rest(0, 1000).decide(1, true, &[5, 0], &[]).locked(1, won()).done(1);
     b.advance(ms(1000)).decide(2, true, &[5, 0], &[]).crawl(1, &[5, 0]).rest(0, 60_000);
     assert_eq!(b.state(1), Some(State::Queued(WorkClass::Crawl)));
-    b.decide(1, true, &[6, 0], &[(Slot(0), 6)]);
+    b.decide(1, true, &[6, 0], &[touch(0, 6)]);
     assert_eq!(b.state(1), QUEUED);
 }
 
@@ -360,13 +360,13 @@ fn in_a_dry_run_everything_but_lock_and_callback_is_done() {
 #[test]
 fn what_would_fire_does_so_again_after_a_change_but_not_for_a_crawl_and_not_if_it_is_false() {
     let mut b = Bench::new([rule("a")], 8);
-    b.rehearse(0, true).decide(1, true, &[5, 0], &[(Slot(0), 5)]).answer(1, true, &[5, 0]);
-    b.crawl(1, &[5, 0]).decide(1, true, &[5, 0], &[(Slot(0), 5)]);
+    b.rehearse(0, true).decide(1, true, &[5, 0], &[touch(0, 5)]).answer(1, true, &[5, 0]);
+    b.crawl(1, &[5, 0]).decide(1, true, &[5, 0], &[touch(0, 5)]);
     b.turn(|work, now, out| assert!(!work.fire_now(instance(1), now, out)));
     assert_eq!((b.state(1), b.would_have_fired()), (WOULD, 1));
-    b.decide(1, true, &[7, 0], &[(Slot(0), 7)]).answer(1, true, &[7, 0]);
+    b.decide(1, true, &[7, 0], &[touch(0, 7)]).answer(1, true, &[7, 0]);
     assert_eq!((b.state(1), b.would_have_fired()), (WOULD, 2));
-    b.decide(1, false, &[7, 8], &[(Slot(1), 8)]);
+    b.decide(1, false, &[7, 8], &[touch(1, 8)]);
     assert_eq!((b.state(1), b.would_have_fired()), (None, 2));
     b.decide(2, true, &[5, 0], &[]).answer(2, false, &[0, 0]);
     assert_eq!((b.state(2), b.would_have_fired()), (None, 2), "it was not true any more");
@@ -407,7 +407,7 @@ fn a_dry_run_keeps_to_limits_and_keeps_no_lock_from_others() {
     assert_eq!((b.state(1), b.state(2), b.locks()), (WOULD, QUEUED, vec![3]));
     b.locked(3, won()).done(3).advance(ms(60_000)).answer_of(0, 2);
     assert_eq!((b.state(2), b.would_have_fired()), (WOULD, 2));
-    b.decide(1, true, &[7, 0], &[(Slot(0), 7)]);
+    b.decide(1, true, &[7, 0], &[touch(0, 7)]);
     assert_eq!(b.rests_for(1), Some(ms(30_000)), "as if it had fired");
 }
 

@@ -3,7 +3,7 @@
 use super::super::record::{FiringEnd, Next, OwnCommit, SeenMark, Tried, Wait};
 use super::*;
 
-const GIVEN: [Revision; 2] = [5, 0];
+const GIVEN: [i64; 2] = [5, 0];
 
 /// A record whose callback runs, with the values at [`GIVEN`].
 fn running(now: Instant) -> InstanceRecord {
@@ -15,7 +15,7 @@ fn running(now: Instant) -> InstanceRecord {
 
 /// Its commit took effect at revision 10 and changed these slots.
 fn own(slots: &[u8]) -> OwnCommit {
-    OwnCommit { revision: 10, slots: slots.iter().map(|slot| Slot(*slot)).collect() }
+    OwnCommit { revision: Revision::new(10), slots: slots.iter().map(|slot| Slot(*slot)).collect() }
 }
 
 /// What happens during a firing, in order.
@@ -47,91 +47,91 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
         ("nothing changed", vec![Committed(vec![])], vec![], false),
         (
             "the answer of its commit, then the event",
-            vec![Committed(vec![0]), Seen(vec![(Slot(0), 10)])],
+            vec![Committed(vec![0]), Seen(vec![touch(0, 10)])],
             vec![],
             false,
         ),
         (
             "the event of its commit, then the answer",
-            vec![Seen(vec![(Slot(0), 10)]), Committed(vec![0])],
+            vec![Seen(vec![touch(0, 10)]), Committed(vec![0])],
             vec![],
             false,
         ),
-        ("the event of its commit while it settles", vec![Committed(vec![0])], vec![(Slot(0), 10)], false),
+        ("the event of its commit while it settles", vec![Committed(vec![0])], vec![touch(0, 10)], false),
         (
             "the same event twice",
-            vec![Seen(vec![(Slot(0), 10), (Slot(0), 10)]), Committed(vec![0]), Seen(vec![(Slot(0), 10)])],
+            vec![Seen(vec![touch(0, 10), touch(0, 10)]), Committed(vec![0]), Seen(vec![touch(0, 10)])],
             vec![],
             false,
         ),
         (
             "its commit changed both keys",
-            vec![Seen(vec![(Slot(1), 10), (Slot(0), 10)]), Committed(vec![0, 1])],
+            vec![Seen(vec![touch(1, 10), touch(0, 10)]), Committed(vec![0, 1])],
             vec![],
             false,
         ),
         (
             "it deleted a key that was given",
-            vec![Seen(vec![(Slot(0), 10)]), Committed(vec![0])],
-            vec![(Slot(0), 10)],
+            vec![Seen(vec![touch(0, 10)]), Committed(vec![0])],
+            vec![touch(0, 10)],
             false,
         ),
         (
             "values as they were given arrive late",
-            vec![Seen(vec![(Slot(0), 5)]), Committed(vec![])],
-            vec![(Slot(0), 3)],
+            vec![Seen(vec![touch(0, 5)]), Committed(vec![])],
+            vec![touch(0, 3)],
             false,
         ),
         (
             "a foreign change before its commit",
-            vec![Seen(vec![(Slot(0), 7)]), Committed(vec![])],
+            vec![Seen(vec![touch(0, 7)]), Committed(vec![])],
             vec![],
             true,
         ),
-        ("a foreign change while it settles", vec![Committed(vec![0])], vec![(Slot(1), 12)], true),
+        ("a foreign change while it settles", vec![Committed(vec![0])], vec![touch(1, 12)], true),
         (
             "a foreign change of a key that was absent",
-            vec![Seen(vec![(Slot(1), 7)]), Committed(vec![0])],
+            vec![Seen(vec![touch(1, 7)]), Committed(vec![0])],
             vec![],
             true,
         ),
         (
             "a change, then its commit, of one key",
-            vec![Seen(vec![(Slot(0), 7), (Slot(0), 10)]), Committed(vec![0])],
+            vec![Seen(vec![touch(0, 7), touch(0, 10)]), Committed(vec![0])],
             vec![],
             true,
         ),
         (
             "its commit, then a change, of one key",
-            vec![Seen(vec![(Slot(0), 10)]), Seen(vec![(Slot(0), 11)]), Committed(vec![0])],
+            vec![Seen(vec![touch(0, 10)]), Seen(vec![touch(0, 11)]), Committed(vec![0])],
             vec![],
             true,
         ),
         (
             "a change, the answer, its event, of one key",
-            vec![Seen(vec![(Slot(0), 7)]), Committed(vec![0]), Seen(vec![(Slot(0), 10)])],
+            vec![Seen(vec![touch(0, 7)]), Committed(vec![0]), Seen(vec![touch(0, 10)])],
             vec![],
             true,
         ),
         (
             "an old value and its commit, of one key",
-            vec![Seen(vec![(Slot(0), 5), (Slot(0), 10)]), Committed(vec![0])],
+            vec![Seen(vec![touch(0, 5), touch(0, 10)]), Committed(vec![0])],
             vec![],
             false,
         ),
         (
             "another key in the transaction's batch",
-            vec![Seen(vec![(Slot(0), 10), (Slot(1), 10)]), Committed(vec![0])],
+            vec![Seen(vec![touch(0, 10), touch(1, 10)]), Committed(vec![0])],
             vec![],
             true,
         ),
         (
             "it wrote beside its commit",
-            vec![Seen(vec![(Slot(0), 8)]), Committed(vec![1])],
-            vec![(Slot(1), 10)],
+            vec![Seen(vec![touch(0, 8)]), Committed(vec![1])],
+            vec![touch(1, 10)],
             true,
         ),
-        ("its commit's revision is not known", vec![Seen(vec![(Slot(0), 10)])], vec![], true),
+        ("its commit's revision is not known", vec![Seen(vec![touch(0, 10)])], vec![], true),
     ] {
         let (state, next) = after(events, FiringEnd::Done, &settling, now);
         let again = State::Waiting(now + BASE, Wait::Ineffective);
@@ -147,9 +147,9 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let mut record = record(now);
     record.give(&snapshot(&[5; 100]));
     record.state = State::Running;
-    let touches: Vec<Touch> = (0..100).map(|slot| (Slot(slot), 10)).collect();
+    let touches: Vec<Touch> = (0..100).map(|slot| touch(slot, 10)).collect();
     record.decided(true, &touches, false, BASE, now);
-    record.committed(OwnCommit { revision: 10, slots: (0..100).map(Slot).collect() });
+    record.committed(OwnCommit { revision: Revision::new(10), slots: (0..100).map(Slot).collect() });
     assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
     assert_eq!(record.state, State::Idle);
 }
@@ -159,7 +159,7 @@ fn what_changed_before_the_values_were_taken_is_no_change() {
     let now = Instant::now();
     let mut record = running(now);
     record.state = State::Checking(1);
-    record.decided(true, &[(Slot(0), 8), (Slot(0), 9)], false, BASE, now);
+    record.decided(true, &[touch(0, 8), touch(0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
     assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
     assert_eq!(record.state, State::Idle);
@@ -195,11 +195,11 @@ fn every_end_leads_on() {
         ("interrupted", FiringEnd::Interrupted, false, waiting(BASE, Wait::Trouble)),
         ("interrupted, and a change", FiringEnd::Interrupted, true, waiting(BASE, Wait::Trouble)),
     ] {
-        let touches: &[Touch] = if foreign { &[(Slot(1), 12)] } else { &[] };
+        let touches: &[Touch] = if foreign { &[touch(1, 12)] } else { &[] };
         assert_eq!(after(vec![], end, touches, now), expected, "{name}");
         // False: forgotten, however it ended; attempts start anew.
         let mut record = running(now);
-        record.mark = Some(SeenMark { revision: 10, mine: true, outdated: false });
+        record.mark = Some(SeenMark { revision: Revision::new(10), mine: true, outdated: false });
         assert_eq!(record.settled(end, false, touches, BASE, now), Next::Drop, "{name}, false");
     }
 }
@@ -218,7 +218,7 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
     ] {
         let mut record = running(now);
         record.orphaned = true;
-        let touches: &[Touch] = if foreign { &[(Slot(1), 12)] } else { &[] };
+        let touches: &[Touch] = if foreign { &[touch(1, 12)] } else { &[] };
         assert_eq!(record.settled(end, true, touches, BASE, now) == Next::Drop, dropped, "{name}");
     }
 }
@@ -226,7 +226,7 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
 /// Fires once more at `now`, and is done although it is still true; `foreign`: and a key changed.
 fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant) -> Next {
     record.give(&snapshot(&GIVEN));
-    let touches: &[Touch] = if foreign { &[(Slot(0), 12)] } else { &[] };
+    let touches: &[Touch] = if foreign { &[touch(0, 12)] } else { &[] };
     record.settled(end, true, touches, BASE, now)
 }
 
@@ -264,7 +264,7 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
         for _ in 0..3 {
             fire(&mut record, FiringEnd::Done, false, now);
         }
-        assert_eq!(record.decided(true, &[(Slot(0), 12)], false, BASE, now + ms(wait)), expected, "{name}");
+        assert_eq!(record.decided(true, &[touch(0, 12)], false, BASE, now + ms(wait)), expected, "{name}");
         assert_eq!(record.ineffective, ineffective, "{name}");
     }
 }
@@ -276,14 +276,14 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
     let hour = Duration::from_secs(3600);
     for expected in [100, 200, 400] {
         fire(&mut record, FiringEnd::RetryAfter(hour), false, now);
-        let next = record.decided(true, &[(Slot(0), 12)], false, BASE, now + ms(1));
+        let next = record.decided(true, &[touch(0, 12)], false, BASE, now + ms(1));
         assert_eq!(next, Next::WakeAt(now + ms(expected)));
         now += ms(expected);
         record.due(now);
     }
     fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
     assert_eq!(
-        record.decided(true, &[(Slot(0), 12)], false, BASE, now),
+        record.decided(true, &[touch(0, 12)], false, BASE, now),
         Next::WakeAt(now + ms(600)),
         "never later than asked"
     );

@@ -21,7 +21,7 @@ fn settles(b: &Bench, id: u32) -> bool {
 #[test]
 fn what_becomes_true_waits_and_is_then_looked_at_again() {
     let mut b = bench(100, 0);
-    b.decide(1, true, &[5, 0], &[(Slot(0), 5)]).advance(ms(60)).decide(1, true, &[6, 0], &[(Slot(0), 6)]);
+    b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(60)).decide(1, true, &[6, 0], &[touch(0, 6)]);
     assert!(settles(&b, 1), "a change does not prolong it");
     b.advance(ms(39));
     assert!(settles(&b, 1) && b.wanted().is_empty());
@@ -34,7 +34,7 @@ fn what_becomes_true_waits_and_is_then_looked_at_again() {
 #[test]
 fn what_is_true_for_a_shorter_time_does_not_fire() {
     let mut b = bench(100, 0);
-    b.decide(1, true, &[5, 0], &[(Slot(0), 5)]).advance(ms(60)).decide(1, false, &[5, 6], &[(Slot(1), 6)]);
+    b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(60)).decide(1, false, &[5, 6], &[touch(1, 6)]);
     b.advance(ms(1000));
     assert_eq!((b.state(1), b.wanted().len(), b.work.leftovers()), (None, 0, 0));
 }
@@ -42,7 +42,7 @@ fn what_is_true_for_a_shorter_time_does_not_fire() {
 #[test]
 fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
     let mut b = bench(100, 0);
-    b.decide(1, true, &[5, 0], &[(Slot(0), 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
+    b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, won());
     let now = b.now;
     b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
@@ -50,7 +50,7 @@ fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
     b.turn(|work, now, out| work.closed(instance(1), &closed, now, out));
     b.answer(1, true, &[10, 0]).advance(ms(1000));
     assert_eq!(b.state(1), Some(State::Idle));
-    b.decide(1, true, &[11, 0], &[(Slot(0), 11)]);
+    b.decide(1, true, &[11, 0], &[touch(0, 11)]);
     assert!(settles(&b, 1));
     b.crawl(2, &[5, 0]);
     assert_eq!(b.state(2), Some(LOCKING), "what a crawl finds has lasted long enough");
@@ -60,7 +60,7 @@ fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
 fn jitter_makes_the_wait_longer_and_never_shorter() {
     let mut b = bench(100, 100);
     for id in 0..40 {
-        b.decide(id, true, &[5, 0], &[(Slot(0), 5)]);
+        b.decide(id, true, &[5, 0], &[touch(0, 5)]);
     }
     let waits: Vec<Duration> = (0..40)
         .map(|id| match b.state(id) {
@@ -76,13 +76,13 @@ fn jitter_makes_the_wait_longer_and_never_shorter() {
 fn what_has_settled_still_rests_after_its_last_firing() {
     let mut b = bench(100, 0);
     b.brake(0, |brake| brake.min_interval = Some(ms(1000)));
-    b.decide(1, true, &[5, 0], &[(Slot(0), 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
+    b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, won());
     let now = b.now;
     b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
     let closed = committed(10, &[], false);
     b.turn(|work, now, out| work.closed(instance(1), &closed, now, out)).answer(1, false, &[0, 0]);
-    b.decide(1, true, &[11, 0], &[(Slot(0), 11)]);
+    b.decide(1, true, &[11, 0], &[touch(0, 11)]);
     assert!(settles(&b, 1));
     b.advance(ms(100));
     assert!(matches!(b.state(1), Some(State::Waiting(until, Wait::Interval)) if until == b.now + ms(900)));
@@ -94,8 +94,8 @@ fn what_has_settled_still_rests_after_its_last_firing() {
 fn what_changes_in_a_dry_run_settles_as_it_would_otherwise() {
     let mut b = bench(100, 0);
     b.brake(0, |brake| brake.dry_run = true);
-    b.decide(1, true, &[5, 0], &[(Slot(0), 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
+    b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::WouldFire));
-    b.decide(1, true, &[6, 0], &[(Slot(0), 6)]);
+    b.decide(1, true, &[6, 0], &[touch(0, 6)]);
     assert!(settles(&b, 1));
 }

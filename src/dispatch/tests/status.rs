@@ -93,8 +93,13 @@ fn a_success_ends_what_went_wrong_before() {
 
 #[test]
 fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
-    let lock =
-        |holder| LockOutcome::Held { key: "lock".into(), create_revision: 1, holder, ours: false, at: 9 };
+    let lock = |holder| LockOutcome::Held {
+        key: "lock".into(),
+        create_revision: Revision::new(1),
+        holder,
+        ours: false,
+        at: Revision::new(9),
+    };
     let holder = Holder { engine: "b".into(), nonce: Nonce(1), since: 1_000 };
     let mark = |gave_up| {
         let mut found = found_mark("mark".into(), 9, (2, gave_up), 9);

@@ -5,21 +5,21 @@ use super::*;
 use crate::lock::txn::MarkKind;
 
 /// The values that the last callback was given: slot 0 at revision 5, slot 1 absent.
-const GIVEN: [Revision; 2] = [5, 0];
+const GIVEN: [i64; 2] = [5, 0];
 
 /// Its commit: slot 0 at revision 10.
-const OWN: Touch = (Slot(0), 10);
+const OWN: Touch = touch(0, 10);
 /// Somebody else, later than what was given.
-const FOREIGN: Touch = (Slot(1), 12);
+const FOREIGN: Touch = touch(1, 12);
 /// Somebody else, but it is among the values that were given.
-const OLD: Touch = (Slot(0), 5);
+const OLD: Touch = touch(0, 5);
 
 const COMMITTING: State =
     State::Committing { end: FiringEnd::Done, tried: Tried::Commit, answer: Answer::Awaited };
 const SETTLING: State = State::Settling { asked: 1, end: FiringEnd::Done };
 
 fn remote() -> Remote {
-    Remote { key: "theirs".into(), at: 20, holder: None }
+    Remote { key: "theirs".into(), at: Revision::new(20), holder: None }
 }
 
 fn held() -> State {
@@ -92,19 +92,19 @@ fn every_state_answers_every_input() {
         row(
             "another slot at its commit's revision is foreign",
             State::Idle,
-            Decided(true, vec![(Slot(1), 10)]),
+            Decided(true, vec![touch(1, 10)]),
             to_live(),
         ),
         row(
             "its slot at another revision is foreign",
             State::Idle,
-            Decided(true, vec![(Slot(0), 11)]),
+            Decided(true, vec![touch(0, 11)]),
             to_live(),
         ),
         row(
             "a revision between what was given and its commit is foreign",
             State::Idle,
-            Decided(true, vec![(Slot(0), 9)]),
+            Decided(true, vec![touch(0, 9)]),
             to_live(),
         ),
         row("a crawl fires what is idle", State::Idle, crawled(), to_crawl()),
@@ -263,10 +263,10 @@ fn every_state_answers_every_input() {
 #[test]
 fn only_what_is_newer_than_another_engines_mark_overrules_it() {
     let now = Instant::now();
-    let (older, newer) = ((Slot(1), 11), (Slot(1), 12));
+    let (older, newer) = (touch(1, 11), touch(1, 12));
     let base = State::Waiting(now + BASE, Wait::Backoff);
-    let theirs = Some(SeenMark { revision: 11, mine: false, outdated: false });
-    let mine = Some(SeenMark { revision: 11, mine: true, outdated: false });
+    let theirs = Some(SeenMark { revision: Revision::new(11), mine: false, outdated: false });
+    let mine = Some(SeenMark { revision: Revision::new(11), mine: true, outdated: false });
     for (name, state, mark, touch, after, overrules) in [
         ("given up elsewhere, a newer change", given_up(), theirs, newer, base.clone(), Some(11)),
         ("given up elsewhere, a change that engine knew", given_up(), theirs, older, given_up(), None),
@@ -281,7 +281,11 @@ fn only_what_is_newer_than_another_engines_mark_overrules_it() {
         let mut record = fired(state, now);
         record.mark = mark;
         record.decided(true, &[touch], false, BASE, now);
-        assert_eq!((record.state.clone(), record.supersedes_backoff()), (after, overrules), "{name}");
+        assert_eq!(
+            (record.state.clone(), record.supersedes_backoff().map(Revision::get)),
+            (after, overrules),
+            "{name}"
+        );
     }
 }
 
@@ -296,15 +300,19 @@ fn a_mark_that_is_older_than_what_was_seen_holds_nothing_back() {
         ("written with the last change", [11, 0], None, true, given_up(), None),
         ("a newer value was given", [12, 0], None, true, base.clone(), Some(11)),
         ("a newer value was given to one held back", [12, 0], None, false, base.clone(), Some(11)),
-        ("a key was deleted later", [5, 0], Some((Slot(1), 13)), true, base.clone(), Some(11)),
+        ("a key was deleted later", [5, 0], Some(touch(1, 13)), true, base.clone(), Some(11)),
     ] {
         let mut record = record(now);
         record.state = LOCKING;
         record.give(&snapshot(&given));
         record.decided(true, touched.as_slice(), false, BASE, now);
         let kind = if gave_up { MarkKind::GivenUp } else { MarkKind::Backoff };
-        record.marked(11, kind, remote(), BASE, now);
-        assert_eq!((record.state.clone(), record.supersedes_backoff()), (after, overrules), "{name}");
+        record.marked(Revision::new(11), kind, remote(), BASE, now);
+        assert_eq!(
+            (record.state.clone(), record.supersedes_backoff().map(Revision::get)),
+            (after, overrules),
+            "{name}"
+        );
     }
 }
 
@@ -313,9 +321,13 @@ fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
     let now = Instant::now();
     for (mine, kept) in [(true, Some(11)), (false, None)] {
         let mut record = fired(LOCKING, now);
-        record.mark = Some(SeenMark { revision: 11, mine, outdated: true });
+        record.mark = Some(SeenMark { revision: Revision::new(11), mine, outdated: true });
         assert_eq!(record.held(remote()), Next::Stay);
-        record.decided(true, &[(Slot(1), 12)], false, BASE, now);
-        assert_eq!((record.state.clone(), record.supersedes_backoff()), (held(), kept), "mine: {mine}");
+        record.decided(true, &[touch(1, 12)], false, BASE, now);
+        assert_eq!(
+            (record.state.clone(), record.supersedes_backoff().map(Revision::get)),
+            (held(), kept),
+            "mine: {mine}"
+        );
     }
 }

@@ -196,7 +196,7 @@ impl World {
             locking: Vec::new(),
             last: HashMap::new(),
             dirty: vec![false; all],
-            foreign: vec![0; all],
+            foreign: vec![Revision::NONE; all],
             completed: vec![true; all],
             fired: vec![0; all],
             brakes: Default::default(),

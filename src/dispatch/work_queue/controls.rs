@@ -44,7 +44,8 @@ impl WorkQueue {
         }
     }
 
-    /// What would have fired does. That it would have is no reason to rest.
+    /// Instances that only the dry run kept from firing are fired now. A firing that did not happen starts no
+    /// rest.
     fn end_dry_run(&mut self, lane: Lane, now: Instant, out: &mut Vec<Action>) {
         let waits = |record: &InstanceRecord| record.state == State::WouldFire && record.lane == lane;
         let mut waiting: Vec<InstanceId> =
@@ -63,8 +64,8 @@ impl WorkQueue {
     /// From now on nothing of the lane starts.
     fn pause(&mut self, lane: Lane, now: Instant, out: &mut Vec<Action>) {
         self.queue.pause(lane, true);
-        // What waits here for an unknown time must not hold up other rules: it gives back the locks that it
-        // was handed, and will ask for them again.
+        // An instance that waits for an unknown time must not hold up other rules: it gives back the locks
+        // that it was handed, and asks for them again later.
         let records = &self.records;
         let parked =
             self.local_locks.withdraw(|id| records.get(&id).is_some_and(|record| record.lane == lane));

@@ -45,7 +45,7 @@ impl WorkQueue {
         closing
     }
 
-    /// Its lock is taken, and its callback is not to run any more: ends the firing as it is.
+    /// The lock is taken, but the callback is not to run any more: ends the firing without it.
     pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
         self.commits(id, FiringEnd::NotRun, Tried::Unlock, now);
         out.push(Action::Close(id, Closing::Unlock(None)));
@@ -78,7 +78,8 @@ impl WorkQueue {
                 self.hold_marked(id, found, now, out);
                 return AfterCommit::Over;
             }
-            // Refused for a reason of its own: the firing failed after all. What is tried next contains less.
+            // etcd refused the transaction itself, so the firing has failed. The next transaction contains
+            // less.
             (CommitOutcome::Refused(error), Tried::Commit) => {
                 let closing = self.finished(id, &Finish::Failed(error.clone()), now);
                 out.push(Action::Close(id, closing));
@@ -114,7 +115,7 @@ impl WorkQueue {
         AfterCommit::Over
     }
 
-    /// It was decided again from a view that contains what its firing did.
+    /// The instance was decided again, from a view that contains what its firing did.
     pub(super) fn settle_down(
         &mut self,
         id: InstanceId,

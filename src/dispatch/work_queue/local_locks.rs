@@ -33,8 +33,8 @@ impl LocalLocks {
         Some(place)
     }
 
-    /// Gives up the lock, or waiting at this place for it. Returns who has been handed the lock: the one that has
-    /// waited longest.
+    /// Gives up the lock, or waiting at this place for it. Returns who has been handed the lock: the one that
+    /// has waited longest.
     fn release(&mut self, key: &str, id: InstanceId, place: Place) -> Option<InstanceId> {
         let lock = self.locks.get_mut(key)?;
         if lock.holder != id {
@@ -128,8 +128,8 @@ impl WorkQueue {
         }
     }
 
-    /// What was handed a lock and can't get a slot, for how long whoever knows, passes it on to the next; it will
-    /// ask for it again. Returns whether there was any.
+    /// An instance that was handed a lock, and can't get a slot for an unknown time, passes the lock on to
+    /// the next. It will ask for it again. Returns whether there was such an instance.
     pub(super) fn pass_locks(
         &mut self,
         now: Instant,

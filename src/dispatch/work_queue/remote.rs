@@ -6,7 +6,7 @@ use crate::dispatch::record::{Answer, Remote, RemoteHolder};
 /// How long the watch of what is released stays open when nobody waits any more: the next may come soon.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// LockWatcher remembered, so that one which overtook the losing answer wakes the loser at once.
+/// Releases that are remembered, so that one which overtook the losing answer wakes the loser at once.
 const RELEASES: usize = 4096;
 
 /// Who waits for the deletion of which keys in etcd, and which were deleted lately.
@@ -18,8 +18,8 @@ pub(super) struct RemoteReleases {
     order: VecDeque<(String, Revision)>,
 }
 
-/// From where on what is released must be known: not at all while nobody waits, for each firing of each engine
-/// is an event of that watch.
+/// From which revision on releases must be known. While nobody waits they need not be: each firing of each
+/// engine is an event of that watch.
 #[derive(Default)]
 struct ReleaseWatch {
     /// What was deleted after this revision.
@@ -136,12 +136,14 @@ impl WorkQueue {
             if woken { record.released(Duration::ZERO, now) } else { next }
         });
         if released && woken {
-            // Taken, so that it counts once: after older data was restored it is newer than every answer.
+            // It is taken out, so that it counts once: after a restore of older data it would be newer than
+            // every answer.
             self.releases.recent.remove(&*key);
         }
     }
 
-    /// After which revision deletions must be told of with [`released`](Self::released); `None`: none need be.
+    /// After which revision deletions must be told of with [`released`](Self::released); `None`: none need
+    /// be.
     pub(crate) fn releases_after(&mut self, now: Instant) -> Option<Revision> {
         self.releases.after(now)
     }
@@ -153,7 +155,7 @@ impl WorkQueue {
         }
     }
 
-    /// Deletions may have been missed: everything held looks again, and so will what is held by an
+    /// Deletions may have been missed: every held instance looks again, and so does one that is held by an
     /// answer that is still on its way.
     pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
         for answer in self.records.values_mut().filter_map(|record| record.state.answer()) {

@@ -1,4 +1,4 @@
-//! Authentication, which is off and stays so.
+//! Authentication, which is always off.
 
 use crate::embedded::refusal::RpcError;
 use std::convert::Infallible;

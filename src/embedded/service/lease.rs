@@ -149,7 +149,7 @@ async fn renew(
         })
     };
     let action = match action {
-        // On a stream, a late message has no life of its own.
+        // On a stream, a late message ends with the stream.
         Some(Action::DelayRegardless(delay)) => Some(Action::Delay(delay)),
         action => action,
     };

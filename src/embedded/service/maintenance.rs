@@ -104,7 +104,7 @@ fn status(inner: &mut Inner) -> PbStatusResponse {
     }
 }
 
-/// As protobuf writes it, who leaves zeros out.
+/// As protobuf writes it, which leaves zeros out.
 fn as_text(alarm: i32, member: u64) -> String {
     let member = if member == 0 { String::new() } else { format!("memberID:{member} ") };
     let alarm = match alarm {

@@ -7,8 +7,10 @@ fn state() -> Condition {
     key("/s/:id/state").exists()
 }
 
-fn crawl(index: &mut Index, revision: Revision) -> views::ViewId {
-    index.open_view(WatcherIndex::FIRST, revision, Purpose::Crawl).expect("nothing else is under way")
+fn crawl(index: &mut Index, revision: i64) -> views::ViewId {
+    index
+        .open_view(WatcherIndex::FIRST, Revision::new(revision), Purpose::Crawl)
+        .expect("nothing else is under way")
 }
 
 /// Closes the view, compares to the end, and returns the drift.
@@ -40,7 +42,7 @@ fn news_of_a_put_that_comes_while_a_snapshot_is_compared_does_not_bring_the_key_
     let mut index = ready([state()], &[("/s/1/state", ""), ("/s/2/state", ""), ("/s/3/state", "")]);
     deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
     // Put at 110, deleted before 120, compacted.
-    let view = index.open_view(WatcherIndex::FIRST, 120, Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), Purpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/s/2/state", "", 100), found("/s/3/state", "", 100)]);
     index.close_view(view);
     index.work(2);
@@ -48,7 +50,10 @@ fn news_of_a_put_that_comes_while_a_snapshot_is_compared_does_not_bring_the_key_
     while index.has_backlog() {
         index.work(1);
     }
-    assert_eq!((value(&index, "/s/1/state"), index.position(WatcherIndex::FIRST)), (None, 120));
+    assert_eq!(
+        (value(&index, "/s/1/state"), index.position(WatcherIndex::FIRST)),
+        (None, Revision::new(120))
+    );
 }
 
 #[test]
@@ -61,10 +66,10 @@ fn a_key_seen_absent_is_not_brought_back_by_older_events() {
     deliver(&mut index, [put("/s/1/state", "new", 105)]);
     assert_eq!(value(&index, "/s/1/state"), None);
     let decided = drain(&mut index);
-    assert_eq!(&decided[0].touches[..], [(Slot(0), 105)], "somebody did change it");
+    assert_eq!(&decided[0].touches[..], [touch(0, 105)], "somebody did change it");
     deliver(&mut index, [delete("/s/1/state", 107, Deletion::Delivered)]);
     assert_eq!(index.tombstones(), 1, "the watch has not passed 110");
-    index.advance(WatcherIndex::FIRST, 110);
+    index.advance(WatcherIndex::FIRST, Revision::new(110));
     assert_eq!(index.tombstones(), 0);
 }
 
@@ -72,12 +77,12 @@ fn a_key_seen_absent_is_not_brought_back_by_older_events() {
 fn events_older_than_an_own_commit_are_reported_but_change_nothing() {
     let mut index = ready([state()], &[("/s/1/state", "a")]);
     index.apply(put("/s/1/state", "own", 103));
-    assert_eq!(&drain(&mut index)[0].touches[..], [(Slot(0), 103)]);
+    assert_eq!(&drain(&mut index)[0].touches[..], [touch(0, 103)]);
     deliver(&mut index, [put("/s/1/state", "foreign", 101)]);
-    assert_eq!(&drain(&mut index)[0].touches[..], [(Slot(0), 101)]);
+    assert_eq!(&drain(&mut index)[0].touches[..], [touch(0, 101)]);
     deliver(&mut index, [delete("/s/1/state", 102, Deletion::Delivered)]);
     let decided = drain(&mut index);
-    assert_eq!((&decided[0].touches[..], decided[0].orphaned), (&[(Slot(0), 102)][..], false));
+    assert_eq!((&decided[0].touches[..], decided[0].orphaned), (&[touch(0, 102)][..], false));
     deliver(&mut index, [put("/s/1/state", "own", 103)]);
     assert!(drain(&mut index).is_empty(), "known already");
     assert_eq!(value(&index, "/s/1/state").as_deref(), Some("own"));
@@ -107,7 +112,7 @@ fn a_crawl_that_is_ahead_of_the_watch_deletes_nothing() {
 #[test]
 fn a_crawl_repairs_puts_and_deletions_that_the_watch_lost() {
     let mut index = ready([state()], &[("/s/1/state", "a"), ("/s/2/state", "a"), ("/s/3/state", "a")]);
-    index.advance(WatcherIndex::FIRST, 105);
+    index.advance(WatcherIndex::FIRST, Revision::new(105));
     let view = crawl(&mut index, 105);
     let page = [("/s/1/state", "b", 101), ("/s/2/state", "a", 100), ("/s/4/state", "", 102), ("/t", "", 103)];
     index.view_page(view, page.map(|(key, value, revision)| found(key, value, revision)).into());
@@ -181,7 +186,7 @@ fn keys_of_a_namespace_are_no_drift() {
     let conditions = rules([key("/*all").exists()]);
     let mut index =
         Index::new(conditions, vec![String::new()], vec!["/etcd-rules/".into()], FixedState::with_seed(1));
-    let view = index.open_view(WatcherIndex::FIRST, 100, Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/etcd-rules/app/lock/1", "", 50)]);
     close(&mut index, view);
     let view = crawl(&mut index, 101);
@@ -195,7 +200,7 @@ fn keys_of_a_namespace_are_no_drift() {
 #[test]
 fn more_suspects_than_a_crawl_holds_back_are_repaired_at_once() {
     let mut index = ready([state()], &[]);
-    index.advance(WatcherIndex::FIRST, 101);
+    index.advance(WatcherIndex::FIRST, Revision::new(101));
     let view = crawl(&mut index, 101);
     let keys = |range: std::ops::Range<usize>| -> Vec<KeyValue> {
         range.map(|id| found(&format!("/s/{id}/state"), "", 101)).collect()
@@ -213,12 +218,15 @@ fn more_suspects_than_a_crawl_holds_back_are_repaired_at_once() {
 fn a_view_that_was_replaced_is_over() {
     let mut index = ready([state()], &[("/s/1/state", "")]);
     let old = crawl(&mut index, 101);
-    let snapshot = index.open_view(WatcherIndex::FIRST, 102, Purpose::Snapshot).unwrap();
+    let snapshot = index.open_view(WatcherIndex::FIRST, Revision::new(102), Purpose::Snapshot).unwrap();
     assert!(!index.view_page(old, vec![found("/s/2/state", "", 101)]));
     assert!(!index.close_view(old));
-    assert!(index.open_view(WatcherIndex::FIRST, 103, Purpose::Crawl).is_none(), "a snapshot is under way");
+    assert!(
+        index.open_view(WatcherIndex::FIRST, Revision::new(103), Purpose::Crawl).is_none(),
+        "a snapshot is under way"
+    );
     index.cancel_view(snapshot);
-    assert!(index.open_view(WatcherIndex::FIRST, 103, Purpose::Crawl).is_some());
+    assert!(index.open_view(WatcherIndex::FIRST, Revision::new(103), Purpose::Crawl).is_some());
     assert_eq!(index.keys(), 1);
 }
 
@@ -230,8 +238,11 @@ fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
         Index::new(conditions, vec!["/a/".into(), "/b/".into()], Vec::new(), FixedState::with_seed(1));
     assert_eq!(index.instances(), 1, "the one of the rule without attributes");
     for watcher in WatcherIndex::all(2) {
-        assert!(index.open_view(watcher, 100, Purpose::Crawl).is_none(), "there is nothing to compare with");
-        let view = index.open_view(watcher, 100, Purpose::Snapshot).unwrap();
+        assert!(
+            index.open_view(watcher, Revision::new(100), Purpose::Crawl).is_none(),
+            "there is nothing to compare with"
+        );
+        let view = index.open_view(watcher, Revision::new(100), Purpose::Snapshot).unwrap();
         index.view_page(view, vec![found(["/a/1", "/b/1"][watcher.index()], "", 90)]);
         if watcher != WatcherIndex::FIRST {
             index.view_page(view, vec![found("/b/x/on", "", 91)]);
@@ -281,7 +292,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     deliver(&mut index, [put("/s/1/state", "c", 103), put("/s/2/state", "d", 104)]);
     let answer = index.ask(ids[0], Reason::Ask(7)).unwrap();
     assert_eq!(answer.reason, Reason::Ask(7));
-    assert_eq!(&answer.touches[..], [(Slot(0), 103)]);
+    assert_eq!(&answer.touches[..], [touch(0, 103)]);
     assert_eq!(answer.snapshot[0].as_ref().unwrap().value, "c");
     let others = drain(&mut index);
     assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
@@ -294,7 +305,7 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     assert!(index.ask(ids[0], Reason::Ask(9)).unwrap().touches.is_empty());
     let crawled = drain(&mut index);
     assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == Reason::Crawl));
-    assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [(Slot(0), 105)]));
+    assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [touch(0, 105)]));
 }
 
 #[test]
@@ -367,7 +378,7 @@ fn a_crawl_that_comes_while_the_last_one_is_worked_on_does_not_begin_again() {
 fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
     for (matched, rest, room) in [(100, 10_000, 10_000), (25, 10_000, 2_500), (0, 10_000, 0), (100, 0, 0)] {
         let mut index = index([state()]);
-        let view = index.open_view(WatcherIndex::FIRST, 100, Purpose::Snapshot).unwrap();
+        let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
         let key = |id: usize| if id < matched { format!("/s/{id}/state") } else { format!("/s/{id}/other") };
         let had = (index.keys(), index.instances());
         index.view_page(view, (0..100).map(|id| found(&key(id), "", 90)).collect());

@@ -42,7 +42,7 @@ fn keys_that_nobody_reads_are_matched_and_forgotten() {
     let mut index = ready([key("/a/:id").exists()], &[]);
     deliver(&mut index, [put("/b/1", "", 101), put("/b/1", "", 102)]);
     assert_eq!((index.counters().matched, index.keys()), (2, 0));
-    index.apply(Change::Put { key: b"/a/\xff".to_vec(), value: "".into(), revision: 103 });
+    index.apply(Change::Put { key: b"/a/\xff".to_vec(), value: "".into(), revision: Revision::new(103) });
     assert_eq!((index.counters().not_text, index.keys(), drain(&mut index).len()), (1, 0, 0));
 }
 
@@ -86,17 +86,17 @@ fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
         assert!(decided.len() <= 1024, "{} in one call", decided.len());
         walked += decided.len();
         for decide in &decided {
-            assert_eq!((decide.rule.index(), &decide.touches[..]), (0, &[(Slot(0), 103)][..]));
+            assert_eq!((decide.rule.index(), &decide.touches[..]), (0, &[touch(0, 103)][..]));
             let id: usize = decide.binding.get(0, 1).parse().unwrap();
             latest[id] = Some(truth(&index, decide));
         }
         // In the middle of the walk other keys change, appear and disappear.
         calls += 1;
-        let revision = 200 + 10 * calls as Revision;
+        let revision = 200 + 10 * calls as i64;
         deliver(&mut index, [put("/other/1", "", revision)]);
         let decided = drain(&mut index);
         assert_eq!(decided.len(), 1, "at once, and nothing else");
-        assert_eq!((decided[0].rule.index(), &decided[0].touches[..]), (1, &[(Slot(0), revision)][..]));
+        assert_eq!((decided[0].rule.index(), &decided[0].touches[..]), (1, &[touch(0, revision)][..]));
         if calls < 90 {
             let (joins, leaves) = (SERVERS + calls, calls * 1001);
             deliver(
@@ -140,7 +140,7 @@ fn a_switch_flipped_back_in_the_middle_is_walked_again_from_the_start() {
     let decided = drain(&mut index);
     assert_eq!(decided.len(), 7);
     assert!(decided.iter().all(|decide| !truth(&index, decide)));
-    assert_eq!(&decided[0].touches[..], [(Slot(0), 101), (Slot(0), 102)]);
+    assert_eq!(&decided[0].touches[..], [touch(0, 101), touch(0, 102)]);
     assert_eq!(work_off(&mut index).len(), 3);
 }
 
@@ -153,7 +153,7 @@ fn of_many_flips_a_walk_remembers_the_two_latest() {
     }
     let decided = work_off(&mut index);
     assert_eq!(decided.len(), 1);
-    assert_eq!(&decided[0].touches[..], [(Slot(0), 198), (Slot(0), 199)]);
+    assert_eq!(&decided[0].touches[..], [touch(0, 198), touch(0, 199)]);
 }
 
 #[test]

@@ -211,17 +211,22 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn new() -> Self {
-        Self { revision: 1, history: vec![BTreeMap::new(); KEYS.len()] }
+        Self { revision: Revision::new(1), history: vec![BTreeMap::new(); KEYS.len()] }
     }
 
     /// One transaction. Deletions of what does not exist leave no event.
     pub(super) fn write(&mut self, writes: &BTreeMap<usize, Option<&str>>) {
-        self.revision += 1;
+        self.revision = self.revision.next();
         for (key, value) in writes {
             if value.is_some() || self.at(*key, self.revision).is_some() {
                 self.history[*key].insert(self.revision, value.map(Value::from));
             }
         }
+    }
+
+    /// So many revisions ago.
+    pub(super) fn back(&self, revisions: i64) -> Revision {
+        Revision::new(self.revision.get() - revisions)
     }
 
     pub(super) fn at(&self, key: usize, revision: Revision) -> Held {
@@ -236,7 +241,7 @@ impl Store {
     /// The first revision after this one with an event under a prefix, and the events.
     pub(super) fn next(&self, prefix: &str, after: Revision) -> Option<(Revision, Vec<Change>)> {
         let keys = || (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(prefix));
-        let first = |key: usize| self.history[key].range(after + 1..).next().map(|(at, _)| *at);
+        let first = |key: usize| self.history[key].range(after.next()..).next().map(|(at, _)| *at);
         let revision = keys().filter_map(first).min()?;
         let event = |key: usize| {
             let value = self.history[key].get(&revision)?;

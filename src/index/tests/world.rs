@@ -47,16 +47,16 @@ pub(super) enum Step {
     },
     OpenSnapshot {
         watcher: usize,
-        back: Revision,
+        back: i64,
     },
     /// A snapshot whose pages are each read later, beside the watch.
     OpenMoving {
         watcher: usize,
-        back: Revision,
+        back: i64,
     },
     OpenCrawl {
         watcher: usize,
-        back: Revision,
+        back: i64,
     },
     Page {
         watcher: usize,
@@ -146,12 +146,12 @@ impl World {
             oracle: Oracle::new(rules),
             watchers: prefixes
                 .iter()
-                .map(|prefix| Watcher { prefix, heard: 0, complete: false, view: None })
+                .map(|prefix| Watcher { prefix, heard: Revision::NONE, complete: false, view: None })
                 .collect(),
             store,
             untold: Vec::new(),
             mirror: vec![None; KEYS.len()],
-            floor: vec![0; KEYS.len()],
+            floor: vec![Revision::NONE; KEYS.len()],
             expected: BTreeSet::new(),
             followed: BTreeMap::new(),
             touches: BTreeMap::new(),
@@ -202,14 +202,14 @@ impl World {
                 // A linearizable read is never behind what was delivered.
                 let delivered =
                     self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
-                let revision = (self.store.revision - back).max(delivered);
+                let revision = self.store.back(back).max(delivered);
                 self.open(watcher, Purpose::Snapshot, revision);
             }
             Step::OpenMoving { watcher, back } => {
                 let watcher = watcher % self.watchers.len();
                 let delivered =
                     self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
-                let revision = (self.store.revision - back).max(delivered);
+                let revision = self.store.back(back).max(delivered);
                 self.open(watcher, Purpose::Snapshot, revision);
                 if let Some(view) = &mut self.watchers[watcher].view {
                     view.moving = Some(Moving { unread: (0..KEYS.len()).collect(), read_at: revision });
@@ -217,7 +217,7 @@ impl World {
                 }
             }
             Step::OpenCrawl { watcher, back } => {
-                let revision = (self.store.revision - back).max(1);
+                let revision = self.store.back(back).max(Revision::new(1));
                 self.open(watcher % self.watchers.len(), Purpose::Crawl, revision);
             }
             Step::Page { watcher, count } => self.page(watcher % self.watchers.len(), count),
@@ -291,7 +291,7 @@ impl World {
         let read = matches!(told, Change::Delete { how: Deletion::SeenAbsent, .. });
         // A key that a read found deleted may have been deleted right after it was put.
         let told_at = match known {
-            Some((true, known)) if read && known < revision => known + 1,
+            Some((true, known)) if read && known < revision => known.next(),
             _ => revision,
         };
         self.index.apply_all(vec![told]);

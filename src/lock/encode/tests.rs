@@ -18,8 +18,8 @@ enum Part {
 
 #[derive(Clone, Debug)]
 enum With {
-    Created(Revision),
-    Changed(Revision),
+    Created(i64),
+    Changed(i64),
     Value(Vec<u8>),
 }
 
@@ -59,8 +59,8 @@ fn ours(parts: &[Part]) -> EncodedTxn {
         match part {
             Part::Compare(key, sign, with) => {
                 let target = match with {
-                    With::Created(revision) => Target::Created(*revision),
-                    With::Changed(revision) => Target::Changed(*revision),
+                    With::Created(revision) => Target::Created(Revision::new(*revision)),
+                    With::Changed(revision) => Target::Changed(Revision::new(*revision)),
                     With::Value(value) => Target::Value(value),
                 };
                 txn.compare(key, *sign, target);

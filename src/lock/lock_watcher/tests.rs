@@ -65,7 +65,7 @@ impl Bench {
     /// Puts and deletes it; returns the revision of the deletion.
     fn release(&self, key: &str) -> Revision {
         assert!(self.etcd.write(&Write::Put(key, "")) && self.etcd.write(&Write::Delete(key)));
-        self.etcd.faults().revision()
+        Revision::new(self.etcd.faults().revision())
     }
 
     /// The next that is told, each key by itself; `None`: some may have been missed.
@@ -103,7 +103,7 @@ async fn what_was_deleted_before_the_watch_began_is_told_from_where_it_is_wanted
         bench.release("/ns/c");
         bench.tells(&["/ns/c"]).await;
         // An answer from before: what lies between is told, and what follows it again.
-        bench.wanted.set(Some(first - 1));
+        bench.wanted.set(Some(first.previous()));
         bench.tells(&["/ns/a", "/ns/b", "/ns/c"]).await;
     })
     .await;
@@ -112,7 +112,7 @@ async fn what_was_deleted_before_the_watch_began_is_told_from_where_it_is_wanted
 #[tokio::test]
 async fn nothing_is_watched_while_it_is_not_wanted() {
     bench(async |mut bench| {
-        bench.wanted.set(Some(bench.etcd.faults().revision()));
+        bench.wanted.set(Some(Revision::new(bench.etcd.faults().revision())));
         bench.watches(1).await;
         bench.release("/ns/a");
         bench.tells(&["/ns/a"]).await;
@@ -132,7 +132,7 @@ async fn what_is_compacted_may_have_been_missed() {
     bench(async |mut bench| {
         let first = bench.release("/ns/a");
         let last = bench.release("/ns/b");
-        bench.etcd.faults().compact(last).expect("a compaction");
+        bench.etcd.faults().compact(last.get()).expect("a compaction");
         bench.wanted.set(Some(first));
         assert_eq!(bench.next().await, None, "all look again");
         bench.release("/ns/c");
@@ -146,7 +146,7 @@ async fn trouble_is_over_when_nobody_waits_any_more() {
     bench(async |bench| {
         let mut health = bench.status.subscribe();
         bench.etcd.faults().set_reachable(false);
-        bench.wanted.set(Some(1));
+        bench.wanted.set(Some(Revision::new(1)));
         let unwell = health.wait_for(|health| *health != Health::Ready);
         timeout(10 * SECOND, unwell).await.expect("in time").expect("a status");
         bench.wanted.set(None);

@@ -45,7 +45,7 @@ impl Locking<'_> {
                         found.is_some_and(|kv| kv.value != self.condition.literal(*leaf))
                     }
                     Check::Unchanged(_) => {
-                        found.map(|kv| kv.mod_revision) == seen.map(|seen| seen.mod_revision)
+                        found.map(|kv| Revision::new(kv.mod_revision)) == seen.map(|seen| seen.mod_revision)
                     }
                 }
             })

@@ -57,15 +57,15 @@ fn assert_footprint(request: &Request, name: &str) {
     let of = |whens: &[&str]| {
         sorted(lines.iter().filter(|line| whens.iter().any(|when| line.starts_with(when))).map(key).collect())
     };
-    assert_eq!(sorted(reads.to_vec()), of(&["if", "else"]), "{name}: reads");
-    assert_eq!(sorted(writes.to_vec()), of(&["then"]), "{name}: writes");
+    assert_eq!(sorted(reads.to_vec()), of(&["if", "else", "then get"]), "{name}: reads");
+    assert_eq!(sorted(writes.to_vec()), of(&["then put", "then delete"]), "{name}: writes");
     assert_eq!(*puts, lines.iter().any(|line| line.starts_with("then put")), "{name}: puts");
     assert_eq!(*request_bytes, request.txn.len(), "{name}");
     assert!(*response_bytes > 0 && !solo, "{name}");
 }
 
-fn seen(value: &str, revision: Revision) -> Option<Seen> {
-    Some(Seen { value: value.into(), mod_revision: revision })
+fn seen(value: &str, revision: i64) -> Option<Seen> {
+    Some(Seen { value: value.into(), mod_revision: Revision::new(revision) })
 }
 
 fn holder(nonce: u64) -> Holder {
@@ -78,7 +78,7 @@ const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
 fn locking<T>(
     snapshot: &[Option<Seen>],
     witness: &[Check],
-    supersedes_backoff: Option<Revision>,
+    supersedes_backoff: Option<i64>,
     test: impl FnOnce(Locking<'_>) -> T,
 ) -> T {
     let snapshot: Snapshot = snapshot.into();
@@ -92,7 +92,7 @@ fn locking<T>(
         keys,
         holder,
         lease: LeaseId::new(LEASE),
-        supersedes_backoff,
+        supersedes_backoff: supersedes_backoff.map(Revision::new),
         condition,
         witness,
         snapshot,
@@ -152,7 +152,7 @@ fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
     }
 }
 
-fn kv(key: &str, value: &str, (create, modified): (Revision, Revision), lease: i64) -> PbKeyValue {
+fn kv(key: &str, value: &str, (create, modified): (i64, i64), lease: i64) -> PbKeyValue {
     PbKeyValue {
         key: key.into(),
         value: value.into(),
@@ -170,7 +170,7 @@ fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
         let count = kvs.len() as i64;
         Some(PbTxnOpResponse::ResponseRange(PbRangeResponse { kvs, count, ..Default::default() }))
     });
-    Reply { revision: 50, succeeded: false, responses: responses.collect() }
+    Reply { revision: Revision::new(50), succeeded: false, responses: responses.collect() }
 }
 
 fn mark_value(gave_up: bool) -> String {
@@ -255,12 +255,12 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                 Locked::Won(fence, None) => format!("won {}", fence.create_revision),
                 other @ (Locked::Won(..) | Locked::Changed | Locked::Outdated) => panic!("{name}: {other:?}"),
                 Locked::Held { create_revision, lease, holder, at } => {
-                    assert_eq!(at, 50, "{name}");
+                    assert_eq!(at.get(), 50, "{name}");
                     let nonce = holder.map(|holder| holder.nonce.0);
                     format!("held {create_revision} by {}, nonce {nonce:?}", lease.get())
                 }
                 Locked::Marked { revision, mark, at } => {
-                    assert_eq!(at, 50, "{name}");
+                    assert_eq!(at.get(), 50, "{name}");
                     format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
                 }
                 Locked::Untrue { changes, mark_gone } => {
@@ -289,18 +289,18 @@ fn told(changes: &[Change]) -> String {
 
 #[test]
 fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
-    let reply = Reply { revision: 41, succeeded: true, responses: vec![] };
+    let reply = Reply { revision: Revision::new(41), succeeded: true, responses: vec![] };
     let locked = locking(&[None], &[Check::Absent(Slot(0))], None, |locking| locking.read(reply));
     let Locked::Won(fence, None) = locked else { panic!("{locked:?}") };
-    assert_eq!(fence, Fence { create_revision: 41 });
+    assert_eq!(fence, Fence { create_revision: Revision::new(41) });
 }
 
 #[test]
 fn what_is_removed_is_what_was_seen() {
     for (name, request, expected) in [
-        ("an orphaned lock", free_orphan(LOCK, 30), format!("if create {LOCK} = 30")),
+        ("an orphaned lock", free_orphan(LOCK, Revision::new(30)), format!("if create {LOCK} = 30")),
         ("the lock of an attempt", free_attempt(LOCK, &holder(1)), format!("if value {LOCK} = {HOLDER}")),
-        ("a mark", clear_mark(MARK, 8), format!("if mod {MARK} = 8")),
+        ("a mark", clear_mark(MARK, Revision::new(8)), format!("if mod {MARK} = 8")),
     ] {
         let key = if name == "a mark" { MARK } else { LOCK };
         assert_eq!(lines(&request), [expected, format!("then delete {key}")], "{name}");

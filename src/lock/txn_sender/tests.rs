@@ -1,6 +1,7 @@
 //! The health of requests, on the embedded etcd: trouble ends when it is over, and not before.
 
 use super::*;
+use crate::change::Revision;
 use crate::embedded::EmbeddedEtcd;
 use crate::etcd::{Target, Timeouts};
 use crate::health::{Health, Reason};
@@ -51,7 +52,7 @@ impl Bench {
 }
 
 fn delete(key: &str) -> Request {
-    clear_mark(key, 1)
+    clear_mark(key, Revision::new(1))
 }
 
 fn put(key: &str) -> Request {

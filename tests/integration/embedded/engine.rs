@@ -146,8 +146,8 @@ async fn an_engine_that_is_shut_down_without_space_leaves_nothing_behind() {
     assert_eq!(count(&client, "/jobs/").await, 1, "nothing of it took effect");
 }
 
-/// The answer to a commit that something between sends twice says that the lock is gone. The mark that it left is the
-/// engine's own all the same, and does not hold it back when the job has changed meanwhile.
+/// A proxy sends a commit twice, and the second answer says that the lock is gone. The mark that the first
+/// left is the engine's own all the same, and does not hold it back when the job has changed meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_knows_what_it_gave_up_when_its_commit_is_sent_twice() {
     let etcd = EmbeddedEtcd::in_process();
@@ -172,8 +172,8 @@ async fn an_engine_knows_what_it_gave_up_when_its_commit_is_sent_twice() {
     engine.shutdown(5 * SECOND).await.expect("shutdown");
 }
 
-/// A backup of the same cluster is restored, and written to until it is further than the engine was, before that
-/// connects again. The revision tells nothing, but what was seen is not in its history.
+/// A backup of the same cluster is restored, and written to until it is further than the engine was, before
+/// that connects again. The revision tells nothing, but what was seen is not in its history.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_notices_a_restored_backup_that_has_outgrown_it() {
     let etcd = EmbeddedEtcd::in_process();

@@ -178,7 +178,7 @@ async fn compare_streams(seed: u64) {
                 stream.rest();
                 let before = ends(&stream.seen);
                 stream.sender.cancel(id).await.expect("the stream is open");
-                // What happens from now on, it must not see.
+                // It must not see what happens from now on.
                 assert!(!is_answered || stream.until(|seen| ends(seen) > before).await, "{}", both.context());
             }
         }

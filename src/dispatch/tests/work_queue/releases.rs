@@ -86,17 +86,15 @@ fn giving_up_is_not_undone_by_a_release_that_comes_late() {
     b.answer(1, true, &[5, 0]).released(LOCK, 15).released(LOCK, 20).advance(Duration::from_secs(1));
     assert_eq!(b.state(1), Some(State::GivenUp(None)));
     b.wanted();
-    b.decide(1, false, &[21, 0], &[(Slot(0), 21)]);
-    assert!(matches!(b.wanted()[..], [Action::ClearMark { revision: 20, .. }]));
+    b.decide(1, false, &[21, 0], &[touch(0, 21)]);
+    assert!(matches!(b.wanted()[..], [Action::ClearMark { revision, .. }] if revision == Revision::new(20)));
 }
 
 #[test]
 fn a_change_that_came_before_the_answer_overrules_the_mark() {
     let mut b = bench();
     // The change at 12 is seen while the answer of a mark at 10 is on its way.
-    b.decide(1, true, &[5, 0], &[])
-        .decide(1, true, &[12, 0], &[(Slot(0), 12)])
-        .locked(1, marked(10, 2, true));
+    b.decide(1, true, &[5, 0], &[]).decide(1, true, &[12, 0], &[touch(0, 12)]).locked(1, marked(10, 2, true));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
     b.locking();
     b.advance(BASE).answer(1, true, &[12, 0]);
@@ -126,7 +124,7 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
         b.wanted();
         let orphan = Decided {
             orphaned: true,
-            ..decision(instance(1), false, &[0, 0], &[(Slot(0), 12)], Reason::Change)
+            ..decision(instance(1), false, &[0, 0], &[touch(0, 12)], Reason::Change)
         };
         b.turn(|work, now, out| work.decided(orphan, now, out)).locked(1, outcome);
         assert_eq!(b.state(1), None);
@@ -138,11 +136,11 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
 #[test]
 fn what_turned_false_and_true_again_meanwhile_is_held() {
     let mut b = bench();
-    b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[(Slot(1), 6)]).decide(
+    b.decide(1, true, &[5, 0], &[]).decide(1, false, &[5, 6], &[touch(1, 6)]).decide(
         1,
         true,
         &[5, 0],
-        &[(Slot(1), 7)],
+        &[touch(1, 7)],
     );
     b.locked(1, held(10));
     assert!(matches!(b.state(1), Some(State::Held(_))));
@@ -153,7 +151,7 @@ fn releases_are_wanted_from_the_oldest_answer_on_while_somebody_waits_and_a_litt
     let mut b = bench();
     let after = |b: &mut Bench| {
         let now = b.now;
-        b.work.releases_after(now)
+        b.work.releases_after(now).map(Revision::get)
     };
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     assert_eq!(after(&mut b), None, "nobody waits");

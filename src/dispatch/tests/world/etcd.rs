@@ -12,8 +12,8 @@ impl Keys {
     }
 
     /// 0 for a key that is absent.
-    pub(super) fn revisions(&self) -> [Revision; 2] {
-        self.0.map(|(revision, present)| if present { revision } else { 0 })
+    pub(super) fn revisions(&self) -> [i64; 2] {
+        self.0.map(|(revision, present)| if present { revision.get() } else { 0 })
     }
 
     pub(super) fn matches(&self, given: &Snapshot) -> bool {
@@ -64,7 +64,7 @@ pub(super) struct Etcd {
 impl Etcd {
     pub(super) fn new(instances: usize) -> Self {
         Self {
-            revision: 1,
+            revision: Revision::new(1),
             keys: vec![Keys::default(); instances],
             locks: BTreeMap::new(),
             marks: BTreeMap::new(),
@@ -74,13 +74,13 @@ impl Etcd {
     }
 
     fn next(&mut self) -> Revision {
-        self.revision += 1;
+        self.revision = self.revision.next();
         self.revision
     }
 
     /// Nothing happens if a key is deleted that is not there.
     pub(super) fn change(&mut self, id: u32, slot: Slot, present: bool) -> Option<Revision> {
-        let revision = self.revision + 1;
+        let revision = self.revision.next();
         self.write(id, slot, present, revision).then(|| self.next())
     }
 
@@ -162,7 +162,7 @@ impl Etcd {
                 return answer(LockOutcome::Failed("an orphaned lock".into()));
             }
             assert_eq!(ours, None, "{id} wants the lock of a callback of its own engine");
-            return answer(held_by_lock(&key, at));
+            return answer(held_by_lock(&key, at.get()));
         }
         let mark = self.marks.get(&id).copied();
         let found = mark.map(|mark| mark.revision);
@@ -173,9 +173,9 @@ impl Etcd {
             return LockAnswer { outcome: won(), fence: Some(revision), changes: Vec::new() };
         }
         match mark {
-            Some(Mark { revision, attempt, gave_up }) if found != supersedes_backoff => {
-                answer(LockOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at)))
-            }
+            Some(Mark { revision, attempt, gave_up }) if found != supersedes_backoff => answer(
+                LockOutcome::Marked(found_mark(mark_of(id), revision.get(), (attempt, gave_up), at.get())),
+            ),
             mark => {
                 let read = |slot: usize| {
                     let (revision, present) = self.keys[id as usize].0[slot];
@@ -191,7 +191,7 @@ impl Etcd {
     /// The answer does not come. Sometimes the lock was taken all the same.
     pub(super) fn forget_lock(&mut self, id: u32, answer: LockAnswer) -> LockAnswer {
         if let Some(fence) = answer.fence
-            && fence % 2 == 0
+            && fence.get() % 2 == 0
         {
             self.unlock(&lock_of(id), fence);
         }
@@ -213,7 +213,8 @@ impl Etcd {
                 return lost(true);
             };
             let at = self.revision;
-            let outcome = CommitOutcome::Marked(found_mark(mark_of(id), revision, (attempt, gave_up), at));
+            let outcome =
+                CommitOutcome::Marked(found_mark(mark_of(id), revision.get(), (attempt, gave_up), at.get()));
             return End(outcome, Vec::new());
         }
         if optimistic && !effects.is_empty() && !self.keys[id as usize].matches(&run.given) {
@@ -235,6 +236,6 @@ impl Etcd {
             self.delete_mark(id, revision);
         }
         let slots: Vec<u8> = effects.iter().map(|(slot, _)| slot.0).collect();
-        End(committed(revision, &slots, hold.is_some()), changes)
+        End(committed(revision.get(), &slots, hold.is_some()), changes)
     }
 }

@@ -150,7 +150,7 @@ impl World {
                 held.map(|(_, revision)| revision) == seen.as_ref().map(|seen| seen.mod_revision)
             })
         };
-        let some = self.lost || (0..=self.store.revision).any(was_there);
+        let some = self.lost || (0..=self.store.revision.get()).map(Revision::new).any(was_there);
         assert!(some, "{:?} were never there together", decide.snapshot);
     }
 

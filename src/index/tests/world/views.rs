@@ -72,7 +72,7 @@ impl World {
         let (id, read_at) = (*id, moving.read_at);
         let covered = |key: &usize| KEYS[*key].starts_with(self.watchers[at].prefix);
         let latest = (0..KEYS.len()).filter(covered).filter_map(|key| self.store.at(key, read_at));
-        let latest = latest.map(|(_, revision)| revision).max().unwrap_or(0);
+        let latest = latest.map(|(_, revision)| revision).max().unwrap_or(Revision::NONE);
         while self.watchers[at].heard < latest && self.deliver(at, true, true) {}
         self.index.read_later(id, read_at);
     }

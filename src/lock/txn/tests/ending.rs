@@ -11,13 +11,13 @@ fn keys() -> Keys {
     Keys::from_parts(LOCK, MARK, [])
 }
 
-fn expect(key: &str, revision: Revision) -> Expectation {
-    Expectation { key: key.into(), is: Expected::At(revision) }
+fn expect(key: &str, revision: i64) -> Expectation {
+    Expectation { key: key.into(), is: Expected::At(Revision::new(revision)) }
 }
 
 #[test]
 fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged() {
-    let fence = Fence { create_revision: 30 };
+    let fence = Fence { create_revision: Revision::new(30) };
     let mark = InstanceMark { engine: "e".into(), attempt: 2, until: 5, gave_up: false, error: "no".into() };
     let marked = format!("then put {MARK} {} lease 66", serde_json::to_string(&mark).unwrap_or_default());
     let fenced = format!("if create {LOCK} = 30");
@@ -109,7 +109,7 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             fence: locked.then_some(fence),
             effects: &effects,
             leases: &leases,
-            supersedes_backoff,
+            supersedes_backoff: supersedes_backoff.map(Revision::new),
             marking: marking.then_some(Marking { mark: &mark, lease: LeaseId::new(66) }),
         };
         assert_eq!(lines(&ending.request()), expected, "{name}");
@@ -119,12 +119,12 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
 
 #[test]
 fn the_answer_to_an_end_tells_what_became_of_it() {
-    let fence = Fence { create_revision: 30 };
+    let fence = Fence { create_revision: Revision::new(30) };
     let effects = Effects { changes: vec![], expectations: vec![expect("/p", 4), expect("/q", 0)] };
     let lock = |create| Some(kv(LOCK, "", (create, create), LEASE));
     let mark = |revision| Some(kv(MARK, &mark_value(false), (7, revision), 5));
     let key = |key: &str, revision| Some(kv(key, "new", (3, revision), 0));
-    let done = || Reply { revision: 51, succeeded: true, responses: vec![] };
+    let done = || Reply { revision: Revision::new(51), succeeded: true, responses: vec![] };
     for (name, locked, supersedes_backoff, reply, expected) in [
         ("committed", true, None, done(), "committed 51"),
         ("committed, optimistic", false, Some(8), done(), "committed 51"),
@@ -183,13 +183,19 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
         ),
     ] {
         let (keys, fence) = (keys(), locked.then_some(fence));
-        let ending =
-            Ending { keys: &keys, fence, effects: &effects, leases: &[], supersedes_backoff, marking: None };
+        let ending = Ending {
+            keys: &keys,
+            fence,
+            effects: &effects,
+            leases: &[],
+            supersedes_backoff: supersedes_backoff.map(Revision::new),
+            marking: None,
+        };
         let text = match ending.read(reply) {
             Ended::Committed { revision } => format!("committed {revision}"),
             Ended::FenceLost => "fence lost".into(),
             Ended::Marked { revision, mark, at } => {
-                assert_eq!(at, 50, "{name}");
+                assert_eq!(at.get(), 50, "{name}");
                 format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
             }
             Ended::Unexpected { changes, mark_gone } => {

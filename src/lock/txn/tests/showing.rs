@@ -4,11 +4,7 @@ use super::*;
 
 /// Calls `test` with the transaction of an instance over two keys. The witness is that the first is `go`; the second
 /// was absent.
-fn showing<T>(
-    showing: Showing,
-    supersedes_backoff: Option<Revision>,
-    test: impl FnOnce(Locking<'_>) -> T,
-) -> T {
+fn showing<T>(showing: Showing, supersedes_backoff: Option<i64>, test: impl FnOnce(Locking<'_>) -> T) -> T {
     let values = [seen("go", 5), None];
     locking(&values, &[Check::ValueIs(Slot(0))], supersedes_backoff, |locking| {
         test(Locking { showing, ..locking })
@@ -42,7 +38,7 @@ fn the_keys_shown_are_compared_or_read_if_they_may_not_have_been_there_together(
     }
 }
 
-fn key(number: usize, value: &str, revision: Revision) -> Option<PbKeyValue> {
+fn key(number: usize, value: &str, revision: i64) -> Option<PbKeyValue> {
     Some(kv(&format!("/k{number}"), value, (3, revision), 0))
 }
 
@@ -82,8 +78,9 @@ fn what_was_read_with_the_lock_is_shown() {
     for (mark, writes) in [(None, 1), (Some(8), 2)] {
         let reply = took(writes, vec![key(0, "go", 9), key(1, "b", 11)]);
         let locked = showing(Showing::Read, mark, |locking| locking.read(reply));
-        let Locked::Won(Fence { create_revision: 50 }, Some(read)) = locked else { panic!("{locked:?}") };
-        assert_eq!((read.at, told(&read.changes)), (50, "/k0 go at 9, /k1 b at 11".into()));
+        let Locked::Won(fence, Some(read)) = locked else { panic!("{locked:?}") };
+        assert_eq!((fence.create_revision.get(), read.at.get()), (50, 50));
+        assert_eq!(told(&read.changes), "/k0 go at 9, /k1 b at 11");
         assert_eq!(*read.snapshot(), [seen("go", 9), seen("b", 11)]);
     }
     let lock =
@@ -92,9 +89,8 @@ fn what_was_read_with_the_lock_is_shown() {
         let found = vec![lock(1), None, key(0, value, 9), None];
         showing(Showing::Read, None, |locking| locking.read(refused(found)))
     };
-    let Locked::Won(Fence { create_revision: 20 }, Some(read)) = again("go") else {
-        panic!("{:?}", again("go"))
-    };
-    assert_eq!((read.at, told(&read.changes)), (50, "/k0 go at 9, /k1 absent at 50".into()));
+    let Locked::Won(fence, Some(read)) = again("go") else { panic!("{:?}", again("go")) };
+    assert_eq!((fence.create_revision.get(), read.at.get()), (20, 50));
+    assert_eq!(told(&read.changes), "/k0 go at 9, /k1 absent at 50");
     assert!(matches!(again("stop"), Locked::Outdated), "what it took the lock on can't be shown any more");
 }
