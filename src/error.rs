@@ -172,9 +172,12 @@ pub enum ConfigError {
     #[error("there is no endpoint: give at least one, such as `127.0.0.1:2379`")]
     NoEndpoint,
     /// An endpoint is not an address.
-    #[error("the endpoint `{endpoint}` is malformed: {reason}")]
+    #[error(
+        "the endpoint `{endpoint}` is malformed: {reason}; an endpoint is `host:port` or `[::1]:port`, which `http://` \
+         or `https://` may precede"
+    )]
     Endpoint {
-        /// The endpoint.
+        /// The endpoint, without a user and a password.
         endpoint: String,
         /// What is wrong with it.
         reason: String,

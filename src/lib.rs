@@ -319,12 +319,14 @@ mod must_use {}
 /// The code in the guides is compiled, and run where possible.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
+#[doc = include_str!("../docs/guides/credentials.md")]
 mod guides {}
 
 pub use compiled::{Backoff, RateLimit, RuleError, Settle};
 pub use condition::{Condition, Key, all_equal, key};
 pub use engine::{Engine, EngineBuilder, EngineHandle, RunningEngine};
 pub use error::{BuildError, ConfigError, EngineError, Error};
+pub use etcd::Credentials;
 pub use etcd_client::{self, Channel, ConnectOptions};
 pub use firing::{BoxError, Commit, ErrorKind, EtcdError, Firing, FiringError, Outcome};
 pub use health::Health;

@@ -62,6 +62,8 @@ pub(crate) enum Finish {
     Failed(String),
     Panicked(String),
     TimedOut,
+    /// It failed so, after a read of it had failed for the link to etcd: that is no attempt.
+    OfLink(Box<Finish>),
     /// It was told to end, because its lock may be lost or the engine stops.
     Cancelled,
 }
@@ -76,6 +78,7 @@ impl Finish {
             Finish::Failed(_) => "error",
             Finish::Panicked(_) => "panic",
             Finish::TimedOut => "timeout",
+            Finish::OfLink(failed) => failed.result(),
             Finish::Cancelled => "cancelled",
         }
     }
@@ -89,13 +92,31 @@ impl Finish {
             Finish::Failed(error) => FiringOutcome::Failed(error),
             Finish::Panicked(text) => FiringOutcome::Panicked(text),
             Finish::TimedOut => FiringOutcome::TimedOut,
+            Finish::OfLink(failed) => failed.outcome(),
             Finish::Cancelled => FiringOutcome::Cancelled,
         }
     }
 
-    /// Whether it counts as a failure of the callback.
+    /// Whether the callback failed.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut)
+        matches!(self, Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut | Finish::OfLink(_))
+    }
+
+    /// What the callback's error or panic says.
+    pub(crate) fn error(&self) -> Option<&str> {
+        match self {
+            Finish::Failed(text) | Finish::Panicked(text) => Some(text),
+            Finish::OfLink(failed) => failed.error(),
+            _ => None,
+        }
+    }
+
+    /// The same end, when a read of the callback had failed for the link to etcd.
+    pub(crate) fn after_link_errors(self) -> Self {
+        match self {
+            failed @ (Finish::Failed(_) | Finish::Panicked(_)) => Finish::OfLink(Box::new(failed)),
+            other => other,
+        }
     }
 }
 

@@ -42,6 +42,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// After a callback that failed for the link to etcd. The link itself waits between its attempts.
+const LINK_PAUSE: Duration = Duration::from_millis(500);
+
 #[derive(Debug)]
 pub(crate) struct InstanceRecord {
     pub(crate) rule: RuleIndex,
@@ -341,6 +344,10 @@ impl InstanceRecord {
             FiringEnd::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             FiringEnd::Failed(delay) => self.wait(delay, Wait::Backoff, now),
             FiringEnd::NotRun => self.enqueue(WorkClass::Live, now),
+            FiringEnd::OfLink => {
+                self.latency = TriggerLatency::new(now);
+                self.wait(LINK_PAUSE, Wait::Trouble, now)
+            }
             FiringEnd::Interrupted => {
                 self.latency = TriggerLatency::new(now);
                 self.trouble(base, now)

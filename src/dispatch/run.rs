@@ -80,6 +80,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     let running = running.instrument(span.clone());
     async move {
         let Ran(finish, effects) = running.await;
+        let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
         let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
         meters.rule(rule).finished(finish.result());
         spans::outcome(&span, finish.result(), finish.is_failure());
@@ -88,10 +89,7 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
         {
             let instance = telemetry.reveal.instance(seen.attributes());
             let (attempt, outcome) = (seen.attempt(), finish.result());
-            let error = match &finish {
-                Finish::Failed(text) | Finish::Panicked(text) => Some(seen.shown(telemetry.reveal, text)),
-                _ => None,
-            };
+            let error = finish.error().map(|text| seen.shown(telemetry.reveal, text));
             let (engine, rule) = (&**engine, seen.rule());
             let (instance, error) = (instance.as_deref(), error.as_deref());
             tracing::warn!(

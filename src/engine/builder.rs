@@ -1,16 +1,18 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::check::{check_application, check_endpoints, check_options, reserved, warn};
+use super::check::{check_application, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+use super::endpoints::check_endpoints;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
 use crate::compiled::{Limits, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
-use crate::etcd::Target;
+use crate::etcd::{Credentials, CredentialsOption, Target};
 use crate::events::Events;
+use crate::firing::BoxError;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
 use crate::time::Jitter;
@@ -36,6 +38,7 @@ pub struct EngineBuilder {
     endpoints: Vec<String>,
     channel: Option<Channel>,
     connect_options: Option<ConnectOptions>,
+    credentials: Option<CredentialsOption>,
     rules: Vec<Rule>,
     domains: Domains,
     options: Options,
@@ -54,6 +57,7 @@ impl EngineBuilder {
             endpoints,
             channel,
             connect_options: None,
+            credentials: None,
             rules: Vec::new(),
             domains: Domains::default(),
             options: Options::default(),
@@ -178,6 +182,49 @@ impl EngineBuilder {
     /// begin with `https://`, need the feature `tls`.
     pub fn connect_options(mut self, options: ConnectOptions) -> Self {
         self.connect_options = Some(options);
+        self
+    }
+
+    /// Where the engine gets its credentials from, so that they can change while it runs: an async function
+    /// that returns the present ones, which it reads from a file or asks a service for. By default the engine
+    /// has those of its [`connect_options`](EngineBuilder::connect_options) for ever.
+    ///
+    /// It is asked for each new connection and whenever etcd has refused the password, at most once a second.
+    /// So it needs no watch on the file. New certificates replace the connections one after the other;
+    /// nothing is lost for that, and no callback is cancelled.
+    ///
+    /// It runs on the runtime of the [callbacks](EngineBuilder::runtime), and has the [request
+    /// time-out](EngineBuilder::request_timeout) for its answer. If it fails, or if etcd refuses what it
+    /// returned but not what is in use, the latter stays in use. Then the engine's health says
+    /// [`auth`](crate::health::Reason::Auth) with the error's text, and the function is asked again, every 8
+    /// s at the latest. So let no error contain a secret.
+    ///
+    /// On a [channel](Engine::builder_with_channel) of the application only the user has an effect.
+    ///
+    /// ```
+    /// use etcd_rules::{Credentials, Engine, Error, Firing, Rule, key};
+    /// use tokio::fs::read_to_string;
+    ///
+    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
+    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
+    ///     .rule(Rule::new("check").when(key("/servers/:id").exists()).run(check))
+    ///     .credentials(|| async {
+    ///         let password = read_to_string("/run/secrets/etcd/password").await?;
+    ///         Ok::<_, std::io::Error>(Credentials::new().user("checker", password.trim_end()))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn credentials<F, Fut, E>(mut self, load: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.credentials = Some(CredentialsOption::new(Arc::new(move || {
+            let loading = load();
+            Box::pin(async move { loading.await.map_err(Into::into) })
+        })));
         self
     }
 
@@ -351,6 +398,18 @@ impl EngineBuilder {
         self
     }
 
+    /// A link that had to leave its member goes back there within this time of the member's return, at a
+    /// random moment of the second half. So engines that fled from a member don't stay together on the
+    /// others. More than zero; default: 10 minutes.
+    ///
+    /// A move costs a connection and a request for each watch. Nothing is lost or cancelled for it. With a
+    /// short time, a member that comes and goes makes the links come and go too. With a long one, the other
+    /// members carry more until then.
+    pub fn rebalance(mut self, within: Duration) -> Self {
+        self.options.rebalance = within;
+        self
+    }
+
     /// For how long changes may be late before the engine's health says
     /// [`lagging`](crate::health::Reason::Lagging). More than zero; default: 5 s.
     ///
@@ -507,6 +566,7 @@ impl EngineBuilder {
                 engine: self.name.unwrap_or(self.application).into(),
                 namespace: namespace.into(),
                 target,
+                credentials: self.credentials,
                 rules: Arc::from(rules),
                 callbacks: Arc::from(callbacks),
                 prefixes,

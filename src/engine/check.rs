@@ -17,28 +17,6 @@ pub(super) fn check_application(application: &str, mistakes: &mut Vec<ConfigErro
     }
 }
 
-pub(super) fn check_endpoints(endpoints: &[String], mistakes: &mut Vec<ConfigError>) {
-    if endpoints.is_empty() {
-        mistakes.push(ConfigError::NoEndpoint);
-    }
-    for endpoint in endpoints {
-        let bare = endpoint
-            .strip_prefix("http://")
-            .or_else(|| endpoint.strip_prefix("https://"))
-            .unwrap_or(endpoint);
-        let reason = match bare.rsplit_once(':') {
-            _ if bare.contains(['/', ' ']) => Some("only a host and a port may follow the scheme"),
-            None => Some("the port is missing, such as `:2379`"),
-            Some(("", _)) => Some("the host is missing"),
-            Some((_, port)) if port.parse::<u16>().is_err() => Some("the port is not a number below 65536"),
-            Some(_) => None,
-        };
-        if let Some(reason) = reason {
-            mistakes.push(ConfigError::Endpoint { endpoint: endpoint.clone(), reason: reason.to_owned() });
-        }
-    }
-}
-
 /// The largest buffer of events. The whole buffer is allocated at once.
 const MAX_EVENTS: usize = 1 << 24;
 
@@ -56,6 +34,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         connect_timeout,
         request_timeout,
         watch_silence,
+        rebalance,
         lag_limit,
         max_txn_ops,
         event_buffer,
@@ -94,6 +73,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         ("connect_timeout", connect_timeout),
         ("request_timeout", request_timeout),
         ("watch_silence", watch_silence),
+        ("rebalance", rebalance),
         ("lag_limit", lag_limit),
     ] {
         if value.is_zero() {

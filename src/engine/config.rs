@@ -3,7 +3,7 @@
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::{CompiledRule, Settle};
-use crate::etcd::{Target, Timeouts};
+use crate::etcd::{CredentialsOption, Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
 use crate::runtime::env::Env;
@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) connect_timeout: Duration,
     pub(crate) request_timeout: Duration,
     pub(crate) watch_silence: Duration,
+    /// A link is at home again within this time.
+    pub(crate) rebalance: Duration,
     /// The cluster that the endpoints are to be of.
     pub(crate) cluster_id: Option<u64>,
     pub(crate) lag_limit: Duration,
@@ -56,6 +58,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             request_timeout: Duration::from_secs(5),
             watch_silence: Duration::from_secs(10),
+            rebalance: Duration::from_secs(10 * 60),
             cluster_id: None,
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
@@ -79,6 +82,7 @@ impl Options {
             &mut self.connect_timeout,
             &mut self.request_timeout,
             &mut self.watch_silence,
+            &mut self.rebalance,
             &mut self.lag_limit,
         ] {
             *time = (*time).min(LONGEST);
@@ -94,6 +98,7 @@ pub(crate) struct Config {
     pub(crate) engine: Arc<str>,
     pub(crate) namespace: Arc<str>,
     pub(crate) target: Target,
+    pub(crate) credentials: Option<CredentialsOption>,
     pub(crate) rules: Arc<[CompiledRule]>,
     /// By number of a rule.
     pub(crate) callbacks: Arc<[Callback]>,

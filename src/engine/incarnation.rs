@@ -9,8 +9,9 @@ use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
-use crate::etcd::{Connector, EtcdClient, LinkSettings, Store, Target, Token};
+use crate::etcd::{Connector, CredentialSource, EtcdClient, LinkSettings, Store, Target, Token};
 use crate::evaluate::Evaluator;
+use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
 use crate::index::{Index, WatcherIndex};
@@ -61,6 +62,9 @@ pub(crate) struct Incarnation {
 /// Endpoints are counted on from a random one: of more than anybody has.
 const FIRSTS: usize = 1 << 30;
 
+/// The name of a part in health: what the application is asked for.
+const CREDENTIALS: &str = "credentials";
+
 /// Starts a link's connector. Connections are made where it runs.
 async fn connect(thread: &ActorThread, connector: Connector, faults: &Faults) -> Option<()> {
     let faults = faults.clone();
@@ -97,15 +101,27 @@ impl Incarnation {
         let store = Store::new(endpoints, config.options.cluster_id, move |reason| {
             rewound.report(Fault::Rewound(reason));
         });
+        let (told, timeouts) = (status.clone(), config.timeouts());
+        let credentials =
+            config.credentials.clone().map(|credentials| {
+                CredentialSource::new(credentials, runtime.clone(), timeouts.request, move |trouble| {
+                    match trouble {
+                        Some(trouble) => told.problem(CREDENTIALS, Reason::Auth, trouble.to_owned()),
+                        None => told.fine(CREDENTIALS),
+                    }
+                })
+            });
         // Three links, each at home with another member.
         let etcd = |number: u8| {
             let (client, connector) = EtcdClient::new(LinkSettings {
                 target: config.target.clone(),
-                timeouts: config.timeouts(),
+                timeouts,
                 meters: meters.clone(),
                 home: (first % FIRSTS) + usize::from(number),
                 probe: config.namespace.clone(),
                 token: token.clone(),
+                credentials: credentials.clone(),
+                rebalance: config.options.rebalance,
                 store: store.clone(),
                 rng: env.rng(RandomStream::EtcdClient(number)),
             });

@@ -2,7 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`builder`], [`config`], [`check`] | options, defaults, mistakes |
+//! | [`builder`], [`config`], [`check`], [`endpoints`] | options, defaults, mistakes |
 //! | [`coverage`] | which prefixes are watched |
 //! | [`offline`] | what would be decided on some keys |
 //! | [`running`] | the owner of a running engine: starts it, and shuts it down |
@@ -16,6 +16,7 @@ pub(crate) mod builder;
 mod check;
 pub(crate) mod config;
 mod coverage;
+mod endpoints;
 mod handle;
 mod incarnation;
 mod inspector;
@@ -81,7 +82,7 @@ impl Engine {
     /// application share the work. The name consists of ASCII letters, digits, `-`, `_` and `.`.
     ///
     /// An endpoint is `host:port`, optionally after `http://` or `https://` (the latter with the feature
-    /// `tls`). Give all members. The engine uses one at a time and begins with any of them. It moves to the
+    /// `tls`). The host is a name or an address, one of IPv6 in brackets (`[::1]:2379`). Give all members. The engine uses one at a time and begins with any of them. It moves to the
     /// next when a request gets no answer, the member has no leader, or a watch stays silent.
     pub fn builder<E: Into<String>>(
         application: impl Into<String>,

@@ -7,6 +7,7 @@
 
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
+use super::credential_source::CredentialSource;
 use super::failure::{Effect, Failure, FailureKind, Remedy};
 use super::store::Store;
 use super::token::Token;
@@ -34,6 +35,9 @@ pub(crate) struct LinkSettings {
     pub(crate) probe: Arc<str>,
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
+    pub(crate) credentials: Option<Arc<CredentialSource>>,
+    /// It is at home again within this time.
+    pub(crate) rebalance: Duration,
     pub(crate) store: Arc<Store>,
     pub(crate) rng: StdRng,
 }
@@ -51,7 +55,7 @@ pub(crate) struct EtcdClient {
 pub(super) struct Shared {
     present: RwLock<Option<Arc<Connection>>>,
     wishes: Mutex<Wishes>,
-    pub(super) wake: Notify,
+    pub(super) wake: Arc<Notify>,
     pub(super) token: Arc<Token>,
 }
 
@@ -123,11 +127,12 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, probe, token, store, rng } = settings;
+        let LinkSettings { target, timeouts, meters, home, probe, token, credentials, rebalance, store, rng } =
+            settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
-            wake: Notify::new(),
+            wake: Arc::default(),
             token,
         });
         let (answers, rounds): (WatchCellSender<Rounds>, WatchCell<Rounds>) = watch_cell(Rounds::default());
@@ -137,6 +142,8 @@ impl EtcdClient {
             meters: meters.clone(),
             home,
             probe,
+            credentials,
+            rebalance,
             store,
             rng,
             shared: shared.clone(),
@@ -156,6 +163,8 @@ impl EtcdClient {
             home: 0,
             probe: "/etcd-rules/".into(),
             token: Arc::default(),
+            credentials: None,
+            rebalance: Duration::from_secs(600),
             store: Store::new(Vec::new(), None, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
@@ -266,8 +275,12 @@ impl EtcdClient {
             };
             match failure.remedy {
                 Remedy::Authenticate if self.shared.token.can_be_renewed() => {
-                    Box::pin(self.newer_token(token, deadline)).await?;
-                    continue;
+                    match Box::pin(self.newer_token(token, deadline)).await {
+                        Ok(()) => continue,
+                        // The password may be about to change.
+                        Err(_) if sending.repeatable => {}
+                        Err(failure) => return Err(failure),
+                    }
                 }
                 Remedy::OtherMember if failure.is_for_another_member() || sending.repeatable => {}
                 _ => return Err(failure),

@@ -1,5 +1,6 @@
 //! One connection. What comes over it is noticed, and the transport never opens it again by itself.
 
+use super::credentials::Credentials;
 use super::store::Counted;
 use super::txn_channel::TxnChannel;
 use etcd_client::Client;
@@ -27,6 +28,8 @@ pub(crate) struct Connection {
     pub(super) lost: CancellationToken,
     /// Cancelled when another one has taken its place: streams move there when it suits them.
     pub(super) superseded: CancellationToken,
+    /// What it was opened with, if the application is asked for that.
+    pub(super) credentials: Option<Arc<Credentials>>,
     /// It leads to the engine's cluster.
     pub(super) _counted: Counted,
 }

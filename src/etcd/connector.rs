@@ -4,22 +4,22 @@
 
 use super::client::{Rounds, Shared};
 use super::connection::{Activity, Connection, dial};
+use super::credential_source::CredentialSource;
+use super::credentials::Credentials;
 use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
 use super::failure::{Failure, FailureKind, Remedy};
+use super::offers::Offer;
 use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
 use crate::metrics::Meters;
 use crate::watch_cell::WatchCellSender;
-use etcd_client::{Client, ConnectOptions, GetOptions};
+use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-
-/// Within this time of its return a member has its share of the links again.
-const SPREAD: Duration = Duration::from_secs(10 * 60);
 
 /// Beside the time that a connection and an answer may take, there is this for authentication: etcd hashes
 /// passwords one at a time.
@@ -31,6 +31,9 @@ pub(super) struct ConnectorSettings {
     pub(super) meters: Meters,
     pub(super) home: usize,
     pub(super) probe: Arc<str>,
+    pub(super) credentials: Option<Arc<CredentialSource>>,
+    /// Within this time of its return a member has its share of the links again.
+    pub(super) rebalance: Duration,
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
     pub(super) shared: Arc<Shared>,
@@ -57,9 +60,12 @@ impl Connector {
         let link = EndpointChoice::new(
             endpoints,
             settings.home,
-            Spread(SPREAD),
+            Spread(settings.rebalance),
             StdRng::from_rng(&mut settings.rng),
         );
+        if let Some(source) = &settings.credentials {
+            source.wakes(settings.shared.wake.clone());
+        }
         Self { settings, link, rounds: Rounds::default(), made: 0 }
     }
 
@@ -85,6 +91,9 @@ impl Connector {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())
         };
+        if let Some(source) = &self.settings.credentials {
+            source.retry(now);
+        }
         let present = self.settings.shared.replace_if_closed();
         match present {
             Present::None if wanted => {
@@ -98,6 +107,9 @@ impl Connector {
                 }
                 if leave == Some(id) {
                     self.link.report(Need::Left, leave, now);
+                }
+                if self.needs_renewal() {
+                    self.link.report(Need::Renew, Some(id), now);
                 }
                 if wanted {
                     // The connection was lost just before.
@@ -115,7 +127,19 @@ impl Connector {
         self.settings.answers.set(self.rounds.clone());
     }
 
+    /// The present connection was opened with credentials that are to be replaced.
+    fn needs_renewal(&self) -> bool {
+        let (Some(source), Some(connection)) = (&self.settings.credentials, self.settings.shared.present())
+        else {
+            return false;
+        };
+        self.is_replaceable() && source.outdates(connection.credentials.as_deref())
+    }
+
     async fn wait(&self, until: Option<Instant>) {
+        let retry = self.settings.credentials.as_ref().and_then(|source| source.retry_at());
+        let renew = self.link.not_before().filter(|_| self.needs_renewal());
+        let until = [until, retry, renew].into_iter().flatten().min();
         let present = self.settings.shared.present();
         let silent = async {
             match &present {
@@ -163,7 +187,12 @@ impl Connector {
                 channel.below().map_err(|_| Failure::not_sent("authenticate", "the connection ended"))?;
             let below = below.clone();
             connection.activity.sent(start, self.settings.timeouts.request);
-            self.settings.shared.token.renew(stale, below).await
+            match self.settings.shared.token.renew(stale, below.clone()).await {
+                Err(failure) if failure.kind == FailureKind::Authentication => {
+                    self.renew_as_told(failure, below).await
+                }
+                renewed => renewed,
+            }
         };
         let silent = async {
             match self.is_replaceable() {
@@ -186,10 +215,30 @@ impl Connector {
         self.settings.answers.set(self.rounds.clone());
     }
 
+    /// The credentials are refused: asks the application for others, and etcd for a token with them.
+    async fn renew_as_told(&self, refusal: Failure, below: Channel) -> Result<(), Failure> {
+        let Some(source) = &self.settings.credentials else { return Err(refusal) };
+        let Ok(Offer { first, .. }) = source.offer().await else { return Err(refusal) };
+        let Some((name, password)) = first.name_and_password() else { return Err(refusal) };
+        match self.settings.shared.token.renew_as(name, password, below).await {
+            None => Err(refusal),
+            Some(Ok(())) => {
+                source.accept_user(&first);
+                Ok(())
+            }
+            Some(Err(failure)) => {
+                if failure.kind == FailureKind::Authentication {
+                    source.refuse(&first, &failure);
+                }
+                Err(failure)
+            }
+        }
+    }
+
     async fn attempt(&mut self, endpoint: usize, need: Need, last: bool) {
         let present = self.settings.shared.present();
         let start = Instant::now();
-        let opening = self.open(endpoint, last);
+        let opening = self.open(endpoint, need, last);
         // A connection that was silent may turn out to be slow.
         let spoken = async {
             match &present {
@@ -204,6 +253,10 @@ impl Connector {
         };
         let now = Instant::now();
         let Some(opened) = opened else { return self.link.spoke(now) };
+        let Some(opened) = opened.transpose() else {
+            self.link.failed(now);
+            return;
+        };
         let failed = opened.as_ref().err().map(|failure| failure.kind.name());
         self.settings.meters.etcd_request("connect", failed, now - start);
         match opened {
@@ -229,8 +282,9 @@ impl Connector {
     }
 
     /// Opens a connection, if it leads to the engine's cluster.
-    async fn open(&self, endpoint: usize, last: bool) -> Result<Connection, Failure> {
-        let Reached { client, channel, activity, header } = self.reach(endpoint, last).await?;
+    async fn open(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Connection>, Failure> {
+        let Some(reached) = self.reach(endpoint, need, last).await? else { return Ok(None) };
+        let Reached { client, channel, activity, credentials, header } = reached;
         let store = &self.settings.store;
         let mut verdict = store.judge(endpoint, header, Instant::now());
         if matches!(verdict, Verdict::Undecided(_)) {
@@ -243,15 +297,16 @@ impl Connector {
                 return Err(Failure::wrong_store("connect", text));
             }
         }
-        Ok(Connection {
+        Ok(Some(Connection {
             id: self.made + 1,
             client,
             channel,
             activity,
             lost: CancellationToken::new(),
             superseded: CancellationToken::new(),
+            credentials,
             _counted: store.count(),
-        })
+        }))
     }
 
     /// Asks the other endpoints which cluster they are of, until that is decided.
@@ -259,7 +314,8 @@ impl Connector {
         let Target::Endpoints(endpoints, _) = &self.settings.target else { return };
         for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
             // One that can't be reached names none.
-            let Ok(Reached { header, .. }) = Box::pin(self.reach(endpoint, false)).await else { continue };
+            let reached = Box::pin(self.reach(endpoint, Need::Missing, false)).await;
+            let Ok(Some(Reached { header, .. })) = reached else { continue };
             let verdict = self.settings.store.judge(endpoint, header, Instant::now());
             if !matches!(verdict, Verdict::Undecided(_)) {
                 return;
@@ -267,10 +323,56 @@ impl Connector {
         }
     }
 
+    /// Opens a connection, with the credentials that the application gives, or else those that were accepted last.
+    /// `None`: there is no need for it any more.
+    async fn reach(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Reached>, Failure> {
+        let Some(source) = &self.settings.credentials else {
+            return self.reach_with(endpoint, last, None).await.map(Some);
+        };
+        let renews = need == Need::Renew;
+        let mut offer = source.offer().await?;
+        let mut turn = None;
+        if renews || offer.fallback.is_some() {
+            turn = source.turn().await;
+            offer = source.offer().await?;
+        }
+        if renews && (turn.is_none() || !self.needs_renewal()) {
+            return Ok(None);
+        }
+        let Offer { mut first, mut fallback } = offer;
+        if turn.is_none()
+            && let Some(accepted) = fallback.take()
+        {
+            // Whoever has its turn tries the others.
+            first = accepted;
+        }
+        let failure = match self.reach_with(endpoint, last, Some(&first)).await {
+            Ok(reached) => {
+                source.accept(&first);
+                return Ok(Some(reached));
+            }
+            Err(failure) => failure,
+        };
+        let Some(fallback) = fallback else { return Err(failure) };
+        // Only if others are let in is it the credentials that are at fault.
+        let reached = self.reach_with(endpoint, last, Some(&fallback)).await.map_err(|_| failure.clone())?;
+        source.refuse(&first, &failure);
+        if renews { Err(failure) } else { Ok(Some(reached)) }
+    }
+
     /// Opens a connection and checks it: a linearizable read, which also tells whose store it is.
-    async fn reach(&self, endpoint: usize, last: bool) -> Result<Reached, Failure> {
+    async fn reach_with(
+        &self,
+        endpoint: usize,
+        last: bool,
+        credentials: Option<&Arc<Credentials>>,
+    ) -> Result<Reached, Failure> {
         const REQUEST: &str = "connect";
         let ConnectorSettings { target, timeouts, shared, .. } = &self.settings;
+        let told = |options: &Option<ConnectOptions>| {
+            let options = self.options(options);
+            credentials.map_or_else(|| options.clone(), |credentials| credentials.apply(options.clone()))
+        };
         let error = |error: etcd_client::Error| Failure::of_error(REQUEST, &error);
         let activity = Arc::new(Activity::new(Instant::now()));
         let authentication = |limit: Duration| limit.saturating_add(AUTHENTICATION);
@@ -285,15 +387,14 @@ impl Connector {
                 let stream = dial(endpoint, timeouts.connect).await.map_err(unreachable)?;
                 let (builder, channel) =
                     TxnChannelBuilder::over(stream, activity.clone(), shared.token.clone());
-                let options = self.options(options);
-                let connecting = Client::connect_with_balanced_channel([endpoint], Some(options), builder);
+                let connecting =
+                    Client::connect_with_balanced_channel([endpoint], Some(told(options)), builder);
                 let limit = authentication(timeouts.connect);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
             Target::Channel(given, options) => {
                 let channel = TxnChannel::given(given.clone(), shared.token.clone());
-                let connecting =
-                    Client::from_channel(channel.clone().into_channel(), Some(self.options(options)));
+                let connecting = Client::from_channel(channel.clone().into_channel(), Some(told(options)));
                 let limit = authentication(timeouts.request);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
@@ -301,7 +402,7 @@ impl Connector {
         // The other endpoints of the round are tried too.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
         let header = self.check(&client, &channel, limit).await?;
-        Ok(Reached { client, channel, activity, header })
+        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), header })
     }
 
     async fn check(&self, client: &Client, channel: &TxnChannel, limit: Duration) -> Result<Header, Failure> {
@@ -347,6 +448,7 @@ struct Reached {
     client: Client,
     channel: TxnChannel,
     activity: Arc<Activity>,
+    credentials: Option<Arc<Credentials>>,
     header: Header,
 }
 

@@ -27,6 +27,8 @@ pub(super) enum Need {
     Left,
     /// It is not the home.
     Home,
+    /// It was opened with credentials that are to be replaced.
+    Renew,
 }
 
 /// What to do now.
@@ -104,6 +106,9 @@ impl EndpointChoice {
                 self.begin(need)
             }
             Need::Left if self.need.is_none() && self.endpoints > 1 => self.begin(need),
+            Need::Renew if self.need.is_none() && self.not_before.is_none_or(|at| at <= now) => {
+                self.begin(need)
+            }
             _ => {}
         }
     }
@@ -123,6 +128,7 @@ impl EndpointChoice {
         others.shuffle(&mut self.rng);
         match need {
             Need::Home => others = vec![self.home],
+            Need::Renew => others = present.into_iter().collect(),
             Need::Missing if !self.begun => {
                 others.retain(|at| *at != self.home);
                 others.push(self.home);
@@ -178,7 +184,7 @@ impl EndpointChoice {
             return false;
         }
         match self.need {
-            Some(Need::Silent) => self.not_before = Some(now + self.jittered(REPLACE)),
+            Some(Need::Silent | Need::Renew) => self.not_before = Some(now + self.jittered(REPLACE)),
             Some(Need::Home) => self.plan_home(self.home.wrapping_add(1), now),
             _ => {}
         }
@@ -186,7 +192,7 @@ impl EndpointChoice {
         true
     }
 
-    /// When the present connection may be replaced for its silence.
+    /// When the present connection may be replaced for its silence or its credentials.
     pub(super) fn not_before(&self) -> Option<Instant> {
         self.not_before
     }
@@ -283,6 +289,23 @@ mod tests {
         assert_eq!(link.next(at(16)), Step::Wait(None));
         link.report(Need::Silent, Some(1), at(23));
         assert!(matches!(link.next(at(23)), Step::Try { .. }));
+    }
+
+    #[test]
+    fn other_credentials_are_tried_with_the_same_member_and_not_twice_in_2_s() {
+        let now = Instant::now();
+        let mut link = link(3, 0, 1);
+        link.report(Need::Missing, None, now);
+        connect(&mut link, &[0, 1, 2], 1, now);
+        let at = |seconds: u32| now + seconds * SECOND;
+        link.report(Need::Renew, Some(1), at(10));
+        assert_eq!(connect(&mut link, &[], 2, at(10)), [0], "they are refused, and it stays");
+        link.report(Need::Renew, Some(1), at(11));
+        assert!(connect(&mut link, &[0, 1, 2], 2, at(11)).is_empty());
+        link.report(Need::Renew, Some(1), at(14));
+        assert_eq!(connect(&mut link, &[0, 1, 2], 2, at(14)), [0]);
+        link.report(Need::Renew, Some(1), at(20));
+        assert!(connect(&mut link, &[0, 1, 2], 3, at(20)).is_empty(), "that connection is gone");
     }
 
     #[test]

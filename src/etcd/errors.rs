@@ -135,6 +135,11 @@ pub(super) fn classify(code: Code, message: &str) -> (FailureKind, Remedy, Effec
     }
 }
 
+/// What the reason means for which a server ended a stream. It comes without a code.
+pub(super) fn classify_reason(reason: &str) -> (FailureKind, Remedy, Effect) {
+    classify(Code::Unknown, reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +162,25 @@ mod tests {
             (Code::Unknown, "h2 protocol error", Unreachable),
         ] {
             assert_eq!(classify(code, message).0, kind, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_stream_ends_for_a_reason_that_is_an_error_without_a_code() {
+        use FailureKind::*;
+        for (reason, kind) in [
+            ("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token", Authentication),
+            (
+                "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
+                Authentication,
+            ),
+            ("rpc error: code = InvalidArgument desc = etcdserver: user name is empty", Authentication),
+            ("rpc error: code = PermissionDenied desc = etcdserver: permission denied", Permission),
+            ("etcdserver: no leader", NoLeader),
+            ("watch closed", Unreachable),
+            ("", Unreachable),
+        ] {
+            assert_eq!(classify_reason(reason).0, kind, "{reason}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Failures of requests: what went wrong, what to do about it, and whether the request can have taken effect.
 
 use super::connection::ConnectionOver;
-use super::errors::classify;
+use super::errors::{classify, classify_reason};
 use std::time::Duration;
 
 /// Why a request failed, as it is counted and shown.
@@ -125,6 +125,12 @@ impl Failure {
             }
             _ => Self::new(FailureKind::Unreachable, request, error.to_string()),
         }
+    }
+
+    /// The server ended a stream, and said why.
+    pub(crate) fn of_reason(request: &'static str, reason: String) -> Self {
+        let (kind, remedy, effect) = classify_reason(&reason);
+        Self { kind, request, message: reason, remedy, effect }
     }
 
     pub(super) fn timed_out(request: &'static str, limit: Duration) -> Self {

@@ -9,6 +9,8 @@
 //! | [`connection`] | one connection, and when it is silent | yes |
 //! | [`connector`] | the task that opens connections and watches over them | yes |
 //! | [`token`] | the token of all links of an engine | yes |
+//! | [`credentials`], [`offers`] | what an engine proves with who it is; which of what was loaded is offered | no |
+//! | [`credential_source`] | asks the application for credentials | yes |
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
@@ -18,10 +20,13 @@
 mod client;
 mod connection;
 mod connector;
+mod credential_source;
+mod credentials;
 mod endpoint_choice;
 mod errors;
 mod failure;
 mod leases;
+mod offers;
 mod ranges;
 mod requests;
 mod source;
@@ -32,6 +37,8 @@ mod watch;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
+pub(crate) use credential_source::{CredentialSource, CredentialsOption};
+pub use credentials::Credentials;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};

@@ -80,6 +80,25 @@ struct Answer {
     token: String,
 }
 
+/// `etcdserverpb.AuthenticateRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct Asked {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    password: String,
+}
+
+/// A message as gRPC sends it.
+fn framed(message: &impl Message) -> Bytes {
+    let message = message.encode_to_vec();
+    let mut frame = BytesMut::with_capacity(5 + message.len());
+    frame.put_u8(0);
+    frame.put_u32(message.len() as u32);
+    frame.extend_from_slice(&message);
+    frame.freeze()
+}
+
 impl Token {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -116,37 +135,68 @@ impl Token {
     ) -> Result<Response<Body>, BoxError> {
         let (parts, body) = request.into_parts();
         let question = Question { parts, body: collect(body).await?.0 };
-        let known = {
-            let mut state = self.state();
-            let known = state.question.as_ref().is_some_and(|known| known.body == question.body);
-            if !known {
-                // Other credentials are tried at once.
-                state.refusals = 0;
-                state.not_before = None;
-            }
-            state.question = Some(question);
-            known
+        let answered = match self.is_known(&question) {
+            true => self.renew(0, channel).await,
+            // Other credentials than the token was given for need another token.
+            false => self.try_others(question, channel).await,
         };
-        // Other credentials than the token was given for need another token.
-        let stale = if known { 0 } else { self.generation() };
-        match self.renew(stale, channel).await {
+        match answered {
             Ok(()) => {
                 let value = self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
                 let token =
                     value.and_then(|value| value.to_str().ok().map(str::to_owned)).unwrap_or_default();
-                let message = Answer { token }.encode_to_vec();
-                let mut frame = BytesMut::with_capacity(5 + message.len());
-                frame.put_u8(0);
-                frame.put_u32(message.len() as u32);
-                frame.extend_from_slice(&message);
+                let frame = framed(&Answer { token });
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static("0"));
-                let frames = [Frame::data(frame.freeze()), Frame::trailers(trailers)];
+                let frames = [Frame::data(frame), Frame::trailers(trailers)];
                 let mut response = Response::new(Body::new(Frames(frames.into_iter())));
                 response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
                 Ok(response)
             }
             Err(failure) => Err(tonic::Status::new(code_of(&failure), failure.message).into()),
+        }
+    }
+
+    fn is_known(&self, question: &Question) -> bool {
+        self.state().question.as_ref().is_some_and(|known| known.body == question.body)
+    }
+
+    /// Asks for a token of another user, or with another password. `None`: those are in use already, or nobody has ever
+    /// asked for a token.
+    pub(super) async fn renew_as(
+        &self,
+        name: &str,
+        password: &str,
+        channel: Channel,
+    ) -> Option<Result<(), Failure>> {
+        let known = self.state().question.clone()?;
+        let message = Asked { name: name.to_owned(), password: password.to_owned() };
+        let question = Question { parts: known.parts, body: framed(&message) };
+        match question.body == known.body {
+            true => None,
+            false => Some(self.try_others(question, channel).await),
+        }
+    }
+
+    /// Asks a question that was not asked before. If it is refused, the one that was answered stays.
+    async fn try_others(&self, question: Question, channel: Channel) -> Result<(), Failure> {
+        let _asking = self.asking.lock().await;
+        if self.generation() > 0 && self.is_known(&question) {
+            return Ok(());
+        }
+        let asked = match timeout(LIMIT, ask(question.clone(), channel)).await {
+            Ok(asked) => asked,
+            Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
+        };
+        if asked.is_ok() || self.generation() == 0 {
+            let mut state = self.state();
+            state.question = Some(question);
+            // Others deserve attempts of their own.
+            state.refusals = 0;
+        }
+        match asked {
+            Err(failure) if self.generation() > 0 => Err(failure),
+            asked => self.answered(asked),
         }
     }
 
@@ -174,6 +224,10 @@ impl Token {
             Ok(asked) => asked,
             Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
         };
+        self.answered(asked)
+    }
+
+    fn answered(&self, asked: Result<Option<HeaderValue>, Failure>) -> Result<(), Failure> {
         let mut state = self.state();
         match asked {
             Ok(value) => {

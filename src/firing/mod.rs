@@ -5,6 +5,7 @@ mod commit;
 mod error;
 mod json;
 mod kind;
+mod link_errors;
 mod outcome;
 mod source;
 
@@ -18,6 +19,8 @@ pub use kind::ErrorKind;
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
 pub(crate) use source::Source;
+
+use link_errors::LinkErrors;
 
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
@@ -59,6 +62,7 @@ struct Inner {
     due: Instant,
     fence: Option<Fence>,
     cancelled: CancellationToken,
+    link_errors: LinkErrors,
 }
 
 /// What a commit without a lock rests on.
@@ -123,6 +127,7 @@ impl Firing {
             due,
             fence,
             cancelled,
+            link_errors: LinkErrors::default(),
         }))
     }
 
@@ -132,6 +137,11 @@ impl Firing {
 
     pub(crate) fn callback(&self) -> &Callback {
         &self.0.around.callbacks[self.0.rule.index()]
+    }
+
+    /// A read of the callback failed for the link to etcd: what it makes of that is no failure of its own.
+    pub(crate) fn has_link_errors(&self) -> bool {
+        self.0.link_errors.any()
     }
 
     /// What an error of this firing says, as far as that may be told.
@@ -189,6 +199,11 @@ impl Firing {
     /// 1 for a first attempt, one more for every failure in a row before it, those of other engines
     /// included as far as their marks were seen. It starts again from 1 after a success, and when the
     /// condition was false in between.
+    ///
+    /// A callback that fails after one of its reads ([`get`](Firing::get) and the like) failed for the link to etcd is
+    /// tried again half a second later, and that is no attempt, whatever error the callback returned. Such a read had no
+    /// answer, no connection, no leader, or no valid token. Requests over a [`client`](Firing::client) are not looked
+    /// at.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
@@ -321,7 +336,7 @@ impl Firing {
     }
 
     async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
-        self.0.around.source.get(key).await
+        self.0.link_errors.heed(self.0.around.source.get(key)).await
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
@@ -334,7 +349,7 @@ impl Firing {
     /// [`FiringError::Etcd`] if there is no connection and none can be made in time; [`FiringError::NoEtcd`] in a
     /// [trial](crate::testing::Trial).
     pub async fn client(&self) -> Result<etcd_client::Client, FiringError> {
-        self.0.around.source.client().await
+        self.0.link_errors.heed(self.0.around.source.client()).await
     }
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's

@@ -130,7 +130,7 @@ async fn follow(
                     }
                     Step::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
                     Step::Doubt => return Err(ended(FailureKind::Unreachable, "another cluster answered")),
-                    Step::Reopen(reason) => return Err(ended(FailureKind::Unreachable, &reason)),
+                    Step::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
                 }
             }
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),

@@ -70,8 +70,8 @@ impl<N: Into<Arc<str>>, V: Into<String>> FromIterator<(N, V)> for Attributes {
     }
 }
 
-impl<N: Into<Arc<str>>, V: Into<String>, const LEN: usize> From<[(N, V); LEN]> for Attributes {
-    fn from(pairs: [(N, V); LEN]) -> Self {
+impl<const N: usize> From<[(&str, &str); N]> for Attributes {
+    fn from(pairs: [(&str, &str); N]) -> Self {
         pairs.into_iter().collect()
     }
 }

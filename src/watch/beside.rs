@@ -129,13 +129,16 @@ impl Beside {
 
 /// Waits until the watch is registered.
 async fn registered(stream: &mut LiveWatch) -> Result<(), Failure> {
-    let failed = |message: String| Err(Failure::new(FailureKind::Unreachable, "watch", message));
     loop {
         match stream.next().await? {
             StreamEvent::Message(WatchMessage::Created(_)) => return Ok(()),
-            StreamEvent::Message(WatchMessage::Cancelled { reason, .. }) => return failed(reason),
+            StreamEvent::Message(WatchMessage::Cancelled { reason, .. }) => {
+                return Err(Failure::of_reason("watch", reason));
+            }
             StreamEvent::Message(_) => {}
-            StreamEvent::Moved => return failed("the connection was replaced".into()),
+            StreamEvent::Moved => {
+                return Err(Failure::new(FailureKind::Unreachable, "watch", "the connection was replaced"));
+            }
         }
     }
 }

@@ -342,7 +342,7 @@ async fn stream_to_end(
                         return Err(Failure::new(FailureKind::Unreachable, "watch", "another cluster answered"));
                     }
                     Step::Reopen(reason) => {
-                        return Err(Failure::new(kind_of(&reason), "watch", reason));
+                        return Err(Failure::of_reason("watch", reason));
                     }
                 }
             }
@@ -419,8 +419,4 @@ impl Ahead {
             }
         }
     }
-}
-
-fn kind_of(reason: &str) -> FailureKind {
-    if reason.contains("permission denied") { FailureKind::Permission } else { FailureKind::Unreachable }
 }

@@ -12,6 +12,7 @@ mod etcd;
 mod access;
 mod between;
 #[cfg(feature = "tls")]
+#[path = "../support/certificates.rs"]
 mod certificates;
 mod checker;
 mod cluster;

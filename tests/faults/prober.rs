@@ -81,8 +81,11 @@ async fn ask(endpoint: &str, access: &Access, cluster: u64) -> bool {
     let options = GetOptions::new().with_count_only();
     match client.kv_client().get("\0", Some(options)).await {
         Ok(answer) => answer.header().is_some_and(|header| header.cluster_id() == cluster),
-        // The read was linearized before the user was looked at.
-        Err(etcd_client::Error::GRpcStatus(status)) => status.message().contains("user name is empty"),
+        // The read was linearized before the user was looked at. With a certificate, that is the name in it.
+        Err(etcd_client::Error::GRpcStatus(status)) => {
+            let who = ["user name is empty", "user name not found", "permission denied"];
+            who.iter().any(|who| status.message().contains(who))
+        }
         Err(_) => false,
     }
 }

@@ -49,6 +49,7 @@ impl Weather {
 #[derive(Debug, Default)]
 struct Counters {
     connections: AtomicU64,
+    ended: AtomicU64,
     forwarded: AtomicU64,
     kept_back: AtomicU64,
     lost: AtomicU64,
@@ -61,6 +62,8 @@ struct Counters {
 pub struct Felt {
     /// Connections that were made.
     pub connections: u64,
+    /// Those of them that have ended.
+    pub ended: u64,
     /// Bytes that arrived.
     pub forwarded: u64,
     /// Pieces of data that waited.
@@ -158,10 +161,12 @@ impl Proxy {
     }
 
     pub fn felt(&self) -> Felt {
-        let Counters { connections, forwarded, kept_back, lost, refused, reset } = &self.shared.counters;
-        let [connections, forwarded, kept_back, lost, refused, reset] =
-            [connections, forwarded, kept_back, lost, refused, reset].map(|counter| counter.load(SeqCst));
-        Felt { connections, forwarded, kept_back, lost, refused, reset }
+        let Counters { connections, ended, forwarded, kept_back, lost, refused, reset } =
+            &self.shared.counters;
+        let [connections, ended, forwarded, kept_back, lost, refused, reset] =
+            [connections, ended, forwarded, kept_back, lost, refused, reset]
+                .map(|counter| counter.load(SeqCst));
+        Felt { connections, ended, forwarded, kept_back, lost, refused, reset }
     }
 }
 
@@ -200,6 +205,15 @@ struct Connection {
     counted: bool,
 }
 
+/// Counts the end of a connection, whatever ends it.
+struct Open<'a>(&'a Connection);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.count(|counters| &counters.ended, 1);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Direction {
     Up,
@@ -220,6 +234,7 @@ impl Connection {
             return reset(client);
         }
         self.count(|counters| &counters.connections, 1);
+        let _open = Open(&self);
         let target = *self.shared.target.borrow();
         let Ok(mut server) = TcpStream::connect(target).await else { return reset(client) };
         let mut client = client;

@@ -4,8 +4,7 @@
 use crate::history::Fate;
 use crate::jobs::{self, Job};
 use crate::report::{Line, Writer};
-use etcd_client::ConnectOptions;
-use etcd_rules::{Backoff, BoxError, Engine, Firing, Health, Outcome, Rule, RunningEngine, key};
+use etcd_rules::{Backoff, BoxError, Credentials, Engine, Firing, Health, Outcome, Rule, RunningEngine, key};
 use serde::{Deserialize, Serialize};
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -29,8 +28,10 @@ pub struct Setup {
     pub lock_ttl: Duration,
     pub crawl_interval: Duration,
     pub concurrency: usize,
-    /// Name and password.
-    pub user: Option<(String, String)>,
+    /// Links are at home again within this time.
+    pub rebalance: Duration,
+    /// The name, and the file with the password.
+    pub user: Option<(String, PathBuf)>,
     /// Files with the certificate of the authority, and the client's own certificate and key.
     pub tls: Option<[PathBuf; 3]>,
     /// It breaks promises on purpose, so that it can be seen that this is noticed.
@@ -66,20 +67,17 @@ async fn run(setup: Setup) {
     // Kept until the end of the process.
     let _hoard = setup.broken.then(|| vec![1u8; HOARD]);
     let rules = jobs::KINDS.map(|kind| rule(kind, worker.clone()));
-    let mut options = ConnectOptions::new();
-    if let Some((user, password)) = &setup.user {
-        options = options.with_user(user, password);
-    }
-    #[cfg(feature = "tls")]
-    if let Some(files) = &setup.tls {
-        options = options.with_tls(crate::certificates::tls_options(files));
-    }
+    let (user, files) = (setup.user, setup.tls);
     let engine = Engine::builder("faults", setup.endpoints)
         .name(format!("faults-{}", setup.engine))
-        .connect_options(options)
+        .credentials(move || {
+            let loaded = credentials(&user, &files);
+            async { loaded }
+        })
         .lock_ttl(setup.lock_ttl)
         .crawl_interval(setup.crawl_interval)
         .concurrency(setup.concurrency)
+        .rebalance(setup.rebalance)
         .rules(rules.map(|rule| rule.concurrency(setup.concurrency)));
     let running = engine.build().expect("a configuration").start().await.expect("an engine");
     tell_health(&running, &worker.writer);
@@ -89,6 +87,27 @@ async fn run(setup: Setup) {
         // The parent has gone.
         _ => std::process::exit(1),
     }
+}
+
+/// What the files say now.
+fn credentials(
+    user: &Option<(String, PathBuf)>,
+    files: &Option<[PathBuf; 3]>,
+) -> std::io::Result<Credentials> {
+    let mut credentials = Credentials::new();
+    if let Some((name, password)) = user {
+        credentials = credentials.user(name, std::fs::read_to_string(password)?);
+    }
+    if let Some([authority, certificate, key]) = files {
+        #[cfg(feature = "tls")]
+        {
+            let read = |file: &PathBuf| std::fs::read(file);
+            credentials = credentials.authority(read(authority)?).certificate(read(certificate)?, read(key)?);
+        }
+        #[cfg(not(feature = "tls"))]
+        panic!("run this with the feature `tls`: {authority:?}, {certificate:?}, {key:?}");
+    }
+    Ok(credentials)
 }
 
 async fn stop(engine: RunningEngine, writer: &Writer) {

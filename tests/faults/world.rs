@@ -38,6 +38,8 @@ pub struct Settings {
     pub engines: usize,
     pub lock_ttl: Duration,
     pub concurrency: usize,
+    /// Links of engines are at home again within this time.
+    pub rebalance: Duration,
     /// Jobs a second.
     pub rate: u32,
     pub flags: Vec<String>,
@@ -58,6 +60,7 @@ impl Default for Settings {
             engines: 3,
             lock_ttl: Duration::from_secs(5),
             concurrency: 64,
+            rebalance: Duration::from_secs(600),
             rate: 20,
             flags: Vec::new(),
             tls: false,
@@ -136,10 +139,20 @@ impl World {
         if let Some(through) = world.settings.through {
             world.between = Some(Between::start(through, &world.cluster).await);
         }
+        world.tell_password(crate::access::PASSWORD);
         for engine in 0..world.settings.engines {
             world.add_engine(engine);
         }
         world
+    }
+
+    fn password_file(&self) -> std::path::PathBuf {
+        self.reports.path().join("password")
+    }
+
+    /// What engines find as their password from now on.
+    pub fn tell_password(&self, password: &str) {
+        std::fs::write(self.password_file(), password).expect("a file can be written");
     }
 
     fn add_engine(&mut self, engine: usize) {
@@ -157,8 +170,9 @@ impl World {
             lock_ttl: self.settings.lock_ttl,
             crawl_interval: Duration::from_secs(5),
             concurrency: self.settings.concurrency,
+            rebalance: self.settings.rebalance,
             broken: self.settings.broken,
-            user: self.settings.users.then(|| ("engine".to_owned(), crate::access::PASSWORD.to_owned())),
+            user: self.settings.users.then(|| ("engine".to_owned(), self.password_file())),
             #[cfg(feature = "tls")]
             tls: self.cluster.access.tls.as_ref().map(|certificates| certificates.client_files()),
             #[cfg(not(feature = "tls"))]
@@ -250,6 +264,14 @@ impl World {
         sleep(Duration::from_millis(1500)).await;
         let after = bytes();
         (0..before.len()).max_by_key(|member| after[*member] - before[*member]).unwrap_or_default()
+    }
+
+    /// How many connections of engines lead to each member now.
+    pub fn shares(&self) -> Vec<u64> {
+        let open = |link: &Proxy| link.felt().connections - link.felt().ended;
+        (0..self.cluster.members.len())
+            .map(|member| self.links.iter().map(|links| open(&links[member])).sum())
+            .collect()
     }
 
     /// The same weather on all ways of all engines to a member.

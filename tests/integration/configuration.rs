@@ -27,7 +27,7 @@ fn when(condition: Condition) -> Rule {
 #[test]
 fn every_mistake_is_told_at_once() {
     let found = mistakes(
-        Engine::builder("", ["nonsense", "http://host:99999", "h:1/path"])
+        Engine::builder("", ["nonsense", "http://host:99999", "h:1/path", "user:secret@h:1", "::1:2379"])
             .concurrency(0)
             .lock_ttl(Duration::ZERO)
             .rule(Rule::new("twice").when(key("/a//b").exists()).run(nothing))
@@ -39,6 +39,9 @@ fn every_mistake_is_told_at_once() {
         "endpoint `nonsense` is malformed: the port is missing",
         "endpoint `http://host:99999` is malformed: the port is not a number",
         "endpoint `h:1/path` is malformed",
+        "endpoint `…@h:1` is malformed: a user and a password have no place in it",
+        "endpoint `::1:2379` is malformed: an IPv6 address stands in brackets",
+        "; an endpoint is `host:port` or `[::1]:port`",
         "concurrency is 0",
         "lock_ttl is 0ns",
         "rule id `twice` is used more than once",
@@ -51,6 +54,7 @@ fn every_mistake_is_told_at_once() {
     ] {
         assert!(found.iter().any(|mistake| mistake.contains(expected)), "{expected}: not in {found:#?}");
     }
+    assert!(!found.iter().any(|mistake| mistake.contains("secret")), "{found:#?}");
 }
 
 #[test]

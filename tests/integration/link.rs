@@ -1,34 +1,46 @@
 //! The link to etcd while members or connections are silent: nothing is cancelled or lost.
 
 use crate::support::{Cluster, Etcd, Proxy, eventually};
-use etcd_rules::{Engine, Error, Firing, Outcome, Rule, RunningEngine, key};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use etcd_rules::{Backoff, Engine, EngineBuilder, Error, Firing, Outcome, Rule, RunningEngine, key};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
-const CALLBACKS: usize = 20;
+pub(super) const CALLBACKS: usize = 20;
 
 /// Counts the callbacks that began, and those that ended.
 #[derive(Default)]
-struct Counts {
+pub(super) struct Counts {
     begun: AtomicUsize,
     ended: AtomicUsize,
 }
 
 impl Counts {
-    fn get(&self) -> (usize, usize) {
+    pub(super) fn get(&self) -> (usize, usize) {
         (self.begun.load(Ordering::SeqCst), self.ended.load(Ordering::SeqCst))
     }
 }
 
 /// An engine with callbacks that take so long, all of them running.
-async fn busy(
+pub(super) async fn busy(
     endpoints: Vec<String>,
     client: &etcd_client::Client,
     ttl: Duration,
     work: Duration,
+) -> (RunningEngine, Arc<Counts>) {
+    busy_with(endpoints, client, ttl, work, |builder| builder).await
+}
+
+/// The same, with other options.
+pub(super) async fn busy_with(
+    endpoints: Vec<String>,
+    client: &etcd_client::Client,
+    ttl: Duration,
+    work: Duration,
+    set: impl FnOnce(EngineBuilder) -> EngineBuilder,
 ) -> (RunningEngine, Arc<Counts>) {
     let counts = Arc::new(Counts::default());
     let counted = counts.clone();
@@ -41,7 +53,7 @@ async fn busy(
             Ok::<Outcome, Error>(firing.commit().delete("/todo/:id").into())
         }
     });
-    let engine = Engine::builder("link", endpoints).lock_ttl(ttl).rule(rule).build().unwrap();
+    let engine = set(Engine::builder("link", endpoints)).lock_ttl(ttl).rule(rule).build().unwrap();
     let engine = engine.start().await.unwrap();
     tokio::time::timeout(60 * SECOND, engine.ready()).await.expect("ready");
     for id in 0..CALLBACKS {
@@ -51,7 +63,11 @@ async fn busy(
     (engine, counts)
 }
 
-async fn all_end_undisturbed(engine: RunningEngine, counts: &Counts, client: &etcd_client::Client) {
+pub(super) async fn all_end_undisturbed(
+    engine: RunningEngine,
+    counts: &Counts,
+    client: &etcd_client::Client,
+) {
     eventually(60 * SECOND, "everything is done", async || {
         let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
         client.kv_client().get("/todo/", Some(options)).await.unwrap().count() == 0
@@ -138,4 +154,159 @@ async fn a_deletion_at_the_compacted_revision_is_seen() {
     proxy.heal();
     eventually(20 * SECOND, "it knows that one is gone", async || keys().await == 1).await;
     engine.shutdown(SECOND).await.unwrap();
+}
+
+/// What an application may make of an error.
+#[derive(Debug, thiserror::Error)]
+#[error("the address is not known")]
+struct NoAddress;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_failed_for_the_link_makes_no_attempt_of_it() {
+    let etcd = Etcd::start().await;
+    let proxy = Arc::new(Proxy::start(etcd.endpoint()));
+    let attempts = Arc::new(Mutex::new(Vec::new()));
+    let (cut, told) = (proxy.clone(), attempts.clone());
+    let hour = Duration::from_secs(3600);
+    let rule = Rule::new("work").when(key("/todo/:id").exists()).backoff(Backoff::new(hour, hour)).run(
+        move |firing: Firing| {
+            let (proxy, told) = (cut.clone(), told.clone());
+            async move {
+                let so_far = {
+                    let mut told = told.lock().unwrap();
+                    told.push(firing.attempt());
+                    told.len()
+                };
+                if so_far <= 3 {
+                    proxy.freeze();
+                }
+                let address = match so_far {
+                    // The third one has less patience than the engine.
+                    3 => {
+                        timeout(2 * SECOND, firing.get_opt("/addresses/:id")).await.ok().and_then(Result::ok)
+                    }
+                    _ => firing.get_opt("/addresses/:id").await.ok(),
+                };
+                proxy.heal();
+                match address {
+                    None if so_far == 2 => panic!("there should have been an answer"),
+                    None => Err(NoAddress),
+                    Some(_) => Ok(firing.commit().delete("/todo/:id")),
+                }
+            }
+        },
+    );
+    let engine = Engine::builder("link", [proxy.endpoint()]).request_timeout(3 * SECOND).rule(rule);
+    let engine = engine.build().unwrap().start().await.unwrap();
+    engine.ready().await;
+    etcd.put("/todo/a", "").await;
+    eventually(60 * SECOND, "it is done", async || etcd.get("/todo/a").await.is_none()).await;
+    assert_eq!(*attempts.lock().unwrap(), [1, 1, 1, 1]);
+    engine.shutdown(10 * SECOND).await.unwrap();
+}
+
+/// A runtime that only runs while nothing blocks its one thread.
+fn lone_runtime() -> (tokio::runtime::Handle, std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let handle = runtime.handle().clone();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let run = move || {
+        runtime.block_on(async {
+            while let Err(std::sync::mpsc::TryRecvError::Empty) = ended.try_recv() {
+                sleep(SECOND / 20).await;
+            }
+        });
+    };
+    (handle, end, std::thread::spawn(run))
+}
+
+/// What a callback does that is the first to need a connection.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    Get,
+    Client,
+}
+
+/// The callback blocks the only thread of the application's runtime as soon as it has its answer. The commit of a callback
+/// that had ended must still be sent, and locks must be taken.
+async fn nobody_waits_for_the_one_who_blocks(first: First) {
+    const BLOCKS: Duration = Duration::from_secs(15);
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let (handle, end, thread) = lone_runtime();
+    let (go, blocked) = (Arc::new(Notify::new()), Arc::new(Mutex::new(None)));
+    let (release, ended) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (told, tells) = (go.clone(), blocked.clone());
+    let (releases, has_ended) = (release.clone(), ended.clone());
+    let blocker = Rule::new("blocker").when(key("/block/:id").exists()).run(move |firing: Firing| {
+        let (go, blocked) = (told.clone(), tells.clone());
+        let (release, ended) = (releases.clone(), has_ended.clone());
+        async move {
+            go.notified().await;
+            match first {
+                First::Get => drop(firing.get_opt("/elsewhere").await?),
+                First::Client => drop(firing.client().await?.get("/elsewhere", None).await?),
+            }
+            // The other callback ends, and then nothing runs here any more.
+            release.notify_one();
+            while !ended.load(Ordering::SeqCst) {
+                tokio::task::yield_now().await;
+            }
+            *blocked.lock().unwrap() = Some(Instant::now());
+            std::thread::sleep(BLOCKS);
+            Ok::<Outcome, Error>(firing.commit().delete("/block/:id").into())
+        }
+    });
+    let other = Rule::new("other").when(key("/other/:id").exists()).run(move |firing: Firing| {
+        let (release, ended) = (release.clone(), ended.clone());
+        async move {
+            if firing.attribute("id")? == "early" {
+                release.notified().await;
+                ended.store(true, Ordering::SeqCst);
+            }
+            Ok::<Outcome, Error>(firing.commit().delete("/other/:id").into())
+        }
+    });
+    let engine = Engine::builder("link", [proxy.endpoint()]).runtime(handle).lock_ttl(10 * SECOND);
+    let engine = engine.rules([blocker, other]).build().unwrap().start().await.unwrap();
+    engine.ready().await;
+    etcd.put("/block/a", "").await;
+    etcd.put("/other/early", "").await;
+    let locks = async |rule: &str| {
+        let locks = etcd.keys("/etcd-rules/link/").await;
+        locks.iter().filter(|lock| lock.contains(rule)).count()
+    };
+    let run = async || (locks("blocker").await, locks("other").await) == (1, 1);
+    eventually(20 * SECOND, "both run", run).await;
+    // No connection is left, and nobody else asks for one over the link for requests.
+    proxy.cut();
+    sleep(SECOND).await;
+    proxy.heal();
+    go.notify_one();
+    eventually(10 * SECOND, "it blocks", async || blocked.lock().unwrap().is_some()).await;
+    let since = blocked.lock().unwrap().expect("it blocks");
+    let committed = async || etcd.get("/other/early").await.is_none();
+    eventually(10 * SECOND, "the other one is committed", committed).await;
+    for id in 0..10 {
+        etcd.put(&format!("/other/{id}"), "").await;
+    }
+    eventually(10 * SECOND, "locks are taken", async || locks("other").await == 10).await;
+    assert!(since.elapsed() < 8 * SECOND, "{first:?}: they waited: {:?}", since.elapsed());
+    eventually(60 * SECOND, "everything is done", async || {
+        etcd.keys("/other/").await.is_empty() && etcd.keys("/block/").await.is_empty()
+    })
+    .await;
+    engine.shutdown(10 * SECOND).await.unwrap();
+    end.send(()).unwrap();
+    thread.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_a_get_needed_first_is_not_held_up_by_a_blocked_callback() {
+    nobody_waits_for_the_one_who_blocks(First::Get).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_a_client_needed_first_is_not_held_up_by_a_blocked_callback() {
+    nobody_waits_for_the_one_who_blocks(First::Client).await;
 }

@@ -91,7 +91,7 @@ fn attributes_come_from_maps() {
     assert_eq!(Attributes::from(HashMap::from(pairs())), expected);
     assert_eq!(Attributes::from(BTreeMap::from(pairs())), expected);
     assert_eq!(Attributes::from(Vec::from(pairs())), expected);
-    assert_eq!(Attributes::from(pairs()), expected);
+    assert_eq!(pairs().into_iter().collect::<Attributes>(), expected);
     let error: AttributeError = expected.deserialize::<BTreeMap<&str, u8>>().unwrap_err();
     assert!(error.to_string().contains(":geo"), "{error}");
 }

@@ -52,6 +52,8 @@ pub enum LaunchError {
 pub struct LaunchOptions {
     program: String,
     flags: Vec<String>,
+    /// With TLS: how to connect.
+    secure: Option<ConnectOptions>,
 }
 
 impl LaunchOptions {
@@ -64,6 +66,12 @@ impl LaunchOptions {
     /// One more command-line flag, such as `--quota-backend-bytes=16777216`.
     pub fn flag(mut self, flag: impl Into<String>) -> Self {
         self.flags.push(flag.into());
+        self
+    }
+
+    /// The server has TLS, by its flags. `options` have what its clients need.
+    pub fn secure(mut self, options: ConnectOptions) -> Self {
+        self.secure = Some(options);
         self
     }
 
@@ -103,7 +111,7 @@ pub struct EtcdProcess {
 impl EtcdProcess {
     /// The server of all tests ([`program`]), with the flags that a private server needs.
     pub fn options() -> LaunchOptions {
-        LaunchOptions { program: program(), flags: Vec::new() }
+        LaunchOptions { program: program(), flags: Vec::new(), secure: None }
     }
 
     async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
@@ -120,6 +128,11 @@ impl EtcdProcess {
     /// `127.0.0.1:PORT`, the same for the whole life of this value.
     pub fn endpoint(&self) -> String {
         format!("127.0.0.1:{}", self.client_port)
+    }
+
+    /// How to connect.
+    pub fn connect_options(&self) -> Option<ConnectOptions> {
+        self.options.secure.clone()
     }
 
     /// The file with everything the server logged.
@@ -246,7 +259,8 @@ impl EtcdProcess {
     }
 
     fn spawn(&self) -> Result<Child, LaunchError> {
-        let client_url = format!("http://127.0.0.1:{}", self.client_port);
+        let scheme = if self.options.secure.is_some() { "https" } else { "http" };
+        let client_url = format!("{scheme}://127.0.0.1:{}", self.client_port);
         let peer_url = format!("http://127.0.0.1:{}", self.peer_port);
         let name = self.name();
         let log = File::options().create(true).append(true).open(self.log_path())?;
@@ -300,7 +314,8 @@ impl EtcdProcess {
     async fn answers(&self) -> bool {
         let probe = async {
             let limit = Duration::from_secs(1);
-            let options = ConnectOptions::new().with_connect_timeout(limit).with_timeout(limit);
+            let options = self.connect_options().unwrap_or_default();
+            let options = options.with_connect_timeout(limit).with_timeout(limit);
             let mut client = Client::connect([self.endpoint()], Some(options)).await?;
             let leader = client.status().await?.leader();
             let ours =

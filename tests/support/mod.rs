@@ -5,8 +5,11 @@
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program takes a part")]
 
 mod browser;
+#[cfg(feature = "tls")]
+mod certificates;
 mod cluster;
 pub mod etcd;
+mod etcd_proxy;
 mod held;
 mod leftovers;
 mod proxy;
@@ -14,8 +17,11 @@ mod server;
 mod wait;
 
 pub use browser::Browser;
+#[cfg(feature = "tls")]
+pub use certificates::Certificates;
 pub use cluster::Cluster;
 pub use etcd::{Saved, free_port};
+pub use etcd_proxy::{EtcdProxy, Kind};
 pub use held::Held;
 pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
 pub use proxy::Proxy;

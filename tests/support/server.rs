@@ -32,6 +32,15 @@ impl EtcdBuilder {
         Self(self.0.program(program))
     }
 
+    /// The server and its clients have certificates of this authority.
+    #[cfg(feature = "tls")]
+    pub fn certificates(mut self, certificates: &super::Certificates) -> Self {
+        for flag in certificates.server_flags() {
+            self = self.flag(flag);
+        }
+        Self(self.0.secure(ConnectOptions::new().with_tls(certificates.client_options())))
+    }
+
     /// Starts the server and waits until it answers.
     pub async fn start(self) -> Etcd {
         let process = launched(self.0.launch().await);
@@ -69,6 +78,11 @@ impl Etcd {
     /// A client with options, such as a user and a password.
     pub async fn client_with(&self, options: ConnectOptions) -> Client {
         connect(&self.process, Some(options)).await
+    }
+
+    /// What every client needs to connect.
+    pub fn connect_options(&self) -> ConnectOptions {
+        self.process.connect_options().unwrap_or_default()
     }
 
     /// Ends the server at once, as a crash would (SIGKILL).
@@ -192,6 +206,7 @@ impl Etcd {
 }
 
 async fn connect(process: &EtcdProcess, options: Option<ConnectOptions>) -> Client {
+    let options = options.or_else(|| process.connect_options());
     Client::connect([process.endpoint()], options).await.expect("connection to the private etcd")
 }
 
@@ -244,7 +259,7 @@ impl Etcd {
             client.role_grant_permission("engine", permission).await.expect("etcd grants a permission");
         }
         client.auth_enable().await.expect("etcd enables authentication");
-        self.client_with(ConnectOptions::new().with_user("root", "secret")).await
+        self.client_with(self.connect_options().with_user("root", "secret")).await
     }
 
     /// Makes this many changes of a key, several at a time.

@@ -146,6 +146,8 @@ pub(crate) enum FiringEnd {
     GaveUp,
     /// The callback failed; the delay until the next attempt.
     Failed(Duration),
+    /// Its callback failed for the link to etcd, which says nothing of the callback.
+    OfLink,
     /// Not completed for a reason that is not the callback's.
     Interrupted,
     /// Its callback was not to run any more when it had its lock.

@@ -128,6 +128,28 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
 }
 
 #[test]
+fn a_callback_that_failed_for_the_link_is_tried_again_soon_and_that_is_no_attempt() {
+    let mut b = bench();
+    b.fire(1, &Finish::Failed("no".into()), closed(10, true));
+    b.advance(ms(120)).answer(1, true, &[10, 0]).locked(1, won());
+    for time in 1..=8 {
+        for failed in [Finish::Failed("no".into()), Finish::Panicked("no".into())] {
+            let closing = b.end(1, &failed.after_link_errors(), closed(10 + 10 * time, false));
+            assert_eq!(closing, Closing::Unlock(None), "no mark holds it back");
+            b.answer(1, true, &[10, 0]);
+            assert_eq!(b.state(1), Some(State::Waiting(b.now + ms(500), Wait::Trouble)), "however often");
+            b.locking();
+            b.advance(ms(500)).answer(1, true, &[10, 0]);
+            b.locked(1, won());
+            assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(1));
+        }
+    }
+    for other in [Finish::TimedOut, Finish::Cancelled, returned(Then::Done)] {
+        assert_eq!(other.clone().after_link_errors(), other);
+    }
+}
+
+#[test]
 fn retry_after_is_no_failure_even_after_failures() {
     let mut b = bench();
     b.fire(1, &Finish::Failed("no".into()), closed(10, true));

@@ -39,6 +39,10 @@ impl WorkQueue {
                 let hold = Hold { attempt: record.failures, delay: Some(delay), error };
                 (FiringEnd::Failed(delay), Tried::Mark, Closing::Unlock(Some(hold)))
             }
+            Finish::OfLink(failed) => {
+                record.last_error = failed.error().map(Into::into);
+                (FiringEnd::OfLink, Tried::Unlock, Closing::Unlock(None))
+            }
             Finish::Cancelled => (FiringEnd::Interrupted, Tried::Unlock, Closing::Unlock(None)),
         };
         self.commits(id, end, tried, now);

@@ -12,7 +12,6 @@ use crate::scenario::Scenario;
 
 /// What does not hold yet, as `docs/reliability.md` calls it.
 mod defect {
-    pub const ATTEMPT: Option<&str> = Some("an error of the link counts as an attempt");
     pub const LOCK: Option<&str> = Some("a lock that is removed by hand is not noticed");
     pub const LEASE: Option<&str> = Some("a lease that is removed by hand is noticed at its next renewal");
     pub const CLONE: Option<&str> = Some("a clone of the cluster is used");

@@ -27,13 +27,14 @@ impl World {
                 self.later(delay, Event::Outside(Op::Put(id, Slot(0))));
             }
         } else if !self.calm {
-            finish = match self.rng.random_range(0..14) {
+            finish = match self.rng.random_range(0..15) {
                 0 => Finish::Failed("no".into()),
                 1 => Finish::Panicked("no".into()),
                 2 => Finish::TimedOut,
                 3 => Finish::Cancelled,
                 4 => Finish::Returned(Then::RetryAfter(ms(self.rng.random_range(0..300)))),
                 5 => Finish::Returned(Then::GiveUp("no".into())),
+                6 => Finish::Failed("no".into()).after_link_errors(),
                 _ => finish,
             };
             match self.rng.random_range(0..4) {
