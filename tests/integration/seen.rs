@@ -7,8 +7,9 @@ use etcd_rules::{Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, ke
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 
