@@ -17,14 +17,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// What was read.
-pub(super) struct Found {
+pub(super) struct RangesRead {
     /// The latest change of a key that is there.
     pub(super) newest: Option<LastEvent>,
     /// The revision of the store when the last range was read.
     read_at: Revision,
 }
 
-impl Found {
+impl RangesRead {
     fn latest(&self) -> Revision {
         self.newest.as_ref().map_or(Revision::NONE, |newest| newest.revision)
     }
@@ -38,11 +38,11 @@ pub(super) struct Beside {
 }
 
 enum Stage {
-    Reading(LocalBoxFuture<'static, Result<Option<Found>, Failure>>),
+    Reading(LocalBoxFuture<'static, Result<Option<RangesRead>, Failure>>),
     /// All is read. The watch may have to tell of it yet.
-    Read(Found),
+    Read(RangesRead),
     /// The index compares. False: it is gone.
-    Closing(LocalBoxFuture<'static, bool>, Option<Found>),
+    Closing(LocalBoxFuture<'static, bool>, Option<RangesRead>),
 }
 
 /// What comes of waiting for it.
@@ -50,7 +50,7 @@ pub(super) enum Progress {
     /// Something was done. It goes on.
     On,
     /// The mirror has it.
-    Complete(Found),
+    Complete(RangesRead),
     /// The index is gone.
     IndexGone,
 }
@@ -90,7 +90,7 @@ impl Beside {
                 index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
             };
             let read_at = reader::read(&etcd, &prefix, NEWEST, &splits, &mut Throttle::Fast, page).await?;
-            Ok(read_at.map(|read_at| Found { newest: found, read_at: read_at.max(revision) }))
+            Ok(read_at.map(|read_at| RangesRead { newest: found, read_at: read_at.max(revision) }))
         };
         let beside = Self { view, started: Instant::now(), stage: Stage::Reading(Box::pin(reading)) };
         Ok(Some((stream, revision, beside)))
@@ -113,7 +113,7 @@ impl Beside {
                 let (done, closed) = oneshot::channel();
                 let sending = settings.index.send(CloseView(self.view, found.read_at, done));
                 let closing = async move { sending.await.is_ok() && closed.await.is_ok() };
-                let found = Found { newest: found.newest.take(), read_at: found.read_at };
+                let found = RangesRead { newest: found.newest.take(), read_at: found.read_at };
                 self.stage = Stage::Closing(Box::pin(closing), Some(found));
             }
             Stage::Closing(closing, found) => {
