@@ -31,10 +31,11 @@ soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 ETCD36 ?= target/etcd36
 ROUNDS ?= 1
 ONLY ?=
+JOBS ?= 1
 
-faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 SEED=1 ONLY=leader; ETCD36=FILE is a current etcd
+faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 SEED=1 ONLY=leader JOBS=4; ETCD36=FILE is a current etcd
 	@scripts/setup test
-	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) tests/faults/run
+	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) JOBS=$(JOBS) tests/faults/run
 
 check: ## formatting, lints, documentation
 	@scripts/setup test

@@ -52,6 +52,16 @@ mutants! {
     Pause,
     /// What a callback is shown is a state that etcd had.
     Torn,
+    /// A connection that is silent is replaced.
+    Silence,
+    /// An endpoint is left if its member can't do what it is asked for.
+    Leave,
+    /// What a callback reads is what etcd has at that moment. The mutant takes what a member happens to have.
+    Reads,
+    /// A request that is refused for its token is sent again with a newer one.
+    Token,
+    /// etcd is asked for a token at most once a second.
+    TokenRate,
 }
 
 #[cfg(not(test))]

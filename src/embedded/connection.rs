@@ -24,9 +24,10 @@ pub(super) const BACKLOG: usize = 16;
 /// The server's end of a connection.
 pub(super) struct Connection {
     transport: Transport,
-    way: Arc<LinkState>,
-    /// Of the server, and of the way to it.
-    cuts: [Cut; 2],
+    /// The way to the member, and the member's process.
+    ways: [Arc<LinkState>; 2],
+    /// Of the server, and of the ways.
+    cuts: [Cut; 3],
 }
 
 struct Cut {
@@ -40,10 +41,15 @@ enum Transport {
 }
 
 impl Connection {
-    fn new(transport: Transport, shared: &Shared, way: &Arc<LinkState>) -> Self {
-        let cuts = [shared.connections(), way.connections()]
+    fn new(transport: Transport, shared: &Shared, way: &Arc<LinkState>, process: &Arc<LinkState>) -> Self {
+        let cuts = [shared.connections(), way.connections(), process.connections()]
             .map(|token| Cut { waiting: Box::pin(token.clone().cancelled_owned()), token });
-        Self { transport, way: way.clone(), cuts }
+        Self { transport, ways: [way.clone(), process.clone()], cuts }
+    }
+
+    /// True if nothing may pass; then the task is woken when something may.
+    fn is_held_up(&self, context: &Context<'_>) -> bool {
+        self.ways.iter().any(|way| way.holds_up(context))
     }
 
     fn is_cut(&self) -> bool {
@@ -81,7 +87,7 @@ impl AsyncRead for Connection {
         if cut || self.is_cut() {
             return Poll::Ready(Err(closed()));
         }
-        if self.way.holds_up(context) {
+        if self.is_held_up(context) {
             return Poll::Pending;
         }
         transport!(self, poll_read(context, buffer))
@@ -97,7 +103,7 @@ impl AsyncWrite for Connection {
         if self.is_cut() {
             return Poll::Ready(Err(closed()));
         }
-        if self.way.holds_up(context) {
+        if self.is_held_up(context) {
             return Poll::Pending;
         }
         transport!(self, poll_write(context, bytes))
@@ -117,6 +123,7 @@ pub(super) async fn accept(
     listener: TcpListener,
     connections: mpsc::Sender<Connection>,
     shared: Arc<Shared>,
+    process: Arc<LinkState>,
 ) {
     let way = Arc::default();
     while let Ok(free) = connections.reserve().await {
@@ -126,8 +133,8 @@ pub(super) async fn accept(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        if !shared.look(|inner| inner.condition.unreachable) {
-            free.send(Connection::new(Transport::Tcp(stream), &shared, &way));
+        if !process.is_unreachable() && !shared.look(|inner| inner.condition.unreachable) {
+            free.send(Connection::new(Transport::Tcp(stream), &shared, &way, &process));
         }
     }
 }
@@ -138,6 +145,10 @@ pub(super) struct Connector {
     pub(super) connections: mpsc::Sender<Connection>,
     pub(super) shared: Arc<Shared>,
     pub(super) way: Arc<LinkState>,
+    /// The member's process.
+    pub(super) process: Arc<LinkState>,
+    /// Which of the members it leads to.
+    pub(super) number: usize,
 }
 
 impl std::fmt::Debug for Connector {
@@ -156,14 +167,15 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { connections, shared, way } = self.clone();
+        let Self { connections, shared, way, process, .. } = self.clone();
         Box::pin(async move {
             let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "no server is there");
-            if way.is_unreachable() || shared.look(|inner| inner.condition.unreachable) {
+            let is_refused = way.is_unreachable() || process.is_unreachable();
+            if is_refused || shared.look(|inner| inner.condition.unreachable) {
                 return Err(refused());
             }
             let (client, server) = tokio::io::duplex(PIPE_BYTES);
-            let connection = Connection::new(Transport::Pipe(server), &shared, &way);
+            let connection = Connection::new(Transport::Pipe(server), &shared, &way, &process);
             connections.send(connection).await.map_err(|_| refused())?;
             Ok(TokioIo::new(client))
         })

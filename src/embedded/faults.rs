@@ -6,6 +6,7 @@ use super::refusal::RpcError;
 use super::shared::Shared;
 use etcd_client::proto::PbCompactionRequest;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Makes trouble for the clients of an [`EmbeddedEtcd`](super::EmbeddedEtcd). Cheap to clone.
 ///
@@ -111,6 +112,17 @@ impl Faults {
         });
     }
 
+    /// Forgets all tokens, so that clients must authenticate again: as if nobody had used them for too long.
+    pub fn forget_tokens(&self) {
+        self.shared.disturb(|inner, _| inner.member.auth.tokens.forget());
+    }
+
+    /// How long a token lives without being used; 5 minutes unless this says something else. It is the flag
+    /// `--auth-token-ttl` of etcd.
+    pub fn set_token_ttl(&self, ttl: Duration) {
+        self.shared.disturb(|inner, _| inner.member.auth.set_token_ttl(ttl));
+    }
+
     /// Stops answering: connections stay open, and everything waits.
     pub fn freeze(&self) {
         self.shared.disturb(|inner, _| inner.condition.frozen = true);
@@ -171,6 +183,7 @@ impl Faults {
             inner.starts += 1;
             inner.member = data(&inner.member);
             inner.replaced();
+            inner.member.auth.tokens.forget();
             inner.member.new_term(now);
         });
     }

@@ -105,6 +105,11 @@ impl Leases {
         }
     }
 
+    /// The keys of a lease; none if there is no such lease.
+    pub(super) fn keys(&self, id: i64) -> impl Iterator<Item = &Vec<u8>> {
+        self.leases.get(&id).into_iter().flat_map(|lease| &lease.keys)
+    }
+
     pub(super) fn info(&self, id: i64, now: Instant) -> Option<LeaseInfo> {
         let lease = self.leases.get(&id)?;
         Some(LeaseInfo {

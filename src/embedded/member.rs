@@ -1,5 +1,6 @@
 //! The one member: its store, leases and alarms, and what each request does to them. Pure: the time is passed in.
 
+use super::auth::{Auth, Caller};
 use super::check::MAX_REQUEST_BYTES;
 use super::lease::{LeaseInfo, Leases};
 use super::refusal::RpcError;
@@ -24,6 +25,11 @@ const MEMBER: u64 = 0x0e7c_d0ee_0000_0001;
 pub(super) struct Member {
     pub(super) store: Store,
     pub(super) leases: Leases,
+    pub(super) auth: Auth,
+    /// The number of the member that answers.
+    pub(super) speaker: usize,
+    /// On whose behalf the request is that is being applied.
+    pub(super) caller: Caller,
     /// Raised alarms, as (kind, member).
     pub(super) alarms: BTreeSet<(i32, u64)>,
     cluster_id: u64,
@@ -37,6 +43,9 @@ impl Member {
         Self {
             store: Store::new(),
             leases: Leases::new(),
+            auth: Auth::new(),
+            speaker: 0,
+            caller: Caller::Trusted,
             alarms: BTreeSet::new(),
             cluster_id: FIRST_CLUSTER,
             raft_term: 2,
@@ -54,8 +63,9 @@ impl Member {
         Self { raft_term: 1, raft_index: 4, ..self }
     }
 
-    pub(super) fn member_id(&self) -> u64 {
-        MEMBER
+    /// The id of a member, by its number.
+    pub(super) fn id_of(number: usize) -> u64 {
+        MEMBER + number as u64
     }
 
     pub(super) fn raft_term(&self) -> u64 {
@@ -73,7 +83,7 @@ impl Member {
     pub(super) fn header_at(&self, revision: i64) -> PbResponseHeader {
         PbResponseHeader {
             cluster_id: self.cluster_id,
-            member_id: MEMBER,
+            member_id: Self::id_of(self.speaker),
             revision,
             raft_term: self.raft_term,
         }
@@ -95,8 +105,24 @@ impl Member {
 
     pub(super) fn range(&mut self, request: &PbRangeRequest) -> Result<PbRangeResponse, RpcError> {
         check::range(request)?;
+        self.may_range(request)?;
         let mut response = range::apply(&self.store, request)?;
         response.header = Some(self.header());
+        Ok(response)
+    }
+
+    /// A read of what there was at a revision, by one that knows nothing later.
+    pub(super) fn range_as_of(
+        &mut self,
+        request: &PbRangeRequest,
+        applied: i64,
+    ) -> Result<PbRangeResponse, RpcError> {
+        if request.revision > applied {
+            return Err(RpcError::FUTURE_REVISION);
+        }
+        let revision = if request.revision > 0 { request.revision } else { applied };
+        let mut response = self.range(&PbRangeRequest { revision, ..request.clone() })?;
+        response.header = Some(self.header_at(applied));
         Ok(response)
     }
 
@@ -107,6 +133,7 @@ impl Member {
         if self.is_full() {
             return Err(RpcError::NO_SPACE);
         }
+        self.may_put(request)?;
         if request.lease != 0 && !self.leases.exists(request.lease) {
             return Err(RpcError::LEASE_NOT_FOUND);
         }
@@ -123,6 +150,7 @@ impl Member {
         check::delete(request)?;
         check_size(request)?;
         self.raft_index += 1;
+        self.may_delete(request)?;
         let mut response = self.apply_delete(request);
         self.store.commit();
         response.header = Some(self.header());
@@ -138,6 +166,7 @@ impl Member {
         if self.is_full() && txn::has_direct_put(request) {
             return Err(RpcError::NO_SPACE);
         }
+        self.may_txn(request)?;
         let mut response = txn::apply(self, request)?;
         self.store.commit();
         response.header = Some(self.header());
@@ -202,6 +231,7 @@ impl Member {
 
     pub(super) fn revoke(&mut self, id: i64) -> Result<(), RpcError> {
         self.raft_index += 1;
+        self.may_revoke(id)?;
         if self.end_lease(id) { Ok(()) } else { Err(RpcError::LEASE_NOT_FOUND) }
     }
 

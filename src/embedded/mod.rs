@@ -1,7 +1,7 @@
 //! An etcd inside the process, for development and tests (feature `embedded`).
 //!
-//! [`EmbeddedEtcd`] is a server with one member that speaks etcd's gRPC protocol, so that an unmodified
-//! [`etcd_client::Client`] talks to it, over TCP on loopback or through memory. **It keeps everything in memory,
+//! [`EmbeddedEtcd`] is a server that speaks etcd's gRPC protocol, so that an unmodified [`etcd_client::Client`] talks
+//! to it, over TCP on loopback or through memory. It may have several [members](EmbeddedMember). **It keeps everything in memory,
 //! persists nothing, and replaces etcd nowhere but in development and tests.** Nothing is ever written to disk;
 //! history grows until it is compacted.
 //!
@@ -103,17 +103,23 @@
 //! # }
 //! ```
 //!
+//! Of several members, one gets into trouble while the others go on: see [`EmbeddedMember`]. Tokens end by the clock,
+//! sooner by [`Faults::set_token_ttl`], and all at once by [`Faults::forget_tokens`].
+//!
 //! # What it has
 //!
-//! KV, watches, leases, locks, status, alarms, and the list of its one member, with etcd's error codes and
-//! messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
+//! KV, watches, leases, locks, users with roles and tokens, status, alarms, and the list of its members, with etcd's
+//! error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
 //! ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!
-//! - **Nothing of**: the election service, users and roles (authentication counts as off), snapshots,
-//!   hashes, more than one member, permissions, quotas (the alarm about space comes from [`Faults`] or from a
-//!   client).
+//! - **Nothing of**: the election service, snapshots, hashes, changes of the members, signed tokens, quotas (the alarm
+//!   about space comes from [`Faults`] or from a client).
+//! - **Users**: permissions are those of etcd 3.4.23, which does not look into nested transactions, nor at who asks
+//!   for leases. A password costs nothing to check, and a token ends exactly when its time is over. Tokens are counted,
+//!   so that anybody can guess them.
+//! - **Members** agree at once, and a majority is always there. History that is compacted is gone for one that lags too.
 //! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
 //!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
 //! - **Locks** are those of etcd 3.4.23. A client that waits doesn't learn that its own place has gone with
@@ -133,26 +139,33 @@
 //!   as etcd's does if it is restored with the same names, addresses and token.
 //! - **Losing the leader** is noticed at once, where etcd takes some election time-outs.
 
+mod allowed;
+mod auth;
 mod check;
+mod cluster;
 mod connection;
 mod faults;
 mod lease;
 mod lock;
 mod member;
 mod path;
+mod permissions;
 mod plan;
 mod range;
 #[cfg(test)]
 pub(crate) mod record;
 mod refusal;
+mod replica;
 mod server;
 mod service;
 mod shared;
 mod span;
 mod store;
+mod tokens;
 mod txn;
 mod watch;
 
+pub use cluster::EmbeddedMember;
 pub use faults::{Faults, Saved};
 pub use path::NetworkPath;
 pub use plan::{Fault, RequestKind};

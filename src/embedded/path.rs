@@ -51,33 +51,37 @@ impl NetworkPath {
 
     /// Stops carrying anything: connections stay open, and bytes wait.
     pub fn freeze(&self) {
-        self.connector.way.look(|state| state.frozen = true);
+        self.connector.way.freeze();
     }
 
     /// Ends a [`freeze`](Self::freeze): what has waited arrives.
     pub fn thaw(&self) {
-        let waiting = self.connector.way.look(|state| {
-            state.frozen = false;
-            std::mem::take(&mut state.waiting)
-        });
-        waiting.into_iter().for_each(Waker::wake);
+        self.connector.way.thaw();
     }
 
     /// Closes the connections along this path. Clients can connect again at once.
     pub fn cut(&self) {
-        self.connector.way.look(|state| std::mem::take(&mut state.connections)).cancel();
+        self.connector.way.cut();
     }
 
     /// Closes the connections along this path and refuses new ones, or, with `true`, takes them again.
     pub fn set_reachable(&self, reachable: bool) {
-        self.connector.way.look(|state| state.unreachable = !reachable);
-        if !reachable {
-            self.cut();
-        }
+        self.connector.way.set_reachable(reachable);
+    }
+
+    /// Opens a connection, for who brings a client of its own.
+    #[cfg(test)]
+    pub(crate) async fn dial(&self) -> std::io::Result<tokio::io::DuplexStream> {
+        use tonic::codegen::Service;
+        let mut connector = self.connector.clone();
+        connector
+            .call(tonic::codegen::http::Uri::from_static("http://embedded.invalid"))
+            .await
+            .map(|io| io.into_inner())
     }
 }
 
-/// The state of a path, shared with its connections.
+/// The state of a path, or of a member's process, shared with its connections.
 #[derive(Default)]
 pub(super) struct LinkState(Mutex<State>);
 
@@ -95,6 +99,29 @@ impl LinkState {
     fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state: MutexGuard<'_, State> = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         look(&mut state)
+    }
+
+    pub(super) fn freeze(&self) {
+        self.look(|state| state.frozen = true);
+    }
+
+    pub(super) fn thaw(&self) {
+        let waiting = self.look(|state| {
+            state.frozen = false;
+            std::mem::take(&mut state.waiting)
+        });
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn cut(&self) {
+        self.look(|state| std::mem::take(&mut state.connections)).cancel();
+    }
+
+    pub(super) fn set_reachable(&self, reachable: bool) {
+        self.look(|state| state.unreachable = !reachable);
+        if !reachable {
+            self.cut();
+        }
     }
 
     pub(super) fn is_unreachable(&self) -> bool {

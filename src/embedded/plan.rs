@@ -44,8 +44,29 @@ pub enum RequestKind {
     Status,
     /// A request about alarms.
     Alarm,
+    /// A defragmentation.
+    Defragment,
     /// The list of members.
     MemberList,
+    /// A question for a token.
+    Authenticate,
+    /// Any other request about users, roles, and authentication.
+    Auth,
+}
+
+impl RequestKind {
+    /// Whether etcd looks at the token of such a request. It refuses one that it doesn't know, whatever is asked.
+    pub(super) fn looks_at_token(self) -> bool {
+        !matches!(
+            self,
+            Self::Authenticate
+                | Self::Status
+                | Self::MemberList
+                | Self::LeaseTimeToLive
+                | Self::LeaseLeases
+                | Self::LeaseKeepAlive
+        )
+    }
 }
 
 /// What happens to the request that is hit.

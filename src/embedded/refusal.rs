@@ -51,6 +51,34 @@ refusals! {
     TOO_MANY_REQUESTS = ResourceExhausted "etcdserver: too many requests";
     /// A request that needs authentication to be on.
     AUTH_NOT_ENABLED = FailedPrecondition "etcdserver: authentication is not enabled";
+    /// Authentication can't be enabled without somebody to manage it.
+    ROOT_USER_NOT_EXIST = FailedPrecondition "etcdserver: root user does not exist";
+    /// Authentication can't be enabled without somebody who may manage it.
+    ROOT_ROLE_NOT_EXIST = FailedPrecondition "etcdserver: root user does not have root role";
+    /// A user that exists already.
+    USER_EXISTS = FailedPrecondition "etcdserver: user name already exists";
+    /// A request without a user, while authentication is enabled, or a user without a name.
+    USER_EMPTY = InvalidArgument "etcdserver: user name is empty";
+    /// A user that does not exist.
+    USER_NOT_FOUND = FailedPrecondition "etcdserver: user name not found";
+    /// A role that exists already.
+    ROLE_EXISTS = FailedPrecondition "etcdserver: role name already exists";
+    /// A role that does not exist.
+    ROLE_NOT_FOUND = FailedPrecondition "etcdserver: role name not found";
+    /// A role without a name.
+    ROLE_EMPTY = InvalidArgument "etcdserver: role name is empty";
+    /// A password that is not the user's.
+    AUTH_FAILED = InvalidArgument "etcdserver: authentication failed, invalid user ID or password";
+    /// A password of a user who has none; etcd hands this one on without a code.
+    NO_PASSWORD_USER = Unknown "auth: authentication failed, password was given for no password user";
+    /// A grant of no permission.
+    PERMISSION_NOT_GIVEN = InvalidArgument "etcdserver: permission not given";
+    /// A role that the user does not have.
+    ROLE_NOT_GRANTED = FailedPrecondition "etcdserver: role is not granted to the user";
+    /// A permission that the role does not have.
+    PERMISSION_NOT_GRANTED = FailedPrecondition "etcdserver: permission is not granted to the role";
+    /// What would leave nobody to manage users, or no permission at all.
+    INVALID_AUTH_MGMT = InvalidArgument "etcdserver: invalid auth management";
     /// A user that may not do this.
     PERMISSION_DENIED = PermissionDenied "etcdserver: permission denied";
     /// A token that is unknown or has expired.

@@ -1,5 +1,6 @@
 //! The server: started, connected to, stopped.
 
+use super::cluster::EmbeddedMember;
 use super::connection::{BACKLOG, Connector, accept};
 use super::faults::Faults;
 use super::path::NetworkPath;
@@ -22,7 +23,8 @@ use tonic::transport::{Endpoint, Server};
 /// It runs on the tokio runtime it was made in, and ends with that at the latest.
 #[derive(Debug)]
 pub struct EmbeddedEtcd {
-    connector: Connector,
+    /// Of each member.
+    connectors: Vec<Connector>,
     address: Option<SocketAddr>,
     stop: CancellationToken,
 }
@@ -38,8 +40,8 @@ impl EmbeddedEtcd {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let mut etcd = Self::in_process();
         etcd.address = Some(listener.local_addr()?);
-        let Connector { connections, shared, .. } = etcd.connector.clone();
-        etcd.spawn(accept(listener, connections, shared));
+        let Connector { connections, shared, process, .. } = etcd.connectors[0].clone();
+        etcd.spawn(accept(listener, connections, shared, process));
         Ok(etcd)
     }
 
@@ -49,21 +51,44 @@ impl EmbeddedEtcd {
     ///
     /// Outside of a tokio runtime.
     pub fn in_process() -> Self {
-        let shared = Shared::new();
-        let (connections, incoming) = mpsc::channel(BACKLOG);
-        let incoming = unfold(incoming, |mut incoming| async move {
-            let connection = incoming.recv().await?;
-            Some((Ok::<_, Infallible>(connection), incoming))
-        });
-        let serving = Server::builder().add_routes(service::routes(&shared)).serve_with_incoming(incoming);
-        let connector = Connector { connections, shared: shared.clone(), way: Arc::default() };
-        let etcd = Self { connector, address: None, stop: CancellationToken::new() };
-        etcd.spawn(async move {
-            // It ends when the server is stopped; a connection that fails ends by itself.
-            let _ = serving.await;
-        });
+        Self::in_process_cluster(1)
+    }
+
+    /// Starts a cluster of so many [members](Self::member), at least one, that only this process reaches. They agree
+    /// at once, and elect nobody: what one of them alone can't do, the others go on doing.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn in_process_cluster(members: usize) -> Self {
+        let shared = Shared::new(members.max(1));
+        let mut etcd = Self { connectors: Vec::new(), address: None, stop: CancellationToken::new() };
+        for number in 0..members.max(1) {
+            let (connections, incoming) = mpsc::channel(BACKLOG);
+            let incoming = unfold(incoming, |mut incoming| async move {
+                let connection = incoming.recv().await?;
+                Some((Ok::<_, Infallible>(connection), incoming))
+            });
+            let routes = service::routes(&shared, number);
+            let serving = Server::builder().add_routes(routes).serve_with_incoming(incoming);
+            let (way, process) = (Arc::default(), Arc::default());
+            etcd.connectors.push(Connector { connections, shared: shared.clone(), way, process, number });
+            etcd.spawn(async move {
+                // It ends when the server is stopped; a connection that fails ends by itself.
+                let _ = serving.await;
+            });
+        }
         etcd.spawn(async move { shared.expire_leases().await });
         etcd
+    }
+
+    /// A member of a cluster, by its number from 0 on.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub fn member(&self, number: usize) -> EmbeddedMember {
+        EmbeddedMember::new(&self.connectors[number])
     }
 
     /// Runs a part of the server until it is stopped.
@@ -89,12 +114,12 @@ impl EmbeddedEtcd {
     ///
     /// Outside of a tokio runtime.
     pub fn channel(&self) -> Channel {
-        channel_through(self.connector.clone())
+        channel_through(self.connectors[0].clone())
     }
 
     /// A way to the server of its own: cut off, it leaves the other clients alone.
     pub fn path(&self) -> NetworkPath {
-        NetworkPath::new(&self.connector)
+        NetworkPath::new(&self.connectors[0])
     }
 
     /// A client with a [`channel`](Self::channel) of its own.
@@ -117,12 +142,12 @@ impl EmbeddedEtcd {
 
     #[cfg(test)]
     pub(super) fn shared(&self) -> &Arc<super::shared::Shared> {
-        &self.connector.shared
+        &self.connectors[0].shared
     }
 
     /// The handle that makes trouble.
     pub fn faults(&self) -> Faults {
-        Faults::new(self.connector.shared.clone())
+        Faults::new(self.connectors[0].shared.clone())
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the services share: the member behind a lock, its clock, and what a fault does to all of them.
 
+use super::auth::Caller;
 use super::member::Member;
 use super::plan::{Action, Plan, RequestKind};
 use super::refusal::RpcError;
+use super::replica::Replica;
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -27,6 +29,8 @@ pub(super) struct Inner {
     pub(super) member: Member,
     pub(super) plan: Plan,
     pub(super) condition: Condition,
+    /// The members, by their numbers.
+    pub(super) replicas: Vec<Replica>,
     /// Counts restarts: requests that were under way before one are dropped.
     pub(super) starts: u64,
     /// Ends the streams that are open now.
@@ -46,11 +50,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(members: usize) -> Arc<Self> {
         let inner = Inner {
             member: Member::new(),
             plan: Plan::default(),
             condition: Condition::default(),
+            replicas: vec![Replica::default(); members],
             starts: 0,
             streams: CancellationToken::new(),
             connections: CancellationToken::new(),
@@ -123,11 +128,26 @@ impl Shared {
         }
     }
 
-    /// Waits until the member has a leader, as long as etcd would.
-    pub(super) async fn wait_for_leader(&self, leader_required: bool) -> Result<(), RpcError> {
+    /// Waits until a member has a leader, as long as etcd would.
+    pub(super) async fn wait_for_leader(&self, member: usize, leader_required: bool) -> Result<(), RpcError> {
+        self.wait_while(leader_required, |inner| inner.is_leaderless(member)).await
+    }
+
+    /// Waits until a member has applied what happened up to now, as long as etcd would.
+    pub(super) async fn wait_until_applied(&self, member: usize) -> Result<(), RpcError> {
+        let revision = self.look(|inner| inner.member.store.revision());
+        self.wait_while(false, |inner| inner.applied_by(member) < revision.min(inner.member.store.revision()))
+            .await
+    }
+
+    async fn wait_while(
+        &self,
+        leader_required: bool,
+        holds: impl Fn(&Inner) -> bool,
+    ) -> Result<(), RpcError> {
         let deadline = Instant::now() + LEADER_WAIT;
         let mut changes = self.changes();
-        while self.lock().condition.leaderless {
+        while holds(&self.lock()) {
             if leader_required {
                 return Err(RpcError::NO_LEADER);
             }
@@ -168,6 +188,37 @@ impl Inner {
         if !self.condition.frozen && !self.condition.leaderless {
             self.member.expire(now);
         }
+    }
+
+    pub(super) fn is_leaderless(&self, member: usize) -> bool {
+        self.condition.leaderless || self.replicas[member].isolated
+    }
+
+    /// The revision up to which a member has applied what happened.
+    pub(super) fn applied_by(&self, member: usize) -> i64 {
+        self.replicas[member].applied(self.member.store.revision())
+    }
+
+    /// Does something at a member, on behalf of who has this token.
+    pub(super) fn on_behalf<T>(
+        &mut self,
+        member: usize,
+        token: Option<&str>,
+        now: Instant,
+        act: impl FnOnce(&mut Self) -> Result<T, RpcError>,
+    ) -> Result<T, RpcError> {
+        self.member.caller = self.member.auth.caller(token, now)?;
+        let result = self.at(member, act);
+        self.member.caller = Caller::Trusted;
+        result
+    }
+
+    /// Does something in the name of a member.
+    pub(super) fn at<T>(&mut self, member: usize, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.member.speaker = member;
+        let result = act(self);
+        self.member.speaker = 0;
+        result
     }
 
     /// What others may be waiting for.

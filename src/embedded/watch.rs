@@ -2,6 +2,7 @@
 //!
 //! Watches pull from the store's log, so that a client that reads slowly costs no queue here.
 
+use super::auth::Caller;
 use super::check::{GRPC_OVERHEAD_BYTES, MAX_REQUEST_BYTES};
 use super::member::Member;
 use super::refusal::RpcError;
@@ -13,6 +14,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The watch id in answers that concern no watch, or all of them.
 const NO_WATCH: i64 = -1;
+/// Why a watch is cancelled for its user or token, whichever it is.
+const NOT_PERMITTED: &str = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
 /// Revisions with events that one response of a watch that is catching up may hold.
 const BATCH_REVISIONS: usize = 1000;
 /// Revisions a watch may lag before its events travel in batches.
@@ -57,11 +60,24 @@ impl Watches {
         &mut self,
         request: PbWatchRequestUnion,
         member: &Member,
+        applied: i64,
+        caller: &Result<Caller, RpcError>,
         out: &mut VecDeque<PbWatchResponse>,
     ) {
         match request {
             PbWatchRequestUnion::CreateRequest(create) => {
                 let key = if create.key.is_empty() { vec![0] } else { create.key };
+                // As in etcd, who watches from a key on needs no permission but for that key.
+                let end: &[u8] = if create.range_end == [0] { &[] } else { &create.range_end };
+                let allowed = caller.clone().and_then(|caller| member.may_watch(&caller, &key, end));
+                if allowed.is_err() {
+                    let mut response = response(member.header_at(applied), NO_WATCH);
+                    response.created = true;
+                    response.canceled = true;
+                    response.cancel_reason = NOT_PERMITTED.to_owned();
+                    out.push_back(response);
+                    return;
+                }
                 let span = Span::new(&key, &create.range_end);
                 let watch = Watch {
                     span,
@@ -75,9 +91,9 @@ impl Watches {
                     progress: create.progress_notify,
                     progress_due: true,
                 };
-                let mut response = response(member.header(), NO_WATCH);
+                let mut response = response(member.header_at(applied), NO_WATCH);
                 response.created = true;
-                match self.create(create.watch_id, watch, &member.store) {
+                match self.create(create.watch_id, watch, applied) {
                     Ok(id) => response.watch_id = id,
                     Err(reason) => {
                         response.canceled = true;
@@ -88,7 +104,7 @@ impl Watches {
             }
             PbWatchRequestUnion::CancelRequest(cancel) => {
                 if self.watches.remove(&cancel.watch_id).is_some() {
-                    let mut response = response(member.header(), cancel.watch_id);
+                    let mut response = response(member.header_at(applied), cancel.watch_id);
                     response.canceled = true;
                     out.push_back(response);
                 }
@@ -97,7 +113,7 @@ impl Watches {
         }
     }
 
-    fn create(&mut self, id: i64, mut watch: Watch, store: &Store) -> Result<i64, &'static str> {
+    fn create(&mut self, id: i64, mut watch: Watch, applied: i64) -> Result<i64, &'static str> {
         if watch.next < 0 {
             return Err(RpcError::COMPACTED.message());
         }
@@ -115,7 +131,7 @@ impl Watches {
         } else {
             id
         };
-        let future = store.revision() + 1;
+        let future = applied + 1;
         watch.synced = watch.next == 0 || watch.next >= future;
         if watch.next == 0 {
             watch.next = future;
@@ -125,9 +141,10 @@ impl Watches {
     }
 
     /// Appends what is to be sent next to `out`, a bounded number of responses. Empty: nothing, for now.
-    pub(super) fn collect(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+    ///
+    /// `now` is the revision up to which the member has applied what happened.
+    pub(super) fn collect(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
         let store = &member.store;
-        let now = store.revision();
         for (&id, watch) in &mut self.watches {
             if watch.compacted || watch.next > now || out.len() >= MAX_READY {
                 continue;
@@ -136,19 +153,18 @@ impl Watches {
                 watch.synced = false;
             }
             if !watch.synced {
-                watch.catch_up(id, member, out);
+                watch.catch_up(id, member, now, out);
             }
         }
-        self.collect_synced(member, out);
+        self.collect_synced(member, now, out);
         if out.is_empty() && std::mem::take(&mut self.progress_asked) && self.can_tell_progress(now) {
-            out.push_back(response(member.header(), NO_WATCH));
+            out.push_back(response(member.header_at(now), NO_WATCH));
         }
     }
 
     /// Revision by revision, so that a stream tells events of all its watches in their order.
-    fn collect_synced(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+    fn collect_synced(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
         let store = &member.store;
-        let now = store.revision();
         let synced = |watch: &Watch| watch.synced && !watch.compacted && watch.next <= now;
         let Some(first) = self.watches.values().filter(|watch| synced(watch)).map(|w| w.next).min() else {
             return;
@@ -174,14 +190,13 @@ impl Watches {
     }
 
     /// The regular notification of progress, for the watches that want it and had no events lately.
-    pub(super) fn tick(&mut self, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
-        let now = member.store.revision();
+    pub(super) fn tick(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
         for (&id, watch) in &mut self.watches {
             if !watch.progress {
                 continue;
             }
             if watch.progress_due && !watch.compacted && watch.next == now + 1 {
-                out.push_back(response(member.header(), id));
+                out.push_back(response(member.header_at(now), id));
             }
             watch.progress_due = true;
         }
@@ -190,9 +205,8 @@ impl Watches {
 
 impl Watch {
     /// One response with the next events from the past, or the news that they are compacted.
-    fn catch_up(&mut self, id: i64, member: &Member, out: &mut VecDeque<PbWatchResponse>) {
+    fn catch_up(&mut self, id: i64, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
         let store = &member.store;
-        let now = store.revision();
         if self.next < store.compacted() {
             self.compacted = true;
             let mut response = response(member.header_at(0), id);
@@ -210,7 +224,7 @@ impl Watch {
             self.next += 1;
         }
         self.synced = self.next > now;
-        self.send(id, events, member.header(), out);
+        self.send(id, events, member.header_at(now), out);
     }
 
     fn events(&self, store: &Store, revision: i64) -> Vec<PbEvent> {

@@ -181,8 +181,11 @@ async fn an_explanation_shows_what_was_seen() {
     assert!(!explained.condition.truth);
     let seen = &explained.condition.children[0].seen[0];
     assert_eq!((seen.key.as_str(), seen.mod_revision), ("/jobs/1", Some(revision)));
-    assert!(matches!(running.explain("other", &[].into()).await, Err(EngineError::UnknownRule(_))));
-    assert!(matches!(running.explain("never", &[].into()).await, Err(EngineError::UnknownAttribute(_))));
+    assert!(matches!(running.explain("other", &Default::default()).await, Err(EngineError::UnknownRule(_))));
+    assert!(matches!(
+        running.explain("never", &Default::default()).await,
+        Err(EngineError::UnknownAttribute(_))
+    ));
     running.shutdown(SECOND).await.unwrap();
 }
 

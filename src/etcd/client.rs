@@ -13,6 +13,7 @@ use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
@@ -274,7 +275,7 @@ impl EtcdClient {
                 }
             };
             match failure.remedy {
-                Remedy::Authenticate if self.shared.token.can_be_renewed() => {
+                Remedy::Authenticate if self.shared.token.can_be_renewed() && !is_active(Mutant::Token) => {
                     match Box::pin(self.newer_token(token, deadline)).await {
                         Ok(()) => continue,
                         // The password may be about to change.

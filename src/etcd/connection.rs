@@ -3,6 +3,7 @@
 use super::credentials::Credentials;
 use super::store::Counted;
 use super::txn_channel::TxnChannel;
+use super::wire::Wire;
 use etcd_client::Client;
 use std::io;
 use std::pin::Pin;
@@ -146,7 +147,11 @@ impl Activity {
 }
 
 /// Opens a connection. An address that does not answer leaves time for the next one of the same name.
-pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStream> {
+pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<Wire> {
+    #[cfg(test)]
+    if let Some(dialing) = super::wire::simulated::dialing(endpoint) {
+        return dialing.await.map(Wire::Pipe);
+    }
     let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidInput, error);
     let with_scheme =
         if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
@@ -165,7 +170,7 @@ pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStrea
         match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true)?;
-                return Ok(stream);
+                return Ok(Wire::Tcp(stream));
             }
             Ok(Err(error)) => last = error,
             Err(_) => last = late(),
@@ -174,15 +179,15 @@ pub(super) async fn dial(endpoint: &str, limit: Duration) -> io::Result<TcpStrea
     Err(last)
 }
 
-/// A TCP connection that tells when something comes, and when it ends.
+/// A connection that tells when something comes, and when it ends.
 #[derive(Debug)]
 pub(super) struct Listened {
-    stream: TcpStream,
+    stream: Wire,
     activity: Arc<Activity>,
 }
 
 impl Listened {
-    pub(super) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(stream: Wire, activity: Arc<Activity>) -> Self {
         Self { stream, activity }
     }
 }

@@ -13,6 +13,7 @@ use super::store::{Store, Verdict};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
 use super::{Header, Target, Timeouts, first_key};
 use crate::metrics::Meters;
+use crate::mutants::{Mutant, is_active};
 use crate::watch_cell::WatchCellSender;
 use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
 use rand::rngs::StdRng;
@@ -105,7 +106,7 @@ impl Connector {
                 if silent && self.is_replaceable() {
                     self.link.report(Need::Silent, Some(id), now);
                 }
-                if leave == Some(id) {
+                if leave == Some(id) && !is_active(Mutant::Leave) {
                     self.link.report(Need::Left, leave, now);
                 }
                 if self.needs_renewal() {
@@ -169,7 +170,7 @@ impl Connector {
 
     /// The connection is the engine's own, so that there can be another one.
     fn is_replaceable(&self) -> bool {
-        matches!(self.settings.target, Target::Endpoints(..))
+        matches!(self.settings.target, Target::Endpoints(..)) && !is_active(Mutant::Silence)
     }
 
     fn take_wish_for_token(&self) -> Option<u64> {

@@ -16,6 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// A new connection waits so long for newer credentials than those that are in use.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Is told what is wrong, or that nothing is.
+type Told = dyn Fn(Option<&str>) + Send + Sync;
+
 /// The application's function.
 pub(crate) type LoadCredentials =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Credentials, BoxError>> + Send + Sync>;
@@ -39,7 +42,7 @@ pub(crate) struct CredentialSource {
     runtime: Handle,
     limit: Duration,
     /// Told what is wrong whenever that may have changed.
-    told: Box<dyn Fn(Option<&str>) + Send + Sync>,
+    told: Box<Told>,
     /// Held by the one who asks.
     loading: Arc<tokio::sync::Mutex<()>>,
     /// Held by the one who tries what nobody has tried.

@@ -6,21 +6,21 @@ use super::failure::{Effect, FailureKind, Remedy};
 use tonic::Code;
 
 /// One error, as etcd words it.
-pub(super) struct KnownError {
+pub(crate) struct KnownError {
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "a message tells enough; tests provoke it with its code")
     )]
-    pub(super) code: Code,
-    pub(super) message: &'static str,
-    pub(super) kind: FailureKind,
-    pub(super) remedy: Remedy,
-    pub(super) effect: Effect,
+    pub(crate) code: Code,
+    pub(crate) message: &'static str,
+    pub(crate) kind: FailureKind,
+    pub(crate) remedy: Remedy,
+    pub(crate) effect: Effect,
 }
 
 macro_rules! errors {
     ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident;)*) => {
-        pub(super) const ERRORS: &[KnownError] = &[$(KnownError {
+        pub(crate) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
@@ -65,6 +65,7 @@ errors! {
     FailedPrecondition "etcdserver: role name not found" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: role name is empty" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: authentication failed, invalid user ID or password" => Authentication, Authenticate, No;
+    Unknown "auth: authentication failed, password was given for no password user" => Authentication, Authenticate, No;
     InvalidArgument "etcdserver: permission not given" => Rejected, GiveUp, No;
     PermissionDenied "etcdserver: permission denied" => Permission, GiveUp, No;
     FailedPrecondition "etcdserver: role is not granted to the user" => Rejected, GiveUp, No;

@@ -13,6 +13,7 @@
 //! | [`credential_source`] | asks the application for credentials | yes |
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
+//! | [`wire`] | what a connection's bytes go over | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
 //! | [`store`] | whose store it is that answers | no |
 //! | [`source`] | etcd as callbacks read it | yes |
@@ -27,6 +28,8 @@ mod errors;
 mod failure;
 mod leases;
 mod offers;
+#[cfg(all(test, feature = "embedded"))]
+mod provoked;
 mod ranges;
 mod requests;
 mod source;
@@ -34,11 +37,14 @@ mod store;
 mod token;
 mod txn_channel;
 mod watch;
+mod wire;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
 pub(crate) use credential_source::{CredentialSource, CredentialsOption};
 pub use credentials::Credentials;
+#[cfg(all(test, feature = "embedded"))]
+pub(crate) use failure::Effect;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
@@ -46,6 +52,8 @@ pub(crate) use requests::{Answer, LastEvent};
 pub(crate) use store::Store;
 pub(crate) use token::Token;
 pub(crate) use watch::{LiveWatch, StreamEvent, WatchMessage};
+#[cfg(all(test, feature = "embedded"))]
+pub(crate) use {errors::ERRORS, wire::simulated::dial_by};
 
 use crate::change::Revision;
 use etcd_client::{Channel, ConnectOptions};

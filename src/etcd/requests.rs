@@ -6,6 +6,7 @@ use super::failure::{Failure, FailureKind};
 use super::txn_channel::with_body;
 use super::{Header, MAX_RESPONSE, first_key};
 use crate::change::Revision;
+use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
 use bytes::Bytes;
 use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
@@ -49,8 +50,11 @@ fn kv_of_reads(client: &Client) -> KvClient {
 impl EtcdClient {
     /// The newest state of one key, read linearizably; asked for again until the request time-out.
     pub(crate) async fn get(&self, key: &str) -> Result<Option<(Value, Revision)>, Failure> {
-        let send =
-            |connection: Arc<Connection>| async move { kv_of_reads(&connection.client).get(key, None).await };
+        // Linearizable reads are the default.
+        let options = || is_active(Mutant::Reads).then(|| GetOptions::new().with_serializable());
+        let send = |connection: Arc<Connection>| async move {
+            kv_of_reads(&connection.client).get(key, options()).await
+        };
         let response = self.call(Sending::repeated("get"), send).await?.0;
         Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), Revision::new(kv.mod_revision))))
     }

@@ -8,6 +8,7 @@
 
 use super::failure::{Failure, FailureKind};
 use super::txn_channel::Whole;
+use crate::mutants::{Mutant, is_active};
 use bytes::{BufMut, Bytes, BytesMut};
 use etcd_client::Channel;
 use http::request::Parts;
@@ -213,7 +214,7 @@ impl Token {
         let Some(question) = question else {
             return Err(Failure::new(FailureKind::Authentication, REQUEST, "there are no credentials"));
         };
-        if let Some(at) = not_before.filter(|at| *at > Instant::now()) {
+        if let Some(at) = not_before.filter(|at| *at > Instant::now() && !is_active(Mutant::TokenRate)) {
             match refusal {
                 // Whoever asked meanwhile gets this answer too.
                 Some(refusal) => return Err(refusal),

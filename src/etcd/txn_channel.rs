@@ -6,6 +6,7 @@
 
 use super::connection::{Activity, ConnectionOver, Listened};
 use super::token::{AUTHENTICATE, Token};
+use super::wire::Wire;
 use bytes::Bytes;
 use etcd_client::{BalancedChannelBuilder, Channel};
 use futures_util::future::{BoxFuture, Either};
@@ -18,7 +19,6 @@ use std::future::{Ready, ready};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::transport::{Endpoint, channel::Change};
@@ -136,7 +136,7 @@ pub(super) struct TxnChannelBuilder {
 
 impl TxnChannelBuilder {
     /// Over this connection. Returns the channel too, for what the client does not know.
-    pub(super) fn over(stream: TcpStream, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TxnChannel) {
+    pub(super) fn over(stream: Wire, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TxnChannel) {
         // The client was given one endpoint.
         let (endpoints, told) = mpsc::channel(1);
         let own = OwnConnection {
@@ -238,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_carried_is_sent_in_place_of_the_clients_own() {
         let etcd = EmbeddedEtcd::start().await.unwrap();
-        let stream = TcpStream::connect(etcd.endpoint()).await.unwrap();
+        let stream = Wire::Tcp(tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap());
         let activity = Arc::new(Activity::new(tokio::time::Instant::now()));
         let (builder, _) = TxnChannelBuilder::over(stream, activity, Arc::default());
         let endpoint = format!("http://{}", etcd.endpoint());

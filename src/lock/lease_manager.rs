@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 /// A lease for locks, while it can be relied on.
@@ -258,7 +258,10 @@ impl Keep {
             tokio::select! {
                 biased;
                 Some((sent, renewed)) = attempts.next() => match renewed {
-                    Ok((ttl, renewals)) => return Ok((Lifetime::new(sent, ttl), renewals)),
+                    Ok((ttl, renewals)) => {
+                        let (sent, ttl, renewals) = newest(&mut attempts, (sent, ttl, renewals)).await;
+                        return Ok((Lifetime::new(sent, ttl), renewals));
+                    }
                     Err(failure) => {
                         self.meters.lease_renewal(false);
                         if failure.kind == FailureKind::LeaseGone {
@@ -281,6 +284,27 @@ impl Keep {
             }
         }
     }
+}
+
+/// A proxy may answer all attempts at the same time, by a renewal of its own. The newest of them counts: the life of the
+/// lease is reckoned from when that one was sent.
+async fn newest<R>(
+    attempts: &mut FuturesUnordered<impl Future<Output = (Instant, Result<(Duration, R), Failure>)>>,
+    first: (Instant, Duration, R),
+) -> (Instant, Duration, R) {
+    const TOGETHER: Duration = Duration::from_millis(50);
+    let end = Instant::now() + TOGETHER;
+    let mut newest = first;
+    while !attempts.is_empty()
+        && let Ok(Some((sent, renewed))) = timeout_at(end, attempts.next()).await
+    {
+        if let Ok((ttl, renewals)) = renewed
+            && sent > newest.0
+        {
+            newest = (sent, ttl, renewals);
+        }
+    }
+    newest
 }
 
 /// One attempt to renew a lease: when it was sent, and the TTL that it brought.

@@ -110,10 +110,9 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
     }
     let rng = &mut StdRng::seed_from_u64(world.seed ^ run.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let chances = &world.callbacks;
-    if rng.random_range(0..100) < chances.reading
-        && let Err(error) = firing.get_opt(kind.slots()[0]).await
-    {
-        return (How::Failed, Err(error.into()));
+    let reads = rng.random_range(0..100) < chances.reading;
+    if reads && let Err(error) = read(world, kind, &firing, run).await {
+        return (How::ReadFailed, Err(error));
     }
     let pause = match rng.random_range(0..100) {
         0..30 => Duration::ZERO,
@@ -123,11 +122,15 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
     if rng.random_bool(0.5) {
         tokio::select! {
             biased;
-            () = firing.cancelled() => return (How::Failed, Err("told to end".into())),
+            () = firing.cancelled() => return (How::Cancelled, Err("told to end".into())),
             () = sleep(pause) => {}
         }
     } else {
         sleep(pause).await;
+    }
+    // Much may have happened since it began.
+    if reads && let Err(error) = read(world, kind, &firing, run).await {
+        return (How::ReadFailed, Err(error));
     }
     let failing = if kind == Kind::Flaky { 60 } else { chances.failing };
     if rng.random_range(0..100) < failing {
@@ -146,6 +149,15 @@ async fn run(world: &World, kind: Kind, firing: Firing, run: u64) -> (How, Resul
         return (How::GaveUp, Ok(Outcome::give_up("on purpose")));
     }
     finish(kind, &firing, run)
+}
+
+/// Reads the instance's first key.
+async fn read(world: &World, kind: Kind, firing: &Firing, run: u64) -> Result<(), BoxError> {
+    let pattern = kind.slots()[0];
+    let asked = world.history.time();
+    let value = firing.get_opt(pattern).await?.map(|value| value.to_string_lossy().into_owned());
+    world.history.add(Event::Read { run, key: firing.format(pattern)?, asked, value });
+    Ok(())
 }
 
 fn finish(kind: Kind, firing: &Firing, run: u64) -> (How, Result<Outcome, BoxError>) {

@@ -6,6 +6,7 @@ use super::kinds::Kind;
 use super::plan::{Plan, PlanStep};
 use super::schedule::NAMESPACE;
 use super::torn::{Changes, were_together};
+use super::worlds;
 use crate::condition::Explanation;
 use crate::embedded::record::{Done, Written};
 use std::collections::{BTreeMap, BTreeSet};
@@ -106,6 +107,7 @@ pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation>
         checker.see(event);
     }
     checker.finish();
+    checker.violations.extend(worlds::check(plan, events));
     checker.violations
 }
 
@@ -219,7 +221,7 @@ impl<'p> Checker<'p> {
                 self.saved = None;
                 self.line.applied.clear();
             }
-            Event::Did(_) | Event::Health(..) => {}
+            Event::Did(_) | Event::Health(..) | Event::Read { .. } => {}
             Event::Started(life) => drop(self.lives.insert(*life, (self.at, None))),
             Event::Paused(life, kind) => drop(self.paused.insert((*life, *kind), self.at)),
             Event::Resumed(life, kind) => drop(self.paused.remove(&(*life, *kind))),

@@ -21,6 +21,13 @@ pub(super) enum Event {
         run: u64,
         how: How,
     },
+    /// A callback read a key of its own accord: when it asked, and what it was told.
+    Read {
+        run: u64,
+        key: String,
+        asked: Duration,
+        value: Option<String>,
+    },
     /// The schedule carried out this step of its plan.
     Did(PlanStep),
     /// An engine was started.
@@ -69,6 +76,10 @@ pub(super) enum How {
     RetryAfter,
     GaveUp,
     Failed,
+    /// A read of its own failed.
+    ReadFailed,
+    /// It was told to end, and did.
+    Cancelled,
     Panicked,
     /// Dropped by the engine, after it was cancelled or because its time limit was over.
     Dropped,

@@ -7,6 +7,7 @@
 //! | [`plan`] | what a seed means |
 //! | [`kinds`] | the rules, and what the checker knows of them |
 //! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
+//! | [`worlds`] | what etcd is like: several members, users, every error |
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
 //! | [`checker`], [`torn`] | finds the promises that were not kept |
@@ -26,6 +27,7 @@ mod process;
 mod runner;
 mod schedule;
 mod torn;
+mod worlds;
 
 use plan::Plan;
 use runner::{number, run_many};
@@ -87,6 +89,24 @@ fn every_promise_that_is_broken_on_purpose_is_missed() {
 fn changes_while_a_callback_runs_are_not_lost() {
     for seed in 0..40 {
         let violations = schedule::run_plan(Plan::hasty(seed), None).violations;
+        assert_eq!(violations, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn no_callback_is_cancelled_for_a_member_in_trouble() {
+    use worlds::members::Trouble::*;
+    for seed in 0..40 {
+        let plan = Plan::one_member_after_the_other(seed, &[StandsStill, Isolated, Lags, Down]);
+        let violations = schedule::run_plan(plan, None).violations;
+        assert_eq!(violations, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn no_callback_fails_for_a_token_that_ends() {
+    for seed in 0..40 {
+        let violations = schedule::run_plan(Plan::tokens_end(seed), None).violations;
         assert_eq!(violations, [], "seed {seed}");
     }
 }

@@ -1,6 +1,7 @@
 //! The plan of a schedule, made from its seed: engines, rules, options, and what happens when.
 
 use super::kinds::{KINDS, Kind};
+use super::worlds::{errors, members, users};
 use crate::embedded::{Fault, RequestKind, RpcError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -15,6 +16,10 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) engines: usize,
+    /// How many members the engines know, each by an endpoint; 0: there is one server, and a channel to it.
+    pub(super) members: usize,
+    /// Engines come with a user and a password, and their tokens live for so long.
+    pub(super) token_ttl: Option<Duration>,
     pub(super) kinds: Vec<Kind>,
     pub(super) options: Options,
     pub(super) callbacks: Callbacks,
@@ -82,6 +87,10 @@ pub(super) enum PlanStep {
     Pause(usize, Kind, Duration),
     /// This many changes, all at once, of keys that nobody watches.
     Elsewhere(usize),
+    /// Something happens to one of several members.
+    Member(members::Step),
+    /// Something happens to users and tokens.
+    User(users::Step),
 }
 
 impl PlanStep {
@@ -95,7 +104,7 @@ impl PlanStep {
             | PlanStep::NoSpace(_)
             | PlanStep::ExpireLease(_)
             | PlanStep::Save => false,
-            PlanStep::Pause(..) | PlanStep::Elsewhere(_) => false,
+            PlanStep::Pause(..) | PlanStep::Elsewhere(_) | PlanStep::User(_) => false,
             _ => true,
         }
     }
@@ -141,9 +150,12 @@ pub(super) enum Trouble {
     Panics,
     Pauses,
     Elsewhere,
+    Members,
+    Tokens,
+    Errors,
 }
 
-const TROUBLES: [Trouble; 15] = [
+const TROUBLES: [Trouble; 18] = [
     Trouble::Requests,
     Trouble::Streams,
     Trouble::Server,
@@ -159,6 +171,9 @@ const TROUBLES: [Trouble; 15] = [
     Trouble::Panics,
     Trouble::Pauses,
     Trouble::Elsewhere,
+    Trouble::Members,
+    Trouble::Tokens,
+    Trouble::Errors,
 ];
 
 fn pick<T: Clone>(rng: &mut StdRng, from: &[T]) -> T {
@@ -209,6 +224,12 @@ impl Plan {
         if !much.is_empty() {
             (troubles, rate) = (much.to_vec(), 0.4);
         }
+        let several = troubles.contains(&Trouble::Members) || members::are_several(seed);
+        let members = if several { members::MEMBERS } else { 0 };
+        let token_ttl = match troubles.contains(&Trouble::Tokens) {
+            true => Some(users::ttl(rng)),
+            false => users::token_ttl(seed),
+        };
         let pace = pick(rng, &[20, 150, 400]);
         let mut writer = Writer { ids: pick(rng, &[1, 2, 4]), number: 0 };
         let mut steps = Vec::new();
@@ -238,13 +259,15 @@ impl Plan {
                 options.crawl_interval = options.crawl_interval.min(5 * SECOND);
             }
         }
-        Self { seed, engines, kinds, options, callbacks, steps }
+        Self { seed, engines, members, token_ttl, kinds, options, callbacks, steps }
     }
 
     /// A plan whose only difficulty is a change while the callback runs.
     pub(super) fn hasty(seed: u64) -> Self {
         let mut plan = Self::of(seed);
         plan.engines = 1;
+        plan.members = 0;
+        plan.token_ttl = None;
         plan.kinds = vec![Kind::Stay];
         plan.callbacks = Callbacks { slow: 0, failing: 0, reading: 0 };
         plan.options.crawl_interval = 3600 * SECOND;
@@ -360,6 +383,9 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Pl
         }
         Trouble::Pauses => PlanStep::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),
         Trouble::Elsewhere => PlanStep::Elsewhere(rng.random_range(1..300)),
+        Trouble::Members => PlanStep::Member(members::choose(rng)),
+        Trouble::Tokens => PlanStep::User(users::choose(rng)),
+        Trouble::Errors => PlanStep::Inject(errors::choose(rng)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::plan::{Plan, Trouble};
 use super::schedule;
+use super::worlds::members::Trouble::{Isolated, Lags, StandsStill};
 use crate::mutants::{MUTANTS, Mutant};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,6 +45,7 @@ fn troubles(promise: Mutant) -> &'static [Trouble] {
         Mutant::Orphans => &[Requests],
         Mutant::Rewind => &[Backups],
         Mutant::Resume => &[Streams, Paths],
+        Mutant::Token => &[Tokens],
         _ => &[],
     }
 }
@@ -65,6 +67,10 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             // lock.
                             Mutant::LeaseLoss => Plan::with(seed, much).at_work(),
                             Mutant::Forward => Plan::with(seed, much).answered_late(),
+                            Mutant::Silence => Plan::one_member_after_the_other(seed, &[StandsStill]),
+                            Mutant::Leave => Plan::one_member_after_the_other(seed, &[Isolated]),
+                            Mutant::Reads => Plan::one_member_after_the_other(seed, &[Lags]),
+                            Mutant::TokenRate => Plan::tokens_end(seed),
                             _ => Plan::with(seed, much),
                         };
                         let violations = schedule::run_plan(plan.clone(), Some(promise)).violations;

@@ -9,6 +9,7 @@ use super::history::{EngineRun, Event, History};
 use super::kinds::Kind;
 use super::plan::{Plan, PlanStep};
 use super::process::Process;
+use super::worlds::{members, users};
 use crate::Engine;
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath, Saved};
@@ -83,6 +84,10 @@ enum Heal {
     Space,
     ThawPath(usize),
     OpenPath(usize),
+    /// The trouble of a member ends.
+    Member(usize, members::Trouble),
+    /// Tokens are forgotten again, so often.
+    Forget(u32),
     Start(usize),
     GoOn(usize, u32),
     Resume(usize, u32, Kind),
@@ -90,7 +95,8 @@ enum Heal {
 
 /// A machine, on which an engine runs again and again.
 struct Machine {
-    path: NetworkPath,
+    /// To each member, if there are several.
+    paths: Vec<NetworkPath>,
     lives: u32,
     running: Option<Running>,
 }
@@ -119,13 +125,24 @@ fn probe(poison: &Poison) -> Probe {
 
 impl Schedule {
     fn new(plan: Plan) -> Self {
-        let etcd = EmbeddedEtcd::in_process();
+        let etcd = EmbeddedEtcd::in_process_cluster(plan.members);
         let history = History::new();
         let listening = history.clone();
         etcd.listen(move |done| listening.add(Event::Server(done)));
-        let machine = |_| Machine { path: etcd.path(), lives: 0, running: None };
+        let paths = || (0..plan.members.max(1)).map(|member| etcd.member(member).path()).collect();
+        let machine = |_| Machine { paths: paths(), lives: 0, running: None };
+        let machines: Vec<Machine> = (0..plan.engines).map(machine).collect();
+        let every_path: Vec<Vec<NetworkPath>> =
+            machines.iter().map(|machine| machine.paths.clone()).collect();
+        crate::etcd::dial_by(move |endpoint| {
+            let (machine, member) =
+                endpoint.strip_suffix(":2379")?.strip_prefix("machine-")?.split_once("-member-")?;
+            let path =
+                every_path.get(machine.parse::<usize>().ok()?)?.get(member.parse::<usize>().ok()?)?.clone();
+            Some(Box::pin(async move { path.dial().await }))
+        });
         Self {
-            machines: (0..plan.engines).map(machine).collect(),
+            machines,
             faults: etcd.faults(),
             quiesced: Arc::default(),
             saved: None,
@@ -138,6 +155,9 @@ impl Schedule {
     }
 
     async fn run(mut self) -> Outcome {
+        if let Some(ttl) = self.plan.token_ttl {
+            users::enable(&self.etcd, ttl).await.expect("etcd takes users");
+        }
         for machine in 0..self.machines.len() {
             self.start(machine).await;
         }
@@ -179,8 +199,12 @@ impl Schedule {
             Heal::Thaw => self.faults.thaw(),
             Heal::Lead => self.faults.elect_leader(),
             Heal::Space => self.faults.set_no_space(false),
-            Heal::ThawPath(machine) => self.machines[machine].path.thaw(),
-            Heal::OpenPath(machine) => self.machines[machine].path.set_reachable(true),
+            Heal::ThawPath(machine) => self.machines[machine].paths.iter().for_each(NetworkPath::thaw),
+            Heal::OpenPath(machine) => {
+                self.machines[machine].paths.iter().for_each(|path| path.set_reachable(true));
+            }
+            Heal::Member(member, trouble) => trouble.end(&self.etcd.member(member)),
+            Heal::Forget(times) => self.forget_tokens(times),
             Heal::Start(machine) => self.start(machine).await,
             Heal::GoOn(machine, life) => {
                 if let Some(running) = &self.machines[machine].running
@@ -221,6 +245,13 @@ impl Schedule {
         }
     }
 
+    fn forget_tokens(&mut self, times: u32) {
+        self.faults.forget_tokens();
+        if times > 1 {
+            self.in_a_while(Duration::from_millis(50), Heal::Forget(times - 1));
+        }
+    }
+
     fn in_a_while(&mut self, delay: Duration, later: Heal) {
         self.later.insert((Instant::now() + delay, later));
     }
@@ -243,7 +274,17 @@ impl Schedule {
         });
         let poison = Poison::default();
         let options = &self.plan.options;
-        let mut builder = Engine::builder_with_channel("sim", machine.path.channel())
+        let mut builder = match self.plan.members {
+            0 => Engine::builder_with_channel("sim", machine.paths[0].channel()),
+            members => Engine::builder(
+                "sim",
+                (0..members).map(|member| format!("machine-{at}-member-{member}:2379")),
+            ),
+        };
+        if self.plan.token_ttl.is_some() {
+            builder = builder.connect_options(users::options());
+        }
+        let mut builder = builder
             .name(format!("sim-{at}"))
             .rules(rules(&self.plan, &world))
             .lock_ttl(options.lock_ttl)
@@ -332,13 +373,13 @@ impl Schedule {
                 self.saved = None;
                 self.faults.restart_empty();
             }
-            PlanStep::CutPath(machine) => self.machines[machine].path.cut(),
+            PlanStep::CutPath(machine) => self.machines[machine].paths.iter().for_each(NetworkPath::cut),
             PlanStep::FreezePath(machine, time) => {
-                self.machines[machine].path.freeze();
+                self.machines[machine].paths.iter().for_each(NetworkPath::freeze);
                 self.in_a_while(time, Heal::ThawPath(machine));
             }
             PlanStep::BlockPath(machine, time) => {
-                self.machines[machine].path.set_reachable(false);
+                self.machines[machine].paths.iter().for_each(|path| path.set_reachable(false));
                 self.in_a_while(time, Heal::OpenPath(machine));
             }
             PlanStep::Crash(machine, down) => {
@@ -385,6 +426,12 @@ impl Schedule {
                     self.etcd.write(&Write::Put("/elsewhere", &change.to_string()));
                 }
             }
+            PlanStep::Member(members::Step { member, trouble, time }) => {
+                trouble.begin(&self.etcd.member(member));
+                self.in_a_while(time, Heal::Member(member, trouble));
+            }
+            PlanStep::User(users::Step::Forget) => self.forget_tokens(1),
+            PlanStep::User(users::Step::ForgetAgain(times)) => self.forget_tokens(times),
             PlanStep::Poison(machine, part) => {
                 if let Some(running) = &self.machines[machine].running {
                     *running.poison.lock().unwrap_or_else(|e| e.into_inner()) = Some(part);

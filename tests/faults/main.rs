@@ -31,5 +31,6 @@ mod role;
 mod scenario;
 mod scenarios;
 mod server;
+mod side_by_side;
 mod suite;
 mod world;

@@ -6,6 +6,7 @@ use crate::moment::{Micros, now, seconds};
 use crate::server::Server;
 use crate::world::{Settings, World};
 use futures_util::FutureExt;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -54,13 +55,18 @@ impl Scenario {
 }
 
 /// What one run came to.
+#[derive(Serialize, Deserialize)]
 pub struct Verdict {
-    pub scenario: &'static str,
+    pub scenario: String,
     pub server: String,
     pub seed: u64,
     pub violations: Vec<Violation>,
     pub recovery: Micros,
     pub took: Micros,
+    /// What it used of the machine's processors, with its servers and engines; known if it had a process of its own.
+    pub cpu: Micros,
+    /// By how much the machine was late, at most, in waking this program up. Much of that makes a verdict doubtful.
+    pub late: Micros,
     pub jobs: u64,
     pub runs: usize,
     pub cancelled: usize,
@@ -149,12 +155,14 @@ impl Scenario {
     ) -> Verdict {
         let cancelled = history.runs.iter().filter(|run| run.told.is_some()).count();
         Verdict {
-            scenario: self.name,
+            scenario: self.name.to_owned(),
             server,
             seed,
             violations: check(&history, expect),
             recovery: recovery(&history),
             took: now() - began,
+            cpu: 0,
+            late: 0,
             jobs,
             runs: history.runs.len(),
             cancelled,

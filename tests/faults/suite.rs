@@ -1,20 +1,43 @@
 //! The quick scenarios as tests, and all of them, many times, with a table.
 
 use crate::checker::Promise;
-use crate::moment::seconds;
+use crate::moment::{Micros, now, seconds};
 use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
 use crate::server::Server;
+use crate::side_by_side::{self, Lateness};
 use crate::world::Settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
-/// One run at a time: what is timed has the machine for itself.
-static TURN: Mutex<()> = Mutex::new(());
+/// So many runs at a time, each with its own servers: most of a run is waiting, and more would wait for the machine.
+const AT_ONCE: usize = 2;
+static FREE: Mutex<usize> = Mutex::new(AT_ONCE);
+static ENDED: Condvar = Condvar::new();
+
+/// One of the runs that are under way.
+struct Turn;
+
+impl Turn {
+    fn take() -> Self {
+        let free = FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut free =
+            ENDED.wait_while(free, |free| *free == 0).unwrap_or_else(|poisoned| poisoned.into_inner());
+        *free -= 1;
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *FREE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) += 1;
+        ENDED.notify_one();
+    }
+}
 
 fn in_turn<T>(running: impl Future<Output = T>) -> T {
-    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let _turn = Turn::take();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.expect("a runtime").block_on(running)
 }
@@ -33,7 +56,9 @@ fn quick(name: &str) {
     let scenario = scenario(name);
     let seed = number("SEED", 1);
     println!("SEED={seed}");
-    let verdict = in_turn(scenario.run(Server::usual(), seed));
+    let late = Lateness::measure();
+    let mut verdict = in_turn(scenario.run(Server::usual(), seed));
+    verdict.late = late.most();
     println!("{}", row(&verdict));
     assert!(verdict.violations.is_empty(), "{}", told(&verdict));
 }
@@ -42,11 +67,12 @@ fn told(verdict: &Verdict) -> String {
     let violations: Vec<String> =
         verdict.violations.iter().map(|violation| format!("  {violation}")).collect();
     format!(
-        "{} on {} with SEED={}:\n{}\n  what happened:\n    {}",
+        "{} on {} with SEED={}:\n{}{}\n  what happened:\n    {}",
         verdict.scenario,
         verdict.server,
         verdict.seed,
         violations.join("\n"),
+        side_by_side::doubt(verdict).map(|doubt| format!("\n  doubtful: {doubt}")).unwrap_or_default(),
         verdict.notes.join("\n    ")
     )
 }
@@ -55,39 +81,39 @@ fn row(verdict: &Verdict) -> String {
     let Verdict { scenario, server, seed, jobs, runs, cancelled, epochs, .. } = verdict;
     let (recovery, took, wrong) =
         (seconds(verdict.recovery), seconds(verdict.took), verdict.violations.len());
+    let (cpu, late) = (seconds(verdict.cpu), seconds(verdict.late));
     format!(
-        "{scenario:<30} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {wrong:>4}"
+        "{scenario:<30} {server:<8} {seed:>6} {jobs:>7} {runs:>7} {cancelled:>6} {epochs:>3} {recovery:>7.1} s {took:>6.0} s {cpu:>6.1} s {late:>6.2} s {wrong:>4}"
     )
 }
 
-/// `ROUNDS`, `SEED`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a table in
-/// `target/faults.md`.
+/// `ROUNDS`, `SEED`, `JOBS`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a
+/// table in `target/faults.md`.
 #[test]
 #[ignore = "all scenarios, many times: `make faults`"]
 fn every_scenario() {
-    let (rounds, first) = (number("ROUNDS", 1), number("SEED", 1));
+    let (rounds, first, jobs) = (number("ROUNDS", 1), number("SEED", 1), number("JOBS", 1));
     let only = std::env::var("ONLY").unwrap_or_default();
     let wanted: Vec<&str> = only.split(',').filter(|part| !part.is_empty()).collect();
     let mut all = scenarios::all();
     all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
     println!("{}", heading());
-    let mut verdicts: Vec<Verdict> = Vec::new();
-    for round in 0..rounds {
-        for scenario in &all {
-            let verdict = in_turn(scenario.run(scenario.server(first + round), first + round));
-            println!("{}", row(&verdict));
-            if !verdict.violations.is_empty() {
-                println!("{}", told(&verdict));
-                if let Some(defect) = scenario.known_defect {
-                    println!("  known: {defect}");
-                }
+    let began = now();
+    let verdicts = side_by_side::run(&all, first..first + rounds, jobs as usize, |verdict, output| {
+        println!("{}", row(verdict));
+        if !verdict.violations.is_empty() {
+            println!("{}\n  its process wrote:\n{output}", told(verdict));
+            let scenario = all.iter().find(|scenario| scenario.name == verdict.scenario);
+            if let Some(defect) = scenario.and_then(|scenario| scenario.known_defect) {
+                println!("  known: {defect}");
             }
-            verdicts.push(verdict);
         }
-    }
+    });
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults.md");
     std::fs::write(&table, summary(&all, &verdicts)).expect("the table can be written");
     let violations: usize = verdicts.iter().map(|verdict| verdict.violations.len()).sum();
+    let cpu: Micros = verdicts.iter().map(|verdict| verdict.cpu).sum();
+    println!("{:.0} s, of processors {:.0} s, {jobs} at a time", seconds(now() - began), seconds(cpu));
     println!("scenarios {}, runs {}, violations {violations}", all.len(), verdicts.len());
     assert!(!verdicts.is_empty(), "no scenario is called {only}");
     assert_eq!(violations, 0, "promises were not kept");
@@ -131,8 +157,8 @@ fn summary(all: &[Scenario], verdicts: &[Verdict]) -> String {
 
 fn heading() -> String {
     format!(
-        "{:<30} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>4}",
-        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "bad"
+        "{:<30} {:<8} {:>6} {:>7} {:>7} {:>6} {:>3} {:>9} {:>8} {:>8} {:>8} {:>4}",
+        "scenario", "etcd", "seed", "jobs", "runs", "told", "ep", "recovery", "took", "cpu", "late", "bad"
     )
 }
 

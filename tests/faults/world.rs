@@ -17,6 +17,7 @@ use etcd_client::{Client, GetOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -103,7 +104,10 @@ impl World {
             tls: settings.tls.then(|| Arc::new(crate::certificates::Certificates::make())),
             users: false,
         };
-        let token = format!("faults-{}-{seed}", std::process::id());
+        // Several worlds of one process may have the same seed.
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
+        let token = format!("faults-{}-{made}-{seed}", std::process::id());
         let reports = tempfile::Builder::new().prefix("etcd-rules-reports-").tempdir().expect("a folder");
         let mut flags = settings.flags.clone();
         if let Some(seconds) = settings.jwt {

@@ -206,13 +206,14 @@ async fn a_callback_that_failed_for_the_link_makes_no_attempt_of_it() {
 }
 
 /// A runtime that only runs while nothing blocks its one thread.
-fn lone_runtime() -> (tokio::runtime::Handle, std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+fn lone_runtime() -> (tokio::runtime::Handle, Arc<AtomicBool>, std::thread::JoinHandle<()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let handle = runtime.handle().clone();
-    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let end = Arc::new(AtomicBool::new(false));
+    let ends = end.clone();
     let run = move || {
         runtime.block_on(async {
-            while let Err(std::sync::mpsc::TryRecvError::Empty) = ended.try_recv() {
+            while !ends.load(Ordering::SeqCst) {
                 sleep(SECOND / 20).await;
             }
         });
@@ -297,7 +298,7 @@ async fn nobody_waits_for_the_one_who_blocks(first: First) {
     })
     .await;
     engine.shutdown(10 * SECOND).await.unwrap();
-    end.send(()).unwrap();
+    end.store(true, Ordering::SeqCst);
     thread.join().unwrap();
 }
 

@@ -11,7 +11,7 @@ async fn works_through(kind: Kind) {
     let etcd = Etcd::start().await;
     let client = etcd.client().await;
     let proxy = EtcdProxy::start(kind, &[etcd.endpoint()]).await;
-    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 5 * SECOND, 12 * SECOND).await;
+    let (engine, counts) = busy(vec![proxy.endpoint()], &client, 5 * SECOND, 30 * SECOND).await;
     // Its watches are joined with those of the first one.
     let rule = Rule::new("work").when(key("/todo/:id").exists()).run(|firing: Firing| async move {
         Ok::<Outcome, Error>(firing.commit().delete("/todo/:id").into())

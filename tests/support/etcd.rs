@@ -5,9 +5,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each program takes a part")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -358,12 +359,16 @@ pub fn program() -> String {
     std::env::var("ETCD_RULES_TEST_ETCD").unwrap_or_else(|_| "etcd".to_owned())
 }
 
-/// A free port on loopback that was not chosen in this process before. Whatever an earlier port was for may
-/// be down at the moment, and needs it again.
+/// A free port on loopback that nobody chose before, in this process or in another one that runs these tests. Whatever
+/// an earlier port was for may be down at the moment, and needs it again.
+///
+/// A port is claimed by a UDP socket, which etcd has no use for, until this process ends.
 pub fn free_port() -> Option<u16> {
-    static PICKED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut picked = PICKED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    (0..PORT_ATTEMPTS).filter_map(|_| portpicker::pick_unused_port()).find(|port| picked.insert(*port))
+    static CLAIMED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let claim = |port| Some((port, UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).ok()?));
+    let (port, claim) = (0..PORT_ATTEMPTS).filter_map(|_| portpicker::pick_unused_port()).find_map(claim)?;
+    CLAIMED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(claim);
+    Some(port)
 }
 
 /// True if the program takes `--unsafe-no-fsync`, which some versions know but do not list in their help.

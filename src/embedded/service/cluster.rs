@@ -1,6 +1,7 @@
-//! The list of members, which has one.
+//! The list of members.
 
 use super::{Leader, Service, unsupported};
+use crate::embedded::member::Member;
 use crate::embedded::plan::RequestKind;
 use etcd_client::proto::{
     PbClusterService, PbMember, PbMemberAddRequest, PbMemberAddResponse, PbMemberListRequest,
@@ -16,9 +17,14 @@ impl PbClusterService for Service {
         request: Request<PbMemberListRequest>,
     ) -> Result<Response<PbMemberListResponse>, Status> {
         self.unary(RequestKind::MemberList, Leader::NotNeeded, request, |inner, _, _| {
+            let name = |number: usize| match inner.replicas.len() {
+                1 => "embedded".to_owned(),
+                _ => format!("embedded-{number}"),
+            };
             let member =
-                PbMember { id: inner.member.member_id(), name: "embedded".to_owned(), ..PbMember::default() };
-            Ok(PbMemberListResponse { header: Some(inner.member.header()), members: vec![member] })
+                |number| PbMember { id: Member::id_of(number), name: name(number), ..PbMember::default() };
+            let members = (0..inner.replicas.len()).map(member).collect();
+            Ok(PbMemberListResponse { header: Some(inner.member.header()), members })
         })
         .await
     }

@@ -13,7 +13,14 @@ use tonic::{Request, Response, Status};
 impl PbKvService for Service {
     async fn range(&self, request: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
         let leader = if request.get_ref().serializable { Leader::NotNeeded } else { Leader::Needed };
-        self.unary(RequestKind::Range, leader, request, |inner, request, _| inner.member.range(request)).await
+        self.unary(RequestKind::Range, leader, request, |inner, request, _| {
+            let applied = inner.applied_by(inner.member.speaker);
+            if request.serializable && applied < inner.member.store.revision() {
+                return inner.member.range_as_of(request, applied);
+            }
+            inner.member.range(request)
+        })
+        .await
     }
 
     type RangeStreamStream = Empty<Result<PbRangeStreamResponse, Status>>;

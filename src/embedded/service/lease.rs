@@ -82,6 +82,7 @@ impl PbLeaseService for Service {
             requests: request.into_inner(),
             cut: self.0.streams(),
             shared: self.0.clone(),
+            member: self.1,
             ended: false,
         };
         let answers = unfold(renewals, |mut renewals| async move {
@@ -96,6 +97,7 @@ impl PbLeaseService for Service {
 /// A stream of renewals.
 struct Renewals {
     shared: Arc<Shared>,
+    member: usize,
     requests: Streaming<PbLeaseKeepAliveRequest>,
     leader_required: bool,
     cut: CancellationToken,
@@ -107,26 +109,27 @@ impl Renewals {
         if self.ended {
             return None;
         }
-        let Self { shared, requests, leader_required, cut, .. } = self;
+        let Self { shared, member, requests, leader_required, cut, .. } = self;
+        let member = *member;
         let answering = async {
             match requests.message().await {
-                Ok(Some(request)) => Some(renew(shared, request.id, *leader_required).await),
+                Ok(Some(request)) => Some(renew(shared, member, request.id, *leader_required).await),
                 Ok(None) | Err(_) => None,
             }
         };
         tokio::select! {
             biased;
             () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
-            () = leader_lost(shared, *leader_required) => Some(Err(RpcError::NO_LEADER.into())),
+            () = leader_lost(shared, member, *leader_required) => Some(Err(RpcError::NO_LEADER.into())),
             answer = answering => answer,
         }
     }
 }
 
 /// Ends when a stream that requires a leader has none.
-pub(super) async fn leader_lost(shared: &Shared, required: bool) {
+pub(super) async fn leader_lost(shared: &Shared, member: usize, required: bool) {
     let mut changes = shared.changes();
-    while !required || !shared.look(|inner| inner.condition.leaderless && !inner.condition.frozen) {
+    while !required || !shared.look(|inner| inner.is_leaderless(member) && !inner.condition.frozen) {
         // The sender lives as long as `shared`.
         changes.changed().await;
     }
@@ -134,12 +137,13 @@ pub(super) async fn leader_lost(shared: &Shared, required: bool) {
 
 async fn renew(
     shared: &Arc<Shared>,
+    member: usize,
     id: i64,
     leader_required: bool,
 ) -> Result<PbLeaseKeepAliveResponse, Status> {
     let action = shared.arrive(RequestKind::LeaseKeepAlive);
     shared.wait_until_thawed().await;
-    shared.wait_for_leader(leader_required).await?;
+    shared.wait_for_leader(member, leader_required).await?;
     let renewing = shared.clone();
     let renew = move || {
         renewing.apply(|inner, now| {

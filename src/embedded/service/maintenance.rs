@@ -2,6 +2,7 @@
 
 use super::{Leader, Service, unsupported};
 use crate::embedded::VERSION;
+use crate::embedded::member::Member;
 use crate::embedded::plan::RequestKind;
 use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Inner;
@@ -12,7 +13,7 @@ use etcd_client::proto::{
     PbSnapshotResponse, PbStatusRequest, PbStatusResponse,
 };
 use futures_util::stream::Empty;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 const GET: i32 = 0;
 const ACTIVATE: i32 = 1;
@@ -31,10 +32,14 @@ impl PbMaintenanceService for Service {
 
     async fn defragment(
         &self,
-        _: Request<PbDefragmentRequest>,
+        request: Request<PbDefragmentRequest>,
     ) -> Result<Response<PbDefragmentResponse>, Status> {
         // There is nothing to defragment, and etcd's answer is empty too.
-        Ok(Response::new(PbDefragmentResponse::default()))
+        self.unary(RequestKind::Defragment, Leader::NotNeeded, request, |inner, _, _| {
+            inner.member.auth.check_admin(&inner.member.caller).map_err(in_its_own_words)?;
+            Ok(PbDefragmentResponse::default())
+        })
+        .await
     }
 
     async fn hash(&self, _: Request<PbHashRequest>) -> Result<Response<PbHashResponse>, Status> {
@@ -69,6 +74,16 @@ impl PbMaintenanceService for Service {
     }
 }
 
+/// etcd 3.4 tells the refusal of maintenance as it comes from below, without a code.
+fn in_its_own_words(refusal: RpcError) -> RpcError {
+    let message = match refusal {
+        RpcError::USER_EMPTY => "auth: user name is empty",
+        RpcError::USER_NOT_FOUND => "auth: user not found",
+        _ => "auth: permission denied",
+    };
+    RpcError::new(Code::Unknown as i32, message)
+}
+
 fn alarm(inner: &mut Inner, request: &PbAlarmRequest) -> PbAlarmResponse {
     let alarms = &mut inner.member.alarms;
     let named = (request.alarm, request.member_id);
@@ -88,14 +103,17 @@ fn alarm(inner: &mut Inner, request: &PbAlarmRequest) -> PbAlarmResponse {
 fn status(inner: &mut Inner) -> PbStatusResponse {
     let member = &inner.member;
     let mut errors = Vec::new();
-    if inner.condition.leaderless {
+    let is_leaderless = inner.is_leaderless(member.speaker);
+    // Of those that hear each other, the first one.
+    let leads = inner.replicas.iter().position(|replica| !replica.isolated).map_or(0, Member::id_of);
+    if is_leaderless {
         errors.push(RpcError::NO_LEADER.message().to_owned());
     }
     errors.extend(member.alarms.iter().map(|&(alarm, member)| as_text(alarm, member)));
     PbStatusResponse {
         header: Some(member.header()),
         version: VERSION.to_owned(),
-        leader: if inner.condition.leaderless { 0 } else { member.member_id() },
+        leader: if is_leaderless { 0 } else { leads },
         raft_index: member.raft_index(),
         raft_applied_index: member.raft_index(),
         raft_term: member.raft_term(),

@@ -20,9 +20,9 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-/// The service of one kind, and what all of them need.
+/// The service of one kind at one member, by its number, and what all of them need.
 #[derive(Clone)]
-struct Service(Arc<Shared>);
+struct Service(Arc<Shared>, usize);
 
 /// Whether a request can be answered without a leader.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,9 +31,9 @@ enum Leader {
     NotNeeded,
 }
 
-/// All services of a server.
-pub(super) fn routes(shared: &Arc<Shared>) -> Routes {
-    let service = || Service(shared.clone());
+/// All services of a member.
+pub(super) fn routes(shared: &Arc<Shared>, member: usize) -> Routes {
+    let service = || Service(shared.clone(), member);
     // Larger messages are refused with etcd's own error, which tells more than a decoder's.
     Routes::new(PbKvServer::new(service()).max_decoding_message_size(usize::MAX))
         .add_service(PbWatchServer::new(service()))
@@ -41,7 +41,7 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Routes {
         .add_service(PbMaintenanceServer::new(service()))
         .add_service(PbClusterServer::new(service()))
         .add_service(lock::Locks(service()))
-        .add_service(auth::Auth)
+        .add_service(auth::Users(service()))
 }
 
 impl Service {
@@ -58,23 +58,39 @@ impl Service {
         A: Send + 'static,
     {
         let required = requires_leader(request.metadata());
+        let token = token(request.metadata()).filter(|_| on.looks_at_token());
         let request = request.into_inner();
         check_message(&request)?;
         let action = self.0.arrive(on);
         self.0.wait_until_thawed().await;
         if required || leader == Leader::Needed {
-            self.0.wait_for_leader(required).await?;
+            self.0.wait_for_leader(self.1, required).await?;
         }
-        let shared = self.0.clone();
-        let apply = move || shared.apply(|inner, now| apply(inner, &request, now));
+        let Self(shared, member) = self.clone();
+        let apply = move || {
+            shared.apply(|inner, now| {
+                inner.on_behalf(member, token.as_deref(), now, |inner| apply(inner, &request, now))
+            })
+        };
         let answer = apply_fault(action, apply).await?;
         self.0.wait_until_thawed().await;
+        // The leader answers for what it keeps alone.
+        if leader == Leader::Needed && on != RequestKind::LeaseTimeToLive {
+            self.0.wait_until_applied(self.1).await?;
+        }
         Ok(Response::new(answer))
     }
 }
 
 fn requires_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true")
+}
+
+/// The token that a client has, if any.
+fn token(metadata: &MetadataMap) -> Option<String> {
+    let given = metadata.get("token").or_else(|| metadata.get("authorization"))?;
+    let text = given.to_str().ok()?;
+    Some(text.strip_prefix("Bearer ").unwrap_or(text).to_owned())
 }
 
 /// Refuses what etcd's gRPC server would not take.

@@ -1,7 +1,7 @@
 //! Streams of watches.
 
 use super::lease::leader_lost;
-use super::{Service, check_message, requires_leader};
+use super::{Service, check_message, requires_leader, token};
 use crate::embedded::plan::{Action, RequestKind};
 use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Shared;
@@ -29,10 +29,11 @@ impl PbWatchService for Service {
         request: Request<Streaming<PbWatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let leader_required = requires_leader(request.metadata());
+        let token = token(request.metadata());
         let action = self.0.arrive(RequestKind::Watch);
         self.0.wait_until_thawed().await;
         if leader_required {
-            self.0.wait_for_leader(true).await?;
+            self.0.wait_for_leader(self.1, true).await?;
         }
         match action {
             Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.into()),
@@ -46,6 +47,7 @@ impl PbWatchService for Service {
             requests: request.into_inner(),
             requests_open: true,
             leader_required,
+            token,
             watches: Watches::default(),
             ready: VecDeque::new(),
             changes: self.0.changes(),
@@ -53,6 +55,7 @@ impl PbWatchService for Service {
             next_tick: Instant::now() + PROGRESS_INTERVAL,
             end: None,
             ended: false,
+            member: self.1,
             shared: self.0.clone(),
         };
         let responses = unfold(stream, |mut stream| async move {
@@ -67,9 +70,12 @@ impl PbWatchService for Service {
 /// One stream: it produces a response only when the client's side takes one.
 struct WatchStream {
     shared: Arc<Shared>,
+    member: usize,
     requests: Streaming<PbWatchRequest>,
     requests_open: bool,
     leader_required: bool,
+    /// It is looked at when a watch is created, and never again.
+    token: Option<String>,
     watches: Watches,
     /// What is to be sent next; bounded by what `Watches` hands out at once.
     ready: VecDeque<PbWatchResponse>,
@@ -93,7 +99,7 @@ impl WatchStream {
         tokio::select! {
             biased;
             () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
-            () = leader_lost(&shared, required) => Some(Err(RpcError::NO_LEADER.into())),
+            () = leader_lost(&shared, self.member, required) => Some(Err(RpcError::NO_LEADER.into())),
             response = self.respond() => response.transpose().map(|r| r.map_err(Status::from)),
         }
     }
@@ -104,8 +110,11 @@ impl WatchStream {
             self.shared.wait_until_thawed().await;
             self.changes.mark_seen();
             if self.ready.is_empty() {
-                let Self { shared, watches, ready, .. } = self;
-                shared.apply(|inner, _| watches.collect(&inner.member, ready));
+                let Self { shared, member, watches, ready, .. } = self;
+                shared.apply(|inner, _| {
+                    inner
+                        .at(*member, |inner| watches.collect(&inner.member, inner.applied_by(*member), ready))
+                });
             }
             if let Some(response) = self.ready.pop_front() {
                 match self.deliver(response).await? {
@@ -125,8 +134,10 @@ impl WatchStream {
                 _ = self.changes.changed() => {}
                 () = sleep_until(self.next_tick) => {
                     self.next_tick += PROGRESS_INTERVAL;
-                    let Self { shared, watches, ready, .. } = self;
-                    shared.look(|inner| watches.tick(&inner.member, ready));
+                    let Self { shared, member, watches, ready, .. } = self;
+                    shared.look(|inner| {
+                        inner.at(*member, |inner| watches.tick(&inner.member, inner.applied_by(*member), ready))
+                    });
                 }
             }
         }
@@ -147,12 +158,16 @@ impl WatchStream {
         }
         self.shared.wait_until_thawed().await;
         let Some(request) = request.request_union else { return Ok(()) };
-        let Self { shared, watches, ready, .. } = self;
-        shared.apply(|inner, _| {
-            if action == Some(Action::Duplicate) {
-                watches.request(request.clone(), &inner.member, ready);
-            }
-            watches.request(request, &inner.member, ready);
+        let Self { shared, member, watches, ready, token, .. } = self;
+        shared.apply(|inner, now| {
+            let caller = inner.member.auth.caller(token.as_deref(), now);
+            let applied = inner.applied_by(*member);
+            inner.at(*member, |inner| {
+                if action == Some(Action::Duplicate) {
+                    watches.request(request.clone(), &inner.member, applied, &caller, ready);
+                }
+                watches.request(request, &inner.member, applied, &caller, ready);
+            });
         });
         match action {
             Some(Action::FailAfter(refusal)) => Err(refusal),

@@ -21,6 +21,7 @@ impl Schedule {
         for (_, later) in std::mem::take(&mut self.later) {
             match later {
                 Heal::Start(machine) => starts.push(machine),
+                Heal::Forget(_) => {}
                 later => self.undo(later).await,
             }
         }

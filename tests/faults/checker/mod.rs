@@ -9,10 +9,11 @@ mod tests;
 pub use effects::recovery;
 
 use crate::history::{Expect, History};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The promises, by the names that a violation has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Promise {
     /// A job is done exactly once within an epoch, as it was asked, in one piece.
     Once,
@@ -43,7 +44,7 @@ pub enum Promise {
 }
 
 /// A promise that was not kept.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Violation {
     pub promise: Promise,
     pub text: String,

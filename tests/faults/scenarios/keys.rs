@@ -57,7 +57,8 @@ fn long_locks() -> Settings {
 }
 
 async fn locks_removed(world: &mut World, with_lease: bool) {
-    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
+    // Much longer after the removal than it may take to be noticed.
+    world.begin_long_work(jobs::LOCKED, 12, 15 * SECOND).await;
     world.pause(1.5..8.0).await;
     let running = world.running();
     let locks = world.locks().await;

@@ -98,8 +98,9 @@ fn strict() -> Expect {
 /// One member after the other, since an engine has several connections, each to some member: `hit` does it, and what the
 /// links to the member felt is the proof.
 async fn each_member(world: &mut World, text: &str, hit: impl Fn(&World, usize), figure: fn(Felt) -> u64) {
-    world.begin_long_work(jobs::LOCKED, 12, 20 * SECOND).await;
     let members = world.cluster.members.len();
+    // About as long as the fault lasts.
+    world.begin_long_work(jobs::LOCKED, 12, (members as u32 * 7 + 2) * SECOND).await;
     let first = world.rng.random_range(0..members);
     let before = world.sum_of_links(figure);
     for other in 0..members {
@@ -134,7 +135,8 @@ async fn refused(world: &mut World) {
 }
 
 async fn all_silent(world: &mut World) {
-    world.begin_long_work(jobs::LOCKED, 12, 30 * SECOND).await;
+    // Longer than its lease lives, after which it begins anew.
+    world.begin_long_work(jobs::LOCKED, 12, 12 * SECOND).await;
     world.pause(0.0..2.0).await;
     world.note("all ways are silent");
     for member in 0..world.cluster.members.len() {

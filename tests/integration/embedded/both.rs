@@ -3,9 +3,12 @@
 use crate::support::Etcd;
 use etcd_client::proto::{PbResponseHeader, PbTxnOpResponse};
 use etcd_client::{
-    Client, CompactionResponse, DeleteResponse, Error, GetResponse, LeaseGrantResponse,
-    LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse, LeaseTimeToLiveResponse, LockResponse,
-    PutResponse, TxnResponse, UnlockResponse,
+    AuthDisableResponse, AuthEnableResponse, Client, CompactionResponse, ConnectOptions, DeleteResponse,
+    Error, GetResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse,
+    LeaseTimeToLiveResponse, LockResponse, PutResponse, RoleAddResponse, RoleDeleteResponse, RoleGetResponse,
+    RoleGrantPermissionResponse, RoleListResponse, RoleRevokePermissionResponse, TxnResponse, UnlockResponse,
+    UserAddResponse, UserChangePasswordResponse, UserDeleteResponse, UserGetResponse, UserGrantRoleResponse,
+    UserListResponse, UserRevokeRoleResponse,
 };
 use etcd_rules::embedded::EmbeddedEtcd;
 use std::fmt::Debug;
@@ -19,19 +22,51 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Both {
     pub real: Client,
     pub embedded: Client,
-    _etcd: EmbeddedEtcd,
-    _process: Etcd,
+    etcd: EmbeddedEtcd,
+    process: Etcd,
     last: Vec<String>,
     seed: u64,
 }
 
 impl Both {
+    /// The real one is an etcd 3.4, after which the embedded one is made, whatever server the other tests use.
     pub async fn start(seed: u64) -> Self {
-        let process = Etcd::start().await;
+        let program = std::env::var("ETCD_RULES_TEST_ETCD34").unwrap_or_else(|_| "etcd".to_owned());
+        let process = Etcd::builder().program(&program).start().await;
+        let version =
+            process.client().await.status().await.expect("etcd tells its version").version().to_owned();
+        assert!(
+            version.starts_with("3.4."),
+            "the embedded etcd is compared with etcd 3.4, and `{program}` is {version}: name one in ETCD_RULES_TEST_ETCD34"
+        );
         let etcd = EmbeddedEtcd::start().await.expect("a free port");
         let embedded = Client::connect([etcd.endpoint()], None).await.expect("connection");
         let real = process.client().await;
-        Self { real, embedded, _etcd: etcd, _process: process, last: Vec::new(), seed }
+        Self { real, embedded, etcd, process, last: Vec::new(), seed }
+    }
+
+    /// Requests come from this user from now on.
+    pub async fn come_in(&mut self, name: &str, password: &str) {
+        let [real, embedded] = [self.process.endpoint(), self.etcd.endpoint()].map(|endpoint| {
+            let options = ConnectOptions::new().with_user(name, password);
+            Client::connect([endpoint], Some(options))
+        });
+        self.real = real.await.unwrap_or_else(|error| panic!("etcd lets {name} in: {error}"));
+        self.embedded =
+            embedded.await.unwrap_or_else(|error| panic!("the embedded one lets {name} in: {error}"));
+        self.last.push(format!("{name} comes in"));
+    }
+
+    /// Whether both let this user in, or refuse in the same words.
+    pub async fn same_entry(&mut self, name: &str, password: &str) -> bool {
+        let [real, embedded] = [self.process.endpoint(), self.etcd.endpoint()].map(|endpoint| async {
+            let options = ConnectOptions::new().with_user(name, password);
+            Client::connect([endpoint], Some(options)).await.map(drop)
+        });
+        let (real, embedded) = (shown(&real.await), shown(&embedded.await));
+        self.last.push(format!("{name} with {password:?}\n    -> {real}"));
+        assert_eq!(embedded, real, "{}", self.context());
+        real == shown(&Ok(()))
     }
 
     /// Sends one request to both and compares the answers. Returns the answer.
@@ -131,7 +166,28 @@ macro_rules! shown_by_debug {
     )*};
 }
 
+impl Shown for () {
+    fn shown(&self) -> String {
+        "well".to_owned()
+    }
+}
+
 shown_by_debug!(
+    AuthDisableResponse,
+    AuthEnableResponse,
+    RoleAddResponse,
+    RoleDeleteResponse,
+    RoleGetResponse,
+    RoleGrantPermissionResponse,
+    RoleListResponse,
+    RoleRevokePermissionResponse,
+    UserAddResponse,
+    UserChangePasswordResponse,
+    UserDeleteResponse,
+    UserGetResponse,
+    UserGrantRoleResponse,
+    UserListResponse,
+    UserRevokeRoleResponse,
     PutResponse,
     GetResponse,
     DeleteResponse,

@@ -6,7 +6,7 @@ use etcd_client::{
     LeaseGrantOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
 };
 
-const KEYS: [&str; 9] = ["a", "a/1", "a/2", "a/3", "b", "b/1", "b/2", "c", "~"];
+pub const KEYS: [&str; 9] = ["a", "a/1", "a/2", "a/3", "b", "b/1", "b/2", "c", "~"];
 const VALUES: [&str; 4] = ["", "x", "y", "a longer value"];
 const LEASES: [i64; 4] = [0, 11, 12, 99];
 const OPERATIONS: u64 = 3000;
@@ -18,6 +18,8 @@ pub struct Maker {
     /// Whether deletions in the transaction being made may run from a key on. Puts that keep the value or
     /// the lease of a key are left out then: where the key is deleted before, etcd 3.4.23 panics.
     pub from_key: bool,
+    /// Where ranges end that end at a key.
+    pub ends: &'static [&'static str],
 }
 
 impl Maker {
@@ -44,7 +46,7 @@ impl Maker {
         options = match self.dice.below(8) {
             0..3 => options.with_prefix(),
             3 => options.with_from_key(),
-            4 => options.with_range(self.dice.one(&KEYS)),
+            4 => options.with_range(self.dice.one(self.ends)),
             5 => options.with_all_keys(),
             _ => options,
         };
@@ -101,7 +103,7 @@ impl Maker {
         let mut options = DeleteOptions::new();
         options = match self.dice.below(10) {
             0 | 1 => options.with_prefix(),
-            2 => options.with_range(self.dice.one(&KEYS)),
+            2 => options.with_range(self.dice.one(self.ends)),
             3 => options.with_from_key(),
             _ => options,
         };
@@ -115,7 +117,7 @@ impl Maker {
         let options = DeleteOptions::new();
         match self.dice.below(8) {
             0 | 1 => (self.dice.one(&KEYS).to_owned(), options.with_prefix()),
-            2 => (self.key(), options.with_range(self.dice.one(&KEYS))),
+            2 => (self.key(), options.with_range(self.dice.one(self.ends))),
             3 => (self.key(), options.with_prev_key()),
             _ => (self.key(), options),
         }
@@ -134,7 +136,7 @@ impl Maker {
         };
         match self.dice.below(6) {
             0 => compare.with_prefix(),
-            1 => compare.with_range(self.dice.one(&KEYS)),
+            1 => compare.with_range(self.dice.one(self.ends)),
             _ => compare,
         }
     }
@@ -219,7 +221,7 @@ pub async fn compact(both: &mut Both, revision: i64) {
 async fn random_operations_get_the_answers_of_etcd() {
     for seed in seeds() {
         let mut both = Both::start(seed).await;
-        let mut maker = Maker { dice: Dice(seed), revision: 1, from_key: false };
+        let mut maker = Maker { dice: Dice(seed), revision: 1, from_key: false, ends: &KEYS };
         for _ in 0..OPERATIONS {
             match maker.dice.below(200) {
                 0 => {

@@ -1,4 +1,4 @@
-//! The embedded server: compared with a real etcd, under faults, and under an engine.
+//! The embedded server: compared with a real etcd 3.4, under faults, and under an engine.
 
 mod both;
 mod engine;
@@ -6,4 +6,5 @@ mod faults;
 mod kv;
 mod leases;
 mod locks;
+mod users;
 mod watches;

@@ -1,7 +1,7 @@
 //! Watch streams over random changes, compared with a real etcd.
 
 use super::both::{Both, Dice, anonymous, seeds};
-use super::kv::{Maker, compact, grant, one_operation};
+use super::kv::{KEYS, Maker, compact, grant, one_operation};
 use etcd_client::proto::{PbEvent, PbWatchResponse};
 use etcd_client::{Client, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
 use std::collections::{BTreeMap, BTreeSet};
@@ -124,7 +124,7 @@ fn random_watch(dice: &mut Dice, start: i64) -> (String, WatchOptions) {
 /// etcd's own answers depend on its timing otherwise.
 async fn compare_streams(seed: u64) {
     let mut both = Both::start(seed).await;
-    let mut maker = Maker { dice: Dice(seed), revision: 1, from_key: false };
+    let mut maker = Maker { dice: Dice(seed), revision: 1, from_key: false, ends: &KEYS };
     grant(&mut both, 11, 600).await;
     grant(&mut both, 12, 600).await;
     let first = || WatchOptions::new().with_all_keys();
