@@ -101,7 +101,7 @@ fn watch_step(bytes: &[u8]) {
         let heard = match what % 6 {
             0 => {
                 match resume.start(header) {
-                    Start::Snapshot(at) => {
+                    Start::Snapshot(at) | Start::Beside(at) => {
                         resume.snapshot(at, None);
                         position = position.max(Some(at));
                     }
