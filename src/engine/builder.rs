@@ -1,18 +1,19 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::check::{check_application, check_options, reserved, warn};
+use super::check::{check_application, check_names, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use super::endpoints::check_endpoints;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
-use crate::compiled::{Limits, RuleError, Settle};
+use crate::compiled::{Limits, RateLimit, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
 use crate::etcd::{Credentials, CredentialsOption, Target};
 use crate::events::Events;
 use crate::firing::BoxError;
+use crate::limits::shown;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
 use crate::time::Jitter;
@@ -266,6 +267,24 @@ impl EngineBuilder {
         self
     }
 
+    /// How often an instance may fire before it is slowed down, whatever becomes of its condition in between. The
+    /// default is [`RateLimit::new(300, Duration::from_secs(60))`](RateLimit::new): five times a second, and 300 times
+    /// more at once. A rule may have [its own](Rule::instance_rate).
+    ///
+    /// This is about rules that undo each other's work: each makes the other true again, without an end. An instance
+    /// that fires more often, and is due again within `per / count` after it has fired, fires after a delay that begins
+    /// at the [base](crate::Backoff) of its backoff, and doubles up to 5 seconds. It halves when there is more time
+    /// between. A line of the log names the rule that made it true again, and
+    /// `etcd_rules_slowed_firings_total` counts its firings. What fires at the same time for other instances is not
+    /// slowed.
+    ///
+    /// If the rate is low, an instance whose keys really change so often lags behind by up to 5 seconds, though each
+    /// time it sees the newest values. If it is high, rules that undo each other are a load for etcd.
+    pub fn instance_rate(mut self, rate: RateLimit) -> Self {
+        self.options.instance_rate = rate;
+        self
+    }
+
     /// The TTL of the leases behind locks, rounded up to whole seconds. It is at least 1 s; the default is 10
     /// s. A rule may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer, which is 2
     /// s with its default election time-out.
@@ -500,7 +519,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, BuildError> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
-        let Options { lock_ttl, concurrency, max_txn_ops, settle, .. } = self.options;
+        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = self.options;
         mistakes.extend(check_options(&self.options));
         if self.channel.is_none() {
             check_endpoints(&self.endpoints, &mut mistakes);
@@ -511,7 +530,7 @@ impl EngineBuilder {
         let mut ids = HashSet::new();
         for rule in &self.rules {
             if !ids.insert(rule.id().to_owned()) {
-                mistakes.push(ConfigError::DuplicateRule(rule.id().to_owned()));
+                mistakes.push(ConfigError::DuplicateRule(shown(rule.id())));
             }
         }
         let limits = Limits {
@@ -520,13 +539,15 @@ impl EngineBuilder {
             // No rule must hold up the others; one alone holds up nobody.
             concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
             settle,
+            instance_rate,
         };
+        check_names(self.name.as_deref(), self.namespace.as_deref(), &mut mistakes);
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();
         let (mut rules, mut callbacks) = (Vec::new(), Vec::new());
         for rule in self.rules {
-            let id = rule.id().to_owned();
+            let id = shown(rule.id());
             used.extend(rule.attributes());
             let compiled = compile(rule, &self.domains, limits).and_then(|(compiled, callback)| {
                 let reserved: Vec<RuleError> =

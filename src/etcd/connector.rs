@@ -205,7 +205,7 @@ impl Connector {
             connection.activity.sent(start, self.settings.timeouts.request);
             match self.settings.shared.token.renew(stale, below.clone()).await {
                 Err(failure) if failure.kind == FailureKind::Authentication => {
-                    self.renew_as_told(failure, below).await
+                    self.renew_as_told(stale, failure, below).await
                 }
                 renewed => renewed,
             }
@@ -232,11 +232,11 @@ impl Connector {
     }
 
     /// The credentials are refused: asks the application for others, and etcd for a token with them.
-    async fn renew_as_told(&self, refusal: Failure, below: Channel) -> Result<(), Failure> {
+    async fn renew_as_told(&self, stale: u64, refusal: Failure, below: Channel) -> Result<(), Failure> {
         let Some(source) = &self.settings.credentials else { return Err(refusal) };
         let Ok(Offer { first, .. }) = source.offer().await else { return Err(refusal) };
         let Some((name, password)) = first.name_and_password() else { return Err(refusal) };
-        match self.settings.shared.token.renew_as(name, password, below).await {
+        match self.settings.shared.token.renew_as(stale, name, password, below).await {
             None => Err(refusal),
             Some(Ok(())) => {
                 source.accept_user(&first);

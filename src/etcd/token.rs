@@ -163,10 +163,11 @@ impl Token {
         self.state().question.as_ref().is_some_and(|known| known.body == question.body)
     }
 
-    /// Asks for a token of another user, or with another password. `None`: those are in use already, or nobody has ever
-    /// asked for a token.
+    /// Asks for a token of another user, or with another password, unless there is a newer one than `stale` already.
+    /// `None`: those are in use already, or nobody has ever asked for a token.
     pub(super) async fn renew_as(
         &self,
+        stale: u64,
         name: &str,
         password: &str,
         channel: Channel,
@@ -175,7 +176,8 @@ impl Token {
         let message = Asked { name: name.to_owned(), password: password.to_owned() };
         let question = Question { parts: known.parts, body: framed(&message) };
         match question.body == known.body {
-            true => None,
+            // Another link has just asked with them.
+            true => (self.generation() > stale).then_some(Ok(())),
             false => Some(self.try_others(question, channel).await),
         }
     }

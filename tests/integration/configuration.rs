@@ -105,6 +105,8 @@ fn a_rule_that_can_never_fire_is_a_mistake() {
     assert!(mistakes(covered)[0].contains("below `/`"));
     let found = of_rule(when(key("/a/:id").exists()).lock("/:id").optimistic());
     assert!(found[0].contains("lock pattern"), "{found:?}");
+    let found = of_rule(when(key("/a/:id").one_of([""; 0])));
+    assert!(found[0].contains("0 values: without any it is never true"), "{found:?}");
     let found = of_rule(when(Condition::any([])));
     assert!(found[0].contains("never fire"), "{found:?}");
 }

@@ -28,6 +28,7 @@ mod firing;
 mod guide;
 mod harness;
 mod health;
+mod hostile;
 mod http;
 mod identity;
 mod inspection;
