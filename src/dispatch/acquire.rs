@@ -14,6 +14,7 @@ use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, free_attempt};
 use crate::lock::txn_sender::submit;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
+use crate::trace::reveal::Reveal;
 use crate::watch_cell::WatchCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,7 +113,7 @@ impl AcquireTxn {
         let failure = match answer {
             Ok(reply) => {
                 let locked = self.locking(lease.id).read(reply);
-                return Some(outcome(locked, std::mem::take(&mut self.keys), lease));
+                return Some(outcome(locked, std::mem::take(&mut self.keys), lease, self.tools.reveal));
             }
             Err(failure) => failure,
         };
@@ -132,7 +133,7 @@ impl AcquireTxn {
     }
 }
 
-fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockOutcome {
+fn outcome(locked: Locked, keys: Keys, lease: LockLease, reveal: Reveal) -> LockOutcome {
     match locked {
         Locked::Won(fence) => LockOutcome::Won { fence, lease, keys },
         Locked::Held { create_revision, lease: under, holder, at } => {
@@ -140,7 +141,7 @@ fn outcome(locked: Locked, keys: Keys, lease: LockLease) -> LockOutcome {
             LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
         }
         Locked::Marked { revision, mark, at } => {
-            LockOutcome::Marked(FoundMark { key: keys.mark().to_owned(), revision, mark, at })
+            LockOutcome::Marked(FoundMark::new(keys.mark().to_owned(), revision, mark, at, reveal))
         }
         Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
     }

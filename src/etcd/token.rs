@@ -6,6 +6,7 @@
 //! renewed by the remembered request. etcd is asked at most once a second, and less and less often while it
 //! refuses the credentials.
 
+use super::errors::is_authentication_off;
 use super::failure::{Failure, FailureKind};
 use super::txn_channel::Whole;
 use crate::mutants::{Mutant, is_active};
@@ -270,7 +271,7 @@ async fn ask(
 ) -> Result<Option<HeaderValue>, Failure> {
     let broken = |error: BoxError| {
         let status = tonic::Status::from_error(error);
-        Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status))
+        Failure::of_error(REQUEST, etcd_client::Error::GRpcStatus(status))
     };
     poll_fn(|cx| channel.poll_ready(cx)).await.map_err(broken)?;
     let request = Request::from_parts(parts, Body::new(Whole(Some(body))));
@@ -279,10 +280,10 @@ async fn ask(
     let status =
         tonic::Status::from_header_map(&trailers).or_else(|| tonic::Status::from_header_map(&head.headers));
     if let Some(status) = status.filter(|status| status.code() != Code::Ok) {
-        if status.message().contains("authentication is not enabled") {
+        if is_authentication_off(status.message()) {
             return Ok(None);
         }
-        return Err(Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status)));
+        return Err(Failure::of_error(REQUEST, etcd_client::Error::GRpcStatus(status)));
     }
     let unreadable = || Failure::new(FailureKind::Unreachable, REQUEST, "the answer can't be read");
     let message = bytes.get(5..).ok_or_else(unreadable)?;

@@ -96,6 +96,11 @@ impl WorkQueue {
             }
             _ => {}
         }
+        if let CommitOutcome::Committed { revision, changes, .. } = outcome
+            && self.rates.is_watching()
+        {
+            changes.iter().for_each(|change| self.rates.wrote(record.rule, change.key(), *revision));
+        }
         let end = record.closed(outcome);
         if record.has_seen_own() {
             let truth = record.truth();
