@@ -82,7 +82,7 @@ pub enum RuleError {
     NeverTrue,
     /// The transaction that takes the lock would have more operations than etcd allows.
     #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 3); divide it among several rules"
     )]
     TooManyKeys {
         /// The number of distinct keys of the rule.

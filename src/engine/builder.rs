@@ -163,8 +163,11 @@ impl EngineBuilder {
         self
     }
 
-    /// The prefix below which the engine keeps its locks and backoff keys. If it doesn't end in `/`, one is
-    /// added. The default is `/etcd-rules/<application>/`.
+    /// The prefix below which the engine keeps its locks and backoff keys, and the identity of the store. If it doesn't
+    /// end in `/`, one is added. The default is `/etcd-rules/<application>/`.
+    ///
+    /// The identity, `<prefix>identity`, is a random value that tells this store from others. The first engine writes it,
+    /// and it stays. Another store refuses what an engine sends, even if its cluster has the same id.
     ///
     /// Engines that run the same rules must have the same namespace. Otherwise they don't see each other's
     /// locks, and two of them work on one instance.
@@ -444,8 +447,8 @@ impl EngineBuilder {
     }
 
     /// The servers' `--max-txn-ops`, which is the most operations in one transaction. It is at least 4; the
-    /// default is 128, which is etcd's own. A rule may read this many keys less 2, and never more than 128. A
-    /// commit may change as many.
+    /// default is 128, which is etcd's own. A rule may read this many keys less 3, and never more than 128. A
+    /// commit may change this many keys less 2.
     ///
     /// If it is larger than the servers' limit, they refuse large commits and batches. If it is smaller,
     /// requests carry less.

@@ -106,9 +106,9 @@ pub(super) fn check_shape(
     if slots.is_empty() && !condition.truth(&[]) {
         errors.push(RuleError::NeverTrue);
     }
-    // The transaction that takes the lock compares every key, the lock and the backoff key. If it fails, it
-    // reads them.
-    let allowed = limits.max_txn_ops.saturating_sub(2);
+    // The transaction that takes the lock compares every key, the lock, the backoff key and the identity of the store.
+    // If it fails, it reads them.
+    let allowed = limits.max_txn_ops.saturating_sub(3);
     if slots.len() > allowed {
         let max_txn_ops = limits.max_txn_ops;
         errors.push(RuleError::TooManyKeys { keys: slots.len(), allowed, max_txn_ops });
