@@ -145,7 +145,8 @@ async fn every_option_is_refused_below_its_least_and_refused_or_cut_above_its_mo
         }
         let refused = |value: Amount| {
             let found = mistakes(with(value));
-            assert_eq!(found.len(), 1, "{option} of {value:?}: {found:?}");
+            // It may be the cause of others.
+            assert!(!found.is_empty(), "{option} of {value:?}");
             assert!(found[0].len() < 400, "{option} of {value:?}: {} bytes of text", found[0].len());
         };
         // An empty namespace is a slash, as one of a byte is.

@@ -156,7 +156,14 @@ fn every_request() -> Vec<(&'static str, Request)> {
     };
     let put = Effect::Put { key: "/a".into(), value: "".into(), ttl: None };
     let effects = Effects { changes: vec![put], ..Effects::default() };
-    let mark = InstanceMark { engine: "test".into(), attempt: 1, until: 0, gave_up: false, error: "".into() };
+    let mark = InstanceMark {
+        engine: "test".into(),
+        attempt: 1,
+        until: 0,
+        gave_up: false,
+        error: "".into(),
+        reveal: crate::trace::reveal::Reveal::Nothing,
+    };
     let ending = |fence, marking| {
         let leases = &[None];
         Ending { keys: &keys, fence, effects: &effects, leases, supersedes_backoff: None, marking }.request()
