@@ -5,7 +5,7 @@
 //! or a history of an index. So a failure is repeated from its bytes, and another driver can take the targets.
 //!
 //! `cargo test --all-features --lib fuzz::` runs each for a second, and `make fuzz SECONDS=60` for a minute. See
-//! `docs/decisions/0015-attacked-on-stable.md`.
+//! `docs/decisions/0016-attacked-on-stable.md`.
 
 use crate::change::{Change, Deletion, Revision};
 use crate::etcd::{Header, WatchMessage};

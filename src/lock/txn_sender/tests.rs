@@ -162,7 +162,7 @@ fn every_request() -> Vec<(&'static str, Request)> {
         until: 0,
         gave_up: false,
         error: "".into(),
-        reveal: crate::trace::reveal::Reveal::Nothing,
+        reveal: Default::default(),
     };
     let ending = |fence, marking| {
         let leases = &[None];
