@@ -72,8 +72,9 @@
 //! # Observation
 //!
 //! - [`EngineHandle::health`] tells whether the engine works, and if not, what is wrong and [why](health::Reason):
-//!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::is_ready`] are for
-//!   probes. Health is about the engine and etcd. Callbacks that fail don't change it.
+//!   lagging, disconnected, without a leader, and so on. [`Health::is_live`] and [`Health::can_fire`] are for
+//!   probes, [`Health::is_ready`] is for alerts. Health is about the engine and etcd. Callbacks that fail don't
+//!   change it.
 //! - [`EngineHandle::instances`] lists instances, and what the engine is doing about each. It may be queued,
 //!   running, waiting, held by another engine, or given up. The reasons and times are listed too.
 //! - [`EngineHandle::explain`] says why one instance is true or false, by what the engine has in memory, and
@@ -108,7 +109,7 @@
 //! | span | fields |
 //! |---|---|
 //! | `firing`, from the attempt to take the lock to the end of the commit | `engine`, `rule`, `attempt` as in [`Firing::attempt`], `revision` (the newest among the values shown), `queued_us` (how long the instance had been due), `fencing_token`, `outcome`: that of the callback if it was committed; else the result of the lock or of the commit; `instance` if it may be [revealed](Reveal) |
-//! | `lock` in `firing` (not of optimistic rules) | `result`: `won`, `held`, `backed_off`, `untrue`, `failed` |
+//! | `lock` in `firing` (not without a lock) | `result`: `won`, `held`, `backed_off`, `untrue`, `failed` |
 //! | `callback` in `firing`; what the callback logs is inside of it | `outcome`: `done`, `retry_after`, `gave_up`, `error`, `panic`, `timeout`, `cancelled` |
 //! | `commit` in `firing`: the transaction that ends it, with effects or not | `result`: `committed`, `fence_lost`, `unexpected`, `backed_off`, `refused`, `failed`; `revision` at which it took effect |
 //!

@@ -50,6 +50,8 @@ mutants! {
     Slots,
     /// Nothing of a paused rule starts.
     Pause,
+    /// What a callback is shown is a state that etcd had.
+    Torn,
     /// A connection that is silent is replaced.
     Silence,
     /// An endpoint is left if its member can't do what it is asked for.

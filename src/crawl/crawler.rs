@@ -2,7 +2,8 @@
 //! has every instance decided again, and looks for locks that nobody works under.
 
 use super::mutex::CrawlMutex;
-use crate::etcd::{EtcdClient, Failure};
+use crate::etcd::{EtcdClient, Failure, FailureKind};
+use crate::health::status::Status;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
 use crate::index::{Purpose, WatcherIndex};
@@ -37,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
+    pub(crate) status: Status,
     /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,
     /// By which part of the interval it may be longer or shorter.
@@ -114,18 +116,31 @@ async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>,
     Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
 }
 
-/// One crawl; `None` if a resync took its place, or a watch did not follow all the time.
+/// The name of the reads below a prefix in the engine's health.
+fn part(prefix: &str) -> String {
+    format!("crawl of `{prefix}`")
+}
+
+/// One crawl; `None` if a resync took its place, or a watch did not follow all the time. What etcd refuses to let be
+/// read is left out.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
-    let Settings { etcd, index, dispatcher, .. } = settings;
-    let streams = || -> Option<Vec<u64>> {
-        settings.prefixes.iter().map(|(_, _, following)| following.stream()).collect()
+    let Settings { etcd, index, dispatcher, status, .. } = settings;
+    let refused = |(_, _, following): &(_, _, StreamGeneration)| following.is_refused();
+    // By prefix: the stream, or that it is refused.
+    let streams = || -> Option<Vec<Option<u64>>> {
+        let stream =
+            |at: &(_, _, StreamGeneration)| if refused(at) { Some(None) } else { at.2.stream().map(Some) };
+        settings.prefixes.iter().map(stream).collect()
     };
     let Some(followed) = streams() else { return Ok(None) };
     // One revision for all prefixes.
     let revision = etcd.header(&settings.namespace).await?.revision;
     // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
-    for watcher in WatcherIndex::all(settings.prefixes.len()) {
+    let all = WatcherIndex::all(settings.prefixes.len()).zip(&settings.prefixes);
+    let open_to_us = all.filter(|(_, prefix)| !refused(prefix));
+    let (watchers, prefixes): (Vec<WatcherIndex>, Vec<_>) = open_to_us.unzip();
+    for watcher in watchers {
         let open = OpenView { watcher, revision, purpose: Purpose::Crawl };
         match index.send(open).await {
             Ok(Some(view)) => views.push(view),
@@ -136,9 +151,10 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
         }
     }
     let mut keys = 0;
-    let expected = settings.prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
+    let expected = prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
     let mut throttle = Throttle::beside(settings.rate, expected);
-    for (&view, (prefix, splits, _)) in views.iter().zip(&settings.prefixes) {
+    let mut lost = Vec::new();
+    for (&view, (prefix, splits, _)) in views.iter().zip(prefixes) {
         let page = async |mut found: Vec<_>, _| {
             keys += found.len();
             // In pieces, so that a live change waits for one of them at most.
@@ -152,11 +168,21 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
             true
         };
         let read = reader::read(etcd, prefix, revision, splits, &mut throttle, page).await;
-        if !matches!(read, Ok(true)) {
-            cancel(index, views).await;
-            return read.map(|_| None);
+        match read {
+            Ok(Some(_)) => status.fine(&part(prefix)),
+            // A watch that is open may stay so, although its prefix can't be read any more.
+            Err(failure) if failure.kind == FailureKind::Permission => {
+                status.failure(&part(prefix), &failure);
+                lost.push(view);
+            }
+            read => {
+                cancel(index, views).await;
+                return read.map(|_| None);
+            }
         }
     }
+    views.retain(|view| !lost.contains(view));
+    cancel(index, lost).await;
     sleep(SETTLE).await;
     // A watch that was interrupted has yet to deliver what explains the differences: they are no drift.
     if streams().as_ref() != Some(&followed) {
@@ -166,13 +192,17 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let mut drift = 0;
     for view in views {
         let (done, closed) = oneshot::channel();
-        let sent = index.send(CloseView(view, done)).await;
+        let sent = index.send(CloseView(view, revision, done)).await;
         match timeout(COMPARE, closed).await {
             Ok(Ok(closed)) if sent.is_ok() => drift += closed.drift,
             _ => return Ok(None),
         }
     }
-    let locks = etcd.locks(&format!("{}lock/", settings.namespace)).await?;
+    let locks = match etcd.locks(&format!("{}lock/", settings.namespace)).await {
+        // Then there are none of this engine's.
+        Err(failure) if failure.kind == FailureKind::Permission => Vec::new(),
+        locks => locks?,
+    };
     let told = index.send(DecideAll).await.is_ok() && dispatcher.send(LocksSeen(locks)).await.is_ok();
     Ok(told.then_some((keys, drift)))
 }

@@ -1,7 +1,7 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
 use super::messages::FoundMark;
-use super::outcome::LockOutcome;
+use super::outcome::{CHANGED, LockOutcome};
 use super::tools::{OUT_OF_TIME, Tools};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::RuleIndex;
@@ -10,11 +10,10 @@ use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
-use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, free_attempt};
+use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, Showing, free_attempt};
 use crate::lock::txn_sender::submit;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
-use crate::trace::reveal::Reveal;
 use crate::watch_cell::WatchCell;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +31,7 @@ pub(super) struct AcquireTxn {
     pub(super) rule: RuleIndex,
     pub(super) snapshot: Snapshot,
     pub(super) witness: Witness,
+    pub(super) showing: Showing,
     pub(super) supersedes_backoff: Option<Revision>,
     pub(super) holder: Holder,
     pub(super) lease: WatchCell<Option<LockLease>>,
@@ -41,6 +41,15 @@ pub(super) struct AcquireTxn {
     pub(super) sent: u32,
     pub(super) keys: Keys,
     pub(super) retry: Retry,
+}
+
+/// What an answer to the transaction means.
+pub(super) enum Answer {
+    Ended(LockOutcome),
+    /// It is to be sent again at once, in another form.
+    GoOn(Request),
+    /// Nothing is known yet: it is to be sent again after a while.
+    Unknown,
 }
 
 impl AcquireTxn {
@@ -77,16 +86,20 @@ impl AcquireTxn {
         let Some(lease) = self.under.as_ref().map(|lease| lease.id) else {
             return LockOutcome::Failed("the engine is stopping".into());
         };
+        let mut request = self.request(lease);
         loop {
-            let request = self.request(lease);
             let Some(answer) = submit(&self.tools.requests, self.rule, Class::Lock, request, None).await
             else {
                 return LockOutcome::Failed("the engine is stopping".into());
             };
-            if let Some(end) = self.answered(answer) {
-                return end;
-            }
-            self.retry.wait().await;
+            request = match self.answered(answer) {
+                Answer::Ended(end) => return end,
+                Answer::GoOn(request) => request,
+                Answer::Unknown => {
+                    self.retry.wait().await;
+                    self.request(lease)
+                }
+            };
         }
     }
 
@@ -104,46 +117,74 @@ impl AcquireTxn {
             condition: self.tools.rules[self.rule.index()].condition(),
             witness: &self.witness,
             snapshot: &self.snapshot,
+            showing: self.showing,
         }
     }
 
-    /// What an answer means; `None`: nothing is known yet, the transaction is to be sent again.
-    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Option<LockOutcome> {
-        let lease = self.under.clone()?;
+    /// What an answer means.
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Answer {
+        let Some(lease) = self.under.clone() else { return Answer::Unknown };
         let failure = match answer {
             Ok(reply) => {
                 let locked = self.locking(lease.id).read(reply);
-                return Some(outcome(locked, std::mem::take(&mut self.keys), lease, self.tools.reveal));
+                return self.came_out(locked, lease);
             }
             Err(failure) => failure,
         };
         if failure.is_ambiguous() {
             if self.sent < SENDS && !lease.lost.is_cancelled() {
-                return None;
+                return Answer::Unknown;
             }
-            let keys = std::mem::take(&mut self.keys);
-            let (tools, holder, retry) = (self.tools.clone(), self.holder.clone(), self.retry.fork());
-            if !is_active(Mutant::Orphans) {
-                actix::spawn(free(tools, self.rule, keys, holder, lease, retry));
-            }
+            self.free(lease);
         } else if failure.kind == FailureKind::LeaseGone {
             lease.lost.cancel();
         }
-        Some(LockOutcome::Failed(failure.to_string()))
+        Answer::Ended(LockOutcome::Failed(failure.to_string()))
     }
-}
 
-fn outcome(locked: Locked, keys: Keys, lease: LockLease, reveal: Reveal) -> LockOutcome {
-    match locked {
-        Locked::Won(fence) => LockOutcome::Won { fence, lease, keys },
-        Locked::Held { create_revision, lease: under, holder, at } => {
-            let key = keys.lock().to_owned();
-            LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
+    fn came_out(&mut self, locked: Locked, lease: LockLease) -> Answer {
+        let keys = std::mem::take(&mut self.keys);
+        Answer::Ended(match locked {
+            Locked::Won(fence, read) => {
+                if let Some(read) = &read {
+                    self.snapshot = read.snapshot();
+                }
+                LockOutcome::Won { fence, lease, keys, read }
+            }
+            // However often the keys change, this one is refused only if the condition holds no more.
+            Locked::Changed => {
+                self.tools.meters.rule(self.rule).locked(CHANGED);
+                self.keys = keys;
+                self.showing = Showing::Read;
+                return Answer::GoOn(self.request(lease.id));
+            }
+            Locked::Outdated => {
+                self.keys = keys;
+                self.free(lease);
+                LockOutcome::Failed("an answer was lost, and the condition holds no more".into())
+            }
+            Locked::Held { create_revision, lease: under, holder, at } => {
+                let key = keys.lock().to_owned();
+                LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
+            }
+            Locked::Marked { revision, mark, at } => LockOutcome::Marked(FoundMark::new(
+                keys.mark().to_owned(),
+                revision,
+                mark,
+                at,
+                self.tools.reveal,
+            )),
+            Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
+        })
+    }
+
+    /// Frees the lock that the attempt may have taken.
+    fn free(&mut self, lease: LockLease) {
+        let keys = std::mem::take(&mut self.keys);
+        let (tools, holder, retry) = (self.tools.clone(), self.holder.clone(), self.retry.fork());
+        if !is_active(Mutant::Orphans) {
+            actix::spawn(free(tools, self.rule, keys, holder, lease, retry));
         }
-        Locked::Marked { revision, mark, at } => {
-            LockOutcome::Marked(FoundMark::new(keys.mark().to_owned(), revision, mark, at, reveal))
-        }
-        Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
     }
 }
 

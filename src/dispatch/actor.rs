@@ -16,7 +16,7 @@ pub(crate) use drain::Drain;
 pub(crate) use status::{FireNow, GetLanes, GetStatuses, GetTally};
 
 use super::guard::Guard;
-use super::messages::Action;
+use super::messages::{Action, Basis};
 use super::run::{CallbackTelemetry, EndedRuns};
 use super::tools::Tools;
 use super::work_queue::WorkQueue;
@@ -124,6 +124,7 @@ impl Dispatcher {
         let tools = Tools {
             engine: config.engine.clone(),
             env: env.clone(),
+            meters: config.meters.clone(),
             rules: rules.clone(),
             namespace: config.namespace.clone(),
             etcd: config.etcd.clone(),
@@ -207,10 +208,10 @@ impl Dispatcher {
             Action::ClearMark { rule, binding, revision } => {
                 self.send(rule, clear_mark(self.tools.keys(rule, &binding).mark(), revision));
             }
-            Action::Lock { instance, snapshot, witness, supersedes_backoff } => {
-                self.lock(instance, (snapshot, witness), supersedes_backoff, ctx);
+            Action::Lock { instance, basis, supersedes_backoff } => {
+                self.lock(instance, basis, supersedes_backoff, ctx);
             }
-            Action::Run { instance, snapshot, supersedes_backoff } => {
+            Action::Run { instance, basis: Basis { snapshot, witness, .. }, supersedes_backoff } => {
                 let Some((rule, binding)) = self.identity(instance) else { return };
                 if self.still_running(instance, rule, &binding, ctx) {
                     return;
@@ -220,7 +221,7 @@ impl Dispatcher {
                 let stage = Stage::Guarded { guard, keys: self.tools.keys(rule, &binding) };
                 let nonce = Nonce(self.rng.next_u64());
                 self.firings.insert(instance, ActiveFiring::new(nonce, span, stage));
-                self.start(instance, snapshot);
+                self.start(instance, snapshot, witness);
             }
         }
     }

@@ -20,9 +20,9 @@ pub(crate) enum Action {
     /// Have the instance decided again; the number comes back with the answer.
     Ask(InstanceId, u64),
     /// Take its lock, verifying the witness.
-    Lock { instance: InstanceId, snapshot: Snapshot, witness: Witness, supersedes_backoff: Option<Revision> },
+    Lock { instance: InstanceId, basis: Basis, supersedes_backoff: Option<Revision> },
     /// Run the callback of an optimistic rule, without a lock.
-    Run { instance: InstanceId, snapshot: Snapshot, supersedes_backoff: Option<Revision> },
+    Run { instance: InstanceId, basis: Basis, supersedes_backoff: Option<Revision> },
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
     /// Say that an instance fires too often. `cause`: the rule whose commit made it due, if it was one of this engine.
@@ -31,6 +31,15 @@ pub(crate) enum Action {
     Release(InstanceId),
     /// Remove the backoff key that this engine wrote.
     ClearMark { rule: RuleIndex, binding: Binding, revision: Revision },
+}
+
+/// What an instance was found true with.
+#[derive(Debug)]
+pub(crate) struct Basis {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) witness: Witness,
+    /// The values are known to have been there together at some revision.
+    pub(crate) coherent: bool,
 }
 
 /// A mark that holds an instance back, as of the store's revision `at`.

@@ -8,9 +8,12 @@ use crate::events::{CommitResult, EventKind, NotLocked};
 use crate::firing::Fence;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
-use crate::lock::txn::Holder;
+use crate::lock::txn::{Holder, ReadKeys};
 use smallvec::SmallVec;
 use std::time::Duration;
+
+/// A word for an attempt to take the lock that is followed by another one at once, which reads what is shown.
+pub(crate) const CHANGED: &str = "changed";
 
 /// How an attempt to take the lock ended.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(crate) enum LockOutcome {
         lease: LockLease,
         /// For what follows.
         keys: Keys,
+        /// What the callback is shown instead of what was decided on.
+        read: Option<ReadKeys>,
     },
     /// Somebody has the lock, as of the store's revision `at`; who, if that can be read. `ours`: under this
     /// engine's lease.

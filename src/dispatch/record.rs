@@ -64,6 +64,8 @@ pub(crate) struct InstanceRecord {
     pub(crate) troubles: u32,
     /// Times in a row that its lock was refused because the condition did not hold as seen.
     rechecks: u8,
+    /// Commits without a lock in a row that were refused because a key had changed.
+    refusals: u8,
     /// Firings in a row that succeeded and left the condition true, with no change by anybody else.
     pub(crate) ineffective: u32,
     last_end: Option<Instant>,
@@ -79,6 +81,9 @@ pub(crate) struct InstanceRecord {
 /// Times in a row that a lock may be refused because the condition does not hold as it was seen,
 /// before the instance waits a little: keys that change all the time must not keep a slot.
 const RECHECKS: u8 = 8;
+
+/// Commits without a lock in a row that may be refused before the instance takes its lock.
+const REFUSALS: u8 = 8;
 
 impl InstanceRecord {
     /// Not queued yet.
@@ -99,6 +104,7 @@ impl InstanceRecord {
             failures: 0,
             troubles: 0,
             rechecks: 0,
+            refusals: 0,
             ineffective: 0,
             last_end: None,
             mark: None,
@@ -153,8 +159,12 @@ impl InstanceRecord {
         }
     }
 
-    /// Its lock is taken.
-    pub(crate) fn won(&mut self) {
+    /// Its lock is taken. `read`: the callback is shown what its keys held at this revision, and not what was decided
+    /// on.
+    pub(crate) fn won(&mut self, read: Option<Revision>) {
+        if let Some(at) = read {
+            self.changes.read(at);
+        }
         self.mark = None;
         self.troubles = 0;
         self.rechecks = 0;
@@ -166,6 +176,17 @@ impl InstanceRecord {
         self.mark.take_if(|_| mark_gone);
         self.rechecks = (self.rechecks + 1) % RECHECKS;
         self.rechecks > 0
+    }
+
+    /// The commit of its optimistic rule was refused because a key had changed. Whether it fires again at once.
+    pub(crate) fn refused_as_changed(&mut self) -> bool {
+        self.refusals = self.refusals.saturating_add(1);
+        self.refusals <= REFUSALS
+    }
+
+    /// An instance of an optimistic rule takes its lock all the same, since it was refused too often.
+    pub(crate) fn needs_lock(&self) -> bool {
+        self.refusals >= REFUSALS
     }
 
     /// Another engine has the lock.
@@ -264,6 +285,10 @@ impl InstanceRecord {
             CommitOutcome::Committed { revision, slots, marked, .. } => {
                 self.mark = marked.then_some(SeenMark { revision: *revision, mine: true, outdated: false });
                 self.committed(OwnCommit { revision: *revision, slots: slots.clone() });
+                // One that needs its lock does so for as long as it is true: others change its keys all the time.
+                if !self.needs_lock() {
+                    self.refusals = 0;
+                }
                 if end.is_success() {
                     self.failures = 0;
                     self.troubles = 0;

@@ -8,7 +8,7 @@ mod transitions;
 mod work_queue;
 mod world;
 
-use super::messages::{Action, FoundMark};
+use super::messages::{Action, Basis, FoundMark};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{Answer, InstanceRecord, State};
 use super::slot_queue::WorkClass;
@@ -105,6 +105,7 @@ fn decision(id: InstanceId, truth: bool, keys: &[i64], touches: &[Touch], reason
         binding: binding(&id.index.to_string()),
         verdict: if truth { Verdict::True(Default::default()) } else { Verdict::False },
         snapshot: snapshot(keys),
+        coherent: true,
         touches: touches.into(),
         reason,
         orphaned: false,
@@ -131,7 +132,12 @@ fn record(now: Instant) -> InstanceRecord {
 
 fn won() -> LockOutcome {
     let lease = LockLease { id: LeaseId::new(1), lost: CancellationToken::new(), grace: Duration::ZERO };
-    LockOutcome::Won { fence: Fence { create_revision: Revision::new(1) }, lease, keys: Keys::default() }
+    LockOutcome::Won {
+        fence: Fence { create_revision: Revision::new(1) },
+        lease,
+        keys: Keys::default(),
+        read: None,
+    }
 }
 
 /// Another engine's lock was found at this revision.

@@ -6,6 +6,7 @@ use crate::etcd::EtcdClient;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LeaseManager;
 use crate::lock::txn_sender::TxnSender;
+use crate::metrics::Meters;
 use crate::runtime::env::Env;
 use crate::trace::reveal::Reveal;
 use actix::Addr;
@@ -18,6 +19,7 @@ pub(super) struct Tools {
     /// The engine's name.
     pub(super) engine: Arc<str>,
     pub(super) env: Env,
+    pub(super) meters: Meters,
     pub(super) rules: Arc<[CompiledRule]>,
     pub(super) namespace: Arc<str>,
     pub(super) etcd: Arc<EtcdClient>,

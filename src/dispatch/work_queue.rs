@@ -20,16 +20,15 @@ pub(crate) use ending::AfterCommit;
 
 use super::instance_rate::InstanceRates;
 use super::interval::Interval;
-use super::messages::{Action, Closing, Finish, FoundMark, Hold};
+use super::messages::{Action, Basis, Closing, Finish, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
     Answer, FiringEnd, InstanceRecord, Next, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
 };
 use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};
-use crate::change::{Revision, Snapshot};
+use crate::change::Revision;
 use crate::compiled::{Brake, ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};
-use crate::condition::Witness;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
 use crate::index::Timestamps;
@@ -174,7 +173,8 @@ impl WorkQueue {
                 Verdict::True(witness) => {
                     record.see(&decided.touches);
                     record.latency.decided(now);
-                    self.checked(id, decided.rule, decided.snapshot, witness, now, out);
+                    let (snapshot, coherent) = (decided.snapshot, decided.coherent);
+                    self.checked(id, decided.rule, Basis { snapshot, witness, coherent }, now, out);
                 }
                 Verdict::False | Verdict::Failed(_) => self.transition(id, now, out, |_, _| Next::Drop),
             },
@@ -213,7 +213,8 @@ impl WorkQueue {
 
     /// An instance without a record was decided.
     fn found(&mut self, decided: Decided, now: Instant, out: &mut Vec<Action>) {
-        let Decided { instance, rule, binding, verdict, snapshot, touches, reason, orphaned } = decided;
+        let Decided { instance, rule, binding, verdict, snapshot, coherent, touches, reason, orphaned } =
+            decided;
         let Verdict::True(witness) = verdict else {
             if orphaned {
                 out.push(Action::Release(instance));
@@ -240,7 +241,7 @@ impl WorkQueue {
             next == Next::GoOn && self.records.get(&instance).is_some_and(|record| record.state.is_queued());
         if goes_on && self.acquire_local(instance, now, out) {
             self.stats.event(WorkqueueEvent::Taken(lane, Duration::ZERO));
-            self.checked(instance, rule, snapshot, witness, now, out);
+            self.checked(instance, rule, Basis { snapshot, witness, coherent }, now, out);
         }
     }
 
@@ -258,17 +259,17 @@ impl WorkQueue {
         &mut self,
         id: InstanceId,
         rule: RuleIndex,
-        snapshot: Snapshot,
-        witness: Witness,
+        basis: Basis,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         let dry = self.brakes[self.lanes.of(rule)].dry_run;
-        let optimistic = self.rules[rule.index()].options().optimistic;
+        let mut optimistic = self.rules[rule.index()].options().optimistic;
         let mut supersedes_backoff = None;
         self.transition(id, now, out, |record, _| {
-            record.give(&snapshot);
+            record.give(&basis.snapshot);
             supersedes_backoff = record.supersedes_backoff();
+            optimistic &= !record.needs_lock();
             record.state = match (dry, optimistic) {
                 // This is as far as a dry run goes.
                 (true, _) => State::WouldFire,
@@ -279,10 +280,8 @@ impl WorkQueue {
         });
         match (dry, optimistic) {
             (true, _) => {}
-            (false, true) => out.push(Action::Run { instance: id, snapshot, supersedes_backoff }),
-            (false, false) => {
-                out.push(Action::Lock { instance: id, snapshot, witness, supersedes_backoff });
-            }
+            (false, true) => out.push(Action::Run { instance: id, basis, supersedes_backoff }),
+            (false, false) => out.push(Action::Lock { instance: id, basis, supersedes_backoff }),
         }
     }
 
@@ -355,8 +354,8 @@ impl WorkQueue {
         record.latency.locked(now);
         let (rule, lane) = (record.rule, record.lane);
         match outcome {
-            LockOutcome::Won { .. } => {
-                record.won();
+            LockOutcome::Won { read, .. } => {
+                record.won(read.as_ref().map(|read| read.at));
                 let brake = &self.brakes[lane];
                 if brake.paused || brake.dry_run {
                     self.give_up_lock(id, now, out);

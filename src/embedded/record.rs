@@ -3,7 +3,7 @@
 use super::EmbeddedEtcd;
 use super::plan::{Action, RequestKind};
 use super::shared::Inner;
-use etcd_client::proto::{PbDeleteRequest, PbPutRequest};
+use etcd_client::proto::{PbDeleteRequest, PbPutRequest, PbTxnOpRequest, PbTxnRequest, PbTxnRequestOp};
 
 /// What a server did.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +41,8 @@ pub(crate) struct Recorder {
 /// A write of the test itself.
 pub(crate) enum Write<'a> {
     Put(&'a str, &'a str),
+    /// All of these keys get the value, in one transaction.
+    PutAll(&'a [String], &'a str),
     Delete(&'a str),
 }
 
@@ -122,6 +124,15 @@ impl EmbeddedEtcd {
                 Write::Put(key, value) => {
                     let (key, value) = (key.as_bytes().to_vec(), value.as_bytes().to_vec());
                     inner.member.put(&PbPutRequest { key, value, ..PbPutRequest::default() }).is_ok()
+                }
+                Write::PutAll(keys, value) => {
+                    let put = |key: &String| {
+                        let (key, value) = (key.as_bytes().to_vec(), value.as_bytes().to_vec());
+                        let put = PbPutRequest { key, value, ..PbPutRequest::default() };
+                        PbTxnRequestOp { request: Some(PbTxnOpRequest::RequestPut(put)) }
+                    };
+                    let success = keys.iter().map(put).collect();
+                    inner.member.txn(&PbTxnRequest { success, ..PbTxnRequest::default() }).is_ok()
                 }
                 Write::Delete(key) => {
                     let key = key.as_bytes().to_vec();

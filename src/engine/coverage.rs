@@ -7,6 +7,9 @@ use crate::compiled::CompiledRule;
 /// streams few.
 pub(crate) const MAX_WATCHES: usize = 32;
 
+/// A prefix that is refused is replaced by up to this many.
+const MAX_PARTS: usize = 256;
+
 /// Prefixes, none of which begins with another, that cover all of `prefixes`.
 pub(crate) fn covering<'a>(prefixes: impl Iterator<Item = &'a str>, max: usize) -> Vec<String> {
     let mut all: Vec<String> = prefixes.map(str::to_owned).collect();
@@ -57,6 +60,34 @@ pub(crate) fn literal_prefixes(rules: &[CompiledRule]) -> impl Iterator<Item = &
     rules.iter().flat_map(|rule| rule.slots()).map(|pattern| pattern.literal_prefix())
 }
 
+/// The prefixes below this one that the patterns need. It is one of them if a pattern begins with it, and no more than
+/// that.
+pub(crate) fn needed(rules: &[CompiledRule], prefix: &str) -> Vec<String> {
+    let within = |literal: &str| {
+        let wide = prefix.starts_with(literal);
+        (wide || literal.starts_with(prefix)).then(|| if wide { prefix } else { literal }.to_owned())
+    };
+    let mut parts: Vec<String> = literal_prefixes(rules).filter_map(within).collect();
+    parts.sort_unstable();
+    parts.dedup();
+    parts
+}
+
+/// Whether a prefix that is refused can be replaced by others that may not be.
+pub(crate) fn splits_up(rules: &[CompiledRule], prefixes: &[String], prefix: &str) -> bool {
+    let parts = needed(rules, prefix);
+    parts.len() <= MAX_PARTS && parts.iter().any(|part| !prefixes.contains(part))
+}
+
+/// All prefixes, but this one replaced by its parts. Of two that cover a key the longer one comes first: it has the key.
+pub(crate) fn split(prefixes: &[String], refused: &str, parts: Vec<String>) -> Vec<String> {
+    let mut all: Vec<String> = prefixes.iter().filter(|prefix| *prefix != refused).cloned().collect();
+    all.extend(parts);
+    all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+    all.dedup();
+    all
+}
+
 fn depth(prefix: &str) -> usize {
     prefix.split('/').filter(|segment| !segment.is_empty()).count()
 }
@@ -64,6 +95,8 @@ fn depth(prefix: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compiled::Limits;
+    use std::time::Duration;
 
     #[test]
     fn the_smallest_set_covers_all() {
@@ -79,6 +112,45 @@ mod tests {
         ] {
             assert_eq!(covering(prefixes.into_iter(), 32), expected);
         }
+    }
+
+    #[test]
+    fn a_prefix_that_is_refused_is_replaced_by_what_the_patterns_need() {
+        let limits = Limits {
+            max_txn_ops: 128,
+            lock_ttl: Duration::from_secs(10),
+            concurrency: 1,
+            settle: Default::default(),
+            instance_rate: crate::RateLimit::OF_INSTANCES,
+        };
+        let rule = |id: &str, pattern: &str| {
+            let rule = crate::Rule::new(id).when(crate::key(pattern).exists());
+            let rule = rule.run(async |_| Ok::<(), crate::Error>(()));
+            CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        };
+        let rules = [
+            ("a", "/s/:id/state"),
+            ("b", "/s/in/:id"),
+            ("c", "/s/in/:id/x"),
+            ("d", "/t/:id"),
+            ("e", "/c/on"),
+        ];
+        let rules: Vec<CompiledRule> = rules.iter().map(|(id, pattern)| rule(id, pattern)).collect();
+        for (prefix, parts, splits) in [
+            ("/s/", vec!["/s/", "/s/in/"], true),
+            ("/", vec!["/c/on", "/s/", "/s/in/", "/t/"], true),
+            ("/t/", vec!["/t/"], false),
+            ("/c/on", vec!["/c/on"], false),
+            // Narrowed by a constraint.
+            ("/t/eu", vec!["/t/eu"], false),
+        ] {
+            assert_eq!(needed(&rules, prefix), parts);
+            assert_eq!(splits_up(&rules, &[prefix.to_owned()], prefix), splits, "{prefix}");
+        }
+        let before = ["/c/on", "/s/", "/t/"].map(str::to_owned);
+        let after = split(&before, "/s/", needed(&rules, "/s/"));
+        assert_eq!(after, ["/s/in/", "/c/on", "/s/", "/t/"]);
+        assert!(!splits_up(&rules, &after, "/s/"), "it is what one of them needs");
     }
 
     #[test]

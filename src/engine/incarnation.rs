@@ -1,6 +1,7 @@
 //! All actors of one start, wired together, on their threads.
 
 use super::config::{Config, Options};
+use super::coverage::splits_up;
 use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
 use crate::crawl::crawler::{Settings as CrawlerSettings, start_crawler};
@@ -134,6 +135,7 @@ impl Incarnation {
             meters: meters.clone(),
             etcd: request_etcd.clone(),
             status: status.clone(),
+            rules: config.rules.clone(),
             namespace: config.namespace.clone(),
             limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
             faults: faults.clone(),
@@ -231,6 +233,7 @@ impl Incarnation {
                 status: status.clone(),
                 splits: splits.clone(),
                 generation: generation.clone(),
+                splits_up: splits_up(&config.rules, &config.prefixes, prefix),
                 silence: config.options.watch_silence,
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
@@ -262,6 +265,7 @@ impl Incarnation {
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),
             namespace: config.namespace.to_string(),
+            status: status.clone(),
             interval: config.options.crawl_interval,
             jitter: config.options.crawl_jitter,
             rate: config.options.crawl_rate,

@@ -2,6 +2,7 @@
 //! restored backup.
 
 use super::config::Config;
+use super::coverage::{needed, split};
 use super::incarnation::Incarnation;
 use super::inspector::Inspector;
 use crate::dispatch::controls::RuleControls;
@@ -54,7 +55,7 @@ enum Turn {
 }
 
 pub(crate) async fn supervise(
-    config: Config,
+    mut config: Config,
     runtime: Handle,
     status: Status,
     meters: Meters,
@@ -71,7 +72,9 @@ pub(crate) async fn supervise(
                     return status.end(Health::Failed { reason: format!("could not start: {error}") });
                 }
             };
-        if let Turn::End = oversee(&config, &status, &meters, incarnation, &mut commands, &mut panics).await {
+        if let Turn::End =
+            oversee(&mut config, &status, &meters, incarnation, &mut commands, &mut panics).await
+        {
             return;
         }
     }
@@ -79,7 +82,7 @@ pub(crate) async fn supervise(
 
 /// Runs until the actors must start again, or the engine ends.
 async fn oversee(
-    config: &Config,
+    config: &mut Config,
     status: &Status,
     meters: &Meters,
     mut incarnation: Incarnation,
@@ -91,7 +94,9 @@ async fn oversee(
             biased;
             fault = incarnation.faults.recv() => {
                 let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
-                meters.restart();
+                if !matches!(fault, Fault::Refused(_)) {
+                    meters.restart();
+                }
                 status.restarting();
                 incarnation.abandon(RESTART).await;
                 // This is done once more, because what the old actors reported until their end is void.
@@ -122,8 +127,8 @@ async fn oversee(
     }
 }
 
-async fn recover(config: &Config, status: &Status, fault: Fault, panics: &mut VecDeque<Instant>) -> Turn {
-    let engine = &*config.engine;
+async fn recover(config: &mut Config, status: &Status, fault: Fault, panics: &mut VecDeque<Instant>) -> Turn {
+    let engine = &*config.engine.clone();
     match fault {
         Fault::Rewound(reason) => {
             tracing::warn!(
@@ -131,6 +136,14 @@ async fn recover(config: &Config, status: &Status, fault: Fault, panics: &mut Ve
                 reason,
                 "etcd has other or older data than before: starting again from what it has"
             );
+        }
+        Fault::Refused(prefix) => {
+            let parts = needed(&config.rules, &prefix);
+            tracing::warn!(
+                engine, prefix, instead = ?parts,
+                "etcd refuses to let a prefix be read: what the patterns need of it is watched instead"
+            );
+            config.prefixes = split(&config.prefixes, &prefix, parts);
         }
         Fault::Panicked { part, text } => {
             tracing::error!(

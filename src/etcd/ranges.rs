@@ -18,6 +18,8 @@ const MAX_PAGE: usize = 64 << 20;
 pub(crate) struct Page {
     pub(crate) keys: Vec<KeyValue>,
     pub(crate) count: i64,
+    /// The store's revision when it was read.
+    pub(crate) revision: Revision,
 }
 
 /// A lock in etcd.
@@ -53,7 +55,8 @@ impl EtcdClient {
             value: Value::from(kv.value),
             revision: Revision::new(kv.mod_revision),
         });
-        Ok(Page { keys: keys.collect(), count: response.count })
+        let revision = Revision::new(response.header.map_or(0, |header| header.revision));
+        Ok(Page { keys: keys.collect(), count: response.count, revision })
     }
 
     /// All locks below a prefix.

@@ -14,6 +14,8 @@ pub(crate) struct Decided {
     pub(crate) binding: Binding,
     pub(crate) verdict: Verdict,
     pub(crate) snapshot: Snapshot,
+    /// The values are known to have been there together at some revision.
+    pub(crate) coherent: bool,
     pub(crate) touches: SmallVec<[Touch; 2]>,
     pub(crate) reason: Reason,
     pub(crate) orphaned: bool,

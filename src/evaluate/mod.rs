@@ -148,13 +148,14 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
                 binding: Binding::new([].into_iter()),
                 verdict: Verdict::False,
                 snapshot: Box::default(),
+                coherent: true,
                 touches: SmallVec::new(),
                 reason: Reason::Ask(number),
                 orphaned: false,
             };
         }
     };
-    let Decide { instance, rule, binding, snapshot, touches, reason, orphaned } = decide;
+    let Decide { instance, rule, binding, snapshot, coherent, touches, reason, orphaned } = decide;
     let compiled = &rules[rule.index()];
     let verdict = match catch_unwind(AssertUnwindSafe(|| compiled.condition().evaluate(&snapshot))) {
         Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
@@ -164,5 +165,5 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
             Verdict::Failed(format!("a comparison panicked: {text}"))
         }
     };
-    Decided { instance, rule, binding, verdict, snapshot, touches, reason, orphaned }
+    Decided { instance, rule, binding, verdict, snapshot, coherent, touches, reason, orphaned }
 }

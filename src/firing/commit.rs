@@ -2,7 +2,6 @@
 
 use super::{Firing, FiringError, Outcome, Then};
 use crate::change::Revision;
-use crate::condition::Slot;
 use crate::time::LONGEST;
 use crate::value::Value;
 use serde::Serialize;
@@ -37,11 +36,24 @@ impl Effect {
     }
 }
 
-/// A key that must be as it was shown; revision 0 means absent.
+/// What must hold of a key, or nothing takes effect.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Expectation {
     pub(crate) key: String,
-    pub(crate) revision: Revision,
+    pub(crate) is: Expected,
+}
+
+/// What is expected of a key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Expected {
+    /// It was last changed at this revision. 0 means that it is absent.
+    At(Revision),
+    /// It exists.
+    There,
+    /// It exists with this value.
+    Value(Value),
+    /// It exists with another value than this.
+    OtherThan(Value),
 }
 
 /// What a commit does, and under which further conditions.
@@ -153,16 +165,17 @@ impl Commit {
 
     /// The commit takes effect only if this key of the condition is still as it was shown to the
     /// callback: not written since, even with the same value. If it was, nothing takes effect, and the
-    /// callback runs again, soon after, if the condition still holds. Optimistic rules expect this of every
-    /// key of the condition anyway.
+    /// callback runs again, soon after, if the condition still holds. Without a lock, an
+    /// [optimistic](crate::Rule::optimistic) rule expects this anyway of every key that its callback has looked at.
     pub fn expect_unchanged(mut self, pattern: &str) -> Self {
         match self.firing.compiled().slot(pattern) {
             None => self.fail(FiringError::NotShown(pattern.to_owned())),
             Some(slot) => {
-                let key = self.firing.compiled().key(Slot::new(slot), &self.firing.0.binding);
-                let revision =
-                    self.firing.0.snapshot[slot].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
-                self.effects.expectations.push(Expectation { key, revision });
+                let unchanged = self.firing.as_shown(slot);
+                // Once is enough for etcd, and for the limit of operations.
+                if !self.effects.expectations.contains(&unchanged) {
+                    self.effects.expectations.push(unchanged);
+                }
             }
         }
         self
@@ -206,12 +219,7 @@ impl Commit {
     fn check(&mut self) -> Result<(), FiringError> {
         let inner = self.firing.0.clone();
         if inner.around.rules[inner.rule.index()].options().optimistic && !self.effects.changes.is_empty() {
-            self.effects.expectations = self.everything_shown();
-            let changes = &self.effects.changes;
-            let changed = |e: &Expectation| changes.iter().any(|effect| effect.key() == e.key);
-            if !self.effects.expectations.iter().any(changed) {
-                return Err(FiringError::NothingShownChanges);
-            }
+            self.expect_what_it_rests_on()?;
         }
         let Effects { changes, expectations } = &self.effects;
         for (at, effect) in changes.iter().enumerate() {
@@ -244,17 +252,26 @@ impl Commit {
         Self { firing, effects, error: None }.finish(Then::Done)
     }
 
-    /// An optimistic commit depends on every key shown.
-    fn everything_shown(&self) -> Vec<Expectation> {
-        let rule = self.firing.compiled();
-        let keys = (0..rule.slots().len()).map(|slot| rule.key(Slot::new(slot), &self.firing.0.binding));
-        let shown = self.firing.0.snapshot.iter();
-        keys.zip(shown)
-            .map(|(key, seen)| Expectation {
-                key,
-                revision: seen.as_ref().map_or(Revision::NONE, |seen| seen.mod_revision),
-            })
-            .collect()
+    /// An optimistic commit expects of the keys shown those unchanged that it changes, so that it can't take effect
+    /// twice. Without a lock it also expects those unchanged that the callback has looked at, and of the others what
+    /// proves the condition.
+    fn expect_what_it_rests_on(&mut self) -> Result<(), FiringError> {
+        let Self { firing, effects, .. } = self;
+        let Effects { changes, expectations } = effects;
+        let is_changed = |key: &str| changes.iter().any(|effect| effect.key() == key);
+        let mut changes_shown = false;
+        for slot in 0..firing.0.snapshot.len() {
+            let unchanged = firing.as_shown(slot);
+            let is_changed = is_changed(&unchanged.key);
+            changes_shown |= is_changed;
+            let expected = if is_changed || firing.has_looked_at(slot) || expectations.contains(&unchanged) {
+                Some(unchanged)
+            } else {
+                firing.proof_of(slot).map(|is| Expectation { key: unchanged.key, is })
+            };
+            expectations.extend(expected.filter(|expected| !expectations.contains(expected)));
+        }
+        if changes_shown { Ok(()) } else { Err(FiringError::NothingShownChanges) }
     }
 }
 

@@ -14,7 +14,7 @@ pub use callback::BoxError;
 pub(crate) use callback::{Callback, error_text};
 use commit::literal;
 pub use commit::{Commit, Effect};
-pub(crate) use commit::{Effects, Expectation};
+pub(crate) use commit::{Effects, Expectation, Expected};
 pub use error::{EtcdError, FiringError};
 pub use kind::ErrorKind;
 pub use outcome::Outcome;
@@ -25,13 +25,14 @@ use link_errors::LinkErrors;
 
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
-use crate::condition::Slot;
+use crate::condition::{Check, Slot, Witness};
 use crate::pattern::{AttributeError, Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use read_values::ReadValues;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,7 @@ struct Inner {
     attributes: OnceLock<Attributes>,
     binding: Binding,
     snapshot: Snapshot,
+    unlocked: Option<Unlocked>,
     attempt: u32,
     due: Instant,
     fence: Option<Fence>,
@@ -64,6 +66,14 @@ struct Inner {
     /// What the callback read, so that it can be taken out of errors.
     read: Mutex<ReadValues>,
     link_errors: LinkErrors,
+}
+
+/// What a commit without a lock rests on.
+struct Unlocked {
+    /// What proved the condition.
+    witness: Witness,
+    /// By slot: the callback has looked at the value.
+    looked_at: Box<[AtomicBool]>,
 }
 
 /// What all firings of an engine have in common: one thing to share, since threads that count references to the
@@ -94,6 +104,8 @@ pub(crate) struct Parts {
     pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
+    /// What proved the condition. A firing with a lock needs it no more.
+    pub(crate) witness: Witness,
     pub(crate) attempt: u32,
     /// Since when the instance is due.
     pub(crate) due: Instant,
@@ -103,13 +115,18 @@ pub(crate) struct Parts {
 
 impl Firing {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { around, rule, binding, snapshot, attempt, due, fence, cancelled } = parts;
+        let Parts { around, rule, binding, snapshot, witness, attempt, due, fence, cancelled } = parts;
+        let unlocked = fence.is_none().then(|| Unlocked {
+            witness,
+            looked_at: snapshot.iter().map(|_| AtomicBool::new(false)).collect(),
+        });
         Self(Arc::new(Inner {
             around,
             rule,
             attributes: OnceLock::new(),
             binding,
             snapshot,
+            unlocked,
             attempt,
             due,
             fence,
@@ -209,9 +226,12 @@ impl Firing {
         self.0.due
     }
 
-    /// The value of a key of the condition, as it was when the condition was found true: all come
-    /// from one view, not older than the engine's own last commit for this instance. The pattern is
-    /// written as in the condition, with `:name` and not its value.
+    /// The value of a key of the condition, as it was when the condition was found true: all of them
+    /// together are a state that etcd had, not older than the engine's own last commit for this instance. The
+    /// pattern is written as in the condition, with `:name` and not its value.
+    ///
+    /// The transaction that takes the lock makes sure of that. An [optimistic](crate::Rule::optimistic) rule has
+    /// none: its callback may be shown a mixture, and then its commit does not take effect.
     ///
     /// The value may have changed since. A commit that depends on it says so with
     /// [`expect_unchanged`](Commit::expect_unchanged); [`get`](Firing::get) reads the newest.
@@ -235,7 +255,38 @@ impl Firing {
     }
 
     fn shown_slot(&self, pattern: &str) -> Result<usize, FiringError> {
-        self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))
+        let slot = self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))?;
+        if let Some(unlocked) = &self.0.unlocked {
+            unlocked.looked_at[slot].store(true, Ordering::Relaxed);
+        }
+        Ok(slot)
+    }
+
+    /// Without a lock: whether the callback has looked at the value of this slot.
+    fn has_looked_at(&self, slot: usize) -> bool {
+        self.0.unlocked.as_ref().is_some_and(|unlocked| unlocked.looked_at[slot].load(Ordering::Relaxed))
+    }
+
+    /// The key of a slot as it was shown.
+    fn as_shown(&self, slot: usize) -> Expectation {
+        let revision = self.0.snapshot[slot].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
+        Expectation { key: self.key(slot), is: Expected::At(revision) }
+    }
+
+    /// Without a lock: what the truth of the condition rests on in this slot, if anything.
+    fn proof_of(&self, slot: usize) -> Option<Expected> {
+        let witness = &self.0.unlocked.as_ref()?.witness;
+        let check = witness.iter().find(|check| check.slot().index() == slot)?;
+        let seen = self.0.snapshot[slot].as_ref();
+        Some(match (check, seen) {
+            (Check::Absent(_), _) | (_, None) => Expected::At(Revision::NONE),
+            (Check::Exists(_), _) => Expected::There,
+            (Check::ValueIs(_), Some(seen)) => Expected::Value(seen.value.clone()),
+            (Check::ValueIsNot(_, leaf), _) => {
+                Expected::OtherThan(self.compiled().condition().literal(*leaf).to_vec().into())
+            }
+            (Check::Unchanged(_), Some(seen)) => Expected::At(seen.mod_revision),
+        })
     }
 
     fn key(&self, slot: usize) -> String {
@@ -319,7 +370,7 @@ impl Firing {
 
     /// A number that is larger for every later holder of this lock (the create revision of the lock's
     /// key), for effects outside etcd to check: whoever carries them out refuses a number smaller than
-    /// the largest that it has seen. 0 for an [optimistic](crate::Rule::optimistic) rule, which has no lock.
+    /// the largest that it has seen. 0 for a firing of an [optimistic](crate::Rule::optimistic) rule without a lock.
     pub fn fencing_token(&self) -> i64 {
         self.0.fence.map_or(0, |fence| fence.create_revision.get())
     }

@@ -21,7 +21,7 @@ use std::fmt;
 #[non_exhaustive]
 pub enum Health {
     /// It reads its first snapshot, or a new one after its parts were restarted or a backup was restored.
-    /// Nothing fires.
+    /// Nothing fires. This ends when each prefix has been read, or etcd has refused to let it be read.
     Starting {
         /// What keeps it from starting. Empty while the snapshot is being read.
         problems: Vec<Problem>,
@@ -32,6 +32,8 @@ pub enum Health {
     Degraded {
         /// What is wrong: one or two problems for each part concerned. Never empty.
         problems: Vec<Problem>,
+        /// Whether some rule can fire all the same.
+        can_fire: bool,
     },
     /// It is shutting down. Nothing new fires.
     Stopping,
@@ -162,7 +164,7 @@ impl Health {
     /// What is wrong, and is expected to heal.
     pub fn problems(&self) -> &[Problem] {
         match self {
-            Health::Starting { problems } | Health::Degraded { problems } => problems,
+            Health::Starting { problems } | Health::Degraded { problems, .. } => problems,
             Health::Ready | Health::Stopping | Health::Stopped | Health::Failed { .. } => &[],
         }
     }
@@ -183,10 +185,22 @@ impl Health {
         }
     }
 
+    /// Whether some rule can fire. It is false while the engine starts, and while something keeps every rule from
+    /// firing: etcd doesn't answer, the lease is lost, or etcd refuses the keys of all rules.
+    ///
+    /// Use it for a readiness probe, for which a rolling update waits before it replaces the next process.
+    pub fn can_fire(&self) -> bool {
+        match self {
+            Health::Ready => true,
+            Health::Degraded { can_fire, .. } => *can_fire,
+            Health::Starting { .. } | Health::Stopping | Health::Stopped | Health::Failed { .. } => false,
+        }
+    }
+
     /// Whether the engine does all of its work in time. The state is [`Ready`](Health::Ready).
     ///
-    /// Use it for alerts, and for a readiness probe, for which a rolling update waits before it replaces the
-    /// next process. While it is false the engine may still fire: see [`problems`](Health::problems).
+    /// Use it for alerts. While it is false the engine [may still fire](Health::can_fire): see
+    /// [`problems`](Health::problems).
     pub fn is_ready(&self) -> bool {
         matches!(self, Health::Ready)
     }
@@ -223,21 +237,23 @@ mod tests {
 
     fn degraded(reason: Reason) -> Health {
         let message = "etcd get: no answer".to_owned();
-        Health::Degraded { problems: vec![Problem { part: "requests".into(), reason, message }] }
+        let problems = vec![Problem { part: "requests".into(), reason, message }];
+        Health::Degraded { problems, can_fire: reason == Reason::Lagging }
     }
 
     #[test]
     fn live_until_it_has_ended_and_ready_only_when_nothing_is_wrong() {
-        for (health, live, ready) in [
-            (Health::Starting { problems: vec![] }, true, false),
-            (Health::Ready, true, true),
-            (degraded(Reason::Lagging), true, false),
-            (degraded(Reason::Disconnected), true, false),
-            (Health::Stopping, true, false),
-            (Health::Stopped, false, false),
-            (Health::Failed { reason: "a panic".into() }, false, false),
+        for (health, live, can_fire, ready) in [
+            (Health::Starting { problems: vec![] }, true, false, false),
+            (Health::Ready, true, true, true),
+            (degraded(Reason::Lagging), true, true, false),
+            (degraded(Reason::Disconnected), true, false, false),
+            (Health::Stopping, true, false, false),
+            (Health::Stopped, false, false, false),
+            (Health::Failed { reason: "a panic".into() }, false, false, false),
         ] {
-            assert_eq!((health.is_live(), health.is_ready()), (live, ready), "{health}");
+            let told = (health.is_live(), health.can_fire(), health.is_ready());
+            assert_eq!(told, (live, can_fire, ready), "{health}");
             assert!(Health::NAMES.contains(&health.name()), "{health}");
         }
     }

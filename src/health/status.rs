@@ -1,5 +1,6 @@
 //! Collects the health that the parts of an engine report, publishes it, and logs its changes.
 
+use crate::compiled::RuleIndex;
 use crate::etcd::Failure;
 use crate::health::{Health, Problem, Reason};
 use crate::metrics::Meters;
@@ -23,11 +24,18 @@ struct Shared {
     health: watch::Sender<Health>,
 }
 
+/// The part that sends transactions. While it can't, nothing fires.
+pub(crate) const REQUESTS: &str = "requests";
+
 #[derive(Default)]
 struct State {
     index_ready: bool,
     end: Option<Health>,
     problems: BTreeMap<String, Problem>,
+    /// The rules whose keys are all watched.
+    followed: BTreeSet<RuleIndex>,
+    /// The rules whose locks etcd refuses for lack of permission.
+    refused: BTreeSet<RuleIndex>,
 }
 
 impl State {
@@ -37,8 +45,14 @@ impl State {
             Some(end) => end.clone(),
             None if !self.index_ready => Health::Starting { problems: problems() },
             None if self.problems.is_empty() => Health::Ready,
-            None => Health::Degraded { problems: problems() },
+            None => Health::Degraded { problems: problems(), can_fire: self.can_fire() },
         }
+    }
+
+    /// Whether some rule can fire.
+    fn can_fire(&self) -> bool {
+        let stops_all = |problem: &Problem| problem.part == REQUESTS || problem.reason == Reason::LeaseLost;
+        !self.problems.values().any(stops_all) && self.followed.difference(&self.refused).next().is_some()
     }
 }
 
@@ -84,11 +98,30 @@ impl Status {
         }
     }
 
+    /// All keys of these rules are watched.
+    pub(crate) fn followed(&self, rules: BTreeSet<RuleIndex>) {
+        self.change(|state| state.followed = rules);
+    }
+
+    /// etcd refuses the locks of a rule for lack of permission.
+    pub(crate) fn rule_refused(&self, rule: RuleIndex, part: &str, failure: &Failure) {
+        self.change(|state| state.refused.extend([rule]));
+        self.failure(part, failure);
+    }
+
+    /// etcd refuses them no more, as far as is known.
+    pub(crate) fn rule_allowed(&self, rule: RuleIndex, part: &str) {
+        self.change(|state| state.refused.retain(|refused| *refused != rule));
+        self.fine(part);
+    }
+
     /// The actors start again from a snapshot.
     pub(crate) fn restarting(&self) {
         self.change(|state| {
             state.index_ready = false;
             state.problems.clear();
+            state.followed.clear();
+            state.refused.clear();
         });
     }
 
@@ -201,6 +234,33 @@ mod tests {
         status.end(Health::Stopped);
         status.index_ready();
         assert_eq!(now(), Health::Stopped, "the end is the end");
+    }
+
+    #[test]
+    fn some_rule_can_fire_unless_all_are_refused_or_something_stops_all() {
+        let status = Status::new("test".into(), Meters::new("test", &[], 0));
+        let health = status.subscribe();
+        let now = || (health.borrow().name(), health.borrow().can_fire());
+        let rules = [RuleIndex::new(0), RuleIndex::new(1)];
+        let denied = failure(FailureKind::Permission);
+        assert_eq!(now(), ("starting", false));
+        status.failure("watch of `/a/`", &denied);
+        status.followed([rules[1]].into());
+        status.index_ready();
+        assert_eq!(now(), ("degraded", true));
+        status.rule_refused(rules[1], "locks of rule `one`", &denied);
+        assert_eq!(now(), ("degraded", false), "the other can't be read");
+        status.followed(rules.into());
+        assert_eq!(now(), ("degraded", true));
+        status.failure(REQUESTS, &failure(FailureKind::Unreachable));
+        assert_eq!(now(), ("degraded", false));
+        status.fine(REQUESTS);
+        status.problem("locks of 10s", Reason::LeaseLost, "gone".into());
+        assert_eq!(now(), ("degraded", false));
+        status.fine("locks of 10s");
+        status.rule_allowed(rules[1], "locks of rule `one`");
+        status.fine("watch of `/a/`");
+        assert_eq!(now(), ("ready", true));
     }
 
     #[test]

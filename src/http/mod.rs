@@ -3,7 +3,7 @@
 //!
 //! | path | tells |
 //! |---|---|
-//! | `/livez`, `/readyz` | 200 or 503, by [`Health::is_live`](crate::Health::is_live) and [`Health::is_ready`](crate::Health::is_ready) of all engines; with `?verbose` each check, with `?exclude=lagging` (or `?exclude=ENGINE/lagging`) all but this one, as Kubernetes' own probes do |
+//! | `/livez`, `/readyz` | 200 or 503, by [`Health::is_live`](crate::Health::is_live) and [`Health::can_fire`](crate::Health::can_fire) of all engines; with `/readyz?strict` by [`Health::is_ready`](crate::Health::is_ready); with `?verbose` each check, with `?exclude=lagging` (or `?exclude=ENGINE/lagging`) all but this one, as Kubernetes' own probes do |
 //! | `/metrics` | what the application's exporter [renders](EndpointBuilder::metrics), in the text format of Prometheus |
 //! | `/` | the engines with their health, and their rules with the number of instances in each state |
 //! | `/instances` | instances, by engine, rule, state and attributes, page by page |

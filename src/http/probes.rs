@@ -6,7 +6,10 @@ use crate::health::{Health, Reason};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Probe {
     Live,
+    /// Whether some rule of each engine can fire.
     Ready,
+    /// Whether nothing is wrong.
+    Strict,
 }
 
 /// An engine, to be checked.
@@ -28,30 +31,33 @@ struct Check {
     engine: String,
     name: &'static str,
     failure: Option<String>,
+    /// Something is wrong, and some rule can fire all the same.
+    tolerated: bool,
 }
 
 /// Checks all engines; with nothing to check a process is live and not ready. A check in `exclude` (by its
 /// name, or with its engine: `NAME/lagging`) does not count.
 pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &[String]) -> Verdict {
     let mut checks: Vec<Check> = engines.iter().flat_map(|engine| checks(probe, engine)).collect();
-    if engines.is_empty() && probe == Probe::Ready {
+    if engines.is_empty() && probe != Probe::Live {
         let failure = Some("no engine is running yet".into());
-        checks.push(Check { engine: "endpoint".into(), name: "engines", failure });
+        checks.push(Check { engine: "endpoint".into(), name: "engines", failure, tolerated: false });
     }
     checks.retain(|check| {
         let full = format!("{}/{}", check.engine, check.name);
         !exclude.iter().any(|excluded| *excluded == full || excluded == check.name)
     });
-    let passed = checks.iter().all(|check| check.failure.is_none());
+    let passed = checks.iter().all(|check| check.failure.is_none() || check.tolerated);
     let name = match probe {
         Probe::Live => "livez",
-        Probe::Ready => "readyz",
+        Probe::Ready | Probe::Strict => "readyz",
     };
     if passed && !verbose {
         return Verdict { passed, text: "ok".into() };
     }
     let line = |check: &Check| match &check.failure {
         None => format!("[+]{}/{} ok\n", check.engine, check.name),
+        Some(failure) if check.tolerated => format!("[!]{}/{}: {failure}\n", check.engine, check.name),
         Some(failure) => format!("[-]{}/{} failed: {failure}\n", check.engine, check.name),
     };
     let lines: String = checks.iter().map(line).collect();
@@ -60,8 +66,12 @@ pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &
 
 fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
     let Checked { name, health, tells } = engine;
-    let check =
-        |name: &'static str, failure: Option<String>| Check { engine: engine.name.clone(), name, failure };
+    let check = |name: &'static str, failure: Option<String>| Check {
+        engine: engine.name.clone(),
+        name,
+        failure,
+        tolerated: false,
+    };
     let ended = || match health {
         Health::Failed { reason } if *tells => format!("it has failed: {reason}"),
         Health::Failed { .. } => "it has failed".to_owned(),
@@ -76,7 +86,9 @@ fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
     for reason in Reason::ALL {
         let problems = health.problems().iter().filter(|problem| problem.reason == *reason);
         let texts: Vec<String> = problems.map(ToString::to_string).collect();
-        all.push(check(reason.name(), (!texts.is_empty()).then(|| texts.join("; "))));
+        let tolerated = probe == Probe::Ready && health.can_fire();
+        let failure = (!texts.is_empty()).then(|| texts.join("; "));
+        all.push(Check { tolerated, ..check(reason.name(), failure) });
     }
     debug_assert_eq!(all.iter().all(|check| check.failure.is_none()), health.is_ready(), "{name}: {health}");
     all
@@ -93,23 +105,25 @@ mod tests {
 
     fn degraded(reason: Reason) -> Health {
         let problem = Problem { part: "requests".into(), reason, message: "no answer".into() };
-        Health::Degraded { problems: vec![problem] }
+        Health::Degraded { problems: vec![problem], can_fire: reason == Reason::Permission }
     }
 
     #[test]
     fn a_process_is_as_live_and_as_ready_as_its_worst_engine() {
-        for (healths, live, ready) in [
-            (vec![], true, false),
-            (vec![Health::Ready], true, true),
-            (vec![Health::Starting { problems: vec![] }], true, false),
-            (vec![Health::Ready, degraded(Reason::Lagging)], true, false),
-            (vec![Health::Ready, Health::Stopping], true, false),
-            (vec![Health::Failed { reason: "secret".into() }, Health::Ready], false, false),
-            (vec![Health::Stopped], false, false),
+        for (healths, live, ready, strictly) in [
+            (vec![], true, false, false),
+            (vec![Health::Ready], true, true, true),
+            (vec![Health::Starting { problems: vec![] }], true, false, false),
+            (vec![Health::Ready, degraded(Reason::Permission)], true, true, false),
+            (vec![Health::Ready, degraded(Reason::Lagging)], true, false, false),
+            (vec![Health::Ready, Health::Stopping], true, false, false),
+            (vec![Health::Failed { reason: "secret".into() }, Health::Ready], false, false, false),
+            (vec![Health::Stopped], false, false, false),
         ] {
             let engines: Vec<Checked> = healths.iter().map(|health| engine("e", health.clone())).collect();
             assert_eq!(probe(Probe::Live, &engines, false, &[]).passed, live, "{healths:?}");
             assert_eq!(probe(Probe::Ready, &engines, false, &[]).passed, ready, "{healths:?}");
+            assert_eq!(probe(Probe::Strict, &engines, false, &[]).passed, strictly, "{healths:?}");
         }
     }
 
@@ -119,6 +133,11 @@ mod tests {
         assert_eq!(probe(Probe::Ready, &well, false, &[]).text, "ok");
         assert_eq!(probe(Probe::Live, &well, true, &[]).text, "[+]poller/live ok\nlivez check passed\n");
         let ill = [engine("poller", degraded(Reason::Disconnected))];
+        let tolerable = [engine("poller", degraded(Reason::Permission))];
+        assert_eq!(probe(Probe::Ready, &tolerable, false, &[]).text, "ok");
+        let text = probe(Probe::Ready, &tolerable, true, &[]).text;
+        assert!(text.contains("[!]poller/permission: requests: no answer\n"), "{text}");
+        assert!(text.ends_with("readyz check passed\n"), "{text}");
         let text = probe(Probe::Ready, &ill, false, &[]).text;
         assert!(text.contains("[-]poller/disconnected failed: requests: no answer\n"), "{text}");
         assert!(text.contains("[+]poller/lagging ok\n") && text.ends_with("readyz check failed\n"), "{text}");

@@ -76,6 +76,9 @@ pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
     let parameters = Parameters::parse(query);
     let what = match path {
         "/livez" => return Asked::Probe(probes(Probe::Live, &parameters, shared)),
+        "/readyz" if parameters.has("strict") => {
+            return Asked::Probe(probes(Probe::Strict, &parameters, shared));
+        }
         "/readyz" => return Asked::Probe(probes(Probe::Ready, &parameters, shared)),
         "/metrics" if shared.metrics.is_some() => What::Metrics,
         "/metrics" => return not_found("this endpoint was not given metrics to serve\n"),

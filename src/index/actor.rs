@@ -6,7 +6,7 @@ mod queries;
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
 use super::views::{Closed, Purpose, ViewId};
-use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatcherIndex};
+use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatchState, WatcherIndex};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
@@ -46,6 +46,8 @@ pub(crate) struct IndexActor {
     status: Status,
     faults: Faults,
     working: bool,
+    /// What the health was told of: the version.
+    followed: u64,
     rests: RestPeriods,
     closing: BTreeMap<ViewId, oneshot::Sender<Closed>>,
 }
@@ -66,6 +68,7 @@ impl IndexActor {
             status,
             faults,
             working: false,
+            followed: 0,
             rests: RestPeriods::new(1),
             closing: BTreeMap::new(),
         }
@@ -100,6 +103,9 @@ impl IndexActor {
             }
         }
         if self.index.is_ready() {
+            if let Some(rules) = self.index.followed_since(&mut self.followed) {
+                self.status.followed(rules);
+            }
             self.status.index_ready();
         }
         self.show();
@@ -201,6 +207,22 @@ impl Handler<Batch> for IndexActor {
     }
 }
 
+/// How a watcher is now.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WatchIs(pub(crate) WatcherIndex, pub(crate) WatchState);
+
+impl Handler<WatchIs> for IndexActor {
+    type Result = ();
+
+    fn handle(&mut self, WatchIs(watcher, state): WatchIs, ctx: &mut Self::Context) {
+        guarded(self, ctx, |this, ctx| {
+            this.index.set_watch_state(watcher, state);
+            this.flush(ctx, Vec::new(), Instant::now());
+        });
+    }
+}
+
 /// What the dispatcher has learned, and which decisions it asks for; see [`crate::dispatch::actor`].
 #[derive(Default, Message)]
 #[rtype(result = "()")]
@@ -292,18 +314,19 @@ impl Handler<ViewPage> for IndexActor {
     }
 }
 
-/// Closes a view. The answer comes when the comparison is complete. It never comes if the view has ended
-/// meanwhile.
+/// Closes a view, of which the latest part was read at this revision. The answer comes when the comparison is
+/// complete. It never comes if the view has ended meanwhile.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) oneshot::Sender<Closed>);
+pub(crate) struct CloseView(pub(crate) ViewId, pub(crate) Revision, pub(crate) oneshot::Sender<Closed>);
 
 impl Handler<CloseView> for IndexActor {
     type Result = ();
 
-    fn handle(&mut self, CloseView(view, done): CloseView, ctx: &mut Self::Context) {
+    fn handle(&mut self, CloseView(view, read_at, done): CloseView, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             this.rests = RestPeriods::new(this.index.keys() / CRAWL_CHUNK);
+            this.index.read_later(view, read_at);
             if this.index.close_view(view) {
                 this.closing.retain(|_, waiting| !waiting.is_closed());
                 this.closing.insert(view, done);

@@ -30,6 +30,8 @@ pub(crate) struct Decide {
     pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
     pub(crate) snapshot: Snapshot,
+    /// The values are known to have been there together at some revision.
+    pub(crate) coherent: bool,
     pub(crate) touches: SmallVec<[Touch; 2]>,
     pub(crate) reason: Reason,
     /// No existing key implies the instance any more. It can be removed once it is idle.
@@ -47,10 +49,10 @@ pub(super) struct Dirty {
 impl Index {
     /// Marks an instance for a decision.
     pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
-        if !self.ready {
+        let instance = self.instances.get_mut(index);
+        if !self.readable.has(instance.rule) {
             return;
         }
-        let instance = self.instances.get_mut(index);
         if let Some(at) = instance.dirty_at() {
             let dirty = &mut self.dirty[at];
             dirty.touches.extend(touch);
@@ -77,10 +79,13 @@ impl Index {
         snapshot
     }
 
-    /// Requests a decision on an instance. `None` if it does not exist any more. If a change has made a
-    /// decision due anyway, this is that decision.
+    /// Requests a decision on an instance. `None` if it does not exist any more, or can't be decided because keys of
+    /// its rule can't be read. If a change has made a decision due anyway, this is that decision.
     pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
         let index = self.instances.resolve(id)?;
+        if !self.readable.has(self.instances.get(index).rule) {
+            return None;
+        }
         let due = self.instances.get(index).dirty_at().map(|at| &mut self.dirty[at]);
         let touches = match due.filter(|dirty| dirty.reason == Reason::Change) {
             Some(dirty) => {
@@ -101,6 +106,7 @@ impl Index {
             instance: self.instances.id(index),
             rule: instance.rule,
             binding: instance.binding.clone(),
+            coherent: self.is_coherent(instance.rule, &instance.binding, &snapshot),
             snapshot,
             touches,
             reason,

@@ -78,6 +78,8 @@ pub(crate) struct Mirror {
     /// For each watcher, the entries that became tombstones, ordered by a revision that is at most theirs. A
     /// key that has been put again since is noticed when its entry comes up.
     tombstones: Vec<BinaryHeap<Reverse<(Revision, EntryId)>>>,
+    /// For each watcher, the newest revision at which a key was found to be deleted.
+    newest_deletions: Vec<Revision>,
     gone: usize,
     present: usize,
     bytes: usize,
@@ -90,6 +92,7 @@ impl Mirror {
             by_key: Table::default(),
             hasher,
             tombstones: Vec::new(),
+            newest_deletions: Vec::new(),
             gone: 0,
             present: 0,
             bytes: 0,
@@ -254,6 +257,8 @@ impl Mirror {
             }
             Content::Gone { revision: gone } => {
                 *gone = revision.max(*gone);
+                let watcher = entry.watcher;
+                self.note_deletion(watcher, revision);
                 Merge::Known
             }
         }
@@ -272,8 +277,22 @@ impl Mirror {
         id
     }
 
+    /// The newest revision at which a key of this watcher was found to be deleted.
+    pub(crate) fn newest_deletion(&self, watcher: WatcherIndex) -> Revision {
+        self.newest_deletions.get(watcher.index()).copied().unwrap_or_default()
+    }
+
+    fn note_deletion(&mut self, watcher: WatcherIndex, revision: Revision) {
+        let at = watcher.index();
+        if self.newest_deletions.len() <= at {
+            self.newest_deletions.resize(at + 1, Revision::NONE);
+        }
+        self.newest_deletions[at] = revision.max(self.newest_deletions[at]);
+    }
+
     fn tombstone(&mut self, id: EntryId, revision: Revision) {
         self.gone += 1;
+        self.note_deletion(self.entries[id as usize].watcher, revision);
         let entry = &mut self.entries[id as usize];
         if !std::mem::replace(&mut entry.buried, true) {
             let watcher = entry.watcher.index();

@@ -6,6 +6,7 @@
 //! it.
 
 pub(crate) mod actor;
+mod coherence;
 mod decisions;
 mod groups;
 mod instances;
@@ -13,6 +14,7 @@ pub(crate) mod listing;
 mod mirror;
 mod orders;
 pub(crate) mod patterns;
+mod readable;
 mod table;
 pub(crate) mod views;
 mod walks;
@@ -24,6 +26,7 @@ pub(crate) mod tests;
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;
 pub(crate) use orders::{Order, Orders, Reached, Timestamps};
+pub(crate) use readable::WatchState;
 pub(crate) use views::Purpose;
 pub(crate) use watchers::WatcherIndex;
 
@@ -31,12 +34,14 @@ use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
 use crate::condition::Slot;
 use crate::value::Value;
+use coherence::Coherence;
 use decisions::Dirty;
 use foldhash::fast::FixedState;
 use groups::Groups;
 use instances::Instances;
 use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Subscriber};
 use patterns::{Captures, Patterns};
+use readable::Readable;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -67,10 +72,12 @@ pub(crate) struct Index {
     views: Views,
     /// The revision up to which each watcher is complete.
     positions: Vec<Revision>,
+    coherence: Coherence,
     /// For each watcher, the revision of the latest deletion that has no tombstone any more.
     forgotten: Vec<Revision>,
-    /// Nothing is decided until every watcher's first snapshot is in.
+    /// Nothing is decided until every watcher's first snapshot is in, or etcd has refused to let it be read.
     ready: bool,
+    readable: Readable,
     dirty: Vec<Dirty>,
     walks: VecDeque<u32>,
     full_walk: Option<FullWalk>,
@@ -94,8 +101,8 @@ struct Matched {
 }
 
 impl Index {
-    /// Makes an index. `prefixes` are the prefixes that the watchers cover, and must not overlap. Keys below
-    /// `namespaces` belong to engines and match no pattern.
+    /// Makes an index. `prefixes` are the prefixes that the watchers cover. If one begins with another, it comes before
+    /// that one, and its keys are its own. Keys below `namespaces` belong to engines and match no pattern.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         prefixes: Vec<String>,
@@ -108,6 +115,7 @@ impl Index {
         let watchers = prefixes.len();
         let mut this = Self {
             patterns,
+            coherence: Coherence::new(&rules, &prefixes),
             mirror: Mirror::new(hasher.clone()),
             instances: Instances::new(rules.len(), hasher.clone()),
             groups: Groups::new(hasher),
@@ -115,6 +123,7 @@ impl Index {
             positions: vec![Revision::NONE; watchers],
             forgotten: vec![Revision::NONE; watchers],
             ready: false,
+            readable: Readable::new(rules.len(), watchers),
             dirty: Vec::new(),
             walks: VecDeque::new(),
             full_walk: None,
@@ -172,6 +181,10 @@ impl Index {
         if revision > *position {
             *position = revision;
             self.collect_tombstones(watcher);
+        }
+        // What a snapshot has yet to bring may be older.
+        if !self.views.has_snapshot(watcher) {
+            self.coherence.told(watcher, revision);
         }
     }
 
@@ -297,8 +310,13 @@ impl Index {
         if self.namespaces.iter().any(|namespace| key.starts_with(namespace.as_str())) {
             return None;
         }
+        Some((key, self.watcher_of(key)?))
+    }
+
+    /// The watcher that covers a key. Of two prefixes that cover it, the longer one comes first.
+    fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
         let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
-        Some((key, WatcherIndex::new(watcher)))
+        Some(WatcherIndex::new(watcher))
     }
 
     fn settle(&mut self, merge: Merge, revision: Revision) {

@@ -1,7 +1,9 @@
 //! Views: a watcher's whole prefix as it was at one revision, compared with the mirror.
 //!
 //! A snapshot is read at the first start or after a compaction. It turns every difference into a change at
-//! once.
+//! once. If compactions leave no time for that, its pages are newer than the view: each was read at a revision of its
+//! own, while the watch already told what has changed since the view's. Then a page may have a key before the watch
+//! tells of it, or lack one that the watch deletes later. What is told twice is known the second time.
 //!
 //! A crawl runs beside a live watch, and the event that explains a difference may still be on its way. So
 //! differences are held until the crawl closes the view. Those that are still unexplained then are drift.
@@ -9,7 +11,7 @@
 //! Keys that a view lacks were deleted. A sweep in chunks finds them.
 
 use super::mirror::{Content, EntryId};
-use super::{AHEAD, Index, Matched, Reason, WatcherIndex};
+use super::{AHEAD, Index, Matched, WatcherIndex};
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::mutants::{Mutant, is_active};
 
@@ -53,6 +55,8 @@ struct View {
     /// Keys were deleted after the view's revision, and their tombstones were collected before it was opened.
     /// So a key in the view that the mirror lacks may have been deleted since.
     blind: bool,
+    /// The latest revision at which a part of it was read.
+    read_at: Revision,
     /// Once all pages are in: the next entry that the sweep looks at.
     sweep: Option<usize>,
     drift: u64,
@@ -94,6 +98,16 @@ impl Views {
         self.open.iter().find(told).map(|view| view.revision)
     }
 
+    /// Whether the watcher's first snapshot is complete.
+    pub(super) fn is_complete(&self, watcher: WatcherIndex) -> bool {
+        self.complete.contains(&watcher)
+    }
+
+    /// Whether a snapshot of the watcher is under way.
+    pub(crate) fn has_snapshot(&self, watcher: WatcherIndex) -> bool {
+        self.open.iter().any(|view| view.watcher == watcher && view.purpose == Purpose::Snapshot)
+    }
+
     pub(crate) fn sweeping(&self) -> bool {
         self.open.iter().any(|view| view.sweep.is_some())
     }
@@ -112,9 +126,7 @@ impl Index {
         revision: Revision,
         purpose: Purpose,
     ) -> Option<ViewId> {
-        let snapshot = |view: &View| view.watcher == watcher && view.purpose == Purpose::Snapshot;
-        if purpose == Purpose::Crawl
-            && (!self.views.complete.contains(&watcher) || self.views.open.iter().any(snapshot))
+        if purpose == Purpose::Crawl && (!self.views.is_complete(watcher) || self.views.has_snapshot(watcher))
         {
             return None;
         }
@@ -128,9 +140,13 @@ impl Index {
             purpose,
             mismatches: Vec::new(),
             blind: self.forgotten[watcher.index()] > revision,
+            read_at: revision,
             sweep: None,
             drift: 0,
         });
+        if purpose == Purpose::Snapshot {
+            self.coherence.snapshot_begins(watcher);
+        }
         Some(id)
     }
 
@@ -173,6 +189,10 @@ impl Index {
         for (look, KeyValue { key, .. }) in looks.iter_mut().zip(page) {
             look.entry = self.mirror.find_hashed(look.hash, key);
             let Some((key, watcher)) = self.wanted(key) else { continue };
+            // Another watcher may have a part of the prefix.
+            if watcher != self.views.open[at].watcher {
+                continue;
+            }
             look.watcher = Some(watcher);
             if snapshot && look.entry.is_none() {
                 self.counters.matched += 1;
@@ -225,7 +245,7 @@ impl Index {
         }
     }
 
-    fn revision_of(&self, entry: u32) -> Revision {
+    pub(super) fn revision_of(&self, entry: u32) -> Revision {
         match self.mirror.entry(entry).content {
             Content::Present { revision, .. } | Content::Gone { revision } => revision,
         }
@@ -263,6 +283,13 @@ impl Index {
         };
         if let Some(entry) = entry {
             self.mirror.entry_mut(entry).stamp = id.0;
+        }
+    }
+
+    /// A part of the view was read at this later revision.
+    pub(crate) fn read_later(&mut self, id: ViewId, read_at: Revision) {
+        if let Some(view) = self.views.open.iter_mut().find(|view| view.id == id) {
+            view.read_at = read_at.max(view.read_at);
         }
     }
 
@@ -321,20 +348,19 @@ impl Index {
     }
 
     fn finish(&mut self, at: usize) {
-        let View { id, watcher, revision, purpose, mut drift, .. } = self.views.open.remove(at);
+        let View { id, watcher, revision, purpose, read_at, mut drift, .. } = self.views.open.remove(at);
         match purpose {
             Purpose::Snapshot => {
                 drift = 0;
+                self.coherence.snapshot_ends(watcher, read_at);
                 self.advance(watcher, revision);
-                // Keys that were deleted before the view may never have been known.
-                self.forget(watcher, revision);
+                self.coherence.told(watcher, self.position(watcher));
+                // Keys that were deleted before may never have been known.
+                self.forget(watcher, read_at);
                 if !self.views.complete.contains(&watcher) {
                     self.views.complete.push(watcher);
                 }
-                if !self.ready && self.views.complete.len() == self.positions.len() {
-                    self.ready = true;
-                    self.decide_all(Reason::Change);
-                }
+                self.find_readable();
             }
             Purpose::Crawl => self.counters.drift += drift,
         }

@@ -102,6 +102,11 @@ impl EncodedTxn {
         self.operation_on_key(SUCCESS, DELETE_RANGE, key);
     }
 
+    /// Adds the read of a key for the case of success.
+    pub(crate) fn then_get(&mut self, key: &str) {
+        self.operation_on_key(SUCCESS, RANGE, key);
+    }
+
     /// Adds the read of a key for the case of failure.
     pub(crate) fn else_get(&mut self, key: &str) {
         self.operation_on_key(FAILURE, RANGE, key);

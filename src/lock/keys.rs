@@ -23,9 +23,7 @@ const SLOTS: usize = 2;
 impl Keys {
     pub(crate) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
         let mut keys = Self { text: String::with_capacity(ROOM), ends: SmallVec::new() };
-        if !rule.options().optimistic {
-            rule.write_lock_key(namespace, binding, &mut keys.text);
-        }
+        rule.write_lock_key(namespace, binding, &mut keys.text);
         keys.end();
         rule.write_backoff_key(namespace, binding, &mut keys.text);
         keys.end();
@@ -59,7 +57,7 @@ impl Keys {
         &self.text[start..self.ends[at] as usize]
     }
 
-    /// The key of its lock. Empty if the rule is optimistic.
+    /// The key of its lock.
     pub(crate) fn lock(&self) -> &str {
         self.get(LOCK)
     }

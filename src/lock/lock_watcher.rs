@@ -102,7 +102,8 @@ async fn follow(
             settings.faults.report(Fault::Rewound(reason));
             return Ok(End::Over);
         }
-        Start::Snapshot(revision) => {
+        // Nothing is read.
+        Start::Snapshot(revision) | Start::Beside(revision) => {
             // What was deleted before is not known: all that wait look again.
             resume.snapshot(revision, None);
             if dispatcher.send(Released(None)).await.is_err() {

@@ -3,13 +3,17 @@
 #[cfg(test)]
 mod tests;
 
+mod showing;
+
+pub(crate) use showing::{ReadKeys, Showing};
+
 use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
 use crate::change::{Change, Deletion, Revision, Seen, Snapshot};
 use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
-use crate::firing::{Effect, Effects, Expectation, Fence};
+use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
 use crate::mutants::{Mutant, is_active};
 use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
@@ -106,6 +110,7 @@ pub(crate) struct Locking<'a> {
     pub(crate) condition: &'a Compiled,
     pub(crate) witness: &'a [Check],
     pub(crate) snapshot: &'a Snapshot,
+    pub(crate) showing: Showing,
 }
 
 impl Locking<'_> {
@@ -119,14 +124,25 @@ impl Locking<'_> {
             compare_mark(&mut txn, mark, self.supersedes_backoff);
         }
         if !is_active(Mutant::Witness) {
-            compares += self.witness.len();
-            self.witness.iter().for_each(|check| self.compare(&mut txn, check));
+            if self.showing == Showing::IfUnchanged {
+                compares += self.snapshot.len();
+                let slots = (0..self.snapshot.len()).map(Slot::new);
+                slots.for_each(|slot| self.compare(&mut txn, &Check::Unchanged(slot)));
+            } else {
+                compares += self.witness.len();
+                self.witness.iter().for_each(|check| self.compare(&mut txn, check));
+            }
         }
         txn.then_put(lock, &json(self.holder), Some(self.lease));
         let mut writes = Marks::from_slice(&[mark_of(lock)]);
         if self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
             writes.push(mark_of(mark));
+        }
+        let mut operations = writes.len();
+        if self.showing == Showing::Read {
+            self.keys.slots().for_each(|key| txn.then_get(key));
+            operations += self.snapshot.len();
         }
         let mut reads = Marks::new();
         let mut response_bytes = 0;
@@ -137,7 +153,7 @@ impl Locking<'_> {
         }
         let values: usize = self.snapshot.iter().flatten().map(|seen| seen.value.len()).sum();
         let footprint = Footprint {
-            operations: compares.max(reads.len()),
+            operations: compares.max(operations).max(reads.len()),
             reads,
             writes,
             request_bytes: txn.len(),
@@ -173,19 +189,26 @@ impl Locking<'_> {
 
     /// Reads the answer.
     pub(crate) fn read(&self, reply: Reply) -> Locked {
-        if reply.succeeded {
-            return Locked::Won(Fence { create_revision: reply.revision });
-        }
         let revision = reply.revision;
-        let mut found = reply.responses.into_iter().map(only_key);
-        let lock = found.next().flatten();
-        let mark = found.next().flatten();
+        if reply.succeeded {
+            let fence = Fence { create_revision: revision };
+            let writes = 1 + usize::from(self.supersedes_backoff.is_some());
+            return Locked::Won(fence, self.shown(reply.responses.into_iter().skip(writes), revision));
+        }
+        let mut responses = reply.responses.into_iter();
+        let lock = responses.next().and_then(only_key);
+        let mark = responses.next().and_then(only_key);
         if let Some(lock) = lock {
             let holder: Option<Holder> = serde_json::from_slice(&lock.value).ok();
             let create_revision = Revision::new(lock.create_revision);
             let under = LeaseId::new(lock.lease);
             if under == self.lease && holder.as_ref().is_some_and(|h| h.nonce == self.holder.nonce) {
-                return Locked::Won(Fence { create_revision });
+                let fence = Fence { create_revision };
+                // An earlier request took it, whose answer is lost.
+                return match self.showing {
+                    Showing::Read if !self.is_proven_by(responses.clone()) => Locked::Outdated,
+                    _ => Locked::Won(fence, self.shown(responses, revision)),
+                };
             }
             return Locked::Held { create_revision, lease: under, holder, at: revision };
         }
@@ -196,9 +219,12 @@ impl Locking<'_> {
                 at: revision,
             },
             mark => {
-                let changes = self.keys.slots().zip(found).map(|(key, kv)| as_change(key, kv, revision));
                 let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
-                Locked::Untrue { changes: changes.collect(), mark_gone }
+                if self.showing == Showing::IfUnchanged && !mark_gone && self.is_proven_by(responses.clone())
+                {
+                    return Locked::Changed;
+                }
+                Locked::Untrue { changes: self.changes(responses, revision), mark_gone }
             }
         }
     }
@@ -207,8 +233,13 @@ impl Locking<'_> {
 /// How an attempt to take a lock ended.
 #[derive(Debug)]
 pub(crate) enum Locked {
-    /// The lock is ours, and the condition held when it was taken.
-    Won(Fence),
+    /// The lock is ours, and the condition held when it was taken. With what the transaction has read, if it did.
+    Won(Fence, Option<ReadKeys>),
+    /// The lock is free and the condition holds, but a key that was to be shown has changed.
+    Changed,
+    /// The lock is ours. But the answer that told what the callback is to be shown is lost, and the condition holds
+    /// no more.
+    Outdated,
     /// Somebody else holds the lock. It was seen at the store's revision `at`.
     Held { create_revision: Revision, lease: LeaseId, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
@@ -236,7 +267,10 @@ fn mark_of(key: &str) -> KeyHash {
     KeyHash::of(key.as_bytes())
 }
 
-fn only_key(response: Option<PbTxnOpResponse>) -> Option<PbKeyValue> {
+/// The answer to one operation.
+type Response = Option<PbTxnOpResponse>;
+
+fn only_key(response: Response) -> Option<PbKeyValue> {
     match response {
         Some(PbTxnOpResponse::ResponseRange(range)) => range.kvs.into_iter().next(),
         _ => None,
@@ -297,10 +331,16 @@ impl Ending<'_> {
                 read(&mut txn, mark);
             }
         }
-        for Expectation { key, revision } in expectations {
+        for Expectation { key, is } in expectations {
             if !is_active(Mutant::Expectations) {
                 compares += 1;
-                txn.compare(key, Sign::Equal, Target::Changed(*revision));
+                let (sign, target) = match is {
+                    Expected::At(revision) => (Sign::Equal, Target::Changed(*revision)),
+                    Expected::There => (Sign::Greater, Target::Created(Revision::NONE)),
+                    Expected::Value(value) => (Sign::Equal, Target::Value(value.as_bytes())),
+                    Expected::OtherThan(value) => (Sign::NotEqual, Target::Value(value.as_bytes())),
+                };
+                txn.compare(key, sign, target);
             }
             read(&mut txn, key);
         }

@@ -3,16 +3,16 @@
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, guard, nested};
 use super::txn::{Nonce, Reply, Request, is_at_fault};
-use crate::compiled::RuleIndex;
+use crate::compiled::{CompiledRule, RuleIndex};
 use crate::etcd::{Answer, EtcdClient, Failure, FailureKind, Identity};
-use crate::health::status::Status;
+use crate::health::status::{REQUESTS, Status};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
 use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
+    pub(crate) rules: Arc<[CompiledRule]>,
     /// Read from when there is nothing else to ask etcd for.
     pub(crate) namespace: Arc<str>,
     pub(crate) limits: BatchLimits,
@@ -37,6 +38,8 @@ pub(crate) struct TxnSender {
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
     refused: BTreeSet<RuleIndex>,
+    /// Rules whose locks are refused, and when the last was.
+    locked_out: BTreeMap<RuleIndex, Instant>,
     /// What keeps requests from being answered, until one is.
     trouble: Option<FailureKind>,
     probing: bool,
@@ -45,15 +48,16 @@ pub(crate) struct TxnSender {
     answered: Vec<(Awaited, Result<Reply, Failure>)>,
 }
 
-/// The name in the engine's health.
-const PART: &str = "requests";
-
 /// While requests fail, one is sent this often although nobody needs it: the health must not stay as it
 /// was when the last need for a request has gone.
 const PROBE: Duration = Duration::from_secs(1);
 
+/// How long a rule counts as refused after its last lock was: longer than any instance waits before it tries again.
+const FORGET: Duration = Duration::from_secs(15);
+
 struct Entry {
     rule: RuleIndex,
+    class: Class,
     txn: EncodedTxn,
     send_before: Option<Instant>,
     asker: Asker,
@@ -79,6 +83,7 @@ impl TxnSender {
             settings,
             batcher,
             refused: BTreeSet::new(),
+            locked_out: BTreeMap::new(),
             trouble: None,
             probing: false,
             firings: None,
@@ -124,6 +129,12 @@ impl TxnSender {
                     self.well();
                 }
                 self.batcher.landed(batch.flight());
+                // What is refused travels alone.
+                if let Some(Entry { rule, class: Class::Lock, .. }) =
+                    batch.entries().next().filter(|_| !batch.is_nested())
+                {
+                    self.let_in(*rule);
+                }
                 self.reply(batch, answer);
             }
             // What needs no space finds none only if the identity can't be written: that is for those who asked.
@@ -143,6 +154,9 @@ impl TxnSender {
                 if let Some(entry) = self.batcher.split(batch) {
                     if failure.kind == FailureKind::Permission {
                         self.refused.insert(entry.rule);
+                        if entry.class == Class::Lock {
+                            self.lock_out(entry.rule, &failure, ctx);
+                        }
                     }
                     self.answer(entry.asker, Err(failure));
                 }
@@ -207,16 +221,54 @@ impl TxnSender {
         let Submit { rule, class, request, asker, send_before } = submit;
         let Request { txn, mut footprint } = request;
         footprint.solo |= self.refused.contains(&rule);
-        self.batcher.push(class, footprint, Entry { rule, txn, send_before, asker });
+        self.batcher.push(class, footprint, Entry { rule, class, txn, send_before, asker });
+    }
+
+    /// A lock of the rule was refused for lack of permission.
+    fn lock_out(&mut self, rule: RuleIndex, failure: &Failure, ctx: &mut Context<Self>) {
+        let part = self.part(rule);
+        self.settings.status.rule_refused(rule, &part, failure);
+        if self.locked_out.is_empty() {
+            self.forget_later(ctx);
+        }
+        self.locked_out.insert(rule, Instant::now());
+    }
+
+    /// Its locks are refused no more.
+    fn let_in(&mut self, rule: RuleIndex) {
+        if self.locked_out.remove(&rule).is_some() {
+            self.settings.status.rule_allowed(rule, &self.part(rule));
+        }
+    }
+
+    /// Whether a rule is refused shows only when it is tried. If it was not for a while, nothing is known.
+    fn forget_later(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(FORGET, |this, ctx| {
+            guarded(this, ctx, |this, ctx| {
+                let now = Instant::now();
+                let old = |at: &Instant| now.duration_since(*at) >= FORGET;
+                let forgotten: Vec<RuleIndex> =
+                    this.locked_out.iter().filter(|(_, at)| old(at)).map(|(rule, _)| *rule).collect();
+                forgotten.into_iter().for_each(|rule| this.let_in(rule));
+                if !this.locked_out.is_empty() {
+                    this.forget_later(ctx);
+                }
+            });
+        });
+    }
+
+    /// The name of a rule's locks in the engine's health.
+    fn part(&self, rule: RuleIndex) -> String {
+        format!("locks of rule `{}`", self.settings.rules[rule.index()].id())
     }
 
     fn well(&mut self) {
         self.trouble = None;
-        self.settings.status.fine(PART);
+        self.settings.status.fine(REQUESTS);
     }
 
     fn unwell(&mut self, failure: &Failure, ctx: &mut Context<Self>) {
-        self.settings.status.failure(PART, failure);
+        self.settings.status.failure(REQUESTS, failure);
         // What found no space is held back here, and sent until there is.
         self.trouble = Some(failure.kind);
         if failure.kind != FailureKind::NoSpace && !self.probing {
@@ -246,9 +298,14 @@ impl TxnSender {
     }
 }
 
-/// What the operations answered; if all compares held, nobody asks what the puts and deletions did.
+/// What the operations answered. If all compares held, nobody asks what the puts and deletions did, which come before
+/// the reads.
 fn told(succeeded: bool, responses: Vec<PbResponseOp>) -> Vec<Option<PbTxnOpResponse>> {
-    if succeeded { Vec::new() } else { responses.into_iter().map(|response| response.response).collect() }
+    let is_read = |last: &PbResponseOp| matches!(last.response, Some(PbTxnOpResponse::ResponseRange(_)));
+    if succeeded && !responses.last().is_some_and(is_read) {
+        return Vec::new();
+    }
+    responses.into_iter().map(|response| response.response).collect()
 }
 
 /// One entry goes as it is, several as nested transactions: each decides for itself, and all take effect in the engine's

@@ -43,8 +43,8 @@ metrics! {
     SLOWED = "slowed_firings_total", Counter, ["engine", "rule"], [],
         "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
     LOCKS = "lock_attempts_total", Counter, ["engine", "rule", "result"],
-        ["won", "held", "backed_off", "untrue", "failed"],
-        "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more";
+        ["won", "held", "backed_off", "untrue", "changed", "failed"],
+        "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more; changed: a key that the callback is shown had changed, so another attempt reads all of them";
     LOCKS_LOST = "locks_lost_total", Counter, ["engine", "rule"], [],
         "Firings that lost their lock before they ended";
     COMMITS = "commits_total", Counter, ["engine", "rule", "result"],

@@ -7,7 +7,7 @@ use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::time::Instant;
 
@@ -35,27 +35,42 @@ impl SharedSplitPoints {
     }
 }
 
-/// Whether a prefix's watch is open, told by its watcher to the crawler: while it is not, or just after, what
+/// Whether a prefix's watch is open, or refused, told by its watcher to the crawler: while it is not open, or just after, what
 /// a crawl finds different may be explained by events that are still to come.
 #[derive(Clone, Default)]
-pub(crate) struct StreamGeneration(Arc<AtomicU64>);
+pub(crate) struct StreamGeneration(Arc<Generation>);
+
+#[derive(Default)]
+struct Generation {
+    number: AtomicU64,
+    refused: AtomicBool,
+}
 
 impl StreamGeneration {
     /// A stream has spoken: before, its watch may not be registered. Odd numbers are such streams.
     pub(crate) fn start(&self) {
-        self.0.fetch_or(1, Ordering::Relaxed);
+        self.0.number.fetch_or(1, Ordering::Relaxed);
     }
 
     /// The stream has ended.
     pub(crate) fn stop(&self) {
-        let number = self.0.load(Ordering::Relaxed);
+        let number = self.0.number.load(Ordering::Relaxed);
         // Only the watcher changes it.
-        self.0.store(number + number % 2, Ordering::Relaxed);
+        self.0.number.store(number + number % 2, Ordering::Relaxed);
     }
 
     /// The number of the stream that is open.
     pub(crate) fn stream(&self) -> Option<u64> {
-        Some(self.0.load(Ordering::Relaxed)).filter(|number| number % 2 == 1)
+        Some(self.0.number.load(Ordering::Relaxed)).filter(|number| number % 2 == 1)
+    }
+
+    /// Etcd refuses to let the prefix be read, or refuses it no more.
+    pub(crate) fn refuse(&self, refused: bool) {
+        self.0.refused.store(refused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        self.0.refused.load(Ordering::Relaxed)
     }
 }
 
@@ -63,8 +78,11 @@ impl StreamGeneration {
 const AHEAD: usize = 2;
 
 /// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order, with how many more the range
-/// has that was asked for: of a first read's first page, how many there are in all. Returns false as soon as `page`
-/// does. While it takes a page in, the next ones are on their way, unless there is time.
+/// has that was asked for: of a first read's first page, how many there are in all. With the revision 0, each range is
+/// read as it is then, and each key is still handed on once. While a page is taken in, the next ones are on their way,
+/// unless there is time.
+///
+/// Returns the store's newest revision that an answer told of; `None` as soon as `page` is false.
 pub(crate) async fn read(
     etcd: &EtcdClient,
     prefix: &str,
@@ -72,7 +90,8 @@ pub(crate) async fn read(
     splits: &SharedSplitPoints,
     throttle: &mut Throttle,
     mut page: impl AsyncFnMut(Vec<KeyValue>, usize) -> bool,
-) -> Result<bool, Failure> {
+) -> Result<Option<Revision>, Failure> {
+    let mut newest = Revision::NONE;
     let (size, parallel) = throttle.shape();
     let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
     let mut out = FuturesUnordered::new();
@@ -88,7 +107,7 @@ pub(crate) async fn read(
             Some(heard) => heard,
             None => match out.next().await {
                 None => break,
-                Some(answer) => match take(answer, &mut plan)? {
+                Some(answer) => match take(answer, &mut plan, &mut newest)? {
                     None => continue,
                     Some(heard) => heard,
                 },
@@ -107,16 +126,18 @@ pub(crate) async fn read(
             tokio::select! {
                 biased;
                 goes_on = &mut taking_in => break goes_on,
-                Some(answer) = out.next(), if heard.len() < AHEAD => heard.extend(take(answer, &mut plan)?),
+                Some(answer) = out.next(), if heard.len() < AHEAD => {
+                    heard.extend(take(answer, &mut plan, &mut newest)?);
+                }
             }
         };
         if !goes_on {
-            return Ok(false);
+            return Ok(None);
         }
         throttle.wait(got, begun.elapsed()).await;
     }
     splits.set(plan.learned());
-    Ok(true)
+    Ok(Some(newest))
 }
 
 type Answered = (RangeRequest, Result<Page, Failure>);
@@ -125,6 +146,7 @@ type Answered = (RangeRequest, Result<Page, Failure>);
 fn take(
     (request, answer): Answered,
     plan: &mut RangePlan,
+    newest: &mut Revision,
 ) -> Result<Option<(Vec<KeyValue>, usize)>, Failure> {
     match answer {
         // Large values: less at a time.
@@ -133,7 +155,8 @@ fn take(
             Ok(None)
         }
         answer => {
-            let Page { keys, count } = answer?;
+            let Page { keys, count, revision } = answer?;
+            *newest = revision.max(*newest);
             plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
             let rest = usize::try_from(count).unwrap_or(0).saturating_sub(keys.len());
             Ok(Some((keys, rest)))

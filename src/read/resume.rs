@@ -14,13 +14,22 @@ pub(crate) struct Resume {
     seen: Option<LastEvent>,
     /// Everything up to here was delivered by a snapshot or by the stream itself.
     position: Option<Revision>,
+    /// Nothing was delivered since the last snapshot.
+    fresh: bool,
+    /// Snapshots in a row that were compacted away before they were complete, or before the watch went on from them.
+    outrun: u32,
 }
+
+/// So many snapshots may be compacted away before one is read beside the watch.
+const OUTRUN: u32 = 2;
 
 /// How to go on after a linearizable read told where the cluster stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     /// Take a snapshot at this revision first.
     Snapshot(Revision),
+    /// Compactions leave no time for that: watch from now on, and read a snapshot beside that.
+    Beside(Revision),
     /// Watch from this revision on.
     Watch(Revision),
     /// The store is another one, or an older state of it.
@@ -70,6 +79,7 @@ impl Resume {
             self.term = header.term;
         }
         match self.position {
+            None if self.outrun >= OUTRUN => Start::Beside(header.revision),
             None => Start::Snapshot(header.revision),
             Some(position) if header.revision < position && !is_active(Mutant::Rewind) => {
                 Start::Rewound(format!("the revision was {position} and is {}", header.revision))
@@ -84,6 +94,31 @@ impl Resume {
     /// A snapshot at this revision is complete. `newest`: the latest change of what it has.
     pub(crate) fn snapshot(&mut self, revision: Revision, newest: Option<LastEvent>) {
         self.position = Some(revision.max(self.position.unwrap_or(Revision::NONE)));
+        self.fresh = true;
+        self.saw(newest);
+    }
+
+    /// A snapshot was compacted away.
+    pub(crate) fn lost_snapshot(&mut self) {
+        self.position = None;
+        self.outrun = self.outrun.saturating_add(1);
+    }
+
+    /// Where the stream stands. What came before is in the snapshot.
+    pub(crate) fn delivered(&self) -> Revision {
+        self.position.unwrap_or(Revision::NONE)
+    }
+
+    /// The watch ended before a snapshot beside it was complete.
+    pub(crate) fn lost_beside(&mut self) {
+        self.position = None;
+        self.outrun = OUTRUN;
+    }
+
+    /// A snapshot was read beside the watch.
+    pub(crate) fn completed(&mut self, newest: Option<LastEvent>) {
+        self.outrun = 0;
+        self.fresh = false;
         self.saw(newest);
     }
 
@@ -127,16 +162,19 @@ impl Resume {
                 let position = last.revision.max(self.position.unwrap_or(Revision::NONE));
                 self.saw(Some(last));
                 self.position = Some(position);
+                (self.fresh, self.outrun) = (false, 0);
                 Step::Deliver(changes, position)
             }
             WatchMessage::Alive(header, complete) => match self.position {
                 Some(position) if complete && header.cluster != 0 && header.revision > position => {
                     self.position = Some(header.revision);
+                    (self.fresh, self.outrun) = (false, 0);
                     Step::Deliver(Vec::new(), header.revision)
                 }
                 _ => Step::Alive,
             },
             WatchMessage::Cancelled { compacted, .. } if compacted > Revision::NONE => {
+                self.outrun += u32::from(self.fresh);
                 self.position = None;
                 Step::Resync
             }
@@ -164,7 +202,7 @@ mod tests {
     }
 
     fn at(position: i64) -> Resume {
-        Resume { cluster: Some(1), term: 5, seen: None, position: Some(Revision::new(position)) }
+        Resume { cluster: Some(1), term: 5, position: Some(Revision::new(position)), ..Resume::default() }
     }
 
     #[test]
@@ -206,6 +244,36 @@ mod tests {
         let cancelled = WatchMessage::Cancelled { compacted: Revision::new(40), reason: String::new() };
         assert_eq!(resume.heard(cancelled), Step::Resync);
         assert_eq!(resume.start(header(1, 50)), Start::Snapshot(Revision::new(50)));
+    }
+
+    #[test]
+    fn after_two_snapshots_that_were_compacted_away_one_is_read_beside_the_watch() {
+        let cancelled = || WatchMessage::Cancelled { compacted: Revision::new(40), reason: String::new() };
+        let mut resume = at(10);
+        resume.heard(cancelled());
+        assert_eq!(resume.start(header(1, 50)), Start::Snapshot(Revision::new(50)), "history of long ago");
+        resume.lost_snapshot();
+        assert_eq!(resume.start(header(1, 60)), Start::Snapshot(Revision::new(60)));
+        resume.snapshot(Revision::new(60), None);
+        assert_eq!(resume.heard(cancelled()), Step::Resync);
+        assert_eq!(
+            resume.start(header(1, 70)),
+            Start::Beside(Revision::new(70)),
+            "the watch could not go on from the second"
+        );
+        resume.snapshot(Revision::new(70), None);
+        resume.completed(None);
+        assert_eq!(resume.start(header(1, 80)), Start::Watch(Revision::new(70)));
+        resume.heard(cancelled());
+        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(Revision::new(90)), "it begins anew");
+        let mut resume = at(10);
+        resume.heard(cancelled());
+        resume.lost_snapshot();
+        resume.snapshot(Revision::new(60), None);
+        resume.heard(WatchMessage::Changes(header(1, 61), vec![put(61)]));
+        resume.heard(cancelled());
+        resume.lost_snapshot();
+        assert_eq!(resume.start(header(1, 90)), Start::Snapshot(Revision::new(90)), "one of them was good");
     }
 
     #[test]

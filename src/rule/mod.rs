@@ -263,10 +263,15 @@ impl Rule {
     /// Runs without a lock. Use it for callbacks whose effects are all in their commit. By default a rule has
     /// a lock.
     ///
-    /// The commit takes effect only if every key of the condition is still as it was shown to the callback.
-    /// It must change at least one of those keys, or it fails with
+    /// The commit takes effect only if the condition still holds, and if the keys of the condition that the
+    /// callback has looked at ([`Firing::value`](crate::Firing::value)) or changes are still as they were shown.
+    /// It must change at least one key of the condition, or it fails with
     /// [`FiringError::NothingShownChanges`](crate::FiringError). So neither two engines nor a repeated
     /// request can apply it twice. Each firing needs one transaction less.
+    ///
+    /// If its commit is refused eight times in a row, because such keys change all the time, the instance takes its
+    /// lock for the next firing, as other rules do. That commit expects only what it changes to be as it was shown,
+    /// and what the callback [says](crate::Commit::expect_unchanged).
     ///
     /// Callbacks of several engines may run for an instance at the same time, even while another engine holds
     /// it back after a failure. Only one commit wins, so whatever a callback does outside of its commit may

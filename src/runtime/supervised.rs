@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Panicked { part: &'static str, text: String },
     /// The store is another one than it was, or an older state of it: all that is known is void.
     Rewound(String),
+    /// Etcd refuses to let this prefix be read, which is wider than what the patterns need.
+    Refused(String),
 }
 
 /// Where faults are reported. One is enough for a restart: more than fit are dropped.

@@ -5,6 +5,7 @@ use super::history::{Began, EngineRun, Event, How, Store};
 use super::kinds::Kind;
 use super::plan::{Plan, PlanStep};
 use super::schedule::NAMESPACE;
+use super::torn::{Changes, were_together};
 use super::worlds;
 use crate::condition::Explanation;
 use crate::embedded::record::{Done, Written};
@@ -142,7 +143,7 @@ struct Checker<'p> {
     /// The revision of the last effects for an instance, by the run of the engine that caused them.
     own: BTreeMap<(EngineRun, Kind, Vec<String>), i64>,
     /// For every key: when it changed, and its value then.
-    changed: BTreeMap<String, Vec<(Duration, i64, Option<String>)>>,
+    changed: Changes,
     /// When marks were written.
     marked: BTreeMap<String, Duration>,
     /// When the test last deleted a key, for rules of absences.
@@ -172,7 +173,7 @@ impl<'p> Checker<'p> {
             runs: BTreeMap::new(),
             running: BTreeSet::new(),
             own: BTreeMap::new(),
-            changed: BTreeMap::new(),
+            changed: Changes::new(),
             marked: BTreeMap::new(),
             deletions: BTreeMap::new(),
             lives: BTreeMap::new(),
@@ -344,6 +345,11 @@ impl<'p> Checker<'p> {
         let shown_values: Vec<Option<&str>> = shown.iter().map(Option::as_deref).collect();
         if !kind.truth(&shown_values) {
             self.violate(format!("{name} was shown {shown:?}, for which its condition is false"));
+        }
+        // An optimistic rule may be shown a mixture: then its commit does not take effect.
+        if kind != Kind::Optimistic && !self.replaced && !were_together(&self.changed, &kind.keys(id), shown)
+        {
+            self.violate(format!("{name} was shown {shown:?}, which were never there together"));
         }
         let before = (kind != Kind::Optimistic).then(|| self.taken.get(&token).cloned()).flatten();
         match &before {

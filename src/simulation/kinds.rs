@@ -31,9 +31,11 @@ pub(super) enum Kind {
     Single,
     /// Makes one key equal to another.
     Follow,
+    /// Has two keys that are always written together, below prefixes of their own.
+    Pair,
 }
 
-pub(super) const KINDS: [Kind; 11] = [
+pub(super) const KINDS: [Kind; 12] = [
     Kind::Work,
     Kind::Assign,
     Kind::Poll,
@@ -45,6 +47,7 @@ pub(super) const KINDS: [Kind; 11] = [
     Kind::Gone,
     Kind::Single,
     Kind::Follow,
+    Kind::Pair,
 ];
 
 /// The TTL of the key of [`Kind::Poll`].
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Gone => "gone",
             Kind::Single => "single",
             Kind::Follow => "follow",
+            Kind::Pair => "pair",
         }
     }
 
@@ -90,6 +94,7 @@ impl Kind {
             Kind::Gone => &["/gone/:id", "/gone2/:id"],
             Kind::Single => &["/single", "/hold"],
             Kind::Follow => &["/want/:id", "/have/:id"],
+            Kind::Pair => &["/pair/:id", "/twin/:id"],
         }
     }
 
@@ -117,6 +122,7 @@ impl Kind {
             Kind::Gone => values[0].is_none() && values[1].is_none(),
             Kind::Single => values[0].is_some() && values[1].is_none(),
             Kind::Follow => values[0].is_some() && values[0] != values[1],
+            Kind::Pair => values[0].is_some() && values[1].is_some(),
         }
     }
 
@@ -135,6 +141,7 @@ impl Kind {
             Kind::Gone => slot(0).absent() & slot(1).absent(),
             Kind::Single => slot(0).exists() & !slot(1).exists(),
             Kind::Follow => slot(0).exists() & !all_equal([slots[0], slots[1]]),
+            Kind::Pair => slot(0).exists() & slot(1).exists(),
         }
     }
 
@@ -156,7 +163,7 @@ impl Kind {
         let commit = firing.commit().put(&self.out(), run.to_string());
         match self {
             Kind::Work | Kind::Flaky | Kind::Single => commit.expect_unchanged(slots[0]).delete(slots[0]),
-            Kind::Left | Kind::Right => commit.delete(slots[0]),
+            Kind::Left | Kind::Right | Kind::Pair => commit.delete(slots[0]),
             Kind::Assign => commit.expect_unchanged(slots[0]).put(slots[2], run.to_string()),
             Kind::Poll => commit.put_ttl(slots[1], run.to_string(), REST),
             Kind::Optimistic => commit.put(slots[0], format!("old-{run}")),
@@ -172,7 +179,7 @@ impl Kind {
     /// What the commit must change besides the key of [`out`](Self::out): a slot, and its value afterwards.
     pub(super) fn effect(self, run: u64, shown: &[Option<String>]) -> Option<(usize, Option<String>)> {
         Some(match self {
-            Kind::Work | Kind::Flaky | Kind::Single | Kind::Left | Kind::Right => (0, None),
+            Kind::Work | Kind::Flaky | Kind::Single | Kind::Left | Kind::Right | Kind::Pair => (0, None),
             Kind::Assign => (2, Some(run.to_string())),
             Kind::Poll | Kind::Gone => (1, Some(run.to_string())),
             Kind::Optimistic => (0, Some(format!("old-{run}"))),

@@ -10,7 +10,7 @@
 //! | [`worlds`] | what etcd is like: several members, users, every error |
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
-//! | [`checker`] | finds the promises that were not kept |
+//! | [`checker`], [`torn`] | finds the promises that were not kept |
 //! | [`other_store`] | another store comes to the engines' address |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
@@ -28,6 +28,7 @@ mod plan;
 mod process;
 mod runner;
 mod schedule;
+mod torn;
 mod worlds;
 
 use plan::Plan;

@@ -52,6 +52,8 @@ pub(super) struct Callbacks {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum PlanStep {
     Put(String, String),
+    /// Several keys below different prefixes, in one transaction.
+    PutAll(Vec<String>, String),
     Delete(String),
     Inject(Fault),
     CutStreams,
@@ -97,6 +99,7 @@ impl PlanStep {
         match self {
             PlanStep::Inject(fault) => fault.delays_events() || fault.is_in_stream(),
             PlanStep::Put(..)
+            | PlanStep::PutAll(..)
             | PlanStep::Delete(_)
             | PlanStep::NoSpace(_)
             | PlanStep::ExpireLease(_)
@@ -326,6 +329,9 @@ impl Writer {
             return PlanStep::Delete(key);
         }
         let number = self.number;
+        if kind == Kind::Pair {
+            return PlanStep::PutAll(slots, format!("v{number}"));
+        }
         let value = match (kind, at) {
             (Kind::Work, 1) => pick(rng, &["yes", "yes", "no"]).to_owned(),
             (Kind::Assign, 1) => format!("{}-{number}", pick(rng, &["open", "open", "closed"])),

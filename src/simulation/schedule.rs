@@ -329,6 +329,9 @@ impl Schedule {
             PlanStep::Put(ref key, ref value) => {
                 self.etcd.write(&Write::Put(key, value));
             }
+            PlanStep::PutAll(ref keys, ref value) => {
+                self.etcd.write(&Write::PutAll(keys, value));
+            }
             PlanStep::Delete(ref key) => {
                 self.etcd.write(&Write::Delete(key));
             }

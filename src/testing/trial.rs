@@ -10,7 +10,9 @@ use crate::engine::Engine;
 use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
-use crate::firing::{Effect, Effects, Expectation, Fence, Firing, FiringError, Parts, Source, Surroundings};
+use crate::firing::{
+    Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Parts, Source, Surroundings,
+};
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
 use crate::pattern::Attributes;
@@ -111,8 +113,8 @@ pub struct Tried {
     pub outcome: FiringOutcome,
     /// What it wants to change, in the order of its commit, including what [polling](Rule::poll) adds.
     pub effects: Vec<Effect>,
-    /// The keys that must be as they were shown, or the effects don't take place: those that the commit
-    /// expects unchanged, or all keys of an [optimistic](Rule::optimistic) rule.
+    /// The keys of which something must still hold, or the effects don't take place: those that the commit
+    /// expects unchanged, and what the commit of an [optimistic](Rule::optimistic) rule rests on.
     pub expectations: Vec<String>,
     /// The first of these keys that was [changed meanwhile](Trial::put_meanwhile). If there is one, nothing
     /// takes effect.
@@ -256,7 +258,15 @@ impl Trial {
             Some(revision) => *revision,
             None => newest.get(key).map_or(Revision::NONE, |_| FIRST),
         };
-        let differs = |expected: &&Expectation| now(&expected.key) != expected.revision;
+        let differs = |expected: &&Expectation| {
+            let value = newest.get(&expected.key);
+            !match &expected.is {
+                Expected::At(revision) => now(&expected.key) == *revision,
+                Expected::There => value.is_some(),
+                Expected::Value(expected) => value == Some(expected),
+                Expected::OtherThan(other) => value.is_some_and(|value| value != other),
+            }
+        };
         let unexpected = expectations.iter().find(differs).map(|expected| expected.key.clone());
         let mut keys = newest;
         if unexpected.is_none() {
@@ -286,6 +296,7 @@ async fn run_in(
     let rule = &config.rules[number.index()];
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
+    let witness = rule.condition().evaluate(&snapshot).witness;
     let firing = Firing::new(Parts {
         around: Arc::new(Surroundings {
             engine: config.engine.clone(),
@@ -300,6 +311,7 @@ async fn run_in(
         rule: number,
         binding: binding.clone(),
         snapshot,
+        witness,
         attempt,
         due,
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),

@@ -3,6 +3,7 @@
 //! [`watcher`] holds the stream; from where it may go on is decided in [`read`](crate::read). [`lag`] tells how far it
 //! is behind, [`progress`] which of all is furthest.
 
+mod beside;
 mod lag;
 pub(crate) mod progress;
 pub(crate) mod watcher;

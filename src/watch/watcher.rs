@@ -1,14 +1,15 @@
 //! The watcher: a task that takes the snapshot, holds the stream, and hands batches to the index. It only
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
+use super::beside::{Beside, Progress, newest};
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{Change, KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
 use crate::health::Reason;
 use crate::health::status::Status;
-use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage};
-use crate::index::{Purpose, WatcherIndex};
+use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage, WatchIs};
+use crate::index::{Purpose, WatchState, WatcherIndex};
 use crate::metrics::Meters;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::resume::{Resume, Start, Step};
@@ -43,6 +44,9 @@ pub(crate) struct Settings {
     pub(crate) generation: StreamGeneration,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
+    /// Its prefix is wider than what any pattern needs. If etcd refuses it at the start, prefixes that are not are
+    /// watched instead.
+    pub(crate) splits_up: bool,
     /// For how long it may be behind before that counts as lagging.
     pub(crate) lag_limit: Duration,
     pub(crate) faults: Faults,
@@ -65,6 +69,14 @@ impl Settings {
             Some(None) => self.status.fine(&self.lag_part()),
             None => {}
         }
+    }
+
+    /// The mirror is complete, and a stream tells what happens.
+    fn follows(&self, lag: &mut Lag) {
+        self.status.fine(&self.part());
+        lag.following();
+        self.progress.following(self.number);
+        self.report(lag);
     }
 
     fn lag_part(&self) -> String {
@@ -92,11 +104,15 @@ pub(crate) fn start_watcher(settings: Settings, retry: Retry) {
     spawn_guarded(&faults, NAME, run(settings, retry));
 }
 
-async fn run(settings: Settings, mut retry: Retry) {
-    let mut resume = Resume::default();
-    let mut lag = Lag::new(settings.lag_limit);
+async fn run(settings: Settings, retry: Retry) {
+    let mut watch = Watch {
+        resume: Resume::default(),
+        lag: Lag::new(settings.lag_limit),
+        retry,
+        state: WatchState::Starting,
+    };
     loop {
-        let result = follow(&settings, &mut resume, &mut lag, &mut retry).await;
+        let result = follow(&settings, &mut watch).await;
         let failure = match result {
             Ok(Stop::Rewound(reason)) => return settings.faults.report(Fault::Rewound(reason)),
             Ok(Stop::IndexGone) => return,
@@ -104,14 +120,46 @@ async fn run(settings: Settings, mut retry: Retry) {
             Err(failure) => failure,
         };
         if failure.kind == FailureKind::Compacted {
-            resume.forget_position();
+            watch.resume.lost_snapshot();
         }
+        let refused = failure.kind == FailureKind::Permission;
+        if refused && settings.splits_up && watch.state == WatchState::Starting {
+            return settings.faults.report(Fault::Refused(settings.prefix.clone()));
+        }
+        let state = match watch.state {
+            _ if refused => WatchState::Refused,
+            WatchState::Follows => WatchState::Broken,
+            state => state,
+        };
+        if !watch.is(state, &settings).await {
+            return;
+        }
+        let Watch { lag, retry, .. } = &mut watch;
         settings.progress.broken(settings.number, Instant::now());
         if lag.broken() {
             settings.status.fine(&settings.lag_part());
         }
         settings.status.failure(&settings.part(), &failure);
         retry.wait().await;
+    }
+}
+
+/// What is known from one stream to the next.
+struct Watch {
+    resume: Resume,
+    lag: Lag,
+    retry: Retry,
+    state: WatchState,
+}
+
+impl Watch {
+    /// Tells the index how it is now, if that is news. False if the index is gone.
+    async fn is(&mut self, state: WatchState, settings: &Settings) -> bool {
+        if std::mem::replace(&mut self.state, state) == state {
+            return true;
+        }
+        settings.generation.refuse(state == WatchState::Refused);
+        settings.index.send(WatchIs(settings.number, state)).await.is_ok()
     }
 }
 
@@ -122,36 +170,40 @@ enum Stop {
 }
 
 /// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
-async fn follow(
-    settings: &Settings,
-    resume: &mut Resume,
-    lag: &mut Lag,
-    retry: &mut Retry,
-) -> Result<Stop, Failure> {
-    let from = match start(&settings.etcd, &settings.prefix, resume).await? {
+async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure> {
+    let Watch { resume, lag, .. } = &mut *watch;
+    let open =
+        async |from| LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence).await;
+    let (stream, mut beside) = match start(&settings.etcd, &settings.prefix, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
-        Start::Watch(from) => from,
+        Start::Watch(from) => (open(from).await?, None),
         Start::Snapshot(revision) => {
             let Some(newest) = late(settings, lag, snapshot(settings, revision)).await? else {
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, newest);
-            revision.next()
+            (open(revision.next()).await?, None)
+        }
+        Start::Beside(_) => {
+            let Some((stream, revision, beside)) = late(settings, lag, Beside::open(settings)).await? else {
+                return Ok(Stop::IndexGone);
+            };
+            resume.snapshot(revision, None);
+            (stream, Some(beside))
         }
     };
-    let stream = LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence).await?;
-    settings.status.fine(&settings.part());
-    lag.following();
-    settings.progress.following(settings.number);
-    settings.report(lag);
     let mut ahead = Ahead::default();
-    let end = stream_to_end(settings, resume, lag, retry, stream, &mut ahead).await;
+    let end = stream_to_end(settings, watch, stream, &mut ahead, &mut beside).await;
     settings.generation.stop();
     if end.is_err() {
         settings.meters.stream_broke();
     }
+    if beside.is_some() {
+        // What the stream told is not all there was.
+        watch.resume.lost_beside();
+    }
     // The next stream resumes after what was read: that must be with the index, however this one ended.
-    if late(settings, lag, ahead.hand_on(settings)).await { end } else { Ok(Stop::IndexGone) }
+    if late(settings, &mut watch.lag, ahead.hand_on(settings)).await { end } else { Ok(Stop::IndexGone) }
 }
 
 /// Waits for something, and reports it if that makes the watch late.
@@ -180,41 +232,40 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
     let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
     let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
     let started = Instant::now();
-    let mut newest: Option<LastEvent> = None;
+    let mut latest: Option<LastEvent> = None;
     let page = async |keys: Vec<KeyValue>, rest| {
-        let known = newest.as_ref().map_or(Revision::NONE, |seen| seen.revision);
-        if let Some(KeyValue { key, revision, value }) = keys.iter().max_by_key(|found| found.revision)
-            && *revision > known
-        {
-            newest = Some(LastEvent { key: key.clone(), revision: *revision, value: Some(value.clone()) });
-        }
+        latest = newest(latest.take(), &keys);
         index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
     let throttle = &mut Throttle::Fast;
-    if !reader::read(&settings.etcd, &settings.prefix, revision, &settings.splits, throttle, page).await? {
+    let read = reader::read(&settings.etcd, &settings.prefix, revision, &settings.splits, throttle, page);
+    if read.await?.is_none() {
         return Ok(None);
     }
     let (done, closed) = oneshot::channel();
-    let sent = index.send(CloseView(view, done)).await;
+    let sent = index.send(CloseView(view, revision, done)).await;
     let complete = sent.is_ok() && closed.await.is_ok();
     settings.meters.snapshot(started.elapsed());
-    Ok(complete.then_some(newest))
+    Ok(complete.then_some(latest))
 }
 
 async fn stream_to_end(
     settings: &Settings,
-    resume: &mut Resume,
-    lag: &mut Lag,
-    retry: &mut Retry,
+    watch: &mut Watch,
     mut stream: LiveWatch,
     ahead: &mut Ahead,
+    beside: &mut Option<Beside>,
 ) -> Result<Stop, Failure> {
+    // Not before the stream has said something: etcd may refuse the watch.
+    let mut follows = false;
     loop {
+        let Watch { resume, lag, .. } = &mut *watch;
         // What was read is handed on, one batch at a time, while the next is being read.
         ahead.begin(settings);
         lag.waiting(ahead.oldest());
         settings.report(lag);
         let late = lag.deadline(Instant::now());
+        let reached = if ahead.is_empty() { resume.delivered() } else { Revision::NONE };
         let delivered = async {
             match &mut ahead.delivering {
                 Some((delivering, _)) => delivering.await,
@@ -229,6 +280,19 @@ async fn stream_to_end(
                     return Ok(Stop::IndexGone);
                 }
             }
+            progress = go_on(beside, settings, reached) => match progress? {
+                Progress::On => {}
+                Progress::IndexGone => return Ok(Stop::IndexGone),
+                Progress::Complete(found) => {
+                    *beside = None;
+                    resume.completed(found.newest);
+                    follows = true;
+                    settings.follows(lag);
+                    if !watch.is(WatchState::Follows, settings).await {
+                        return Ok(Stop::IndexGone);
+                    }
+                }
+            },
             heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
                 let heard_at = Instant::now();
                 let heard = match heard {
@@ -244,6 +308,15 @@ async fn stream_to_end(
                 };
                 let store = heard.store();
                 settings.generation.start();
+                let refused = matches!(heard, WatchMessage::Cancelled { .. });
+                if !follows && !refused && beside.is_none() {
+                    follows = true;
+                    settings.follows(lag);
+                    if !watch.is(WatchState::Follows, settings).await {
+                        return Ok(Stop::IndexGone);
+                    }
+                }
+                let Watch { resume, lag, retry, .. } = &mut *watch;
                 if let WatchMessage::Changes(header, changes) = &heard {
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
@@ -278,6 +351,18 @@ async fn stream_to_end(
     }
 }
 
+/// A snapshot that is read beside the watch goes on, if there is one.
+async fn go_on(
+    beside: &mut Option<Beside>,
+    settings: &Settings,
+    delivered: Revision,
+) -> Result<Progress, Failure> {
+    match beside {
+        Some(beside) => beside.step(settings, delivered).await,
+        None => std::future::pending().await,
+    }
+}
+
 type Delivering = Pin<Box<actix::dev::Request<IndexActor, Batch>>>;
 
 /// What was read from the stream and is not yet with the index.
@@ -305,6 +390,11 @@ impl Ahead {
     /// When the oldest was received of what is not yet with the index.
     fn oldest(&self) -> Option<Instant> {
         self.delivering.as_ref().map(|(_, arrived)| *arrived).or(self.arrived)
+    }
+
+    /// The index has everything.
+    fn is_empty(&self) -> bool {
+        self.delivering.is_none() && self.position.is_none()
     }
 
     /// Begins to hand on what there is, unless that is under way.

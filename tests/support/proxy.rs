@@ -25,6 +25,8 @@ pub struct Proxy {
     commands: Option<mpsc::Sender<(Mode, SyncSender<usize>)>>,
     thread: Option<JoinHandle<()>>,
     accepted: Arc<AtomicUsize>,
+    /// Bytes a second that the server's side carries; 0: as many as there are.
+    limit: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,14 +52,16 @@ impl Proxy {
         let (commands, received) = mpsc::channel(1);
         let accepted = Arc::new(AtomicUsize::new(0));
         let counted = accepted.clone();
+        let limit = Arc::new(AtomicUsize::new(0));
+        let rate = limit.clone();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime
                 .expect("a runtime for the proxy")
-                .block_on(serve(listener, port, target, received, counted));
+                .block_on(serve(listener, port, target, received, counted, rate));
         };
         let thread = thread::Builder::new().name("proxy".to_owned()).spawn(serve).expect("a proxy thread");
-        Self { port, commands: Some(commands), thread: Some(thread), accepted }
+        Self { port, commands: Some(commands), thread: Some(thread), accepted, limit }
     }
 
     /// `127.0.0.1:PORT`, where clients connect.
@@ -93,6 +97,12 @@ impl Proxy {
         self.command(Mode::LeadTo(port.expect("a port")));
     }
 
+    /// What the server sends takes its time: each connection carries so many bytes a second, until
+    /// [`heal`](Self::heal).
+    pub fn limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::SeqCst);
+    }
+
     /// The number of connections that clients have made so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
@@ -100,6 +110,7 @@ impl Proxy {
 
     /// Forwards again, after [`cut`](Self::cut) or [`freeze`](Self::freeze).
     pub fn heal(&self) {
+        self.limit(0);
         self.command(Mode::Forward);
     }
 
@@ -145,6 +156,7 @@ async fn serve(
     mut target: String,
     mut commands: mpsc::Receiver<(Mode, SyncSender<usize>)>,
     count: Arc<AtomicUsize>,
+    limit: Arc<AtomicUsize>,
 ) {
     let mut listener = Some(TcpListener::from_std(listener).expect("a listener of this runtime"));
     let mut frozen = watch::Sender::new(false);
@@ -188,7 +200,7 @@ async fn serve(
             accepted = accept(listener.as_ref()) => {
                 if let Ok(client) = accepted {
                     count.fetch_add(1, Ordering::SeqCst);
-                    connections.spawn(forward(client, target.clone(), frozen.subscribe(), delay));
+                    connections.spawn(forward(client, target.clone(), frozen.subscribe(), delay, limit.clone()));
                 }
             }
             Some(_) = connections.join_next() => {}
@@ -214,6 +226,7 @@ async fn forward(
     target: String,
     mut frozen: watch::Receiver<bool>,
     delay: Duration,
+    limit: Arc<AtomicUsize>,
 ) -> io::Result<()> {
     thaw(&mut frozen).await?;
     let server = TcpStream::connect(&target).await?;
@@ -221,9 +234,9 @@ async fn forward(
     server.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    let up = pump(from_client, to_server, frozen.clone());
+    let up = pump(from_client, to_server, frozen.clone(), Arc::default());
     if delay.is_zero() {
-        tokio::try_join!(up, pump(from_server, to_client, frozen))?;
+        tokio::try_join!(up, pump(from_server, to_client, frozen, limit))?;
     } else {
         tokio::try_join!(up, delayed(from_server, to_client, delay))?;
     }
@@ -235,6 +248,7 @@ async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut frozen: watch::Receiver<bool>,
+    limit: Arc<AtomicUsize>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -242,7 +256,13 @@ async fn pump(
         thaw(&mut frozen).await?;
         match read? {
             0 => return to.shutdown().await,
-            length => to.write_all(&buffer[..length]).await?,
+            length => {
+                to.write_all(&buffer[..length]).await?;
+                let limit = limit.load(Ordering::SeqCst);
+                if limit > 0 {
+                    tokio::time::sleep(Duration::from_secs_f64(length as f64 / limit as f64)).await;
+                }
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use super::super::run::{self, Run, RunEnded};
 use super::active::RunOf;
 use super::*;
 use crate::change::Snapshot;
+use crate::condition::Witness;
 use crate::firing::{Firing, Parts};
 use crate::lock::txn_sender::Awaited;
 
@@ -19,15 +20,15 @@ impl Dispatcher {
                 // It may have been paused meanwhile.
                 let starts = |record: &InstanceRecord| record.state == State::Running;
                 if this.work.record(instance).is_some_and(starts) {
-                    this.start(instance, snapshot);
+                    this.start(instance, snapshot, Witness::new());
                 }
             }
             this.flush();
         });
     }
 
-    /// Others are excluded: runs the callback.
-    pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot) {
+    /// Others are excluded: runs the callback. `witness`: what its commit has to prove, if it has no lock.
+    pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot, witness: Witness) {
         let Some(record) = self.work.record(instance) else { return };
         let Some(firing) = self.firings.get_mut(instance) else { return };
         let DispatcherConfig { rules, running, .. } = &self.config;
@@ -40,6 +41,7 @@ impl Dispatcher {
             rule,
             binding: record.binding.clone(),
             snapshot,
+            witness,
             attempt,
             due: record.latency.due,
             fence,

@@ -3,8 +3,10 @@
 //! the end of the turn, and answers come back in one message a request. Only what one answer does not settle
 //! (a lease is missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
 
+use super::super::acquire::Answer;
 use super::super::outcome::{CommitOutcome, LockOutcome};
 use super::super::tools::OUT_OF_TIME;
+use super::active::Sent;
 use super::commit::record_in;
 use super::*;
 use crate::change::Snapshot;
@@ -55,8 +57,13 @@ impl Dispatcher {
             Stage::Locking(sent) => {
                 let (mut txn, locking) = sent.take()?;
                 match txn.answered(answer) {
-                    None => self.go_on_locking(instance, txn, locking, me.clone()),
-                    Some(outcome) => {
+                    Answer::Unknown => self.go_on_locking(instance, txn, locking, me.clone()),
+                    Answer::GoOn(request) => {
+                        let rule = txn.rule;
+                        *sent = Sent::Awaited(txn, locking);
+                        self.submit(awaited, rule, Class::Lock, request);
+                    }
+                    Answer::Ended(outcome) => {
                         locking.record("result", outcome.result());
                         return self.lock_ended(instance, outcome, now, out).then_some(txn.snapshot);
                     }

@@ -5,8 +5,7 @@ use super::super::outcome::LockOutcome;
 use super::active::Sent;
 use super::*;
 use crate::change::Snapshot;
-use crate::condition::Witness;
-use crate::lock::txn::{Holder, free_orphan};
+use crate::lock::txn::{Holder, Showing, free_orphan};
 use crate::lock::txn_sender::Awaited;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
@@ -18,7 +17,7 @@ impl Dispatcher {
     pub(super) fn lock(
         &mut self,
         instance: InstanceId,
-        (snapshot, witness): (Snapshot, Witness),
+        Basis { snapshot, witness, coherent }: Basis,
         supersedes_backoff: Option<Revision>,
         ctx: &mut Context<Self>,
     ) {
@@ -37,6 +36,7 @@ impl Dispatcher {
             keys: self.tools.keys(rule, &binding),
             snapshot,
             witness,
+            showing: if coherent { Showing::AsDecided } else { Showing::IfUnchanged },
             supersedes_backoff,
             holder: Holder { engine: engine.clone(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
@@ -105,7 +105,9 @@ impl Dispatcher {
         }
         self.work.locked(instance, &outcome, now, out);
         match outcome {
-            LockOutcome::Won { fence, lease, keys } => {
+            LockOutcome::Won { fence, lease, keys, read } => {
+                // The mirror is not to be behind what the callback is shown.
+                self.outbox.changes.extend(read.into_iter().flat_map(|read| read.changes));
                 if let Some(firing) = self.firings.get_mut(instance) {
                     firing.span.record("fencing_token", fence.create_revision.get());
                     firing.stage = Stage::Guarded { guard: Guard::Lock { fence, lease }, keys };

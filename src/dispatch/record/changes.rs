@@ -35,6 +35,14 @@ impl KeyChanges {
         self.newest = self.given.iter().flatten().copied().fold(self.newest, Revision::max);
     }
 
+    /// The callback is given what all keys held at this revision, which is later than what was decided on.
+    pub(super) fn read(&mut self, at: Revision) {
+        self.given.iter_mut().flatten().for_each(|given| *given = at.max(*given));
+        self.during.retain(|touch| touch.1 > at);
+        // What was seen meanwhile is in what was read.
+        self.foreign &= self.newest > at;
+    }
+
     /// The commit of the firing took effect.
     pub(super) fn committed(&mut self, own: OwnCommit) {
         self.own = own;

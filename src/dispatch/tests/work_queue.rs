@@ -93,7 +93,9 @@ fn what_a_queued_instance_is_given_is_decided_anew_when_it_gets_a_slot() {
     assert!(matches!(b.state(2), Some(State::Checking(_))));
     b.answer(2, true, &[8, 0]);
     let actions = b.wanted();
-    let [Action::Lock { snapshot: given, .. }] = &actions[..] else { panic!("{actions:?}") };
+    let [Action::Lock { basis: Basis { snapshot: given, .. }, .. }] = &actions[..] else {
+        panic!("{actions:?}")
+    };
     assert_eq!(*given, snapshot(&[8, 0]));
 }
 
@@ -404,6 +406,29 @@ fn one_who_stops_gives_no_slot_and_starts_no_callback() {
     b.work.stop();
     b.answer(2, true, &[5, 0]).decide(3, true, &[5, 0], &[]).advance(Duration::from_secs(1));
     assert_eq!((b.work.running(), b.locking()), (0, vec![]));
+}
+
+#[test]
+fn an_instance_of_an_optimistic_rule_takes_its_lock_after_eight_refusals_in_a_row() {
+    let mut b = Bench::new([rule("r").optimistic()], 8);
+    let runs = |b: &mut Bench| {
+        let count = b.actions.iter().filter(|action| matches!(action, Action::Run { .. })).count();
+        b.actions.retain(|action| !matches!(action, Action::Run { .. }));
+        count
+    };
+    b.decide(1, true, &[5, 0], &[]);
+    for refusal in 1..=8 {
+        assert_eq!((runs(&mut b), b.locking()), (1, vec![]), "{refusal}");
+        b.end(1, &returned(Then::Done), CommitOutcome::Unexpected { changes: vec![], mark_gone: false });
+        let now = b.now;
+        b.answer(1, true, &[5 + refusal, 0]).answer(1, true, &[5 + refusal, 0]);
+        assert_eq!(b.now, now, "at once");
+    }
+    assert_eq!((runs(&mut b), b.locking()), (0, vec![(1, None)]));
+    b.locked(1, won());
+    b.end(1, &returned(Then::Done), closed(20, false));
+    b.answer(1, false, &[0, 20]).decide(1, true, &[30, 0], &[]);
+    assert_eq!((runs(&mut b), b.locking()), (1, vec![]), "it began anew");
 }
 
 #[test]

@@ -282,7 +282,7 @@ impl World {
                 let id = binding.get(1, 2).parse().expect("bindings are numbers");
                 self.send("clear", Event::ClearMark(id, revision));
             }
-            Action::Lock { instance, snapshot, supersedes_backoff, .. } => {
+            Action::Lock { instance, basis: Basis { snapshot, .. }, supersedes_backoff } => {
                 let id = instance.index;
                 assert!(!self.is_busy(id), "{id} is locked twice");
                 assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(LOCKING));
@@ -290,7 +290,7 @@ impl World {
                 let event = Event::LockSent(id, snapshot, supersedes_backoff);
                 self.later(ms(1), event);
             }
-            Action::Run { instance, snapshot, supersedes_backoff } => {
+            Action::Run { instance, basis: Basis { snapshot, .. }, supersedes_backoff } => {
                 assert!(!self.is_busy(instance.index), "{instance:?} runs twice");
                 assert_eq!(self.work.record(instance).map(|r| r.state.clone()), Some(State::Running));
                 self.start(instance.index, snapshot, supersedes_backoff, None);

@@ -101,7 +101,14 @@ impl WorkQueue {
         {
             changes.iter().for_each(|change| self.rates.wrote(record.rule, change.key(), *revision));
         }
-        let end = record.closed(outcome);
+        let mut end = record.closed(outcome);
+        let optimistic = self.rules[record.rule.index()].options().optimistic;
+        if optimistic
+            && matches!(outcome, CommitOutcome::Unexpected { mark_gone: false, .. })
+            && record.refused_as_changed()
+        {
+            end = FiringEnd::NotRun;
+        }
         if record.has_seen_own() {
             let truth = record.truth();
             self.settle_down(id, end, truth, &[], now, out);

@@ -81,6 +81,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => which().prop_map(|which| Step::Tell { which }),
         6 => prop_oneof![1..4usize, Just(1024)].prop_map(|budget| Step::Work { budget }),
         2 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenSnapshot { watcher, back }),
+        2 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenMoving { watcher, back }),
         3 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenCrawl { watcher, back }),
         5 => (watcher(), 1..6usize).prop_map(|(watcher, count)| Step::Page { watcher, count }),
         4 => watcher().prop_map(|watcher| Step::Close { watcher }),
@@ -99,6 +100,8 @@ struct Seen {
     released: Cell<u64>,
     drift: Cell<u64>,
     decided: Cell<u64>,
+    coherent: Cell<u64>,
+    others: Cell<u64>,
 }
 
 /// A history, and what it is about.
@@ -156,6 +159,9 @@ fn run(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64) -> S
         seen.stale.set(seen.stale.get() + world.stale);
         seen.released.set(seen.released.get() + world.released);
         seen.drift.set(seen.drift.get() + world.drift);
+        let (coherent, others) = world.coherent.get();
+        seen.coherent.set(seen.coherent.get() + coherent);
+        seen.others.set(seen.others.get() + others);
         seen.decided.set(seen.decided.get() + world.index.counters().decided);
         Ok(())
     });
@@ -174,6 +180,7 @@ fn whatever_happens_in_whatever_order_the_index_agrees_with_the_oracle() {
     let seen = run(1200, step(), 0.8);
     assert!(seen.stale.get() > 300 && seen.released.get() > 30, "{:?} {:?}", seen.stale, seen.released);
     assert!(seen.decided.get() > 8_000, "{:?}", seen.decided);
+    assert!(seen.coherent.get() > 3_000 && seen.others.get() > 300, "{:?} {:?}", seen.coherent, seen.others);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::super::views::ViewId;
 use super::super::*;
 use super::oracle::{GroupName, KEYS, NAMESPACE, Oracle, State, Store, change};
 use crate::change::Snapshot;
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// One step. Numbers are taken modulo what there is.
@@ -48,6 +49,11 @@ pub(super) enum Step {
         watcher: usize,
         back: i64,
     },
+    /// A snapshot whose pages are each read later, beside the watch.
+    OpenMoving {
+        watcher: usize,
+        back: i64,
+    },
     OpenCrawl {
         watcher: usize,
         back: i64,
@@ -84,9 +90,18 @@ struct ViewModel {
     purpose: Purpose,
     revision: Revision,
     pages: Vec<KeyValue>,
+    moving: Option<Moving>,
     closed: bool,
     /// A crawl was closed when the watch had passed its revision, so every difference is drift.
     settled: bool,
+}
+
+/// Of a snapshot that is read beside the watch.
+struct Moving {
+    /// Keys of which no page was read.
+    unread: Vec<usize>,
+    /// The latest revision at which a page was read.
+    read_at: Revision,
 }
 
 /// What is known of an instance by following the decisions.
@@ -118,6 +133,8 @@ pub(super) struct World {
     pub(super) drift: u64,
     pub(super) stale: u64,
     pub(super) released: u64,
+    /// Decisions on values that are known to be a state of the store, and on others.
+    pub(super) coherent: Cell<(u64, u64)>,
 }
 
 impl World {
@@ -144,6 +161,7 @@ impl World {
             drift: 0,
             stale: 0,
             released: 0,
+            coherent: Cell::default(),
         };
         let always = this.oracle.instances.iter().enumerate().filter(|(_, model)| model.always);
         this.expected = always.map(|(number, _)| number).collect();
@@ -186,6 +204,17 @@ impl World {
                     self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
                 let revision = self.store.back(back).max(delivered);
                 self.open(watcher, Purpose::Snapshot, revision);
+            }
+            Step::OpenMoving { watcher, back } => {
+                let watcher = watcher % self.watchers.len();
+                let delivered =
+                    self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
+                let revision = self.store.back(back).max(delivered);
+                self.open(watcher, Purpose::Snapshot, revision);
+                if let Some(view) = &mut self.watchers[watcher].view {
+                    view.moving = Some(Moving { unread: (0..KEYS.len()).collect(), read_at: revision });
+                    view.pages.clear();
+                }
             }
             Step::OpenCrawl { watcher, back } => {
                 let revision = self.store.back(back).max(Revision::new(1));

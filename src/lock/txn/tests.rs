@@ -1,6 +1,7 @@
 //! Tests of what the transactions contain and how their answers are read.
 
 mod ending;
+mod showing;
 
 use super::*;
 use crate::change::Seen;
@@ -57,8 +58,8 @@ fn assert_footprint(request: &Request, name: &str) {
     let of = |whens: &[&str]| {
         sorted(lines.iter().filter(|line| whens.iter().any(|when| line.starts_with(when))).map(key).collect())
     };
-    assert_eq!(sorted(reads.to_vec()), of(&["if", "else"]), "{name}: reads");
-    assert_eq!(sorted(writes.to_vec()), of(&["then"]), "{name}: writes");
+    assert_eq!(sorted(reads.to_vec()), of(&["if", "else", "then get"]), "{name}: reads");
+    assert_eq!(sorted(writes.to_vec()), of(&["then put", "then delete"]), "{name}: writes");
     assert_eq!(*puts, lines.iter().any(|line| line.starts_with("then put")), "{name}: puts");
     assert_eq!(*request_bytes, request.txn.len(), "{name}");
     assert!(*response_bytes > 0 && !solo, "{name}");
@@ -96,6 +97,7 @@ fn locking<T>(
         condition,
         witness,
         snapshot,
+        showing: Showing::AsDecided,
     })
 }
 
@@ -258,9 +260,8 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
     ] {
         let text = locking(&[seen("x", 5), None], &[Check::Exists(Slot(0))], supersedes_backoff, |locking| {
             match locking.read(refused(found)) {
-                Locked::Won(fence) => {
-                    format!("won {}", fence.create_revision)
-                }
+                Locked::Won(fence, None) => format!("won {}", fence.create_revision),
+                other @ (Locked::Won(..) | Locked::Changed | Locked::Outdated) => panic!("{name}: {other:?}"),
                 Locked::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at.get(), 50, "{name}");
                     let nonce = holder.map(|holder| holder.nonce.0);
@@ -298,7 +299,7 @@ fn told(changes: &[Change]) -> String {
 fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
     let reply = Reply { revision: Revision::new(41), succeeded: true, responses: vec![] };
     let locked = locking(&[None], &[Check::Absent(Slot(0))], None, |locking| locking.read(reply));
-    let Locked::Won(fence) = locked else { panic!("{locked:?}") };
+    let Locked::Won(fence, None) = locked else { panic!("{locked:?}") };
     assert_eq!(fence, Fence { create_revision: Revision::new(41) });
 }
 

@@ -201,7 +201,8 @@ impl Etcd {
     /// The transaction that ends a firing.
     pub(super) fn end(&mut self, id: u32, run: &Run, effects: &[(Slot, bool)], hold: Option<&Hold>) -> End {
         let key = lock_of(id);
-        let optimistic = rule_of(id) == 3;
+        // One that was refused too often has its lock all the same.
+        let optimistic = run.fence.is_none();
         let mark = self.mark_revision(id);
         let lost = |mark_gone| End(CommitOutcome::Unexpected { changes: Vec::new(), mark_gone }, Vec::new());
         if !optimistic && self.locks.get(&key).map(|lock| lock.revision) != run.fence {

@@ -138,6 +138,20 @@ impl World {
         let model = &self.oracle.instances[self.oracle.numbers[&(decide.rule, decide.binding.clone())]];
         assert_eq!(decide.snapshot, model.snapshot(&self.mirror), "of {:?}", decide.binding);
         assert_eq!(decide.orphaned, !model.implied(&self.mirror));
+        let (coherent, others) = self.coherent.get();
+        if !decide.coherent {
+            return self.coherent.set((coherent, others + 1));
+        }
+        self.coherent.set((coherent + u64::from(model.keys.len() > 1), others));
+        // What the watch lost nobody can know of.
+        let was_there = |revision| {
+            model.keys.iter().zip(&decide.snapshot).all(|(key, seen)| {
+                let held = key.and_then(|key| self.store.at(key, revision));
+                held.map(|(_, revision)| revision) == seen.as_ref().map(|seen| seen.mod_revision)
+            })
+        };
+        let some = self.lost || (0..=self.store.revision.get()).map(Revision::new).any(was_there);
+        assert!(some, "{:?} were never there together", decide.snapshot);
     }
 
     pub(super) fn check_instances(&self) {

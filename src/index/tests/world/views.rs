@@ -2,7 +2,7 @@
 
 use super::super::super::*;
 use super::super::oracle::KEYS;
-use super::{ViewModel, World};
+use super::{ViewModel, Watcher, World};
 
 impl World {
     pub(super) fn open(&mut self, at: usize, purpose: Purpose, revision: Revision) {
@@ -23,15 +23,28 @@ impl World {
         };
         let covered = (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix));
         let pages = covered.filter_map(found).collect();
-        watcher.view = Some(ViewModel { id, purpose, revision, pages, closed: false, settled: false });
+        watcher.view =
+            Some(ViewModel { id, purpose, revision, pages, moving: None, closed: false, settled: false });
         if purpose == Purpose::Snapshot {
             watcher.heard = watcher.heard.max(revision);
         }
     }
 
     pub(super) fn page(&mut self, at: usize, count: usize) {
-        let Some(view) = &mut self.watchers[at].view else { return };
+        let Watcher { prefix, view: Some(view), .. } = &mut self.watchers[at] else { return };
         if !view.closed {
+            if let Some(moving) = &mut view.moving {
+                // One range, as it is now.
+                let rest = moving.unread.split_off(count.min(moving.unread.len()));
+                let range = std::mem::replace(&mut moving.unread, rest);
+                moving.read_at = self.store.revision;
+                let found =
+                    range.into_iter().filter(|key| KEYS[*key].starts_with(*prefix)).filter_map(|key| {
+                        let (value, revision) = self.store.at(key, moving.read_at)?;
+                        Some(KeyValue { key: KEYS[key].into(), value, revision })
+                    });
+                view.pages.extend(found);
+            }
             let rest = view.pages.split_off(count.min(view.pages.len()));
             let page = std::mem::replace(&mut view.pages, rest);
             assert!(self.index.view_page(view.id, page));
@@ -43,6 +56,7 @@ impl World {
         let Some(view) = &self.watchers[at].view else { return };
         if !view.closed {
             self.page(at, usize::MAX);
+            self.catch_up(at);
             let position = self.index.position(WatcherIndex::new(at));
             let Some(view) = &mut self.watchers[at].view else { return };
             view.closed = true;
@@ -50,6 +64,17 @@ impl World {
             assert!(self.index.close_view(view.id));
             self.look_all();
         }
+    }
+
+    /// What was read at several revisions is complete when the watch has told of the latest change that was found.
+    fn catch_up(&mut self, at: usize) {
+        let Some(ViewModel { id, moving: Some(moving), .. }) = &self.watchers[at].view else { return };
+        let (id, read_at) = (*id, moving.read_at);
+        let covered = |key: &usize| KEYS[*key].starts_with(self.watchers[at].prefix);
+        let latest = (0..KEYS.len()).filter(covered).filter_map(|key| self.store.at(key, read_at));
+        let latest = latest.map(|(_, revision)| revision).max().unwrap_or(Revision::NONE);
+        while self.watchers[at].heard < latest && self.deliver(at, true, true) {}
+        self.index.read_later(id, read_at);
     }
 
     pub(super) fn cancel(&mut self, at: usize) {

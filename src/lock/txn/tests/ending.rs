@@ -13,7 +13,7 @@ fn keys() -> Keys {
 }
 
 fn expect(key: &str, revision: i64) -> Expectation {
-    Expectation { key: key.into(), revision: Revision::new(revision) }
+    Expectation { key: key.into(), is: Expected::At(Revision::new(revision)) }
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! What etcd refuses to let be read keeps only those rules from firing that need it.
+
+use crate::support::{Etcd, eventually};
+use etcd_client::{Client, ConnectOptions, Permission, RoleRevokePermissionOptions};
+use etcd_rules::health::Reason;
+use etcd_rules::http::Endpoint;
+use etcd_rules::{Engine, EngineBuilder, Error, Firing, Health, Outcome, Rule, RunningEngine, key};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// `/NAME/in/:id` is answered by `/out/NAME/:id`.
+fn copy(name: &'static str) -> Rule {
+    let (from, to) = (format!("/{name}/in/:id"), format!("/out/{name}/:id"));
+    Rule::new(name).when(key(&from).exists() & key(&to).absent()).run(move |firing: Firing| {
+        let to = to.clone();
+        async move { Ok::<Outcome, Error>(firing.commit().put(&to, "done").into()) }
+    })
+}
+
+fn builder(etcd: &Etcd) -> EngineBuilder {
+    Engine::builder("app", [etcd.endpoint()])
+        .connect_options(ConnectOptions::new().with_user("engine", "secret"))
+        .lock_ttl(5 * SECOND)
+}
+
+async fn grant(root: &Client, prefix: &str) {
+    let permission = Permission::read_write(prefix).with_prefix();
+    root.auth_client().role_grant_permission("engine", permission).await.expect("granted");
+}
+
+async fn revoke(root: &Client, prefix: &str) {
+    let whole = RoleRevokePermissionOptions::new().with_prefix();
+    root.auth_client().role_revoke_permission("engine", prefix, Some(whole)).await.expect("revoked");
+}
+
+async fn exists(root: &Client, key: &str) -> bool {
+    root.kv_client().get(key, None).await.is_ok_and(|found| !found.kvs().is_empty())
+}
+
+async fn put(root: &Client, key: &str) {
+    root.kv_client().put(key, "", None).await.expect("written");
+}
+
+async fn probe(endpoint: &Endpoint, path: &str) -> u16 {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = endpoint.address();
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("asked");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+}
+
+async fn is_well(running: &RunningEngine) {
+    eventually(30 * SECOND, "it is ready", async || running.health() == Health::Ready).await;
+}
+
+async fn one_forbidden_prefix_stops_only_its_rule(etcd: Etcd) {
+    let root = etcd.enable_auth(&["/etcd-rules/", "/one/", "/out/"]).await;
+    for key in ["/one/in/1", "/two/in/1"] {
+        put(&root, key).await;
+    }
+    let endpoint = Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+    let rules = [copy("one"), copy("two")];
+    let running = builder(&etcd)
+        .rules(rules)
+        // Crawls go on, and leave out what is refused.
+        .crawl_interval(SECOND)
+        .endpoint(&endpoint)
+        .build()
+        .unwrap()
+        .start()
+        .await
+        .unwrap();
+    eventually(20 * SECOND, "the one fires", async || exists(&root, "/out/one/1").await).await;
+    let degraded = |health: &Health| {
+        matches!(health, Health::Degraded { can_fire: true, .. }) && health.has(Reason::Permission)
+    };
+    eventually(10 * SECOND, "it says so", async || degraded(&running.health())).await;
+    assert!(running.health().to_string().contains("watch of `/two/in/`"), "{}", running.health());
+    assert_eq!((probe(&endpoint, "/readyz").await, probe(&endpoint, "/readyz?strict").await), (200, 503));
+    tokio::time::sleep(3 * SECOND).await;
+    assert!(!exists(&root, "/out/two/1").await);
+    assert!(degraded(&running.health()), "crawls change nothing: {}", running.health());
+    grant(&root, "/two/").await;
+    eventually(20 * SECOND, "the other fires too", async || exists(&root, "/out/two/1").await).await;
+    is_well(&running).await;
+    assert_eq!((probe(&endpoint, "/readyz").await, probe(&endpoint, "/readyz?strict").await), (200, 200));
+    put(&root, "/two/in/2").await;
+    eventually(10 * SECOND, "and goes on", async || exists(&root, "/out/two/2").await).await;
+    assert_eq!(running.stats().await.unwrap().drift, 0);
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forbidden_prefix_at_the_start_stops_only_the_rules_that_need_it() {
+    one_forbidden_prefix_stops_only_its_rule(Etcd::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_covering_prefix_that_is_refused_is_split_into_what_the_patterns_need() {
+    let etcd = Etcd::start().await;
+    let root = etcd.enable_auth(&["/etcd-rules/", "/servers/internal/", "/out/"]).await;
+    put(&root, "/servers/internal/7/x").await;
+    put(&root, "/servers/7/state").await;
+    let rule = |id: &'static str, from: &str| {
+        let to = format!("/out/{id}/:id");
+        Rule::new(id).when(key(from).exists() & key(&to).absent()).run(move |firing: Firing| {
+            let to = to.clone();
+            async move { Ok::<Outcome, Error>(firing.commit().put(&to, "done").into()) }
+        })
+    };
+    // One watch of `/servers/` would do for both.
+    let rules = [rule("outer", "/servers/:id/state"), rule("inner", "/servers/internal/:id/x")];
+    let built = builder(&etcd).rules(rules).build().unwrap();
+    assert!(built.watched_prefixes().eq(["/out/inner/", "/out/outer/", "/servers/"]));
+    let running = built.start().await.unwrap();
+    eventually(20 * SECOND, "the inner fires", async || exists(&root, "/out/inner/7").await).await;
+    assert!(!exists(&root, "/out/outer/7").await);
+    eventually(10 * SECOND, "it can fire", async || running.health().can_fire()).await;
+    assert!(running.health().to_string().contains("watch of `/servers/`"), "{}", running.health());
+    grant(&root, "/servers/").await;
+    eventually(20 * SECOND, "the outer fires too", async || exists(&root, "/out/outer/7").await).await;
+    is_well(&running).await;
+    // Keys of the inner prefix come by two watches now, and are kept apart.
+    for id in ["8", "9"] {
+        put(&root, &format!("/servers/internal/{id}/x")).await;
+        put(&root, &format!("/servers/{id}/state")).await;
+        for rule in ["inner", "outer"] {
+            let key = format!("/out/{rule}/{id}");
+            eventually(10 * SECOND, &key, async || exists(&root, &key).await).await;
+        }
+    }
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permission_that_is_lost_while_it_is_up_shows_in_its_health() {
+    let etcd = Etcd::start().await;
+    let root = etcd.enable_auth(&["/etcd-rules/", "/one/", "/two/", "/out/"]).await;
+    let rules = [copy("one"), copy("two")];
+    let running =
+        builder(&etcd).rules(rules).crawl_interval(2 * SECOND).build().unwrap().start().await.unwrap();
+    is_well(&running).await;
+    // The watch stays open, and nobody is told. A crawl finds it out.
+    revoke(&root, "/two/").await;
+    let says = async |what: &str| {
+        let (health, all) = (running.health(), what.to_owned());
+        matches!(health, Health::Degraded { .. }) && health.to_string().contains(&all)
+    };
+    eventually(20 * SECOND, "it says so", async || says("crawl of `/two/in/`").await).await;
+    assert!(running.health().can_fire());
+    put(&root, "/one/in/1").await;
+    eventually(10 * SECOND, "the other fires", async || exists(&root, "/out/one/1").await).await;
+    // A lock that is refused tells too.
+    put(&root, "/two/in/1").await;
+    eventually(20 * SECOND, "it says so", async || says("locks of rule `two`").await).await;
+    grant(&root, "/two/").await;
+    eventually(20 * SECOND, "it fires", async || exists(&root, "/out/two/1").await).await;
+    is_well(&running).await;
+    // Without the namespace nothing can be done, and nobody says that it could.
+    revoke(&root, "/etcd-rules/").await;
+    for key in ["/one/in/2", "/two/in/2"] {
+        put(&root, key).await;
+    }
+    eventually(20 * SECOND, "nothing can fire", async || !running.health().can_fire()).await;
+    grant(&root, "/etcd-rules/").await;
+    eventually(30 * SECOND, "all fire", async || {
+        exists(&root, "/out/one/2").await && exists(&root, "/out/two/2").await
+    })
+    .await;
+    is_well(&running).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_nothing_to_read_it_is_not_ready() {
+    let etcd = Etcd::start().await;
+    let root = etcd.enable_auth(&["/etcd-rules/"]).await;
+    let running = builder(&etcd).rule(copy("one")).build().unwrap().start().await.unwrap();
+    let refused = |health: &Health| {
+        matches!(health, Health::Degraded { can_fire: false, .. }) && health.has(Reason::Permission)
+    };
+    eventually(20 * SECOND, "it says so", async || refused(&running.health())).await;
+    grant(&root, "/one/").await;
+    grant(&root, "/out/").await;
+    is_well(&running).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+}
