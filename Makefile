@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak faults check bench bench-full bench-peer bench-picture
+.PHONY: help quickstart test soak faults fuzz load check bench bench-full bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -27,6 +27,16 @@ SEED ?= 1000000
 soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 	@scripts/setup
 	@CARGO="$(CARGO)" scripts/soak $(SCHEDULES) $(SEED)
+
+SECONDS ?= 60
+
+fuzz: ## attack patterns, conditions, index, watch and queries with random bytes: make fuzz SECONDS=60
+	@scripts/setup
+	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --all-features --lib fuzz:: -- --nocapture
+
+load: ## a million keys, a storm, large values and idle connections, on a private etcd: some minutes
+	@scripts/setup test
+	$(CARGO) test --release --all-features --test load -- --ignored --nocapture
 
 ETCD36 ?= target/etcd36
 ROUNDS ?= 1

@@ -227,7 +227,10 @@ mod engine;
 mod error;
 mod etcd;
 mod evaluate;
+#[cfg(test)]
+mod fuzz;
 mod index;
+mod limits;
 mod lock;
 mod mutants;
 #[cfg(feature = "prometheus")]

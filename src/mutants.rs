@@ -62,6 +62,8 @@ mutants! {
     Token,
     /// etcd is asked for a token at most once a second.
     TokenRate,
+    /// A transaction takes effect in the engine's own store only.
+    Identity,
 }
 
 #[cfg(not(test))]

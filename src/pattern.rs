@@ -13,6 +13,7 @@ pub use attributes::Attributes;
 pub use deserialize::AttributeError;
 pub use error::{FormatError, PatternError, PatternErrorKind};
 
+use crate::limits::{LONGEST_PATTERN, shown};
 use smallvec::SmallVec;
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -83,6 +84,13 @@ impl Pattern {
         let error = |position, kind| Err(PatternError::new(text, position, kind));
         if text.is_empty() {
             return error(0, PatternErrorKind::Empty);
+        }
+        if text.len() > LONGEST_PATTERN {
+            return Err(PatternError::new(
+                &shown(text),
+                LONGEST_PATTERN,
+                PatternErrorKind::TooLong(text.len()),
+            ));
         }
         let mut segments = Vec::new();
         let mut attributes: Vec<Arc<str>> = Vec::new();

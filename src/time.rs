@@ -33,11 +33,6 @@ impl Jitter {
         self.0
     }
 
-    /// What is wrong with it.
-    pub(crate) fn mistake(self) -> Option<&'static str> {
-        (!(0.0..=10.0).contains(&self.0)).then_some("it is a part of the time, from 0 to 10")
-    }
-
     /// A time that is longer by chance, but not longer than what can be added to a clock.
     pub(crate) fn lengthen(self, time: Duration, rng: &mut impl Rng) -> Duration {
         if self.0 <= 0.0 || time.is_zero() {
@@ -125,12 +120,5 @@ mod tests {
             assert!(last - first >= 0.9 * (most - least), "{part}: all of it is used, {first} to {last}");
         }
         assert_eq!(Jitter::up_to(10.0).lengthen(Duration::MAX, &mut rng), LONGEST);
-    }
-
-    #[test]
-    fn a_part_that_makes_no_sense_is_a_mistake() {
-        for (part, wrong) in [(0.0, false), (10.0, false), (-0.1, true), (10.1, true), (f64::NAN, true)] {
-            assert_eq!(Jitter::up_to(part).mistake().is_some(), wrong, "{part}");
-        }
     }
 }

@@ -5,12 +5,19 @@
 
 mod support;
 
-use etcd_rules::{Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, Reveal, Rule, key};
+use etcd_rules::embedded::EmbeddedEtcd;
+use etcd_rules::http::Endpoint;
+use etcd_rules::inspect::{InstanceQuery, InstanceState, StateKind, WaitReason};
+use etcd_rules::{
+    Backoff, Engine, EngineBuilder, Error, Firing, Health, Outcome, RateLimit, Reveal, Rule, key,
+};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use support::{Etcd, Proxy, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
@@ -292,6 +299,192 @@ async fn no_key_and_no_value_is_told_unless_it_may_be() {
         }
         assert!(text.contains("bad value: ") && text.contains("the key `/missing/"), "{text}");
         assert_eq!(told.spans(name, "firing")[0].get("instance").starts_with("id=ident"), tells_key);
+    }
+}
+
+async fn get(endpoint: &Endpoint, path: &str) -> String {
+    let mut stream = TcpStream::connect(endpoint.address()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(text.starts_with("HTTP/1.0 200 "), "{path}: {text}");
+    text
+}
+
+/// What a callback says of keys and of values, some of which it read, is the same in the log, over HTTP, in events, in
+/// the mark that it leaves in etcd, and in another engine that reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_callback_says_is_the_same_wherever_it_is_told_and_tells_no_more_than_it_may() {
+    let told = Capture::installed();
+    let rule = || {
+        let speaks = Rule::new("speaks").when(key("/jobs/:id").exists());
+        speaks.backoff(Backoff::new(3600 * SECOND, 3600 * SECOND)).run(|firing: Firing| async move {
+            let (id, value) = (firing.attribute("id")?, firing.value("/jobs/:id")?);
+            let read = firing.get("/users/alice").await?;
+            let pin = read.to_string_lossy()[9..13].to_owned();
+            match id {
+                "ident-gives-up" => Ok(Outcome::give_up(format!("{id} is {value:?}, pin {pin}"))),
+                "ident-panics" => panic!("{id} is {value:?}, pin {pin}"),
+                _ => Err::<Outcome, etcd_rules::BoxError>(format!("{id} is {value:?}, pin {pin}").into()),
+            }
+        })
+    };
+    for (name, reveal, tells_key, tells_value) in [
+        ("says-nothing", Reveal::Nothing, false, false),
+        ("says-keys", Reveal::Keys, true, false),
+        ("says-values", Reveal::Values, true, true),
+    ] {
+        let etcd = Etcd::start().await;
+        etcd.put("/users/alice", r#"{"pin": "4711"}"#).await;
+        let endpoint = Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+        let build = |name: &str, reveal| {
+            let builder = builder(&etcd, name).rule(rule()).reveal(reveal).endpoint(&endpoint);
+            async { builder.build().unwrap().start().await.unwrap() }
+        };
+        let running = build(name, reveal).await;
+        running.ready().await;
+        let mut events = running.events();
+        for id in ["ident-fails", "ident-gives-up", "ident-panics"] {
+            etcd.put(&format!("/jobs/{id}"), "secret\n").await;
+        }
+        eventually(20 * SECOND, "all have failed", async || {
+            let stats = running.stats().await.unwrap();
+            (stats.waiting, stats.given_up) == (2, 1)
+        })
+        .await;
+        // The one that does not tell more is the reader.
+        let reader = format!("{name}-reader");
+        let other = build(&reader, Reveal::Keys).await;
+        other.ready().await;
+        eventually(20 * SECOND, "the other one has seen the marks", async || {
+            let stats = other.stats().await.unwrap();
+            (stats.held, stats.given_up) == (2, 1)
+        })
+        .await;
+
+        let mut said = Vec::new();
+        for line in told.lines(name, "callback failed; it will be tried again") {
+            said.push(("log", line.get("error").to_owned()));
+        }
+        while let Some(event) = events.try_recv().transpose().unwrap() {
+            let text = format!("{:?}", event.kind);
+            if text.contains("pin") {
+                said.push(("event", text));
+            }
+        }
+        for instance in running.instances(InstanceQuery::new()).await.unwrap().instances {
+            said.push(("API", instance.last_error.unwrap().to_string()));
+        }
+        for key in etcd.keys("/etcd-rules/app/").await {
+            let mark = etcd.get(&key).await.filter(|value| value.contains("gave_up"));
+            said.extend(mark.map(|mark| ("mark", mark)));
+        }
+        for path in ["/instances", "/api/instances"] {
+            said.push((path, get(&endpoint, &format!("{path}?engine={name}")).await));
+            let elsewhere = get(&endpoint, &format!("{path}?engine={reader}")).await;
+            assert!(!elsewhere.contains("secret") && !elsewhere.contains("4711"), "{elsewhere}");
+            assert_eq!(
+                elsewhere.contains("pin"),
+                reveal <= Reveal::Keys,
+                "of a mark that tells more: {elsewhere}"
+            );
+        }
+        for (place, least) in [("log", 2), ("event", 6), ("API", 3), ("mark", 3)] {
+            let count = said.iter().filter(|(at, _)| *at == place).count();
+            assert!(count >= least, "{place} {count}: {said:?}");
+        }
+        for (place, text) in said {
+            assert!(text.contains(", pin "), "{name}, {place}: {text}");
+            assert_eq!(text.contains("ident"), tells_key, "{name}, {place}: {text}");
+            assert_eq!(text.contains("secret"), tells_value, "{name}, {place}: {text}");
+            assert_eq!(text.contains("4711"), tells_value, "{name}, {place}: {text}");
+        }
+        other.shutdown(SECOND).await.unwrap();
+        running.shutdown(SECOND).await.unwrap();
+    }
+}
+
+/// Each makes the other one true, so that they would go on for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_undo_each_other_are_slowed_down_and_the_log_names_both() {
+    let told = Capture::installed();
+    let rule = |id: &str, from: &'static str, to: &'static str| {
+        let rule = Rule::new(id).when(key("/flags/:id").equals(from));
+        rule.run(move |firing: Firing| async move {
+            Ok::<Outcome, Error>(firing.commit().put("/flags/:id", to).into())
+        })
+    };
+    let low = || RateLimit::new(5, SECOND);
+    let pair = |name: &str, endpoint: String| {
+        let builder = Engine::builder("app", [endpoint]).name(name);
+        let (on, off) = (rule("switches-on", "off", "on"), rule("switches-off", "on", "off"));
+        match name {
+            // Quick enough for the default.
+            "undo-by-default" => {
+                let quick = || Backoff::new(SECOND / 1000, SECOND);
+                builder.rules([on.backoff(quick()), off.backoff(quick())])
+            }
+            "undo-engine" => builder.rules([on, off]).instance_rate(low()),
+            "undo-rule" => builder.rules([on.instance_rate(low()), off.instance_rate(low())]),
+            _ => {
+                let quick = || Backoff::new(SECOND / 1000, SECOND);
+                let builder = builder.rules([on.backoff(quick()), off.backoff(quick())]);
+                builder.instance_rate(RateLimit::new(u32::MAX, SECOND))
+            }
+        }
+    };
+    let line = "instance fires too often, and is slowed down; rules may undo each other's work";
+    for (name, free) in [
+        ("undo-by-default", 600..3000),
+        ("undo-engine", 10..100),
+        ("undo-rule", 10..100),
+        ("undo-free", 0..0),
+    ] {
+        // Hundreds of firings a second take an etcd that is not slow.
+        let (etcd, embedded) = (Etcd::start().await, EmbeddedEtcd::start().await.unwrap());
+        let real = !matches!(name, "undo-by-default" | "undo-free");
+        let mut client = if real { etcd.client().await } else { embedded.client().await.unwrap() };
+        let endpoint = if real { etcd.endpoint() } else { embedded.endpoint() };
+        let running = pair(name, endpoint).build().unwrap().start().await.unwrap();
+        running.ready().await;
+        client.put("/flags/1", "off", None).await.unwrap();
+        let fired = async || running.rules().await.unwrap().iter().map(|rule| rule.fired).sum::<u64>();
+        if name == "undo-free" {
+            eventually(60 * SECOND, "it goes on for ever", async || fired().await > 3000).await;
+            assert_eq!(told.lines(name, line).len(), 0);
+            running.shutdown(SECOND).await.unwrap();
+            continue;
+        }
+        let names = || -> HashSet<(String, String)> {
+            let lines = told.lines(name, line);
+            lines.iter().map(|line| (line.get("rule").into(), line.get("made_true_by").into())).collect()
+        };
+        let both = || {
+            let (on, off) = ("switches-on".to_owned(), "switches-off".to_owned());
+            names().contains(&(on.clone(), off.clone())) || names().contains(&(off, on))
+        };
+        let started = tokio::time::Instant::now();
+        while !both() && started.elapsed() < 60 * SECOND {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+        assert!(both(), "{name}: no line names both after {} firings: {:?}", fired().await, names());
+        assert!(free.contains(&fired().await), "{name}: {}", fired().await);
+        let waits = async || {
+            let query = InstanceQuery::new().state(StateKind::Waiting);
+            let waiting = running.instances(query).await.unwrap().instances;
+            waiting.into_iter().any(|one| {
+                matches!(one.state, InstanceState::Waiting { reason: WaitReason::TooOften, remaining }
+                    if remaining > 3 * SECOND)
+            })
+        };
+        eventually(60 * SECOND, "it is as slow as it gets", waits).await;
+        let mut revision = async || client.get("/flags/1", None).await.unwrap().header().unwrap().revision();
+        let before = revision().await;
+        tokio::time::sleep(6 * SECOND).await;
+        let changes = revision().await - before;
+        // Two firings in five seconds, each with a lock and a commit.
+        assert!((1..=12).contains(&changes), "{name}: {changes} revisions in 6 s");
+        running.shutdown(SECOND).await.unwrap();
     }
 }
 

@@ -50,8 +50,8 @@ impl Backoff {
         self
     }
 
-    pub(crate) fn mistake(&self) -> Option<(Jitter, &'static str)> {
-        Some((self.jitter, self.jitter.mistake()?))
+    pub(crate) fn part(&self) -> Jitter {
+        self.jitter
     }
 
     pub(crate) fn base(&self) -> Duration {

@@ -1,7 +1,7 @@
 //! The brakes of a rule, which its author or an operator sets: pause, dry run, rate limit and least interval.
 
 use super::{RateLimit, RuleError};
-use crate::time::LONGEST;
+use crate::limits::{self, Amount};
 use std::time::Duration;
 
 /// All brakes of a rule. By default it has none.
@@ -22,12 +22,10 @@ impl Brake {
 }
 
 pub(crate) fn check_interval(interval: Duration) -> Result<(), RuleError> {
-    if !interval.is_zero() && interval <= LONGEST {
-        return Ok(());
+    match limits::mistake(limits::RULE, "min_interval", Amount::Time(interval)) {
+        Some(reason) => {
+            Err(RuleError::Option { option: "min_interval", value: format!("{interval:?}"), reason })
+        }
+        None => Ok(()),
     }
-    Err(RuleError::Option {
-        option: "min_interval",
-        value: format!("{interval:?}"),
-        reason: "the time must be more than zero and at most 365 days",
-    })
 }

@@ -13,6 +13,9 @@ pub enum RuleError {
     /// The id has this many bytes, which is more than a metric label or a lock key should have.
     #[error("the id has {0} bytes: at most 200 are allowed")]
     LongId(usize),
+    /// The id has a line break or another control character.
+    #[error("the id has control characters: it is a label of metrics, and in log lines")]
+    ControlCharacter,
     /// No condition was given.
     #[error("there is no condition: call `when` on the rule")]
     NoCondition,
@@ -79,7 +82,7 @@ pub enum RuleError {
     NeverTrue,
     /// The transaction that takes the lock would have more operations than etcd allows.
     #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 2); divide it among several rules"
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 3); divide it among several rules"
     )]
     TooManyKeys {
         /// The number of distinct keys of the rule.

@@ -163,6 +163,11 @@ impl CompiledRule {
         self.limits.settle
     }
 
+    /// How often an instance may fire before it is slowed down.
+    pub(crate) fn instance_rate(&self) -> RateLimit {
+        self.limits.instance_rate
+    }
+
     pub(crate) fn lock_ttl(&self) -> Duration {
         self.limits.lock_ttl
     }

@@ -1,6 +1,6 @@
 //! Options of a rule, and the limits against which a rule is checked.
 
-use super::{Backoff, Brake, Settle};
+use super::{Backoff, Brake, RateLimit, Settle};
 use std::time::Duration;
 
 /// Options of a rule. If one is `None`, the engine's value counts.
@@ -12,6 +12,7 @@ pub(crate) struct Options {
     pub(crate) backoff: Backoff,
     pub(crate) optimistic: bool,
     pub(crate) settle: Option<Settle>,
+    pub(crate) instance_rate: Option<RateLimit>,
     pub(crate) brake: Brake,
 }
 
@@ -27,6 +28,7 @@ impl Default for Options {
             backoff: Backoff::default(),
             optimistic: false,
             settle: None,
+            instance_rate: None,
             brake: Brake::default(),
         }
     }
@@ -39,4 +41,5 @@ pub(crate) struct Limits {
     pub(crate) lock_ttl: Duration,
     pub(crate) concurrency: usize,
     pub(crate) settle: Settle,
+    pub(crate) instance_rate: RateLimit,
 }

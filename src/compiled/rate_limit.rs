@@ -1,7 +1,7 @@
 //! Rate limits: how many firings of a rule may start in a period.
 
 use super::RuleError;
-use crate::time::LONGEST;
+use crate::limits::{self, Amount};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -28,6 +28,10 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
+    /// How often an instance may fire unless something else is wanted. Work on one thing that really comes more often
+    /// is rare.
+    pub(crate) const OF_INSTANCES: Self = Self::new(300, Duration::from_secs(60));
+
     /// `count` is at least 1, and `per` is more than zero and at most 365 days. Anything else is a mistake,
     /// which is reported where the limit is used.
     ///
@@ -48,14 +52,13 @@ impl RateLimit {
     }
 
     pub(crate) fn check(&self) -> Result<(), RuleError> {
-        let wrong = |reason| Err(RuleError::Option { option: "rate_limit", value: self.to_string(), reason });
-        if self.count == 0 {
-            return wrong("nothing could ever start; to hold the rule back, pause it");
+        let count = Amount::Count(self.count.into());
+        let wrong = limits::mistake(limits::RULE, "the count of rate_limit", count)
+            .or_else(|| limits::mistake(limits::RULE, "the time of rate_limit", Amount::Time(self.per)));
+        match wrong {
+            Some(reason) => Err(RuleError::Option { option: "rate_limit", value: self.to_string(), reason }),
+            None => Ok(()),
         }
-        if self.per.is_zero() || self.per > LONGEST {
-            return wrong("the time must be more than zero and at most 365 days");
-        }
-        Ok(())
     }
 }
 

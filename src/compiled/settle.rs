@@ -36,8 +36,12 @@ impl Settle {
         self
     }
 
-    pub(crate) fn mistake(&self) -> Option<(Jitter, &'static str)> {
-        Some((self.jitter, self.jitter.mistake()?))
+    pub(crate) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    pub(crate) fn part(&self) -> Jitter {
+        self.jitter
     }
 
     /// How long it is this time.

@@ -74,7 +74,7 @@ impl Key {
 
     /// The key exists and has one of these values. With no values it is never true.
     pub fn one_of<V: Into<Value>>(&self, values: impl IntoIterator<Item = V>) -> Condition {
-        self.test(Test::OneOf(values.into_iter().map(Into::into).collect()))
+        self.leaf(Test::one_of(values.into_iter().map(Into::into).collect()))
     }
 
     /// The key exists and its value starts with these bytes.

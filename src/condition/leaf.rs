@@ -5,6 +5,7 @@ use super::evaluate::seen_at;
 use super::json::{self, Field};
 use super::number::{Bound, Number};
 use crate::change::Seen;
+use crate::limits::{self, Amount};
 use crate::value::Value;
 use regex::bytes::Regex;
 use smallvec::SmallVec;
@@ -85,6 +86,15 @@ impl Test {
                 reason: format!("{regex:?} is not a regular expression ({what}); correct or escape it"),
             }
         })
+    }
+
+    pub(super) fn one_of(values: Vec<Value>) -> Result<Self, Malformed> {
+        let count = Amount::Count(values.len() as u64);
+        let Some(reason) = limits::mistake(limits::RULE, "the values of one_of", count) else {
+            return Ok(Self::OneOf(values.into()));
+        };
+        let predicate = format!("in {} values", values.len());
+        Err(Malformed { predicate, reason: format!("{} values: {reason}", values.len()) })
     }
 
     pub(super) fn compare(order: Order, bound: Number) -> Result<Self, Malformed> {

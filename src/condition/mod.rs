@@ -39,6 +39,8 @@ pub use explain::{EvaluateError, Explanation, SeenKey};
 pub use expr::{Condition, Key, all_equal, key};
 pub use number::Number;
 #[cfg(test)]
+pub(crate) use properties::attack;
+#[cfg(test)]
 use {
     compile::MAX_SLOTS,
     evaluate::MAX_VALUE_IN_CHECK,

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::change::{Revision, Seen};
+use crate::fuzz::made_of;
 use crate::pattern::Attributes;
 use crate::properties::check;
 use crate::value::Value;
@@ -103,7 +104,7 @@ fn models() -> impl Strategy<Value = Model> {
         k().prop_map(Model::Exists),
         (k(), v()).prop_map(|(k, v)| Model::Equals(k, v)),
         (k(), v()).prop_map(|(k, v)| Model::NotEquals(k, v)),
-        (k(), prop::collection::vec(v(), 0..4)).prop_map(|(k, vs)| Model::OneOf(k, vs)),
+        (k(), prop::collection::vec(v(), 1..4)).prop_map(|(k, vs)| Model::OneOf(k, vs)),
         (k(), v()).prop_map(|(k, v)| Model::StartsWith(k, v)),
         k().prop_map(Model::HasA),
         k().prop_map(Model::MoreThan7),
@@ -152,20 +153,32 @@ fn holds(of: &Compiled, check: &Check, then: &[Option<Seen>], now: &[Option<Seen
     }
 }
 
+/// The truth, on which all ways to evaluate agree.
+fn truth_by_all(model: &Model, state: &State) -> Result<bool, TestCaseError> {
+    let (condition, expected) = (model.condition(), model.holds(state));
+    let compiled = condition.compile().unwrap();
+    let seen = by_slot(&compiled, state);
+    prop_assert_eq!(compiled.truth(&seen), expected, "the truth of {}", condition);
+    prop_assert_eq!(compiled.evaluate(&seen).truth, expected, "the verdict on {}", condition);
+    prop_assert_eq!(compiled.explain(&seen, |slot| slot.index().to_string()).truth, expected);
+    let map: BTreeMap<&str, &Value> =
+        KEYS.iter().zip(state).filter_map(|(key, seen)| Some((*key, &seen.as_ref()?.value))).collect();
+    prop_assert_eq!(condition.evaluate_on(&Attributes::new(), map).unwrap().truth, expected);
+    Ok(expected)
+}
+
+/// A target of [`fuzz`](crate::fuzz): the bytes choose a condition and what is seen of its keys.
+pub(crate) fn attack(bytes: &[u8]) {
+    if let Some((model, state)) = made_of(bytes, &(models(), states())) {
+        truth_by_all(&model, &state).unwrap();
+    }
+}
+
 #[test]
 fn every_way_to_evaluate_agrees_with_the_oracle() {
     let truths = Cell::new(0);
     check(4096, &(models(), states()), |(model, state)| {
-        let (condition, expected) = (model.condition(), model.holds(&state));
-        let compiled = condition.compile().unwrap();
-        let seen = by_slot(&compiled, &state);
-        prop_assert_eq!(compiled.truth(&seen), expected, "the truth of {}", condition);
-        prop_assert_eq!(compiled.evaluate(&seen).truth, expected, "the verdict on {}", condition);
-        prop_assert_eq!(compiled.explain(&seen, |slot| slot.index().to_string()).truth, expected);
-        let map: BTreeMap<&str, &Value> =
-            KEYS.iter().zip(&state).filter_map(|(key, seen)| Some((*key, &seen.as_ref()?.value))).collect();
-        prop_assert_eq!(condition.evaluate_on(&Attributes::new(), map).unwrap().truth, expected);
-        truths.set(truths.get() + u32::from(expected));
+        truths.set(truths.get() + u32::from(truth_by_all(&model, &state)?));
         Ok(())
     });
     assert!((1000..3100).contains(&truths.get()), "{truths:?} of 4096 are true");

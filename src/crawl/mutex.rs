@@ -9,7 +9,7 @@ use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
 use crate::watch_cell::WatchCell;
 use etcd_client::proto::PbTxnOpResponse;
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, TxnOp};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -74,11 +74,10 @@ impl CrawlMutex {
             .with_limit(1)
             .with_keys_only();
         let oldest = TxnOp::get(self.prefix.as_str(), Some(oldest));
-        let txn = Txn::new()
-            .when([Compare::create_revision(key, CompareOp::Equal, 0)])
-            .and_then([TxnOp::put(key, &*self.engine, Some(put)), oldest.clone()])
-            .or_else([oldest]);
-        let Answer { responses, .. } = etcd.txn(txn).await?;
+        let absent = Compare::create_revision(key, CompareOp::Equal, 0);
+        let put = TxnOp::put(key, &*self.engine, Some(put));
+        let Answer { responses, .. } =
+            etcd.txn(vec![absent], vec![put, oldest.clone()], vec![oldest]).await?;
         Ok(responses.into_iter().flatten().find_map(|response| match response {
             PbTxnOpResponse::ResponseRange(range) => range.kvs.into_iter().next().map(|kv| kv.key),
             _ => None,
@@ -89,7 +88,7 @@ impl CrawlMutex {
     pub(super) async fn release(&mut self, etcd: &EtcdClient, Held { lease, key }: Held) {
         self.retry.reset();
         while !lease.lost.is_cancelled() {
-            match etcd.txn(Txn::new().and_then([TxnOp::delete(key.as_str(), None)])).await {
+            match etcd.txn(vec![], vec![TxnOp::delete(key.as_str(), None)], vec![]).await {
                 Ok(_) => return,
                 Err(failure) => {
                     let engine = &*self.engine;

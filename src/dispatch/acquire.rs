@@ -167,9 +167,13 @@ impl AcquireTxn {
                 let key = keys.lock().to_owned();
                 LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
             }
-            Locked::Marked { revision, mark, at } => {
-                LockOutcome::Marked(FoundMark { key: keys.mark().to_owned(), revision, mark, at })
-            }
+            Locked::Marked { revision, mark, at } => LockOutcome::Marked(FoundMark::new(
+                keys.mark().to_owned(),
+                revision,
+                mark,
+                at,
+                self.tools.reveal,
+            )),
             Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
         })
     }

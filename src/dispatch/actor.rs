@@ -130,6 +130,7 @@ impl Dispatcher {
             etcd: config.etcd.clone(),
             requests: config.requests.clone(),
             keeper: config.keeper.clone(),
+            reveal: config.telemetry.reveal,
         };
         let around = Surroundings {
             engine: config.engine.clone(),
@@ -138,6 +139,7 @@ impl Dispatcher {
             source: config.etcd.clone(),
             reserved: config.reserved.clone(),
             max_txn_ops: config.max_txn_ops,
+            reveal: config.telemetry.reveal,
         };
         let callback_telemetry = CallbackTelemetry {
             engine: config.engine.clone(),
@@ -199,6 +201,7 @@ impl Dispatcher {
             Action::Notify { rule, binding, state } => {
                 self.notify_of(rule, &binding, || EventKind::State(state))
             }
+            Action::TellSlowed { rule, binding, cause } => self.tell_slowed(rule, &binding, cause),
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, None, ctx),

@@ -156,7 +156,8 @@ impl CommitTxn {
             Ended::FenceLost => return None,
             Ended::Unexpected { changes, mark_gone } => CommitOutcome::Unexpected { changes, mark_gone },
             Ended::Marked { revision, mark, at } => {
-                CommitOutcome::Marked(FoundMark { key: self.keys.mark().to_owned(), revision, mark, at })
+                let key = self.keys.mark().to_owned();
+                CommitOutcome::Marked(FoundMark::new(key, revision, mark, at, self.tools.reveal))
             }
         })
     }
@@ -225,6 +226,7 @@ impl CommitTxn {
             until: hold.delay.map_or(u64::MAX, |delay| now + delay.as_millis() as u64),
             gave_up: hold.delay.is_none(),
             error: hold.error.chars().take(ERROR).collect(),
+            reveal: self.tools.reveal,
         }
     }
 

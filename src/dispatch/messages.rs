@@ -8,6 +8,8 @@ use crate::firing::Then;
 use crate::index::InstanceId;
 use crate::inspect::InstanceState;
 use crate::lock::txn::{InstanceMark, MarkKind};
+use crate::trace::hide::HIDDEN;
+use crate::trace::reveal::Reveal;
 use std::time::Duration;
 
 /// What must be done.
@@ -23,6 +25,8 @@ pub(crate) enum Action {
     Run { instance: InstanceId, basis: Basis, supersedes_backoff: Option<Revision> },
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
+    /// Say that an instance fires too often. `cause`: the rule whose commit made it due, if it was one of this engine.
+    TellSlowed { rule: RuleIndex, binding: Binding, cause: Option<RuleIndex> },
     /// The index may forget the instance if no key implies it.
     Release(InstanceId),
     /// Remove the backoff key that this engine wrote.
@@ -49,6 +53,23 @@ pub(crate) struct FoundMark {
 }
 
 impl FoundMark {
+    /// If the engine that wrote the mark may tell more than this one, what the mark says is hidden.
+    pub(crate) fn new(
+        key: String,
+        revision: Revision,
+        mut mark: Option<InstanceMark>,
+        at: Revision,
+        reveal: Reveal,
+    ) -> Self {
+        if let Some(mark) = &mut mark
+            && mark.reveal > reveal
+            && !mark.error.is_empty()
+        {
+            mark.error = HIDDEN.to_owned();
+        }
+        Self { key, revision, mark, at }
+    }
+
     /// What can't be read counts as one that says nothing of failures.
     pub(crate) fn kind(&self) -> MarkKind {
         self.mark.as_ref().map_or(MarkKind::RetryAfter, InstanceMark::kind)
@@ -69,6 +90,17 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
+    /// With other words of the callback.
+    pub(crate) fn map_text(self, map: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Finish::Returned(Then::GiveUp(reason)) => Finish::Returned(Then::GiveUp(map(&reason))),
+            Finish::Failed(error) => Finish::Failed(map(&error)),
+            Finish::Panicked(text) => Finish::Panicked(map(&text)),
+            Finish::OfLink(failed) => Finish::OfLink(Box::new(failed.map_text(map))),
+            other => other,
+        }
+    }
+
     /// A word for it.
     pub(crate) fn result(&self) -> &'static str {
         match self {

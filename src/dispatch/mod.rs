@@ -6,7 +6,7 @@
 //! | [`outcome`] | how an attempt to lock, and the end of a firing, came out: for whoever decides, counts, or is told | no |
 //! | [`record`] | the state machine of one instance: the exact meaning of "fires again" | no |
 //! | [`slot_queue`], [`rate`] | slots, turns, classes; how many may start in a time | no |
-//! | [`interval`] | the least time between two firings of an instance | no |
+//! | [`interval`], [`instance_rate`] | the least time between two firings of an instance; slowing down those that fire too often | no |
 //! | [`latency`], [`stats`] | the stages behind an instance; what all of them are doing, counted by lane | no |
 //! | [`work_queue`] | all instances together: from what happened to what is to be done; below it the one transition from state to state, the locks within the engine, waiting for other engines, and ends | no |
 //! | [`actor`] | carries messages between `work_queue` and the world; below it the firings under way, their steps, releases, and the end | yes |
@@ -20,6 +20,7 @@ pub(crate) mod actor;
 pub(crate) mod commit;
 pub(crate) mod controls;
 mod guard;
+mod instance_rate;
 mod interval;
 pub(crate) mod latency;
 pub(crate) mod messages;

@@ -29,6 +29,7 @@ mod waiting;
 pub(crate) use state::{
     Answer, FiringEnd, Next, OwnCommit, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
 };
+pub(crate) use waiting::SLOWEST;
 
 use super::latency::TriggerLatency;
 use super::outcome::CommitOutcome;

@@ -81,6 +81,8 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
     async move {
         let Ran(finish, effects) = running.await;
         let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
+        // Once, so that all who tell of it tell the same.
+        let finish = finish.map_text(|text| seen.shown(text));
         let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
         meters.rule(rule).finished(finish.result());
         spans::outcome(&span, finish.result(), finish.is_failure());
@@ -89,9 +91,9 @@ pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> +
         {
             let instance = telemetry.reveal.instance(seen.attributes());
             let (attempt, outcome) = (seen.attempt(), finish.result());
-            let error = finish.error().map(|text| seen.shown(telemetry.reveal, text));
+            let error = finish.error();
             let (engine, rule) = (&**engine, seen.rule());
-            let (instance, error) = (instance.as_deref(), error.as_deref());
+            let instance = instance.as_deref();
             tracing::warn!(
                 parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
                 "callback failed; it will be tried again"

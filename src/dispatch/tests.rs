@@ -15,7 +15,7 @@ use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
 use crate::change::{Revision, Seen, Snapshot};
-use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RuleIndex};
+use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RateLimit, RuleIndex};
 use crate::condition::{Slot, key};
 use crate::etcd::LeaseId;
 use crate::evaluate::{Decided, Verdict};
@@ -25,6 +25,7 @@ use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
 use crate::lock::txn::InstanceMark;
 use crate::rule::Rule;
+use crate::trace::reveal::Reveal;
 use foldhash::fast::FixedState;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -58,14 +59,18 @@ fn rule(id: &str) -> Rule {
         .run(|_| async { Ok::<(), crate::Error>(()) })
 }
 
-fn compiled(rule: Rule) -> CompiledRule {
-    let limits = Limits {
+pub(crate) fn limits() -> Limits {
+    Limits {
         max_txn_ops: 128,
         lock_ttl: Duration::from_secs(10),
         concurrency: 8,
         settle: Default::default(),
-    };
-    CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
+        instance_rate: RateLimit::OF_INSTANCES,
+    }
+}
+
+fn compiled(rule: Rule) -> CompiledRule {
+    CompiledRule::alone(rule, limits()).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
 }
 
 fn work_queue_of(rules: impl IntoIterator<Item = Rule>, limit: usize, seed: u64) -> WorkQueue {
@@ -109,7 +114,14 @@ fn decision(id: InstanceId, truth: bool, keys: &[i64], touches: &[Touch], reason
 
 /// Another engine's mark, as a transaction found it.
 fn found_mark(key: String, revision: i64, (attempt, gave_up): (u32, bool), at: i64) -> FoundMark {
-    let mark = InstanceMark { engine: "other".into(), attempt, until: 0, gave_up, error: "theirs".into() };
+    let mark = InstanceMark {
+        engine: "other".into(),
+        attempt,
+        until: 0,
+        gave_up,
+        error: "theirs".into(),
+        reveal: Reveal::Nothing,
+    };
     FoundMark { key, revision: Revision::new(revision), mark: Some(mark), at: Revision::new(at) }
 }
 

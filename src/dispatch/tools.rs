@@ -8,6 +8,7 @@ use crate::lock::lease_manager::LeaseManager;
 use crate::lock::txn_sender::TxnSender;
 use crate::metrics::Meters;
 use crate::runtime::env::Env;
+use crate::trace::reveal::Reveal;
 use actix::Addr;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub(super) struct Tools {
     pub(super) etcd: Arc<EtcdClient>,
     pub(super) requests: Addr<TxnSender>,
     pub(super) keeper: Addr<LeaseManager>,
+    /// What may be shown of the application's data.
+    pub(super) reveal: Reveal,
 }
 
 impl Tools {

@@ -18,6 +18,7 @@ mod transition;
 
 pub(crate) use ending::AfterCommit;
 
+use super::instance_rate::InstanceRates;
 use super::interval::Interval;
 use super::messages::{Action, Basis, Closing, Finish, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
@@ -72,6 +73,7 @@ pub(crate) struct WorkQueue {
     brakes: ByLane<Brake>,
     /// By rule: its firings, if instances are to rest between them.
     intervals: Vec<Option<Interval>>,
+    rates: InstanceRates,
     /// Somebody listens: changes of states are told.
     observed: bool,
     stats: WorkqueueStats,
@@ -100,6 +102,7 @@ impl WorkQueue {
             opens: None,
             brakes: limits.map(|_| Brake::default()),
             intervals: rules.iter().map(|_| None).collect(),
+            rates: InstanceRates::new(&rules, hasher.clone()),
             observed: false,
             stats: WorkqueueStats::new(limits.map(|_| LaneStats::default()), hasher),
             rules,
@@ -151,6 +154,9 @@ impl WorkQueue {
         let id = decided.instance;
         let base = self.base(decided.rule);
         let truth = matches!(decided.verdict, Verdict::True(_));
+        if truth && !decided.touches.is_empty() && self.rates.is_watching() {
+            self.remember_cause(&decided);
+        }
         let Some(record) = self.records.get_mut(&id) else {
             return self.found(decided, now, out);
         };
@@ -194,6 +200,15 @@ impl WorkQueue {
                 });
             }
         }
+    }
+
+    /// What makes an instance due that may be slowed down.
+    fn remember_cause(&mut self, decided: &Decided) {
+        let Decided { rule, binding, touches, .. } = decided;
+        let compiled = &self.rules[rule.index()];
+        let keys: Vec<(String, Revision)> =
+            touches.iter().map(|(slot, at)| (compiled.key(*slot, binding), *at)).collect();
+        self.rates.caused(*rule, binding, keys.iter().map(|(key, at)| (key.as_str(), *at)));
     }
 
     /// An instance without a record was decided.
@@ -378,6 +393,7 @@ impl WorkQueue {
         if let Some(interval) = &mut self.intervals[record.rule.index()] {
             interval.forget(&record.binding);
         }
+        self.rates.forget(record.rule, &record.binding);
         self.transition(id, now, out, |record, now| record.fire_now(now));
         true
     }

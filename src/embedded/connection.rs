@@ -168,6 +168,7 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { connections, shared, way, process, .. } = self.clone();
+        let (connections, shared, process) = way.elsewhere().unwrap_or((connections, shared, process));
         Box::pin(async move {
             let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "no server is there");
             let is_refused = way.is_unreachable() || process.is_unreachable();

@@ -1,10 +1,12 @@
 //! A way to the server of its own, on which one client's trouble is made while others have none.
 
-use super::connection::Connector;
-use super::server::channel_through;
+use super::connection::{Connection, Connector};
+use super::server::{EmbeddedEtcd, channel_through};
+use super::shared::Shared;
 use etcd_client::Channel;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// A way through memory to an [`EmbeddedEtcd`](super::EmbeddedEtcd), made by its
@@ -64,6 +66,12 @@ impl NetworkPath {
         self.connector.way.cut();
     }
 
+    /// Connections that are made from now on lead to another server, as if that had come to the address;
+    /// [`cut`](Self::cut) ends those that are open.
+    pub fn lead_to(&self, etcd: &EmbeddedEtcd) {
+        self.connector.way.look(|state| state.elsewhere = Some(etcd.accepting()));
+    }
+
     /// Closes the connections along this path and refuses new ones, or, with `true`, takes them again.
     pub fn set_reachable(&self, reachable: bool) {
         self.connector.way.set_reachable(reachable);
@@ -85,12 +93,16 @@ impl NetworkPath {
 #[derive(Default)]
 pub(super) struct LinkState(Mutex<State>);
 
+/// Another server, to which new connections lead: where it takes them, and its process.
+pub(super) type Elsewhere = (mpsc::Sender<Connection>, Arc<Shared>, Arc<LinkState>);
+
 #[derive(Default)]
 struct State {
     frozen: bool,
     unreachable: bool,
     /// Closes the connections that are open now.
     connections: CancellationToken,
+    elsewhere: Option<Elsewhere>,
     /// Connections that go on once nothing is frozen; each is here once.
     waiting: Vec<Waker>,
 }
@@ -99,6 +111,11 @@ impl LinkState {
     fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let mut state: MutexGuard<'_, State> = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         look(&mut state)
+    }
+
+    /// Where new connections lead, if not to the server that the path was made for.
+    pub(super) fn elsewhere(&self) -> Option<Elsewhere> {
+        self.look(|state| state.elsewhere.clone())
     }
 
     pub(super) fn freeze(&self) {

@@ -140,6 +140,12 @@ impl EmbeddedEtcd {
         Client::from_channel(self.channel(), Some(options)).await
     }
 
+    /// Where it takes connections through memory.
+    pub(super) fn accepting(&self) -> super::path::Elsewhere {
+        let Connector { connections, shared, process, .. } = self.connectors[0].clone();
+        (connections, shared, process)
+    }
+
     #[cfg(test)]
     pub(super) fn shared(&self) -> &Arc<super::shared::Shared> {
         &self.connectors[0].shared

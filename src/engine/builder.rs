@@ -1,18 +1,19 @@
 //! Puts an engine together, and finds every mistake of the configuration at once.
 
 use super::Engine;
-use super::check::{check_application, check_options, reserved, warn};
+use super::check::{check_application, check_names, check_options, reserved, warn};
 use super::config::{Config, Options};
 use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use super::endpoints::check_endpoints;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::{DomainMistake, Domains};
-use crate::compiled::{Limits, RuleError, Settle};
+use crate::compiled::{Limits, RateLimit, RuleError, Settle};
 use crate::error::{BuildError, ConfigError};
 use crate::etcd::{Credentials, CredentialsOption, Target};
 use crate::events::Events;
 use crate::firing::BoxError;
+use crate::limits::shown;
 use crate::rule::{Rule, compile};
 use crate::runtime::env::Env;
 use crate::time::Jitter;
@@ -162,8 +163,11 @@ impl EngineBuilder {
         self
     }
 
-    /// The prefix below which the engine keeps its locks and backoff keys. If it doesn't end in `/`, one is
-    /// added. The default is `/etcd-rules/<application>/`.
+    /// The prefix below which the engine keeps its locks and backoff keys, and the identity of the store. If it doesn't
+    /// end in `/`, one is added. The default is `/etcd-rules/<application>/`.
+    ///
+    /// The identity, `<prefix>identity`, is a random value that tells this store from others. The first engine writes it,
+    /// and it stays. Another store refuses what an engine sends, even if its cluster has the same id.
     ///
     /// Engines that run the same rules must have the same namespace. Otherwise they don't see each other's
     /// locks, and two of them work on one instance.
@@ -260,6 +264,24 @@ impl EngineBuilder {
     /// end of the wait.
     pub fn settle(mut self, settle: impl Into<Settle>) -> Self {
         self.options.settle = settle.into();
+        self
+    }
+
+    /// How often an instance may fire before it is slowed down, whatever becomes of its condition in between. The
+    /// default is [`RateLimit::new(300, Duration::from_secs(60))`](RateLimit::new): five times a second, and 300 times
+    /// more at once. A rule may have [its own](Rule::instance_rate).
+    ///
+    /// This is about rules that undo each other's work: each makes the other true again, without an end. An instance
+    /// that fires more often, and is due again within `per / count` after it has fired, fires after a delay that begins
+    /// at the [base](crate::Backoff) of its backoff, and doubles up to 5 seconds. It halves when there is more time
+    /// between. A line of the log names the rule that made it true again, and
+    /// `etcd_rules_slowed_firings_total` counts its firings. What fires at the same time for other instances is not
+    /// slowed.
+    ///
+    /// If the rate is low, an instance whose keys really change so often lags behind by up to 5 seconds, though each
+    /// time it sees the newest values. If it is high, rules that undo each other are a load for etcd.
+    pub fn instance_rate(mut self, rate: RateLimit) -> Self {
+        self.options.instance_rate = rate;
         self
     }
 
@@ -425,8 +447,8 @@ impl EngineBuilder {
     }
 
     /// The servers' `--max-txn-ops`, which is the most operations in one transaction. It is at least 4; the
-    /// default is 128, which is etcd's own. A rule may read this many keys less 2, and never more than 128. A
-    /// commit may change as many.
+    /// default is 128, which is etcd's own. A rule may read this many keys less 3, and never more than 128. A
+    /// commit may change this many keys less 2.
     ///
     /// If it is larger than the servers' limit, they refuse large commits and batches. If it is smaller,
     /// requests carry less.
@@ -497,7 +519,7 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, BuildError> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
-        let Options { lock_ttl, concurrency, max_txn_ops, settle, .. } = self.options;
+        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = self.options;
         mistakes.extend(check_options(&self.options));
         if self.channel.is_none() {
             check_endpoints(&self.endpoints, &mut mistakes);
@@ -508,7 +530,7 @@ impl EngineBuilder {
         let mut ids = HashSet::new();
         for rule in &self.rules {
             if !ids.insert(rule.id().to_owned()) {
-                mistakes.push(ConfigError::DuplicateRule(rule.id().to_owned()));
+                mistakes.push(ConfigError::DuplicateRule(shown(rule.id())));
             }
         }
         let limits = Limits {
@@ -517,13 +539,15 @@ impl EngineBuilder {
             // No rule must hold up the others; one alone holds up nobody.
             concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
             settle,
+            instance_rate,
         };
+        check_names(self.name.as_deref(), self.namespace.as_deref(), &mut mistakes);
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();
         let (mut rules, mut callbacks) = (Vec::new(), Vec::new());
         for rule in self.rules {
-            let id = rule.id().to_owned();
+            let id = shown(rule.id());
             used.extend(rule.attributes());
             let compiled = compile(rule, &self.domains, limits).and_then(|(compiled, callback)| {
                 let reserved: Vec<RuleError> =

@@ -4,33 +4,43 @@ use super::builder::NAMESPACES;
 use super::config::Options;
 use crate::compiled::{CompiledRule, RuleError};
 use crate::error::ConfigError;
+use crate::limits::{self, Amount, shown};
 use crate::pattern::Pattern;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 pub(super) fn check_application(application: &str, mistakes: &mut Vec<ConfigError>) {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if application.is_empty() {
         mistakes.push(ConfigError::NoApplication);
     } else if !application.chars().all(plain) {
-        mistakes.push(ConfigError::Application(application.to_owned()));
+        mistakes.push(ConfigError::Application(shown(application)));
+    }
+    let bytes = Amount::Bytes(application.len() as u64);
+    if let Some(reason) =
+        limits::mistake(limits::ENGINE, "application", bytes).filter(|_| !application.is_empty())
+    {
+        let (option, reason) = ("application", reason.to_owned());
+        mistakes.push(ConfigError::Option { option, value: shown(application), reason });
     }
 }
 
-/// The largest buffer of events. The whole buffer is allocated at once.
-const MAX_EVENTS: usize = 1 << 24;
-
 pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
-    let mut wrong = |option: &'static str, value: String, reason: &str| {
-        mistakes.push(ConfigError::Option { option, value, reason: reason.to_owned() });
+    let mut check = |option: &'static str, value: Amount, text: String| {
+        if let Some(reason) = limits::mistake(limits::ENGINE, option, value) {
+            mistakes.push(ConfigError::Option { option, value: text, reason: reason.to_owned() });
+        }
     };
     let Options {
         concurrency,
+        evaluators,
         lock_ttl,
         crawl_interval,
         crawl_jitter,
         crawl_rate,
+        ageing,
+        start_timeout,
+        shutdown_deadline,
         connect_timeout,
         request_timeout,
         watch_silence,
@@ -40,47 +50,77 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         event_buffer,
         batch_size,
         settle,
-        ..
+        instance_rate,
+        // They have no size.
+        crawl_mutex: _,
+        cluster_id: _,
+        reveal: _,
     } = options;
-    if *concurrency == 0 {
-        wrong("concurrency", "0".into(), "no callback could ever run");
-    }
-    if *lock_ttl < Duration::from_secs(1) {
-        wrong("lock_ttl", format!("{lock_ttl:?}"), "etcd grants leases of whole seconds, from 1");
-    }
-    if !(1..=MAX_EVENTS).contains(event_buffer) {
-        wrong("event_buffer", event_buffer.to_string(), "it must be from 1 to 16,777,216");
-    }
-    if *max_txn_ops < 4 {
-        wrong("max_txn_ops", max_txn_ops.to_string(), "taking a lock needs at least 4 operations");
-    }
-    if *batch_size == 0 {
-        wrong("batch_size", "0".into(), "nothing could ever be sent");
-    }
-    for (option, mistake) in [
-        ("crawl_jitter", crawl_jitter.mistake().map(|reason| (*crawl_jitter, reason))),
-        ("the jitter of settle", settle.mistake()),
+    let rate = crawl_rate.map(|rate| rate as usize);
+    for (option, count) in [
+        ("concurrency", Some(*concurrency)),
+        ("evaluators", Some(*evaluators)),
+        ("the count of instance_rate", Some(instance_rate.count() as usize)),
+        ("crawl_rate", rate),
+        ("max_txn_ops", Some(*max_txn_ops)),
+        ("event_buffer", Some(*event_buffer)),
+        ("batch_size", Some(*batch_size)),
     ] {
-        if let Some((jitter, reason)) = mistake {
-            wrong(option, jitter.part().to_string(), reason);
+        if let Some(count) = count {
+            check(option, Amount::Count(count as u64), count.to_string());
         }
     }
-    if *crawl_rate == Some(0) {
-        wrong("crawl_rate", "0".into(), "no crawl would ever end");
-    }
-    for (option, value) in [
-        ("crawl_interval", crawl_interval),
-        ("connect_timeout", connect_timeout),
-        ("request_timeout", request_timeout),
-        ("watch_silence", watch_silence),
-        ("rebalance", rebalance),
-        ("lag_limit", lag_limit),
+    for (option, time) in [
+        ("settle", Some(settle.delay())),
+        ("the time of instance_rate", Some(instance_rate.per())),
+        ("lock_ttl", Some(*lock_ttl)),
+        ("crawl_interval", Some(*crawl_interval)),
+        ("crawl_ageing", Some(*ageing)),
+        ("start_timeout", *start_timeout),
+        ("shutdown_deadline", Some(*shutdown_deadline)),
+        ("connect_timeout", Some(*connect_timeout)),
+        ("request_timeout", Some(*request_timeout)),
+        ("watch_silence", Some(*watch_silence)),
+        ("rebalance", Some(*rebalance)),
+        ("lag_limit", Some(*lag_limit)),
     ] {
-        if value.is_zero() {
-            wrong(option, "0s".into(), "it must be longer than nothing");
+        if let Some(time) = time {
+            check(option, Amount::Time(time), format!("{time:?}"));
         }
+    }
+    for (option, jitter) in [("crawl_jitter", *crawl_jitter), ("the jitter of settle", settle.part())] {
+        check(option, Amount::Part(jitter.part()), jitter.part().to_string());
     }
     mistakes
+}
+
+/// The name and the namespace, if they are given.
+pub(super) fn check_names(name: Option<&str>, namespace: Option<&str>, mistakes: &mut Vec<ConfigError>) {
+    for (option, text) in [("name", name), ("namespace", namespace)] {
+        let Some(text) = text else { continue };
+        let mut wrong = |reason: &str| {
+            mistakes.push(ConfigError::Option { option, value: shown(text), reason: reason.to_owned() });
+        };
+        // An empty namespace is a slash.
+        let bytes = if option == "namespace" { text.len().max(1) } else { text.len() };
+        if let Some(reason) = limits::mistake(limits::ENGINE, option, Amount::Bytes(bytes as u64)) {
+            wrong(reason);
+        }
+        if text.chars().any(char::is_control) {
+            wrong("it may not have control characters, such as a line break");
+        }
+    }
+    let Some(namespace) = namespace else { return };
+    let mut wrong = |reason: &str| {
+        let (value, reason) = (shown(namespace), reason.to_owned());
+        mistakes.push(ConfigError::Option { option: "namespace", value, reason });
+    };
+    if namespace.split('/').any(|segment| segment.starts_with([':', '*'])) {
+        wrong("it is the beginning of keys and no pattern: no part of it may begin with `:` or `*`");
+    }
+    if namespace.contains([' ', '\u{a0}', '\u{3000}']) {
+        wrong("it may not have spaces, which are easily overlooked in a key");
+    }
 }
 
 /// Patterns below a namespace of engines.

@@ -2,12 +2,13 @@
 
 #[cfg(feature = "http")]
 use super::observer::Observatory;
-use crate::compiled::{CompiledRule, Settle};
+use crate::compiled::{CompiledRule, RateLimit, Settle};
 use crate::etcd::{CredentialsOption, Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
+use crate::limits;
 use crate::runtime::env::Env;
-use crate::time::{Jitter, LONGEST};
+use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) batch_size: usize,
     /// How long what became true waits.
     pub(crate) settle: Settle,
+    pub(crate) instance_rate: RateLimit,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             reveal: Reveal::default(),
             batch_size: 64,
             settle: Settle::NONE,
+            instance_rate: RateLimit::OF_INSTANCES,
         }
     }
 }
@@ -74,18 +77,20 @@ impl Options {
     /// Limits the durations, so that they can be added to a clock. `Duration::MAX` is a common way to say
     /// "never".
     pub(crate) fn bounded(mut self) -> Self {
-        for time in [
-            &mut self.lock_ttl,
-            &mut self.crawl_interval,
-            &mut self.ageing,
-            &mut self.shutdown_deadline,
-            &mut self.connect_timeout,
-            &mut self.request_timeout,
-            &mut self.watch_silence,
-            &mut self.rebalance,
-            &mut self.lag_limit,
+        for (option, time) in [
+            ("crawl_interval", Some(&mut self.crawl_interval)),
+            ("crawl_ageing", Some(&mut self.ageing)),
+            ("start_timeout", self.start_timeout.as_mut()),
+            ("shutdown_deadline", Some(&mut self.shutdown_deadline)),
+            ("connect_timeout", Some(&mut self.connect_timeout)),
+            ("request_timeout", Some(&mut self.request_timeout)),
+            ("watch_silence", Some(&mut self.watch_silence)),
+            ("rebalance", Some(&mut self.rebalance)),
+            ("lag_limit", Some(&mut self.lag_limit)),
         ] {
-            *time = (*time).min(LONGEST);
+            if let Some(time) = time {
+                limits::cut(limits::ENGINE, option, time);
+            }
         }
         self
     }

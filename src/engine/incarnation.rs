@@ -98,7 +98,8 @@ impl Incarnation {
             Target::Channel(..) => Vec::new(),
         };
         let rewound = faults.clone();
-        let store = Store::new(endpoints, config.options.cluster_id, move |reason| {
+        let Options { cluster_id, .. } = config.options;
+        let store = Store::new(endpoints, cluster_id, &config.namespace, env.identity(), move |reason| {
             rewound.report(Fault::Rewound(reason));
         });
         let (told, timeouts) = (status.clone(), config.timeouts());
@@ -118,7 +119,6 @@ impl Incarnation {
                 timeouts,
                 meters: meters.clone(),
                 home: (first % FIRSTS) + usize::from(number),
-                probe: config.namespace.clone(),
                 token: token.clone(),
                 credentials: credentials.clone(),
                 rebalance: config.options.rebalance,

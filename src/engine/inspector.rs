@@ -33,6 +33,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How many instances the dispatcher is asked about at once, so that it isn't held up for long.
 const CHUNK: usize = 256;
 
+/// A page ends at so many bytes of attributes and errors, because who writes keys decides how long they are.
+const PAGE: usize = 1 << 20;
+
 /// See the [module](self). It works from any task while the actors exist.
 pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
@@ -100,23 +103,22 @@ impl Inspector {
         let InstanceQuery { rule, states, attributes, limit, after } = query;
         let wanted = Arc::new(self.wanted(rule.as_deref(), &attributes)?);
         let mut instances = Vec::new();
+        let mut bytes = 0;
         let mut from = after.map_or(0, |cursor| cursor.0);
         loop {
             let (listed, next) =
                 ask(&self.index, GetListed { from, wanted: wanted.clone(), limit: CHUNK }).await?;
             let ids: Vec<InstanceId> = listed.iter().map(|listed| listed.id).collect();
-            let looks = self.look_at(ids, states, limit - instances.len()).await?;
-            let last = looks.last().map(|(at, _)| *at);
-            instances.extend(looks.into_iter().map(|(at, status)| {
-                let listed = &listed[at];
-                self.instance(listed.rule, &listed.binding, status)
-            }));
-            if let Some(last) = last
-                && instances.len() == limit
-            {
-                let more = last + 1 < listed.len() || next.is_some();
-                let next = more.then(|| Cursor(listed[last].id.index + 1));
-                return Ok(InstancePage { instances, next });
+            for (at, status) in self.look_at(ids, states, limit - instances.len()).await? {
+                let found = &listed[at];
+                let instance = self.instance(found.rule, &found.binding, status);
+                bytes += instance.bytes();
+                instances.push(instance);
+                if instances.len() == limit || bytes >= PAGE {
+                    let more = at + 1 < listed.len() || next.is_some();
+                    let next = more.then(|| Cursor(found.id.index + 1));
+                    return Ok(InstancePage { instances, next });
+                }
             }
             match next {
                 Some(next) => from = next,

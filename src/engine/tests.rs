@@ -2,6 +2,8 @@
 
 #[cfg(feature = "embedded")]
 mod delays;
+#[cfg(feature = "embedded")]
+mod limits;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 

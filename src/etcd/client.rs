@@ -32,8 +32,6 @@ pub(crate) struct LinkSettings {
     pub(crate) meters: Meters,
     /// The endpoint that it stays on if it can, modulo their number.
     pub(crate) home: usize,
-    /// A key that the engine may read: a new connection is checked by it.
-    pub(crate) probe: Arc<str>,
     /// Of all links of the engine.
     pub(crate) token: Arc<Token>,
     pub(crate) credentials: Option<Arc<CredentialSource>>,
@@ -50,6 +48,7 @@ pub(crate) struct EtcdClient {
     meters: Meters,
     shared: Arc<Shared>,
     rounds: WatchCell<Rounds>,
+    pub(super) store: Arc<Store>,
 }
 
 /// What a link and its connector share.
@@ -128,7 +127,7 @@ impl Sending {
 impl EtcdClient {
     /// A link, and the connector that is to run on a thread of the engine's own.
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
-        let LinkSettings { target, timeouts, meters, home, probe, token, credentials, rebalance, store, rng } =
+        let LinkSettings { target, timeouts, meters, home, token, credentials, rebalance, store, rng } =
             settings;
         let shared = Arc::new(Shared {
             present: RwLock::new(None),
@@ -142,15 +141,14 @@ impl EtcdClient {
             timeouts,
             meters: meters.clone(),
             home,
-            probe,
             credentials,
             rebalance,
-            store,
+            store: store.clone(),
             rng,
             shared: shared.clone(),
             answers,
         });
-        (Self { target, timeouts, meters, shared, rounds }, connector)
+        (Self { target, timeouts, meters, shared, rounds, store }, connector)
     }
 
     /// A link whose connector runs on the present thread.
@@ -162,11 +160,10 @@ impl EtcdClient {
             timeouts,
             meters,
             home: 0,
-            probe: "/etcd-rules/".into(),
             token: Arc::default(),
             credentials: None,
             rebalance: Duration::from_secs(600),
-            store: Store::new(Vec::new(), None, |_| {}),
+            store: Store::new(Vec::new(), None, "/etcd-rules/test/", 1, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
         tokio::task::spawn_local(connector.run());
@@ -254,6 +251,22 @@ impl EtcdClient {
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
+        let send = |connection: Arc<Connection>| {
+            let sent = send(connection);
+            async move { sent.await.map_err(|error| Failure::of_error(sending.name, error)) }
+        };
+        self.call_checked(sending, send).await
+    }
+
+    /// As [`call`](Self::call), of a request whose answer may tell of a failure.
+    pub(super) async fn call_checked<T, F>(
+        &self,
+        sending: Sending,
+        send: impl Fn(Arc<Connection>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         const FIRST: Duration = Duration::from_millis(20);
         const LONGEST: Duration = Duration::from_millis(500);
         let limit = sending.limit.unwrap_or(self.timeouts.request);
@@ -300,13 +313,13 @@ impl EtcdClient {
         limit: Duration,
         deadline: Instant,
         connection: &Connection,
-        running: impl Future<Output = Result<T, etcd_client::Error>>,
+        running: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let start = Instant::now();
         connection.activity.sent(start, sending.patience);
         let mut result = tokio::select! {
             biased;
-            result = running => result.map_err(|error| Failure::of_error(sending.name, &error)),
+            result = running => result,
             () = connection.lost.cancelled() => {
                 Err(Failure::new(FailureKind::Unreachable, sending.name, "the connection was replaced"))
             }

@@ -9,13 +9,14 @@ use super::credentials::Credentials;
 use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
 use super::failure::{Failure, FailureKind, Remedy};
 use super::offers::Offer;
-use super::store::{Store, Verdict};
+use super::store::{Before, Store, Testimony, Verdict};
+use super::testimony::{ask, name};
 use super::txn_channel::{TxnChannel, TxnChannelBuilder};
-use super::{Header, Target, Timeouts, first_key};
+use super::{Target, Timeouts};
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
-use crate::watch_cell::WatchCellSender;
-use etcd_client::{Channel, Client, ConnectOptions, GetOptions};
+use crate::watch_cell::{WatchCell, WatchCellSender};
+use etcd_client::{Channel, Client, ConnectOptions};
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,6 @@ pub(super) struct ConnectorSettings {
     pub(super) timeouts: Timeouts,
     pub(super) meters: Meters,
     pub(super) home: usize,
-    pub(super) probe: Arc<str>,
     pub(super) credentials: Option<Arc<CredentialSource>>,
     /// Within this time of its return a member has its share of the links again.
     pub(super) rebalance: Duration,
@@ -48,6 +48,10 @@ pub(crate) struct Connector {
     rounds: Rounds,
     /// Connections so far.
     made: u64,
+    /// How often it was doubted that the connections lead to the engine's store.
+    doubts: WatchCell<u64>,
+    /// Up to which of those the present connection was closed.
+    doubted: u64,
 }
 
 impl Connector {
@@ -67,7 +71,8 @@ impl Connector {
         if let Some(source) = &settings.credentials {
             source.wakes(settings.shared.wake.clone());
         }
-        Self { settings, link, rounds: Rounds::default(), made: 0 }
+        let doubts = settings.store.doubts();
+        Self { settings, link, rounds: Rounds::default(), made: 0, doubts, doubted: 0 }
     }
 
     /// Until the thread ends.
@@ -88,6 +93,14 @@ impl Connector {
 
     /// Tells the link what has happened.
     fn look(&mut self, now: Instant) {
+        let doubts = self.doubts.get();
+        if doubts > self.doubted {
+            self.doubted = doubts;
+            // The next one is asked where it leads.
+            if let Some(connection) = self.settings.shared.present() {
+                connection.activity.close();
+            }
+        }
         let (wanted, leave) = {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())
@@ -160,9 +173,11 @@ impl Connector {
                 None => std::future::pending().await,
             }
         };
+        let (mut doubts, doubted) = (self.doubts.clone(), self.doubted);
         tokio::select! {
             biased;
             () = self.settings.shared.wake.notified() => {}
+            _ = doubts.wait_for(|doubts| *doubts > doubted) => {}
             () = silent => {}
             () = due => {}
         }
@@ -190,7 +205,7 @@ impl Connector {
             connection.activity.sent(start, self.settings.timeouts.request);
             match self.settings.shared.token.renew(stale, below.clone()).await {
                 Err(failure) if failure.kind == FailureKind::Authentication => {
-                    self.renew_as_told(failure, below).await
+                    self.renew_as_told(stale, failure, below).await
                 }
                 renewed => renewed,
             }
@@ -217,11 +232,11 @@ impl Connector {
     }
 
     /// The credentials are refused: asks the application for others, and etcd for a token with them.
-    async fn renew_as_told(&self, refusal: Failure, below: Channel) -> Result<(), Failure> {
+    async fn renew_as_told(&self, stale: u64, refusal: Failure, below: Channel) -> Result<(), Failure> {
         let Some(source) = &self.settings.credentials else { return Err(refusal) };
         let Ok(Offer { first, .. }) = source.offer().await else { return Err(refusal) };
         let Some((name, password)) = first.name_and_password() else { return Err(refusal) };
-        match self.settings.shared.token.renew_as(name, password, below).await {
+        match self.settings.shared.token.renew_as(stale, name, password, below).await {
             None => Err(refusal),
             Some(Ok(())) => {
                 source.accept_user(&first);
@@ -285,16 +300,25 @@ impl Connector {
     /// Opens a connection, if it leads to the engine's cluster.
     async fn open(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Connection>, Failure> {
         let Some(reached) = self.reach(endpoint, need, last).await? else { return Ok(None) };
-        let Reached { client, channel, activity, credentials, header } = reached;
+        let Reached { client, channel, activity, credentials, told, before } = reached;
         let store = &self.settings.store;
-        let mut verdict = store.judge(endpoint, header, Instant::now());
+        let mut verdict = store.judge(endpoint, &told, &before, Instant::now());
         if matches!(verdict, Verdict::Undecided(_)) {
             self.ask_others(endpoint).await;
-            verdict = store.judge(endpoint, header, Instant::now());
+            verdict = store.judge(endpoint, &told, &before, Instant::now());
         }
         match verdict {
             Verdict::Ours => {}
+            Verdict::Nameless(identity) => {
+                let limit = self.settings.timeouts.request;
+                let naming = timeout(limit, name(&client, store, &identity));
+                naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
+            }
             Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
+                if !self.is_replaceable() {
+                    // The channel connects again by itself, so that the other links have come to this store too.
+                    store.doubt();
+                }
                 return Err(Failure::wrong_store("connect", text));
             }
         }
@@ -316,8 +340,8 @@ impl Connector {
         for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
             // One that can't be reached names none.
             let reached = Box::pin(self.reach(endpoint, Need::Missing, false)).await;
-            let Ok(Some(Reached { header, .. })) = reached else { continue };
-            let verdict = self.settings.store.judge(endpoint, header, Instant::now());
+            let Ok(Some(Reached { told, before, .. })) = reached else { continue };
+            let verdict = self.settings.store.judge(endpoint, &told, &before, Instant::now());
             if !matches!(verdict, Verdict::Undecided(_)) {
                 return;
             }
@@ -369,12 +393,12 @@ impl Connector {
         credentials: Option<&Arc<Credentials>>,
     ) -> Result<Reached, Failure> {
         const REQUEST: &str = "connect";
-        let ConnectorSettings { target, timeouts, shared, .. } = &self.settings;
-        let told = |options: &Option<ConnectOptions>| {
+        let ConnectorSettings { target, timeouts, shared, store, .. } = &self.settings;
+        let options_of = |options: &Option<ConnectOptions>| {
             let options = self.options(options);
             credentials.map_or_else(|| options.clone(), |credentials| credentials.apply(options.clone()))
         };
-        let error = |error: etcd_client::Error| Failure::of_error(REQUEST, &error);
+        let error = |error: etcd_client::Error| Failure::of_error(REQUEST, error);
         let activity = Arc::new(Activity::new(Instant::now()));
         let authentication = |limit: Duration| limit.saturating_add(AUTHENTICATION);
         let late = |limit: Duration| move |_| Failure::timed_out(REQUEST, limit);
@@ -383,44 +407,48 @@ impl Connector {
                 let endpoint = &endpoints[endpoint];
                 let unreachable = |error: std::io::Error| {
                     let message = format!("{error}; the endpoint is {endpoint}");
-                    Failure::not_sent(REQUEST, message)
+                    Failure::not_sent(REQUEST, message).because(error)
                 };
                 let stream = dial(endpoint, timeouts.connect).await.map_err(unreachable)?;
                 let (builder, channel) =
                     TxnChannelBuilder::over(stream, activity.clone(), shared.token.clone());
                 let connecting =
-                    Client::connect_with_balanced_channel([endpoint], Some(told(options)), builder);
+                    Client::connect_with_balanced_channel([endpoint], Some(options_of(options)), builder);
                 let limit = authentication(timeouts.connect);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
             Target::Channel(given, options) => {
                 let channel = TxnChannel::given(given.clone(), shared.token.clone());
-                let connecting = Client::from_channel(channel.clone().into_channel(), Some(told(options)));
+                let connecting =
+                    Client::from_channel(channel.clone().into_channel(), Some(options_of(options)));
                 let limit = authentication(timeouts.request);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
         };
         // The other endpoints of the round are tried too.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
-        let header = self.check(&client, &channel, limit).await?;
-        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), header })
+        let before = store.before();
+        let told = self.check(&client, &channel, &before, limit).await?;
+        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), told, before })
     }
 
-    async fn check(&self, client: &Client, channel: &TxnChannel, limit: Duration) -> Result<Header, Failure> {
+    async fn check(
+        &self,
+        client: &Client,
+        channel: &TxnChannel,
+        before: &Before,
+        limit: Duration,
+    ) -> Result<Testimony, Failure> {
         const REQUEST: &str = "connect";
-        let ConnectorSettings { probe, shared, .. } = &self.settings;
+        let ConnectorSettings { store, shared, .. } = &self.settings;
         loop {
             let token = shared.token.generation();
-            let mut kv = client.kv_client();
-            let asking = kv.get(first_key(probe), Some(GetOptions::new().with_count_only()));
-            let asked = match timeout(limit, asking).await {
-                Ok(asked) => asked.map_err(|error| Failure::of_error(REQUEST, &error)),
+            let asked = match timeout(limit, ask(client, store, before)).await {
+                Ok(asked) => asked,
                 Err(_) => Err(Failure::timed_out(REQUEST, limit)),
             };
             match asked {
-                Ok(answer) => return Ok(Header::of(answer.0.header.as_ref())),
-                // A user without the permission to read this key gets an answer all the same.
-                Err(failure) if failure.kind == FailureKind::Permission => return Ok(Header::default()),
+                Ok(told) => return Ok(told),
                 Err(failure) if failure.remedy == Remedy::Authenticate && shared.token.can_be_renewed() => {
                     let mut channel = channel.clone();
                     let over = |_| Failure::not_sent(REQUEST, "the connection ended");
@@ -450,7 +478,9 @@ struct Reached {
     channel: TxnChannel,
     activity: Arc<Activity>,
     credentials: Option<Arc<Credentials>>,
-    header: Header,
+    told: Testimony,
+    /// What was known before it was asked.
+    before: Before,
 }
 
 /// How the present connection is.

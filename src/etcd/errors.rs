@@ -1,8 +1,16 @@
 //! Every error of etcd 3.4 to 3.7, with what to do about it and whether the request can have taken effect.
 //!
-//! The codes and messages are those of etcd's `api/v3rpc/rpctypes/error.go`.
+//! The codes and messages are those of etcd's `api/v3rpc/rpctypes/error.go`. An error is found by its message, since
+//! etcd gives nothing else that tells it: one code stands for many, and what came over a proxy may have another code
+//! and words around the message. What is not in the table is judged by its code. No other file looks at texts of etcd.
+
+#[cfg(test)]
+mod listed;
+#[cfg(test)]
+mod tests;
 
 use super::failure::{Effect, FailureKind, Remedy};
+use crate::firing::ErrorKind;
 use tonic::Code;
 
 /// One error, as etcd words it.
@@ -16,16 +24,50 @@ pub(crate) struct KnownError {
     pub(crate) kind: FailureKind,
     pub(crate) remedy: Remedy,
     pub(crate) effect: Effect,
+    /// What a callback is told, if the kind does not say it.
+    told: Option<ErrorKind>,
+}
+
+/// What an error means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meaning {
+    pub(super) kind: FailureKind,
+    /// As a callback is told it.
+    pub(super) told: ErrorKind,
+    pub(super) remedy: Remedy,
+    pub(super) effect: Effect,
+}
+
+impl Meaning {
+    /// Of a kind, if nothing else is known.
+    pub(super) fn of(kind: FailureKind) -> Self {
+        let (told, remedy, effect) = match kind {
+            FailureKind::Unreachable => (ErrorKind::Unreachable, Remedy::OtherMember, Effect::Unknown),
+            FailureKind::NoLeader => (ErrorKind::NoLeader, Remedy::OtherMember, Effect::Unknown),
+            FailureKind::WrongStore => (ErrorKind::WrongStore, Remedy::OtherMember, Effect::No),
+            FailureKind::Authentication => (ErrorKind::Unauthenticated, Remedy::Authenticate, Effect::No),
+            FailureKind::NoSpace => (ErrorKind::NoSpace, Remedy::Wait, Effect::No),
+            FailureKind::Overloaded => (ErrorKind::Overloaded, Remedy::Wait, Effect::No),
+            FailureKind::Permission => (ErrorKind::PermissionDenied, Remedy::GiveUp, Effect::No),
+            FailureKind::LeaseGone => (ErrorKind::NotFound, Remedy::GiveUp, Effect::No),
+            FailureKind::Compacted => (ErrorKind::Compacted, Remedy::GiveUp, Effect::No),
+            FailureKind::Rejected => (ErrorKind::Refused, Remedy::GiveUp, Effect::No),
+        };
+        Self { kind, told, remedy, effect }
+    }
 }
 
 macro_rules! errors {
-    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident;)*) => {
+    (@told) => { None };
+    (@told $told:ident) => { Some(ErrorKind::$told) };
+    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident $(, $told:ident)?;)*) => {
         pub(crate) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
             remedy: Remedy::$remedy,
             effect: Effect::$effect,
+            told: errors!(@told $($told)?),
         },)*];
     };
 }
@@ -36,14 +78,13 @@ errors! {
     InvalidArgument "etcdserver: key not found" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: value is provided" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: lease is provided" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: ttl is 0" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: too many operations in txn request" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: too many operations in txn request" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: duplicate key given in txn request" => Rejected, GiveUp, No;
-    InvalidArgument "etcdserver: request is too large" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: request is too large" => Rejected, GiveUp, No, TooLarge;
     InvalidArgument "etcdserver: invalid sort option" => Rejected, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision has been compacted" => Compacted, GiveUp, No;
     OutOfRange "etcdserver: mvcc: required revision is a future revision" => Rejected, GiveUp, No;
-    Unimplemented "etcdserver: client api version not supported" => Rejected, GiveUp, No;
+    InvalidArgument "etcdserver: invalid client api version" => Rejected, GiveUp, No;
 
     // Leases.
     NotFound "etcdserver: requested lease not found" => LeaseGone, GiveUp, No;
@@ -53,7 +94,6 @@ errors! {
     // Load and space.
     ResourceExhausted "etcdserver: mvcc: database space exceeded" => NoSpace, Wait, No;
     ResourceExhausted "etcdserver: too many requests" => Overloaded, Wait, No;
-    ResourceExhausted "etcdserver: throttle: too many requests" => Overloaded, Wait, No;
 
     // Users.
     FailedPrecondition "etcdserver: root user does not exist" => Rejected, GiveUp, No;
@@ -81,23 +121,28 @@ errors! {
     FailedPrecondition "etcdserver: not leader" => NoLeader, OtherMember, No;
     Unavailable "etcdserver: leader changed" => NoLeader, OtherMember, Unknown;
     Unavailable "etcdserver: not capable" => Unreachable, OtherMember, No;
+    FailedPrecondition "etcdserver: not capable" => Unreachable, OtherMember, No;
     Unavailable "etcdserver: server stopped" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, possibly due to previous leader failure" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, possibly due to connection lost" => Unreachable, OtherMember, Unknown;
-    Unavailable "etcdserver: request timed out, waiting for the applied index took too long" => Unreachable, OtherMember, Unknown;
+    Unavailable "etcdserver: request timed out" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, possibly due to previous leader failure" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, possibly due to connection lost" => Unreachable, OtherMember, Unknown, TimedOut;
+    Unavailable "etcdserver: request timed out, waiting for the applied index took too long" => Unreachable, OtherMember, Unknown, TimedOut;
     Unavailable "etcdserver: unhealthy cluster" => Unreachable, OtherMember, No;
     DataLoss "etcdserver: corrupt cluster" => Unreachable, OtherMember, No;
     Unavailable "etcdserver: rpc not supported for learner" => Unreachable, OtherMember, No;
     FailedPrecondition "etcdserver: rpc not supported for learner" => Unreachable, OtherMember, No;
     FailedPrecondition "etcdserver: bad leader transferee" => Rejected, GiveUp, No;
     Unavailable "etcdserver: cluster version not found during downgrade" => Unreachable, OtherMember, No;
+    FailedPrecondition "etcdserver: cluster version not found during downgrade" => Unreachable, OtherMember, No;
     InvalidArgument "etcdserver: wrong downgrade target version format" => Rejected, GiveUp, No;
     InvalidArgument "etcdserver: invalid downgrade target version" => Rejected, GiveUp, No;
     FailedPrecondition "etcdserver: cluster has a downgrade job in progress" => Rejected, GiveUp, No;
     FailedPrecondition "etcdserver: no inflight downgrade job" => Rejected, GiveUp, No;
     Cancelled "etcdserver: request canceled" => Unreachable, OtherMember, Unknown;
-    DeadlineExceeded "etcdserver: context deadline exceeded" => Unreachable, OtherMember, Unknown;
+    Cancelled "etcdserver: watch canceled" => Unreachable, OtherMember, No;
+    // Of a member that is asked to join.
+    FailedPrecondition "etcdserver: cluster ID mismatch" => WrongStore, OtherMember, No;
+    DeadlineExceeded "etcdserver: context deadline exceeded" => Unreachable, OtherMember, Unknown, TimedOut;
 
     // Membership: an engine never asks for it.
     FailedPrecondition "etcdserver: member ID already exist" => Rejected, GiveUp, No;
@@ -115,111 +160,43 @@ fn find(message: &str) -> Option<&'static KnownError> {
     ERRORS.iter().filter(|error| message.contains(error.message)).max_by_key(|error| error.message.len())
 }
 
-/// What an error means.
-pub(super) fn classify(code: Code, message: &str) -> (FailureKind, Remedy, Effect) {
+/// What an error of this code and message means.
+pub(super) fn classify(code: Code, message: &str) -> Meaning {
     if let Some(error) = find(message) {
-        return (error.kind, error.remedy, error.effect);
+        let KnownError { kind, remedy, effect, .. } = *error;
+        let told = error.told.unwrap_or(Meaning::of(kind).told);
+        return Meaning { kind, told, remedy, effect };
     }
+    let of = Meaning::of;
     match code {
-        Code::Unauthenticated => (FailureKind::Authentication, Remedy::Authenticate, Effect::No),
-        Code::PermissionDenied => (FailureKind::Permission, Remedy::GiveUp, Effect::No),
-        // Of gRPC itself: a message that is larger than a limit.
-        Code::ResourceExhausted => (FailureKind::Rejected, Remedy::GiveUp, Effect::No),
+        Code::Unauthenticated => of(FailureKind::Authentication),
+        Code::PermissionDenied => of(FailureKind::Permission),
+        // Of gRPC itself, on either side: a message that is larger than a limit.
+        Code::ResourceExhausted | Code::OutOfRange => {
+            Meaning { told: ErrorKind::TooLarge, ..of(FailureKind::Rejected) }
+        }
         Code::InvalidArgument
-        | Code::OutOfRange
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
-        | Code::Unimplemented => (FailureKind::Rejected, Remedy::GiveUp, Effect::No),
+        | Code::Unimplemented => of(FailureKind::Rejected),
+        Code::DeadlineExceeded => Meaning { told: ErrorKind::TimedOut, ..of(FailureKind::Unreachable) },
         // Refused, cut, or a server that words its trouble in a new way.
-        _ => (FailureKind::Unreachable, Remedy::OtherMember, Effect::Unknown),
+        _ => of(FailureKind::Unreachable),
     }
+}
+
+/// Of etcd-client's own error of a renewal, which has a text and nothing else.
+pub(super) fn is_lease_gone(text: &str) -> bool {
+    text.contains("not found")
+}
+
+/// Whether etcd refuses to authenticate because it does not have to.
+pub(super) fn is_authentication_off(message: &str) -> bool {
+    find(message).is_some_and(|error| error.message == "etcdserver: authentication is not enabled")
 }
 
 /// What the reason means for which a server ended a stream. It comes without a code.
-pub(super) fn classify_reason(reason: &str) -> (FailureKind, Remedy, Effect) {
+pub(super) fn classify_reason(reason: &str) -> Meaning {
     classify(Code::Unknown, reason)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn failures_are_told_apart_by_etcds_codes_and_messages() {
-        use FailureKind::*;
-        for (code, message, kind) in [
-            (Code::Unavailable, "etcdserver: no leader", NoLeader),
-            (Code::Unavailable, "etcdserver: request timed out", Unreachable),
-            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", NoSpace),
-            (Code::ResourceExhausted, "etcdserver: too many requests", Overloaded),
-            (Code::ResourceExhausted, "grpc: received message larger than max", Rejected),
-            (Code::Unauthenticated, "etcdserver: invalid auth token", Authentication),
-            (Code::InvalidArgument, "etcdserver: revision of auth store is old", Authentication),
-            (Code::PermissionDenied, "etcdserver: permission denied", Permission),
-            (Code::NotFound, "etcdserver: requested lease not found", LeaseGone),
-            (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted", Compacted),
-            (Code::InvalidArgument, "etcdserver: a new refusal", Rejected),
-            (Code::Unknown, "h2 protocol error", Unreachable),
-        ] {
-            assert_eq!(classify(code, message).0, kind, "{message}");
-        }
-    }
-
-    #[test]
-    fn a_stream_ends_for_a_reason_that_is_an_error_without_a_code() {
-        use FailureKind::*;
-        for (reason, kind) in [
-            ("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token", Authentication),
-            (
-                "rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old",
-                Authentication,
-            ),
-            ("rpc error: code = InvalidArgument desc = etcdserver: user name is empty", Authentication),
-            ("rpc error: code = PermissionDenied desc = etcdserver: permission denied", Permission),
-            ("etcdserver: no leader", NoLeader),
-            ("watch closed", Unreachable),
-            ("", Unreachable),
-        ] {
-            assert_eq!(classify_reason(reason).0, kind, "{reason}");
-        }
-    }
-
-    #[test]
-    fn an_error_in_a_proxys_words_is_the_same_error() {
-        let wrapped = "rpc error: code = Unavailable desc = etcdserver: request timed out, possibly due to connection lost";
-        let plain = "etcdserver: request timed out, possibly due to connection lost";
-        assert_eq!(find(wrapped).map(|error| error.message), Some(plain), "the longest of those that fit");
-    }
-
-    #[test]
-    fn each_error_is_in_the_table_once_for_each_code() {
-        for (at, error) in ERRORS.iter().enumerate() {
-            let again = ERRORS[at + 1..]
-                .iter()
-                .any(|other| other.message == error.message && other.code == error.code);
-            assert!(!again, "{}", error.message);
-            assert_eq!(classify(error.code, error.message), (error.kind, error.remedy, error.effect));
-        }
-    }
-
-    #[test]
-    fn a_request_at_fault_has_no_effect_and_no_other_member_is_asked() {
-        for error in ERRORS {
-            if matches!(error.remedy, Remedy::GiveUp | Remedy::Wait | Remedy::Authenticate) {
-                assert_eq!(error.effect, Effect::No, "{}", error.message);
-            }
-            if matches!(error.kind, FailureKind::Unreachable | FailureKind::NoLeader) {
-                assert_eq!(error.remedy, Remedy::OtherMember, "{}", error.message);
-            }
-        }
-    }
-
-    #[test]
-    fn a_learner_is_left_and_has_done_nothing() {
-        for code in [Code::Unavailable, Code::FailedPrecondition] {
-            let told = classify(code, "etcdserver: rpc not supported for learner");
-            assert_eq!(told, (FailureKind::Unreachable, Remedy::OtherMember, Effect::No));
-        }
-    }
 }

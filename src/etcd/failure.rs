@@ -1,7 +1,12 @@
 //! Failures of requests: what went wrong, what to do about it, and whether the request can have taken effect.
 
 use super::connection::ConnectionOver;
-use super::errors::{classify, classify_reason};
+use super::errors::{Meaning, classify, classify_reason, is_lease_gone};
+use crate::firing::ErrorKind;
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a request failed, as it is counted and shown.
@@ -67,31 +72,43 @@ pub(crate) enum Effect {
     Unknown,
 }
 
+/// What went wrong below: the error of etcd-client, in which there is the answer of etcd, or that of a connection.
+pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
+
 /// A failed request.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("etcd {request}: {message}")]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
+    /// As a callback is told it, which is finer than what the engine acts by.
+    pub(crate) told: ErrorKind,
     pub(crate) request: &'static str,
     pub(crate) message: String,
     pub(crate) remedy: Remedy,
     pub(crate) effect: Effect,
+    pub(crate) cause: Option<Cause>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "etcd {}: {}", self.request, self.message)
+    }
+}
+
+impl Error for Failure {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
+    }
 }
 
 impl Failure {
     /// One that the engine found itself.
     pub(crate) fn new(kind: FailureKind, request: &'static str, message: impl Into<String>) -> Self {
-        let (remedy, effect) = match kind {
-            FailureKind::Unreachable | FailureKind::NoLeader => (Remedy::OtherMember, Effect::Unknown),
-            FailureKind::WrongStore => (Remedy::OtherMember, Effect::No),
-            FailureKind::Authentication => (Remedy::Authenticate, Effect::No),
-            FailureKind::NoSpace | FailureKind::Overloaded => (Remedy::Wait, Effect::No),
-            FailureKind::Permission
-            | FailureKind::LeaseGone
-            | FailureKind::Compacted
-            | FailureKind::Rejected => (Remedy::GiveUp, Effect::No),
-        };
-        Self { kind, request, message: message.into(), remedy, effect }
+        Self::meaning(Meaning::of(kind), request, message)
+    }
+
+    fn meaning(meaning: Meaning, request: &'static str, message: impl Into<String>) -> Self {
+        let Meaning { kind, told, remedy, effect } = meaning;
+        Self { kind, told, request, message: message.into(), remedy, effect, cause: None }
     }
 
     /// The request may have taken effect all the same.
@@ -104,40 +121,52 @@ impl Failure {
         self.remedy == Remedy::OtherMember && self.effect == Effect::No
     }
 
-    pub(super) fn of_error(request: &'static str, error: &etcd_client::Error) -> Self {
-        match error {
-            etcd_client::Error::GRpcStatus(status) => {
-                let message = format!("{} ({:?})", status.message(), status.code());
-                if was_not_sent(status) {
-                    return Self {
-                        effect: Effect::No,
-                        ..Self::new(FailureKind::Unreachable, request, message)
-                    };
-                }
-                let (kind, remedy, effect) = classify(status.code(), status.message());
-                Self { kind, request, message, remedy, effect }
-            }
+    pub(super) fn of_error(request: &'static str, error: etcd_client::Error) -> Self {
+        let failure = match &error {
+            etcd_client::Error::GRpcStatus(status) => Self::of_status(request, status),
             etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
                 Self::new(FailureKind::Rejected, request, error.to_string())
             }
-            etcd_client::Error::LeaseKeepAliveError(text) if text.contains("not found") => {
+            etcd_client::Error::LeaseKeepAliveError(text) if is_lease_gone(text) => {
                 Self::new(FailureKind::LeaseGone, request, error.to_string())
             }
-            _ => Self::new(FailureKind::Unreachable, request, error.to_string()),
+            etcd_client::Error::IoError(below) if below.kind() == io::ErrorKind::TimedOut => {
+                Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, error.to_string()) }
+            }
+            _ => Self::unreachable(request, error.to_string()),
+        };
+        failure.because(error)
+    }
+
+    fn of_status(request: &'static str, status: &tonic::Status) -> Self {
+        let message = format!("{} ({:?})", status.message(), status.code());
+        match below(status) {
+            Some(Below::Over) => Self::not_sent(request, message),
+            Some(Below::Late) => Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, message) },
+            None => Self::meaning(classify(status.code(), status.message()), request, message),
         }
     }
 
     /// The server ended a stream, and said why.
     pub(crate) fn of_reason(request: &'static str, reason: String) -> Self {
-        let (kind, remedy, effect) = classify_reason(&reason);
-        Self { kind, request, message: reason, remedy, effect }
+        Self::meaning(classify_reason(&reason), request, reason)
+    }
+
+    fn unreachable(request: &'static str, message: String) -> Self {
+        Self::new(FailureKind::Unreachable, request, message)
+    }
+
+    /// With what went wrong below.
+    pub(super) fn because(self, cause: impl Error + Send + Sync + 'static) -> Self {
+        Self { cause: Some(Arc::new(cause)), ..self }
     }
 
     pub(super) fn timed_out(request: &'static str, limit: Duration) -> Self {
-        Self::new(FailureKind::Unreachable, request, format!("no answer within {limit:?}"))
+        let message = format!("no answer within {limit:?}");
+        Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, message) }
     }
 
-    /// It was not sent, because it would have reached another store.
+    /// It was not sent, because it would have reached another store, or another store has refused it.
     pub(super) fn wrong_store(request: &'static str, message: impl Into<String>) -> Self {
         Self::new(FailureKind::WrongStore, request, message)
     }
@@ -148,14 +177,25 @@ impl Failure {
     }
 }
 
-/// The connection had ended before the request.
-fn was_not_sent(status: &tonic::Status) -> bool {
-    let mut source = std::error::Error::source(status);
+/// What a status tells of itself by what it came from.
+enum Below {
+    /// The connection had ended before the request.
+    Over,
+    /// A time limit of the client's, or of the system's, is over.
+    Late,
+}
+
+fn below(status: &tonic::Status) -> Option<Below> {
+    let mut source = status.source();
     while let Some(error) = source {
         if error.is::<ConnectionOver>() {
-            return true;
+            return Some(Below::Over);
+        }
+        let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        if error.is::<tonic::TimeoutExpired>() || error.downcast_ref().is_some_and(is_late) {
+            return Some(Below::Late);
         }
         source = error.source();
     }
-    false
+    None
 }

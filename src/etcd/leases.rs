@@ -80,9 +80,10 @@ impl EtcdClient {
         let sending = Sending { patience, ..Sending::once("lease_renew") };
         let limit = self.timeouts.request;
         let renewing = async {
-            keeper.keep_alive().await?;
-            let ended = || etcd_client::Error::WatchError("the stream ended".into());
-            Ok(stream.message().await?.ok_or_else(ended)?.ttl())
+            let failed = |error| Failure::of_error(sending.name, error);
+            keeper.keep_alive().await.map_err(failed)?;
+            let ended = || failed(etcd_client::Error::WatchError("the stream ended".into()));
+            Ok(stream.message().await.map_err(failed)?.ok_or_else(ended)?.ttl())
         };
         let connection = connection.clone();
         let renewed = self.send_once(sending, limit, Instant::now() + limit, &connection, renewing).await;

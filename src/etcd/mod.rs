@@ -16,6 +16,8 @@
 //! | [`wire`] | what a connection's bytes go over | yes |
 //! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
 //! | [`store`] | whose store it is that answers | no |
+//! | [`identity`] | the key by which a store refuses what is meant for another | yes |
+//! | [`testimony`] | asks over a new connection whose store it leads to | yes |
 //! | [`source`] | etcd as callbacks read it | yes |
 
 mod client;
@@ -26,6 +28,7 @@ mod credentials;
 mod endpoint_choice;
 mod errors;
 mod failure;
+mod identity;
 mod leases;
 mod offers;
 #[cfg(all(test, feature = "embedded"))]
@@ -34,6 +37,7 @@ mod ranges;
 mod requests;
 mod source;
 mod store;
+mod testimony;
 mod token;
 mod txn_channel;
 mod watch;
@@ -46,6 +50,7 @@ pub use credentials::Credentials;
 #[cfg(all(test, feature = "embedded"))]
 pub(crate) use failure::Effect;
 pub(crate) use failure::{Failure, FailureKind};
+pub(crate) use identity::Identity;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};

@@ -6,7 +6,7 @@ use super::wire::simulated::dial_by;
 use super::{EtcdClient, LinkSettings, Store, Target, Timeouts};
 use crate::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 use crate::metrics::Meters;
-use etcd_client::{ConnectOptions, Txn, TxnOp};
+use etcd_client::{ConnectOptions, TxnOp};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
@@ -41,11 +41,10 @@ impl Bench {
             timeouts: Timeouts { connect: SECOND, request: 5 * SECOND, keep_alive: (5 * SECOND, 5 * SECOND) },
             meters: Meters::new("test", &[], 1),
             home: 0,
-            probe: "/".into(),
             token: Arc::default(),
             credentials: None,
             rebalance: 600 * SECOND,
-            store: Store::new(endpoints, None, |_| {}),
+            store: Store::new(endpoints, None, "/etcd-rules/test/", 1, |_| {}),
             rng: StdRng::seed_from_u64(1),
         });
         tokio::task::spawn_local(connector.run());
@@ -112,9 +111,9 @@ fn what_may_have_taken_effect_is_never_sent_again() {
                 let fault = Fault::on(RequestKind::Txn);
                 let fault = if took_effect { fault.fail_after(error) } else { fault.fail(error) };
                 let key = format!("/{number}/{took_effect}");
-                let txn = Txn::new().and_then([TxnOp::put(key.as_str(), "", None)]);
+                let put = vec![TxnOp::put(key.as_str(), "", None)];
                 let before = bench.asked(RequestKind::Txn);
-                let (sent, moved, asked) = bench.around(fault, bench.client.txn(txn)).await;
+                let (sent, moved, asked) = bench.around(fault, bench.client.txn(vec![], put, vec![])).await;
                 let times = bench.asked(RequestKind::Txn) - before;
                 let exists = bench.client.get(&key).await.expect("a read").is_some();
                 match (remedy, known.effect) {

@@ -3,9 +3,10 @@
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
+use super::identity::Identity;
 use super::txn_channel::with_body;
 use super::{Header, MAX_RESPONSE, first_key};
-use crate::change::Revision;
+use crate::change::{Change, Revision};
 use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
 use bytes::Bytes;
@@ -20,6 +21,72 @@ pub(crate) struct LastEvent {
     pub(crate) revision: Revision,
     /// `None`: it was deleted.
     pub(crate) value: Option<Value>,
+}
+
+impl LastEvent {
+    /// The one that this change is.
+    pub(crate) fn of(change: &Change) -> Self {
+        let (key, value) = match change {
+            Change::Put { key, value, .. } => (key, Some(value.clone())),
+            Change::Delete { key, .. } => (key, None),
+        };
+        Self { key: key.clone(), revision: change.revision(), value }
+    }
+
+    /// Looks for it in a history. `read` reads its key at a revision; 0 is the newest.
+    pub(super) async fn find(&self, read: impl AsyncFn(Revision) -> ReadAt) -> Result<History, Failure> {
+        // Two histories may have changed the same key at the same revision.
+        let is_it = |found: &Option<(Revision, Vec<u8>)>| {
+            let value = self.value.as_ref().map(|value| value.as_bytes());
+            found
+                .as_ref()
+                .is_some_and(|(revision, found)| *revision == self.revision && Some(&found[..]) == value)
+        };
+        let looked = async {
+            let then = read(self.revision).await?;
+            let has = match &self.value {
+                Some(_) => is_it(&then),
+                None => then.is_none() && read(self.revision.previous()).await?.is_some(),
+            };
+            Ok(if has { History::Ours } else { History::Other })
+        };
+        match looked.await {
+            // What is there now can't be older.
+            Err(Failure { kind: FailureKind::Compacted, .. }) => Ok(match read(Revision::NONE).await? {
+                now if is_it(&now) => History::Ours,
+                Some((revision, _)) if revision <= self.revision => History::Other,
+                _ => History::Gone,
+            }),
+            // The store has not come so far.
+            Err(Failure { kind: FailureKind::Rejected, .. }) => Ok(History::Other),
+            looked => looked,
+        }
+    }
+}
+
+/// A key as it was at a revision: the revision of its last change, and its value.
+pub(super) type ReadAt = Result<Option<(Revision, Vec<u8>)>, Failure>;
+
+/// What a store's history says of a change that was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum History {
+    /// It has the change.
+    Ours,
+    /// It has not.
+    Other,
+    /// So much of it is gone that it says nothing.
+    Gone,
+}
+
+/// Reads the key of a change at a revision.
+pub(super) async fn read_at(
+    client: &Client,
+    seen: &LastEvent,
+    revision: Revision,
+) -> Result<Option<(Revision, Vec<u8>)>, etcd_client::Error> {
+    let options = GetOptions::new().with_revision(revision.get());
+    let answer = kv_of_reads(client).get(seen.key.clone(), Some(options)).await?;
+    Ok(answer.0.kvs.into_iter().next().map(|kv| (Revision::new(kv.mod_revision), kv.value)))
 }
 
 /// The answer to a transaction.
@@ -43,7 +110,7 @@ fn kv_of_txns(client: &Client) -> KvClient {
     client.kv_client().max_decoding_message_size(MAX_RESPONSE).max_encoding_message_size(MAX_RESPONSE)
 }
 
-fn kv_of_reads(client: &Client) -> KvClient {
+pub(super) fn kv_of_reads(client: &Client) -> KvClient {
     client.kv_client().max_decoding_message_size(MAX_RESPONSE)
 }
 
@@ -71,51 +138,30 @@ impl EtcdClient {
 
     /// Whether the store's history has the change, as far as it can be told: false only if it has not.
     pub(crate) async fn has(&self, seen: &LastEvent) -> Result<bool, Failure> {
-        let get = async |revision: Revision| {
+        let history = seen.find(async |revision| {
             let send = |connection: Arc<Connection>| async move {
-                let options = GetOptions::new().with_revision(revision.get());
-                kv_of_reads(&connection.client).get(seen.key.clone(), Some(options)).await
+                read_at(&connection.client, seen, revision).await
             };
-            let answer = self.call(Sending::once("get"), send).await?;
-            Ok(answer.0.kvs.into_iter().next().map(|kv| (Revision::new(kv.mod_revision), kv.value)))
-        };
-        let looked = async {
-            let then = get(seen.revision).await?;
-            match &seen.value {
-                // Two histories may have changed the same key at the same revision.
-                Some(value) => Ok(then
-                    .is_some_and(|(revision, found)| revision == seen.revision && found == value.as_bytes())),
-                None => Ok(then.is_none() && get(seen.revision.previous()).await?.is_some()),
-            }
-        };
-        match looked.await {
-            // That history is gone. What is there now can't be older.
-            Err(Failure { kind: FailureKind::Compacted, .. }) => {
-                Ok(get(Revision::NONE).await?.is_none_or(|(now, _)| now >= seen.revision))
-            }
-            looked => looked,
-        }
+            self.call(Sending::once("get"), send).await
+        });
+        Ok(history.await? != History::Other)
     }
 
-    /// Sends a transaction.
-    pub(crate) async fn txn(&self, txn: Txn) -> Result<Answer, Failure> {
+    /// Sends a transaction that is the body of a request already. It compares the identity that `body` is given, and if
+    /// it is refused it reads the identity last.
+    pub(crate) async fn send_txn(&self, body: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
+        let identity = self.identity().await?;
+        let body = body(&identity);
         let send = |connection: Arc<Connection>| {
-            let txn = txn.clone();
-            async move { kv_of_txns(&connection.client).txn(txn).await }
-        };
-        Ok(Answer::from(self.call(Sending::once("txn"), send).await?.0))
-    }
-
-    /// Sends a transaction that is the body of a request already.
-    pub(crate) async fn send_txn(&self, body: Bytes) -> Result<Answer, Failure> {
-        let send = |connection: Arc<Connection>| {
-            let body = body.clone();
+            let (body, identity) = (body.clone(), &identity);
             async move {
                 let not_sent = || etcd_client::Error::InvalidArgs("the channel lost the transaction".into());
                 let mut kv = kv_of_txns(&connection.client);
-                with_body(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()))
+                let sent = with_body(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()));
+                let answer = sent.map_err(|error| Failure::of_error("txn", error))?;
+                self.check_identity(identity, &connection, Answer::from(answer.0))
             }
         };
-        Ok(Answer::from(self.call(Sending::once("txn"), send).await?.0))
+        self.call_checked(Sending::once("txn"), send).await
     }
 }

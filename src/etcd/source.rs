@@ -1,8 +1,8 @@
 //! etcd as callbacks read it, and what callbacks are told when it fails.
 
-use super::{EtcdClient, Failure, FailureKind};
+use super::{EtcdClient, Failure};
 use crate::error::Error;
-use crate::firing::{ErrorKind, EtcdError, FiringError, Source};
+use crate::firing::{EtcdError, FiringError, Source};
 use crate::value::Value;
 use etcd_client::Client;
 use futures_util::future::BoxFuture;
@@ -18,39 +18,15 @@ impl Source for EtcdClient {
 }
 
 /// What a callback is told of a failed request.
-fn told(Failure { kind, request, message, .. }: Failure) -> EtcdError {
-    EtcdError::new(kind_of(kind, &message), request, message)
-}
-
-/// The kinds that callbacks tell apart are finer than those by which the engine tries again.
-fn kind_of(kind: FailureKind, message: &str) -> ErrorKind {
-    let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
-    match kind {
-        FailureKind::Unreachable if says(&["no answer within", "timed out", "DeadlineExceeded"]) => {
-            ErrorKind::TimedOut
-        }
-        FailureKind::Unreachable => ErrorKind::Unreachable,
-        FailureKind::NoLeader => ErrorKind::NoLeader,
-        FailureKind::NoSpace => ErrorKind::NoSpace,
-        FailureKind::Authentication => ErrorKind::Unauthenticated,
-        FailureKind::Permission => ErrorKind::PermissionDenied,
-        FailureKind::LeaseGone => ErrorKind::NotFound,
-        FailureKind::Compacted => ErrorKind::Compacted,
-        FailureKind::Overloaded => ErrorKind::Overloaded,
-        // etcd's own limits, and those of either side of the connection.
-        FailureKind::Rejected if says(&["too large", "larger than max", "too many operations"]) => {
-            ErrorKind::TooLarge
-        }
-        FailureKind::Rejected => ErrorKind::Refused,
-        FailureKind::WrongStore => ErrorKind::WrongStore,
-    }
+fn told(Failure { told, request, message, cause, .. }: Failure) -> EtcdError {
+    EtcdError::new(told, Some(request), message, cause)
 }
 
 /// For requests that a callback makes with its own client.
 impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
-        let Failure { kind, message, .. } = Failure::of_error("client", &error);
-        EtcdError::of_client(kind_of(kind, &message), message, error)
+        let Failure { told, message, cause, .. } = Failure::of_error("client", error);
+        EtcdError::new(told, None, message, cause)
     }
 }
 
@@ -75,6 +51,7 @@ impl From<EtcdError> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::firing::ErrorKind;
     use std::error::Error as _;
     use tonic::{Code, Status};
 
@@ -116,5 +93,28 @@ mod tests {
         assert_eq!(error.to_string(), "etcd get: no answer within 5s");
         let FiringError::Etcd(error) = error else { panic!("{error:?}") };
         assert_eq!((error.request(), error.message()), (Some("get"), "no answer within 5s"));
+    }
+
+    #[test]
+    fn what_etcd_said_to_a_request_of_the_engine_is_the_source_of_the_error() {
+        let status = Status::new(Code::PermissionDenied, "etcdserver: permission denied");
+        let failure = Failure::of_error("get", etcd_client::Error::GRpcStatus(status));
+        assert_eq!(failure.to_string(), "etcd get: etcdserver: permission denied (PermissionDenied)");
+        let error = Error::from(told(failure));
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        // The text does not repeat what the source says.
+        assert_eq!(error.to_string(), "etcd get: permission denied");
+        let said = error.source().and_then(|source| source.downcast_ref::<etcd_client::Error>());
+        let is_it = |status: &Status| status.code() == Code::PermissionDenied;
+        assert!(matches!(said, Some(etcd_client::Error::GRpcStatus(status)) if is_it(status)), "{said:?}");
+    }
+
+    #[test]
+    fn a_time_limit_below_is_told_by_its_type() {
+        let late = Status::from_error(Box::new(tonic::TimeoutExpired(())));
+        let error = EtcdError::from(etcd_client::Error::GRpcStatus(late));
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "in words of its own");
+        assert_eq!(EtcdError::from(etcd_client::Error::IoError(late)).kind(), ErrorKind::TimedOut);
     }
 }

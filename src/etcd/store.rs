@@ -1,18 +1,23 @@
-//! Whose store it is that answers: the engine's cluster, told by its id and its history.
+//! Whose store it is that answers: the engine's cluster, told by its id, the identity of its namespace, and its history.
 //!
 //! - The engine's cluster is the one that it was told, or else the one that more than half of its endpoints name at the
 //!   start. Where the others don't answer at all, one that is named alone for [`PATIENCE`] will do.
-//! - An endpoint that names another one, or tells of an older state under the same id, is left before anything is
-//!   written there.
-//! - If no endpoint has named the known cluster for [`PATIENCE`], and no connection to it is open, the engine starts
-//!   again with what there is. One that was told which cluster to use never does.
+//! - An endpoint that names another one is left before anything is written there. So is one under the same id that tells
+//!   of an older state, has another [identity](super::identity), or lacks a change that was seen.
+//! - If no endpoint has told of the known store for [`PATIENCE`], and no connection to it is open, the engine starts
+//!   again with what there is. One that was told which cluster to use never takes another.
 //! - An id of 0 means that it was not told.
+//! - An identity that is gone, although the newest change that was seen is still in the history, was deleted by hand: it
+//!   is written again.
 
 use super::Header;
+use super::identity::{Identity, absent, another};
+use super::requests::{History, LastEvent};
 use crate::change::Revision;
+use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -24,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Verdict {
     /// It is a member of the engine's cluster.
     Ours,
+    /// It is one too, but the store has no identity yet, or not any more: this one is to be written.
+    Nameless(Identity),
     /// More endpoints must be asked.
     Undecided(String),
     /// It is to be left.
@@ -32,12 +39,47 @@ pub(super) enum Verdict {
     Rewound(String),
 }
 
+/// What was known before an endpoint was asked. Its answer may be older than what comes to be known meanwhile.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Before {
+    revision: Revision,
+    term: u64,
+    /// The identity was known.
+    named: bool,
+    pub(super) seen: Option<LastEvent>,
+}
+
+/// What an endpoint told of its store, by linearizable reads.
+#[derive(Clone, Debug)]
+pub(super) struct Testimony {
+    pub(super) header: Header,
+    pub(super) identity: Told,
+    /// Whether it has the newest change that was seen before; `None`: it was not asked, or does not tell.
+    pub(super) history: Option<History>,
+}
+
+/// What an endpoint tells of the identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing: the engine may not read it.
+    Nothing,
+    Absent,
+    /// With the revision of its last change.
+    Is(Identity, Revision),
+}
+
 /// Shared by all links of an engine.
 pub(crate) struct Store {
     endpoints: Vec<String>,
+    identity_key: Arc<str>,
+    /// The identity that the store is given if it has none.
+    offered: Identity,
     known: Mutex<Known>,
     /// Connections to the engine's cluster.
     open: AtomicUsize,
+    /// How often a request has met another store over a connection that had been found to be right.
+    doubts: WatchCell<u64>,
+    doubt: WatchCellSender<u64>,
     /// Called when the engine is to start again.
     rewound: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -49,9 +91,12 @@ struct Known {
     /// The engine was told which.
     given: bool,
     cluster: Option<u64>,
+    identity: Option<Identity>,
     /// The newest state that a connection began with.
     revision: Revision,
     term: u64,
+    /// The newest change that a watch has brought, or the writing of the identity.
+    seen: Option<LastEvent>,
     /// What each endpoint has named.
     named: BTreeMap<usize, u64>,
     /// Since when the engine has asked without finding its own.
@@ -64,51 +109,108 @@ impl Known {
             endpoints,
             given: given.is_some(),
             cluster: given,
+            identity: None,
             revision: Revision::NONE,
             term: 0,
+            seen: None,
             named: BTreeMap::new(),
             since: None,
         }
     }
 
-    /// `open`: whether there is a connection to the engine's cluster.
-    fn judge(&mut self, endpoint: usize, header: Header, open: bool, now: Instant) -> Verdict {
-        if header.cluster == 0 {
-            return Verdict::Ours;
-        }
-        self.named.insert(endpoint, header.cluster);
+    /// `open`: whether there is a connection to the engine's cluster. `offered`: the identity that a store is given that
+    /// has none.
+    fn judge(
+        &mut self,
+        endpoint: usize,
+        told: &Testimony,
+        before: &Before,
+        open: bool,
+        offered: &Identity,
+        now: Instant,
+    ) -> Verdict {
+        let Testimony { header, identity, .. } = told;
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
-        let cluster = match self.cluster {
-            Some(cluster) => cluster,
-            None => match self.decide(waited) {
-                Some(cluster) => *self.cluster.insert(cluster),
-                None => {
-                    return Verdict::Undecided(format!(
-                        "no cluster has most of the endpoints: {}",
-                        self.all()
-                    ));
+        if header.cluster != 0 {
+            self.named.insert(endpoint, header.cluster);
+            if self.cluster.is_none() {
+                self.cluster = self.decide(waited);
+            }
+            if self.cluster.is_none() {
+                return Verdict::Undecided(format!("no cluster has most of the endpoints: {}", self.all()));
+            }
+        }
+        let Some(wrong) = self.wrong(told, before) else {
+            if header.cluster != 0 {
+                self.revision = self.revision.max(header.revision);
+                self.term = self.term.max(header.term);
+                self.since = None;
+            }
+            return match identity {
+                Told::Is(identity, revision) => {
+                    self.learn(identity, *revision);
+                    Verdict::Ours
                 }
-            },
+                Told::Absent => Verdict::Nameless(self.identity.as_ref().unwrap_or(offered).clone()),
+                Told::Nothing => Verdict::Ours,
+            };
         };
-        let wrong = if header.cluster != cluster {
-            format!("wrong store: the cluster's id is {cluster:x} and there it is {:x}", header.cluster)
-        } else if header.term < self.term {
-            format!("wrong store: the raft term was {} and there it is {}", self.term, header.term)
-        } else if header.revision < self.revision {
-            format!("wrong store: the revision was {} and there it is {}", self.revision, header.revision)
-        } else {
-            self.revision = header.revision;
-            self.term = header.term;
-            self.since = None;
-            return Verdict::Ours;
-        };
+        let same = header.cluster == 0 || self.cluster == Some(header.cluster);
         // A single member has no other copy that might come back.
-        let alone = self.endpoints == 1 && header.cluster == cluster;
-        let own = header.cluster == cluster || !self.given;
+        let alone = self.endpoints == 1 && same;
+        let own = same || !self.given;
         if own && !open && (alone || waited >= PATIENCE) {
             Verdict::Rewound(wrong)
         } else {
             Verdict::Foreign(wrong)
+        }
+    }
+
+    /// Why it is not the known store.
+    fn wrong(&self, told: &Testimony, before: &Before) -> Option<String> {
+        let Testimony { header, identity, history } = told;
+        if let Some(cluster) =
+            self.cluster.filter(|cluster| header.cluster != 0 && *cluster != header.cluster)
+        {
+            let found = header.cluster;
+            return Some(format!("wrong store: the cluster's id is {cluster:x} and there it is {found:x}"));
+        }
+        match (&self.identity, identity) {
+            (Some(known), Told::Is(found, _)) if known != found => return Some(another(known, found)),
+            // One that was deleted by hand is missed in its own store only.
+            (Some(known), Told::Absent) if before.named && *history != Some(History::Ours) => {
+                return Some(absent(known));
+            }
+            _ => {}
+        }
+        if header.cluster != 0 && header.term < before.term {
+            let (known, found) = (before.term, header.term);
+            return Some(format!("wrong store: the raft term was {known} and there it is {found}"));
+        }
+        if header.cluster != 0 && header.revision < before.revision {
+            let (known, found) = (before.revision, header.revision);
+            return Some(format!("wrong store: the revision was {known} and there it is {found}"));
+        }
+        match (history, &before.seen) {
+            (Some(History::Other), Some(seen)) => {
+                let revision = seen.revision;
+                Some(format!("wrong store: what came at revision {revision} is not in the history there"))
+            }
+            _ => None,
+        }
+    }
+
+    fn learn(&mut self, identity: &Identity, revision: Revision) {
+        if self.identity.is_none() {
+            self.identity = Some(identity.clone());
+        }
+        let key = identity.key().as_bytes().to_vec();
+        self.saw(LastEvent { key, revision, value: Some(identity.value().to_vec().into()) });
+    }
+
+    fn saw(&mut self, event: LastEvent) {
+        if self.seen.as_ref().is_none_or(|seen| seen.revision < event.revision) {
+            self.seen = Some(event);
         }
     }
 
@@ -130,21 +232,76 @@ impl Known {
 }
 
 impl Store {
-    /// `given`: the cluster's id, if the engine was told it.
+    /// `given`: the cluster's id, if the engine was told it. `offered`: a random number, of which a store gets its
+    /// identity if it has none.
     pub(crate) fn new(
         endpoints: Vec<String>,
         given: Option<u64>,
+        namespace: &str,
+        offered: u128,
         rewound: impl Fn(String) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let known = Mutex::new(Known::new(endpoints.len().max(1), given));
-        Arc::new(Self { endpoints, known, open: AtomicUsize::new(0), rewound: Box::new(rewound) })
+        let identity_key: Arc<str> = format!("{namespace}identity").into();
+        let offered = Identity::new(identity_key.clone(), format!("{offered:032x}").into_bytes());
+        let (doubt, doubts) = watch_cell(0);
+        Arc::new(Self {
+            endpoints,
+            identity_key,
+            offered,
+            known,
+            open: AtomicUsize::new(0),
+            doubts,
+            doubt,
+            rewound: Box::new(rewound),
+        })
     }
 
-    pub(super) fn judge(&self, endpoint: usize, header: Header, now: Instant) -> Verdict {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn identity_key(&self) -> &Arc<str> {
+        &self.identity_key
+    }
+
+    /// The identity of the engine's store, once it is known.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.known().identity.clone()
+    }
+
+    /// The identity that the store is to have: the one that it had, or else the one that it is offered.
+    pub(super) fn wanted_identity(&self) -> Identity {
+        self.identity().unwrap_or_else(|| self.offered.clone())
+    }
+
+    /// What the store has for an identity after it was offered one. An error: it is another one than it was known by.
+    pub(super) fn learn(&self, identity: Identity, revision: Revision) -> Result<Identity, String> {
+        let mut known = self.known();
+        match &known.identity {
+            Some(before) if *before != identity => Err(another(before, &identity)),
+            _ => {
+                known.learn(&identity, revision);
+                Ok(identity)
+            }
+        }
+    }
+
+    /// A watch has brought a change.
+    pub(super) fn saw(&self, event: LastEvent) {
+        self.known().saw(event);
+    }
+
+    /// What is known before an endpoint is asked.
+    pub(super) fn before(&self) -> Before {
+        let known = self.known();
+        let Known { revision, term, identity, seen, .. } = &*known;
+        Before { revision: *revision, term: *term, named: identity.is_some(), seen: seen.clone() }
+    }
+
+    pub(super) fn judge(&self, endpoint: usize, told: &Testimony, before: &Before, now: Instant) -> Verdict {
         let open = self.open.load(Ordering::SeqCst) > 0;
-        let mut known = self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut verdict = known.judge(endpoint, header, open, now);
-        drop(known);
+        let mut verdict = self.known().judge(endpoint, told, before, open, &self.offered, now);
         if let Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) = &mut verdict {
             for (number, endpoint) in self.endpoints.iter().enumerate() {
                 *text = text.replace(&format!("endpoint {number} "), &format!("{endpoint} "));
@@ -154,6 +311,18 @@ impl Store {
             (self.rewound)(reason.clone());
         }
         verdict
+    }
+
+    /// A connection that was found to be right leads to another store: all links look anew where theirs lead.
+    pub(super) fn doubt(&self) {
+        // Nobody else counts meanwhile.
+        let _known = self.known();
+        self.doubt.set(self.doubts.get() + 1);
+    }
+
+    /// Counts the doubts.
+    pub(super) fn doubts(&self) -> WatchCell<u64> {
+        self.doubts.clone()
     }
 
     /// Counts a connection to the engine's cluster until this is dropped.
@@ -173,86 +342,4 @@ impl Drop for Counted {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn header(cluster: u64, revision: i64) -> Header {
-        Header { cluster, revision: Revision::new(revision), term: 5 }
-    }
-
-    fn is_foreign(verdict: &Verdict) -> bool {
-        matches!(verdict, Verdict::Foreign(_))
-    }
-
-    #[test]
-    fn the_cluster_is_the_one_that_most_endpoints_name() {
-        let now = Instant::now();
-        let mut known = Known::new(3, None);
-        assert!(matches!(known.judge(2, header(9, 1), false, now), Verdict::Undecided(_)));
-        assert!(matches!(known.judge(0, header(1, 1), false, now), Verdict::Undecided(_)));
-        assert_eq!(known.judge(1, header(1, 1), false, now), Verdict::Ours);
-        assert!(is_foreign(&known.judge(2, header(9, 1), true, now)));
-        assert_eq!(known.judge(0, header(0, 0), true, now), Verdict::Ours, "it was not told");
-    }
-
-    #[test]
-    fn without_a_majority_every_id_is_named_with_its_endpoints() {
-        let store = Store::new(vec!["a:1".into(), "b:2".into()], None, |_| {});
-        let now = Instant::now();
-        store.judge(0, header(0xaa, 1), now);
-        let Verdict::Undecided(text) = store.judge(1, header(0xbb, 1), now) else {
-            panic!("it is undecided")
-        };
-        assert!(text.contains("a:1 names aa") && text.contains("b:2 names bb"), "{text}");
-        assert!(
-            matches!(store.judge(1, header(0xbb, 1), now + 60 * SECOND), Verdict::Undecided(_)),
-            "for ever"
-        );
-    }
-
-    #[test]
-    fn one_that_is_named_alone_will_do_after_a_while() {
-        let now = Instant::now();
-        let mut known = Known::new(2, None);
-        assert!(matches!(known.judge(0, header(1, 1), false, now), Verdict::Undecided(_)));
-        assert!(matches!(known.judge(0, header(1, 1), false, now + 9 * SECOND), Verdict::Undecided(_)));
-        assert_eq!(known.judge(0, header(1, 1), false, now + 10 * SECOND), Verdict::Ours);
-    }
-
-    #[test]
-    fn another_cluster_is_used_only_when_the_known_one_is_gone_for_10_s() {
-        let now = Instant::now();
-        let mut known = Known::new(1, None);
-        assert_eq!(known.judge(0, header(1, 9), false, now), Verdict::Ours);
-        assert!(is_foreign(&known.judge(0, header(2, 1), true, now)));
-        assert!(is_foreign(&known.judge(0, header(2, 1), true, now + 60 * SECOND)), "one is open");
-        assert_eq!(known.judge(0, header(1, 9), true, now + 61 * SECOND), Verdict::Ours);
-        assert!(is_foreign(&known.judge(0, header(2, 1), false, now + 62 * SECOND)), "it counts anew");
-        let verdict = known.judge(0, header(2, 1), false, now + 72 * SECOND);
-        assert!(matches!(verdict, Verdict::Rewound(_)), "{verdict:?}");
-    }
-
-    #[test]
-    fn an_engine_that_was_told_its_cluster_never_takes_another() {
-        let now = Instant::now();
-        let mut known = Known::new(3, Some(1));
-        assert!(is_foreign(&known.judge(0, header(2, 9), false, now)));
-        assert!(is_foreign(&known.judge(0, header(2, 9), false, now + 60 * SECOND)));
-        assert_eq!(known.judge(1, header(1, 9), false, now + 60 * SECOND), Verdict::Ours);
-    }
-
-    #[test]
-    fn an_older_state_is_another_store() {
-        let now = Instant::now();
-        let mut known = Known::new(3, Some(1));
-        known.judge(0, header(1, 9), false, now);
-        assert!(is_foreign(&known.judge(1, header(1, 8), true, now)));
-        assert!(is_foreign(&known.judge(1, Header { term: 4, ..header(1, 20) }, true, now)));
-        let mut known = Known::new(1, None);
-        known.judge(0, header(1, 9), false, now);
-        let verdict = known.judge(0, header(1, 8), false, now);
-        assert!(matches!(verdict, Verdict::Rewound(_)), "there is no other member: {verdict:?}");
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! renewed by the remembered request. etcd is asked at most once a second, and less and less often while it
 //! refuses the credentials.
 
+use super::errors::is_authentication_off;
 use super::failure::{Failure, FailureKind};
 use super::txn_channel::Whole;
 use crate::mutants::{Mutant, is_active};
@@ -162,10 +163,11 @@ impl Token {
         self.state().question.as_ref().is_some_and(|known| known.body == question.body)
     }
 
-    /// Asks for a token of another user, or with another password. `None`: those are in use already, or nobody has ever
-    /// asked for a token.
+    /// Asks for a token of another user, or with another password, unless there is a newer one than `stale` already.
+    /// `None`: those are in use already, or nobody has ever asked for a token.
     pub(super) async fn renew_as(
         &self,
+        stale: u64,
         name: &str,
         password: &str,
         channel: Channel,
@@ -174,7 +176,8 @@ impl Token {
         let message = Asked { name: name.to_owned(), password: password.to_owned() };
         let question = Question { parts: known.parts, body: framed(&message) };
         match question.body == known.body {
-            true => None,
+            // Another link has just asked with them.
+            true => (self.generation() > stale).then_some(Ok(())),
             false => Some(self.try_others(question, channel).await),
         }
     }
@@ -268,7 +271,7 @@ async fn ask(
 ) -> Result<Option<HeaderValue>, Failure> {
     let broken = |error: BoxError| {
         let status = tonic::Status::from_error(error);
-        Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status))
+        Failure::of_error(REQUEST, etcd_client::Error::GRpcStatus(status))
     };
     poll_fn(|cx| channel.poll_ready(cx)).await.map_err(broken)?;
     let request = Request::from_parts(parts, Body::new(Whole(Some(body))));
@@ -277,10 +280,10 @@ async fn ask(
     let status =
         tonic::Status::from_header_map(&trailers).or_else(|| tonic::Status::from_header_map(&head.headers));
     if let Some(status) = status.filter(|status| status.code() != Code::Ok) {
-        if status.message().contains("authentication is not enabled") {
+        if is_authentication_off(status.message()) {
             return Ok(None);
         }
-        return Err(Failure::of_error(REQUEST, &etcd_client::Error::GRpcStatus(status)));
+        return Err(Failure::of_error(REQUEST, etcd_client::Error::GRpcStatus(status)));
     }
     let unreadable = || Failure::new(FailureKind::Unreachable, REQUEST, "the answer can't be read");
     let message = bytes.get(5..).ok_or_else(unreadable)?;

@@ -232,7 +232,7 @@ mod tests {
         let mut txn = EncodedTxn::default();
         txn.compare("/a", Sign::Equal, Target::Created(crate::change::Revision::NONE));
         txn.then_put("/a", b"1", None);
-        alone(&txn)
+        alone(&txn, &EncodedTxn::default())
     }
 
     #[tokio::test]

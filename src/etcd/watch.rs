@@ -3,6 +3,8 @@
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
+use super::requests::LastEvent;
+use super::store::Store;
 use super::{Header, first_key};
 use crate::change::{Change, Deletion, Revision};
 use etcd_client::proto::PbEvent;
@@ -32,7 +34,7 @@ impl EtcdClient {
         };
         let (stream, connection) = self.call(Sending::once("watch"), send).await?;
         let (requests, responses) = stream.split();
-        Ok(Watch { requests, responses, id: None, connection })
+        Ok(Watch { requests, responses, id: None, connection, store: self.store.clone() })
     }
 }
 
@@ -115,6 +117,8 @@ struct Watch {
     /// The id of the watch itself, known from its first answer; others are heartbeats.
     id: Option<i64>,
     connection: Arc<Connection>,
+    /// Told of the newest change.
+    store: Arc<Store>,
 }
 
 /// What a watch stream said.
@@ -154,7 +158,7 @@ impl Watch {
                 return Err(Failure::new(FailureKind::Unreachable, "watch", "the connection was replaced"));
             }
         };
-        let response = message.map_err(|error| Failure::of_error("watch", &error))?.0;
+        let response = message.map_err(|error| Failure::of_error("watch", error))?.0;
         let header = Header::of(response.header.as_ref());
         let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
         if !ours && response.watch_id != PROGRESS_OF_ALL {
@@ -179,7 +183,11 @@ impl Watch {
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
             return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
         }
-        Ok(WatchMessage::Changes(header, response.events.into_iter().filter_map(change).collect()))
+        let changes: Vec<Change> = response.events.into_iter().filter_map(change).collect();
+        if let Some(last) = changes.last() {
+            self.store.saw(LastEvent::of(last));
+        }
+        Ok(WatchMessage::Changes(header, changes))
     }
 
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
@@ -190,7 +198,7 @@ impl Watch {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
         self.connection.activity.sent(Instant::now(), HEARTBEAT);
-        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::of_error("watch", &error))
+        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::of_error("watch", error))
     }
 }
 

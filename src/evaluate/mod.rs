@@ -63,7 +63,7 @@ impl Evaluator {
             let compiled = &self.rules[decided.rule.index()];
             let (engine, rule, reveal) = (&*self.engine, &**compiled.id(), self.telemetry.reveal);
             let attributes = compiled.attributes_of(&decided.binding);
-            let error = &*reveal.error(error, &attributes, &decided.snapshot);
+            let error = &*reveal.text(error, &attributes, &decided.snapshot, Some(&[]));
             let instance = reveal.instance(&attributes);
             let instance = instance.as_deref();
             tracing::error!(

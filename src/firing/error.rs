@@ -123,24 +123,27 @@ impl FiringError {
 /// A request to etcd failed. An [`etcd_client::Error`] converts into it, so that `?` works on requests of a
 /// callback's own [client](crate::Firing::client).
 ///
-/// Its text names the request of the engine's and what etcd said. Of a callback's own client, the text has the kind,
-/// and the client's error is its [source](std::error::Error::source).
+/// Its [source](std::error::Error::source) is the [`etcd_client::Error`] in which there is etcd's answer, or the error of
+/// a connection ([`std::io::Error`]). Then its text says what kind of error it is, and the rest is in that of the source.
+/// There is none if the engine itself found what is wrong, such as that there was no answer in time, and then the text
+/// says that.
 #[derive(Clone, Debug)]
 pub struct EtcdError {
     kind: ErrorKind,
     request: Option<&'static str>,
     message: String,
-    source: Option<Arc<etcd_client::Error>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl EtcdError {
-    pub(crate) fn new(kind: ErrorKind, request: &'static str, message: String) -> Self {
-        Self { kind, request: Some(request), message, source: None }
-    }
-
-    /// Of a request that the engine knows nothing of.
-    pub(crate) fn of_client(kind: ErrorKind, message: String, source: etcd_client::Error) -> Self {
-        Self { kind, request: None, message, source: Some(Arc::new(source)) }
+    /// `request`: the engine's own, or else one that it knows nothing of.
+    pub(crate) fn new(
+        kind: ErrorKind,
+        request: Option<&'static str>,
+        message: String,
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, request, message, source }
     }
 
     /// What kind of error it is: the first eleven of [`ErrorKind`].
@@ -161,9 +164,10 @@ impl EtcdError {
 
 impl fmt::Display for EtcdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.request {
-            Some(request) => write!(f, "etcd {request}: {}", self.message),
-            None => write!(f, "a request to etcd failed: {}", self.kind),
+        match (self.request, &self.source) {
+            (Some(request), None) => write!(f, "etcd {request}: {}", self.message),
+            (Some(request), Some(_)) => write!(f, "etcd {request}: {}", self.kind),
+            (None, _) => write!(f, "a request to etcd failed: {}", self.kind),
         }
     }
 }

@@ -82,7 +82,7 @@ mod tests {
             (ErrorKind::Refused, false),
         ] {
             let errors = LinkErrors::default();
-            let failed = FiringError::from(EtcdError::new(kind, "get", "no".into()));
+            let failed = FiringError::from(EtcdError::new(kind, Some("get"), "no".into(), None));
             assert!(errors.heed(ready(Err::<(), _>(failed))).await.is_err());
             assert_eq!(errors.any(), is_remembered, "{kind}");
             assert!(errors.heed(ready(Ok(()))).await.is_ok());

@@ -7,6 +7,7 @@ mod json;
 mod kind;
 mod link_errors;
 mod outcome;
+mod read_values;
 mod source;
 
 pub use callback::BoxError;
@@ -28,11 +29,11 @@ use crate::condition::{Check, Slot, Witness};
 use crate::pattern::{AttributeError, Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
-use std::borrow::Cow;
+use read_values::ReadValues;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,8 @@ struct Inner {
     due: Instant,
     fence: Option<Fence>,
     cancelled: CancellationToken,
+    /// What the callback read, so that it can be taken out of errors.
+    read: Mutex<ReadValues>,
     link_errors: LinkErrors,
 }
 
@@ -85,6 +88,7 @@ pub(crate) struct Surroundings {
     /// Prefixes of keys that belong to engines.
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
+    pub(crate) reveal: Reveal,
 }
 
 /// The lock of a firing: a transaction conditional on its create revision takes effect only while
@@ -127,6 +131,7 @@ impl Firing {
             due,
             fence,
             cancelled,
+            read: Mutex::default(),
             link_errors: LinkErrors::default(),
         }))
     }
@@ -139,14 +144,19 @@ impl Firing {
         &self.0.around.callbacks[self.0.rule.index()]
     }
 
+    /// What an error of this firing says, as far as that may be shown. The rule for all who show it.
+    pub(crate) fn shown(&self, text: &str) -> String {
+        let read = self.read_values();
+        self.0.around.reveal.text(text, self.attributes(), &self.0.snapshot, read.all())
+    }
+
+    fn read_values(&self) -> MutexGuard<'_, ReadValues> {
+        self.0.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A read of the callback failed for the link to etcd: what it makes of that is no failure of its own.
     pub(crate) fn has_link_errors(&self) -> bool {
         self.0.link_errors.any()
-    }
-
-    /// What an error of this firing says, as far as that may be told.
-    pub(crate) fn shown<'a>(&self, reveal: Reveal, error: &'a str) -> Cow<'a, str> {
-        reveal.error(error, self.attributes(), &self.0.snapshot)
     }
 
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
@@ -336,7 +346,13 @@ impl Firing {
     }
 
     async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
-        self.0.link_errors.heed(self.0.around.source.get(key)).await
+        let found = self.0.link_errors.heed(self.0.around.source.get(key)).await?;
+        if let Some(value) = &found
+            && self.0.around.reveal < Reveal::Values
+        {
+            self.read_values().add(value);
+        }
+        Ok(found)
     }
 
     /// A client on the engine's connection, for whatever else the callback wants of etcd. What is

@@ -8,6 +8,8 @@ use crate::error::EngineError;
 use crate::trace::reveal::Reveal;
 use hyper::StatusCode;
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 /// How long an engine may take to answer: while its parts restart it does not.
@@ -90,7 +92,12 @@ pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Resul
     let missing = || ApiError::new(StatusCode::BAD_REQUEST, "give a rule, and its attributes as attr.NAME");
     let rule = parameters.get("rule").ok_or_else(missing)?;
     let attributes = parameters.attributes();
-    let found = within(engine.handle.explain(rule, &attributes)).await?;
+    // The rule's comparisons are the application's code, and may take long. Probes don't wait for them.
+    let (handle, id, of) = (engine.handle.clone(), rule.to_owned(), attributes.clone());
+    let explaining = spawn_blocking(move || Handle::current().block_on(handle.explain(&id, &of)));
+    let found =
+        within(async { explaining.await.map_err(|_| EngineError::Stopped("the endpoint ends".into()))? });
+    let found = found.await?;
     Ok(ExplanationView::new(engine.handle.name(), rule, attributes, found, engine.reveal))
 }
 

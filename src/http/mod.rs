@@ -16,11 +16,20 @@
 //! each of the rule's attributes.
 //!
 //! No key and no value is shown unless the engine [reveals](crate::EngineBuilder::reveal) it: without
-//! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which, and
-//! nothing of what an error says; explanations need `Keys`, and show values with [`Reveal::Values`].
+//! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which; explanations
+//! need `Keys`, and show values with [`Reveal::Values`]. What an error of a callback says is the same as in the log.
 //!
 //! A page holds a hundred instances, however many there are. Of 100,000 each was on the screen of a browser within 0.3 s, also
 //! with a filter (two shared cores: `cargo test --test integration browser -- --nocapture`).
+//!
+//! # Who connects
+//!
+//! Probes are answered whatever others do who can connect. A connection serves one request. Its head is at most 16 KiB,
+//! and comes within 5 s. There are at most 256 connections. A new one is always taken, and if there are too many, the
+//! one that has waited longest for its request is closed. At most 16 pages (or JSON, or metrics) are made or written
+//! at once. If there are more, the page that has been written for longest is closed, and if none is being written, 503
+//! is the answer. Within 30 s a page must be made, and within 30 s more it must be read. Pages are made by other
+//! threads than the one that answers probes.
 //!
 //! The pages need no script, and whatever they show is escaped. There is no encryption and no authentication:
 //! see [`EndpointBuilder::address`].
@@ -40,6 +49,9 @@
 //! # }
 //! ```
 
+#[cfg(test)]
+mod attack;
+mod connections;
 mod handler;
 mod page;
 mod probes;
@@ -47,6 +59,9 @@ mod query;
 mod router;
 mod server;
 mod view;
+
+#[cfg(test)]
+pub(crate) use attack::attack;
 
 use crate::engine::EngineBuilder;
 use crate::engine::observer::{Observatory, Observed, Observer};
@@ -64,8 +79,8 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 
 /// An HTTP endpoint that engines are shown on; see the [module](self). Clones are the same endpoint.
 ///
-/// It has a thread of its own, `etcd-rules-http`, so that probes are answered whatever the application's runtime
-/// does. It ends when the last clone is dropped and the last engine that is shown on it; so one that has failed is
+/// It has threads of its own, `etcd-rules-http`, so that probes are answered whatever the application's runtime
+/// does: one for all connections and probes, and up to two while pages or metrics are made. It ends when the last clone is dropped and the last engine that is shown on it; so one that has failed is
 /// still shown until it is dropped. Requests under way get a second to be answered.
 #[derive(Clone)]
 pub struct Endpoint {
@@ -164,7 +179,7 @@ impl EndpointBuilder {
     /// What `/metrics` answers, such as the text that a Prometheus exporter's handle renders. Default: nothing
     /// (404). With the feature `prometheus`, `install_prometheus_recorder` gives such a function.
     ///
-    /// It is called in the endpoint's thread, for each scrape. While it runs nothing else is answered.
+    /// It is called in a thread of the endpoint, for each scrape. Probes are answered meanwhile.
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.metrics = Some(Box::new(render));
         self

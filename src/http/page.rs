@@ -6,7 +6,8 @@ use super::view::{EngineView, ExplanationView, PageView};
 use crate::condition::{Explanation, SeenKey};
 use crate::health::Health;
 use crate::inspect::{Instance, InstanceState, RuleStatus, StateKind, WaitReason};
-use crate::trace::reveal::{HIDDEN, Reveal};
+use crate::trace::hide::HIDDEN;
+use crate::trace::reveal::Reveal;
 use maud::{DOCTYPE, Markup, html};
 use std::time::Duration;
 
@@ -188,7 +189,7 @@ pub(super) fn instances(
                 Ok(page) => (listed(&page, parameters)),
             }
             @if !reveals {
-                p.empty { "Which instances these are, and what their errors say, is not revealed by this engine." }
+                p.empty { "Which instances these are is not revealed by this engine." }
             }
         },
     )
@@ -327,6 +328,7 @@ fn what_is_done(state: &InstanceState) -> (&'static str, Option<&str>) {
                 WaitReason::Trouble => "tried again after trouble with etcd",
                 WaitReason::Released => "tried again after a release",
                 WaitReason::Settle => "settles: its keys may change again",
+                WaitReason::TooOften => "slowed down: it fires too often, so another rule may undo its work",
                 WaitReason::Interval => "fired less than its rule's interval ago",
             };
             (text, None)

@@ -8,6 +8,8 @@ use super::query::Parameters;
 use crate::trace::reveal::Reveal;
 use hyper::StatusCode;
 use serde::Serialize;
+use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// What is answered.
 pub(super) struct Answer {
@@ -45,27 +47,95 @@ impl Answer {
     }
 }
 
-/// Answers a GET.
-pub(super) async fn route(path: &str, query: &str, shared: &Shared) -> Answer {
+/// What a GET asks for.
+pub(super) enum Asked {
+    /// It is answered at once.
+    Probe(Answer),
+    /// Its answer may be large, and may take time to be made.
+    Page(Page),
+}
+
+/// A page to be made. It may be JSON or metrics as well.
+pub(super) struct Page {
+    what: What,
+    parameters: Parameters,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Metrics,
+    Overview,
+    Engines,
+    /// As JSON or not.
+    Instances(bool),
+    Explanation(bool),
+}
+
+/// Finds out what a path asks for. What needs no work is answered.
+pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
     let parameters = Parameters::parse(query);
-    match path {
-        "/livez" => probes(Probe::Live, &parameters, shared),
-        "/readyz" if parameters.has("strict") => probes(Probe::Strict, &parameters, shared),
-        "/readyz" => probes(Probe::Ready, &parameters, shared),
-        "/metrics" => match &shared.metrics {
-            Some(render) => Answer { status: StatusCode::OK, kind: METRICS, body: render() },
-            None => Answer::text(StatusCode::NOT_FOUND, "this endpoint was not given metrics to serve\n"),
-        },
-        _ if !shared.page => Answer::text(StatusCode::NOT_FOUND, "only /livez, /readyz and /metrics\n"),
-        "/style.css" => {
-            Answer { status: StatusCode::OK, kind: "text/css; charset=utf-8", body: page::STYLE.into() }
+    let what = match path {
+        "/livez" => return Asked::Probe(probes(Probe::Live, &parameters, shared)),
+        "/readyz" if parameters.has("strict") => {
+            return Asked::Probe(probes(Probe::Strict, &parameters, shared));
         }
-        "/" => Answer::html(StatusCode::OK, page::overview(&handler::engines(shared).await, &parameters)),
-        "/api/engines" => Answer::json(Ok(handler::engines(shared).await)),
-        "/instances" | "/api/instances" => instances(path, &parameters, shared).await,
-        "/explain" | "/api/explain" => explain(path, &parameters, shared).await,
-        _ => refused(ApiError { status: StatusCode::NOT_FOUND, message: "there is nothing here".into() }),
+        "/readyz" => return Asked::Probe(probes(Probe::Ready, &parameters, shared)),
+        "/metrics" if shared.metrics.is_some() => What::Metrics,
+        "/metrics" => return not_found("this endpoint was not given metrics to serve\n"),
+        _ if !shared.page => return not_found("only /livez, /readyz and /metrics\n"),
+        "/style.css" => {
+            let (status, kind) = (StatusCode::OK, "text/css; charset=utf-8");
+            return Asked::Probe(Answer { status, kind, body: page::STYLE.into() });
+        }
+        "/" => What::Overview,
+        "/api/engines" => What::Engines,
+        "/instances" => What::Instances(false),
+        "/api/instances" => What::Instances(true),
+        "/explain" => What::Explanation(false),
+        "/api/explain" => What::Explanation(true),
+        _ => {
+            let (status, message) = (StatusCode::NOT_FOUND, "there is nothing here".into());
+            return Asked::Probe(refused(ApiError { status, message }));
+        }
+    };
+    Asked::Page(Page { what, parameters })
+}
+
+fn not_found(text: &str) -> Asked {
+    Asked::Probe(Answer::text(StatusCode::NOT_FOUND, text))
+}
+
+impl Page {
+    pub(super) async fn make(self, shared: &Arc<Shared>) -> Answer {
+        let Self { what, parameters } = self;
+        match what {
+            What::Metrics => {
+                let shared = shared.clone();
+                write(move || {
+                    let body = shared.metrics.as_ref().map(|render| render()).unwrap_or_default();
+                    Answer { status: StatusCode::OK, kind: METRICS, body }
+                })
+                .await
+            }
+            What::Overview => {
+                let engines = handler::engines(shared).await;
+                write(move || Answer::html(StatusCode::OK, page::overview(&engines, &parameters))).await
+            }
+            What::Engines => {
+                let engines = handler::engines(shared).await;
+                write(move || Answer::json(Ok(engines))).await
+            }
+            What::Instances(as_json) => instances(as_json, parameters, shared).await,
+            What::Explanation(as_json) => explain(as_json, parameters, shared).await,
+        }
     }
+}
+
+/// Writes an answer on another thread, because a large one takes time, and probes don't wait.
+async fn write(text: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+    spawn_blocking(text).await.unwrap_or_else(|_| {
+        Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "what writes this page has panicked\n")
+    })
 }
 
 fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
@@ -80,31 +150,34 @@ fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
     Answer::text(status, verdict.text)
 }
 
-async fn instances(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
-    let engine = match handler::engine(shared, parameters) {
+async fn instances(as_json: bool, parameters: Parameters, shared: &Shared) -> Answer {
+    let engine = match handler::engine(shared, &parameters) {
         Ok(engine) => engine,
-        Err(error) => {
-            return if path.starts_with("/api/") { Answer::json::<()>(Err(error)) } else { refused(error) };
-        }
+        Err(error) => return if as_json { Answer::json::<()>(Err(error)) } else { refused(error) },
     };
-    let found = handler::instances(&engine, parameters).await;
-    if path.starts_with("/api/") {
-        return Answer::json(found);
+    let found = handler::instances(&engine, &parameters).await;
+    if as_json {
+        return write(move || Answer::json(found)).await;
     }
     let status = found.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
     let engines = handler::engines(shared).await;
     let reveals = engine.reveal >= Reveal::Keys;
-    Answer::html(status, page::instances(engine.handle.name(), &engines, found, parameters, reveals))
+    let page = move || {
+        Answer::html(status, page::instances(engine.handle.name(), &engines, found, &parameters, reveals))
+    };
+    write(page).await
 }
 
-async fn explain(path: &str, parameters: &Parameters, shared: &Shared) -> Answer {
-    let found = match handler::engine(shared, parameters) {
-        Ok(engine) => handler::explain(&engine, parameters).await,
+async fn explain(as_json: bool, parameters: Parameters, shared: &Shared) -> Answer {
+    let found = match handler::engine(shared, &parameters) {
+        Ok(engine) => handler::explain(&engine, &parameters).await,
         Err(error) => Err(error),
     };
     match found {
-        _ if path.starts_with("/api/") => Answer::json(found),
-        Ok(found) => Answer::html(StatusCode::OK, page::explanation(&found, parameters)),
+        _ if as_json => write(move || Answer::json(found)).await,
+        Ok(found) => {
+            write(move || Answer::html(StatusCode::OK, page::explanation(&found, &parameters))).await
+        }
         Err(error) => refused(error),
     }
 }

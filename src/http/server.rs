@@ -1,7 +1,8 @@
 //! Listens, on a thread of its own, and hands requests on.
 
 use super::Shared;
-use super::router::{Answer, route};
+use super::connections::{Admission, Connections, Number};
+use super::router::{Answer, Asked, route};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -10,27 +11,35 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener as StdListener};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Connections at once; more wait to be accepted. Each serves one request, so that none is idle.
-const CONNECTIONS: usize = 64;
+/// Connections that wait to be accepted. They do so for moments, but many may come at once.
+const BACKLOG: u32 = 1024;
 
-/// How long the headers of a request may take to come, and how long all of a connection may take.
-const HEADERS: Duration = Duration::from_secs(5);
-const CONNECTION: Duration = Duration::from_secs(30);
+/// How long the head of a request may take to come, how long until its answer is made, and how long that may take to
+/// be written. A connection serves one request, so that none is idle in between.
+const READ: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(30);
+const WRITE: Duration = Duration::from_secs(30);
+
+/// How long to wait after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How long requests under way may take at the end.
 const END: Duration = Duration::from_secs(1);
 
 /// Bytes of a request's head at most.
 const HEAD: usize = 16 << 10;
+
+/// Threads that make pages and metrics, so that probes are answered in the meantime.
+const MAKERS: usize = 2;
 
 /// A listening server. Ends when it is dropped, a little later if requests are under way.
 pub(super) struct Server {
@@ -40,17 +49,27 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn start(address: SocketAddr, shared: Arc<Shared>) -> std::io::Result<Self> {
-        let listener = StdListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MAKERS)
+            .thread_name("etcd-rules-http")
+            .build()?;
+        let inside = runtime.enter();
+        let listening = listen(address).and_then(|listener| Ok((listener.local_addr()?, listener)));
+        drop(inside);
+        let (address, listener) = match listening {
+            Ok(listening) => listening,
+            Err(error) => {
+                // A runtime that is dropped waits for its threads, which a thread of another runtime must not.
+                runtime.shutdown_background();
+                return Err(error);
+            }
+        };
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("etcd-rules-http".into());
         thread.spawn(move || {
-            if let Err(error) = runtime.block_on(serve(listener, address, shared, stopped)) {
-                tracing::error!(%address, %error, "HTTP endpoint failed");
-            }
+            runtime.block_on(serve(listener, address, shared, stopped));
             runtime.shutdown_background();
         })?;
         Ok(Self { address, stop })
@@ -67,69 +86,145 @@ impl Drop for Server {
     }
 }
 
-async fn serve(
-    listener: StdListener,
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    let listener = TcpListener::from_std(listener)?;
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library does: an endpoint that starts again takes the port of the one before. Elsewhere it would
+    // take a port that another process listens on.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// All connections. The guard is never held across an `.await`.
+#[derive(Clone)]
+struct Table(Arc<Mutex<Connections<CancellationToken>>>);
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, Connections<CancellationToken>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn close(closer: Option<CancellationToken>) {
+    if let Some(closer) = closer {
+        closer.cancel();
+    }
+}
+
+async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
+    let table = Table(Arc::new(Mutex::new(Connections::new())));
     let mut connections = JoinSet::new();
     loop {
-        let next = async {
-            // The semaphore is never closed.
-            let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
-        };
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
-            (slot, accepted) = next => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let shared = shared.clone();
+                    let closed = CancellationToken::new();
+                    let (number, other) = table.lock().admit(closed.clone());
+                    close(other);
+                    let (shared, table) = (shared.clone(), table.clone());
                     connections.spawn(async move {
-                        let _slot = slot;
-                        // The client was too slow: the connection is closed.
-                        let _ = timeout(CONNECTION, connection(stream, address, shared)).await;
+                        let connection = Connection { number, address, shared, table, answered: Notify::new() };
+                        connection.serve(stream, closed).await;
                     });
+                    // Otherwise, when many connect at once, some make room before their request was read.
+                    yield_now().await;
                 }
-                // Out of file descriptors, for example.
-                Err(_) => sleep(Duration::from_millis(100)).await,
+                // Out of file descriptors, for example. Those of the endpoint make room, one by one.
+                Err(error) => {
+                    tracing::debug!(%address, %error, "HTTP endpoint could not accept a connection");
+                    close(table.lock().make_room());
+                    sleep(PAUSE).await;
+                }
             }
         }
     }
     drop(listener);
     // Connections that are not done by then are closed.
     let _ = timeout(END, async { while connections.join_next().await.is_some() {} }).await;
-    Ok(())
 }
 
-async fn connection(stream: TcpStream, address: SocketAddr, shared: Arc<Shared>) {
-    let service = service_fn(move |request| {
-        let shared = shared.clone();
-        async move { Ok::<_, Infallible>(handle(request, address, &shared).await) }
-    });
-    // An error is the client's: it went away, or does not speak HTTP.
-    let _ = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(HEAD)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+struct Connection {
+    number: Number,
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    table: Table,
+    /// The answer is made.
+    answered: Notify,
 }
 
-async fn handle<B>(request: Request<B>, address: SocketAddr, shared: &Shared) -> Response<Full<Bytes>> {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let answer = if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: everything is read-only\n")
-    } else if address.ip().is_loopback() && !names_loopback(host) {
-        Answer::text(StatusCode::MISDIRECTED_REQUEST, "the Host of the request is not a loopback address\n")
-    } else {
-        route(request.uri().path(), request.uri().query().unwrap_or(""), shared).await
-    };
+impl Connection {
+    /// Serves one request, unless it takes too long or the connection makes room for another one.
+    async fn serve(self, stream: TcpStream, closed: CancellationToken) {
+        let this = &self;
+        let service =
+            service_fn(move |request| async move { Ok::<_, Infallible>(this.handle(request).await) });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(READ)
+            .max_buf_size(HEAD)
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service);
+        let too_slow = async {
+            if timeout(READ + ANSWER, self.answered.notified()).await.is_ok() {
+                sleep(WRITE).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = closed.cancelled() => {}
+            // An error is the client's: it went away, or does not speak HTTP.
+            _ = serving => {}
+            () = too_slow => {}
+        }
+        self.table.lock().remove(self.number);
+    }
+
+    async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
+        let answer = self.answer(&request).await;
+        self.answered.notify_one();
+        respond(answer)
+    }
+
+    async fn answer<B>(&self, request: &Request<B>) -> Answer {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Answer::text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD: everything is read-only\n",
+            );
+        }
+        if self.address.ip().is_loopback() && !names_loopback(host) {
+            return Answer::text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "the Host of the request is not a loopback address\n",
+            );
+        }
+        match route(request.uri().path(), request.uri().query().unwrap_or(""), &self.shared) {
+            Asked::Probe(answer) => answer,
+            Asked::Page(page) => {
+                let admission = self.table.lock().begin_page(self.number);
+                match admission {
+                    Admission::Admitted { instead_of } => close(instead_of),
+                    Admission::Refused => {
+                        return Answer::text(
+                            StatusCode::SERVICE_UNAVAILABLE,
+                            "too many pages at once: try again\n",
+                        );
+                    }
+                }
+                let answer = page.make(&self.shared).await;
+                self.table.lock().begin_writing(self.number);
+                answer
+            }
+        }
+    }
+}
+
+fn respond(answer: Answer) -> Response<Full<Bytes>> {
     let Answer { status, kind, body } = answer;
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;

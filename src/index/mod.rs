@@ -21,7 +21,7 @@ mod walks;
 mod watchers;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use decisions::{Decide, Reason, Touch};
 pub(crate) use instances::InstanceId;

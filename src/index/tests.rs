@@ -8,8 +8,10 @@ mod oracle;
 mod properties;
 mod world;
 
+pub(crate) use properties::attack;
+
 use super::*;
-use crate::compiled::Limits;
+use crate::compiled::{Limits, RateLimit};
 use crate::condition::Condition;
 use crate::error::Error;
 use crate::rule::Rule;
@@ -22,6 +24,7 @@ fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]>
         lock_ttl: Duration::from_secs(10),
         concurrency: 1,
         settle: Default::default(),
+        instance_rate: RateLimit::OF_INSTANCES,
     };
     let compiled = |(number, condition): (usize, Condition)| {
         let rule = Rule::new(number.to_string()).when(condition).run(async |_| Ok::<(), Error>(()));

@@ -44,6 +44,20 @@ pub struct Instance {
     pub last_error: Option<Arc<str>>,
 }
 
+impl Instance {
+    /// The bytes of it that whoever writes keys decides about.
+    pub(crate) fn bytes(&self) -> usize {
+        let attributes: usize = self.attributes.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let said = match &self.state {
+            InstanceState::HeldBack { error: text, .. } | InstanceState::GivenUp { reason: text, .. } => {
+                text.len()
+            }
+            _ => 0,
+        };
+        attributes + said + self.last_error.as_ref().map_or(0, |error| error.len())
+    }
+}
+
 /// What an engine is doing about an instance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
@@ -150,6 +164,9 @@ pub enum WaitReason {
     Settle,
     /// It fired recently, and the [least interval](crate::Rule::min_interval) of its rule isn't over.
     Interval,
+    /// It fires more often than it [may](crate::EngineBuilder::instance_rate), so it is slowed down. Often another rule
+    /// undoes what its callback does.
+    TooOften,
 }
 
 /// The states of instances without their details, for queries and counts.

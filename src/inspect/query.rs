@@ -87,7 +87,7 @@ impl InstanceQuery {
     }
 
     /// The most instances in a page. The default is 100. Values outside of 1 to 1,000 are brought into that
-    /// range.
+    /// range. A page of instances with long attributes or errors ends earlier, at a mebibyte of them.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit.clamp(1, MOST);
         self

@@ -55,6 +55,7 @@ impl fmt::Display for InstanceState {
                     WaitReason::Released => " after a release",
                     WaitReason::Settle => " to settle",
                     WaitReason::Interval => " because it has just fired",
+                    WaitReason::TooOften => ", slowed down because it fires too often",
                 })
             }
             InstanceState::Locked { engine, .. } => write!(f, "locked by {}", by(engine)),

@@ -5,7 +5,8 @@
 //! it is written once, key by key, and a request copies the bytes of its entries.
 
 use crate::change::Revision;
-use crate::etcd::LeaseId;
+use crate::etcd::{Identity, LeaseId};
+use crate::mutants::{Mutant, is_active};
 use bytes::{BufMut, Bytes};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -137,21 +138,34 @@ impl EncodedTxn {
     }
 }
 
+/// The part of an outer transaction by which a store refuses what is meant for another: a compare of its identity,
+/// and a read of it after all else that a refused transaction reads.
+pub(crate) fn guard(identity: &Identity) -> EncodedTxn {
+    let mut guard = EncodedTxn::default();
+    if !is_active(Mutant::Identity) {
+        guard.compare(identity.key(), Sign::Equal, Target::Value(identity.value()));
+    }
+    guard.else_get(identity.key());
+    guard
+}
+
 /// The body of a gRPC request for this transaction alone.
-pub(crate) fn alone(txn: &EncodedTxn) -> Bytes {
-    let mut body = prefixed(txn.len());
+pub(crate) fn alone(txn: &EncodedTxn, guard: &EncodedTxn) -> Bytes {
+    let mut body = prefixed(txn.len() + guard.len());
     body.extend_from_slice(&txn.0);
+    body.extend_from_slice(&guard.0);
     body.into()
 }
 
-/// The body of a gRPC request for an outer transaction without compares that contains all of these. Each
-/// nested transaction decides by itself.
-pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone) -> Bytes {
+/// The body of a gRPC request for an outer transaction that contains all of these, with no compares but those of its
+/// guard. Each nested transaction decides by itself.
+pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone, guard: &EncodedTxn) -> Bytes {
     let length = |txn: &EncodedTxn| {
         let operation = message_len(txn.len());
         message_len(operation)
     };
-    let mut body = prefixed(txns.clone().map(length).sum());
+    let mut body = prefixed(guard.len() + txns.clone().map(length).sum::<usize>());
+    body.extend_from_slice(&guard.0);
     for txn in txns {
         begin_operation(&mut body, SUCCESS, TXN, txn.len());
         body.extend_from_slice(&txn.0);

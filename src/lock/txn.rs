@@ -15,6 +15,7 @@ use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
 use crate::mutants::{Mutant, is_active};
+use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -62,7 +63,15 @@ pub(crate) struct InstanceMark {
     pub(crate) until: u64,
     /// Whether the callback gave up. Then the instance isn't tried again until one of its keys changes.
     pub(crate) gave_up: bool,
+    /// What it says, as far as the engine that wrote it may tell.
     pub(crate) error: String,
+    /// How far that is. What does not tell may say anything.
+    #[serde(default = "everything")]
+    pub(crate) reveal: Reveal,
+}
+
+fn everything() -> Reveal {
+    Reveal::Values
 }
 
 /// Why a mark holds an instance back.

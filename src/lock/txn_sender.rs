@@ -1,10 +1,10 @@
 //! The requests actor: sends transactions, those that may travel together in one request.
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
-use super::encode::{EncodedTxn, alone, nested};
+use super::encode::{EncodedTxn, alone, guard, nested};
 use super::txn::{Nonce, Reply, Request, is_at_fault};
 use crate::compiled::{CompiledRule, RuleIndex};
-use crate::etcd::{Answer, EtcdClient, Failure, FailureKind};
+use crate::etcd::{Answer, EtcdClient, Failure, FailureKind, Identity};
 use crate::health::status::{REQUESTS, Status};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
@@ -104,12 +104,11 @@ impl TxnSender {
                 self.batcher.landed(batch.flight());
                 continue;
             }
-            let body = outer(&batch);
             self.settings.meters.batch(batch.entries().len());
             let etcd = self.settings.etcd.clone();
             let me = ctx.address();
             let sending = async move {
-                let answer = etcd.send_txn(body).await;
+                let answer = etcd.send_txn(|identity| outer(&batch, identity)).await;
                 // Closed: the engine is stopping, and nobody waits for the answer.
                 let _ = tell(&me, Landed { batch, answer }).await;
             };
@@ -138,7 +137,8 @@ impl TxnSender {
                 }
                 self.reply(batch, answer);
             }
-            Err(failure) if failure.kind == FailureKind::NoSpace => {
+            // What needs no space finds none only if the identity can't be written: that is for those who asked.
+            Err(failure) if failure.kind == FailureKind::NoSpace && batch.has_puts() => {
                 self.unwell(&failure, ctx);
                 self.batcher.hold_puts(true);
                 self.batcher.put_back(batch);
@@ -149,7 +149,8 @@ impl TxnSender {
                     });
                 });
             }
-            Err(failure) if is_at_fault(failure.kind) => {
+            // Without the identity nothing was sent, and nothing of the batch is at fault.
+            Err(failure) if is_at_fault(failure.kind) && self.settings.etcd.knows_identity() => {
                 if let Some(entry) = self.batcher.split(batch) {
                     if failure.kind == FailureKind::Permission {
                         self.refused.insert(entry.rule);
@@ -192,6 +193,13 @@ impl TxnSender {
         if !batch.is_nested() {
             if let Some(entry) = batch.into_entries().next() {
                 self.answer(entry.asker, Ok(Reply { revision, succeeded, responses }));
+            }
+            return;
+        }
+        if !succeeded || responses.len() != batch.entries().len() {
+            let lacking = Failure::new(FailureKind::Unreachable, "txn", "the answer lacks a part");
+            for entry in batch.into_entries() {
+                self.answer(entry.asker, Err(lacking.clone()));
             }
             return;
         }
@@ -275,14 +283,14 @@ impl TxnSender {
         let (etcd, namespace) = (etcd.clone(), namespace.clone());
         let asking = async move {
             sleep(PROBE).await;
-            etcd.header(&namespace).await
+            etcd.probe(&namespace).await
         };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(asking).map(|answer, this, ctx| {
             guarded(this, ctx, |this, ctx| {
                 this.probing = false;
                 match (answer, this.trouble) {
                     (_, None | Some(FailureKind::NoSpace)) => {}
-                    (Ok(_), Some(_)) => this.well(),
+                    (Ok(()), Some(_)) => this.well(),
                     (Err(_), Some(_)) => this.probe(ctx),
                 }
             });
@@ -300,12 +308,14 @@ fn told(succeeded: bool, responses: Vec<PbResponseOp>) -> Vec<Option<PbTxnOpResp
     responses.into_iter().map(|response| response.response).collect()
 }
 
-/// One entry goes as it is, several as nested transactions: each decides for itself.
-fn outer(batch: &Batch<Entry>) -> Bytes {
+/// One entry goes as it is, several as nested transactions: each decides for itself, and all take effect in the engine's
+/// store only.
+fn outer(batch: &Batch<Entry>, identity: &Identity) -> Bytes {
+    let guard = guard(identity);
     let mut txns = batch.entries().map(|entry| &entry.txn);
     match txns.next() {
-        Some(txn) if !batch.is_nested() => alone(txn),
-        _ => nested(batch.entries().map(|entry| &entry.txn)),
+        Some(txn) if !batch.is_nested() => alone(txn, &guard),
+        _ => nested(batch.entries().map(|entry| &entry.txn), &guard),
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) struct RuleMeters {
     in_flight: Gauge,
     stuck: Gauge,
     ineffective: Counter,
+    slowed: Counter,
     locks: Family<Counter>,
     locks_lost: Counter,
     commits: Family<Counter>,
@@ -166,6 +167,7 @@ impl EngineMeters {
             WorkqueueEvent::Worked(lane, took) => self.lane(lane).work_duration.record(took),
             WorkqueueEvent::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
             WorkqueueEvent::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
+            WorkqueueEvent::Slowed(lane) => self.lane(lane).slowed.increment(1),
         }
     }
 
@@ -278,6 +280,7 @@ impl RuleMeters {
             in_flight: labels.one(&IN_FLIGHT),
             stuck: labels.one(&STUCK),
             ineffective: labels.one(&INEFFECTIVE),
+            slowed: labels.one(&SLOWED),
             locks: labels.each(&LOCKS),
             locks_lost: labels.one(&LOCKS_LOST),
             commits: labels.each(&COMMITS),

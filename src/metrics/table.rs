@@ -40,6 +40,8 @@ metrics! {
         "Callbacks that go on although they were cancelled; each keeps its slot";
     INEFFECTIVE = "ineffective_firings_total", Counter, ["engine", "rule"], [],
         "Firings that succeeded and left the condition true, although nobody else changed a key";
+    SLOWED = "slowed_firings_total", Counter, ["engine", "rule"], [],
+        "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
     LOCKS = "lock_attempts_total", Counter, ["engine", "rule", "result"],
         ["won", "held", "backed_off", "untrue", "changed", "failed"],
         "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more; changed: a key that the callback is shown had changed, so another attempt reads all of them";

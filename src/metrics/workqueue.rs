@@ -20,6 +20,8 @@ pub(crate) enum WorkqueueEvent {
     WouldHaveFired(Lane),
     /// Its firing succeeded and left it as true as it was.
     Ineffective(Lane),
+    /// It was slowed down, because it fires too often.
+    Slowed(Lane),
 }
 
 /// The load of one lane at one moment.

@@ -18,6 +18,9 @@ pub enum PatternErrorKind {
     /// There is no text at all.
     #[error("the pattern is empty; write the key, such as `/servers/:id/state`")]
     Empty,
+    /// It has so many bytes, which is too long.
+    #[error("the pattern has {0} bytes; at most 4096 are allowed")]
+    TooLong(usize),
     /// Two slashes in a row.
     #[error("there is nothing between two slashes; remove one of them")]
     EmptySegment,

@@ -158,7 +158,7 @@ impl Resume {
                 }
                 // Not the header's revision: a watch that catches up stamps the store's newest on
                 // every message, whatever it contains.
-                let Some(last) = changes.last().map(last_event) else { return Step::Alive };
+                let Some(last) = changes.last().map(LastEvent::of) else { return Step::Alive };
                 let position = last.revision.max(self.position.unwrap_or(Revision::NONE));
                 self.saw(Some(last));
                 self.position = Some(position);
@@ -186,14 +186,6 @@ impl Resume {
     pub(crate) fn forget_position(&mut self) {
         self.position = None;
     }
-}
-
-fn last_event(change: &Change) -> LastEvent {
-    let (key, value) = match change {
-        Change::Put { key, value, .. } => (key, Some(value.clone())),
-        Change::Delete { key, .. } => (key, None),
-    };
-    LastEvent { key: key.clone(), revision: change.revision(), value }
 }
 
 #[cfg(test)]

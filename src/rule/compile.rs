@@ -78,6 +78,7 @@ pub(crate) fn compile(
         lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),
         concurrency: options.concurrency.unwrap_or(limits.concurrency),
         settle: options.settle.unwrap_or(limits.settle),
+        instance_rate: options.instance_rate.unwrap_or(limits.instance_rate),
         ..limits
     };
     let shared = Shared { id: id.into(), condition, text: text.into(), lock, delay, all, options, limits };

@@ -3,45 +3,56 @@
 use super::Polling;
 use crate::compiled::{Limits, Options, RuleError, all_attributes};
 use crate::condition::{Compiled, Condition};
+use crate::limits::{self, Amount};
 use crate::pattern::{Attributes, Pattern, Segment};
-use crate::time::LONGEST;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Checks the id and the options.
 pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<RuleError> {
     let mut errors = Vec::new();
     match id.len() {
         0 => errors.push(RuleError::EmptyId),
-        1..=200 => {}
-        length => errors.push(RuleError::LongId(length)),
+        length if limits::mistake(limits::RULE, "id", Amount::Bytes(length as u64)).is_some() => {
+            errors.push(RuleError::LongId(length));
+        }
+        _ if id.chars().any(char::is_control) => errors.push(RuleError::ControlCharacter),
+        _ => {}
     }
-    let mut wrong = |option, value: String, reason| errors.push(RuleError::Option { option, value, reason });
-    if options.time_limit.is_zero() {
-        wrong("time_limit", "0s".into(), "a callback needs some time");
-    }
-    if let Some(Polling { interval, .. }) = polling
-        && (interval.is_zero() || *interval > LONGEST)
-    {
-        wrong("poll", format!("{interval:?}"), "the interval must be more than zero and at most 365 days");
-    }
-    if options.concurrency == Some(0) {
-        wrong("concurrency", "0".into(), "no callback could ever run");
-    }
-    if let Some(ttl) = options.lock_ttl
-        && ttl < Duration::from_secs(1)
-    {
-        wrong("lock_ttl", format!("{ttl:?}"), "etcd grants leases of whole seconds, from 1");
-    }
-    for (option, mistake) in [
-        ("the jitter of backoff", options.backoff.mistake()),
-        ("the jitter of settle", options.settle.and_then(|settle| settle.mistake())),
+    let mut check = |option: &'static str, value: Amount, text: String| {
+        if let Some(reason) = limits::mistake(limits::RULE, option, value) {
+            errors.push(RuleError::Option { option, value: text, reason });
+        }
+    };
+    let Options { time_limit, lock_ttl, concurrency, backoff, optimistic: _, settle, instance_rate, brake } =
+        options;
+    for (option, time) in [
+        ("poll", polling.map(|polling| polling.interval)),
+        ("time_limit", Some(*time_limit)),
+        ("lock_ttl", *lock_ttl),
+        ("settle", settle.map(|settle| settle.delay())),
+        ("the time of instance_rate", instance_rate.map(|rate| rate.per())),
+        ("the base of backoff", Some(backoff.base())),
     ] {
-        if let Some((jitter, reason)) = mistake {
-            wrong(option, jitter.part().to_string(), reason);
+        if let Some(time) = time {
+            check(option, Amount::Time(time), format!("{time:?}"));
         }
     }
-    errors.extend(options.brake.mistakes());
+    for (option, count) in [
+        ("concurrency", *concurrency),
+        ("the count of instance_rate", instance_rate.map(|rate| rate.count() as usize)),
+    ] {
+        if let Some(count) = count {
+            check(option, Amount::Count(count as u64), count.to_string());
+        }
+    }
+    for (option, jitter) in
+        [("the jitter of backoff", Some(backoff.part())), ("the jitter of settle", settle.map(|s| s.part()))]
+    {
+        if let Some(jitter) = jitter {
+            check(option, Amount::Part(jitter.part()), jitter.part().to_string());
+        }
+    }
+    errors.extend(brake.mistakes());
     errors
 }
 
@@ -95,9 +106,9 @@ pub(super) fn check_shape(
     if slots.is_empty() && !condition.truth(&[]) {
         errors.push(RuleError::NeverTrue);
     }
-    // The transaction that takes the lock compares every key, the lock and the backoff key. If it fails, it
-    // reads them.
-    let allowed = limits.max_txn_ops.saturating_sub(2);
+    // The transaction that takes the lock compares every key, the lock, the backoff key and the identity of the store.
+    // If it fails, it reads them.
+    let allowed = limits.max_txn_ops.saturating_sub(3);
     if slots.len() > allowed {
         let max_txn_ops = limits.max_txn_ops;
         errors.push(RuleError::TooManyKeys { keys: slots.len(), allowed, max_txn_ops });

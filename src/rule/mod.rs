@@ -160,6 +160,14 @@ impl Rule {
         self
     }
 
+    /// How often an instance may fire before it is slowed down. Default: [the
+    /// engine's](crate::EngineBuilder::instance_rate), which says more. To limit the firings of all instances together,
+    /// see [`rate_limit`](Rule::rate_limit).
+    pub fn instance_rate(mut self, rate: RateLimit) -> Self {
+        self.options.instance_rate = Some(rate);
+        self
+    }
+
     /// How long an instance that became true waits before it fires: a time, or a [`Settle`] with jitter.
     /// Default: [the engine's](crate::EngineBuilder::settle), which says more.
     ///

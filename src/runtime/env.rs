@@ -4,8 +4,8 @@
 
 use super::supervised::Probe;
 use foldhash::fast::FixedState;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,8 @@ pub(crate) enum RandomStream {
     /// A link to etcd.
     EtcdClient(u8),
     Watcher(u16),
+    /// The identity that a store is offered.
+    Identity,
 }
 
 impl RandomStream {
@@ -44,6 +46,7 @@ impl RandomStream {
             Self::Crawler => 4,
             Self::Home => 5,
             Self::CrawlMutex => 6,
+            Self::Identity => 7,
             Self::WorkQueue => 10,
             Self::Dispatcher => 11,
             Self::EtcdClient(number) => 0x1_0000 + u64::from(number),
@@ -57,6 +60,8 @@ impl RandomStream {
 pub(crate) struct Env {
     pub(crate) seed: u64,
     pub(crate) placement: Placement,
+    /// Whether the seed decides everything.
+    repeats: bool,
     /// For tests: looks at, or fails, the handling of messages.
     pub(crate) probe: Option<Probe>,
     wall_clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
@@ -69,6 +74,7 @@ impl Env {
         Self {
             seed: rand::random(),
             placement: Placement::OwnThreads,
+            repeats: false,
             probe: None,
             wall_clock: Arc::new(SystemTime::now),
         }
@@ -77,7 +83,8 @@ impl Env {
     /// Everything in one thread, repeating from a seed.
     #[cfg(test)]
     pub(crate) fn local(seed: u64, wall_clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
-        Self { seed, placement: Placement::Local, probe: None, wall_clock: Arc::new(wall_clock) }
+        let wall_clock = Arc::new(wall_clock);
+        Self { seed, placement: Placement::Local, repeats: true, probe: None, wall_clock }
     }
 
     /// Unix time in milliseconds: for people who read keys, never for decisions.
@@ -89,6 +96,11 @@ impl Env {
     /// A source of random numbers for one part of the engine.
     pub(crate) fn rng(&self, stream: RandomStream) -> StdRng {
         StdRng::seed_from_u64(self.seed.wrapping_add(stream.number().wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+    }
+
+    /// A number that no other store has for its identity. A seed has fewer bits than that.
+    pub(crate) fn identity(&self) -> u128 {
+        if self.repeats { self.rng(RandomStream::Identity).random() } else { rand::random() }
     }
 
     pub(crate) fn hasher(&self) -> FixedState {

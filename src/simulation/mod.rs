@@ -11,6 +11,7 @@
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
 //! | [`checker`], [`torn`] | finds the promises that were not kept |
+//! | [`other_store`] | another store comes to the engines' address |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
 //!
@@ -22,6 +23,7 @@ mod history;
 mod kinds;
 #[cfg(feature = "prometheus")]
 mod metrics;
+mod other_store;
 mod plan;
 mod process;
 mod runner;
@@ -83,6 +85,13 @@ fn every_promise_that_is_broken_on_purpose_is_missed() {
         }
     }
     assert!(unnoticed.is_empty(), "not noticed within {PATIENCE} schedules: {unnoticed:?}");
+}
+
+#[test]
+fn nothing_that_was_meant_for_one_store_takes_effect_in_another() {
+    for seed in 0..20 {
+        assert_eq!(other_store::run(seed, None), [], "seed {seed}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Runs many schedules on all cores, each in one thread.
 
+use super::other_store;
 use super::plan::{Plan, Trouble};
 use super::schedule;
 use super::worlds::members::Trouble::{Isolated, Lags, StandsStill};
@@ -61,6 +62,10 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                 while let Some(&promise) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let much = troubles(promise);
                     let first = (0..patience).find_map(|seed| {
+                        if promise == Mutant::Identity {
+                            let violations = other_store::run(seed, Some(promise));
+                            return violations.first().map(|violation| (seed + 1, violation.to_string()));
+                        }
                         let plan = match promise {
                             Mutant::DirtyMark => Plan::hasty(seed),
                             // An engine must be at work when it loses its lease, and another must want the

@@ -19,6 +19,7 @@ use crate::pattern::Attributes;
 use crate::rule::Rule;
 use crate::time::LONGEST;
 use crate::trace::Telemetry;
+use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use etcd_client::Client;
 use foldhash::fast::FixedState;
@@ -304,6 +305,8 @@ async fn run_in(
             source: Arc::new(KeysInMemory(keys)),
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
+            // Nothing of it leaves the test.
+            reveal: Reveal::Values,
         }),
         rule: number,
         binding: binding.clone(),

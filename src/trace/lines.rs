@@ -19,6 +19,7 @@ pub(crate) enum Line {
     CallbackStuck,
     CommitRefused,
     ComparisonPanicked,
+    InstanceSlowed,
     OrphanFreed,
 }
 

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | [`spans`] | the spans of a firing and their fields |
 //! | [`lines`] | how often a line may be written |
+//! | [`hide`] | what may not be shown is taken out of a text |
 //! | [`reveal`] | which of the application's data may be shown |
 
+pub(crate) mod hide;
 pub(crate) mod lines;
 pub(crate) mod reveal;
 pub(crate) mod spans;

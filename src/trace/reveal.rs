@@ -2,22 +2,24 @@
 
 use crate::change::Snapshot;
 use crate::pattern::Attributes;
-use serde::Serialize;
-use std::borrow::Cow;
+use crate::trace::hide::{HIDDEN, Secrets};
+use crate::value::Value;
+use serde::{Deserialize, Serialize};
 
 /// What logs, spans and the HTTP endpoint may show of the data in etcd. It is set by
 /// [`EngineBuilder::reveal`](crate::EngineBuilder::reveal).
 ///
 /// The configuration is always shown: ids of rules, patterns, watched prefixes, endpoints.
 ///
-/// The text of a callback's error or panic is shown too; the HTTP endpoint shows it from
-/// [`Keys`](Reveal::Keys) on. Values of the instance's attributes and of its keys that may not be shown are
-/// removed from the text where they stand as words. Other data that the application puts into such a text is
-/// shown, so keep secrets out of it.
+/// What an error, a panic or a reason to give up of a callback says is shown too, wherever the instance is: in the log,
+/// by the HTTP endpoint, in events, and to other engines. What may not be shown is taken out of it first: the
+/// instance's attributes, and the values of its keys and of those that the callback [read](crate::Firing::get), as a
+/// whole and word by word. Words of fewer than four letters stay, unless they are all of a value. Other data that the
+/// application puts into such a text is shown, so keep secrets out of it. A text is cut after 2 KiB.
 ///
-/// This setting is about what the engine shows by itself. Functions of the API, such as
-/// [`explain`](crate::EngineHandle::explain), and errors that callbacks get hide nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// This setting is about what the engine shows by itself. The attributes and values that functions of the API return,
+/// such as [`explain`](crate::EngineHandle::explain), and errors that callbacks get hide nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reveal {
@@ -36,49 +38,26 @@ impl Reveal {
         (self >= Reveal::Keys).then(|| attributes.to_string())
     }
 
-    /// The text of an error of the instance, without what may not be shown.
-    pub(crate) fn error<'a>(
+    /// What a text about the instance says, without what may not be shown. `read` has values that the callback read,
+    /// or is `None` if those are too many to be looked for.
+    pub(crate) fn text(
         self,
-        text: &'a str,
+        text: &str,
         attributes: &Attributes,
         snapshot: &Snapshot,
-    ) -> Cow<'a, str> {
-        let mut secrets: Vec<&str> = Vec::new();
+        read: Option<&[Value]>,
+    ) -> String {
+        let mut secrets = Secrets::default();
         if self < Reveal::Keys {
-            secrets.extend(attributes.iter().map(|(_, value)| value));
+            secrets.words.extend(attributes.iter().map(|(_, value)| value));
         }
         if self < Reveal::Values {
-            secrets.extend(snapshot.iter().flatten().filter_map(|seen| seen.value.as_str()).map(str::trim));
+            let Some(read) = read else { return HIDDEN.to_owned() };
+            secrets.values.extend(snapshot.iter().flatten().map(|seen| &seen.value));
+            secrets.values.extend(read);
         }
-        hide(text, secrets)
+        secrets.hide_in(text).into_owned()
     }
-}
-
-/// Replaces something hidden.
-pub(crate) const HIDDEN: &str = "…";
-
-/// Secrets of this length or more are also hidden within words.
-const LONG: usize = 4;
-
-/// The text without the secrets.
-fn hide<'a>(text: &'a str, mut secrets: Vec<&str>) -> Cow<'a, str> {
-    secrets.retain(|secret| !secret.is_empty());
-    // Longer secrets come first, because they may contain shorter ones.
-    secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
-    let mut text = Cow::Borrowed(text);
-    for secret in secrets {
-        let word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
-        let stands_alone = |at: usize| {
-            let (before, after) = (text[..at].chars().next_back(), text[at + secret.len()..].chars().next());
-            secret.chars().count() >= LONG || !(word(before) || word(after))
-        };
-        let found: Vec<usize> =
-            text.match_indices(secret).map(|(at, _)| at).filter(|at| stands_alone(*at)).collect();
-        for at in found.into_iter().rev() {
-            text.to_mut().replace_range(at..at + secret.len(), HIDDEN);
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -88,34 +67,21 @@ mod tests {
     use crate::change::Seen;
 
     #[test]
-    fn secrets_are_hidden_where_they_stand_as_words() {
-        for (text, secrets, expected) in [
-            ("the key `/jobs/7/state` does not exist", vec!["7"], "the key `/jobs/…/state` does not exist"),
-            ("no answer within 75 s", vec!["7", "5"], "no answer within 75 s"),
-            ("user_alice42 is unknown", vec!["alice"], "user_…42 is unknown"),
-            ("a,b", vec!["a", "b"], "…,…"),
-            ("alice and al", vec!["al", "alice"], "… and …"),
-            ("nothing to hide", vec!["", "secret"], "nothing to hide"),
-            ("grün", vec!["grün"], "…"),
-            ("x/y/z", vec!["y/z"], "x/…"),
-        ] {
-            assert_eq!(hide(text, secrets.clone()), expected, "{text:?} without {secrets:?}");
-        }
-    }
-
-    #[test]
     fn each_level_tells_more() {
         let attributes = Attributes::from([("id", "web-1")]);
         let seen = Seen { value: "10.0.0.1\n".into(), mod_revision: Revision::new(1) };
         let snapshot: Snapshot = vec![Some(seen), None].into();
-        let text = "the server web-1 does not answer at 10.0.0.1";
-        for (reveal, instance, error) in [
-            (Reveal::Nothing, None, "the server … does not answer at …"),
-            (Reveal::Keys, Some("id=web-1"), "the server web-1 does not answer at …"),
+        let read = [Value::from("disk full")];
+        let text = "the server web-1 does not answer at 10.0.0.1: disk full";
+        for (reveal, instance, expected) in [
+            (Reveal::Nothing, None, "the server … does not answer at …: …"),
+            (Reveal::Keys, Some("id=web-1"), "the server web-1 does not answer at …: …"),
             (Reveal::Values, Some("id=web-1"), text),
         ] {
             assert_eq!(reveal.instance(&attributes).as_deref(), instance);
-            assert_eq!(reveal.error(text, &attributes, &snapshot), error);
+            assert_eq!(reveal.text(text, &attributes, &snapshot, Some(&read)), expected);
+            let all = if reveal == Reveal::Values { text } else { HIDDEN };
+            assert_eq!(reveal.text(text, &attributes, &snapshot, None), all, "too many to be looked for");
         }
         assert_eq!(Reveal::default(), Reveal::Nothing);
     }

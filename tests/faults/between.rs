@@ -38,12 +38,16 @@ impl Between {
             Through::GrpcProxy => "grpc-proxy",
             Through::Gateway => "gateway",
         };
-        let arguments = [
+        let mut arguments = vec![
             name.to_owned(),
             "start".to_owned(),
             format!("--endpoints={members}"),
             format!("--listen-addr={}", self.address()),
         ];
+        if self.through == Through::GrpcProxy {
+            // That of 3.6 looks whether it reaches itself there, and ends if it does not.
+            arguments.push(format!("--advertise-client-url={}", self.address()));
+        }
         let child = guard::command(&cluster.server.program, &arguments).spawn();
         self.child = Some(child.expect("a process of the proxy"));
         let deadline = Instant::now() + START;

@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep};
 /// Where engines keep their own keys.
 pub const NAMESPACE: &str = "/etcd-rules/";
 
+/// The identity of the engines' store, which stays.
+const IDENTITY: &str = "/etcd-rules/faults/identity";
+
 /// A proxy of etcd's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Through {
@@ -416,22 +419,16 @@ impl World {
         }
     }
 
-    /// Leases, and keys of engines under a lease. One key without may tell a namespace from others.
+    /// Leases, and keys of engines but for the identity of their store.
     async fn what_is_left(&self) -> Vec<String> {
         let mut client = self.client().await;
-        let options = GetOptions::new().with_prefix();
+        let options = GetOptions::new().with_prefix().with_keys_only();
         let found = client.get(NAMESPACE, Some(options)).await.expect("the namespace can be read");
-        let (mut lasting, mut leased) = (Vec::new(), Vec::new());
-        for kv in found.kvs() {
-            let key = String::from_utf8_lossy(kv.key()).into_owned();
-            if kv.lease() == 0 { lasting.push(key) } else { leased.push(key) }
-        }
+        let keys = found.kvs().iter().map(|kv| String::from_utf8_lossy(kv.key()).into_owned());
+        let keys: Vec<String> = keys.filter(|key| key != IDENTITY).collect();
         let mut left = Vec::new();
-        if lasting.len() > 1 {
-            left.push(format!("{} keys without a lease, such as {}", lasting.len(), lasting[0]));
-        }
-        if let Some(first) = leased.first() {
-            left.push(format!("{} keys of engines, such as {first}", leased.len()));
+        if let Some(first) = keys.first() {
+            left.push(format!("{} keys of engines, such as {first}", keys.len()));
         }
         let leases = client.leases().await.expect("the leases can be listed");
         if !leases.leases().is_empty() {

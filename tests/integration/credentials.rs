@@ -88,7 +88,8 @@ fn working(builder: EngineBuilder, time: Duration) -> (EngineBuilder, Arc<Work>)
             Ok::<Outcome, Error>(firing.commit().delete("/todo/:id").into())
         }
     });
-    (builder.lock_ttl(5 * SECOND).rule(rule), work)
+    // A current server renews no lease while it refuses the token.
+    (builder.lock_ttl(10 * SECOND).rule(rule), work)
 }
 
 async fn ask_for_work(etcd: &Etcd, name: &str) {

@@ -4,7 +4,9 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::etcd::{EtcdProcess, LaunchError};
-use crate::support::{Etcd, Proxy, assert_nothing_left, assert_threads_gone, eventually, threads_named};
+use crate::support::{
+    Etcd, Proxy, assert_nothing_left, assert_threads_gone, eventually, is_identity, threads_named,
+};
 use etcd_client::{Client, ConnectOptions};
 use tokio::time::timeout;
 
@@ -237,4 +239,14 @@ async fn leftovers_in_etcd_are_named() {
     let lease = etcd.grant(60).await;
     etcd.put_leased("/locks/a", "", lease).await;
     assert_nothing_left(&etcd, "/locks/", Duration::from_millis(50)).await;
+}
+
+#[tokio::test]
+async fn an_identity_is_no_leftover_and_what_only_looks_like_one_is() {
+    let etcd = Etcd::start().await;
+    etcd.put("/etcd-rules/app/identity", "").await;
+    assert_nothing_left(&etcd, "/etcd-rules/", LIMIT).await;
+    for other in ["/etcd-rules/app/lock/identity", "/etcd-rules/app/identity/1", "/etcd-rules/identity"] {
+        assert!(!is_identity(other), "{other}");
+    }
 }

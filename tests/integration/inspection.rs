@@ -222,3 +222,18 @@ async fn an_engine_with_100_000_instances_goes_on_while_they_are_listed() {
     assert!(slowest < 10 * SECOND, "a change took {slowest:?}");
     engine.shutdown(5 * SECOND).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_long_attributes_ends_early_and_none_is_left_out() {
+    let etcd = Etcd::start().await;
+    for number in 10..40 {
+        etcd.put(&format!("/orders/eu/{number}{}", "x".repeat(100 << 10)), "nothing").await;
+    }
+    let engine = start(&etcd, "a", [obeying()]).await;
+    let first = engine.instances(InstanceQuery::new().limit(1000)).await.unwrap();
+    assert_eq!(first.instances.len(), 11, "a mebibyte");
+    let found = all(&engine, InstanceQuery::new().limit(1000)).await;
+    let different: HashSet<&str> = found.iter().filter_map(|one| one.attributes.get("id")).collect();
+    assert_eq!((found.len(), different.len()), (30, 30));
+    engine.shutdown(SECOND).await.unwrap();
+}

@@ -205,7 +205,7 @@ async fn failures_hold_all_engines_back() {
     let marks = async || etcd.keys("/etcd-rules/app/backoff/patient/").await.len();
     eventually(20 * SECOND, "it is marked, for an hour", async || marks().await == 1).await;
     etcd.delete("/hours/1").await;
-    let clear = async || etcd.keys("/etcd-rules/").await.is_empty();
+    let clear = async || etcd.keys("/etcd-rules/app/backoff/").await.is_empty();
     eventually(20 * SECOND, "falsity clears the mark", clear).await;
     for engine in engines {
         engine.shutdown(SECOND).await.unwrap();

@@ -78,9 +78,18 @@ impl LaunchOptions {
 
     /// Starts the server and waits until it answers.
     pub async fn launch(self) -> Result<EtcdProcess, LaunchError> {
+        self.launch_on(None).await
+    }
+
+    /// Starts a server of its own on a copy of another one's data: a second cluster with the id of the first.
+    pub async fn launch_copy(self, saved: &Saved) -> Result<EtcdProcess, LaunchError> {
+        self.launch_on(Some(saved)).await
+    }
+
+    async fn launch_on(self, saved: Option<&Saved>) -> Result<EtcdProcess, LaunchError> {
         let mut attempt = 1;
         loop {
-            match EtcdProcess::launch_once(&self).await {
+            match EtcdProcess::launch_once(&self, saved).await {
                 Err(LaunchError::Ended { log, .. })
                     if attempt < PORT_ATTEMPTS && log.contains("address already in use") =>
                 {
@@ -115,13 +124,16 @@ impl EtcdProcess {
         LaunchOptions { program: program(), flags: Vec::new(), secure: None }
     }
 
-    async fn launch_once(options: &LaunchOptions) -> Result<Self, LaunchError> {
+    async fn launch_once(options: &LaunchOptions, saved: Option<&Saved>) -> Result<Self, LaunchError> {
         let dir = tempfile::Builder::new().prefix("etcd-rules-").tempdir()?;
         let client_port = free_port().ok_or(LaunchError::NoPort)?;
         let peer_port = free_port().ok_or(LaunchError::NoPort)?;
         let options = options.clone();
         let mut process =
             Self { options, dir, client_port, peer_port, cluster: 0, child: None, paused: false };
+        if let Some(saved) = saved {
+            copy_dir(saved.0.path(), &process.data_dir())?;
+        }
         process.start().await?;
         Ok(process)
     }

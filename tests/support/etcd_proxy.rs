@@ -28,6 +28,9 @@ impl EtcdProxy {
     /// Starts a proxy in front of these endpoints, and waits until it answers.
     pub async fn start(kind: Kind, endpoints: &[String]) -> Self {
         let port = free_port().expect("a free port on loopback");
+        // That of 3.6 looks whether it reaches itself there, and ends if it does not.
+        let advertised =
+            (kind == Kind::GrpcProxy).then(|| format!("--advertise-client-url=127.0.0.1:{port}"));
         let mut command = Command::new(program());
         command
             .arg(match kind {
@@ -37,6 +40,7 @@ impl EtcdProxy {
             .arg("start")
             .arg(format!("--endpoints={}", endpoints.join(",")))
             .arg(format!("--listen-addr=127.0.0.1:{port}"))
+            .args(advertised)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());

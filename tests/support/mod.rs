@@ -23,7 +23,7 @@ pub use cluster::Cluster;
 pub use etcd::{Saved, free_port};
 pub use etcd_proxy::{EtcdProxy, Kind};
 pub use held::Held;
-pub use leftovers::{assert_nothing_left, assert_threads_gone, threads_named};
+pub use leftovers::{assert_nothing_left, assert_threads_gone, is_identity, threads_named};
 pub use proxy::Proxy;
 pub use server::{Etcd, EtcdBuilder};
 pub use wait::{Seen, eventually};

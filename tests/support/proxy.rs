@@ -38,6 +38,8 @@ enum Mode {
     /// What the server sends comes later by so much, on connections that are made from now on.
     Delay(Duration),
     Cut,
+    /// Connections that are made from now on lead to another port of this machine.
+    LeadTo(u16),
     /// Changes nothing. The answer has the number of connections.
     Count,
 }
@@ -95,6 +97,12 @@ impl Proxy {
         self.limit.store(bytes, Ordering::SeqCst);
     }
 
+    /// Connections that are made from now on lead to another server (`127.0.0.1:PORT`).
+    pub fn lead_to(&self, target: &str) {
+        let port = target.rsplit(':').next().and_then(|port| port.parse().ok());
+        self.command(Mode::LeadTo(port.expect("a port")));
+    }
+
     /// The number of connections that clients have made so far.
     pub fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)
@@ -145,7 +153,7 @@ fn listen_on_free_port() -> (std::net::TcpListener, u16) {
 async fn serve(
     listener: std::net::TcpListener,
     port: u16,
-    target: String,
+    mut target: String,
     mut commands: mpsc::Receiver<(Mode, SyncSender<usize>)>,
     count: Arc<AtomicUsize>,
     limit: Arc<AtomicUsize>,
@@ -171,6 +179,7 @@ async fn serve(
                         silenced.push(std::mem::replace(&mut frozen, watch::Sender::new(false)));
                     }
                     Mode::Delay(by) => delay = by,
+                    Mode::LeadTo(port) => target = format!("127.0.0.1:{port}"),
                     Mode::Forward | Mode::Freeze => {
                         frozen.send_replace(mode == Mode::Freeze);
                         if mode == Mode::Forward {

@@ -118,6 +118,13 @@ impl Etcd {
         self.reconnect().await;
     }
 
+    /// Starts a server of its own on a copy of another one's data: a second cluster with the id of the first.
+    pub async fn start_copy(saved: &Saved) -> Self {
+        let process = launched(EtcdProcess::options().launch_copy(saved).await);
+        let client = connect(&process, None).await;
+        Self { process, client }
+    }
+
     /// Freezes the server (SIGSTOP). Connections stay open and nothing answers.
     pub fn pause(&mut self) {
         self.process.pause();

@@ -35,7 +35,7 @@ pub(crate) type Layer = (&'static str, &'static [&'static str]);
 /// The layers from the lowest to the highest. `ARCHITECTURE.md` says what each is for.
 pub(crate) const LAYERS: &[Layer] = &[
     ("tools", &["embedded", "mutants", "watch_cell"]),
-    ("vocabulary", &["change", "pattern", "time", "value"]),
+    ("vocabulary", &["change", "limits", "pattern", "time", "value"]),
     ("conditions", &["condition"]),
     ("rules", &["compiled", "firing", "rule", "trace"]),
     ("reports", &["error", "events", "inspect"]),
@@ -45,7 +45,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     ("workers", &["crawl", "evaluate", "lock", "watch"]),
     ("dispatch", &["dispatch"]),
     ("engine", &["engine"]),
-    ("users", &["bench", "http", "properties", "simulation", "testing"]),
+    ("users", &["bench", "fuzz", "http", "properties", "simulation", "testing"]),
 ];
 
 /// The number of each module's layer; of the lowest it is 0.

@@ -5,12 +5,14 @@
 //! | `main.rs` | how a file begins, how long it is, its queues and log messages; tests of options |
 //! | [`layers`] | the layers of the modules, and circles |
 //! | [`names`] | names that have a better one |
+//! | [`threats`] | the tests that the page on threats names |
 //! | [`imports`], [`resolve`] | every path in the code, and what it leads to |
 
 mod imports;
 mod layers;
 mod names;
 mod resolve;
+mod threats;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -163,6 +165,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("evaluators", "threads", "nothing_remains_after_a_shutdown_or_a_drop"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
+            ("instance_rate", "tracing", "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both"),
             ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
             ("crawl_interval", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
             ("crawl_jitter", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
@@ -215,6 +218,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
+            ("instance_rate", "tracing", "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both"),
             (
                 "rate_limit",
                 "brakes",

@@ -63,6 +63,25 @@ impl Dispatcher {
         self.notify_event(instance, || EventKind::Started { attempt });
     }
 
+    /// Says that an instance fires too often, and which rule makes it true again and again.
+    pub(super) fn tell_slowed(&self, rule: RuleIndex, binding: &Binding, cause: Option<RuleIndex>) {
+        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        if let Some(suppressed) = telemetry.lines.pass(Line::InstanceSlowed, rule, Instant::now()) {
+            let compiled = &rules[rule.index()];
+            let instance = telemetry.reveal.instance(&compiled.attributes_of(binding));
+            let (engine, rule, instance) = (&**engine, &**compiled.id(), instance.as_deref());
+            let made_true_by = cause.map_or("somebody else", |cause| &**rules[cause.index()].id());
+            tracing::warn!(
+                engine,
+                rule,
+                instance,
+                made_true_by,
+                suppressed,
+                "instance fires too often, and is slowed down; rules may undo each other's work"
+            );
+        }
+    }
+
     /// Finds callbacks that go on although they were told to end, and says so.
     pub(super) fn find_stuck(&mut self, now: Instant) {
         let DispatcherConfig { engine, rules, telemetry, meters, .. } = &self.config;

@@ -136,6 +136,8 @@ pub(crate) enum Wait {
     Settle,
     /// It fired not long ago.
     Interval,
+    /// It fires too often, whatever is true in between.
+    TooOften,
 }
 
 /// How a firing ended, remembered until it is settled.

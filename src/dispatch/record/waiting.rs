@@ -6,8 +6,8 @@ use crate::time::LONGEST;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Ineffective firings are slowed down to at most one in this time.
-const INEFFECTIVE_MAX: Duration = Duration::from_secs(5);
+/// Ineffective firings, and those of an instance that fires too often, are slowed down to at most one in this time.
+pub(crate) const SLOWEST: Duration = Duration::from_secs(5);
 
 impl InstanceRecord {
     /// Fires again, but slowed down if that keeps the instance as true as it was; not after `latest`.
@@ -19,7 +19,7 @@ impl InstanceRecord {
         now: Instant,
     ) -> Next {
         let doublings = self.ineffective.saturating_sub(1).min(16);
-        let delay = base.saturating_mul(1 << doublings).min(INEFFECTIVE_MAX);
+        let delay = base.saturating_mul(1 << doublings).min(SLOWEST);
         let Some(end) = self.last_end.filter(|_| self.ineffective > 0) else {
             return self.enqueue(class, now);
         };
@@ -50,6 +50,12 @@ impl InstanceRecord {
     /// Not before this time, because it fired not long ago.
     pub(crate) fn rest(&mut self, until: Instant) -> Next {
         self.state = State::Waiting(until, Wait::Interval);
+        Next::WakeAt(until)
+    }
+
+    /// Not before this time, because it fires too often.
+    pub(crate) fn slow_down(&mut self, until: Instant) -> Next {
+        self.state = State::Waiting(until, Wait::TooOften);
         Next::WakeAt(until)
     }
 
@@ -90,7 +96,7 @@ impl InstanceRecord {
                 }
                 // It has been due all the time.
                 match why {
-                    Wait::Ineffective | Wait::Released | Wait::Settle => {
+                    Wait::Ineffective | Wait::TooOften | Wait::Released | Wait::Settle => {
                         latency.queued(now);
                         self.latency = latency;
                     }

@@ -275,7 +275,7 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
-            Action::Release(_) => {}
+            Action::Release(_) | Action::TellSlowed { .. } => {}
             Action::Notify { .. } => panic!("notified already"),
             Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),
             Action::ClearMark { binding, revision, .. } => {

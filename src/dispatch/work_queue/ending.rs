@@ -96,6 +96,11 @@ impl WorkQueue {
             }
             _ => {}
         }
+        if let CommitOutcome::Committed { revision, changes, .. } = outcome
+            && self.rates.is_watching()
+        {
+            changes.iter().for_each(|change| self.rates.wrote(record.rule, change.key(), *revision));
+        }
         let mut end = record.closed(outcome);
         let optimistic = self.rules[record.rule.index()].options().optimistic;
         if optimistic

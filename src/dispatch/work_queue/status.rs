@@ -125,6 +125,7 @@ fn reason(why: Wait) -> WaitReason {
         Wait::Released => WaitReason::Released,
         Wait::Settle => WaitReason::Settle,
         Wait::Interval => WaitReason::Interval,
+        Wait::TooOften => WaitReason::TooOften,
     }
 }
 

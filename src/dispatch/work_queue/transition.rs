@@ -48,6 +48,16 @@ impl WorkQueue {
         {
             next = record.rest(until);
         }
+        if matches!(next, Next::Enqueue(_) | Next::GoOn) && !before.as_ref().is_some_and(State::is_queued) {
+            if matches!(before, Some(State::Waiting(_, Wait::TooOften))) {
+                let (rule, binding) = (record.rule, record.binding.clone());
+                let cause = self.rates.cause(rule, &binding);
+                out.push(Action::TellSlowed { rule, binding, cause });
+                self.stats.event(WorkqueueEvent::Slowed(lane));
+            } else if let Some(until) = self.rates.due(record.rule, &record.binding, now) {
+                next = record.slow_down(until);
+            }
+        }
         let dropped = next == Next::Drop;
         let after = (!dropped).then_some(&record.state);
         let changed = before.as_ref() != after;
@@ -69,6 +79,7 @@ impl WorkQueue {
                 if let Some(interval) = &mut self.intervals[record.rule.index()] {
                     interval.fired(&record.binding, now);
                 }
+                self.rates.fired(record.rule, &record.binding, now);
             } else {
                 self.queue.withdraw(lane);
             }

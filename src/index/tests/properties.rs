@@ -4,6 +4,7 @@ use super::oracle::{KEYS, Store};
 use super::rules;
 use super::world::{Step, World};
 use crate::condition::{Condition, all_equal, key};
+use crate::fuzz::made_of;
 use crate::properties::check;
 use proptest::prelude::*;
 use std::cell::Cell;
@@ -103,9 +104,19 @@ struct Seen {
     others: Cell<u64>,
 }
 
-/// Runs random histories. `steps` are the steps they consist of.
-fn histories(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64) -> Seen {
-    let seen = Seen::default();
+/// A history, and what it is about.
+#[derive(Debug)]
+struct History {
+    conditions: Vec<Condition>,
+    prefixes: &'static [&'static str],
+    before: Vec<BTreeMap<usize, Option<&'static str>>>,
+    starts_at_once: bool,
+    steps: Vec<Step>,
+    end: (bool, usize),
+}
+
+/// Histories that consist of these steps.
+fn histories(steps: impl Strategy<Value = Step>, starts_at_once: f64) -> impl Strategy<Value = History> {
     let inputs = (
         prop::collection::vec(condition(), 1..5),
         prop::sample::select(&PREFIXES[..]),
@@ -114,17 +125,37 @@ fn histories(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64
         prop::collection::vec(steps, 0..60),
         (any::<bool>(), prop_oneof![1..4usize, Just(1024)]),
     );
-    check(cases, &inputs, |(conditions, prefixes, before, at_once, steps, (told_first, budget))| {
-        let mut store = Store::new();
-        before.iter().for_each(|writes| store.write(writes));
-        let mut world = World::new(rules(conditions), prefixes, store);
-        if at_once {
-            (0..prefixes.len()).for_each(|watcher| world.step(Step::Close { watcher }));
-            (0..prefixes.len() + 1).for_each(|_| world.step(Step::Work { budget: 1024 }));
-            assert!(world.index.is_ready());
-        }
-        steps.into_iter().for_each(|step| world.step(step));
-        world.end(told_first, budget);
+    inputs.prop_map(|(conditions, prefixes, before, starts_at_once, steps, end)| History {
+        conditions,
+        prefixes,
+        before,
+        starts_at_once,
+        steps,
+        end,
+    })
+}
+
+/// Compares the index with the oracle after every step.
+fn play(history: History) -> World {
+    let History { conditions, prefixes, before, starts_at_once, steps, end } = history;
+    let mut store = Store::new();
+    before.iter().for_each(|writes| store.write(writes));
+    let mut world = World::new(rules(conditions), prefixes, store);
+    if starts_at_once {
+        (0..prefixes.len()).for_each(|watcher| world.step(Step::Close { watcher }));
+        (0..prefixes.len() + 1).for_each(|_| world.step(Step::Work { budget: 1024 }));
+        assert!(world.index.is_ready());
+    }
+    steps.into_iter().for_each(|step| world.step(step));
+    world.end(end.0, end.1);
+    world
+}
+
+/// Runs random histories.
+fn run(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64) -> Seen {
+    let seen = Seen::default();
+    check(cases, &histories(steps, starts_at_once), |history| {
+        let world = play(history);
         seen.stale.set(seen.stale.get() + world.stale);
         seen.released.set(seen.released.get() + world.released);
         seen.drift.set(seen.drift.get() + world.drift);
@@ -137,9 +168,16 @@ fn histories(cases: u32, steps: impl Strategy<Value = Step>, starts_at_once: f64
     seen
 }
 
+/// A target of [`fuzz`](crate::fuzz): the bytes choose rules and a history.
+pub(crate) fn attack(bytes: &[u8]) {
+    if let Some(history) = made_of(bytes, &histories(step(), 0.8)) {
+        play(history);
+    }
+}
+
 #[test]
 fn whatever_happens_in_whatever_order_the_index_agrees_with_the_oracle() {
-    let seen = histories(1200, step(), 0.8);
+    let seen = run(1200, step(), 0.8);
     assert!(seen.stale.get() > 300 && seen.released.get() > 30, "{:?} {:?}", seen.stale, seen.released);
     assert!(seen.decided.get() > 8_000, "{:?}", seen.decided);
     assert!(seen.coherent.get() > 3_000 && seen.others.get() > 300, "{:?} {:?}", seen.coherent, seen.others);
@@ -148,7 +186,7 @@ fn whatever_happens_in_whatever_order_the_index_agrees_with_the_oracle() {
 #[test]
 fn events_that_the_watch_loses_are_repaired_by_a_crawl() {
     let lose = (0..3usize).prop_map(|watcher| Step::Lose { watcher });
-    let seen = histories(800, prop_oneof![9 => step(), 1 => lose], 1.0);
+    let seen = run(800, prop_oneof![9 => step(), 1 => lose], 1.0);
     assert!(seen.drift.get() > 80, "{:?}", seen.drift);
 }
 

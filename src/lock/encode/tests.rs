@@ -108,18 +108,41 @@ fn decode(body: &[u8]) -> PbTxnRequest {
     PbTxnRequest::decode(message).expect("a transaction")
 }
 
+fn identity() -> impl Strategy<Value = Identity> {
+    (text(), bytes()).prop_map(|(key, value)| Identity::new(key.into(), value))
+}
+
+/// The parts by which an outer transaction compares the identity.
+fn guarded(identity: &Identity) -> [Part; 2] {
+    let key = || identity.key().to_owned();
+    [Part::Compare(key(), Sign::Equal, With::Value(identity.value().to_vec())), Part::Get(key())]
+}
+
 proptest! {
     #[test]
-    fn a_transaction_is_what_etcd_client_would_send(parts in vec(part(), 0..12)) {
-        let body = alone(&ours(&parts));
-        prop_assert_eq!(decode(&body), PbTxnRequest::from(theirs(&parts)));
-        prop_assert_eq!(body.len(), PREFIX + ours(&parts).len());
+    fn a_transaction_is_what_etcd_client_would_send(parts in vec(part(), 0..12), identity in identity()) {
+        let guard = guard(&identity);
+        let body = alone(&ours(&parts), &guard);
+        let all: Vec<Part> = parts.iter().cloned().chain(guarded(&identity)).collect();
+        prop_assert_eq!(decode(&body), PbTxnRequest::from(theirs(&all)));
+        prop_assert_eq!(body.len(), PREFIX + ours(&parts).len() + guard.len());
     }
 
     #[test]
-    fn several_are_nested_in_one_as_etcd_client_would_nest_them(all in vec(vec(part(), 0..6), 0..5)) {
+    fn several_are_nested_in_one_as_etcd_client_would_nest_them(
+        all in vec(vec(part(), 0..6), 0..5), identity in identity(),
+    ) {
         let txns: Vec<EncodedTxn> = all.iter().map(|parts| ours(parts)).collect();
-        let outer = Txn::new().and_then(all.iter().map(|parts| TxnOp::txn(theirs(parts))).collect::<Vec<_>>());
-        prop_assert_eq!(decode(&nested(txns.iter())), PbTxnRequest::from(outer));
+        let [compare, get] = guarded(&identity);
+        let mut outer = PbTxnRequest::from(theirs(&[compare, get]));
+        let inner = Txn::new().and_then(all.iter().map(|parts| TxnOp::txn(theirs(parts))).collect::<Vec<_>>());
+        outer.success = PbTxnRequest::from(inner).success;
+        prop_assert_eq!(decode(&nested(txns.iter(), &guard(&identity))), outer);
     }
+}
+
+#[test]
+fn the_guard_adds_this_many_bytes() {
+    let identity = Identity::new("/etcd-rules/app/identity".into(), [b'0'; 32]);
+    assert_eq!(guard(&identity).len(), 96);
 }

@@ -5,6 +5,7 @@ mod showing;
 
 use super::*;
 use crate::change::Seen;
+use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbCompare, PbRangeResponse, PbTargetUnion, PbTxnOpRequest, PbTxnRequest};
 use prost::Message;
 
@@ -174,7 +175,14 @@ fn refused(found: Vec<Option<PbKeyValue>>) -> Reply {
 }
 
 fn mark_value(gave_up: bool) -> String {
-    let mark = InstanceMark { engine: "other".into(), attempt: 3, until: 1, gave_up, error: "no".into() };
+    let mark = InstanceMark {
+        engine: "other".into(),
+        attempt: 3,
+        until: 1,
+        gave_up,
+        error: "no".into(),
+        reveal: Reveal::Nothing,
+    };
     serde_json::to_string(&mark).unwrap_or_default()
 }
 

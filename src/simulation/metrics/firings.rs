@@ -255,6 +255,41 @@ pub(super) async fn no_effect(stage: &mut Stage) {
     );
 }
 
+/// An instance fires more often than it may: the third time it is put off, twice the base of its backoff after the
+/// second.
+pub(super) async fn too_often(stage: &mut Stage) {
+    let rule = rule(exists()).instance_rate(RateLimit::new(1, seconds(60.0)));
+    let engine = stage.engine().rule(rule.run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine).await;
+    stage.put("/jobs/1", "");
+    stage.at(0.5).await;
+    stage.put("/jobs/1", "");
+    stage.at(1.05).await;
+    stage.expect(
+        "as always",
+        "watch_events_total 4; watch_position 7; evaluations_total{result=true} 2;
+         evaluations_total{result=false} 2; workqueue_adds_total 2; started 2;
+         stage_duration_seconds_count{stage=delivery} 2; callbacks_total{outcome=done} 2; closed 2;
+         transactions 4; request connect 1",
+    );
+    stage.put("/jobs/1", "");
+    stage.at(1.5).await;
+    stage.expect(
+        "it waits",
+        "watch_events_total 1; mirror_bytes 7; mirror_keys 1; instances 1; evaluations_total{result=true} 1;
+         workqueue_retries_total 1",
+    );
+    stage.at(3.5).await;
+    stage.expect(
+        "it fires",
+        "watch_events_total 1; watch_position 10; mirror_bytes 0; mirror_keys 0; instances 0;
+         evaluations_total{result=true} 1; evaluations_total{result=false} 1; workqueue_adds_total 1; started 1;
+         stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=queue} 1.45;
+         trigger_latency_seconds_sum 1.45; callbacks_total{outcome=done} 1; slowed_firings_total 1;
+         closed 1; transactions 2",
+    );
+}
+
 /// A key that the commit relies on changes while the callback runs.
 pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| {

@@ -53,6 +53,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         firings::a_retry_that_was_asked_for,
         firings::giving_up,
         firings::no_effect,
+        firings::too_often,
         firings::an_expectation_that_fails,
         firings::an_optimistic_firing,
         failures::an_error,

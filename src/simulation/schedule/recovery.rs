@@ -135,8 +135,10 @@ impl Schedule {
                 self.violate(format!("engine {machine} does not shut down: {error}"));
             }
         }
+        let identity = format!("{NAMESPACE}identity");
         let left = |history: &History| -> Vec<String> {
-            history.look(|now, _| now.keys.keys().filter(|key| key.starts_with(NAMESPACE)).cloned().collect())
+            let is_left = |key: &&String| key.starts_with(NAMESPACE) && **key != identity;
+            history.look(|now, _| now.keys.keys().filter(is_left).cloned().collect())
         };
         if well && !self.crashed() && !left(&self.history).is_empty() {
             self.violate(format!("left behind by engines that were shut down: {:?}", left(&self.history)));

@@ -1,6 +1,5 @@
 //! What happens to the store: restored, cloned, another one, compacted, full.
 
-use super::defect;
 use crate::history::Expect;
 use crate::jobs::{self, Job};
 use crate::observer::Observer;
@@ -42,7 +41,6 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             settings: ten_seconds,
-            known_defect: defect::CLONE,
             ..Scenario::new(
                 "clone",
                 "behind one endpoint there is a copy of the cluster, with its id, that lives on by itself",

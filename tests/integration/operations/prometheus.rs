@@ -53,6 +53,14 @@ async fn worker() {
     let noise = Rule::new("noise")
         .when(key("/noise/:id").equals("never"))
         .run(|firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().into()) });
+    // Each undoes what the other does.
+    let switch = |id: &str, from: &'static str, to: &'static str| {
+        let rule =
+            Rule::new(id).when(key("/switch/:id").equals(from)).instance_rate(RateLimit::new(1, 5 * SECOND));
+        rule.run(move |firing: Firing| async move {
+            Ok::<Outcome, Error>(firing.commit().put("/switch/:id", to).into())
+        })
+    };
     let engine = Engine::builder("shop", [endpoint])
         .concurrency(8)
         .lock_ttl(TTL)
@@ -61,6 +69,7 @@ async fn worker() {
         .rule(jobs)
         .rule(long)
         .rule(paced)
+        .rules([switch("on", "off", "on"), switch("off", "on", "off")])
         .rule(Rule::new("rehearsed").when(key("/jobs/:id").exists()).dry_run().run(job))
         .rule(noise)
         .rule(
@@ -339,6 +348,11 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
                 etcd.put("/jobs/broken-0", "break").await;
                 for n in 0..6 {
                     etcd.put(&format!("/paced/{n}"), "").await;
+                }
+            }
+            8 => {
+                for n in 0..30 {
+                    etcd.put(&format!("/switch/{n}"), "off").await;
                 }
             }
             15 => {

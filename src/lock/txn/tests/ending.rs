@@ -1,6 +1,7 @@
 //! The transaction that ends a firing.
 
 use super::*;
+use crate::trace::reveal::Reveal;
 
 fn put(key: &str, ttl: bool) -> Effect {
     let ttl = ttl.then(|| std::time::Duration::from_secs(5));
@@ -18,7 +19,14 @@ fn expect(key: &str, revision: i64) -> Expectation {
 #[test]
 fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged() {
     let fence = Fence { create_revision: Revision::new(30) };
-    let mark = InstanceMark { engine: "e".into(), attempt: 2, until: 5, gave_up: false, error: "no".into() };
+    let mark = InstanceMark {
+        engine: "e".into(),
+        attempt: 2,
+        until: 5,
+        gave_up: false,
+        error: "no".into(),
+        reveal: Reveal::Nothing,
+    };
     let marked = format!("then put {MARK} {} lease 66", serde_json::to_string(&mark).unwrap_or_default());
     let fenced = format!("if create {LOCK} = 30");
     let (unlock, unmark) = (format!("then delete {LOCK}"), format!("then delete {MARK}"));

@@ -108,6 +108,13 @@ fn callbacks() -> Vec<Panel> {
             "Firings that succeeded and left the condition true: the callback should make it false, or ask to be run again. They are slowed down.",
             [(rate("rule", "ineffective_firings_total", RULE), "{{rule}}")],
         ),
+        panel(
+            View::Lines,
+            "Slowed firings",
+            "ops",
+            "Firings that were put off because their instance fires too often: another rule may undo its work. The log names it.",
+            [(rate("rule", "slowed_firings_total", RULE), "{{rule}}")],
+        ),
     ]
 }
 
