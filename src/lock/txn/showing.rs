@@ -32,7 +32,9 @@ impl Locking<'_> {
 
     /// Whether the witness holds for what was read, so that the condition does.
     pub(super) fn is_proven_by(&self, responses: impl Iterator<Item = Response>) -> bool {
-        let found: SmallVec<[Option<PbKeyValue>; 4]> = responses.map(only_key).collect();
+        // What is read for the identity of the store comes after the keys.
+        let keys = responses.take(self.snapshot.len());
+        let found: SmallVec<[Option<PbKeyValue>; 4]> = keys.map(only_key).collect();
         found.len() == self.snapshot.len()
             && self.witness.iter().all(|check| {
                 let found = found[check.slot().index()].as_ref();

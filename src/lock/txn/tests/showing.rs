@@ -47,6 +47,12 @@ fn a_refusal_that_only_a_shown_key_caused_is_told_from_one_of_the_condition() {
     let marked = || Some(kv(MARK, &mark_value(false), (7, 8), 5));
     for (name, mark, found, expected) in [
         ("a shown key appeared", None, vec![None, None, key(0, "go", 5), key(1, "b", 9)], "changed"),
+        (
+            "and the identity of the store was read",
+            None,
+            vec![None, None, key(0, "go", 5), key(1, "b", 9), key(2, "id", 1)],
+            "changed",
+        ),
         ("the witness was written again", None, vec![None, None, key(0, "go", 9), None], "changed"),
         ("the witness has another value", None, vec![None, None, key(0, "stop", 9), None], "untrue"),
         ("the witness is gone", None, vec![None, None, None, key(1, "b", 9)], "untrue"),
