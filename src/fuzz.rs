@@ -227,7 +227,7 @@ fn run(name: &str, (target, seeds): Target) {
         }
     }
     println!("{name}: {count} inputs in {time:?}, seed {seed}");
-    assert!(count > 10, "{name}: {count} inputs are too few");
+    assert!(count > 0, "{name} was not attacked");
 }
 
 /// A function of its own for each, so that they run side by side, and can be chosen.

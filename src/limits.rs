@@ -10,7 +10,7 @@ pub(crate) enum Amount {
     Count(u64),
     Bytes(u64),
     Time(Duration),
-    Part(f64),
+    Ratio(f64),
 }
 
 /// What becomes of more than the most.
@@ -33,7 +33,7 @@ pub(crate) struct Limit {
     pub(crate) why: &'static str,
 }
 
-use Amount::{Bytes, Count, Part, Time};
+use Amount::{Bytes, Count, Ratio, Time};
 use Beyond::{Cut, Refused};
 
 const NOTHING: Duration = Duration::ZERO;
@@ -64,12 +64,12 @@ pub(crate) const ENGINE: &[Limit] = &[
     limit("concurrency", Count(1), Count(100_000), Refused, "with none no callback could ever run, and each takes memory"),
     limit("evaluators", Count(0), Count(64), Refused, "each is a thread"),
     limit("settle", Time(NOTHING), Time(LONGEST), Cut, ""),
-    limit("the jitter of settle", Part(0.0), Part(10.0), Refused, "it is a part of the time, from 0 to 10"),
+    limit("the jitter of settle", Ratio(0.0), Ratio(10.0), Refused, "it is a part of the time, from 0 to 10"),
     limit("the count of instance_rate", Count(1), Count(u32::MAX as u64), Refused, "nothing could ever start; to hold the rule back, pause it"),
     limit("the time of instance_rate", Time(NANO), Time(LONGEST), Refused, "the time must be more than zero and at most 365 days"),
     limit("lock_ttl", Time(SECOND), Time(DAY), Refused, "etcd grants leases of whole seconds, and the work of an engine that crashed waits for so long"),
     limit("crawl_interval", Time(MILLI), Time(LONGEST), Cut, "crawls would follow each other without an end"),
-    limit("crawl_jitter", Part(0.0), Part(10.0), Refused, "it is a part of the time, from 0 to 10"),
+    limit("crawl_jitter", Ratio(0.0), Ratio(10.0), Refused, "it is a part of the time, from 0 to 10"),
     limit("crawl_rate", Count(1), Count(u32::MAX as u64), Refused, "no crawl would ever end"),
     limit("crawl_ageing", Time(NOTHING), Time(LONGEST), Cut, ""),
     limit("start_timeout", Time(MILLI), Time(LONGEST), Cut, "no engine could ever start; leave the option out to start without waiting"),
@@ -93,7 +93,7 @@ pub(crate) const RULE: &[Limit] = &[
     limit("lock_ttl", Time(SECOND), Time(DAY), Refused, "etcd grants leases of whole seconds, and the work of an engine that crashed waits for so long"),
     limit("concurrency", Count(1), Count(100_000), Refused, "with none no callback could ever run, and each takes memory"),
     limit("settle", Time(NOTHING), Time(LONGEST), Cut, ""),
-    limit("the jitter of settle", Part(0.0), Part(10.0), Refused, "it is a part of the time, from 0 to 10"),
+    limit("the jitter of settle", Ratio(0.0), Ratio(10.0), Refused, "it is a part of the time, from 0 to 10"),
     limit("the count of instance_rate", Count(1), Count(u32::MAX as u64), Refused, "nothing could ever start; to hold the rule back, pause it"),
     limit("the time of instance_rate", Time(NANO), Time(LONGEST), Refused, "the time must be more than zero and at most 365 days"),
     limit("the count of rate_limit", Count(1), Count(u32::MAX as u64), Refused, "nothing could ever start; to hold the rule back, pause it"),
@@ -101,7 +101,7 @@ pub(crate) const RULE: &[Limit] = &[
     limit("min_interval", Time(NANO), Time(LONGEST), Refused, "the time must be more than zero and at most 365 days"),
     limit("the base of backoff", Time(NOTHING), Time(LONGEST), Cut, ""),
     limit("the longest delay of backoff", Time(NOTHING), Time(LONGEST), Cut, ""),
-    limit("the jitter of backoff", Part(0.0), Part(10.0), Refused, "it is a part of the time, from 0 to 10"),
+    limit("the jitter of backoff", Ratio(0.0), Ratio(10.0), Refused, "it is a part of the time, from 0 to 10"),
     limit("a pattern", Bytes(1), Bytes(LONGEST_PATTERN as u64), Refused, "it is in messages and pages; etcd's own keys are seldom longer"),
     limit("the values of one_of", Count(1), Count(10_000), Refused, "without any it is never true, and each is compared with every value; use `compare` for more"),
 ];
@@ -149,7 +149,7 @@ impl fmt::Display for Amount {
             Time(time) if *time == LONGEST => f.write_str("365 days"),
             Time(time) if *time == DAY => f.write_str("1 day"),
             Time(time) => write!(f, "{time:?}"),
-            Part(part) => part.fmt(f),
+            Ratio(part) => part.fmt(f),
         }
     }
 }

@@ -89,7 +89,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         }
     }
     for (option, jitter) in [("crawl_jitter", *crawl_jitter), ("the jitter of settle", settle.part())] {
-        check(option, Amount::Part(jitter.part()), jitter.part().to_string());
+        check(option, Amount::Ratio(jitter.part()), jitter.part().to_string());
     }
     mistakes
 }

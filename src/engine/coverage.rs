@@ -121,7 +121,7 @@ mod tests {
             lock_ttl: Duration::from_secs(10),
             concurrency: 1,
             settle: Default::default(),
-            instance_rate: crate::RateLimit::new(1, Duration::from_secs(1)),
+            instance_rate: crate::RateLimit::OF_INSTANCES,
         };
         let rule = |id: &str, pattern: &str| {
             let rule = crate::Rule::new(id).when(crate::key(pattern).exists());

@@ -48,6 +48,8 @@ impl Bench {
             rng: StdRng::seed_from_u64(1),
         });
         tokio::task::spawn_local(connector.run());
+        // The first connection writes the identity of the store, by a transaction of its own.
+        client.probe("/").await.unwrap();
         Self { etcd, client: Arc::new(client) }
     }
 

@@ -43,10 +43,13 @@ impl LastEvent {
                 .is_some_and(|(revision, found)| *revision == self.revision && Some(&found[..]) == value)
         };
         let looked = async {
-            let then = read(self.revision).await?;
             let has = match &self.value {
-                Some(_) => is_it(&then),
-                None => then.is_none() && read(self.revision.previous()).await?.is_some(),
+                Some(_) => is_it(&read(self.revision).await?),
+                None => {
+                    let reads = (read(self.revision), read(self.revision.previous()));
+                    let (then, before) = tokio::try_join!(reads.0, reads.1)?;
+                    then.is_none() && before.is_some()
+                }
             };
             Ok(if has { History::Ours } else { History::Other })
         };

@@ -18,7 +18,17 @@ fn failed(error: etcd_client::Error) -> Failure {
 /// Reads the identity, linearizably, and the newest change that was seen.
 pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Result<Testimony, Failure> {
     let key = store.identity_key();
-    let read = match kv_of_reads(client).get(&**key, None).await.map_err(failed) {
+    let mut kv = kv_of_reads(client);
+    let reading = async { kv.get(&**key, None).await.map_err(failed) };
+    let looking = async {
+        match &before.seen {
+            Some(seen) => history(client, seen).await,
+            None => Ok(None),
+        }
+    };
+    // A slow server has both at once.
+    let (read, history) = tokio::join!(reading, looking);
+    let read = match read {
         Ok(answer) => answer.0,
         // Who may not read that is answered all the same.
         Err(Failure { kind: FailureKind::Permission, .. }) => {
@@ -31,11 +41,7 @@ pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Resu
         Some(kv) => Told::Is(Identity::new(key.clone(), kv.value), Revision::new(kv.mod_revision)),
         None => Told::Absent,
     };
-    let history = match &before.seen {
-        Some(seen) => history(client, seen).await?,
-        None => None,
-    };
-    Ok(Testimony { header, identity, history })
+    Ok(Testimony { header, identity, history: history? })
 }
 
 /// `None`: the engine may not read the key any more.

@@ -47,7 +47,7 @@ pub(super) enum Admission<T> {
         /// A connection that makes room, and is to be closed.
         instead_of: Option<T>,
     },
-    Refused,
+    Full,
 }
 
 impl<T> Connections<T> {
@@ -74,7 +74,7 @@ impl<T> Connections<T> {
     /// makes room; if none is being written, the request is refused.
     pub(super) fn begin_page(&mut self, number: Number) -> Admission<T> {
         if !self.entries.contains_key(&number) {
-            return Admission::Refused;
+            return Admission::Full;
         }
         let pages = self.entries.values().filter(|entry| entry.state != State::Reading).count();
         let instead_of = if pages < PAGES {
@@ -82,7 +82,7 @@ impl<T> Connections<T> {
         } else {
             let writing = self.entries.iter().filter(|(_, entry)| entry.state == State::Writing);
             let Some((&longest, _)) = writing.min_by_key(|(_, entry)| entry.since) else {
-                return Admission::Refused;
+                return Admission::Full;
             };
             self.remove(longest)
         };
@@ -170,15 +170,15 @@ mod tests {
         for number in &numbers[..PAGES] {
             assert_eq!(connections.begin_page(*number), Admission::Admitted { instead_of: None });
         }
-        assert_eq!(connections.begin_page(numbers[20]), Admission::Refused, "all are being made");
+        assert_eq!(connections.begin_page(numbers[20]), Admission::Full, "all are being made");
         connections.begin_writing(numbers[5]);
         connections.begin_writing(numbers[3]);
         assert_eq!(connections.begin_page(numbers[20]), Admission::Admitted { instead_of: Some(5) });
         assert_eq!(connections.begin_page(numbers[21]), Admission::Admitted { instead_of: Some(3) });
-        assert_eq!(connections.begin_page(numbers[22]), Admission::Refused);
+        assert_eq!(connections.begin_page(numbers[22]), Admission::Full);
         connections.remove(numbers[20]);
         assert_eq!(connections.begin_page(numbers[22]), Admission::Admitted { instead_of: None });
-        assert_eq!(connections.begin_page(numbers[5]), Admission::Refused, "it has been closed");
+        assert_eq!(connections.begin_page(numbers[5]), Admission::Full, "it has been closed");
     }
 
     #[test]

@@ -186,7 +186,7 @@ impl Connection {
     async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
         let answer = self.answer(&request).await;
         self.answered.notify_one();
-        respond(answer)
+        response_of(answer)
     }
 
     async fn answer<B>(&self, request: &Request<B>) -> Answer {
@@ -209,7 +209,7 @@ impl Connection {
                 let admission = self.table.lock().begin_page(self.number);
                 match admission {
                     Admission::Admitted { instead_of } => close(instead_of),
-                    Admission::Refused => {
+                    Admission::Full => {
                         return Answer::text(
                             StatusCode::SERVICE_UNAVAILABLE,
                             "too many pages at once: try again\n",
@@ -224,7 +224,7 @@ impl Connection {
     }
 }
 
-fn respond(answer: Answer) -> Response<Full<Bytes>> {
+fn response_of(answer: Answer) -> Response<Full<Bytes>> {
     let Answer { status, kind, body } = answer;
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;

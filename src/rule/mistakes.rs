@@ -49,7 +49,7 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
         [("the jitter of backoff", Some(backoff.part())), ("the jitter of settle", settle.map(|s| s.part()))]
     {
         if let Some(jitter) = jitter {
-            check(option, Amount::Part(jitter.part()), jitter.part().to_string());
+            check(option, Amount::Ratio(jitter.part()), jitter.part().to_string());
         }
     }
     errors.extend(brake.mistakes());

@@ -6,10 +6,10 @@ use crate::observer::{Addresses, addresses};
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,8 +23,8 @@ pub struct Load(Arc<Shared>);
 struct Shared {
     addresses: Addresses,
     access: Access,
-    /// The last client that answered.
-    client: Mutex<Option<Client>>,
+    /// Counts the clients, and has the last one while it answers.
+    client: Mutex<(u64, Option<Client>)>,
     next: AtomicU64,
     asked: AtomicU64,
     under_way: Semaphore,
@@ -45,7 +45,7 @@ impl Load {
         Self(Arc::new(Shared {
             addresses,
             access,
-            client: Mutex::new(None),
+            client: Mutex::default(),
             next: AtomicU64::new(0),
             asked: AtomicU64::new(0),
             under_way: Semaphore::new(AT_ONCE),
@@ -116,23 +116,24 @@ impl Load {
                 value.clone(),
                 None,
             )]);
-            if let Some(mut client) = self.client().await {
+            if let Some((number, mut client)) = self.client().await {
                 match timeout(PATIENCE, client.txn(txn)).await {
                     Ok(Ok(_)) => {
                         self.0.asked.fetch_add(1, SeqCst);
                         return;
                     }
-                    _ => *self.0.client.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None,
+                    _ => self.forget(number).await,
                 }
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    async fn client(&self) -> Option<Client> {
-        let known = self.0.client.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        if known.is_some() {
-            return known;
+    /// A client, with its number. One is made at a time, for all who need one: to check passwords costs servers a lot.
+    async fn client(&self) -> Option<(u64, Client)> {
+        let mut known = self.0.client.lock().await;
+        if let (number, Some(client)) = &*known {
+            return Some((*number, client.clone()));
         }
         for address in addresses(&self.0.addresses) {
             let look = async {
@@ -141,11 +142,19 @@ impl Load {
                 Ok::<_, etcd_client::Error>(client)
             };
             if let Ok(Ok(client)) = timeout(PATIENCE, look).await {
-                *self.0.client.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(client.clone());
-                return Some(client);
+                *known = (known.0 + 1, Some(client.clone()));
+                return Some((known.0, client));
             }
         }
         None
+    }
+
+    /// The client with this number is of no use any more.
+    async fn forget(&self, number: u64) {
+        let mut known = self.0.client.lock().await;
+        if known.0 == number {
+            known.1 = None;
+        }
     }
 
     /// Waits until nothing that was asked is still on its way; false if that does not come.

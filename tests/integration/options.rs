@@ -213,7 +213,7 @@ async fn locks_lie_below_the_namespace() {
         let log = log.clone();
         async move {
             let prefix = etcd_client::GetOptions::new().with_prefix().with_keys_only();
-            let locks = firing.client().await?.kv_client().get("/own/", Some(prefix)).await;
+            let locks = firing.client().await?.kv_client().get("/own/place/lock/", Some(prefix)).await;
             let locks = locks?;
             log.lock().unwrap().extend(locks.kvs().iter().map(|kv| kv.key_str().unwrap().to_owned()));
             Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
@@ -224,7 +224,8 @@ async fn locks_lie_below_the_namespace() {
     eventually(20 * SECOND, "it fired", async || etcd.get("/jobs/1").await.is_none()).await;
     assert_eq!(*seen.lock().unwrap(), ["/own/place/lock/look/1"]);
     running.shutdown(SECOND).await.unwrap();
-    assert_nothing_left(&etcd, "/own/", SECOND).await;
+    assert_nothing_left(&etcd, "/own/place/lock/", SECOND).await;
+    assert_eq!(etcd.keys("/own/").await, ["/own/place/identity"], "the identity of the store stays");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,16 +91,16 @@ impl Proxy {
         self.command(Mode::Delay(by));
     }
 
-    /// What the server sends takes its time: each connection carries so many bytes a second, until
-    /// [`heal`](Self::heal).
-    pub fn limit(&self, bytes: usize) {
-        self.limit.store(bytes, Ordering::SeqCst);
-    }
-
     /// Connections that are made from now on lead to another server (`127.0.0.1:PORT`).
     pub fn lead_to(&self, target: &str) {
         let port = target.rsplit(':').next().and_then(|port| port.parse().ok());
         self.command(Mode::LeadTo(port.expect("a port")));
+    }
+
+    /// What the server sends takes its time: each connection carries so many bytes a second, until
+    /// [`heal`](Self::heal).
+    pub fn limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::SeqCst);
     }
 
     /// The number of connections that clients have made so far.

@@ -70,6 +70,21 @@ fn what_is_due_again_at_once_is_slowed_down_more_and_more_and_recovers_when_it_i
 }
 
 #[test]
+fn by_default_rules_that_undo_each_other_a_hundred_times_a_second_are_slowed_down_within_seconds() {
+    let rule = Rule::new("r")
+        .when(key("/a/:id").exists())
+        .run(|_| async { Ok::<Outcome, FiringError>(Outcome::done()) });
+    let rule = CompiledRule::alone(rule, limits()).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+    let mut rates = InstanceRates::new(&[rule], FixedState::with_seed(1));
+    let (start, mut now) = (Instant::now(), Instant::now());
+    let all = waits(&mut rates, 1, ms(10), 500, &mut now);
+    let free = all.iter().take_while(|wait| **wait == 0).count();
+    assert!((300..450).contains(&free), "{free} of them at once");
+    assert!(all[free + 6..].iter().all(|wait| *wait == 4990), "{all:?}");
+    assert!(now > start);
+}
+
+#[test]
 fn what_keeps_the_rate_is_never_slowed_down_nor_is_another_instance() {
     for (after, times) in [(100, 3000), (150, 1000), (5000, 100)] {
         let (mut rates, mut now) = (rates(10), Instant::now());

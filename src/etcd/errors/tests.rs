@@ -49,11 +49,13 @@ fn the_table_has_every_error_that_the_client_library_lists_and_no_other() {
         let known = ERRORS.iter().any(|error| (error.code, error.message) == (*code, *message));
         assert!(known, "{message} ({code:?}), from {first} to {last}");
     }
-    for error in ERRORS {
-        let listed =
-            LISTED.iter().any(|(code, message, ..)| (*code, *message) == (error.code, error.message));
-        assert!(listed, "{} ({:?})", error.message, error.code);
-    }
+    let is_listed = |error: &KnownError| {
+        LISTED.iter().any(|(code, message, ..)| (*code, *message) == (error.code, error.message))
+    };
+    let others = ERRORS.iter().filter(|error| !is_listed(error)).map(|error| error.message);
+    // A server says it, and the library has no name for it.
+    let nameless = ["auth: authentication failed, password was given for no password user"];
+    assert_eq!(others.collect::<Vec<_>>(), nameless);
 }
 
 #[test]

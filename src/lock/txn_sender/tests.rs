@@ -10,7 +10,7 @@ use crate::firing::{Effect, Effects, Fence};
 use crate::health::{Health, Reason};
 use crate::lock::keys::Keys;
 use crate::lock::txn::{
-    Ending, Holder, InstanceMark, Locking, Marking, clear_mark, free_attempt, free_orphan,
+    Ending, Holder, InstanceMark, Locking, Marking, Showing, clear_mark, free_attempt, free_orphan,
 };
 use std::ops::AsyncFnOnce;
 
@@ -154,7 +154,7 @@ fn every_request() -> Vec<(&'static str, Request)> {
         condition: &condition,
         witness: &[Check::Absent(Slot::new(0))],
         snapshot: &snapshot,
-        showing: crate::lock::txn::Showing::AsDecided,
+        showing: Showing::AsDecided,
     };
     let put = Effect::Put { key: "/a".into(), value: "".into(), ttl: None };
     let effects = Effects { changes: vec![put], ..Effects::default() };

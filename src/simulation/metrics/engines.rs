@@ -34,7 +34,7 @@ pub(super) async fn a_start_without_etcd(stage: &mut Stage) {
         "starting",
         "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
          etcd_requests_total{request=connect,result=unreachable} 12; health{state=disconnected} 1;
-         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
+         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 128",
     );
     drop(starting);
 }
@@ -47,7 +47,7 @@ pub(super) async fn a_start_on_another_cluster(stage: &mut Stage) {
         "starting",
         "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
          etcd_requests_total{request=connect,result=wrong_store} 12; health{state=wrong_store} 1;
-         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
+         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 128",
     );
     drop(starting);
 }
@@ -185,7 +185,7 @@ pub(super) async fn lagging(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "late",
-        "watch_events_total 2000; watch_position 2001; watch_reconnects_total 1; watch_lag_revisions 501;
+        "watch_events_total 2000; watch_position 2002; watch_reconnects_total 1; watch_lag_revisions 501;
          watch_lag_seconds 1.05; mirror_tombstones 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; lock_attempts_total{result=untrue} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1; transactions 1;
@@ -205,7 +205,7 @@ pub(super) async fn a_restart(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "goes on",
-        "watch_events_total 2; watch_position 4; snapshot_duration_seconds_count 1;
+        "watch_events_total 2; watch_position 5; snapshot_duration_seconds_count 1;
          evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2; request connect 3; request get 1; request lease_grant 1; request lease_revoke 1;

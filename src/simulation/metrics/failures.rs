@@ -40,7 +40,7 @@ pub(super) async fn an_error(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "retried",
-        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
          evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2",
@@ -81,7 +81,7 @@ pub(super) async fn failing_for_long(stage: &mut Stage) {
     stage.at(30.5).await;
     stage.expect(
         "after half a minute",
-        "watch_events_total 1; watch_position 2; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=waiting} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=error} 1;
          closed 1; workqueue_retries_total 1; failing_instances 1; longest_failing_seconds 29.9;
@@ -108,7 +108,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "before anybody knows",
-        "watch_events_total 1; watch_position 2; mirror_bytes 11; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 11; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; callbacks_in_flight 1; stage_duration_seconds_count{stage=delivery} 1;
          workqueue_longest_running_processor_seconds 1.9; workqueue_unfinished_work_seconds 1.9;
@@ -126,7 +126,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
     stage.at(4.9).await;
     stage.expect(
         "dropped, and done under another lease",
-        "watch_events_total 1; watch_position 5; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=running} 0; instances_by_state{state=waiting} 1;
          evaluations_total{result=false} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; callbacks_in_flight 0; stage_duration_seconds_count{stage=callback} 1;
@@ -155,7 +155,7 @@ pub(super) async fn a_lost_lock(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "without effect",
-        "watch_events_total 1; watch_position 2; mirror_bytes 11; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 11; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=callback} 1;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -177,7 +177,7 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=held} 1; workqueue_queue_duration_seconds_count 1;
          workqueue_work_duration_seconds_count 1; transactions 1; request connect 1;
@@ -187,7 +187,7 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=held} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_sum{stage=queue} 0.005; trigger_latency_seconds_sum 0.005;
@@ -206,7 +206,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held back",
-        "watch_events_total 1; watch_position 2; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=backed_off} 1; workqueue_queue_duration_seconds_count 1;
          workqueue_work_duration_seconds_count 1; workqueue_work_duration_seconds_sum 0.2; transactions 1;
@@ -216,7 +216,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=held} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_sum{stage=queue} 0.005; trigger_latency_seconds_sum 0.005;
@@ -235,7 +235,7 @@ pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "not fired",
-        "watch_events_total 2; watch_position 3; evaluations_total{result=false} 2;
+        "watch_events_total 2; watch_position 4; evaluations_total{result=false} 2;
          evaluations_total{result=true} 1; workqueue_adds_total 1; lock_attempts_total{result=untrue} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1;
          workqueue_work_duration_seconds_sum 0.2; transactions 1; request connect 1;
@@ -252,7 +252,7 @@ pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "done later",
-        "watch_events_total 2; watch_position 4; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 5; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          lock_attempts_total{result=failed} 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=lock} 1; trigger_latency_seconds_sum 1;
@@ -272,7 +272,7 @@ pub(super) async fn a_commit_that_is_refused(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "failed once",
-        "watch_events_total 2; watch_position 6; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 7; evaluations_total{result=false} 1;
          evaluations_total{result=true} 3; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 2;
          callbacks_total{outcome=done} 2; closed 2; commits_total{result=refused} 1;
@@ -293,7 +293,7 @@ pub(super) async fn a_commit_that_is_held_back(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held back",
-        "watch_events_total 1; watch_position 2; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          stage_duration_seconds_count{stage=callback} 1; stage_duration_seconds_count{stage=commit} 1;
          stage_duration_seconds_count{stage=decide} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -320,7 +320,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     stage.at(6.5).await;
     stage.expect(
         "failed",
-        "watch_events_total 1; watch_position 2; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=callback} 1;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -370,7 +370,7 @@ pub(super) async fn an_orphan(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "freed, and done",
-        "watch_events_total 2; watch_position 6; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 7; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          lock_attempts_total{result=held} 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=lock} 1; trigger_latency_seconds_sum 1;

@@ -14,7 +14,6 @@ use crate::scenario::Scenario;
 mod defect {
     pub const LOCK: Option<&str> = Some("a lock that is removed by hand is not noticed");
     pub const LEASE: Option<&str> = Some("a lease that is removed by hand is noticed at its next renewal");
-    pub const TOKENS: Option<&str> = Some("callbacks fail and are cancelled when tokens end");
 }
 
 /// All of them, in the order in which they run.

@@ -1,6 +1,5 @@
 //! What happens to users, passwords, permissions, tokens and certificates.
 
-use super::defect;
 use crate::access::PASSWORD;
 use crate::history::Expect;
 use crate::jobs::{self, Job};
@@ -25,7 +24,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             // The default cost: who checks a password for every callback has the servers do nothing else.
             settings: || Settings { flags: vec!["--auth-token-ttl=3".to_owned()], ..with_users(Vec::new()) },
-            known_defect: defect::TOKENS,
             ..Scenario::new(
                 "tokens-expire-at-full-cost",
                 "simple tokens live for 3 s, and to check a password costs the servers what it costs by default",
