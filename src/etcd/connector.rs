@@ -352,7 +352,7 @@ impl Connector {
     /// `None`: there is no need for it any more.
     async fn reach(&self, endpoint: usize, need: Need, last: bool) -> Result<Option<Reached>, Failure> {
         let Some(source) = &self.settings.credentials else {
-            return self.reach_with(endpoint, last, None).await.map(Some);
+            return Box::pin(self.reach_with(endpoint, last, None)).await.map(Some);
         };
         let renews = need == Need::Renew;
         let mut offer = source.offer().await?;
@@ -371,7 +371,7 @@ impl Connector {
             // Whoever has its turn tries the others.
             first = accepted;
         }
-        let failure = match self.reach_with(endpoint, last, Some(&first)).await {
+        let failure = match Box::pin(self.reach_with(endpoint, last, Some(&first))).await {
             Ok(reached) => {
                 source.accept(&first);
                 return Ok(Some(reached));
@@ -380,7 +380,8 @@ impl Connector {
         };
         let Some(fallback) = fallback else { return Err(failure) };
         // Only if others are let in is it the credentials that are at fault.
-        let reached = self.reach_with(endpoint, last, Some(&fallback)).await.map_err(|_| failure.clone())?;
+        let reached =
+            Box::pin(self.reach_with(endpoint, last, Some(&fallback))).await.map_err(|_| failure.clone())?;
         source.refuse(&first, &failure);
         if renews { Err(failure) } else { Ok(Some(reached)) }
     }

@@ -112,7 +112,7 @@ async fn run(settings: Settings, retry: Retry) {
         state: WatchState::Starting,
     };
     loop {
-        let result = follow(&settings, &mut watch).await;
+        let result = Box::pin(follow(&settings, &mut watch)).await;
         let failure = match result {
             Ok(Stop::Rewound(reason)) => return settings.faults.report(Fault::Rewound(reason)),
             Ok(Stop::IndexGone) => return,
@@ -185,7 +185,7 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
             (open(revision.next()).await?, None)
         }
         Start::Beside(_) => {
-            let Some((stream, revision, beside)) = late(settings, lag, Beside::open(settings)).await? else {
+            let Some((stream, revision, beside)) = Box::pin(late(settings, lag, Beside::open(settings))).await? else {
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, None);
