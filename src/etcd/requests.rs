@@ -147,7 +147,8 @@ impl EtcdClient {
             };
             self.call(Sending::once("get"), send).await
         });
-        Ok(history.await? != History::Other)
+        // Rare, and large.
+        Ok(Box::pin(history).await? != History::Other)
     }
 
     /// Sends a transaction that is the body of a request already. It compares the identity that `body` is given, and if

@@ -34,7 +34,7 @@ pub(super) async fn a_start_without_etcd(stage: &mut Stage) {
         "starting",
         "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
          etcd_requests_total{request=connect,result=unreachable} 12; health{state=disconnected} 1;
-         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
+         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 128",
     );
     drop(starting);
 }
@@ -47,7 +47,7 @@ pub(super) async fn a_start_on_another_cluster(stage: &mut Stage) {
         "starting",
         "watch_lag_seconds 2; etcd_request_duration_seconds_count{request=connect} 12;
          etcd_requests_total{request=connect,result=wrong_store} 12; health{state=wrong_store} 1;
-         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 64",
+         health{state=starting} 1; build_info{version=0.1.0} 1; engine_slots 128; slots 128",
     );
     drop(starting);
 }
