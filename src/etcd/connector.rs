@@ -311,7 +311,7 @@ impl Connector {
             Verdict::Ours => {}
             Verdict::Nameless(identity) => {
                 let limit = self.settings.timeouts.request;
-                let naming = timeout(limit, name(&client, store, &identity));
+                let naming = timeout(limit, Box::pin(name(&client, store, &identity)));
                 naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
             }
             Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
@@ -444,7 +444,7 @@ impl Connector {
         let ConnectorSettings { store, shared, .. } = &self.settings;
         loop {
             let token = shared.token.generation();
-            let asked = match timeout(limit, ask(client, store, before)).await {
+            let asked = match timeout(limit, Box::pin(ask(client, store, before))).await {
                 Ok(asked) => asked,
                 Err(_) => Err(Failure::timed_out(REQUEST, limit)),
             };

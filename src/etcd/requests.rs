@@ -147,6 +147,7 @@ impl EtcdClient {
             };
             self.call(Sending::once("get"), send).await
         });
+        // Rare, and large.
         Ok(Box::pin(history).await? != History::Other)
     }
 

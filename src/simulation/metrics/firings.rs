@@ -267,7 +267,7 @@ pub(super) async fn too_often(stage: &mut Stage) {
     stage.at(1.05).await;
     stage.expect(
         "as always",
-        "watch_events_total 4; watch_position 7; evaluations_total{result=true} 2;
+        "watch_events_total 4; watch_position 8; evaluations_total{result=true} 2;
          evaluations_total{result=false} 2; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=delivery} 2; callbacks_total{outcome=done} 2; closed 2;
          transactions 4; request connect 1",
@@ -282,7 +282,7 @@ pub(super) async fn too_often(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "it fires",
-        "watch_events_total 1; watch_position 10; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 11; mirror_bytes 0; mirror_keys 0; instances 0;
          evaluations_total{result=true} 1; evaluations_total{result=false} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=queue} 1.45;
          trigger_latency_seconds_sum 1.45; callbacks_total{outcome=done} 1; slowed_firings_total 1;
