@@ -185,7 +185,9 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
             (open(revision.next()).await?, None)
         }
         Start::Beside(_) => {
-            let Some((stream, revision, beside)) = Box::pin(late(settings, lag, Beside::open(settings))).await? else {
+            let Some((stream, revision, beside)) =
+                Box::pin(late(settings, lag, Beside::open(settings))).await?
+            else {
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, None);

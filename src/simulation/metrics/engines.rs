@@ -84,8 +84,9 @@ pub(super) async fn refusals(stage: &mut Stage) {
         // Held back within the engine until there is space.
         (RpcError::NO_SPACE, "no_space", Some("no_space"), 1, false),
         (RpcError::INVALID_AUTH_TOKEN, "authentication", Some("auth"), 1, true),
-        // Of this rule, or of this request: no trouble of the engine.
-        (RpcError::PERMISSION_DENIED, "permission", None, 1, true),
+        // The rules that need it can't fire.
+        (RpcError::PERMISSION_DENIED, "permission", Some("permission"), 1, true),
+        // Of this request: no trouble of the engine.
         (RpcError::REQUEST_TOO_LARGE, "rejected", None, 1, true),
         (RpcError::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
     ] {

@@ -5,6 +5,7 @@ use crate::Outcome;
 use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::engine::RunningEngine;
 use crate::firing::Firing;
+use crate::key;
 use std::panic::resume_unwind;
 use tokio::time::sleep;
 
@@ -241,6 +242,29 @@ pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
          workqueue_work_duration_seconds_sum 0.2; transactions 1; request connect 1;
          etcd_request_duration_seconds_sum{request=txn} 0.2",
     );
+}
+
+/// A key that the callback is shown has changed when the request for the lock arrives. Another watch than that of the
+/// key which made the rule true tells of it, so that the request compares it, and the next one reads it.
+pub(super) async fn a_shown_key_that_changed(stage: &mut Stage) {
+    stage.put("/notes/1", "old");
+    let rule = rule(exists() & key("/notes/:id").exists()).run(async |firing: Firing| {
+        assert_eq!(firing.value("/notes/:id")?, "new");
+        done(&firing)
+    });
+    let engine = stage.engine().rule(rule);
+    let _engine = stage.start(engine).await;
+    stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.2)));
+    stage.put("/jobs/1", "");
+    stage.at(0.2).await;
+    stage.put("/notes/1", "new");
+    stage.at(1.5).await;
+    stage.expect("fired with what is there", "watch_events_total 3; watch_position 7; evaluations_total{result=true} 2;
+         evaluations_total{result=false} 1; workqueue_adds_total 1; lock_attempts_total{result=changed} 1; started 1;
+         stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=lock} 0.2;
+         trigger_latency_seconds_sum 0.2; workqueue_work_duration_seconds_sum 0.2;
+         callbacks_total{outcome=done} 1; closed 1; transactions 3; request connect 1;
+         etcd_request_duration_seconds_sum{request=txn} 0.2");
 }
 
 /// etcd refuses one request for a lock.

@@ -65,6 +65,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         failures::a_lock_that_is_held,
         failures::a_mark_of_another_engine,
         failures::a_condition_that_is_over,
+        failures::a_shown_key_that_changed,
         failures::a_lock_that_is_refused,
         failures::a_commit_that_is_refused,
         failures::a_commit_that_is_held_back,
