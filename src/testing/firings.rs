@@ -36,7 +36,7 @@ const KEPT: usize = 100_000;
 ///
 /// async fn greet(firing: Firing) -> Result<Outcome, Error> {
 ///     match firing.attribute("name")? {
-///         "nobody" => Ok(Outcome::give_up("there is nobody")),
+///         "nobody" => Ok(Outcome::give_up("not invited")),
 ///         _ => Ok(firing.commit().put("/greeted/:name", "").into()),
 ///     }
 /// }
@@ -53,7 +53,7 @@ const KEPT: usize = 100_000;
 /// firings.done("greet", [("name", "ada")]).await?;
 /// assert_eq!(client.get("/greeted/ada", None).await?.count(), 1);
 /// let fired = firings.next("greet", [("name", "nobody")]).await?;
-/// assert_eq!(fired.outcome, FiringOutcome::GaveUp("there is nobody".into()));
+/// assert_eq!(fired.outcome, FiringOutcome::GaveUp("not invited".into()));
 /// # engine.shutdown(std::time::Duration::from_secs(5)).await?;
 /// # Ok(())
 /// # }
