@@ -11,28 +11,14 @@ use crate::change::{Change, Deletion, Revision};
 use crate::etcd::{Header, WatchMessage};
 use crate::pattern::{Attributes, Pattern};
 use crate::read::resume::{Resume, Start, Step};
-use foldhash::fast::FixedState;
-use proptest::strategy::{Strategy, ValueTree};
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use std::hash::BuildHasher;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// A target, and inputs to begin with.
 type Target = (fn(&[u8]), &'static [&'static [u8]]);
-
-/// Takes what a strategy makes of bytes: they are the seed of its choices.
-pub(crate) fn made_of<S: Strategy>(bytes: &[u8], strategy: &S) -> Option<S::Value> {
-    let mut seed = [0; 32];
-    StdRng::seed_from_u64(FixedState::with_seed(0).hash_one(bytes)).fill_bytes(&mut seed);
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
-    let config = Config { failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, rng);
-    strategy.new_tree(&mut runner).ok().map(|tree| tree.current())
-}
 
 /// A text, and the rest behind a zero.
 fn split(bytes: &[u8]) -> (String, String) {

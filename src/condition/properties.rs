@@ -3,9 +3,8 @@
 
 use super::*;
 use crate::change::{Revision, Seen};
-use crate::fuzz::made_of;
 use crate::pattern::Attributes;
-use crate::properties::check;
+use crate::properties::{check, made_of};
 use crate::value::Value;
 use proptest::prelude::*;
 use std::cell::Cell;
