@@ -27,7 +27,7 @@ mod state;
 mod waiting;
 
 pub(crate) use state::{
-    Answer, FiringEnd, Next, OwnCommit, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
+    Answer, FiringEnd, Next, OwnCommit, Remote, RemoteHolder, RemoteKind, SeenMark, State, Tried, Wait,
 };
 pub(crate) use waiting::SLOWEST;
 

@@ -23,7 +23,7 @@ use super::interval::Interval;
 use super::messages::{Action, Basis, Closing, Finish, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
-    Answer, FiringEnd, InstanceRecord, Next, Remote, RemoteHolder, SeenMark, State, Tried, Wait,
+    Answer, FiringEnd, InstanceRecord, Next, Remote, RemoteHolder, RemoteKind, SeenMark, State, Tried, Wait,
 };
 use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};
@@ -298,7 +298,9 @@ impl WorkQueue {
         loop {
             self.fill_slots(now, out);
             // It has no use for a lock before its rate lets it start.
-            if !self.pass_locks(now, out, |queue, lane| queue.is_throttled(lane, now)) {
+            if !self.pass_locks(now, out, |queue, record| {
+                record.state.is_queued() && queue.is_throttled(record.lane, now)
+            }) {
                 break;
             }
         }
@@ -376,7 +378,8 @@ impl WorkQueue {
             }
             LockOutcome::Held { key, holder, at, .. } => {
                 let holder = holder.clone().map(RemoteHolder::Lock);
-                self.hold(id, Remote { key: key.as_str().into(), at: *at, holder }, now, out);
+                let remote = Remote { key: key.as_str().into(), kind: RemoteKind::Lock, at: *at, holder };
+                self.hold(id, remote, now, out);
             }
             LockOutcome::Marked(found) => self.hold_marked(id, found, now, out),
             LockOutcome::Failed(error) => {

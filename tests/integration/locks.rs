@@ -2,6 +2,7 @@
 
 use crate::support::{Etcd, assert_nothing_left, eventually};
 use etcd_client::{PutOptions, Txn};
+use etcd_rules::events::{EventKind, NotLocked};
 use etcd_rules::{
     Backoff, Engine, EngineBuilder, Error, Firing, FiringError, Outcome, Rule, RunningEngine, key,
 };
@@ -71,6 +72,48 @@ async fn rules_that_share_a_lock_exclude_each_other_within_and_across_engines() 
     one.shutdown(SECOND).await.unwrap();
     other.shutdown(SECOND).await.unwrap();
     assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+/// Of many instances that want one lock, an engine tries one a release, however many wait: a hundred waiters are no
+/// hundred attempts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_lock_is_tried_once_a_release_by_each_engine() {
+    const INSTANCES: usize = 60;
+    let etcd = Etcd::start().await;
+    let held = Arc::new(AtomicUsize::new(0));
+    let rule = || {
+        Rule::new("job").when(key("/jobs/:id").exists()).lock("/the/only/one").run(
+            |firing: Firing| async move {
+                sleep(Duration::from_millis(5)).await;
+                Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+            },
+        )
+    };
+    let mut engines = Vec::new();
+    for _ in 0..2 {
+        let engine = engine(&etcd).rule(rule()).event_buffer(1 << 16).build().unwrap();
+        let (mut events, held) = (engine.events(), held.clone());
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let event = event.expect("the buffer takes all of them");
+                if matches!(event.kind, EventKind::NotLocked { reason: NotLocked::Held(_), .. }) {
+                    held.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+        let running = engine.start().await.unwrap();
+        running.ready().await;
+        engines.push(running);
+    }
+    for n in 0..INSTANCES {
+        etcd.put(&format!("/jobs/{n}"), "").await;
+    }
+    eventually(60 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    let held = held.load(Ordering::SeqCst);
+    assert!(held <= INSTANCES + INSTANCES / 4, "{held} losing attempts for {INSTANCES} firings");
+    for engine in engines {
+        engine.shutdown(SECOND).await.unwrap();
+    }
 }
 
 fn delete_jobs() -> Rule {

@@ -68,6 +68,18 @@ impl State {
         }
     }
 
+    /// The lock that another engine has, if it waits for that.
+    pub(crate) fn remote_lock(&self) -> Option<&Arc<Remote>> {
+        self.remote().filter(|remote| remote.kind == RemoteKind::Lock)
+    }
+
+    /// It goes for its lock again without having to ask for it within this engine: in the name of all of its
+    /// instances that want the same lock, it waits until another engine has released it, or for what was done under
+    /// it to be seen.
+    pub(crate) fn stands_for_others(&self) -> bool {
+        self.remote_lock().is_some() || matches!(self, State::Waiting(_, Wait::Released))
+    }
+
     /// What is known of the answer that it waits for.
     pub(crate) fn answer(&mut self) -> Option<&mut Answer> {
         match self {
@@ -106,10 +118,20 @@ pub(crate) enum Answer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Remote {
     pub(crate) key: Arc<str>,
+    pub(crate) kind: RemoteKind,
     /// The store's revision at which it was there.
     pub(crate) at: Revision,
     /// `None`: it can't be read.
     pub(crate) holder: Option<RemoteHolder>,
+}
+
+/// What the key of another engine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemoteKind {
+    /// The lock: it may be wanted by other instances of this engine too.
+    Lock,
+    /// The mark, which is of one instance alone.
+    Mark,
 }
 
 /// What another engine wrote, for people who ask.

@@ -129,6 +129,28 @@ fn a_paused_rule_keeps_no_other_from_a_lock_that_they_share() {
 }
 
 #[test]
+fn a_paused_rule_does_not_wait_for_another_engines_lock_in_the_name_of_others() {
+    let share = |id: &str| rule(id).lock("/all");
+    let held = || held_by_lock("/ns/lock/all", 10);
+    for paused_first in [false, true] {
+        let mut b = Bench::new([share("a"), share("b")], 8);
+        b.decide_of(0, 1).decide_of(1, 2).decide_of(1, 3);
+        if paused_first {
+            b.pause(0).locked(1, held());
+            // Nothing is known for those who have waited behind it within this engine.
+            b.answer_of(1, 2).locked(2, held());
+        } else {
+            b.locked(1, held()).pause(0);
+        }
+        assert!(matches!((b.state(1), b.state(2)), (Some(State::Held(_)), Some(State::Held(_)))));
+        assert_eq!(b.state(3), Some(State::Parked));
+        b.locks();
+        b.released("/ns/lock/all", 12).advance(ms(5)).answer_of(1, 2);
+        assert_eq!((b.locks(), b.state(1)), (vec![2], QUEUED), "paused first: {paused_first}");
+    }
+}
+
+#[test]
 fn a_lock_handed_to_one_that_waits_for_a_slot_is_handed_on_by_a_pause() {
     let share = |id: &str| rule(id).lock("/all").concurrency(1);
     let mut b = Bench::new([share("a"), share("b"), rule("c")], 2);

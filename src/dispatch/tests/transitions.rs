@@ -1,6 +1,6 @@
 //! The transition table of an instance: what a decision, a timer, a release mean in each state.
 
-use super::super::record::{FiringEnd, Next, OwnCommit, Remote, SeenMark, Tried, Wait};
+use super::super::record::{FiringEnd, Next, OwnCommit, Remote, RemoteKind, SeenMark, Tried, Wait};
 use super::*;
 use crate::lock::txn::MarkKind;
 
@@ -19,7 +19,7 @@ const COMMITTING: State =
 const SETTLING: State = State::Settling { asked: 1, end: FiringEnd::Done };
 
 fn remote() -> Remote {
-    Remote { key: "theirs".into(), at: Revision::new(20), holder: None }
+    Remote { key: "theirs".into(), kind: RemoteKind::Mark, at: Revision::new(20), holder: None }
 }
 
 fn held() -> State {

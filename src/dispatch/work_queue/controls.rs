@@ -75,7 +75,7 @@ impl WorkQueue {
                 Next::Enqueue(WorkClass::Live)
             });
         }
-        self.pass_locks(now, out, |_, of| of == lane);
+        self.pass_locks(now, out, |_, record| record.lane == lane);
     }
 
     pub(crate) fn is_paused(&self, lane: Lane) -> bool {

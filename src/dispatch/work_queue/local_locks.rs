@@ -1,13 +1,16 @@
 //! Locks within this engine: of several instances that want the same one, the first has it, and the others
 //! wait in order.
+//!
+//! While another engine has the lock in etcd, the first keeps it here and waits for its release in the name of all: the
+//! others would only find the same, and a release would wake them all.
 
 use super::*;
 use crate::dispatch::slot_queue::Place;
 
 pub(super) struct LocalLocks {
     locks: HashMap<String, LocalLock, FixedState>,
-    /// Those that were handed their lock while they wait for a slot.
-    handed: BTreeSet<InstanceId>,
+    /// Those that have their lock without a slot: they were handed it, or stand for the others.
+    idle: BTreeSet<InstanceId>,
 }
 
 struct LocalLock {
@@ -17,7 +20,7 @@ struct LocalLock {
 
 impl LocalLocks {
     pub(super) fn new(hasher: FixedState) -> Self {
-        Self { locks: HashMap::with_hasher(hasher), handed: BTreeSet::new() }
+        Self { locks: HashMap::with_hasher(hasher), idle: BTreeSet::new() }
     }
 
     /// Takes the lock, or waits at a new place for it, which is returned then.
@@ -25,7 +28,7 @@ impl LocalLocks {
         let new = || LocalLock { holder: id, waiting: BTreeMap::new() };
         let lock = self.locks.entry(key).or_insert_with(new);
         if lock.holder == id {
-            self.handed.remove(&id);
+            self.idle.remove(&id);
             return None;
         }
         let place = place();
@@ -41,17 +44,24 @@ impl LocalLocks {
             lock.waiting.remove(&place);
             return None;
         }
-        self.handed.remove(&id);
+        self.idle.remove(&id);
         match lock.waiting.pop_first() {
             Some((_, next)) => {
                 lock.holder = next;
-                self.handed.insert(next);
+                self.idle.insert(next);
                 Some(next)
             }
             None => {
                 self.locks.remove(key);
                 None
             }
+        }
+    }
+
+    /// It gives up its slot, and keeps the lock, if it has it.
+    fn keep(&mut self, key: &str, id: InstanceId) {
+        if self.locks.get(key).is_some_and(|lock| lock.holder == id) {
+            self.idle.insert(id);
         }
     }
 
@@ -111,40 +121,52 @@ impl WorkQueue {
         false
     }
 
-    /// Hands the lock within this engine to the one that has waited longest: one wake a release.
+    /// The instance gives up its slot, and keeps the lock within this engine.
+    pub(super) fn keep_local(&mut self, id: InstanceId) {
+        if let Some(record) = self.records.get(&id)
+            && let Some(key) = shared_lock(&self.rules, record)
+        {
+            self.local_locks.keep(&key, id);
+        }
+    }
+
+    /// Hands the lock within this engine to the one that has waited longest: one wake a release. `remote`: another
+    /// engine has it in etcd, for all that is known, so that the next one waits for its release in turn.
     pub(super) fn release_local(
         &mut self,
         key: &str,
-        id: InstanceId,
-        place: Place,
+        (id, place): (InstanceId, Place),
+        remote: Option<&Remote>,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
         if let Some(next) = self.local_locks.release(key, id, place) {
-            self.transition(next, now, out, |record, _| {
-                record.state = State::Queued(WorkClass::Live);
-                Next::EnqueueFirst
+            self.transition(next, now, out, |record, _| match remote {
+                Some(remote) => record.held(remote.clone()),
+                None => {
+                    record.state = State::Queued(WorkClass::Live);
+                    Next::EnqueueFirst
+                }
             });
         }
     }
 
-    /// An instance that was handed a lock, and can't get a slot for an unknown time, passes the lock on to
-    /// the next. It will ask for it again. Returns whether there was such an instance.
+    /// An instance that has a lock, and can't get a slot for an unknown time, passes the lock on to the next. It will
+    /// ask for it again. Returns whether there was such an instance.
     pub(super) fn pass_locks(
         &mut self,
         now: Instant,
         out: &mut Vec<Action>,
-        stuck: impl Fn(&SlotQueue, Lane) -> bool,
+        stuck: impl Fn(&SlotQueue, &InstanceRecord) -> bool,
     ) -> bool {
         let stuck = |id: &InstanceId| {
-            let record = self.records.get(id)?;
+            let record = self.records.get(id).filter(|record| stuck(&self.queue, record))?;
             let key = shared_lock(&self.rules, record)?;
-            stuck(&self.queue, record.lane).then_some((*id, key, record.place))
+            Some((key, (*id, record.place), record.state.remote_lock().cloned()))
         };
-        let stuck: Vec<(InstanceId, String, Place)> =
-            self.local_locks.handed.iter().filter_map(stuck).collect();
-        for (id, key, place) in &stuck {
-            self.release_local(key, *id, *place, now, out);
+        let stuck: Vec<_> = self.local_locks.idle.iter().filter_map(stuck).collect();
+        for (key, from, remote) in &stuck {
+            self.release_local(key, *from, remote.as_deref(), now, out);
         }
         !stuck.is_empty()
     }

@@ -1,7 +1,7 @@
 //! What another engine has, or holds back: waiting for the deletion of its lock or mark.
 
 use super::*;
-use crate::dispatch::record::{Answer, Remote, RemoteHolder};
+use crate::dispatch::record::{Answer, Remote, RemoteHolder, RemoteKind};
 
 /// How long the watch of what is released stays open when nobody waits any more: the next may come soon.
 const IDLE: Duration = Duration::from_secs(10);
@@ -105,7 +105,7 @@ impl WorkQueue {
         let (base, kind, revision) = (self.base(record.rule), found.kind(), found.revision);
         let attempt = found.mark.as_ref().map_or(0, |mark| mark.attempt);
         let holder = found.mark.clone().map(RemoteHolder::Mark);
-        let remote = Remote { key: found.key.as_str().into(), at: found.at, holder };
+        let remote = Remote { key: found.key.as_str().into(), kind: RemoteKind::Mark, at: found.at, holder };
         self.wait_for_release(id, remote, now, out, |record, remote, now| {
             record.failures = match kind {
                 // The other engine's callback succeeded.

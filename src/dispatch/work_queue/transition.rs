@@ -100,7 +100,12 @@ impl WorkQueue {
                 self.releases.wait(id, remote, now);
             }
         }
-        let lock = if vacates || dropped { shared_lock(&self.rules, record) } else { None };
+        let stands = is(State::stands_for_others) && !self.queue.is_paused(lane);
+        let keeps = vacates && stands;
+        let leaves = was(State::stands_for_others) && !stands && !has_slot && !is(State::is_queued);
+        let lets_go = dropped || vacates && !stands || leaves;
+        let lock = if lets_go { shared_lock(&self.rules, record) } else { None };
+        let remote = before.as_ref().and_then(State::remote_lock).filter(|_| lets_go).cloned();
         let place = record.place;
         match next {
             Next::Stay | Next::GoOn | Next::Drop => {}
@@ -111,8 +116,11 @@ impl WorkQueue {
                 self.timers.insert((at, id));
             }
         }
+        if keeps {
+            self.keep_local(id);
+        }
         if let Some(lock) = lock {
-            self.release_local(&lock, id, place, now, out);
+            self.release_local(&lock, (id, place), remote.as_deref(), now, out);
         }
         if dropped {
             self.forget(id, out);

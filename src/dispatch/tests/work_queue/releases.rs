@@ -170,3 +170,52 @@ fn releases_are_wanted_from_the_oldest_answer_on_while_somebody_waits_and_a_litt
     b.answer(1, true, &[5, 0]).locked(1, held(30));
     assert_eq!(after(&mut b), Some(30), "what was released in the meantime is past");
 }
+
+/// The others would only find the same, and the release would wake them all.
+#[test]
+fn a_shared_lock_that_another_engine_has_is_tried_once_a_release() {
+    const SHARED: &str = "/ns/lock/one";
+    let mut b = Bench::new([rule("r").lock("/one")], 8);
+    for id in 1..=5 {
+        b.decide(id, true, &[5, 0], &[]);
+    }
+    assert_eq!(b.locking(), [(1, None)]);
+    for at in [10, 20, 30] {
+        b.locked(1, held_by_lock(SHARED, at)).advance(Duration::from_secs(1));
+        assert!(matches!(b.state(1), Some(State::Held(_))));
+        assert!((2..=5).all(|id| b.state(id) == Some(State::Parked)));
+        assert_eq!((b.locking(), b.work.running()), (vec![], 0), "nobody else tries");
+        b.released(SHARED, at + 5).advance(ms(5)).answer(1, true, &[5, 0]);
+        assert_eq!(b.locking(), [(1, None)]);
+    }
+    // The next one takes its turn when it is over.
+    b.locked(1, won());
+    b.end(1, &returned(Then::Done), closed(40, false));
+    b.answer(1, false, &[0, 0]).answer(2, true, &[5, 0]);
+    assert_eq!(b.locking(), [(2, None)]);
+}
+
+#[test]
+fn whoever_stood_for_the_others_and_is_true_no_more_hands_the_waiting_on() {
+    const SHARED: &str = "/ns/lock/one";
+    let mut b = Bench::new([rule("r").lock("/one")], 8);
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
+    b.locked(1, held_by_lock(SHARED, 10)).decide(1, false, &[0, 0], &[]);
+    assert!(matches!(b.state(2), Some(State::Held(_))), "it needs no attempt to know");
+    assert_eq!((b.state(3), b.locking()), (Some(State::Parked), vec![(1, None)]));
+    // Also while it waits for what was done under the lock to be seen.
+    b.released(SHARED, 15).decide(2, false, &[0, 0], &[]);
+    b.answer(3, true, &[5, 0]);
+    assert_eq!(b.locking(), [(3, None)]);
+    b.locked(3, held_by_lock(SHARED, 20)).decide(3, false, &[0, 0], &[]);
+    assert!(b.is_quiet());
+}
+
+#[test]
+fn a_mark_holds_back_one_instance_and_nobody_who_shares_its_lock() {
+    let mut b = Bench::new([rule("r").lock("/one")], 8);
+    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
+    b.locked(1, marked(9, 1, false)).answer(2, true, &[5, 0]);
+    assert!(matches!(b.state(1), Some(State::Held(_))));
+    assert_eq!(b.locking(), [(1, None), (2, None)]);
+}
