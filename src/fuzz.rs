@@ -12,7 +12,7 @@ use crate::etcd::{Header, WatchMessage};
 use crate::pattern::{Attributes, Pattern};
 use crate::read::resume::{Resume, Start, Step};
 use rand::rngs::StdRng;
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use tokio::time::Instant;
