@@ -7,7 +7,7 @@
 //! - [`Rule`] joins a condition and a callback; [`Firing`] is what the callback gets, [`Outcome`] and
 //!   [`Commit`] what it returns.
 //! - [`RunningEngine`] is a running engine, which ends with it; [`EngineHandle`] asks and directs it: [`Health`], lists
-//!   of instances, explanations, brakes. What it answers is in [`health`], [`inspect`] and [`events`].
+//!   of instances, explanations, controls. What it answers is in [`health`], [`inspect`] and [`events`].
 //! - [`testing`] tries conditions and callbacks without an etcd, and awaits firings of a running engine.
 //! - [`metrics`] lists every metric. `install_prometheus` (feature `prometheus`) serves them.
 //!

@@ -3,7 +3,7 @@
 
 mod backoff;
 mod binding;
-mod brake;
+mod controls;
 pub(crate) mod domain;
 mod error;
 mod lanes;
@@ -14,7 +14,7 @@ mod usage;
 
 pub use backoff::Backoff;
 pub(crate) use binding::{Binding, Packed};
-pub(crate) use brake::{Brake, check_interval};
+pub(crate) use controls::{Controls, check_interval};
 pub use error::RuleError;
 pub(crate) use lanes::{ByLane, Lane, Lanes, RuleIndex, lanes};
 pub(crate) use options::{Limits, Options};

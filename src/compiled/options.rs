@@ -1,6 +1,6 @@
 //! Options of a rule, and the limits against which a rule is checked.
 
-use super::{Backoff, Brake, RateLimit, Settle};
+use super::{Backoff, Controls, RateLimit, Settle};
 use std::time::Duration;
 
 /// Options of a rule. If one is `None`, the engine's value counts.
@@ -13,7 +13,7 @@ pub(crate) struct Options {
     pub(crate) optimistic: bool,
     pub(crate) settle: Option<Settle>,
     pub(crate) instance_rate: Option<RateLimit>,
-    pub(crate) brake: Brake,
+    pub(crate) controls: Controls,
 }
 
 /// Default of [`Rule::time_limit`](crate::Rule::time_limit).
@@ -29,7 +29,7 @@ impl Default for Options {
             optimistic: false,
             settle: None,
             instance_rate: None,
-            brake: Brake::default(),
+            controls: Controls::default(),
         }
     }
 }

@@ -73,7 +73,7 @@ pub(crate) struct DispatcherConfig {
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) running: RunningCallbacks,
-    pub(crate) brakes: RuleControls,
+    pub(crate) controls: RuleControls,
     pub(crate) events: Events,
     pub(crate) telemetry: Telemetry,
     pub(crate) faults: Faults,
@@ -371,7 +371,7 @@ impl Handler<Attach> for Dispatcher {
 
     fn handle(&mut self, Attach(index): Attach, ctx: &mut Self::Context) {
         self.index = Some(index);
-        self.turn(ctx, |this, now, out| this.brake(now, out));
+        self.turn(ctx, |this, now, out| this.apply_controls(now, out));
     }
 }
 

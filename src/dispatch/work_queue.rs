@@ -28,7 +28,7 @@ use super::record::{
 use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};
 use crate::change::Revision;
-use crate::compiled::{Brake, ByLane, CompiledRule, Lane, Lanes, RuleIndex, lanes};
+use crate::compiled::{ByLane, CompiledRule, Controls, Lane, Lanes, RuleIndex, lanes};
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
 use crate::index::Timestamps;
@@ -70,7 +70,7 @@ pub(crate) struct WorkQueue {
     /// When a rate lets something start next.
     opens: Option<Instant>,
     /// What holds each lane back.
-    brakes: ByLane<Brake>,
+    controls: ByLane<Controls>,
     /// By rule: its firings, if instances are to rest between them.
     intervals: Vec<Option<Interval>>,
     rates: InstanceRates,
@@ -100,7 +100,7 @@ impl WorkQueue {
             asked: 0,
             stopping: false,
             opens: None,
-            brakes: limits.map(|_| Brake::default()),
+            controls: limits.map(|_| Controls::default()),
             intervals: rules.iter().map(|_| None).collect(),
             rates: InstanceRates::new(&rules, hasher.clone()),
             observed: false,
@@ -122,8 +122,8 @@ impl WorkQueue {
     pub(crate) fn depths(&self, now: Instant) -> ByLane<WorkqueueDepth> {
         let mut depths = self.stats.depths(now);
         for (lane, depth) in depths.iter_mut() {
-            let brake = &self.brakes[lane];
-            (depth.paused, depth.dry_run) = (brake.paused, brake.dry_run);
+            let controls = &self.controls[lane];
+            (depth.paused, depth.dry_run) = (controls.paused, controls.dry_run);
             depth.throttled = self.stats.queued_in(lane) > 0 && self.queue.is_throttled(lane, now);
         }
         depths
@@ -229,7 +229,7 @@ impl WorkQueue {
         record.orphaned = orphaned;
         record.see(&touches);
         // An instance that was just decided, and can go on at once, needs no second decision.
-        let dry = self.brakes[lane].dry_run;
+        let dry = self.controls[lane].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         let next = match self.settle(rule).filter(|_| !crawled) {
             Some(delay) => record.wait(delay, Wait::Settle, now),
@@ -263,7 +263,7 @@ impl WorkQueue {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let dry = self.brakes[self.lanes.of(rule)].dry_run;
+        let dry = self.controls[self.lanes.of(rule)].dry_run;
         let mut optimistic = self.rules[rule.index()].options().optimistic;
         let mut supersedes_backoff = None;
         self.transition(id, now, out, |record, _| {
@@ -358,8 +358,8 @@ impl WorkQueue {
         match outcome {
             LockOutcome::Won { read, .. } => {
                 record.won(read.as_ref().map(|read| read.at));
-                let brake = &self.brakes[lane];
-                if brake.paused || brake.dry_run {
+                let controls = &self.controls[lane];
+                if controls.paused || controls.dry_run {
                     self.give_up_lock(id, now, out);
                 } else {
                     self.transition(id, now, out, |record, _| {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Asks and directs a running engine: its health, its rules and instances, explanations, events, and the brakes of
+/// Asks and directs a running engine: its health, its rules and instances, explanations, events, and the controls of
 /// rules. Cheap to clone, for the state of a web server, say; from [`RunningEngine::handle`](super::RunningEngine::handle)
 /// or [`Engine::run_until_with`](super::Engine::run_until_with).
 ///
@@ -171,7 +171,7 @@ impl EngineHandle {
     /// [`EngineError::UnknownRule`] if no rule has the id; those of [`stats`](EngineHandle::stats), after which the
     /// rule may be paused or not.
     pub async fn pause(&self, rule: &str) -> Result<(), EngineError> {
-        self.inspector().await?.brake(rule, |brake| brake.paused = true).await
+        self.inspector().await?.change_controls(rule, |controls| controls.paused = true).await
     }
 
     /// Ends a [pause](EngineHandle::pause): what has waited fires, if it is still true.
@@ -179,7 +179,7 @@ impl EngineHandle {
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
     pub async fn resume(&self, rule: &str) -> Result<(), EngineError> {
-        self.inspector().await?.brake(rule, |brake| brake.paused = false).await
+        self.inspector().await?.change_controls(rule, |controls| controls.paused = false).await
     }
 
     /// Begins a dry run of a rule in this engine: from when this returns on no lock is taken and no callback started.
@@ -212,7 +212,7 @@ impl EngineHandle {
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
     pub async fn begin_dry_run(&self, rule: &str) -> Result<(), EngineError> {
-        self.inspector().await?.brake(rule, |brake| brake.dry_run = true).await
+        self.inspector().await?.change_controls(rule, |controls| controls.dry_run = true).await
     }
 
     /// Ends a [dry run](EngineHandle::begin_dry_run): what would have fired and is still true fires, as its turn
@@ -221,7 +221,7 @@ impl EngineHandle {
     /// # Errors
     /// As [`pause`](EngineHandle::pause).
     pub async fn end_dry_run(&self, rule: &str) -> Result<(), EngineError> {
-        self.inspector().await?.brake(rule, |brake| brake.dry_run = false).await
+        self.inspector().await?.change_controls(rule, |controls| controls.dry_run = false).await
     }
 
     /// Limits how many firings of a rule may start in this engine in a time, or lifts the limit (`None`). It counts
@@ -242,7 +242,7 @@ impl EngineHandle {
     pub async fn set_rate_limit(&self, rule: &str, limit: Option<RateLimit>) -> Result<(), EngineError> {
         let checked = limit.map_or(Ok(()), |limit| limit.check());
         checked.map_err(|source| EngineError::Rule { rule: rule.to_owned(), source })?;
-        self.inspector().await?.brake(rule, |brake| brake.rate_limit = limit).await
+        self.inspector().await?.change_controls(rule, |controls| controls.rate_limit = limit).await
     }
 
     /// Changes the least time between two firings of an instance of a rule in this engine, or lifts it (`None`):
@@ -255,7 +255,7 @@ impl EngineHandle {
     pub async fn set_min_interval(&self, rule: &str, interval: Option<Duration>) -> Result<(), EngineError> {
         let checked = interval.map_or(Ok(()), check_interval);
         checked.map_err(|source| EngineError::Rule { rule: rule.to_owned(), source })?;
-        self.inspector().await?.brake(rule, |brake| brake.min_interval = interval).await
+        self.inspector().await?.change_controls(rule, |controls| controls.min_interval = interval).await
     }
 
     /// Why an instance is true or false, and what the engine is doing about it: the truth of each part of its

@@ -52,7 +52,7 @@ pub(crate) struct Incarnation {
     dispatcher: Addr<Dispatcher>,
     lease_manager: Addr<LeaseManager>,
     running: RunningCallbacks,
-    brakes: RuleControls,
+    controls: RuleControls,
     /// Watchers, releases and crawler: the first to end.
     watch: ActorThread,
     /// Everything else.
@@ -80,7 +80,7 @@ impl Incarnation {
         status: &Status,
         meters: &Meters,
         running: &RunningCallbacks,
-        brakes: &RuleControls,
+        controls: &RuleControls,
         number: u64,
     ) -> std::io::Result<Self> {
         let ended = || std::io::Error::other("a thread of the engine ended at once");
@@ -177,7 +177,7 @@ impl Incarnation {
             leases: leases.clone(),
             runtime: runtime.clone(),
             running: running.clone(),
-            brakes: brakes.clone(),
+            controls: controls.clone(),
             events: config.events.clone(),
             telemetry: telemetry.clone(),
             faults: faults.clone(),
@@ -285,7 +285,7 @@ impl Incarnation {
             dispatcher,
             lease_manager,
             running: running.clone(),
-            brakes: brakes.clone(),
+            controls: controls.clone(),
             watch,
             threads,
         })
@@ -293,7 +293,7 @@ impl Incarnation {
 
     /// An inspector of these actors.
     pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
-        Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.brakes.clone())
+        Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.controls.clone())
     }
 
     /// Ends in an orderly way. Returns the number of firings that did not end.

@@ -4,7 +4,7 @@
 use super::look_up;
 use crate::change::Snapshot;
 use crate::compiled::Binding;
-use crate::compiled::{Brake, CompiledRule, Lane, RuleIndex};
+use crate::compiled::{CompiledRule, Controls, Lane, RuleIndex};
 use crate::condition::Explanation;
 use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
 use crate::dispatch::controls::RuleControls;
@@ -41,7 +41,7 @@ pub(crate) struct Inspector {
     rules: Arc<[CompiledRule]>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
-    brakes: RuleControls,
+    controls: RuleControls,
 }
 
 async fn ask<A, M>(actor: &Addr<A>, message: M) -> Result<M::Result, EngineError>
@@ -63,9 +63,9 @@ impl Inspector {
         rules: Arc<[CompiledRule]>,
         index: Addr<IndexActor>,
         dispatcher: Addr<Dispatcher>,
-        brakes: RuleControls,
+        controls: RuleControls,
     ) -> Self {
-        Self { rules, index, dispatcher, brakes }
+        Self { rules, index, dispatcher, controls }
     }
 
     pub(crate) async fn stats(&self) -> Result<Stats, EngineError> {
@@ -152,9 +152,13 @@ impl Inspector {
         Ok(count)
     }
 
-    /// Changes the brakes of a rule.
-    pub(crate) async fn brake(&self, rule: &str, change: impl FnOnce(&mut Brake)) -> Result<(), EngineError> {
-        self.brakes.change(self.lane(rule)?, change);
+    /// Changes the controls of a rule.
+    pub(crate) async fn change_controls(
+        &self,
+        rule: &str,
+        change: impl FnOnce(&mut Controls),
+    ) -> Result<(), EngineError> {
+        self.controls.change(self.lane(rule)?, change);
         ask(&self.dispatcher, ApplyControls).await
     }
 
@@ -252,7 +256,7 @@ fn explain(rule: &CompiledRule, snapshot: &Snapshot, binding: &Binding) -> Resul
     })
 }
 
-fn rule_status(rule: &CompiledRule, LaneStatus { brake, stats }: LaneStatus, known: usize) -> RuleStatus {
+fn rule_status(rule: &CompiledRule, LaneStatus { controls, stats }: LaneStatus, known: usize) -> RuleStatus {
     let LaneStats { states: mut counts, fired, would_have_fired } = stats;
     // The two were asked one after the other.
     *counts.at(StateKind::Untrue) = known.saturating_sub(counts.all_true());
@@ -261,10 +265,10 @@ fn rule_status(rule: &CompiledRule, LaneStatus { brake, stats }: LaneStatus, kno
         condition: rule.condition_text().to_owned(),
         attributes: rule.all_attributes().cloned().collect(),
         optimistic: rule.options().optimistic,
-        paused: brake.paused,
-        dry_run: brake.dry_run,
-        rate_limit: brake.rate_limit,
-        min_interval: brake.min_interval,
+        paused: controls.paused,
+        dry_run: controls.dry_run,
+        rate_limit: controls.rate_limit,
+        min_interval: controls.min_interval,
         concurrency: rule.concurrency(),
         time_limit: rule.options().time_limit,
         lock_ttl: rule.lock_ttl(),

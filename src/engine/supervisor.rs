@@ -62,11 +62,11 @@ pub(crate) async fn supervise(
     mut commands: mpsc::Receiver<Command>,
 ) {
     let live = RunningCallbacks::new(config.env.hasher());
-    let brakes = RuleControls::new(&config.rules);
+    let controls = RuleControls::new(&config.rules);
     let mut panics: VecDeque<Instant> = VecDeque::new();
     for number in 0.. {
         let incarnation =
-            match Incarnation::start(&config, &runtime, &status, &meters, &live, &brakes, number).await {
+            match Incarnation::start(&config, &runtime, &status, &meters, &live, &controls, number).await {
                 Ok(incarnation) => incarnation,
                 Err(error) => {
                     return status.end(Health::Failed { reason: format!("could not start: {error}") });

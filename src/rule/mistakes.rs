@@ -23,8 +23,16 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
             errors.push(RuleError::Option { option, value: text, reason });
         }
     };
-    let Options { time_limit, lock_ttl, concurrency, backoff, optimistic: _, settle, instance_rate, brake } =
-        options;
+    let Options {
+        time_limit,
+        lock_ttl,
+        concurrency,
+        backoff,
+        optimistic: _,
+        settle,
+        instance_rate,
+        controls,
+    } = options;
     for (option, time) in [
         ("poll", polling.map(|polling| polling.interval)),
         ("time_limit", Some(*time_limit)),
@@ -52,7 +60,7 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
             check(option, Amount::Ratio(jitter.part()), jitter.part().to_string());
         }
     }
-    errors.extend(brake.mistakes());
+    errors.extend(controls.mistakes());
     errors
 }
 

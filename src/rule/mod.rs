@@ -200,7 +200,7 @@ impl Rule {
     /// # let _ = rule;
     /// ```
     pub fn rate_limit(mut self, limit: RateLimit) -> Self {
-        self.options.brake.rate_limit = Some(limit);
+        self.options.controls.rate_limit = Some(limit);
         self
     }
 
@@ -233,7 +233,7 @@ impl Rule {
     /// # let _ = rule;
     /// ```
     pub fn min_interval(mut self, interval: Duration) -> Self {
-        self.options.brake.min_interval = Some(interval);
+        self.options.controls.min_interval = Some(interval);
         self
     }
 
@@ -243,14 +243,14 @@ impl Rule {
     ///
     /// Use it to try a new rule, or a new condition, on the data of a running system.
     pub fn dry_run(mut self) -> Self {
-        self.options.brake.dry_run = true;
+        self.options.controls.dry_run = true;
         self
     }
 
     /// Starts the rule [paused](crate::EngineHandle::pause): nothing of it fires before it is
     /// [resumed](crate::EngineHandle::resume). By default it isn't paused.
     pub fn paused(mut self) -> Self {
-        self.options.brake.paused = true;
+        self.options.controls.paused = true;
         self
     }
 

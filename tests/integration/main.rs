@@ -9,12 +9,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod brakes;
 mod browser;
 mod channel;
 mod chaos;
 mod cluster;
 mod configuration;
+mod controls;
 mod crawl;
 mod credentials;
 mod embedded;

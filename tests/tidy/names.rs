@@ -60,7 +60,7 @@ const RENAMES: &[Rename] = &[
     (&["Pace", "Rests"], "Throttle", EVERYWHERE),
     (&["Part"], "SupervisedActor", &["src/engine", "src/runtime"]),
     (&["Stage"], "ActorThread", &["src/engine", "src/runtime"]),
-    (&["Brakes"], "RuleControls", EVERYWHERE),
+    (&["Brakes", "Brake", "brakes", "brake"], "RuleControls, or Controls for those of one rule", EVERYWHERE),
     (&["Generation"], "Incarnation", &["src/engine"]),
     (&["Telling", "RunTelling"], "Telemetry", EVERYWHERE),
     (&["told"], "notified", &["src/dispatch/actor", "src/dispatch/messages.rs", "src/dispatch/run.rs"]),

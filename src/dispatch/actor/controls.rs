@@ -3,7 +3,7 @@
 use super::*;
 use crate::mutants::{Mutant, is_active};
 
-/// The brakes have changed. Once it is answered, they hold.
+/// The controls have changed. Once it is answered, they hold.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct ApplyControls;
@@ -12,17 +12,17 @@ impl Handler<ApplyControls> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, _: ApplyControls, ctx: &mut Self::Context) {
-        self.turn(ctx, |this, now, out| this.brake(now, out));
+        self.turn(ctx, |this, now, out| this.apply_controls(now, out));
     }
 }
 
 impl Dispatcher {
-    pub(super) fn brake(&mut self, now: Instant, out: &mut Vec<Action>) {
+    pub(super) fn apply_controls(&mut self, now: Instant, out: &mut Vec<Action>) {
         if is_active(Mutant::Pause) {
             return;
         }
-        for (lane, wanted) in self.config.brakes.wanted() {
-            self.work.brake(lane, wanted, now, out);
+        for (lane, wanted) in self.config.controls.wanted() {
+            self.work.set_controls(lane, wanted, now, out);
         }
     }
 }

@@ -4,7 +4,7 @@ use super::super::messages::{Closing, Finish};
 use super::super::record::Wait;
 use super::super::slot_queue::WorkClass;
 use super::*;
-use crate::compiled::{Brake, RateLimit};
+use crate::compiled::{Controls, RateLimit};
 use crate::firing::Then;
 use crate::inspect::{InstanceState, QueuedFor, WaitReason};
 use crate::metrics::WorkqueueEvent;
@@ -12,21 +12,21 @@ use crate::metrics::WorkqueueEvent;
 const QUEUED: Option<State> = Some(State::Queued(WorkClass::Live));
 
 impl Bench {
-    pub(super) fn brake(&mut self, lane: usize, change: impl FnOnce(&mut Brake)) -> &mut Self {
+    pub(super) fn control(&mut self, lane: usize, change: impl FnOnce(&mut Controls)) -> &mut Self {
         self.turn(|work, now, out| {
             let lane = Lane::new(lane);
-            let mut wanted = work.lane_statuses()[lane].brake;
+            let mut wanted = work.lane_statuses()[lane].controls;
             change(&mut wanted);
-            work.brake(lane, wanted, now, out);
+            work.set_controls(lane, wanted, now, out);
         })
     }
 
     fn pause(&mut self, lane: usize) -> &mut Self {
-        self.brake(lane, |brake| brake.paused = true)
+        self.control(lane, |controls| controls.paused = true)
     }
 
     fn resume(&mut self, lane: usize) -> &mut Self {
-        self.brake(lane, |brake| brake.paused = false)
+        self.control(lane, |controls| controls.paused = false)
     }
 
     fn decide_of(&mut self, rule: usize, id: u32) -> &mut Self {
@@ -71,7 +71,7 @@ fn nothing_of_a_paused_rule_starts_and_all_of_it_does_when_it_goes_on() {
     assert!(b.advance(Duration::from_secs(60)).wanted().is_empty(), "crawl work that has aged stays too");
     b.resume(0).answer(1, true, &[6, 0]);
     assert_eq!(b.locks(), [1]);
-    assert!(!b.work.lane_statuses()[Lane::new(0)].brake.paused);
+    assert!(!b.work.lane_statuses()[Lane::new(0)].controls.paused);
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_lock_handed_to_one_that_waits_for_a_slot_is_handed_on_by_a_pause() {
     b.turn(|work, now, out| {
         work.locked(instance(1), &failed_to_lock(), now, out);
         assert_eq!(work.idle_holders().collect::<Vec<_>>(), [instance(2)], "it has the lock and no slot");
-        work.brake(LANE, Brake { paused: true, ..Brake::default() }, now, out);
+        work.set_controls(LANE, Controls { paused: true, ..Controls::default() }, now, out);
         assert_eq!(work.idle_holders().count(), 0);
     });
     assert_eq!(b.state(2), QUEUED);
@@ -168,7 +168,7 @@ fn a_lock_handed_to_one_that_waits_for_a_slot_is_handed_on_by_a_pause() {
 
 impl Bench {
     fn limit(&mut self, lane: usize, count: u32, per: u64) -> &mut Self {
-        self.brake(lane, |brake| brake.rate_limit = Some(RateLimit::new(count, ms(per))))
+        self.control(lane, |controls| controls.rate_limit = Some(RateLimit::new(count, ms(per))))
     }
 
     /// What the callback of a firing does not matter for: it ends, and its condition is false.
@@ -227,8 +227,8 @@ fn a_limit_may_be_changed_and_lifted() {
     b.limit(0, 2, 60_000).answer(2, true, &[5, 0]).answer(3, true, &[5, 0]);
     assert_eq!((b.locks(), b.state(4)), (vec![2, 3], QUEUED), "it counts anew");
     b.pause(0).resume(0);
-    assert_eq!(b.state(4), QUEUED, "another brake leaves it as it is");
-    b.brake(0, |brake| brake.rate_limit = None).answer(4, true, &[5, 0]).answer(5, true, &[5, 0]);
+    assert_eq!(b.state(4), QUEUED, "another control leaves it as it is");
+    b.control(0, |controls| controls.rate_limit = None).answer(4, true, &[5, 0]).answer(5, true, &[5, 0]);
     assert_eq!(b.locks(), [4, 5]);
 }
 
@@ -252,7 +252,7 @@ fn what_waits_for_its_rate_keeps_no_other_from_a_lock_that_they_share() {
 
 impl Bench {
     fn rest(&mut self, lane: usize, least: u64) -> &mut Self {
-        self.brake(lane, |brake| brake.min_interval = Some(ms(least)))
+        self.control(lane, |controls| controls.min_interval = Some(ms(least)))
     }
 
     fn rests_for(&self, id: u32) -> Option<Duration> {
@@ -344,7 +344,7 @@ fn an_interval_may_be_changed_and_lifted_and_what_waits_for_it_knows() {
     assert_eq!(b.rests_for(1), Some(ms(2000)));
     b.pause(0).resume(0);
     assert_eq!(b.rests_for(1), Some(ms(2000)));
-    b.brake(0, |brake| brake.min_interval = None);
+    b.control(0, |controls| controls.min_interval = None);
     assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
     assert_eq!(b.work.deadline(), None);
 }
@@ -353,7 +353,7 @@ const WOULD: Option<State> = Some(State::WouldFire);
 
 impl Bench {
     fn rehearse(&mut self, lane: usize, dry_run: bool) -> &mut Self {
-        self.brake(lane, |brake| brake.dry_run = dry_run)
+        self.control(lane, |controls| controls.dry_run = dry_run)
     }
 
     fn would_have_fired(&self) -> u64 {

@@ -75,7 +75,7 @@ fn jitter_makes_the_wait_longer_and_never_shorter() {
 #[test]
 fn what_has_settled_still_rests_after_its_last_firing() {
     let mut b = bench(100, 0);
-    b.brake(0, |brake| brake.min_interval = Some(ms(1000)));
+    b.control(0, |controls| controls.min_interval = Some(ms(1000)));
     b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, won());
     let now = b.now;
@@ -93,7 +93,7 @@ fn what_has_settled_still_rests_after_its_last_firing() {
 #[test]
 fn what_changes_in_a_dry_run_settles_as_it_would_otherwise() {
     let mut b = bench(100, 0);
-    b.brake(0, |brake| brake.dry_run = true);
+    b.control(0, |controls| controls.dry_run = true);
     b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::WouldFire));
     b.decide(1, true, &[6, 0], &[touch(0, 6)]);

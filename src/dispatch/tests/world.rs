@@ -9,7 +9,7 @@ mod spins;
 
 use super::super::messages::{Closing, Finish, Hold};
 use super::*;
-use crate::compiled::{Brake, RateLimit};
+use crate::compiled::{Controls, RateLimit};
 use crate::condition::Slot;
 use crate::firing::Then;
 use crate::inspect::InstanceState;
@@ -119,7 +119,7 @@ struct World {
     /// The last firing was completed.
     completed: Vec<bool>,
     fired: Vec<u32>,
-    brakes: [Brake; RULES as usize],
+    controls: [Controls; RULES as usize],
     /// By rule: when callbacks started since its rate was last changed.
     starts: [Vec<Instant>; RULES as usize],
     /// By rule: what had a slot already then, and may start beyond it.
@@ -199,7 +199,7 @@ impl World {
             foreign: vec![Revision::NONE; all],
             completed: vec![true; all],
             fired: vec![0; all],
-            brakes: Default::default(),
+            controls: Default::default(),
             starts: Default::default(),
             beyond: Default::default(),
             released: Vec::new(),
@@ -363,23 +363,23 @@ impl World {
                 (0..INSTANCES)
                     .filter(|id| rule_of(*id) == rule)
                     .for_each(|id| self.rests[id as usize] = None);
-                self.brake(rule, |brake| brake.min_interval = (time > 0).then(|| ms(time)));
+                self.control(rule, |controls| controls.min_interval = (time > 0).then(|| ms(time)));
             }
-            Op::Pause(rule) => self.brake(rule, |brake| brake.paused = true),
-            Op::Resume(rule) => self.brake(rule, |brake| brake.paused = false),
-            Op::Rehearse(rule) => self.brake(rule, |brake| brake.dry_run = true),
+            Op::Pause(rule) => self.control(rule, |controls| controls.paused = true),
+            Op::Resume(rule) => self.control(rule, |controls| controls.paused = false),
+            Op::Rehearse(rule) => self.control(rule, |controls| controls.dry_run = true),
             Op::Perform(rule) => {
                 // What would have fired counts as if it had, but not for its own interval.
                 (0..INSTANCES)
                     .filter(|id| rule_of(*id) == rule)
                     .for_each(|id| self.rests[id as usize] = None);
-                self.brake(rule, |brake| brake.dry_run = false);
+                self.control(rule, |controls| controls.dry_run = false);
             }
             Op::Limit(rule, count) => {
                 let limit = (count > 0).then(|| RateLimit::new(count, ms(1000)));
                 self.starts[rule as usize].clear();
                 self.beyond[rule as usize] = self.work.reserved(lane(rule));
-                self.brake(rule, |brake| brake.rate_limit = limit);
+                self.control(rule, |controls| controls.rate_limit = limit);
             }
             Op::MissReleases => {
                 self.agenda.retain(|_, event| !matches!(event, Event::Released(Some(_))));
@@ -389,10 +389,10 @@ impl World {
         self.spread();
     }
 
-    fn brake(&mut self, rule: u32, change: impl FnOnce(&mut Brake)) {
-        change(&mut self.brakes[rule as usize]);
-        let wanted = self.brakes[rule as usize];
-        self.turn(|work, now, out| work.brake(lane(rule), wanted, now, out));
+    fn control(&mut self, rule: u32, change: impl FnOnce(&mut Controls)) {
+        change(&mut self.controls[rule as usize]);
+        let wanted = self.controls[rule as usize];
+        self.turn(|work, now, out| work.set_controls(lane(rule), wanted, now, out));
     }
 
     /// Somebody else changes a key.

@@ -5,8 +5,8 @@ use super::*;
 
 impl WorkQueue {
     /// Holds a lane back as it is wanted now.
-    pub(crate) fn brake(&mut self, lane: Lane, wanted: Brake, now: Instant, out: &mut Vec<Action>) {
-        let was = std::mem::replace(&mut self.brakes[lane], wanted);
+    pub(crate) fn set_controls(&mut self, lane: Lane, wanted: Controls, now: Instant, out: &mut Vec<Action>) {
+        let was = std::mem::replace(&mut self.controls[lane], wanted);
         if was.rate_limit != wanted.rate_limit {
             self.queue.limit_rate(lane, wanted.rate_limit, now);
         }

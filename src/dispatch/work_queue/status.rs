@@ -17,7 +17,7 @@ pub(crate) struct InstanceStatus {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LaneStatus {
     /// As it is now.
-    pub(crate) brake: Brake,
+    pub(crate) controls: Controls,
     pub(crate) stats: LaneStats,
 }
 
@@ -29,9 +29,11 @@ impl WorkQueue {
 
     /// Every lane: one a rule, in the order of the rules.
     pub(crate) fn lane_statuses(&self) -> ByLane<LaneStatus> {
-        let status =
-            |(lane, brake): (Lane, &Brake)| LaneStatus { brake: *brake, stats: *self.stats.of(lane) };
-        self.brakes.iter().map(status).collect()
+        let status = |(lane, controls): (Lane, &Controls)| LaneStatus {
+            controls: *controls,
+            stats: *self.stats.of(lane),
+        };
+        self.controls.iter().map(status).collect()
     }
 
     /// Tells those who listen about a new state, if it is one between firings.

@@ -13,7 +13,7 @@ impl World {
         fence: Option<Revision>,
     ) {
         let at = id as usize;
-        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        let Controls { paused, dry_run, .. } = self.controls[rule_of(id) as usize];
         assert!(!paused && !dry_run, "{id} starts although its rule is paused, or in a dry run");
         self.started(id, rule_of(id) as usize);
         self.fired[at] += 1;
@@ -63,7 +63,7 @@ impl World {
             self.send("feedback", Event::Learned(id, changes));
         }
         let won = outcome.is_won();
-        let Brake { paused, dry_run, .. } = self.brakes[rule_of(id) as usize];
+        let Controls { paused, dry_run, .. } = self.controls[rule_of(id) as usize];
         if won && (paused || dry_run) {
             // Its end is all that is left of it.
             let run =

@@ -56,13 +56,13 @@ impl World {
     /// A callback of a rule starts: not more than its rate allows, saved permits included, and of an
     /// instance not before its interval is over.
     pub(super) fn started(&mut self, id: u32, rule: usize) {
-        if let Some(least) = self.brakes[rule].min_interval {
+        if let Some(least) = self.controls[rule].min_interval {
             let last = self.rests[id as usize].replace(self.now);
             assert!(last.is_none_or(|last| self.now - last >= least), "{id} does not rest");
         }
         let starts = &mut self.starts[rule];
         starts.push(self.now);
-        let Some(limit) = self.brakes[rule].rate_limit else { return };
+        let Some(limit) = self.controls[rule].rate_limit else { return };
         for (number, from) in (1..).zip(starts.iter().rev()) {
             let came_due = (self.now - *from).as_nanos() * u128::from(limit.count()) / limit.per().as_nanos();
             let allowed = self.beyond[rule] as u128 + u128::from(limit.count()) + came_due;

@@ -152,7 +152,7 @@ fn queue() -> Vec<Panel> {
         ),
         panel(
             View::Lines,
-            "Brakes",
+            "Controls",
             "short",
             "In how many of the chosen engines the rule is paused or in a dry run, and in how many its rate limit makes instances wait.",
             [
