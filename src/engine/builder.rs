@@ -1,25 +1,16 @@
-//! Puts an engine together, and finds every mistake of the configuration at once.
+//! Collects the configuration of an engine.
 
-use super::Engine;
-use super::check::{check_application, check_names, check_options, reserved, warn};
-use super::config::{Config, Options};
-use super::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
-use super::endpoints::check_endpoints;
+use super::config::Options;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
-use crate::compiled::domain::{DomainMistake, Domains};
-use crate::compiled::{Limits, RateLimit, RuleError, Settle};
-use crate::error::{BuildError, ConfigError};
-use crate::etcd::{Credentials, CredentialsOption, Target};
-use crate::events::Events;
-use crate::firing::BoxError;
-use crate::limits::shown;
-use crate::rule::{Rule, compile};
+use crate::compiled::domain::Domains;
+use crate::compiled::{RateLimit, Settle};
+use crate::etcd::CredentialsOption;
+use crate::rule::Rule;
 use crate::runtime::env::Env;
 use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
-use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -33,19 +24,19 @@ pub(crate) const NAMESPACES: &str = "/etcd-rules/";
 /// [`build`](EngineBuilder::build), which reports all mistakes together.
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct EngineBuilder {
-    application: String,
-    name: Option<String>,
-    namespace: Option<String>,
-    endpoints: Vec<String>,
-    channel: Option<Channel>,
-    connect_options: Option<ConnectOptions>,
-    credentials: Option<CredentialsOption>,
-    rules: Vec<Rule>,
-    domains: Domains,
-    options: Options,
-    runtime: Option<Handle>,
+    pub(super) application: String,
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) endpoints: Vec<String>,
+    pub(super) channel: Option<Channel>,
+    pub(super) connect_options: Option<ConnectOptions>,
+    pub(super) credentials: Option<CredentialsOption>,
+    pub(super) rules: Vec<Rule>,
+    pub(super) domains: Domains,
+    pub(super) options: Options,
+    pub(super) runtime: Option<Handle>,
     #[cfg(feature = "http")]
-    observatory: Option<Arc<dyn Observatory>>,
+    pub(super) observatory: Option<Arc<dyn Observatory>>,
     pub(crate) env: Env,
 }
 
@@ -176,59 +167,6 @@ impl EngineBuilder {
     /// don't choose a prefix of the application's own keys, because rules would not see them.
     pub fn namespace(mut self, prefix: impl Into<String>) -> Self {
         self.namespace = Some(prefix.into());
-        self
-    }
-
-    /// Credentials, TLS and other options of `etcd_client`. By default none are set.
-    ///
-    /// The engine itself sets require-leader, HTTP/2 keep-alive and the
-    /// [connect time-out](EngineBuilder::connect_timeout), whatever the options say. TLS, and endpoints that
-    /// begin with `https://`, need the feature `tls`.
-    pub fn connect_options(mut self, options: ConnectOptions) -> Self {
-        self.connect_options = Some(options);
-        self
-    }
-
-    /// Where the engine gets its credentials from, so that they can change while it runs: an async function
-    /// that returns the present ones, which it reads from a file or asks a service for. By default the engine
-    /// has those of its [`connect_options`](EngineBuilder::connect_options) for ever.
-    ///
-    /// It is asked for each new connection and whenever etcd has refused the password, at most once a second.
-    /// So it needs no watch on the file. New certificates replace the connections one after the other;
-    /// nothing is lost for that, and no callback is cancelled.
-    ///
-    /// It runs on the runtime of the [callbacks](EngineBuilder::runtime), and has the [request
-    /// time-out](EngineBuilder::request_timeout) for its answer. If it fails, or if etcd refuses what it
-    /// returned but not what is in use, the latter stays in use. Then the engine's health says
-    /// [`auth`](crate::health::Reason::Auth) with the error's text, and the function is asked again, every 8
-    /// s at the latest. So let no error contain a secret.
-    ///
-    /// On a [channel](Engine::builder_with_channel) of the application only the user has an effect.
-    ///
-    /// ```
-    /// use etcd_rules::{Credentials, Engine, Error, Firing, Rule, key};
-    /// use tokio::fs::read_to_string;
-    ///
-    /// # async fn check(_: Firing) -> Result<(), Error> { Ok(()) }
-    /// let engine = Engine::builder("checker", ["127.0.0.1:2379"])
-    ///     .rule(Rule::new("check").when(key("/servers/:id").exists()).run(check))
-    ///     .credentials(|| async {
-    ///         let password = read_to_string("/run/secrets/etcd/password").await?;
-    ///         Ok::<_, std::io::Error>(Credentials::new().user("checker", password.trim_end()))
-    ///     })
-    ///     .build()?;
-    /// # Ok::<(), Error>(())
-    /// ```
-    pub fn credentials<F, Fut, E>(mut self, load: F) -> Self
-    where
-        F: Fn() -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Credentials, E>> + Send + 'static,
-        E: Into<BoxError>,
-    {
-        self.credentials = Some(CredentialsOption::new(Arc::new(move || {
-            let loading = load();
-            Box::pin(async move { loading.await.map_err(Into::into) })
-        })));
         self
     }
 
@@ -376,62 +314,6 @@ impl EngineBuilder {
         self
     }
 
-    /// How long making a connection to etcd may take. It is more than zero; the default is 2 s. It has no
-    /// effect on a [channel](Engine::builder_with_channel) of the application.
-    ///
-    /// If it is too short, a distant etcd is never reached. If it is too long, the engine moves to the next
-    /// endpoint late.
-    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.options.connect_timeout = timeout;
-        self
-    }
-
-    /// How long one request to etcd may take, and how long the answer to a keep-alive ping. It is more than
-    /// zero; the default is 5 s.
-    ///
-    /// Keep it below the lock TTL. Over a connection that is not silent, a lock or commit whose answer was
-    /// lost is sent again only after this time, and by then the lock may be lost too. If it is too short,
-    /// requests fail that a busy etcd would have answered, and the engine moves from endpoint to endpoint.
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.options.request_timeout = timeout;
-        self
-    }
-
-    /// The id of the cluster that the endpoints are of, as `etcdctl endpoint status -w fields` tells it.
-    /// Default: the one that more than half of the endpoints name when the engine starts; without such a
-    /// majority it is not [ready](crate::EngineHandle::ready), and its health names every id.
-    ///
-    /// An endpoint of another cluster is left before anything is written there. If no endpoint has named the
-    /// known cluster for 10 s, an engine that was not told its id starts again with the other one. One that
-    /// was told never does: a wrong id keeps it from starting, and so does a cluster that was made anew.
-    pub fn cluster_id(mut self, id: u64) -> Self {
-        self.options.cluster_id = Some(id);
-        self
-    }
-
-    /// After this time of silence, a watch is asked for a sign of life. If none comes within the same time
-    /// again, it is opened anew on another endpoint. The time is more than zero; the default is 10 s.
-    ///
-    /// A shorter time means more requests on quiet watches, and the engine gives up streams that are only
-    /// slow. With a longer time, changes come late after a stream has died silently. No change is lost either
-    /// way.
-    pub fn watch_silence(mut self, silence: Duration) -> Self {
-        self.options.watch_silence = silence;
-        self
-    }
-
-    /// A link that had to leave its member goes back there within this time of the member's return, at a
-    /// random moment of the second half. So engines that fled from a member don't stay together on the
-    /// others. More than zero; default: 10 minutes.
-    ///
-    /// A move costs a connection and a request for each watch. Nothing is lost or cancelled for it. With a
-    /// short time, a member that comes and goes makes the links come and go too. With a long one, the other
-    /// members carry more until then.
-    pub fn rebalance(mut self, within: Duration) -> Self {
-        self.options.rebalance = within;
-        self
-    }
-
     /// For how long changes may be late before the engine's health says
     /// [`lagging`](crate::health::Reason::Lagging). More than zero; default: 5 s.
     ///
@@ -507,100 +389,5 @@ impl EngineBuilder {
     pub fn runtime(mut self, runtime: Handle) -> Self {
         self.runtime = Some(runtime);
         self
-    }
-
-    /// Checks the whole configuration, without a connection to etcd. Two things that are allowed but rarely
-    /// meant are logged as warnings: a pattern that makes the engine watch all of etcd, and a rule with
-    /// attributes that holds when none of its keys exists.
-    ///
-    /// # Errors
-    /// [`BuildError`] with all mistakes: of the application's name, the options, the endpoints and every
-    /// rule.
-    pub fn build(self) -> Result<Engine, BuildError> {
-        let mut mistakes = Vec::new();
-        check_application(&self.application, &mut mistakes);
-        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = self.options;
-        mistakes.extend(check_options(&self.options));
-        if self.channel.is_none() {
-            check_endpoints(&self.endpoints, &mut mistakes);
-        }
-        if self.rules.is_empty() {
-            mistakes.push(ConfigError::NoRule);
-        }
-        let mut ids = HashSet::new();
-        for rule in &self.rules {
-            if !ids.insert(rule.id().to_owned()) {
-                mistakes.push(ConfigError::DuplicateRule(shown(rule.id())));
-            }
-        }
-        let limits = Limits {
-            max_txn_ops,
-            lock_ttl,
-            // No rule must hold up the others; one alone holds up nobody.
-            concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
-            settle,
-            instance_rate,
-        };
-        check_names(self.name.as_deref(), self.namespace.as_deref(), &mut mistakes);
-        let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
-        let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
-        let mut used = BTreeSet::new();
-        let (mut rules, mut callbacks) = (Vec::new(), Vec::new());
-        for rule in self.rules {
-            let id = shown(rule.id());
-            used.extend(rule.attributes());
-            let compiled = compile(rule, &self.domains, limits).and_then(|(compiled, callback)| {
-                let reserved: Vec<RuleError> =
-                    compiled.iter().flat_map(|rule| reserved(rule, &namespace)).collect();
-                if reserved.is_empty() { Ok((compiled, callback)) } else { Err(reserved) }
-            });
-            match compiled {
-                Ok((compiled, callback)) => {
-                    warn(&compiled);
-                    callbacks.extend(compiled.iter().map(|_| callback.clone()));
-                    rules.extend(compiled);
-                }
-                Err(errors) => {
-                    mistakes.extend(
-                        errors.into_iter().map(|error| ConfigError::Rule { rule: id.clone(), error }),
-                    );
-                }
-            }
-        }
-        let domains = self.domains.mistakes(&used).into_iter();
-        mistakes.extend(domains.map(|DomainMistake { option, attribute, reason }| ConfigError::Attribute {
-            option,
-            attribute,
-            reason,
-        }));
-        if !mistakes.is_empty() {
-            return Err(BuildError { errors: mistakes });
-        }
-        let prefixes = watched(&rules, MAX_WATCHES);
-        let exact = covering(literal_prefixes(&rules), usize::MAX).len();
-        if exact > MAX_WATCHES {
-            tracing::warn!(exact, watched = ?prefixes, "the patterns have more prefixes than are watched apart: wider ones are watched");
-        }
-        let target = match self.channel {
-            Some(channel) => Target::Channel(channel, self.connect_options),
-            None => Target::Endpoints(self.endpoints, self.connect_options),
-        };
-        Ok(Engine {
-            config: Config {
-                engine: self.name.unwrap_or(self.application).into(),
-                namespace: namespace.into(),
-                target,
-                credentials: self.credentials,
-                rules: Arc::from(rules),
-                callbacks: Arc::from(callbacks),
-                prefixes,
-                events: Events::new(self.options.event_buffer),
-                options: self.options.bounded(),
-                runtime: self.runtime,
-                #[cfg(feature = "http")]
-                observatory: self.observatory,
-                env: self.env,
-            },
-        })
     }
 }

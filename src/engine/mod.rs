@@ -2,7 +2,8 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`builder`], [`config`], [`check`], [`endpoints`] | options, defaults, mistakes |
+//! | [`builder`], [`link_options`] | options, those of the link to etcd apart |
+//! | [`build`], [`config`], [`check`], [`endpoints`] | defaults, mistakes, and the engine that is made of it all |
 //! | [`coverage`] | which prefixes are watched |
 //! | [`offline`] | what would be decided on some keys |
 //! | [`running`] | the owner of a running engine: starts it, and shuts it down |
@@ -12,6 +13,7 @@
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`incarnation`] | all actors of one start, wired together |
 
+mod build;
 pub(crate) mod builder;
 mod check;
 pub(crate) mod config;
@@ -20,6 +22,7 @@ mod endpoints;
 mod handle;
 mod incarnation;
 mod inspector;
+mod link_options;
 mod look_up;
 #[cfg(feature = "http")]
 pub(crate) mod observer;

@@ -7,7 +7,7 @@
 //! | [`errors`], [`failure`] | every error of etcd: what to do, and whether the request can have taken effect | no |
 //! | [`endpoint_choice`] | which endpoint is used, when it is left, and when a link goes home | no |
 //! | [`connection`] | one connection, and when it is silent | yes |
-//! | [`connector`] | the task that opens connections and watches over them | yes |
+//! | [`connector`], [`opening`] | the task that opens connections and watches over them, and how it opens one | yes |
 //! | [`token`] | the token of all links of an engine | yes |
 //! | [`credentials`], [`offers`] | what an engine proves with who it is; which of what was loaded is offered | no |
 //! | [`credential_source`] | asks the application for credentials | yes |
@@ -31,6 +31,7 @@ mod failure;
 mod identity;
 mod leases;
 mod offers;
+mod opening;
 #[cfg(all(test, feature = "embedded"))]
 mod provoked;
 mod ranges;

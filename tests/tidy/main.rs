@@ -18,8 +18,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A longer file under `src/` needs a table of contents, and then it is two files.
-const LONGEST_SOURCE_FILE: usize = 700;
+/// A longer file needs a table of contents, and then it is two files.
+const LONGEST_SOURCE_FILE: usize = 500;
 /// What ignores or lacks a bound; see `clippy.toml`, which a local `allow` could silence.
 const UNBOUNDED: [&str; 2] = ["do_send(", "unbounded_channel"];
 
@@ -109,8 +109,9 @@ fn every_file_says_what_it_is_about() {
 }
 
 #[test]
-fn source_files_are_short_their_queues_bounded_and_their_log_messages_constant() {
-    check(&["src"], &[is_not_too_long, has_no_unbounded_queue, has_constant_log_messages]);
+fn files_are_short_queues_bounded_and_log_messages_constant() {
+    check(&["src", "examples", "benches", "tests"], &[is_not_too_long]);
+    check(&["src"], &[has_no_unbounded_queue, has_constant_log_messages]);
 }
 
 #[test]
@@ -160,12 +161,14 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("constrain", "expansion", "a_constraint_hides_all_other_keys_even_where_the_watch_is_wider"),
             ("name", "operations/scrape", "a_scrape_shows_what_happened"),
             ("namespace", "options", "locks_lie_below_the_namespace"),
-            ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
-            ("credentials", "credentials", "a_password_changes_under_a_running_engine"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("evaluators", "threads", "nothing_remains_after_a_shutdown_or_a_drop"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
-            ("instance_rate", "tracing", "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both"),
+            (
+                "instance_rate",
+                "tracing/main",
+                "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both",
+            ),
             ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
             ("crawl_interval", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
             ("crawl_jitter", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
@@ -174,6 +177,23 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("crawl_ageing", "crawl", "what_a_crawl_found_waits_for_live_work_until_it_has_aged"),
             ("start_timeout", "embedding", "without_etcd_it_keeps_trying_or_fails_in_time_as_configured"),
             ("shutdown_deadline", "options", "run_until_lets_callbacks_finish_until_its_deadline"),
+            ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
+            ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
+            ("reveal", "tracing/main", "no_key_and_no_value_is_told_unless_it_may_be"),
+            ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
+            (
+                "event_buffer",
+                "events",
+                "a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_missed",
+            ),
+            ("runtime", "options", "callbacks_run_on_the_runtime_that_was_given"),
+        ],
+    ),
+    (
+        "src/engine/link_options.rs",
+        &[
+            ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
+            ("credentials", "credentials", "a_password_changes_under_a_running_engine"),
             (
                 "connect_timeout",
                 "options",
@@ -184,19 +204,9 @@ const OPTIONS: &[(&str, &[Shown])] = &[
                 "options",
                 "a_request_without_an_answer_is_given_up_after_the_request_timeout",
             ),
+            ("cluster_id", "cluster", "an_endpoint_of_another_cluster_is_not_used"),
             ("watch_silence", "options", "a_watch_that_is_silent_is_left_after_twice_the_silence"),
             ("rebalance", "spread", "after_a_rolling_restart_no_member_has_more_than_twice_its_share"),
-            ("cluster_id", "cluster", "an_endpoint_of_another_cluster_is_not_used"),
-            ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
-            ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
-            ("reveal", "tracing", "no_key_and_no_value_is_told_unless_it_may_be"),
-            ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
-            (
-                "event_buffer",
-                "events",
-                "a_receiver_that_does_not_receive_holds_up_nothing_and_is_told_what_it_missed",
-            ),
-            ("runtime", "options", "callbacks_run_on_the_runtime_that_was_given"),
         ],
     ),
     (
@@ -218,7 +228,11 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("lock_ttl", "options", "every_lock_has_the_time_to_live_of_its_rule_or_else_of_the_engine"),
             ("concurrency", "options", "no_more_callbacks_run_than_the_engine_and_each_rule_allow"),
             ("settle", "options", "what_flickers_does_not_fire_where_it_must_settle"),
-            ("instance_rate", "tracing", "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both"),
+            (
+                "instance_rate",
+                "tracing/main",
+                "rules_that_undo_each_other_are_slowed_down_and_the_log_names_both",
+            ),
             (
                 "rate_limit",
                 "controls",
