@@ -1,5 +1,6 @@
 //! Servers that end with the suite, however that ends: this same program, told by its environment, becomes the server.
 
+use crate::etcd::without_flags;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,12 +18,7 @@ pub fn command(program: &Path, arguments: &[String]) -> Command {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    for (variable, _) in std::env::vars_os() {
-        // The server reads its flags from the environment too; a private one takes none from there.
-        if variable.to_string_lossy().starts_with("ETCD_") {
-            command.env_remove(variable);
-        }
-    }
+    without_flags(&mut command);
     command.env(SERVER, serde_json::to_string(&whole).expect("a command as JSON"));
     command
 }

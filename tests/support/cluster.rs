@@ -1,6 +1,6 @@
 //! A private cluster of three members: own ports on loopback, own data directories, ended on drop.
 
-use super::etcd::free_port;
+use super::etcd::{free_port, without_flags};
 use etcd_client::{Client, ConnectOptions};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -152,12 +152,7 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log);
-        for (variable, _) in std::env::vars_os() {
-            // The server reads its flags from the environment too; a private one takes none from there.
-            if variable.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(variable);
-            }
-        }
+        without_flags(&mut command);
         self.children[member] = Some(command.spawn().expect("etcd is on the PATH"));
     }
 }

@@ -295,12 +295,7 @@ impl EtcdProcess {
         if knows_no_fsync(&self.options.program) {
             command.arg("--unsafe-no-fsync");
         }
-        for (variable, _) in std::env::vars_os() {
-            // A server also reads flags from the environment. A private one must not.
-            if variable.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(variable);
-            }
-        }
+        without_flags(&mut command);
         command.spawn().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => LaunchError::Missing { program: self.options.program.clone() },
             _ => LaunchError::Io(error),
@@ -369,6 +364,15 @@ impl Drop for EtcdProcess {
 /// The server of all tests: `etcd` from the PATH, unless the environment names another. `make test ETCD=path` does.
 pub fn program() -> String {
     std::env::var("ETCD_RULES_TEST_ETCD").unwrap_or_else(|_| "etcd".to_owned())
+}
+
+/// A server, a proxy too, also reads flags from the environment. A private one takes none from there.
+pub fn without_flags(command: &mut Command) {
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with("ETCD_") {
+            command.env_remove(variable);
+        }
+    }
 }
 
 /// A free port on loopback that nobody chose before, in this process or in another one that runs these tests. Whatever

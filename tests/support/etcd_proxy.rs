@@ -1,6 +1,6 @@
 //! etcd's own proxies, as processes: `etcd gateway start` and `etcd grpc-proxy start`.
 
-use super::etcd::{free_port, program};
+use super::etcd::{free_port, program, without_flags};
 use etcd_client::{Client, GetOptions};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -44,12 +44,7 @@ impl EtcdProxy {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        for (variable, _) in std::env::vars_os() {
-            // It also reads flags from the environment.
-            if variable.to_string_lossy().starts_with("ETCD_") {
-                command.env_remove(variable);
-            }
-        }
+        without_flags(&mut command);
         let proxy = Self { port, child: command.spawn().expect("etcd is on the PATH") };
         let deadline = Instant::now() + START_LIMIT;
         loop {
