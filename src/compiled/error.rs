@@ -28,6 +28,27 @@ pub enum RuleError {
     /// The lock pattern is malformed.
     #[error("lock pattern: {0}")]
     Lock(PatternError),
+    /// A pattern that is to be [shown](crate::Rule::show) is malformed.
+    #[error("`show`: {0}")]
+    Shown(PatternError),
+    /// A pattern that is to be [shown](crate::Rule::show) uses an attribute that the condition does not have.
+    #[error(
+        "`show` of `{pattern}` uses `:{attribute}`, which the condition does not bind; it binds {bound}: list such \
+         keys in the callback"
+    )]
+    ShownAttribute {
+        /// The pattern.
+        pattern: String,
+        /// The attribute that nothing binds.
+        attribute: String,
+        /// The attributes that are bound.
+        bound: String,
+    },
+    /// A pattern that is to be [shown](crate::Rule::show) is shown anyway.
+    #[error(
+        "`show` of `{0}` has no effect: it is shown already, as a pattern of the condition or by another `show`"
+    )]
+    ShownTwice(String),
     /// The lock pattern uses an attribute that the condition does not have.
     #[error(
         "lock pattern `{pattern}` uses `:{attribute}`, which the condition does not bind; it binds {bound}"

@@ -31,7 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A group kind: slots that bind the same attributes, but not all attributes of the rule.
+/// A group kind: slots that bind the same attributes, but not all attributes of the rule, unless they are only shown.
 #[derive(Debug)]
 pub(crate) struct Kind {
     /// The numbers of the bound attributes, in the rule's order.
@@ -47,6 +47,8 @@ pub(crate) struct CompiledRule {
     id: Arc<str>,
     /// The condition, with the patterns as they were written.
     condition: Compiled,
+    /// The slots of which an optimistic commit expects nothing, although the callback has looked at them.
+    unchecked: Vec<usize>,
     /// The condition as text, for people.
     text: Arc<str>,
     /// The patterns with the expanded attributes fixed.
@@ -58,7 +60,7 @@ pub(crate) struct CompiledRule {
     /// All attributes in the order of their first appearance, with the value if it is fixed.
     all: Vec<(Arc<str>, Option<String>)>,
     kinds: Vec<Kind>,
-    /// The group kind of each slot. `None` for binders.
+    /// The group kind of each slot. `None` for binders. What is only shown binds nothing, whatever attributes it has.
     roles: Vec<Option<u8>>,
     lock: Option<Pattern>,
     /// The slot of the key that delays the next poll, and for how long.
@@ -71,6 +73,10 @@ pub(crate) struct CompiledRule {
 pub(crate) struct Shared {
     pub(crate) id: Arc<str>,
     pub(crate) condition: Compiled,
+    /// How many slots are of the condition itself. Those behind them are only shown.
+    pub(crate) own: usize,
+    /// Those of which an optimistic commit expects nothing.
+    pub(crate) unchecked: Vec<usize>,
     pub(crate) text: Arc<str>,
     pub(crate) lock: Option<Pattern>,
     pub(crate) delay: Option<(Slot, Duration)>,
@@ -86,14 +92,15 @@ const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
 impl CompiledRule {
     /// The rule with these attributes fixed.
     pub(crate) fn new(shared: &Shared, domains: &Domains, fixed: &Attributes) -> Self {
-        let Shared { id, condition, text, lock, delay, all, options, limits } = shared;
+        let Shared { id, condition, own, unchecked, text, lock, delay, all, options, limits } = shared;
         let free = |name: &&Arc<str>| fixed.get(name).is_none();
         let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
         let slots: Vec<Pattern> = condition.slots.iter().map(|slot| slot.fix(fixed)).collect();
-        let (kinds, roles) = group_kinds(condition, &slots, &attributes);
+        let (kinds, roles) = group_kinds(condition, &slots, *own, &attributes);
         Self {
             id: id.clone(),
             condition: condition.clone(),
+            unchecked: unchecked.clone(),
             text: text.clone(),
             slots,
             constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
@@ -125,12 +132,18 @@ impl CompiledRule {
         &self.text
     }
 
-    /// The distinct key patterns, with expanded attributes fixed.
+    /// The distinct key patterns, with expanded attributes fixed: those of the condition, and behind them what is only
+    /// shown.
     pub(crate) fn slots(&self) -> &[Pattern] {
         &self.slots
     }
 
-    /// The slot of a pattern, as it was written in the condition.
+    /// Whether an optimistic commit expects nothing of a slot that the callback has looked at.
+    pub(crate) fn is_unchecked(&self, slot: usize) -> bool {
+        self.unchecked.contains(&slot)
+    }
+
+    /// The slot of a pattern, as it was written in the condition or for what is shown.
     pub(crate) fn slot(&self, written: &str) -> Option<usize> {
         self.condition.slots.iter().position(|slot| slot.as_str() == written)
     }
@@ -363,6 +376,7 @@ pub(crate) fn all_attributes(slots: &[Pattern]) -> Vec<Arc<str>> {
 fn group_kinds(
     condition: &Compiled,
     slots: &[Pattern],
+    own: usize,
     attributes: &[Arc<str>],
 ) -> (Vec<Kind>, Vec<Option<u8>>) {
     let mut kinds: Vec<Kind> = Vec::new();
@@ -372,7 +386,7 @@ fn group_kinds(
             .filter(|&at| pattern.attributes().contains(&attributes[at]))
             .map(|at| at as u8)
             .collect();
-        if bound.len() == attributes.len() {
+        if bound.len() == attributes.len() && slot < own {
             roles.push(None);
             continue;
         }

@@ -12,7 +12,7 @@ pub(crate) struct Use {
     pub(crate) rule: RuleIndex,
     pub(crate) slot: Slot,
     /// `None` if it binds all attributes of the rule, as a binder does. `Some(kind)` if it binds those of a
-    /// group kind.
+    /// group kind, or is only shown.
     pub(crate) group: Option<u8>,
     /// For each bound attribute, in the rule's order, the captured segment that holds its value.
     pub(crate) order: SmallVec<[u8; 4]>,

@@ -163,7 +163,8 @@ impl Commit {
         self
     }
 
-    /// The commit takes effect only if this key of the condition is still as it was shown to the
+    /// The commit takes effect only if this key of the condition, or one that is
+    /// [shown](crate::Rule::show), is still as it was shown to the
     /// callback: not written since, even with the same value. If it was, nothing takes effect, and the
     /// callback runs again, soon after, if the condition still holds. Without a lock, an
     /// [optimistic](crate::Rule::optimistic) rule expects this anyway of every key that its callback has looked at.
@@ -264,7 +265,8 @@ impl Commit {
             let unchanged = firing.as_shown(slot);
             let is_changed = is_changed(&unchanged.key);
             changes_shown |= is_changed;
-            let expected = if is_changed || firing.has_looked_at(slot) || expectations.contains(&unchanged) {
+            let is_read = firing.has_looked_at(slot) && !firing.compiled().is_unchecked(slot);
+            let expected = if is_changed || is_read || expectations.contains(&unchanged) {
                 Some(unchanged)
             } else {
                 firing.proof_of(slot).map(|is| Expectation { key: unchanged.key, is })

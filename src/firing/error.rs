@@ -78,10 +78,10 @@ pub enum FiringError {
         allowed: usize,
     },
     /// [`Firing::value`](crate::Firing::value), or `expect_unchanged` of a commit: the pattern is none of the
-    /// condition's.
+    /// condition's, and is not [shown](crate::Rule::show).
     #[error(
         "`{0}` is not a pattern of the rule's condition, so its value was not shown to the callback; \
-         write it as it is written there, or read it with `get`"
+         write it as it is written there, `show` it, or read it with `get`"
     )]
     NotShown(String),
     /// Commit of an optimistic rule that changes none of the keys shown.

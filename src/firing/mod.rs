@@ -226,7 +226,7 @@ impl Firing {
         self.0.due
     }
 
-    /// The value of a key of the condition, as it was when the condition was found true: all of them
+    /// The value of a key of the condition, or of one that is [shown](crate::Rule::show), as it was when the condition was found true: all of them
     /// together are a state that etcd had, not older than the engine's own last commit for this instance. The
     /// pattern is written as in the condition, with `:name` and not its value.
     ///
@@ -238,7 +238,7 @@ impl Firing {
     ///
     /// # Errors
     /// [`FiringError::WasAbsent`] if the key was absent (see [`value_opt`](Firing::value_opt));
-    /// [`FiringError::NotShown`] if the pattern is none of the condition's.
+    /// [`FiringError::NotShown`] if the pattern is none of the rule's.
     pub fn value(&self, pattern: &str) -> Result<&Value, FiringError> {
         let slot = self.shown_slot(pattern)?;
         let seen = self.0.snapshot[slot].as_ref();
@@ -248,7 +248,7 @@ impl Firing {
     /// Like [`value`](Firing::value), with `None` for a key that was absent.
     ///
     /// # Errors
-    /// [`FiringError::NotShown`] if the pattern is none of the condition's.
+    /// [`FiringError::NotShown`] if the pattern is none of the rule's.
     pub fn value_opt(&self, pattern: &str) -> Result<Option<&Value>, FiringError> {
         let slot = self.shown_slot(pattern)?;
         Ok(self.0.snapshot[slot].as_ref().map(|seen| &seen.value))

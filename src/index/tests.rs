@@ -19,6 +19,13 @@ use std::time::Duration;
 
 /// Rules with these conditions. Their numbers are their ids.
 fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]> {
+    rules_showing(conditions.into_iter().map(|condition| (condition, Vec::new())))
+}
+
+/// Rules with these conditions, and what each shows besides. What its condition has is left out.
+fn rules_showing(
+    conditions: impl IntoIterator<Item = (Condition, Vec<&'static str>)>,
+) -> Arc<[CompiledRule]> {
     let limits = Limits {
         max_txn_ops: 128,
         lock_ttl: Duration::from_secs(10),
@@ -26,8 +33,11 @@ fn rules(conditions: impl IntoIterator<Item = Condition>) -> Arc<[CompiledRule]>
         settle: Default::default(),
         instance_rate: RateLimit::OF_INSTANCES,
     };
-    let compiled = |(number, condition): (usize, Condition)| {
+    let compiled = |(number, (condition, shown)): (usize, (Condition, Vec<&str>))| {
+        let own = condition.compile().expect("no mistakes").slots;
         let rule = Rule::new(number.to_string()).when(condition).run(async |_| Ok::<(), Error>(()));
+        let shown = shown.into_iter().filter(|pattern| own.iter().all(|slot| slot.as_str() != *pattern));
+        let rule = shown.fold(rule, |rule, pattern| rule.show(pattern));
         CompiledRule::alone(rule, limits).unwrap_or_else(|mistakes| panic!("{mistakes:?}"))
     };
     conditions.into_iter().enumerate().map(compiled).collect()

@@ -2,6 +2,7 @@
 
 use super::Rule;
 use super::mistakes::{check_options, check_polling, check_shape};
+use super::shown::add_shown;
 use crate::compiled::domain::{Domains, MAX_EXPANSIONS};
 use crate::compiled::{CompiledRule, Limits, RuleError, Shared, all_attributes};
 use crate::condition::Slot;
@@ -17,7 +18,7 @@ pub(crate) fn compile(
 ) -> Result<(Vec<CompiledRule>, Callback), Vec<RuleError>> {
     let mut errors = Vec::new();
     let condition = rule.full_condition();
-    let Rule { id, condition: given, lock, callback, polling, mut options } = rule;
+    let Rule { id, condition: given, lock, callback, polling, shown, mut options } = rule;
     // `Duration::MAX` is a common way to say "never", but it can't be added to a clock.
     options.time_limit = options.time_limit.min(LONGEST);
     options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
@@ -49,11 +50,13 @@ pub(crate) fn compile(
             None
         }
     };
-    let (Some(condition), Some(callback)) = (compiled, callback) else { return Err(errors) };
+    let (Some(mut condition), Some(callback)) = (compiled, callback) else { return Err(errors) };
     if let (Some(polling), Some(given)) = (&polling, given) {
         errors.extend(check_polling(polling, &given));
     }
     let all = all_attributes(&condition.slots);
+    let own = condition.slots.len();
+    let unchecked = add_shown(&mut condition, shown, &all, &mut errors);
     let combinations = domains.combinations(&all).unwrap_or_else(|combinations| {
         errors.push(RuleError::TooManyExpansions { combinations, allowed: MAX_EXPANSIONS });
         Vec::new()
@@ -64,7 +67,7 @@ pub(crate) fn compile(
     }
     // All combinations have the same shape, so checking one of them is enough.
     if let Some(fixed) = combinations.first() {
-        errors.extend(check_shape(&condition, &all, fixed, lock.as_ref(), limits));
+        errors.extend(check_shape(&condition, own, &all, fixed, lock.as_ref(), limits));
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -81,7 +84,8 @@ pub(crate) fn compile(
         instance_rate: options.instance_rate.unwrap_or(limits.instance_rate),
         ..limits
     };
-    let shared = Shared { id: id.into(), condition, text: text.into(), lock, delay, all, options, limits };
+    let (id, text) = (id.into(), text.into());
+    let shared = Shared { id, condition, own, unchecked, text, lock, delay, all, options, limits };
     Ok((combinations.iter().map(|fixed| CompiledRule::new(&shared, domains, fixed)).collect(), callback))
 }
 

@@ -81,7 +81,7 @@ pub(super) fn check_polling(polling: &Polling, given: &Condition) -> Option<Rule
     })
 }
 
-fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
+pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!(":{name}")).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
@@ -90,17 +90,20 @@ fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String {
 /// values don't matter here.
 pub(super) fn check_shape(
     condition: &Compiled,
+    own: usize,
     all: &[Arc<str>],
     fixed: &Attributes,
     lock: Option<&Pattern>,
     limits: Limits,
 ) -> Vec<RuleError> {
     let mut errors = Vec::new();
+    // What is shown stands behind the condition's own keys, and binds nothing.
     let slots = &condition.slots;
+    let own = &slots[..own];
     let free = |name: &&Arc<str>| fixed.get(name).is_none();
     let bound = |pattern: &Pattern| pattern.attributes().iter().filter(free).count();
     let count = all.iter().filter(free).count();
-    if let Some(closest) = slots.iter().max_by_key(|pattern| bound(pattern))
+    if let Some(closest) = own.iter().max_by_key(|pattern| bound(pattern))
         && bound(closest) < count
     {
         let missing = |name: &&Arc<str>| !closest.attributes().contains(name);
@@ -111,7 +114,7 @@ pub(super) fn check_shape(
         });
     }
     errors.extend(mixed_attribute(slots));
-    if slots.is_empty() && !condition.truth(&[]) {
+    if own.is_empty() && !condition.truth(&[]) {
         errors.push(RuleError::NeverTrue);
     }
     // The transaction that takes the lock compares every key, the lock, the backoff key and the identity of the store.

@@ -3,9 +3,12 @@
 mod compile;
 mod mistakes;
 mod polling;
+mod shown;
 
 pub(crate) use compile::compile;
+use mistakes::list;
 pub(crate) use polling::Polling;
+use shown::Shown;
 
 use crate::compiled::{Backoff, Options, RateLimit, Settle, all_attributes};
 use crate::condition::{Condition, key};
@@ -47,6 +50,7 @@ pub struct Rule {
     lock: Option<String>,
     callback: Option<Callback>,
     polling: Option<Polling>,
+    shown: Vec<Shown>,
     options: Options,
 }
 
@@ -63,6 +67,7 @@ impl Rule {
             lock: None,
             callback: None,
             polling: None,
+            shown: Vec::new(),
             options: Options::default(),
         }
     }
@@ -343,7 +348,8 @@ impl Rule {
 }
 
 impl Rule {
-    /// The rule on several lines: its id, its condition with what [polling](Rule::poll) adds, and its lock.
+    /// The rule on several lines: its id, its condition with what [polling](Rule::poll) adds, what it
+    /// [shows](Rule::show), and its lock.
     ///
     /// ```
     /// use etcd_rules::{Rule, key};
@@ -367,6 +373,9 @@ impl Rule {
                 text.push_str("  when\n");
                 text.extend(condition.indented().lines().map(|line| format!("    {line}\n")));
             }
+        }
+        for shown in &self.shown {
+            text.push_str(&format!("  {shown}\n"));
         }
         if let Some(lock) = &self.lock {
             text.push_str(&format!("  lock {lock}\n"));
@@ -397,6 +406,7 @@ impl fmt::Debug for Rule {
             .field("condition", &self.condition)
             .field("lock", &self.lock)
             .field("polling", &self.polling)
+            .field("shown", &self.shown)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

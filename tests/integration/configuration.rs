@@ -112,6 +112,24 @@ fn a_rule_that_can_never_fire_is_a_mistake() {
 }
 
 #[test]
+fn what_is_shown_must_be_of_the_instance_and_not_be_shown_already() {
+    let shows = |pattern: &str| of_rule(when(key("/a/:id").exists()).show(pattern));
+    assert_eq!(shows("/b/:id"), Vec::<String>::new());
+    assert!(shows("/b/:x")[0].contains("uses `:x`, which the condition does not bind; it binds :id"));
+    assert!(shows("/b//c")[0].contains("`show`: ") && shows("/b//c")[0].contains("/b//c"));
+    assert!(shows("/a/:id")[0].contains("`show` of `/a/:id` has no effect"));
+    assert!(shows("/b/*id")[0].contains("as one segment and as the rest"));
+    assert!(shows("/etcd-rules/:id")[0].contains("below `/etcd-rules/`"));
+    let found = of_rule(when(key("/a/:id").exists()).show("/b").show_unchecked("/b"));
+    assert!(found[0].contains("`show` of `/b` has no effect"), "{found:?}");
+    // What is shown binds nothing.
+    let found = of_rule(when(key("/a/:id").exists() & key("/b/:x").exists()).show("/c/:id/:x"));
+    assert!(found[0].contains("no pattern binds all of its attributes"), "{found:?}");
+    let many = (0..125).fold(when(key("/a/:id").exists()), |rule, n| rule.show(format!("/b/{n}")));
+    assert!(of_rule(many)[0].contains("126 keys"));
+}
+
+#[test]
 fn more_keys_than_a_transaction_allows_is_a_mistake() {
     let keys = |count: usize| when(Condition::all((0..count).map(|n| key(format!("/k/:id/{n}")).exists())));
     assert_eq!(of_rule(keys(125)), Vec::<String>::new());

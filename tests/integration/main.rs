@@ -44,6 +44,7 @@ mod retry;
 mod scenario;
 mod seen;
 mod semantics;
+mod shown;
 mod spread;
 mod testing_kit;
 mod tokens;

@@ -219,6 +219,17 @@ const OPTIONS: &[(&str, &[Shown])] = &[
         ],
     ),
     (
+        "src/rule/shown.rs",
+        &[
+            ("show", "shown", "a_shown_key_makes_no_instance_and_fires_nothing"),
+            (
+                "show_unchecked",
+                "shown",
+                "an_optimistic_commit_expects_a_shown_key_unchanged_unless_it_is_unchecked",
+            ),
+        ],
+    ),
+    (
         "src/rule/mod.rs",
         &[
             ("when", "firing", "what_is_true_at_start_and_what_becomes_true_fires_once"),

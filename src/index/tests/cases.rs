@@ -389,3 +389,30 @@ fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
         assert_eq!(index.keys(), matched);
     }
 }
+
+#[test]
+fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
+    let shows = || (state(), vec!["/s/:id/owner", "/config/mode"]);
+    let mut index =
+        Index::new(rules_showing([shows()]), vec![String::new()], vec![], FixedState::with_seed(1));
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
+    index.view_page(view, vec![found("/s/1/state", "", 100), found("/s/2/owner", "b", 100)]);
+    index.close_view(view);
+    let decided = work_off(&mut index);
+    assert_eq!(bindings(&index, &decided), ["1"], "an owner alone implies nothing");
+    let before = index.counters().decided;
+    let changes = [put("/s/1/owner", "a", 101), put("/config/mode", "x", 102), put("/config/mode", "y", 103)];
+    deliver(&mut index, changes);
+    assert!(work_off(&mut index).is_empty());
+    assert_eq!(index.counters().decided, before, "nothing was decided for what is only shown");
+    deliver(&mut index, [put("/s/1/state", "", 104), delete("/config/mode", 105, Deletion::Delivered)]);
+    let decided = work_off(&mut index);
+    let seen: Vec<Option<String>> =
+        decided[0].snapshot.iter().map(|seen| seen.as_ref().map(|seen| seen.value.to_string())).collect();
+    assert_eq!(seen, [Some("".into()), Some("a".into()), None], "from the same view");
+    // It keeps no instance alive either.
+    deliver(&mut index, [delete("/s/1/state", 106, Deletion::Delivered)]);
+    work_off(&mut index);
+    assert!(index.release(decided[0].instance));
+    assert_eq!((index.instances(), index.keys()), (0, 2));
+}

@@ -109,14 +109,18 @@ impl Oracle {
         compiled: &CompiledRule,
         matches: &[(usize, usize, Vec<Option<String>>)],
     ) {
-        let complete = |values: &[Option<String>]| values.iter().all(Option::is_some);
+        // What is only shown binds nothing, whatever attributes it has.
+        let binds = |slot: usize, values: &[Option<String>]| {
+            let read = compiled.condition().leaves.iter().any(|leaf| leaf.slots.contains(&Slot::new(slot)));
+            values.iter().all(Option::is_some) && read
+        };
         let mut bindings: BTreeSet<Vec<Option<String>>> =
-            matches.iter().map(|(_, _, values)| values.clone()).filter(|values| complete(values)).collect();
+            matches.iter().filter(|(slot, _, v)| binds(*slot, v)).map(|(_, _, v)| v.clone()).collect();
         let always = compiled.attributes().is_empty();
         if always {
             bindings.insert(Vec::new());
         }
-        for (slot, key, values) in matches.iter().filter(|(_, _, values)| !complete(values)) {
+        for (slot, key, values) in matches.iter().filter(|(slot, _, v)| !binds(*slot, v)) {
             let name = group(compiled, rule, values);
             self.readers[*key].groups.push((name.clone(), Slot::new(*slot)));
             self.group_keys.entry(name).or_default().push((Slot::new(*slot), *key));
@@ -134,7 +138,7 @@ impl Oracle {
             for (slot, key, other) in matches {
                 if other.iter().zip(&values).all(|(other, value)| other.is_none() || other == value) {
                     model.keys[*slot] = Some(*key);
-                    if complete(other) {
+                    if binds(*slot, other) {
                         model.binders.push((*key, Slot::new(*slot)));
                         self.readers[*key].instances.push((number, Slot::new(*slot)));
                     }

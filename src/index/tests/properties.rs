@@ -1,7 +1,7 @@
 //! Random rules and random events in random order: the index is compared with the oracle.
 
 use super::oracle::{KEYS, Store};
-use super::rules;
+use super::rules_showing;
 use super::world::{Step, World};
 use crate::condition::{Condition, all_equal, key};
 use crate::properties::{check, made_of};
@@ -38,9 +38,11 @@ fn leaf(names: Vec<&'static str>) -> impl Strategy<Value = Condition> {
     ]
 }
 
-fn condition() -> impl Strategy<Value = Condition> {
+/// A condition, and patterns that are shown besides.
+fn condition() -> impl Strategy<Value = (Condition, Vec<&'static str>)> {
     prop::sample::select(&POOLS[..]).prop_flat_map(|(binders, partial)| {
         let all: Vec<&str> = binders.iter().chain(partial).copied().collect();
+        let shown = prop::sample::subsequence(all.clone(), 0..3);
         let tree = leaf(all).prop_recursive(3, 6, 3, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 1..3).prop_map(Condition::all),
@@ -50,9 +52,9 @@ fn condition() -> impl Strategy<Value = Condition> {
         });
         // At least one pattern must bind all attributes.
         let binder = prop::sample::select(binders);
-        (binder, any::<bool>(), tree).prop_map(|(binder, both, tree)| {
+        (binder, any::<bool>(), tree, shown).prop_map(|(binder, both, tree, shown)| {
             let binder = key(binder).equals("a");
-            if both { binder & tree } else { binder | tree }
+            (if both { binder & tree } else { binder | tree }, shown)
         })
     })
 }
@@ -106,7 +108,7 @@ struct Seen {
 /// A history, and what it is about.
 #[derive(Debug)]
 struct History {
-    conditions: Vec<Condition>,
+    conditions: Vec<(Condition, Vec<&'static str>)>,
     prefixes: &'static [&'static str],
     before: Vec<BTreeMap<usize, Option<&'static str>>>,
     starts_at_once: bool,
@@ -139,7 +141,7 @@ fn play(history: History) -> World {
     let History { conditions, prefixes, before, starts_at_once, steps, end } = history;
     let mut store = Store::new();
     before.iter().for_each(|writes| store.write(writes));
-    let mut world = World::new(rules(conditions), prefixes, store);
+    let mut world = World::new(rules_showing(conditions), prefixes, store);
     if starts_at_once {
         (0..prefixes.len()).for_each(|watcher| world.step(Step::Close { watcher }));
         (0..prefixes.len() + 1).for_each(|_| world.step(Step::Work { budget: 1024 }));
