@@ -106,16 +106,26 @@
 //! Of several members, one gets into trouble while the others go on: see [`EmbeddedMember`]. Tokens end by the clock,
 //! sooner by [`Faults::set_token_ttl`], and all at once by [`Faults::forget_tokens`].
 //!
+//! # A server for other programs
+//!
+//! [`EmbeddedEtcd::builder`] chooses the port. Clients in any language may use it: its members tell where they are, and
+//! the port answers `/health`, `/version` and etcd's JSON gateway over HTTP/1.1, beside gRPC. As a program it is
+//! `cargo run -p examples --example embedded -- --listen 127.0.0.1:2379` in this crate's repository.
+//!
 //! # What it has
 //!
-//! KV, watches, leases, locks, users with roles and tokens, status, alarms, and the list of its members, with etcd's
-//! error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
+//! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, and the list of its
+//! members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
 //! ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!
-//! - **Nothing of**: the election service, snapshots, hashes, changes of the members, signed tokens, quotas (the alarm
-//!   about space comes from [`Faults`] or from a client).
+//! - **Never**: data on a disk, TLS, the election service (clients elect by keys and leases, which works), snapshots,
+//!   the hash of a file, changes of the members, downgrades, signed tokens, `/metrics`, the API of version 2, and quotas
+//!   (the alarm about space comes from [`Faults`] or from a client).
+//! - **JSON** below `/v3` is as from etcd 3.4's gateway, with the fields of a message in the order of their names, and
+//!   other words for what is no JSON. The body of a watch is read to its end before the first answer. `/health` asks
+//!   for no key.
 //! - **Users**: permissions are those of etcd 3.4.23, which does not look into nested transactions, nor at who asks
 //!   for leases. A password costs nothing to check, and a token ends exactly when its time is over. Tokens are counted,
 //!   so that anybody can guess them.
@@ -131,7 +141,7 @@
 //!   exactly the compacted revision sees all its changes. A negative start is refused, as by newer versions.
 //! - **Ranges**: equal values of a sort target come in the order of their keys; etcd leaves their order open
 //!   from 13 keys on.
-//! - **Sizes**: the status tells no size of a database, and its raft index is an approximation. The limit of
+//! - **Sizes**: the size of a database that the status tells, and its raft index, are approximations. The limit of
 //!   1.5 MiB for a request may be off by a few bytes.
 //! - **Transactions** that delete from a key on, and then put such a key keeping its value or lease
 //!   (`ignore_value`, `ignore_lease`): etcd 3.4.23 panics; this one puts it without.
@@ -145,10 +155,14 @@ mod check;
 mod cluster;
 mod connection;
 mod faults;
+mod gateway;
+mod hash;
 mod lease;
 mod lock;
 mod member;
 mod path;
+#[cfg(feature = "virtual-time")]
+mod peek;
 mod permissions;
 mod plan;
 mod range;
@@ -170,7 +184,7 @@ pub use faults::{Faults, Saved};
 pub use path::NetworkPath;
 pub use plan::{Fault, RequestKind};
 pub use refusal::RpcError;
-pub use server::EmbeddedEtcd;
+pub use server::{EmbeddedEtcd, EmbeddedEtcdBuilder};
 
 /// The version that the server reports. Clients take it as the promise that progress answers can be relied
 /// on, as they can from 3.4.31 on. Everything else is compared with 3.4.23.

@@ -46,6 +46,8 @@ pub enum RequestKind {
     Alarm,
     /// A defragmentation.
     Defragment,
+    /// A question for the hash of all keys.
+    HashKv,
     /// The list of members.
     MemberList,
     /// A question for a token.
@@ -61,6 +63,7 @@ impl RequestKind {
             self,
             Self::Authenticate
                 | Self::Status
+                | Self::HashKv
                 | Self::MemberList
                 | Self::LeaseTimeToLive
                 | Self::LeaseLeases

@@ -1,17 +1,18 @@
 //! The server: started, connected to, stopped.
 
+use super::VERSION;
 use super::cluster::EmbeddedMember;
 use super::connection::{BACKLOG, Connector, accept};
 use super::faults::Faults;
 use super::path::NetworkPath;
-use super::service;
 use super::shared::Shared;
+use super::{gateway, service};
 use etcd_client::{Channel, Client, ConnectOptions};
 use futures_util::stream::unfold;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ use tonic::transport::{Endpoint, Server};
 #[derive(Debug)]
 pub struct EmbeddedEtcd {
     /// Of each member.
-    connectors: Vec<Connector>,
+    pub(super) connectors: Vec<Connector>,
     address: Option<SocketAddr>,
     stop: CancellationToken,
 }
@@ -37,9 +38,28 @@ impl EmbeddedEtcd {
     ///
     /// If no port can be listened on.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::builder().start().await
+    }
+
+    /// A server on an address of your choice.
+    pub fn builder() -> EmbeddedEtcdBuilder {
+        EmbeddedEtcdBuilder { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), advertised: None }
+    }
+
+    fn listening(listener: TcpListener, advertised: Option<String>) -> io::Result<Self> {
         let mut etcd = Self::in_process();
-        etcd.address = Some(listener.local_addr()?);
+        let mut address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            // A client can't connect to every address, and this is one of them.
+            address.set_ip(if address.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        etcd.address = Some(address);
+        let url = advertised.unwrap_or_else(|| format!("http://{address}"));
+        etcd.connectors[0].shared.look(|inner| inner.client_urls = vec![url]);
         let Connector { connections, shared, process, .. } = etcd.connectors[0].clone();
         etcd.spawn(accept(listener, connections, shared, process));
         Ok(etcd)
@@ -69,8 +89,9 @@ impl EmbeddedEtcd {
                 let connection = incoming.recv().await?;
                 Some((Ok::<_, Infallible>(connection), incoming))
             });
-            let routes = service::routes(&shared, number);
-            let serving = Server::builder().add_routes(routes).serve_with_incoming(incoming);
+            let routes = gateway::beside(service::routes(&shared, number), &shared, number, VERSION);
+            let serving =
+                Server::builder().accept_http1(true).add_routes(routes).serve_with_incoming(incoming);
             let (way, process) = (Arc::default(), Arc::default());
             etcd.connectors.push(Connector { connections, shared: shared.clone(), way, process, number });
             etcd.spawn(async move {
@@ -97,13 +118,13 @@ impl EmbeddedEtcd {
         tokio::spawn(async move { stop.run_until_cancelled(part).await });
     }
 
-    /// `127.0.0.1:PORT`.
+    /// Where it listens: `127.0.0.1:PORT`, unless [`builder`](Self::builder) was told otherwise.
     ///
     /// # Panics
     ///
     /// If the server was made by [`in_process`](Self::in_process): that one has no address.
     pub fn endpoint(&self) -> String {
-        let address = self.address.expect("only a server made by `EmbeddedEtcd::start` has an endpoint");
+        let address = self.address.expect("only a server that was started on a port has an endpoint");
         address.to_string()
     }
 
@@ -154,6 +175,59 @@ impl EmbeddedEtcd {
     /// The handle that makes trouble.
     pub fn faults(&self) -> Faults {
         Faults::new(self.connectors[0].shared.clone())
+    }
+}
+
+/// Where an [`EmbeddedEtcd`] listens, and what it tells of that.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use etcd_rules::embedded::EmbeddedEtcd;
+///
+/// let etcd = EmbeddedEtcd::builder().port(0).start().await?; // or 2379, where clients look for one
+/// let mut client = etcd_client::Client::connect([etcd.endpoint()], None).await?;
+/// let members = client.member_list().await?;
+/// assert_eq!(members.members()[0].client_urls(), [format!("http://{}", etcd.endpoint())]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "it listens once it is started"]
+pub struct EmbeddedEtcdBuilder {
+    address: SocketAddr,
+    advertised: Option<String>,
+}
+
+impl EmbeddedEtcdBuilder {
+    /// The TCP port; 0 takes a free one. Default: 0.
+    pub fn port(mut self, port: u16) -> Self {
+        self.address.set_port(port);
+        self
+    }
+
+    /// The address and the port. Default: a free port of 127.0.0.1. Anybody who reaches another address may do
+    /// everything there, because nothing is encrypted, and users exist only if you add them.
+    pub fn address(mut self, address: impl Into<SocketAddr>) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// The URL that clients are told when they ask for the members, as etcd's flag `--advertise-client-urls`. Clients
+    /// that follow the list, as Go's `Sync` and `AutoSyncInterval`, connect to it and to nothing else. Default:
+    /// `http://` and the address, or that of loopback if it listens on all addresses.
+    pub fn advertise(mut self, url: impl Into<String>) -> Self {
+        self.advertised = Some(url.into());
+        self
+    }
+
+    /// Starts the server. Its [`channel`](EmbeddedEtcd::channel) works too.
+    ///
+    /// # Errors
+    ///
+    /// If the address can't be listened on, because another program does, for example.
+    pub async fn start(self) -> io::Result<EmbeddedEtcd> {
+        EmbeddedEtcd::listening(TcpListener::bind(self.address).await?, self.advertised)
     }
 }
 

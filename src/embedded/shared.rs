@@ -31,6 +31,8 @@ pub(super) struct Inner {
     pub(super) condition: Condition,
     /// The members, by their numbers.
     pub(super) replicas: Vec<Replica>,
+    /// Where clients find the first member. The others have no address.
+    pub(super) client_urls: Vec<String>,
     /// Counts restarts: requests that were under way before one are dropped.
     pub(super) starts: u64,
     /// Ends the streams that are open now.
@@ -56,6 +58,7 @@ impl Shared {
             plan: Plan::default(),
             condition: Condition::default(),
             replicas: vec![Replica::default(); members],
+            client_urls: Vec::new(),
             starts: 0,
             streams: CancellationToken::new(),
             connections: CancellationToken::new(),

@@ -3,24 +3,62 @@
 use super::refusal::RpcError;
 use super::span::Span;
 use etcd_client::proto::PbKeyValue;
+use prost::Message;
+use prost::bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Revisions before a compaction that watches which are up to date may still fetch: etcd has queued these
 /// events already when it compacts.
 const KEPT_FOR_WATCHES: i64 = 1024;
+
+/// Revisions whose events are kept as bytes for the watches that are still to be told.
+const KEPT_AS_BYTES: usize = 256;
 
 /// A put, or a deletion (then `kv` has only the key and the revision).
 #[derive(Clone, Debug)]
 pub(super) struct Change {
     pub(super) kv: Arc<PbKeyValue>,
     pub(super) deleted: bool,
+    /// Its event without the previous value, once a watch has asked for it.
+    event: OnceLock<Bytes>,
+}
+
+impl Change {
+    fn new(kv: Arc<PbKeyValue>, deleted: bool) -> Self {
+        Self { kv, deleted, event: OnceLock::new() }
+    }
+
+    /// The event in the protocol's bytes, which all watches share.
+    pub(super) fn event(&self) -> Bytes {
+        self.event.get_or_init(|| encode_event(self.deleted, &self.kv, None)).clone()
+    }
+
+    /// The event with the value before it, in bytes of its own.
+    pub(super) fn event_after(&self, previous: &PbKeyValue) -> Bytes {
+        encode_event(self.deleted, &self.kv, Some(previous))
+    }
+}
+
+/// The message `Event` of the protocol: its type, the key, and the key before.
+fn encode_event(deleted: bool, kv: &PbKeyValue, previous: Option<&PbKeyValue>) -> Bytes {
+    let mut bytes = Vec::with_capacity(kv.encoded_len() + previous.map_or(0, PbKeyValue::encoded_len) + 16);
+    if deleted {
+        prost::encoding::int32::encode(1, &1, &mut bytes);
+    }
+    prost::encoding::message::encode(2, kv, &mut bytes);
+    if let Some(previous) = previous {
+        prost::encoding::message::encode(3, previous, &mut bytes);
+    }
+    bytes.into()
 }
 
 /// What a key was from a revision on; `None` is "absent".
 #[derive(Clone, Debug)]
 struct Version {
     revision: i64,
+    /// Which change of its transaction this is, from 0 on.
+    sub: i64,
     kv: Option<Arc<PbKeyValue>>,
 }
 
@@ -35,6 +73,45 @@ pub(super) struct Store {
     compacted: i64,
     /// The changes of the transaction that is being applied.
     open: Vec<Change>,
+    size: Size,
+}
+
+/// About how large etcd's database would be.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Of all versions of all keys.
+    in_use: usize,
+    /// The most that was in use since the last defragmentation.
+    allocated: usize,
+}
+
+impl Size {
+    fn grow(&mut self, bytes: usize) {
+        self.in_use += bytes;
+        self.allocated = self.allocated.max(self.in_use);
+    }
+
+    /// Of an empty database, and of the pages that these bytes fill beyond it.
+    fn file(empty: usize, bytes: usize) -> i64 {
+        const PAGE: usize = 4096;
+        (empty + bytes.div_ceil(PAGE) * PAGE) as i64
+    }
+
+    /// Bytes of the file.
+    pub(super) fn allocated(self) -> i64 {
+        Self::file(20_480, self.allocated)
+    }
+
+    /// Bytes of the file that something is in.
+    pub(super) fn in_use(self) -> i64 {
+        Self::file(16_384, self.in_use)
+    }
+}
+
+/// What a version of a key takes, with its revision and the numbers beside it.
+fn stored_bytes(kv: &PbKeyValue) -> usize {
+    const NUMBERS: usize = 40;
+    NUMBERS + kv.key.len() + kv.value.len()
 }
 
 impl Store {
@@ -46,6 +123,7 @@ impl Store {
             revision: 1,
             compacted: -1,
             open: Vec::new(),
+            size: Size::default(),
         }
     }
 
@@ -129,17 +207,19 @@ impl Store {
             version: previous.map_or(1, |kv| kv.version + 1),
             lease,
         });
-        history.push(Version { revision, kv: Some(kv.clone()) });
-        self.open.push(Change { kv, deleted: false });
+        self.size.grow(stored_bytes(&kv));
+        history.push(Version { revision, sub: self.open.len() as i64, kv: Some(kv.clone()) });
+        self.open.push(Change::new(kv, false));
     }
 
     /// Deletes a key that exists, as part of the transaction being applied.
     pub(super) fn delete(&mut self, key: &[u8]) {
         let revision = self.next_revision();
         if let Some(history) = self.keys.get_mut(key) {
-            history.push(Version { revision, kv: None });
+            history.push(Version { revision, sub: self.open.len() as i64, kv: None });
             let kv = PbKeyValue { key: key.to_vec(), mod_revision: revision, ..PbKeyValue::default() };
-            self.open.push(Change { kv: Arc::new(kv), deleted: true });
+            self.size.grow(stored_bytes(&kv));
+            self.open.push(Change::new(Arc::new(kv), true));
         }
     }
 
@@ -150,6 +230,9 @@ impl Store {
         }
         self.revision += 1;
         self.log.push_back(std::mem::take(&mut self.open));
+        if let Some(late) = self.log.len().checked_sub(KEPT_AS_BYTES + 1) {
+            self.log[late].iter_mut().for_each(|change| drop(change.event.take()));
+        }
         true
     }
 
@@ -157,6 +240,33 @@ impl Store {
     pub(super) fn changes(&self, revision: i64) -> &[Change] {
         let index = usize::try_from(revision - self.log_start).ok();
         index.and_then(|index| self.log.get(index)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The versions of all keys that etcd would have in its file up to a readable revision, oldest first: the revision,
+    /// which change of it, and the key without a value if it was deleted.
+    pub(super) fn versions(&self, revision: i64) -> Vec<(i64, i64, &[u8], Option<&PbKeyValue>)> {
+        let mut versions: Vec<_> = Vec::new();
+        for (key, history) in &self.keys {
+            let later = history.partition_point(|version| version.revision <= revision);
+            for (at, version) in history[..later].iter().enumerate() {
+                // What is from before the last compaction is there only as long as nothing came after it.
+                if version.revision > self.compacted || at + 1 == later {
+                    versions.push((version.revision, version.sub, key.as_slice(), version.kv.as_deref()));
+                }
+            }
+        }
+        versions.sort_unstable_by_key(|&(revision, sub, ..)| (revision, sub));
+        versions
+    }
+
+    /// About how large etcd's database would be.
+    pub(super) fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Gives back what is not in use.
+    pub(super) fn defragment(&mut self) {
+        self.size.allocated = self.size.in_use;
     }
 
     /// Forgets what was overwritten or deleted before `revision`.
@@ -168,13 +278,17 @@ impl Store {
             return Err(RpcError::FUTURE_REVISION);
         }
         self.compacted = revision;
+        let (deletion, mut freed) = (PbKeyValue::default(), 0);
         self.keys.retain(|_, history| {
             let later = history.partition_point(|version| version.revision <= revision);
             // The last version up to there stays, unless it says "absent", which no version says as well.
             let absent = later > 0 && history[later - 1].kv.is_none();
-            history.drain(..if absent { later } else { later.saturating_sub(1) });
+            let gone = history.drain(..if absent { later } else { later.saturating_sub(1) });
+            freed +=
+                gone.map(|version| stored_bytes(version.kv.as_deref().unwrap_or(&deletion))).sum::<usize>();
             !history.is_empty()
         });
+        self.size.in_use = self.size.in_use.saturating_sub(freed);
         let keep_from = revision - KEPT_FOR_WATCHES;
         while self.log_start < keep_from && self.log.pop_front().is_some() {
             self.log_start += 1;

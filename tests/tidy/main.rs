@@ -149,6 +149,14 @@ type Shown = (&'static str, &'static str, &'static str);
 /// Every option of an engine and of a rule, with the test that shows its effect.
 const OPTIONS: &[(&str, &[Shown])] = &[
     (
+        "src/embedded/server.rs",
+        &[
+            ("port", "embedded/foreign", "the_address_is_chosen_and_advertised"),
+            ("address", "embedded/foreign", "the_address_is_chosen_and_advertised"),
+            ("advertise", "embedded/foreign", "the_address_is_chosen_and_advertised"),
+        ],
+    ),
+    (
         "src/engine/builder.rs",
         &[
             ("rule", "firing", "what_is_true_at_start_and_what_becomes_true_fires_once"),

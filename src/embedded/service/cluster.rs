@@ -21,10 +21,15 @@ impl PbClusterService for Service {
                 1 => "embedded".to_owned(),
                 _ => format!("embedded-{number}"),
             };
-            let member =
-                |number| PbMember { id: Member::id_of(number), name: name(number), ..PbMember::default() };
+            let member = |number| PbMember {
+                id: Member::id_of(number),
+                name: name(number),
+                client_ur_ls: if number == 0 { inner.client_urls.clone() } else { Vec::new() },
+                ..PbMember::default()
+            };
             let members = (0..inner.replicas.len()).map(member).collect();
-            Ok(PbMemberListResponse { header: Some(inner.member.header()), members })
+            // As in etcd 3.4, which has no revision there.
+            Ok(PbMemberListResponse { header: Some(inner.member.header_at(0)), members })
         })
         .await
     }

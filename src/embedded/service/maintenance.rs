@@ -34,20 +34,31 @@ impl PbMaintenanceService for Service {
         &self,
         request: Request<PbDefragmentRequest>,
     ) -> Result<Response<PbDefragmentResponse>, Status> {
-        // There is nothing to defragment, and etcd's answer is empty too.
+        // etcd's answer is empty too.
         self.unary(RequestKind::Defragment, Leader::NotNeeded, request, |inner, _, _| {
             inner.member.auth.check_admin(&inner.member.caller).map_err(in_its_own_words)?;
+            inner.member.store.defragment();
             Ok(PbDefragmentResponse::default())
         })
         .await
     }
 
     async fn hash(&self, _: Request<PbHashRequest>) -> Result<Response<PbHashResponse>, Status> {
-        unsupported("hashes")
+        unsupported("hash of a file, because it has none")
     }
 
-    async fn hash_kv(&self, _: Request<PbHashKvRequest>) -> Result<Response<PbHashKvResponse>, Status> {
-        unsupported("hashes")
+    async fn hash_kv(&self, request: Request<PbHashKvRequest>) -> Result<Response<PbHashKvResponse>, Status> {
+        self.unary(RequestKind::HashKv, Leader::NotNeeded, request, |inner, request, _| {
+            let (hash, hash_revision) = inner.member.hash_kv(request.revision)?;
+            let compact_revision = inner.member.store.compacted();
+            Ok(PbHashKvResponse {
+                header: Some(inner.member.header()),
+                hash,
+                compact_revision,
+                hash_revision,
+            })
+        })
+        .await
     }
 
     type SnapshotStream = Empty<Result<PbSnapshotResponse, Status>>;
@@ -118,6 +129,8 @@ fn status(inner: &mut Inner) -> PbStatusResponse {
         raft_applied_index: member.raft_index(),
         raft_term: member.raft_term(),
         errors,
+        db_size: member.store.size().allocated(),
+        db_size_in_use: member.store.size().in_use(),
         ..PbStatusResponse::default()
     }
 }

@@ -4,11 +4,11 @@ use crate::support::Etcd;
 use etcd_client::proto::{PbResponseHeader, PbTxnOpResponse};
 use etcd_client::{
     AuthDisableResponse, AuthEnableResponse, Client, CompactionResponse, ConnectOptions, DeleteResponse,
-    Error, GetResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeResponse,
-    LeaseTimeToLiveResponse, LockResponse, PutResponse, RoleAddResponse, RoleDeleteResponse, RoleGetResponse,
-    RoleGrantPermissionResponse, RoleListResponse, RoleRevokePermissionResponse, TxnResponse, UnlockResponse,
-    UserAddResponse, UserChangePasswordResponse, UserDeleteResponse, UserGetResponse, UserGrantRoleResponse,
-    UserListResponse, UserRevokeRoleResponse,
+    Error, GetResponse, HashKvResponse, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse,
+    LeaseRevokeResponse, LeaseTimeToLiveResponse, LockResponse, PutResponse, RoleAddResponse,
+    RoleDeleteResponse, RoleGetResponse, RoleGrantPermissionResponse, RoleListResponse,
+    RoleRevokePermissionResponse, TxnResponse, UnlockResponse, UserAddResponse, UserChangePasswordResponse,
+    UserDeleteResponse, UserGetResponse, UserGrantRoleResponse, UserListResponse, UserRevokeRoleResponse,
 };
 use etcd_rules::embedded::EmbeddedEtcd;
 use std::fmt::Debug;
@@ -43,6 +43,11 @@ impl Both {
         let embedded = Client::connect([etcd.endpoint()], None).await.expect("connection");
         let real = process.client().await;
         Self { real, embedded, etcd, process, last: Vec::new(), seed }
+    }
+
+    /// Where the real one listens, and where the embedded one does.
+    pub fn endpoints(&self) -> [String; 2] {
+        [self.process.endpoint(), self.etcd.endpoint()]
     }
 
     /// Requests come from this user from now on.
@@ -209,6 +214,16 @@ impl Shown for TxnResponse {
             _ => false,
         };
         assert!(!inner.responses.iter().filter_map(|r| r.response.as_ref()).any(filled));
+        format!("{inner:?}")
+    }
+}
+
+impl Shown for HashKvResponse {
+    /// Without the revision of the hash, which etcd 3.4 does not tell.
+    fn shown(&self) -> String {
+        let mut inner = self.0;
+        anonymous(&mut inner.header);
+        inner.hash_revision = 0;
         format!("{inner:?}")
     }
 }

@@ -3,6 +3,7 @@
 mod both;
 mod engine;
 mod faults;
+mod foreign;
 mod kv;
 mod leases;
 mod locks;
