@@ -8,8 +8,11 @@ use super::member::Member;
 use super::refusal::RpcError;
 use super::span::Span;
 use super::store::{Change, Store};
-use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchRequestUnion, PbWatchResponse};
+use etcd_client::proto::{PbKeyValue, PbResponseHeader, PbWatchRequestUnion, PbWatchResponse};
 use prost::Message;
+use prost::bytes::{BufMut, Bytes};
+use prost::encoding::{WireType, encode_key, encode_varint};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 
 /// The watch id in answers that concern no watch, or all of them.
@@ -62,7 +65,7 @@ impl Watches {
         member: &Member,
         applied: i64,
         caller: &Result<Caller, RpcError>,
-        out: &mut VecDeque<PbWatchResponse>,
+        out: &mut VecDeque<Answer>,
     ) {
         match request {
             PbWatchRequestUnion::CreateRequest(create) => {
@@ -71,11 +74,11 @@ impl Watches {
                 let end: &[u8] = if create.range_end == [0] { &[] } else { &create.range_end };
                 let allowed = caller.clone().and_then(|caller| member.may_watch(&caller, &key, end));
                 if allowed.is_err() {
-                    let mut response = response(member.header_at(applied), NO_WATCH);
-                    response.created = true;
-                    response.canceled = true;
-                    response.cancel_reason = NOT_PERMITTED.to_owned();
-                    out.push_back(response);
+                    let mut answer = answer(member.header_at(applied), NO_WATCH);
+                    answer.head.created = true;
+                    answer.head.canceled = true;
+                    answer.head.cancel_reason = NOT_PERMITTED.to_owned();
+                    out.push_back(answer);
                     return;
                 }
                 let span = Span::new(&key, &create.range_end);
@@ -91,22 +94,22 @@ impl Watches {
                     progress: create.progress_notify,
                     progress_due: true,
                 };
-                let mut response = response(member.header_at(applied), NO_WATCH);
-                response.created = true;
+                let mut answer = answer(member.header_at(applied), NO_WATCH);
+                answer.head.created = true;
                 match self.create(create.watch_id, watch, applied) {
-                    Ok(id) => response.watch_id = id,
+                    Ok(id) => answer.head.watch_id = id,
                     Err(reason) => {
-                        response.canceled = true;
-                        response.cancel_reason = reason.to_owned();
+                        answer.head.canceled = true;
+                        answer.head.cancel_reason = reason.to_owned();
                     }
                 }
-                out.push_back(response);
+                out.push_back(answer);
             }
             PbWatchRequestUnion::CancelRequest(cancel) => {
                 if self.watches.remove(&cancel.watch_id).is_some() {
-                    let mut response = response(member.header_at(applied), cancel.watch_id);
-                    response.canceled = true;
-                    out.push_back(response);
+                    let mut answer = answer(member.header_at(applied), cancel.watch_id);
+                    answer.head.canceled = true;
+                    out.push_back(answer);
                 }
             }
             PbWatchRequestUnion::ProgressRequest(_) => self.progress_asked = true,
@@ -143,7 +146,7 @@ impl Watches {
     /// Appends what is to be sent next to `out`, a bounded number of responses. Empty: nothing, for now.
     ///
     /// `now` is the revision up to which the member has applied what happened.
-    pub(super) fn collect(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
+    pub(super) fn collect(&mut self, member: &Member, now: i64, out: &mut VecDeque<Answer>) {
         let store = &member.store;
         for (&id, watch) in &mut self.watches {
             if watch.compacted || watch.next > now || out.len() >= MAX_READY {
@@ -158,12 +161,12 @@ impl Watches {
         }
         self.collect_synced(member, now, out);
         if out.is_empty() && std::mem::take(&mut self.progress_asked) && self.can_tell_progress(now) {
-            out.push_back(response(member.header_at(now), NO_WATCH));
+            out.push_back(answer(member.header_at(now), NO_WATCH));
         }
     }
 
     /// Revision by revision, so that a stream tells events of all its watches in their order.
-    fn collect_synced(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
+    fn collect_synced(&mut self, member: &Member, now: i64, out: &mut VecDeque<Answer>) {
         let store = &member.store;
         let synced = |watch: &Watch| watch.synced && !watch.compacted && watch.next <= now;
         let Some(first) = self.watches.values().filter(|watch| synced(watch)).map(|w| w.next).min() else {
@@ -190,13 +193,13 @@ impl Watches {
     }
 
     /// The regular notification of progress, for the watches that want it and had no events lately.
-    pub(super) fn tick(&mut self, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
+    pub(super) fn tick(&mut self, member: &Member, now: i64, out: &mut VecDeque<Answer>) {
         for (&id, watch) in &mut self.watches {
             if !watch.progress {
                 continue;
             }
             if watch.progress_due && !watch.compacted && watch.next == now + 1 {
-                out.push_back(response(member.header_at(now), id));
+                out.push_back(answer(member.header_at(now), id));
             }
             watch.progress_due = true;
         }
@@ -205,17 +208,17 @@ impl Watches {
 
 impl Watch {
     /// One response with the next events from the past, or the news that they are compacted.
-    fn catch_up(&mut self, id: i64, member: &Member, now: i64, out: &mut VecDeque<PbWatchResponse>) {
+    fn catch_up(&mut self, id: i64, member: &Member, now: i64, out: &mut VecDeque<Answer>) {
         let store = &member.store;
         if self.next < store.compacted() {
             self.compacted = true;
-            let mut response = response(member.header_at(0), id);
-            response.canceled = true;
-            response.compact_revision = store.compacted();
-            out.push_back(response);
+            let mut answer = answer(member.header_at(0), id);
+            answer.head.canceled = true;
+            answer.head.compact_revision = store.compacted();
+            out.push_back(answer);
             return;
         }
-        let mut events = Vec::new();
+        let mut events = Events::new();
         let mut revisions = 0;
         while self.next <= now && revisions < BATCH_REVISIONS {
             let found = self.events(store, self.next);
@@ -227,105 +230,161 @@ impl Watch {
         self.send(id, events, member.header_at(now), out);
     }
 
-    fn events(&self, store: &Store, revision: i64) -> Vec<PbEvent> {
+    fn events(&self, store: &Store, revision: i64) -> Events {
         let wanted = |change: &&Change| {
             let filtered = if change.deleted { self.no_deletes } else { self.no_puts };
             !filtered && self.span.contains(&change.kv.key)
         };
-        let event = |change: &Change| PbEvent {
-            r#type: i32::from(change.deleted),
-            kv: Some((*change.kv).clone()),
-            prev_kv: self.previous(store, change),
+        let event = |change: &Change| match self.previous(store, change) {
+            Some(previous) => change.event_after(previous),
+            None => change.event(),
         };
         store.changes(revision).iter().filter(wanted).map(event).collect()
     }
 
-    fn previous(&self, store: &Store, change: &Change) -> Option<etcd_client::proto::PbKeyValue> {
+    fn previous<'a>(&self, store: &'a Store, change: &Change) -> Option<&'a PbKeyValue> {
         let created = !change.deleted && change.kv.create_revision == change.kv.mod_revision;
         if !self.prev_kv || created {
             return None;
         }
         let before = store.check_readable(change.kv.mod_revision - 1).ok()?;
-        store.get_at(&change.kv.key, before).map(|kv| (**kv).clone())
+        store.get_at(&change.kv.key, before).map(|kv| &**kv)
     }
 
-    fn send(
-        &mut self,
-        id: i64,
-        events: Vec<PbEvent>,
-        header: PbResponseHeader,
-        out: &mut VecDeque<PbWatchResponse>,
-    ) {
+    fn send(&mut self, id: i64, events: Events, header: PbResponseHeader, out: &mut VecDeque<Answer>) {
         if events.is_empty() {
             return;
         }
         self.progress_due = false;
-        let mut response = response(header, id);
-        response.events = events;
+        let mut answer = answer(header, id);
+        answer.events = events;
         if self.fragment {
-            fragments(response, FRAGMENT_BYTES, out);
+            fragments(answer, FRAGMENT_BYTES, out);
         } else {
-            out.push_back(response);
+            out.push_back(answer);
         }
     }
 }
 
-fn response(header: PbResponseHeader, watch_id: i64) -> PbWatchResponse {
-    PbWatchResponse { header: Some(header), watch_id, ..PbWatchResponse::default() }
+/// Events in the protocol's bytes.
+type Events = SmallVec<[Bytes; 1]>;
+
+/// A message to the client: its events are bytes that it may share with other watches.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    /// All but the events.
+    head: PbWatchResponse,
+    events: Events,
 }
 
-/// Splits a response between events, so that no part with several events is larger than `limit`.
-fn fragments(mut response: PbWatchResponse, limit: usize, out: &mut VecDeque<PbWatchResponse>) {
-    if response.encoded_len() < limit {
-        out.push_back(response);
+impl Answer {
+    /// How the protocol numbers the events in the message.
+    const EVENTS: u32 = 11;
+
+    fn encoded_len(&self) -> usize {
+        self.head.encoded_len() + self.events.iter().map(Self::length_of).sum::<usize>()
+    }
+
+    /// What an event takes, with its number and length before it.
+    fn length_of(event: &Bytes) -> usize {
+        1 + prost::length_delimiter_len(event.len()) + event.len()
+    }
+
+    /// Appends the message.
+    pub(super) fn encode(&self, out: &mut impl BufMut) -> Result<(), prost::EncodeError> {
+        self.head.encode(out)?;
+        for event in &self.events {
+            encode_key(Self::EVENTS, WireType::LengthDelimited, out);
+            encode_varint(event.len() as u64, out);
+            out.put_slice(event);
+        }
+        Ok(())
+    }
+}
+
+fn answer(header: PbResponseHeader, watch_id: i64) -> Answer {
+    let head = PbWatchResponse { header: Some(header), watch_id, ..PbWatchResponse::default() };
+    Answer { head, events: Events::new() }
+}
+
+/// Splits an answer between events, so that no part with several events is larger than `limit`.
+fn fragments(mut answer: Answer, limit: usize, out: &mut VecDeque<Answer>) {
+    if answer.encoded_len() < limit {
+        out.push_back(answer);
         return;
     }
-    let events = std::mem::take(&mut response.events);
-    response.fragment = true;
-    let empty = response.encoded_len();
-    let mut part = response.clone();
+    let events = std::mem::take(&mut answer.events);
+    answer.head.fragment = true;
+    let empty = answer.encoded_len();
+    let mut part = answer.clone();
     let mut size = empty;
     for event in events {
-        let length = event.encoded_len();
-        let added = 1 + prost::length_delimiter_len(length) + length;
+        let added = Answer::length_of(&event);
         if !part.events.is_empty() && size + added >= limit {
-            out.push_back(std::mem::replace(&mut part, response.clone()));
+            out.push_back(std::mem::replace(&mut part, answer.clone()));
             size = empty;
         }
         part.events.push(event);
         size += added;
     }
-    part.fragment = false;
+    part.head.fragment = false;
     out.push_back(part);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etcd_client::proto::PbKeyValue;
+    use etcd_client::proto::PbEvent;
+
+    fn event(size: usize) -> PbEvent {
+        PbEvent {
+            kv: Some(PbKeyValue { value: vec![b'x'; size], ..PbKeyValue::default() }),
+            ..PbEvent::default()
+        }
+    }
+
+    fn whole(sizes: &[usize]) -> Answer {
+        let head = PbWatchResponse { watch_id: 3, ..PbWatchResponse::default() };
+        Answer { head, events: sizes.iter().map(|&size| event(size).encode_to_vec().into()).collect() }
+    }
 
     #[test]
     fn fragments_are_split_between_events_and_only_the_last_says_so() {
-        let event = |size: usize| PbEvent {
-            kv: Some(PbKeyValue { value: vec![b'x'; size], ..PbKeyValue::default() }),
-            ..PbEvent::default()
-        };
-        let whole = |sizes: &[usize]| PbWatchResponse {
-            watch_id: 3,
-            events: sizes.iter().map(|&size| event(size)).collect(),
-            ..PbWatchResponse::default()
-        };
         let split = |sizes: &[usize]| {
             let mut out = VecDeque::new();
             fragments(whole(sizes), 100, &mut out);
-            assert!(out.iter().all(|part| part.watch_id == 3));
+            assert!(out.iter().all(|part| part.head.watch_id == 3));
             assert!(out.iter().all(|part| part.events.len() == 1 || part.encoded_len() < 100));
-            out.iter().map(|part| (part.events.len(), part.fragment)).collect::<Vec<_>>()
+            out.iter().map(|part| (part.events.len(), part.head.fragment)).collect::<Vec<_>>()
         };
         assert_eq!(split(&[10, 10]), [(2, false)]);
         assert_eq!(split(&[50, 50, 50]), [(1, true), (1, true), (1, false)]);
         assert_eq!(split(&[30, 30, 30]), [(2, true), (1, false)]);
         assert_eq!(split(&[200]), [(1, false)]);
         assert_eq!(split(&[200, 200]), [(1, true), (1, false)]);
+    }
+
+    #[test]
+    fn an_answer_is_the_message_of_the_protocol() {
+        let sizes = [0, 5, 300];
+        let (mut bytes, answer) = (Vec::new(), whole(&sizes));
+        answer.encode(&mut bytes).expect("room");
+        let message = PbWatchResponse::decode(bytes.as_slice()).expect("a message");
+        assert_eq!(message.events, sizes.map(event));
+        assert_eq!((message.watch_id, bytes.len()), (3, answer.encoded_len()));
+    }
+
+    #[test]
+    fn an_event_is_encoded_once_for_all_watches() {
+        let mut store = Store::new();
+        store.put(b"a", b"1".to_vec(), 0);
+        store.commit();
+        store.delete(b"a");
+        store.commit();
+        let [put, deletion] = [2, 3].map(|revision| store.changes(revision)[0].clone());
+        assert_eq!(put.event().as_ptr(), put.event().as_ptr(), "the same bytes");
+        let decoded = PbEvent::decode(deletion.event_after(&put.kv)).expect("an event");
+        assert_eq!(decoded.r#type, 1);
+        assert_eq!((decoded.kv.as_ref(), decoded.prev_kv.as_ref()), (Some(&*deletion.kv), Some(&*put.kv)));
     }
 }

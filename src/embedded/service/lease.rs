@@ -128,8 +128,11 @@ impl Renewals {
 
 /// Ends when a stream that requires a leader has none.
 pub(super) async fn leader_lost(shared: &Shared, member: usize, required: bool) {
+    if !required {
+        return std::future::pending().await;
+    }
     let mut changes = shared.changes();
-    while !required || !shared.look(|inner| inner.is_leaderless(member) && !inner.condition.frozen) {
+    while !shared.look(|inner| inner.is_leaderless(member) && !inner.condition.frozen) {
         // The sender lives as long as `shared`.
         changes.changed().await;
     }

@@ -12,7 +12,7 @@ use super::check::{GRPC_OVERHEAD_BYTES, MAX_REQUEST_BYTES};
 use super::plan::RequestKind;
 use super::refusal::RpcError;
 use super::shared::{Inner, Shared, apply_fault};
-use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer, PbWatchServer};
+use etcd_client::proto::{PbClusterServer, PbKvServer, PbLeaseServer, PbMaintenanceServer};
 use prost::Message;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -36,7 +36,7 @@ pub(super) fn routes(shared: &Arc<Shared>, member: usize) -> Routes {
     let service = || Service(shared.clone(), member);
     // Larger messages are refused with etcd's own error, which tells more than a decoder's.
     Routes::new(PbKvServer::new(service()).max_decoding_message_size(usize::MAX))
-        .add_service(PbWatchServer::new(service()))
+        .add_service(watch::WatchService(service()))
         .add_service(PbLeaseServer::new(service()))
         .add_service(PbMaintenanceServer::new(service()))
         .add_service(PbClusterServer::new(service()))

@@ -5,29 +5,100 @@ use super::{Service, check_message, requires_leader, token};
 use crate::embedded::plan::{Action, RequestKind};
 use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Shared;
-use crate::embedded::watch::Watches;
+use crate::embedded::watch::{Answer, Watches};
 use crate::watch_cell::WatchCell;
-use etcd_client::proto::{PbWatchRequest, PbWatchResponse, PbWatchService};
+use etcd_client::proto::{PbWatchRequest, PbWatchResponse};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codec::{Codec, EncodeBuf, Encoder};
+use tonic::codegen::{BoxFuture, http};
+use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
 /// How often watches that want it are told their progress, as in etcd.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
 
-#[tonic::async_trait]
-impl PbWatchService for Service {
-    type WatchStream = BoxStream<'static, Result<PbWatchResponse, Status>>;
+/// The service of watches. Its answers are no messages of etcd-client, so that it has no stub of the service.
+#[derive(Clone)]
+pub(super) struct WatchService(pub(super) Service);
 
+impl NamedService for WatchService {
+    const NAME: &'static str = "etcdserverpb.Watch";
+}
+
+impl tonic::codegen::Service<http::Request<Body>> for WatchService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                "/etcdserverpb.Watch/Watch" => Grpc::new(AnswerCodec).streaming(service, request).await,
+                _ => Status::unimplemented("the service of watches watches").into_http(),
+            })
+        })
+    }
+}
+
+impl StreamingService<PbWatchRequest> for WatchService {
+    type Response = Answer;
+    type ResponseStream = BoxStream<'static, Result<Answer, Status>>;
+    type Future = BoxFuture<Response<Self::ResponseStream>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<PbWatchRequest>>) -> Self::Future {
+        let service = self.0.clone();
+        Box::pin(async move { service.watch(request).await })
+    }
+}
+
+/// Takes requests as etcd-client decodes them, and gives answers whose events are bytes already.
+#[derive(Clone, Copy)]
+struct AnswerCodec;
+
+impl Codec for AnswerCodec {
+    type Encode = Answer;
+    type Decode = PbWatchRequest;
+    type Encoder = Self;
+    type Decoder = <ProstCodec<PbWatchResponse, PbWatchRequest> as Codec>::Decoder;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<PbWatchResponse, PbWatchRequest>::default().decoder()
+    }
+}
+
+impl Encoder for AnswerCodec {
+    type Item = Answer;
+    type Error = Status;
+
+    fn encode(&mut self, answer: Answer, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        answer.encode(into).map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Service {
     async fn watch(
         &self,
         request: Request<Streaming<PbWatchRequest>>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    ) -> Result<Response<BoxStream<'static, Result<Answer, Status>>>, Status> {
         let leader_required = requires_leader(request.metadata());
         let token = token(request.metadata());
         let action = self.0.arrive(RequestKind::Watch);
@@ -78,7 +149,7 @@ struct WatchStream {
     token: Option<String>,
     watches: Watches,
     /// What is to be sent next; bounded by what `Watches` hands out at once.
-    ready: VecDeque<PbWatchResponse>,
+    ready: VecDeque<Answer>,
     changes: WatchCell<()>,
     cut: CancellationToken,
     next_tick: Instant,
@@ -88,7 +159,7 @@ struct WatchStream {
 }
 
 impl WatchStream {
-    async fn next(&mut self) -> Option<Result<PbWatchResponse, Status>> {
+    async fn next(&mut self) -> Option<Result<Answer, Status>> {
         if self.ended {
             return None;
         }
@@ -105,7 +176,7 @@ impl WatchStream {
     }
 
     /// The next response; `None` ends the stream, because the client has gone.
-    async fn respond(&mut self) -> Result<Option<PbWatchResponse>, RpcError> {
+    async fn respond(&mut self) -> Result<Option<Answer>, RpcError> {
         loop {
             self.shared.wait_until_thawed().await;
             self.changes.mark_seen();
@@ -180,7 +251,7 @@ impl WatchStream {
     }
 
     /// The response, unless a fault takes it away.
-    async fn deliver(&mut self, response: PbWatchResponse) -> Result<Option<PbWatchResponse>, RpcError> {
+    async fn deliver(&mut self, response: Answer) -> Result<Option<Answer>, RpcError> {
         match self.shared.arrive(RequestKind::WatchResponse) {
             None => {}
             Some(Action::Fail(refusal)) => return Err(refusal),
