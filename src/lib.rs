@@ -240,7 +240,7 @@ mod properties;
 mod read;
 mod rule;
 mod runtime;
-#[cfg(all(test, feature = "embedded"))]
+#[cfg(all(test, feature = "virtual-time"))]
 mod simulation;
 mod time;
 mod trace;
@@ -323,6 +323,7 @@ mod must_use {}
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]
 #[doc = include_str!("../docs/guides/credentials.md")]
+#[doc = include_str!("../docs/guides/testing.md")]
 mod guides {}
 
 pub use compiled::{Backoff, RateLimit, RuleError, Settle};

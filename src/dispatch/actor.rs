@@ -298,6 +298,8 @@ impl Dispatcher {
             // Bounded by the firing slots.
             tell_soon(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
         }
+        #[cfg(any(test, feature = "virtual-time"))]
+        self.host_callbacks();
         match self.starting.len() {
             0 => {}
             1 => drop(self.starting.pop().map(|run| self.config.runtime.spawn(run))),
@@ -308,6 +310,17 @@ impl Dispatcher {
                         tokio::spawn(run);
                     }
                 });
+            }
+        }
+    }
+
+    /// Callbacks stall and end with the engine's process, if it has one within this one.
+    #[cfg(any(test, feature = "virtual-time"))]
+    fn host_callbacks(&mut self) {
+        if let Some(process) = &self.config.env.process {
+            for run in &mut self.starting {
+                let (process, hosted) = (process.clone(), std::mem::replace(run, Box::pin(async {})));
+                *run = Box::pin(async move { process.host(hosted).await.unwrap_or_default() });
             }
         }
     }

@@ -16,7 +16,10 @@ pub(crate) enum Placement {
     #[default]
     OwnThreads,
     /// All in the `LocalSet` in which the engine is started.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for engines that run again from a seed"))]
+    #[cfg_attr(
+        not(any(test, feature = "virtual-time")),
+        expect(dead_code, reason = "for engines under virtual time")
+    )]
     Local,
 }
 
@@ -64,6 +67,9 @@ pub(crate) struct Env {
     repeats: bool,
     /// For tests: looks at, or fails, the handling of messages.
     pub(crate) probe: Option<Probe>,
+    /// The process that callbacks are in, so that they stall and end with it.
+    #[cfg(any(test, feature = "virtual-time"))]
+    pub(crate) process: Option<super::process::Process>,
     wall_clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
@@ -76,15 +82,17 @@ impl Env {
             placement: Placement::OwnThreads,
             repeats: false,
             probe: None,
+            #[cfg(any(test, feature = "virtual-time"))]
+            process: None,
             wall_clock: Arc::new(SystemTime::now),
         }
     }
 
     /// Everything in one thread, repeating from a seed.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "virtual-time"))]
     pub(crate) fn local(seed: u64, wall_clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         let wall_clock = Arc::new(wall_clock);
-        Self { seed, placement: Placement::Local, repeats: true, probe: None, wall_clock }
+        Self { seed, placement: Placement::Local, repeats: true, probe: None, process: None, wall_clock }
     }
 
     /// Unix time in milliseconds: for people who read keys, never for decisions.

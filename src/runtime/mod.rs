@@ -2,5 +2,7 @@
 
 pub(crate) mod actor_thread;
 pub(crate) mod env;
+#[cfg(any(test, feature = "virtual-time"))]
+pub(crate) mod process;
 pub(crate) mod retry;
 pub(crate) mod supervised;

@@ -3,11 +3,11 @@
 use super::history::{Began, EngineRun, Event, History, How};
 use super::kinds::Kind;
 use super::plan::{Callbacks, Plan};
-use super::process::Process;
 use crate::compiled::Backoff;
 use crate::firing::BoxError;
 use crate::firing::{Firing, Outcome};
 use crate::rule::Rule;
+use crate::runtime::process::Process;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::sync::Arc;

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`plan`] | what a seed means |
 //! | [`kinds`] | the rules, and what the checker knows of them |
-//! | [`callbacks`], [`process`] | what callbacks do, and the process they are in |
+//! | [`callbacks`] | what callbacks do |
 //! | [`worlds`] | what etcd is like: several members, users, every error |
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
@@ -25,7 +25,6 @@ mod kinds;
 mod metrics;
 mod other_store;
 mod plan;
-mod process;
 mod runner;
 mod schedule;
 mod torn;

@@ -11,13 +11,14 @@ use crate::embedded::{EmbeddedEtcd, Fault, NetworkPath, RequestKind};
 use crate::engine::{EngineBuilder, RunningEngine};
 use crate::mutants::{self, Mutant};
 use crate::runtime::env::Env;
+use crate::testing::virtual_time;
 use crate::{Engine, Error, Firing, Outcome, Rule, key};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,12 +26,7 @@ const NAMESPACE: &str = "/etcd-rules/sim/";
 
 /// Runs the scenario of a seed, perhaps with a promise broken on purpose.
 pub(super) fn run(seed: u64, broken: Option<Mutant>) -> Vec<Violation> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    mutants::with(broken, || {
-        let playing = async move { OtherStore::new(seed).play().await };
-        LocalSet::new().block_on(&runtime, Box::pin(playing))
-    })
+    mutants::with(broken, || virtual_time::run(async move { OtherStore::new(seed).play().await }))
 }
 
 struct OtherStore {

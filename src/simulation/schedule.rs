@@ -8,21 +8,21 @@ use super::checker::{self, Violation};
 use super::history::{EngineRun, Event, History};
 use super::kinds::Kind;
 use super::plan::{Plan, PlanStep};
-use super::process::Process;
 use super::worlds::{members, users};
 use crate::Engine;
 use crate::embedded::record::Write;
 use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath, Saved};
 use crate::engine::RunningEngine;
 use crate::mutants::{self, Mutant};
-use crate::runtime::env::Env;
+use crate::runtime::process::Process;
 use crate::runtime::supervised::Probe;
+use crate::testing::virtual_time;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use std::time::Duration;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, sleep_until};
 
 pub(super) const NAMESPACE: &str = "/etcd-rules/sim/";
@@ -39,28 +39,20 @@ pub(super) fn run(seed: u64, broken: Option<Mutant>) -> Outcome {
 }
 
 pub(super) fn run_plan(plan: Plan, broken: Option<Mutant>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime");
-    let outcome = mutants::with(broken, || {
-        let local = LocalSet::new();
-        local.block_on(
-            &runtime,
-            Box::pin(async move {
-                let schedule = Schedule::new(plan);
-                let history = schedule.history.clone();
-                let text = "something spins: far too much happened".to_owned();
-                tokio::select! {
-                    biased;
-                    () = history.full() => {
-                        Outcome { violations: vec![Violation { at: history.time(), text }], history: history.clone() }
-                    }
-                    outcome = schedule.run() => outcome,
+    mutants::with(broken, || {
+        virtual_time::run(async move {
+            let schedule = Schedule::new(plan);
+            let history = schedule.history.clone();
+            let text = "something spins: far too much happened".to_owned();
+            tokio::select! {
+                biased;
+                () = history.full() => {
+                    Outcome { violations: vec![Violation { at: history.time(), text }], history: history.clone() }
                 }
-            }),
-        )
-    });
-    drop(runtime);
-    outcome
+                outcome = schedule.run() => outcome,
+            }
+        })
+    })
 }
 
 struct Schedule {
@@ -293,26 +285,22 @@ impl Schedule {
             .crawl_interval(options.crawl_interval)
             .concurrency(options.concurrency)
             .evaluators(options.evaluators);
-        let (start, seed) = (Instant::now() - self.history.time(), self.plan.seed);
-        let seed = seed ^ ((at as u64 + 1) << 40) ^ (u64::from(life.number) << 48);
-        builder.env = Env::local(seed, move || UNIX_EPOCH + start.elapsed());
+        let start = Instant::now() - self.history.time();
+        builder.env = virtual_time::env(self.plan.seed, at as u64, life.number, start);
         builder.env.probe = Some(probe(&poison));
         let engine = builder.build().expect("a sound configuration");
         self.history.add(Event::Started(life));
-        let local = LocalSet::new();
-        let handle = local.run_until(engine.start()).await.expect("the engine starts");
-        let handle = Rc::new(handle);
-        let mut health = handle.health_changes();
-        let (history, hosted) = (self.history.clone(), process.clone());
-        let task = spawn_local(async move {
-            let watching = local.run_until(async {
+        let history = self.history.clone();
+        let noting = |handle: &RunningEngine| {
+            let mut health = handle.health_changes();
+            async move {
                 while let Some(now) = health.recv().await {
                     history.add(Event::Health(life, now.name().to_owned()));
                 }
-                std::future::pending::<()>().await;
-            });
-            hosted.host(watching).await;
-        });
+            }
+        };
+        let (handle, task) = virtual_time::start(engine, &process, noting).await.expect("the engine starts");
+        let handle = Rc::new(handle);
         self.machines[at].running = Some(Running { life, process, handle, poison, task });
     }
 

@@ -5,6 +5,7 @@
 //! | Is the condition true on these keys, and why (not)? | [`Condition::evaluate_on`](crate::Condition::evaluate_on); with the expansions and constraints of an engine, [`Engine::evaluate_on`](crate::Engine::evaluate_on) | nothing |
 //! | Which instances do these keys imply? | [`Engine::instances_on`](crate::Engine::instances_on) | nothing |
 //! | What does the callback do on these keys? | [`Trial`] | a tokio runtime |
+//! | What do engines do, in the course of hours? | [`World`] | the feature `virtual-time` |
 //! | Has the rule fired for these attributes, and how did it end? | [`Firings`] | a running engine |
 //!
 //! A running engine needs an etcd. It can be a real one, or the one of the feature `embedded`, which runs in
@@ -48,6 +49,12 @@
 
 mod firings;
 mod trial;
+#[cfg(feature = "virtual-time")]
+pub(crate) mod virtual_time;
+#[cfg(feature = "virtual-time")]
+mod world;
 
 pub use firings::{Fired, Firings, NotFired, WhyNotFired};
 pub use trial::{NotTried, Trial, Tried};
+#[cfg(feature = "virtual-time")]
+pub use world::{NotUntil, World, WorldEngine};

@@ -51,3 +51,4 @@ mod tokens;
 mod trouble;
 mod values;
 mod watch;
+mod world;

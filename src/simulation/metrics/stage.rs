@@ -12,13 +12,13 @@ use crate::firing::Firing;
 use crate::metrics::describe;
 use crate::rule::Rule;
 use crate::runtime::env::Env;
+use crate::testing::virtual_time;
 use crate::time::Jitter;
 use etcd_client::{Client, PutOptions};
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::BTreeSet;
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::task::LocalSet;
 use tokio::time::{Instant, advance, sleep_until};
 
 /// Where the engine keeps its locks.
@@ -60,10 +60,7 @@ pub(super) fn play(act: impl AsyncFnOnce(&mut Stage)) -> (BTreeSet<String>, Vec<
     let metrics = recorder.handle();
     metrics::with_local_recorder(&recorder, || {
         describe();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = runtime.expect("a runtime");
-        let local = LocalSet::new();
-        local.block_on(&runtime, async {
+        virtual_time::run(async {
             let etcd = EmbeddedEtcd::in_process();
             let mut stage = Stage {
                 faults: etcd.faults(),

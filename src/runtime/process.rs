@@ -7,13 +7,19 @@ use std::task::{Context, Poll, Waker};
 
 /// The state of a process: it runs, is stalled, or has ended. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Process(Arc<Mutex<State>>);
+pub(crate) struct Process(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     stalls: usize,
     ended: bool,
     waiting: Vec<Waker>,
+}
+
+impl std::fmt::Debug for Process {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Process")
+    }
 }
 
 impl Process {
@@ -27,27 +33,28 @@ impl Process {
     }
 
     /// Stalls the process. It runs again after as many calls of [`go_on`](Self::go_on).
-    pub(super) fn stall(&self) {
+    pub(crate) fn stall(&self) {
         self.change(|state| state.stalls += 1);
     }
 
-    pub(super) fn go_on(&self) {
+    #[cfg(test)]
+    pub(crate) fn go_on(&self) {
         self.change(|state| state.stalls = state.stalls.saturating_sub(1));
     }
 
     /// Lets the process run again, however often it was stalled.
-    pub(super) fn run_on(&self) {
+    pub(crate) fn run_on(&self) {
         self.change(|state| state.stalls = 0);
     }
 
     /// Ends the process and everything in it.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.change(|state| state.ended = true);
     }
 
     /// Runs a future in the process. If the process ends first, the future is dropped and the result is
     /// `None`.
-    pub(super) async fn host<F: Future>(&self, future: F) -> Option<F::Output> {
+    pub(crate) async fn host<F: Future>(&self, future: F) -> Option<F::Output> {
         Hosted { process: self.clone(), future: Box::pin(future) }.await
     }
 }
