@@ -60,6 +60,7 @@ bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minut
 	@scripts/setup
 	$(BENCH) decide -- "1M keys" $(JSON)
 	$(BENCH) memory -- $(JSON)
+	$(BENCH) embedded -- $(JSON)
 	$(BENCH) etcd -- $(JSON) $(ARGS)
 
 bench-picture: ## the table of target/bench.json in Markdown, and benches/results.svg
