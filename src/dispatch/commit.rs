@@ -10,9 +10,9 @@ use crate::condition::Slot;
 use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
+use crate::lock::key_leases::{Forget, KeyLease, Purpose};
 use crate::lock::keys::Keys;
-use crate::lock::lease::Ticket;
-use crate::lock::lease_manager::{Forget, KeyLease, Purpose};
+use crate::lock::shared_leases::Ticket;
 use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
 use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
@@ -36,6 +36,8 @@ pub(super) struct CommitTxn {
     pub(super) began: Instant,
     /// Leases of keys in the last attempt.
     pub(super) used: Vec<LeaseId>,
+    /// When that was to be sent.
+    pub(super) send_before: Option<Instant>,
 }
 
 impl CommitTxn {
@@ -92,7 +94,7 @@ impl CommitTxn {
                     };
                 }
                 // A lease of a key ended meanwhile: take another. The lock's own is checked below.
-                FailureKind::LeaseGone => {
+                FailureKind::LeaseGone if !self.is_late() => {
                     let used = std::mem::take(&mut self.used);
                     // Closed: the engine is stopping, which the next attempt finds too.
                     let _ = self.tools.keeper.send(Forget(used)).await;
@@ -115,8 +117,10 @@ impl CommitTxn {
         let mut send_before: Option<Instant> = None;
         for effect in &self.effects.changes {
             leases.push(match effect {
-                Effect::Put { ttl: Some(ttl), .. } => {
-                    let ticket = self.key_lease(Purpose::Data, *ttl).await?;
+                Effect::Put { key, ttl: Some(ttl), .. } => {
+                    let reads = self.keys.slots().any(|slot| slot == key);
+                    let purpose = if reads { Purpose::Poll } else { Purpose::Data };
+                    let ticket = self.key_lease(purpose, *ttl).await?;
                     send_before = Some(send_before.map_or(ticket.send_before, |t| t.min(ticket.send_before)));
                     Some(ticket.lease)
                 }
@@ -130,6 +134,7 @@ impl CommitTxn {
         self.used = leases.iter().flatten().copied().chain(mark.iter().map(|(_, lease)| *lease)).collect();
         let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
         let request = self.ending(&leases, marking).request();
+        self.send_before = send_before;
         let answer = submit(&self.tools.requests, self.rule, Class::Ending, request, send_before).await;
         let Some(answer) = answer else { return Ok(CommitOutcome::Failed("the engine is stopping".into())) };
         let marking = mark.as_ref().map(|(mark, lease)| Marking { mark, lease: *lease });
@@ -141,6 +146,11 @@ impl CommitTxn {
             // this engine back like another engine's.
             None => Ok(self.marked_at().await?.map_or(CommitOutcome::FenceLost, |at| self.closed(at))),
         }
+    }
+
+    /// The last attempt was not sent in time. Its leases are as good as before for others.
+    fn is_late(&self) -> bool {
+        self.send_before.is_some_and(|limit| Instant::now() >= limit)
     }
 
     fn ending<'a>(&'a self, leases: &'a [Option<LeaseId>], marking: Option<Marking<'a>>) -> Ending<'a> {

@@ -110,9 +110,10 @@ impl Commit {
         self
     }
 
-    /// Puts a key that etcd deletes some time after `ttl`: never before it, and later by the window
-    /// in which keys share a lease (a fifth of the TTL, at least one second), the rounding to whole
-    /// seconds, and whatever etcd itself takes. The key outlives the engine.
+    /// Puts a key that etcd deletes some time after `ttl`: never before it, and at most a window later, in which keys
+    /// share leases. That is a fifth of the TTL, at least one second, and 0.2 s more if the TTL has no whole seconds. To
+    /// that comes what etcd itself takes: it looks for what has ended every half second, and its least TTL is 2 s by
+    /// default. The key outlives the engine.
     pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
         self.change(pattern, |key| put_ttl(key, value.into(), ttl));
         self

@@ -2,14 +2,15 @@
 //! shared leases for keys with a TTL. When a lease can't be relied on any more, the firings under it
 //! are told, and a new one takes its place.
 
-use super::lease::{Lifetime, SharedLeases, Ticket};
-use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, LeaseId, Renewals};
+use super::key_leases::KeyLeases;
+use super::lease::Lifetime;
+use crate::etcd::{EtcdClient, Failure, FailureKind, LeaseId, Renewals};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, guarded, spawn_guarded};
+use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
@@ -19,7 +20,6 @@ use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -46,14 +46,11 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct LeaseManager {
-    settings: Settings,
+    pub(super) settings: Settings,
     leases: Vec<(Duration, WatchCellSender<Option<LockLease>>)>,
     readers: LockLeases,
-    shared: BTreeMap<Purpose, SharedLeases>,
-    /// Grants under way, with who waits for them.
-    granting: BTreeMap<(Purpose, Duration), Vec<TicketReply>>,
-    /// Leases of marks: they go with the engine.
-    marks: Vec<LeaseId>,
+    /// Leases that keys share.
+    pub(super) keys: KeyLeases,
     retired: Retired,
     /// What renews and replaces the leases of locks.
     keeping: Vec<SpawnHandle>,
@@ -81,18 +78,6 @@ impl Retired {
     }
 }
 
-/// Where the answer to a request for a shared lease goes.
-type TicketReply = oneshot::Sender<Result<Ticket, Failure>>;
-
-/// What a key with a TTL is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Purpose {
-    /// The application's: it outlives the engine.
-    Data,
-    /// A backoff key of the engine.
-    Mark,
-}
-
 impl LeaseManager {
     /// Keeps one lease for each of the TTLs.
     pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
@@ -110,9 +95,7 @@ impl LeaseManager {
             settings,
             leases,
             readers: readers.clone(),
-            shared: BTreeMap::new(),
-            granting: BTreeMap::new(),
-            marks: Vec::new(),
+            keys: KeyLeases::default(),
             retired: Retired::default(),
             keeping: Vec::new(),
         };
@@ -121,7 +104,7 @@ impl LeaseManager {
 }
 
 /// An id for a lease: any positive number that nobody else picks.
-fn lease_id(rng: &mut StdRng) -> LeaseId {
+pub(super) fn lease_id(rng: &mut StdRng) -> LeaseId {
     LeaseId::new(rng.random_range(1..i64::MAX))
 }
 
@@ -325,95 +308,6 @@ async fn attempt(
     (sent, renewing.await)
 }
 
-/// A lease for a key that is to live for at least this long.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct KeyLease {
-    pub(crate) purpose: Purpose,
-    pub(crate) ttl: Duration,
-    pub(crate) reply: TicketReply,
-}
-
-impl Handler<KeyLease> for LeaseManager {
-    type Result = ();
-
-    fn handle(&mut self, request: KeyLease, ctx: &mut Self::Context) {
-        guarded(self, ctx, |this, ctx| this.key_lease(request, ctx));
-    }
-}
-
-impl LeaseManager {
-    fn key_lease(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Context<Self>) {
-        let now = Instant::now();
-        let shared = self.shared.entry(purpose).or_default();
-        shared.prune(now);
-        if let Some(ticket) = shared.join(ttl, now) {
-            // The firing that asked may have ended.
-            let _ = reply.send(Ok(ticket));
-            return;
-        }
-        let waiting = self.granting.entry((purpose, ttl)).or_default();
-        waiting.push(reply);
-        if waiting.len() > 1 {
-            return;
-        }
-        let etcd = self.settings.etcd.clone();
-        let id = lease_id(&mut self.settings.rng);
-        let granting = async move { etcd.grant(id, ttl.saturating_add(SharedLeases::window(ttl))).await };
-        ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
-            guarded(this, ctx, |this, _| this.granted(purpose, ttl, grant));
-        }));
-    }
-}
-
-/// Leases that etcd does not know (any more).
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) struct Forget(pub(crate) Vec<LeaseId>);
-
-impl Handler<Forget> for LeaseManager {
-    type Result = ();
-
-    fn handle(&mut self, Forget(leases): Forget, ctx: &mut Self::Context) {
-        guarded(self, ctx, |this, _| {
-            for shared in this.shared.values_mut() {
-                leases.iter().for_each(|lease| shared.forget(*lease));
-            }
-        });
-    }
-}
-
-impl LeaseManager {
-    /// Gives the new lease to all who waited for it, as far as it reaches.
-    fn granted(&mut self, purpose: Purpose, ttl: Duration, grant: Result<Grant, Failure>) {
-        if grant.is_ok() {
-            self.settings.meters.key_lease();
-        }
-        if let (Purpose::Mark, Ok(grant)) = (purpose, &grant) {
-            self.marks.push(grant.id);
-            // Leases end by themselves; only the latest can still be alive.
-            let excess = self.marks.len().saturating_sub(MARKS);
-            self.marks.drain(..excess);
-        }
-        let failed = |message: &str| Failure::new(FailureKind::Unreachable, "lease_grant", message);
-        let shared = self.shared.entry(purpose).or_default();
-        let mut ticket = grant.and_then(|grant| {
-            shared.granted(ttl, grant).ok_or_else(|| failed("the server grants less than it is asked for"))
-        });
-        for reply in self.granting.remove(&(purpose, ttl)).unwrap_or_default() {
-            // The firing that asked may have ended.
-            let _ = reply.send(ticket.clone());
-            if ticket.is_ok() {
-                let joined = shared.join(ttl, Instant::now());
-                ticket = joined.ok_or_else(|| failed("the lease is full or came too late"));
-            }
-        }
-    }
-}
-
-/// Leases of marks that are remembered for the end.
-const MARKS: usize = 4096;
-
 /// Ends the leases of locks and marks. Answers when etcd has, or could not be reached.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -424,7 +318,7 @@ impl Handler<Revoke> for LeaseManager {
 
     fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
         let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
-        let mut ids: Vec<LeaseId> = locks.chain(self.marks.drain(..)).collect();
+        let mut ids: Vec<LeaseId> = locks.chain(self.keys.end()).collect();
         ids.extend(self.retired.lock().drain(..));
         if is_active(Mutant::Revoke) {
             ids.clear();

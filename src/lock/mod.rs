@@ -6,16 +6,22 @@
 //! | [`keys`] | the keys that a firing is about | no |
 //! | [`encode`] | transactions as the bytes that etcd reads | no |
 //! | [`batch`] | which transactions travel in one request | no |
-//! | [`lease`] | how long a lease can be relied on, which keys share one | no |
+//! | [`lease`] | how long a lease can be relied on | no |
+//! | [`shared_leases`] | which keys share a lease | no |
+//! | [`lease_demand`] | which shared leases are granted ahead | no |
 //! | [`txn_sender`] | the actor that sends transactions | yes |
 //! | [`lease_manager`] | the actor that grants and renews leases | yes |
+//! | [`key_leases`] | the lease manager's leases for keys | yes |
 //! | [`lock_watcher`] | the actor that watches for locks becoming free | yes |
 
 pub(crate) mod batch;
 pub(crate) mod encode;
+pub(crate) mod key_leases;
 pub(crate) mod keys;
 pub(crate) mod lease;
+mod lease_demand;
 pub(crate) mod lease_manager;
 pub(crate) mod lock_watcher;
+pub(crate) mod shared_leases;
 pub(crate) mod txn;
 pub(crate) mod txn_sender;

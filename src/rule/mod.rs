@@ -112,8 +112,9 @@ impl Rule {
     ///   counts, and after a failure the [backoff](Rule::backoff). After [`give_up`](Outcome::give_up) the
     ///   instance isn't polled until somebody changes a key that it reads.
     /// - To poll at once, delete the delay key.
-    /// - Keys of one interval share leases: a thousand polls of 200 instances took five
-    ///   (`cargo test --test integration polling -- --nocapture`).
+    /// - Delays share leases, whatever their intervals are, at most 64 on one. Many polls that began evenly stay spread:
+    ///   of thousands, no quarter of a second has more than three times the mean. Few polls of long intervals come in
+    ///   small bunches. See `docs/decisions/0020-ends-of-shared-leases.md` in the repository.
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, Outcome, Rule, key};

@@ -53,6 +53,7 @@ impl Dispatcher {
             retry: Retry::seeded(self.rng.next_u64()),
             began: Instant::now(),
             used: Vec::new(),
+            send_before: None,
         });
         let begun = txn.begin();
         let (sent, task) = match &begun {
