@@ -58,6 +58,14 @@ impl Change {
         }
     }
 
+    /// The bytes of the key and the value.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Change::Put { key, value, .. } => key.len() + value.len(),
+            Change::Delete { key, .. } => key.len(),
+        }
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         match self {
             Change::Put { revision, .. } | Change::Delete { revision, .. } => *revision,

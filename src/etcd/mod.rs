@@ -57,7 +57,7 @@ pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};
 pub(crate) use store::Store;
 pub(crate) use token::Token;
-pub(crate) use watch::{LiveWatch, StreamEvent, WatchMessage};
+pub(crate) use watch::{LiveWatch, Pieces, StreamEvent, WatchMessage};
 #[cfg(all(test, feature = "embedded"))]
 pub(crate) use {errors::ERRORS, wire::simulated::dial_by};
 

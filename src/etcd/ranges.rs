@@ -11,8 +11,8 @@ use etcd_client::GetOptions;
 use etcd_client::proto::PbKeyValue;
 use std::sync::Arc;
 
-/// Largest page of a range accepted; larger ones are asked for in smaller parts.
-const MAX_PAGE: usize = 64 << 20;
+/// Largest page of a range accepted; larger ones are asked for in smaller parts. A few are in memory at once.
+const MAX_PAGE: usize = 16 << 20;
 
 /// A page of a range.
 pub(crate) struct Page {

@@ -13,20 +13,38 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
-/// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB. A
-/// limit that is too low ends the watch for ever.
+/// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB, unless it is asked
+/// for [`Pieces`]. A limit that is too low ends the watch for ever.
 const MAX_WATCH: usize = i32::MAX as usize;
+
+/// How etcd is to send what it has for a watch that is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pieces {
+    /// Up to 1000 revisions at once, however large their values are.
+    Whole,
+    /// In messages of about 2 MiB. etcd takes far longer to make those of many small changes.
+    Small,
+}
 
 /// How long the answer to a heartbeat may take before the connection counts as silent.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl EtcdClient {
     /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
-    async fn watch(&self, prefix: &str, from: Revision, deletions_only: bool) -> Result<Watch, Failure> {
+    async fn watch(
+        &self,
+        prefix: &str,
+        from: Revision,
+        deletions_only: bool,
+        pieces: Pieces,
+    ) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
             let mut options = prefix_options(prefix).with_start_revision(from.get()).with_progress_notify();
             if deletions_only {
                 options = options.with_filters([WatchFilterType::NoPut]);
+            }
+            if pieces == Pieces::Small {
+                options = options.with_fragment();
             }
             let mut watcher = connection.client.watch_client().max_decoding_message_size(MAX_WATCH);
             let stream = watcher.watch(first_key(prefix), Some(options)).await?;
@@ -34,7 +52,8 @@ impl EtcdClient {
         };
         let (stream, connection) = self.call(Sending::once("watch"), send).await?;
         let (requests, responses) = stream.split();
-        Ok(Watch { requests, responses, id: None, connection, store: self.store.clone() })
+        let (held, store) = (Vec::new(), self.store.clone());
+        Ok(Watch { requests, responses, id: None, connection, store, pieces, held })
     }
 }
 
@@ -71,8 +90,9 @@ impl LiveWatch {
         from: Revision,
         deletions_only: bool,
         silence: Duration,
+        pieces: Pieces,
     ) -> Result<Self, Failure> {
-        let watch = client.watch(prefix, from, deletions_only).await?;
+        let watch = client.watch(prefix, from, deletions_only, pieces).await?;
         let (client, prefix, heard_at) = (client.clone(), prefix.to_owned(), Instant::now());
         Ok(Self { client, watch, prefix, silence, heard_at, asked_at: None })
     }
@@ -104,6 +124,11 @@ impl LiveWatch {
         }
     }
 
+    /// How it was asked to send what it has.
+    pub(crate) fn pieces(&self) -> Pieces {
+        self.watch.pieces
+    }
+
     /// When it was last heard of, if it was asked and has not answered.
     pub(crate) fn silent_since(&self) -> Option<Instant> {
         self.asked_at.map(|_| self.heard_at)
@@ -119,6 +144,9 @@ struct Watch {
     connection: Arc<Connection>,
     /// Told of the newest change.
     store: Arc<Store>,
+    pieces: Pieces,
+    /// The last revision of a message that etcd sends in pieces. More of it may come with the next.
+    held: Vec<Change>,
 }
 
 /// What a watch stream said.
@@ -183,7 +211,11 @@ impl Watch {
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
             return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
         }
-        let changes: Vec<Change> = response.events.into_iter().filter_map(change).collect();
+        let came = response.events.into_iter().filter_map(change);
+        let changes = whole_revisions(&mut self.held, came, response.fragment);
+        if changes.is_empty() {
+            return Ok(WatchMessage::Alive(header, false));
+        }
         if let Some(last) = changes.last() {
             self.store.saw(LastEvent::of(last));
         }
@@ -202,6 +234,22 @@ impl Watch {
     }
 }
 
+/// Of what was held back and what has come, the changes whose revisions are whole. `more`: another piece follows.
+fn whole_revisions(held: &mut Vec<Change>, came: impl Iterator<Item = Change>, more: bool) -> Vec<Change> {
+    let mut changes = std::mem::take(held);
+    if changes.is_empty() {
+        // The usual case, without another copy.
+        changes = came.collect();
+    } else {
+        changes.extend(came);
+    }
+    if more && let Some(last) = changes.last().map(Change::revision) {
+        let whole = changes.partition_point(|change| change.revision() < last);
+        *held = changes.split_off(whole);
+    }
+    changes
+}
+
 /// The watch id of answers to progress requests, which concern the whole stream.
 const PROGRESS_OF_ALL: i64 = -1;
 
@@ -213,4 +261,28 @@ fn change(event: PbEvent) -> Option<Change> {
     } else {
         Change::Put { key: kv.key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_told_when_all_of_it_has_come() {
+        let change = |revision| Change::Delete {
+            key: b"k".to_vec(),
+            revision: Revision::new(revision),
+            how: Deletion::Delivered,
+        };
+        let mut held = Vec::new();
+        let mut told = |came: &[i64], more| -> Vec<i64> {
+            let changes = whole_revisions(&mut held, came.iter().copied().map(change), more);
+            changes.iter().map(|change| change.revision().get()).collect()
+        };
+        assert_eq!(told(&[1, 2, 2], true), [1]);
+        assert_eq!(told(&[2, 2], true), [0; 0], "it may still go on");
+        assert_eq!(told(&[2, 3], true), [2, 2, 2, 2, 2]);
+        assert_eq!(told(&[4], false), [3, 4]);
+        assert_eq!(told(&[5, 5], false), [5, 5]);
+    }
 }

@@ -3,7 +3,7 @@
 //! firing of each engine is an event of it.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, StreamEvent};
+use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, Pieces, StreamEvent};
 use crate::health::status::Status;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
@@ -112,7 +112,7 @@ async fn follow(
             revision.next()
         }
     };
-    let mut stream = LiveWatch::open(etcd, namespace, from, true, settings.silence).await?;
+    let mut stream = LiveWatch::open(etcd, namespace, from, true, settings.silence, Pieces::Whole).await?;
     settings.status.fine(PART);
     loop {
         tokio::select! {

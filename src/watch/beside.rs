@@ -6,7 +6,7 @@
 
 use super::watcher::Settings;
 use crate::change::{KeyValue, Revision};
-use crate::etcd::{Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
+use crate::etcd::{Failure, FailureKind, LastEvent, LiveWatch, Pieces, StreamEvent, WatchMessage};
 use crate::index::Purpose;
 use crate::index::actor::{CloseView, OpenView, ViewPage};
 use crate::index::views::ViewId;
@@ -69,11 +69,14 @@ pub(super) fn newest(known: Option<LastEvent>, keys: &[KeyValue]) -> Option<Last
 impl Beside {
     /// Opens the watch, and begins to read. Returns also the revision after which the watch tells everything.
     /// `None` if the index is gone.
-    pub(super) async fn open(settings: &Settings) -> Result<Option<(LiveWatch, Revision, Self)>, Failure> {
+    pub(super) async fn open(
+        settings: &Settings,
+        pieces: Pieces,
+    ) -> Result<Option<(LiveWatch, Revision, Self)>, Failure> {
         /// From now on.
         const NOW: Revision = Revision::NONE;
         let Settings { etcd, index, number, prefix, silence, splits, .. } = settings;
-        let mut stream = LiveWatch::open(etcd, prefix, NOW, false, *silence).await?;
+        let mut stream = LiveWatch::open(etcd, prefix, NOW, false, *silence, pieces).await?;
         registered(&mut stream).await?;
         // Not what the stream told, which may come from a proxy or from a member that is behind. What it told before
         // this is of no account: the ranges will have it.

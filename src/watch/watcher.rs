@@ -1,11 +1,14 @@
 //! The watcher: a task that takes the snapshot, holds the stream, and hands batches to the index. It only
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
+use super::ahead::{Ahead, LARGE, Part};
 use super::beside::{Beside, Progress, newest};
 use super::lag::Lag;
 use super::progress::{Furthest, WatchProgress};
-use crate::change::{Change, KeyValue, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, StreamEvent, WatchMessage};
+use crate::change::{KeyValue, Revision};
+use crate::etcd::{
+    EtcdClient, Failure, FailureKind, LastEvent, LiveWatch, Pieces, StreamEvent, WatchMessage,
+};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage, WatchIs};
@@ -23,9 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
-
-/// Changes read ahead while the index is busy; then the stream waits, and etcd with it.
-const READ_AHEAD: usize = 65_536;
 
 /// How often the metrics are told how far the watches are behind.
 const SHOW: Duration = Duration::from_secs(1);
@@ -110,6 +110,7 @@ async fn run(settings: Settings, retry: Retry) {
         lag: Lag::new(settings.lag_limit),
         retry,
         state: WatchState::Starting,
+        pieces: Pieces::Whole,
     };
     loop {
         let result = Box::pin(follow(&settings, &mut watch)).await;
@@ -150,6 +151,8 @@ struct Watch {
     lag: Lag,
     retry: Retry,
     state: WatchState,
+    /// How the next stream is asked to send what it has.
+    pieces: Pieces,
 }
 
 impl Watch {
@@ -171,9 +174,11 @@ enum Stop {
 
 /// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
 async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure> {
-    let Watch { resume, lag, .. } = &mut *watch;
-    let open =
-        async |from| LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence).await;
+    let Watch { resume, lag, pieces, .. } = &mut *watch;
+    let pieces = *pieces;
+    let open = async |from| {
+        LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence, pieces).await
+    };
     let (stream, mut beside) = match start(&settings.etcd, &settings.prefix, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => (open(from).await?, None),
@@ -186,7 +191,7 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
         }
         Start::Beside(_) => {
             let Some((stream, revision, beside)) =
-                Box::pin(late(settings, lag, Beside::open(settings))).await?
+                Box::pin(late(settings, lag, Beside::open(settings, pieces))).await?
             else {
                 return Ok(Stop::IndexGone);
             };
@@ -194,7 +199,7 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
             (stream, Some(beside))
         }
     };
-    let mut ahead = Ahead::default();
+    let mut ahead = HandingOn::default();
     let end = stream_to_end(settings, watch, stream, &mut ahead, &mut beside).await;
     settings.generation.stop();
     if end.is_err() {
@@ -255,21 +260,26 @@ async fn stream_to_end(
     settings: &Settings,
     watch: &mut Watch,
     mut stream: LiveWatch,
-    ahead: &mut Ahead,
+    handing_on: &mut HandingOn,
     beside: &mut Option<Beside>,
 ) -> Result<Stop, Failure> {
     // Not before the stream has said something: etcd may refuse the watch.
     let mut follows = false;
     loop {
-        let Watch { resume, lag, .. } = &mut *watch;
         // What was read is handed on, one batch at a time, while the next is being read.
-        ahead.begin(settings);
-        lag.waiting(ahead.oldest());
+        handing_on.begin(settings);
+        if handing_on.ahead.has_many_bytes() && stream.pieces() == Pieces::Whole && beside.is_none() {
+            // etcd keeps what is not read, and would then send all of it in one message.
+            watch.pieces = Pieces::Small;
+            return Ok(Stop::Again);
+        }
+        let Watch { resume, lag, .. } = &mut *watch;
+        lag.waiting(handing_on.oldest());
         settings.report(lag);
         let late = lag.deadline(Instant::now());
-        let reached = if ahead.is_empty() { resume.delivered() } else { Revision::NONE };
+        let reached = if handing_on.is_empty() { resume.delivered() } else { Revision::NONE };
         let delivered = async {
-            match &mut ahead.delivering {
+            match &mut handing_on.delivering {
                 Some((delivering, _)) => delivering.await,
                 None => std::future::pending().await,
             }
@@ -277,7 +287,7 @@ async fn stream_to_end(
         tokio::select! {
             biased;
             delivered = delivered => {
-                ahead.delivering = None;
+                handing_on.delivered();
                 if delivered.is_err() {
                     return Ok(Stop::IndexGone);
                 }
@@ -295,7 +305,7 @@ async fn stream_to_end(
                     }
                 }
             },
-            heard = stream.next(), if ahead.changes.len() < READ_AHEAD => {
+            heard = stream.next(), if !handing_on.ahead.is_full() => {
                 let heard_at = Instant::now();
                 let heard = match heard {
                     Ok(StreamEvent::Message(message)) => message,
@@ -328,7 +338,10 @@ async fn stream_to_end(
                         retry.reset();
                         settings.meters.watch_events(changes.len());
                         settings.progress.received(settings.number, position, store);
-                        ahead.add(changes, position, heard_at);
+                        if changes.iter().any(|change| change.bytes() >= LARGE) {
+                            watch.pieces = Pieces::Small;
+                        }
+                        handing_on.ahead.add(changes, position, heard_at);
                     }
                     Step::Resync => {
                         tracing::info!(
@@ -367,48 +380,38 @@ async fn go_on(
 
 type Delivering = Pin<Box<actix::dev::Request<IndexActor, Batch>>>;
 
-/// What was read from the stream and is not yet with the index.
+/// Hands on what was read from the stream, one part at a time.
 #[derive(Default)]
-struct Ahead {
-    changes: Vec<Change>,
-    /// Up to where `changes` is complete, if that is news.
-    position: Option<Revision>,
-    arrived: Option<Instant>,
+struct HandingOn {
+    ahead: Ahead,
     /// What is being handed on, and when the first of it was received.
     delivering: Option<(Delivering, Instant)>,
 }
 
-impl Ahead {
-    fn add(&mut self, changes: Vec<Change>, position: Revision, heard_at: Instant) {
-        self.position = Some(position);
-        self.arrived.get_or_insert(heard_at);
-        if self.changes.is_empty() {
-            self.changes = changes;
-        } else {
-            self.changes.extend(changes);
-        }
-    }
-
+impl HandingOn {
     /// When the oldest was received of what is not yet with the index.
     fn oldest(&self) -> Option<Instant> {
-        self.delivering.as_ref().map(|(_, arrived)| *arrived).or(self.arrived)
+        self.delivering.as_ref().map(|(_, arrived)| *arrived).or(self.ahead.oldest())
     }
 
     /// The index has everything.
     fn is_empty(&self) -> bool {
-        self.delivering.is_none() && self.position.is_none()
+        self.delivering.is_none() && self.ahead.is_empty()
     }
 
     /// Begins to hand on what there is, unless that is under way.
     fn begin(&mut self, settings: &Settings) {
         if self.delivering.is_none()
-            && let Some(position) = self.position.take()
+            && let Some(Part { changes, position, arrived, .. }) = self.ahead.take()
         {
-            let changes = std::mem::take(&mut self.changes);
-            let arrived = self.arrived.take().unwrap_or_else(Instant::now);
             let batch = Batch { watcher: settings.number, changes, position, arrived };
             self.delivering = Some((Box::pin(settings.index.send(batch)), arrived));
         }
+    }
+
+    fn delivered(&mut self) {
+        self.delivering = None;
+        self.ahead.left();
     }
 
     /// Hands on all that is left. False if the index is gone.
