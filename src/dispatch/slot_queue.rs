@@ -5,6 +5,7 @@ use super::rate::Rate;
 use crate::compiled::{ByLane, Lane, RateLimit};
 use crate::index::InstanceId;
 use crate::mutants::{Mutant, is_active};
+use crate::runtime::spare::Spare;
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
@@ -36,6 +37,7 @@ pub(crate) struct QueueEntry {
 struct LaneQueue {
     live: VecDeque<QueueEntry>,
     crawl: VecDeque<QueueEntry>,
+    spare: Spare,
     running: usize,
     limit: usize,
     paused: bool,
@@ -83,6 +85,10 @@ impl LaneQueue {
             WorkClass::Crawl => self.crawl.pop_front(),
         };
         *entries -= before - self.len();
+        if self.spare.is_far_too_much(self.len(), self.live.capacity() + self.crawl.capacity()) {
+            self.live.shrink_to_fit();
+            self.crawl.shrink_to_fit();
+        }
         entry
     }
 }

@@ -36,6 +36,7 @@ use crate::index::{InstanceId, Reason, Touch};
 use crate::inspect::{InstanceState, StateCounts};
 use crate::lock::txn::MarkKind;
 use crate::metrics::{WorkqueueDepth, WorkqueueEvent};
+use crate::runtime::spare::Spare;
 use crate::time::LONGEST;
 use foldhash::fast::FixedState;
 use local_locks::LocalLocks;
@@ -60,6 +61,7 @@ pub(crate) struct WorkQueue {
     lanes: Lanes,
     /// In boxes, since there may be many at once: a map that grows must not move them all.
     records: HashMap<InstanceId, Box<InstanceRecord>, FixedState>,
+    spare: Spare,
     queue: SlotQueue,
     timers: BTreeSet<(Instant, InstanceId)>,
     local_locks: LocalLocks,
@@ -93,6 +95,7 @@ impl WorkQueue {
         Self {
             lanes,
             records: HashMap::with_hasher(hasher.clone()),
+            spare: Spare::default(),
             queue: SlotQueue::new(limit, &limits, starvation_limit),
             timers: BTreeSet::new(),
             local_locks: LocalLocks::new(hasher.clone()),

@@ -248,6 +248,7 @@ impl Handler<Feedback> for IndexActor {
             for instance in feedback.releases {
                 this.index.release(instance);
             }
+            this.index.shrink();
             // The changes are merged by now, so an answer already contains them. Whoever asked needs no
             // second decision for them.
             let mut orders = Vec::with_capacity(feedback.asks.len());

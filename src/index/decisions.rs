@@ -46,6 +46,9 @@ pub(super) struct Dirty {
     reason: Reason,
 }
 
+/// Room for so many due decisions is kept for the next ones.
+const DIRTY: usize = 65_536;
+
 impl Index {
     /// Marks an instance for a decision.
     pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
@@ -123,7 +126,10 @@ impl Index {
             let decide = self.decide(instance, touches, reason);
             out.push(decide);
         }
-        self.dirty = dirty;
+        // All instances were due at once. That is rare, and the memory is large.
+        if dirty.capacity() <= DIRTY {
+            self.dirty = dirty;
+        }
     }
 
     /// The values of a rule's keys for a binding, whether or not such an instance exists.

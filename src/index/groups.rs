@@ -12,6 +12,7 @@ use crate::change::Snapshot;
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Slot;
+use crate::runtime::spare::Spare;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -52,6 +53,7 @@ pub(crate) struct Group {
     entries: SmallVec<[EntryId; 2]>,
     /// The instances, in no particular order. A group has this one list, however many keys it has.
     members: Vec<u32>,
+    spare: Spare,
     /// The truth of each leaf of the kind. `None` if the leaf's comparison panicked.
     truths: SmallVec<[Option<bool>; 2]>,
     /// The value of each operand of the kind.
@@ -127,11 +129,12 @@ pub(crate) struct Groups {
     table: Slab<Group>,
     by_binding: HashTable<u32>,
     hasher: FixedState,
+    spare: Spare,
 }
 
 impl Groups {
     pub(crate) fn new(hasher: FixedState) -> Self {
-        Self { table: Slab::new(), by_binding: HashTable::new(), hasher }
+        Self { table: Slab::new(), by_binding: HashTable::new(), hasher, spare: Spare::default() }
     }
 
     #[cfg(test)]
@@ -173,6 +176,7 @@ impl Groups {
             binding: Binding::of(packed),
             entries: smallvec::smallvec![NO_ENTRY; shape.slots.len()],
             members: Vec::new(),
+            spare: Spare::default(),
             truths,
             operands: smallvec::smallvec![None; shape.operands.len()],
             walk: None,
@@ -189,6 +193,9 @@ impl Groups {
     pub(crate) fn leave(&mut self, index: u32, at: u32) -> Option<u32> {
         let group = self.get_mut(index);
         group.members.swap_remove(at as usize);
+        if group.spare.is_far_too_much(group.members.len(), group.members.capacity()) {
+            group.members.shrink_to_fit();
+        }
         if let Some(walk) = &mut group.walk {
             walk.next = walk.next.min(group.members.len());
         }
@@ -206,6 +213,18 @@ impl Groups {
         let hash = self.hasher.hash_one((group.rule, group.kind, group.binding.bytes()));
         if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
             found.remove();
+        }
+    }
+
+    /// Gives memory back if there were far more groups than there are.
+    pub(crate) fn shrink(&mut self) {
+        if self.spare.is_far_too_much(self.table.len(), self.table.capacity()) {
+            self.table.shrink_to_fit();
+            let (table, hasher) = (&self.table, &self.hasher);
+            self.by_binding.shrink_to_fit(|&index| {
+                let group = &table[index as usize];
+                hasher.hash_one((group.rule, group.kind, group.binding.bytes()))
+            });
         }
     }
 

@@ -3,6 +3,7 @@
 use super::mirror::{EntryId, NO_ENTRY};
 use super::table::Table;
 use crate::compiled::{Binding, RuleIndex};
+use crate::runtime::spare::Spare;
 use foldhash::fast::FixedState;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -68,12 +69,13 @@ pub(crate) struct Instances {
     generation: u32,
     /// How many instances each rule has.
     by_rule: Vec<usize>,
+    spare: Spare,
 }
 
 impl Instances {
     pub(crate) fn new(rules: usize, hasher: FixedState) -> Self {
         let (table, by_binding, by_rule) = (Slab::new(), Table::default(), vec![0; rules]);
-        Self { table, by_binding, hasher, generation: 0, by_rule }
+        Self { table, by_binding, hasher, generation: 0, by_rule, spare: Spare::default() }
     }
 
     pub(crate) fn by_rule(&self) -> &[usize] {
@@ -152,6 +154,14 @@ impl Instances {
     pub(crate) fn reserve(&mut self, more: usize) {
         self.table.reserve_exact(more);
         self.by_binding.reserve(more);
+    }
+
+    /// Gives memory back if there were far more instances than there are.
+    pub(crate) fn shrink(&mut self) {
+        if self.spare.is_far_too_much(self.table.len(), self.table.capacity()) {
+            self.table.shrink_to_fit();
+            self.by_binding.shrink();
+        }
     }
 
     pub(crate) fn remove(&mut self, index: u32) {

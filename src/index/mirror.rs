@@ -7,6 +7,7 @@ use super::watchers::WatcherIndex;
 use crate::change::Revision;
 use crate::condition::Slot;
 use crate::mutants::{Mutant, is_active};
+use crate::runtime::spare::Spare;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -83,6 +84,7 @@ pub(crate) struct Mirror {
     gone: usize,
     present: usize,
     bytes: usize,
+    spare: Spare,
 }
 
 impl Mirror {
@@ -96,7 +98,24 @@ impl Mirror {
             gone: 0,
             present: 0,
             bytes: 0,
+            spare: Spare::default(),
         }
+    }
+
+    /// Gives memory back if there were far more keys than there are. Entries keep their numbers, so that memory below
+    /// the highest number is kept for new ones.
+    pub(crate) fn shrink(&mut self) {
+        let used = self.entries.len();
+        if self.spare.is_far_too_much(used, self.entries.capacity()) {
+            self.entries.shrink_to_fit();
+            self.by_key.shrink();
+            self.tombstones.iter_mut().for_each(BinaryHeap::shrink_to_fit);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> usize {
+        self.entries.capacity()
     }
 
     /// Number of keys that exist.

@@ -181,10 +181,20 @@ impl Index {
         if revision > *position {
             *position = revision;
             self.collect_tombstones(watcher);
+            self.shrink();
         }
         // What a snapshot has yet to bring may be older.
         if !self.views.has_snapshot(watcher) {
             self.coherence.told(watcher, revision);
+        }
+    }
+
+    /// Gives memory back that is not needed any more. A snapshot may have made room for what is still to come.
+    pub(crate) fn shrink(&mut self) {
+        if self.ready && !self.views.is_any_open() {
+            self.mirror.shrink();
+            self.instances.shrink();
+            self.groups.shrink();
         }
     }
 

@@ -56,6 +56,18 @@ impl Table {
         }
     }
 
+    /// Gives back what is not needed for the numbers that are there.
+    pub(super) fn shrink(&mut self) {
+        let mut slots = if self.taken == 0 { 0 } else { FEWEST };
+        while self.taken > room(slots) {
+            slots *= 2;
+        }
+        if slots < self.slots.len() {
+            let old = std::mem::replace(&mut self.slots, vec![FREE; slots]);
+            old.into_iter().filter(|&slot| slot != FREE).for_each(|slot| self.add(slot));
+        }
+    }
+
     pub(super) fn remove(&mut self, hash: u64, number: u32) {
         let Some(mut hole) = self.place(hash, |other| other == number) else { return };
         self.taken -= 1;

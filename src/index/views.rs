@@ -85,6 +85,11 @@ impl Views {
         self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
     }
 
+    /// Whether anything is being compared.
+    pub(super) fn is_any_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
     /// The revision of the oldest open view.
     pub(crate) fn oldest(&self, watcher: WatcherIndex) -> Option<Revision> {
         self.open.iter().filter(|view| view.watcher == watcher).map(|view| view.revision).min()

@@ -1,8 +1,10 @@
-//! What actors of all kinds stand on: where they run, what they take from outside, and how one that panics ends.
+//! What actors of all kinds stand on: where they run, what they take from outside, how one that panics ends,
+//! and when their tables give memory back.
 
 pub(crate) mod actor_thread;
 pub(crate) mod env;
 #[cfg(any(test, feature = "virtual-time"))]
 pub(crate) mod process;
 pub(crate) mod retry;
+pub(crate) mod spare;
 pub(crate) mod supervised;

@@ -131,6 +131,9 @@ impl WorkQueue {
 
     fn forget(&mut self, id: InstanceId, out: &mut Vec<Action>) {
         let Some(record) = self.records.remove(&id) else { return };
+        if self.spare.is_far_too_much(self.records.len(), self.records.capacity()) {
+            self.records.shrink_to_fit();
+        }
         if self.observed {
             let (rule, binding) = (record.rule, record.binding.clone());
             out.push(Action::Notify { rule, binding, state: InstanceState::Untrue });

@@ -391,6 +391,7 @@ fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
     let shows = || (state(), vec!["/s/:id/owner", "/config/mode"]);
     let mut index =
@@ -415,4 +416,25 @@ fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
     work_off(&mut index);
     assert!(index.release(decided[0].instance));
     assert_eq!((index.instances(), index.keys()), (0, 2));
+=======
+fn memory_is_given_back_when_many_keys_have_gone() {
+    const MANY: i64 = 40_000;
+    let mut index = ready([state()], &[("/s/stays/state", "")]);
+    let keys = || (0..MANY).map(|id| format!("/s/{id}/state"));
+    for wave in 1..=3 {
+        let revision = 1000 * wave;
+        deliver(&mut index, keys().map(|key| put(&key, "", revision)));
+        drain(&mut index);
+        assert!(index.mirror.room() >= MANY as usize && index.instances.capacity() >= MANY as usize);
+        deliver(&mut index, keys().map(|key| delete(&key, revision + 1, Deletion::Delivered)));
+        for gone in drain(&mut index) {
+            assert!(gone.orphaned && index.release(gone.instance));
+        }
+        index.shrink();
+        assert_eq!((index.keys(), index.instances()), (1, 1));
+        let room = (index.mirror.room(), index.instances.capacity());
+        assert!(room.0 < 100 && room.1 < 100, "{room:?}");
+        assert_eq!(value(&index, "/s/stays/state").as_deref(), Some(""));
+    }
+>>>>>>> 777f9fa (index, dispatch: give memory back when keys have gone)
 }
