@@ -85,11 +85,12 @@ impl RunningEngine {
             let observer = Observer { reveal: config.options.reveal, handle: handle.clone() };
             (observatory, observer)
         });
+        let reveal = config.options.reveal;
         let supervising = supervise(config, runtime, status.clone(), meters, receiver);
         let main = async move {
             let supervising = async {
                 if let Err(panic) = AssertUnwindSafe(supervising).catch_unwind().await {
-                    let reason = format!("the supervisor panicked: {}", panic_text(&*panic));
+                    let reason = format!("the supervisor panicked: {}", reveal.panic(panic_text(&*panic)));
                     status.end(Health::Failed { reason });
                 }
             };

@@ -146,6 +146,7 @@ async fn recover(config: &mut Config, status: &Status, fault: Fault, panics: &mu
             config.prefixes = split(&config.prefixes, &prefix, parts);
         }
         Fault::Panicked { part, text } => {
+            let text = config.options.reveal.panic(&text);
             tracing::error!(
                 engine,
                 part,

@@ -10,7 +10,7 @@ mod support;
 use super::{Engine, EngineBuilder};
 use crate::health::Health;
 use crate::runtime::env::Env;
-use crate::{EngineError, Error, Firing, Outcome, Rule, key};
+use crate::{EngineError, Error, Firing, Outcome, Reveal, Rule, key};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -115,11 +115,14 @@ async fn panics_without_end_end_the_engine_loudly() {
     let etcd = Etcd::start().await;
     let mut builder = engine(&etcd);
     poison(&mut builder, "index", usize::MAX);
-    let built = builder.build().unwrap();
+    let built = builder.reveal(Reveal::Values).build().unwrap();
     let result = tokio::time::timeout(60 * SECOND, built.run_until(std::future::pending::<()>())).await;
     match result.expect("it gives up") {
         Err(Error::Engine(EngineError::Stopped(reason))) => {
-            assert!(reason.contains("poison in the index"), "{reason}")
+            assert!(
+                reason.contains("the index panicked") && reason.contains("poison in the index"),
+                "{reason}"
+            )
         }
         other => panic!("{other:?}"),
     }
@@ -143,10 +146,14 @@ async fn a_failed_engine_is_not_live_until_its_handle_is_gone() {
     poison(&mut builder, "index", usize::MAX);
     let running = builder.build().unwrap().start().await.unwrap();
     assert!(livez().await.starts_with("HTTP/1.0 200"), "it starts again and again");
-    tokio::time::timeout(60 * SECOND, running.failed()).await.expect("it gives up");
+    let reason = tokio::time::timeout(60 * SECOND, running.failed()).await.expect("it gives up");
     let answer = livez().await;
-    assert!(answer.starts_with("HTTP/1.0 503") && answer.contains("it has failed"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.0 503") && answer.contains("it has failed: the index panicked"),
+        "{answer}"
+    );
     assert!(!answer.contains("poison"), "what a panic says may be anything");
+    assert!(!format!("{reason:?} {:?}", running.health()).contains("poison"), "{reason:?}");
     drop(running);
     assert!(livez().await.starts_with("HTTP/1.0 200"), "nothing is left that has failed");
 }

@@ -359,12 +359,16 @@ impl Firing {
     /// written with it is not fenced: it takes effect although the lock may be lost, and counts as somebody
     /// else's change, after which the rule fires again. Prefer [`commit`](Firing::commit).
     ///
+    /// The engine can't see what is read with it. So from then on errors of this firing are hidden as a whole, unless
+    /// [values may be revealed](crate::Reveal::Values).
+    ///
     /// Ask for it in every firing: a client that is kept stays with the endpoint that it was made for.
     ///
     /// # Errors
     /// [`FiringError::Etcd`] if there is no connection and none can be made in time; [`FiringError::NoEtcd`] in a
     /// [trial](crate::testing::Trial).
     pub async fn client(&self) -> Result<etcd_client::Client, FiringError> {
+        self.read_values().add_unknown();
         self.0.link_errors.heed(self.0.around.source.client()).await
     }
 

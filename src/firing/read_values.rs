@@ -24,7 +24,13 @@ impl ReadValues {
         }
     }
 
-    /// All of them, or `None` if they were too many.
+    /// The callback may read what it likes, and nobody sees what.
+    pub(super) fn add_unknown(&mut self) {
+        self.too_many = true;
+        self.values = Vec::new();
+    }
+
+    /// All of them, or `None` if they were too many or are not known.
     pub(super) fn all(&self) -> Option<&[Value]> {
         (!self.too_many).then_some(&self.values)
     }
@@ -41,6 +47,10 @@ mod tests {
         assert_eq!(read.all().map(<[Value]>::len), Some(VALUES));
         read.add(&"x".into());
         assert_eq!(read.all(), None);
+        let mut unknown = ReadValues::default();
+        unknown.add(&"x".into());
+        unknown.add_unknown();
+        assert_eq!((unknown.all(), unknown.values.len()), (None, 0));
         let mut large = ReadValues::default();
         large.add(&vec![0; BYTES].into());
         assert!(large.all().is_some());

@@ -16,8 +16,6 @@ pub(super) enum Probe {
 pub(super) struct Checked {
     pub(super) name: String,
     pub(super) health: Health,
-    /// Whether the text of a panic may be shown.
-    pub(super) tells: bool,
 }
 
 /// The answer to a probe.
@@ -65,7 +63,7 @@ pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &
 }
 
 fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
-    let Checked { name, health, tells } = engine;
+    let Checked { name, health } = engine;
     let check = |name: &'static str, failure: Option<String>| Check {
         engine: engine.name.clone(),
         name,
@@ -73,8 +71,8 @@ fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {
         tolerated: false,
     };
     let ended = || match health {
-        Health::Failed { reason } if *tells => format!("it has failed: {reason}"),
-        Health::Failed { .. } => "it has failed".to_owned(),
+        // What of a panic may not be told is not in it.
+        Health::Failed { reason } => format!("it has failed: {reason}"),
         other => format!("it is {}", other.name()),
     };
     let mut all = vec![check("live", (!health.is_live()).then(ended))];
@@ -100,7 +98,7 @@ mod tests {
     use crate::health::Problem;
 
     fn engine(name: &str, health: Health) -> Checked {
-        Checked { name: name.into(), health, tells: false }
+        Checked { name: name.into(), health }
     }
 
     fn degraded(reason: Reason) -> Health {
@@ -154,10 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_told_only_if_it_may_be() {
-        let mut failed = engine("a", Health::Failed { reason: "secret".into() });
-        assert!(!probe(Probe::Live, std::slice::from_ref(&failed), true, &[]).text.contains("secret"));
-        failed.tells = true;
-        assert!(probe(Probe::Live, &[failed], true, &[]).text.contains("secret"));
+    fn the_reason_of_a_failure_is_told() {
+        let failed = engine("a", Health::Failed { reason: "no threads".into() });
+        assert!(probe(Probe::Live, &[failed], true, &[]).text.contains("it has failed: no threads"));
     }
 }

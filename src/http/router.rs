@@ -139,11 +139,10 @@ async fn write(text: impl FnOnce() -> Answer + Send + 'static) -> Answer {
 }
 
 fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
-    let checked = shared.engines().into_iter().map(|engine| Checked {
-        name: engine.handle.name().to_owned(),
-        health: engine.handle.health(),
-        tells: engine.reveal >= Reveal::Keys,
-    });
+    let checked = shared
+        .engines()
+        .into_iter()
+        .map(|engine| Checked { name: engine.handle.name().to_owned(), health: engine.handle.health() });
     let exclude: Vec<String> = parameters.all("exclude").map(str::to_owned).collect();
     let verdict = probe(which, &checked.collect::<Vec<_>>(), parameters.has("verbose"), &exclude);
     let status = if verdict.passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

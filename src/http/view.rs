@@ -50,13 +50,8 @@ pub(super) struct ExplanationView {
 }
 
 impl EngineView {
-    pub(super) fn new(name: &str, mut health: Health, reveal: Reveal) -> Self {
+    pub(super) fn new(name: &str, health: Health, reveal: Reveal) -> Self {
         let (live, ready) = (health.is_live(), health.is_ready());
-        if let Health::Failed { reason } = &mut health
-            && reveal < Reveal::Keys
-        {
-            hide(reason);
-        }
         Self { name: name.to_owned(), health, live, ready, reveal, error: None, rules: Vec::new() }
     }
 }
@@ -82,13 +77,6 @@ impl ExplanationView {
         instance.iter_mut().for_each(|instance| redact(instance, reveal));
         let (engine, rule) = (engine.to_owned(), rule.to_owned());
         Self { engine, reveal, rule, attributes, condition, instance }
-    }
-}
-
-/// Says that there is something without showing it.
-fn hide(text: &mut String) {
-    if !text.is_empty() {
-        *text = HIDDEN.to_owned();
     }
 }
 
@@ -153,14 +141,6 @@ mod tests {
             assert_eq!((&json["failures"], &json["lasting_seconds"]), (&3.into(), &1.234.into()));
             assert_eq!(json.to_string().contains("web-1"), reveal >= Reveal::Keys, "{json}");
         }
-    }
-
-    #[test]
-    fn a_failure_of_the_engine_is_as_secret() {
-        let failed = || Health::Failed { reason: "secret".into() };
-        let view = |reveal| serde_json::to_string(&EngineView::new("e", failed(), reveal)).unwrap();
-        assert!(!view(Reveal::Nothing).contains("secret"));
-        assert!(view(Reveal::Keys).contains("secret"));
     }
 
     #[test]

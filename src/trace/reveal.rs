@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 /// by the HTTP endpoint, in events, and to other engines. What may not be shown is taken out of it first: the
 /// instance's attributes, and the values of its keys and of those that the callback [read](crate::Firing::get), as a
 /// whole and word by word. Words of fewer than four letters stay, unless they are all of a value. Other data that the
-/// application puts into such a text is shown, so keep secrets out of it. A text is cut after 2 KiB.
+/// application puts into such a text is shown, so keep secrets out of it. A text is cut after 2 KiB. It is hidden as a
+/// whole if the callback read more than a mebibyte, or had a [client](crate::Firing::client), whose reads nobody sees.
+/// What a panic of the engine itself says is told only if values are, in the log, in health and over HTTP alike.
 ///
 /// This setting is about what the engine shows by itself. The attributes and values that functions of the API return,
 /// such as [`explain`](crate::EngineHandle::explain), and errors that callbacks get hide nothing.
@@ -36,6 +38,14 @@ impl Reveal {
     /// The instance as text, if it may be shown.
     pub(crate) fn instance(self, attributes: &Attributes) -> Option<String> {
         (self >= Reveal::Keys).then(|| attributes.to_string())
+    }
+
+    /// What a panic of the engine itself says. It may have anything in it.
+    pub(crate) fn panic(self, text: &str) -> String {
+        match self >= Reveal::Values {
+            true => Secrets::default().hide_in(text).into_owned(),
+            false => HIDDEN.to_owned(),
+        }
     }
 
     /// What a text about the instance says, without what may not be shown. `read` has values that the callback read,
@@ -82,6 +92,7 @@ mod tests {
             assert_eq!(reveal.text(text, &attributes, &snapshot, Some(&read)), expected);
             let all = if reveal == Reveal::Values { text } else { HIDDEN };
             assert_eq!(reveal.text(text, &attributes, &snapshot, None), all, "too many to be looked for");
+            assert_eq!(reveal.panic(text), all, "a panic of the engine");
         }
         assert_eq!(Reveal::default(), Reveal::Nothing);
     }

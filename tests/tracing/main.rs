@@ -278,6 +278,33 @@ async fn what_a_callback_says_is_the_same_wherever_it_is_told_and_tells_no_more_
     }
 }
 
+/// What a callback reads with a client of its own nobody sees, so nothing of its error is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_after_reads_that_nobody_sees_is_told_only_if_values_are() {
+    let told = Capture::installed();
+    for (name, reveal, tells) in [
+        ("client-nothing", Reveal::Nothing, false),
+        ("client-keys", Reveal::Keys, false),
+        ("client-values", Reveal::Values, true),
+    ] {
+        let etcd = Etcd::start().await;
+        etcd.put("/users/alice", "4711").await;
+        let rule = Rule::new("reads").when(key("/jobs/:id").exists()).run(|firing: Firing| async move {
+            let found = firing.client().await?.get("/users/alice", None).await?;
+            let pin = String::from_utf8_lossy(found.kvs()[0].value()).into_owned();
+            Err::<Outcome, etcd_rules::BoxError>(format!("pin {pin}").into())
+        });
+        let running = builder(&etcd, name).reveal(reveal).rule(rule).build().unwrap().start().await.unwrap();
+        etcd.put("/jobs/1", "").await;
+        let lines = || told.lines(name, "callback failed; it will be tried again");
+        eventually(20 * SECOND, "it has failed", async || !lines().is_empty()).await;
+        running.shutdown(SECOND).await.unwrap();
+        let error = lines()[0].get("error").to_owned();
+        assert_eq!(error.contains("pin 4711"), tells, "{name}: {error}");
+        assert_eq!(format!("{:?}", told.of(name)).contains("4711"), tells, "{name}");
+    }
+}
+
 /// Each makes the other one true, so that they would go on for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_undo_each_other_are_slowed_down_and_the_log_names_both() {

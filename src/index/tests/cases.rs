@@ -391,7 +391,6 @@ fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
     let shows = || (state(), vec!["/s/:id/owner", "/config/mode"]);
     let mut index =
@@ -416,7 +415,9 @@ fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
     work_off(&mut index);
     assert!(index.release(decided[0].instance));
     assert_eq!((index.instances(), index.keys()), (0, 2));
-=======
+}
+
+#[test]
 fn memory_is_given_back_when_many_keys_have_gone() {
     const MANY: i64 = 40_000;
     let mut index = ready([state()], &[("/s/stays/state", "")]);
@@ -436,5 +437,4 @@ fn memory_is_given_back_when_many_keys_have_gone() {
         assert!(room.0 < 100 && room.1 < 100, "{room:?}");
         assert_eq!(value(&index, "/s/stays/state").as_deref(), Some(""));
     }
->>>>>>> 777f9fa (index, dispatch: give memory back when keys have gone)
 }
