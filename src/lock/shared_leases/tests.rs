@@ -160,6 +160,11 @@ fn while_etcd_does_not_answer_nothing_is_granted_ahead() {
     assert!((1..=20).contains(&asked), "{asked} grants, and none was answered");
 }
 
+/// `SEEDS=10` plays more.
+fn seeds() -> impl Iterator<Item = u64> {
+    1..=std::env::var("SEEDS").map_or(1, |text| text.parse().unwrap())
+}
+
 /// The firings that a grant must serve, and the largest part of what waits that may come in one quarter of a second, in
 /// times of the mean.
 #[test]
@@ -176,7 +181,7 @@ fn thousands_of_polls_take_few_leases_and_stay_spread() {
         (5000, seconds(60), seconds(60)),
         (5000, seconds(60), seconds(70)),
     ] {
-        for seed in 1..=3 {
+        for seed in seeds() {
             let seen = Polls { polls, least, most, sharing: Sharing::POLLS, seed }.play(20);
             let case = format!("{polls} polls of {least:?} to {most:?}, seed {seed}: {seen:?}");
             println!("{case}");
@@ -191,7 +196,7 @@ fn thousands_of_polls_take_few_leases_and_stay_spread() {
 #[test]
 fn data_with_random_ttls_take_few_leases() {
     let (least, most) = (Duration::from_secs(2), Duration::from_secs(3));
-    for seed in 1..=3 {
+    for seed in seeds() {
         let seen = Polls { polls: 5000, least, most, sharing: Sharing::DATA, seed }.play(1);
         println!("{seen:?}");
         assert!(seen.firings >= 5000 && seen.grants * 20 <= seen.firings, "{seen:?}");
