@@ -126,7 +126,28 @@ pub enum FiringOutcome {
     Cancelled,
 }
 
+impl EventKind {
+    /// The names of all kinds.
+    pub const NAMES: [&'static str; 6] = ["state", "locked", "not_locked", "started", "ended", "closed"];
+
+    /// The kind as a word, as it is serialized.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::State(_) => "state",
+            EventKind::Locked { .. } => "locked",
+            EventKind::NotLocked { .. } => "not_locked",
+            EventKind::Started { .. } => "started",
+            EventKind::Ended { .. } => "ended",
+            EventKind::Closed { .. } => "closed",
+        }
+    }
+}
+
 impl FiringOutcome {
+    /// The names of all outcomes.
+    pub const NAMES: [&'static str; 7] =
+        ["done", "retry_after", "gave_up", "error", "panic", "timeout", "cancelled"];
+
     /// The outcome as a word, as in the metric `etcd_rules_callbacks_total`.
     pub fn name(&self) -> &'static str {
         match self {

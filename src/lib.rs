@@ -319,6 +319,133 @@ mod watch_cell;
 #[cfg(doctest)]
 mod must_use {}
 
+/// Callbacks of every shape compile.
+///
+/// ```
+/// use etcd_rules::{Condition, Error, ErrorKind, Firing, FiringError, Outcome, Rule, key};
+/// use std::sync::Arc;
+///
+/// /// An error of the application's own, with `?` on what the crate hands out, and its source kept.
+/// #[derive(Debug, thiserror::Error)]
+/// enum Failed {
+///     #[error("the order is not complete")]
+///     Incomplete,
+///     #[error(transparent)]
+///     Firing(#[from] FiringError),
+///     #[error("etcd")]
+///     Etcd(#[from] etcd_rules::etcd_client::Error),
+/// }
+///
+/// async fn own_error(firing: Firing) -> Result<Outcome, Failed> {
+///     match firing.get("/orders/:id/items").await {
+///         Err(error) if error.kind() == ErrorKind::NotFound => return Err(Failed::Incomplete),
+///         items => drop(items?),
+///     }
+///     firing.client().await?.get("/else", None).await?;
+///     Ok(firing.commit().put("/orders/:id/done", "").into())
+/// }
+///
+/// async fn anyhows(firing: Firing) -> anyhow::Result<Outcome> {
+///     let number: u64 = firing.value("/orders/:id")?.to_string_lossy().parse()?;
+///     anyhow::ensure!(number > 0, "no order has this number");
+///     Ok(Outcome::done())
+/// }
+///
+/// struct Shop {
+///     name: String,
+/// }
+///
+/// impl Shop {
+///     async fn method(self: Arc<Self>, firing: Firing) -> Result<(), Error> {
+///         println!("{} in {}", firing.attribute("id")?, self.name);
+///         Ok(())
+///     }
+///     async fn commit(self: Arc<Self>, firing: Firing) -> Result<etcd_rules::Commit, Error> {
+///         Ok(firing.commit().put("/shops/:id", &*self.name))
+///     }
+/// }
+///
+/// let shop = Arc::new(Shop { name: "corner".into() });
+/// let order = || Rule::new("order").when(key("/orders/:id").exists());
+/// let moved = shop.clone();
+/// for rule in [
+///     order().run(own_error),
+///     order().run(anyhows),
+///     order().run_with(shop.clone(), Shop::method),
+///     order().run_with(shop.clone(), Shop::commit),
+///     // A closure that moves what it captures, and clones it for each run.
+///     order().run(move |firing| moved.clone().method(firing)),
+///     order().run_with(shop, async |shop: Arc<Shop>, firing: Firing| -> Result<Outcome, Failed> {
+///         Ok(firing.commit().put("/shops/:id", &*shop.name).into())
+///     }),
+///     order().run(async |_: Firing| -> Result<(), Error> { Ok(()) }),
+/// ] {
+///     etcd_rules::Engine::builder("shop", ["127.0.0.1:2379"]).rule(rule).build().unwrap();
+/// }
+/// ```
+///
+/// What is held across an `await` must be `Send`. The compiler names the callback, the value and the `await`: "future
+/// cannot be sent between threads safely", "has type `Rc<i32>` which is not `Send`", "await occurs here, with `counted`
+/// maybe used later".
+///
+/// ```compile_fail
+/// use etcd_rules::{Error, Firing, Outcome, Rule, key};
+/// use std::rc::Rc;
+///
+/// async fn callback(firing: Firing) -> Result<Outcome, Error> {
+///     let counted = Rc::new(1);
+///     firing.get("/orders/:id").await?;
+///     println!("{counted}");
+///     Ok(Outcome::done())
+/// }
+///
+/// let rule = Rule::new("order").when(key("/orders/:id").exists()).run(callback);
+/// ```
+///
+/// The same without it:
+///
+/// ```
+/// use etcd_rules::{Error, Firing, Outcome, Rule, key};
+/// use std::rc::Rc;
+///
+/// async fn callback(firing: Firing) -> Result<Outcome, Error> {
+///     {
+///         let counted = Rc::new(1);
+///         println!("{counted}");
+///     }
+///     firing.get("/orders/:id").await?;
+///     Ok(Outcome::done())
+/// }
+///
+/// let rule = Rule::new("order").when(key("/orders/:id").exists()).run(callback);
+/// # let _ = rule;
+/// ```
+#[cfg(doctest)]
+mod callbacks {}
+
+/// A handle is the state of a web server, and what is told can be sent as JSON.
+///
+/// ```
+/// use etcd_rules::health::Health;
+/// use etcd_rules::inspect::{Instance, InstanceExplanation, InstancePage, RuleStatus, Stats};
+/// use etcd_rules::{EngineHandle, events::Event};
+///
+/// // What axum asks of the state of a router, and of an answer.
+/// fn is_state<T: Clone + Send + Sync + 'static>() {}
+/// fn is_answer<T: serde::Serialize + Send + 'static>() {}
+/// is_state::<EngineHandle>();
+/// is_answer::<(Health, Stats, RuleStatus, Instance, InstancePage, InstanceExplanation, Event)>();
+///
+/// /// As a handler of axum is: it takes the state and answers with JSON.
+/// async fn stats(engine: EngineHandle) -> Result<String, etcd_rules::Error> {
+///     Ok(serde_json::to_string(&(engine.health(), engine.stats().await?)).unwrap_or_default())
+/// }
+/// fn is_future<F: Future + Send>(_: impl Fn(EngineHandle) -> F) {}
+/// is_future(stats);
+/// ```
+#[cfg(doctest)]
+mod handles {}
+
 /// The code in the guides is compiled, and run where possible.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/migrating-from-go-etcd-rules.md")]

@@ -6,12 +6,14 @@
 mod attributes;
 mod deserialize;
 mod error;
+mod range;
 #[cfg(test)]
 mod tests;
 
 pub use attributes::Attributes;
 pub use deserialize::AttributeError;
 pub use error::{FormatError, PatternError, PatternErrorKind};
+pub(crate) use range::{KeyRange, UNBOUNDED, prefix_end};
 
 use crate::limits::{LONGEST_PATTERN, shown};
 use smallvec::SmallVec;
@@ -218,20 +220,38 @@ impl Pattern {
                 Some(value) => values.push(value),
             }
         }
+        self.check_segments(|index| values[index])?;
+        let mut key = String::new();
+        self.write_key(|index| values[index], &mut key);
+        Ok(key)
+    }
+
+    /// A value with a slash can't be one segment.
+    fn check_segments<'a>(&self, values: impl Fn(usize) -> &'a str) -> Result<(), FormatError> {
         for segment in self.segments() {
             if let Segment::Attribute(index) = segment
-                && values[*index].contains('/')
+                && values(*index).contains('/')
             {
                 return Err(FormatError::Slash {
                     pattern: self.as_str().to_owned(),
                     attribute: String::from(&*self.attributes()[*index]),
-                    value: values[*index].to_owned(),
+                    value: values(*index).to_owned(),
                 });
             }
         }
-        let mut key = String::new();
-        self.write_key(|index| values[index], &mut key);
-        Ok(key)
+        Ok(())
+    }
+
+    /// The pattern with these attributes replaced by their values, which must fit. Attributes that it doesn't have are
+    /// ignored, and those that are not given stay free.
+    pub(crate) fn bind(&self, attributes: &Attributes) -> Result<Self, FormatError> {
+        let value = |index: usize| attributes.get(&self.attributes()[index]);
+        if let Some(index) = (0..self.attributes().len()).find(|index| value(*index) == Some("")) {
+            let (pattern, attribute) = (self.as_str().to_owned(), String::from(&*self.attributes()[index]));
+            return Err(FormatError::Empty { pattern, attribute });
+        }
+        self.check_segments(|index| value(index).unwrap_or(""))?;
+        Ok(self.fix(attributes))
     }
 
     /// Appends the key to `out`. The values come from a match, so they are not checked again. `values` is

@@ -4,7 +4,7 @@
 //! often as in that test.
 
 use etcd_rules::etcd_client::{Client, DeleteOptions, GetOptions};
-use etcd_rules::{BoxError, EngineBuilder, Firing, Outcome, Rule, key};
+use etcd_rules::{BoxError, EngineBuilder, Outcome, Rule, key};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -54,34 +54,31 @@ fn count(tally: Shared, tell: Tell) -> Rule {
     Rule::new("count")
         .when(key(format!("{ROOT}counters/:id")).exists() & key(format!("{ROOT}blocked/:id")).absent())
         .poll(format!("{ROOT}polls/:id"), INTERVAL)
-        .run(move |firing: Firing| {
-            let (tally, tell) = (tally.clone(), tell.clone());
-            async move {
-                let id = firing.attribute("id")?.to_owned();
-                let counter = format!("{ROOT}counters/:id");
-                let value: u32 = firing.get(&counter).await?.parse().ok_or("the counter holds no number")?;
-                lock(&tally).polled.entry(id.clone()).or_default().push(value);
-                let commit = firing.commit().expect_unchanged(&counter);
-                Ok::<Outcome, BoxError>(if value < TARGET {
-                    tell(format!("counter {id}: {value} -> {}", value + 1));
-                    commit.put(&counter, (value + 1).to_string()).into()
-                } else {
-                    tell(format!("counter {id}: {value}, blocked"));
-                    commit.put(&format!("{ROOT}blocked/:id"), "done").into()
-                })
-            }
+        .run_with((tally, tell), async |(tally, tell): (Shared, Tell), firing| -> Result<Outcome, BoxError> {
+            let id = firing.attribute("id")?.to_owned();
+            let counter = format!("{ROOT}counters/:id");
+            let value: u32 = firing.get(&counter).await?.parse().ok_or("the counter holds no number")?;
+            lock(&tally).polled.entry(id.clone()).or_default().push(value);
+            let commit = firing.commit().expect_unchanged(&counter);
+            Ok(if value < TARGET {
+                tell(format!("counter {id}: {value} -> {}", value + 1));
+                commit.put(&counter, (value + 1).to_string()).into()
+            } else {
+                tell(format!("counter {id}: {value}, blocked"));
+                commit.put(&format!("{ROOT}blocked/:id"), "done").into()
+            })
         })
 }
 
 /// Turns a switch on that is `false`.
 fn switch(tally: Shared, tell: Tell) -> Rule {
     let switch = format!("{ROOT}switches/:id");
-    Rule::new("switch").when(key(switch.as_str()).equals("false")).lock("/switches/:id").run(
-        move |firing: Firing| {
+    Rule::new("switch").when(key(switch.as_str()).equals("false")).lock("/switches/:id").run_with(
+        (tally, tell),
+        async |(tally, tell): (Shared, Tell), firing| -> Result<Outcome, BoxError> {
             lock(&tally).switched += 1;
-            tell(format!("switch {}: false -> true", firing.attribute("id").unwrap_or("?")));
-            let commit = firing.commit().put(&switch, "true");
-            async { Ok::<Outcome, BoxError>(commit.into()) }
+            tell(format!("switch {}: false -> true", firing.attribute("id")?));
+            Ok(firing.commit().put(&format!("{ROOT}switches/:id"), "true").into())
         },
     )
 }

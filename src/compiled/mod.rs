@@ -17,7 +17,7 @@ pub(crate) use binding::{Binding, Packed};
 pub(crate) use controls::{Controls, check_interval};
 pub use error::RuleError;
 pub(crate) use lanes::{ByLane, Lane, Lanes, RuleIndex, lanes};
-pub(crate) use options::{Limits, Options};
+pub(crate) use options::{Defaults, Limits, Options};
 pub use rate_limit::RateLimit;
 pub use settle::Settle;
 pub(crate) use usage::Use;
@@ -169,6 +169,16 @@ impl CompiledRule {
     /// The slot of the key that delays the next poll, and for how long, if the rule polls.
     pub(crate) fn delay(&self) -> Option<(Slot, Duration)> {
         self.delay
+    }
+
+    /// How long a callback may run.
+    pub(crate) fn time_limit(&self) -> Duration {
+        self.limits.defaults.time_limit
+    }
+
+    /// How failed firings are retried.
+    pub(crate) fn backoff(&self) -> &Backoff {
+        &self.limits.defaults.backoff
     }
 
     /// How long what became true waits.

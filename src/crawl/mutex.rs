@@ -19,7 +19,7 @@ use tokio::time::sleep;
 /// See the [module](self).
 pub(crate) struct CrawlMutex {
     pub(crate) engine: Arc<str>,
-    /// All keys of the mutex begin with it.
+    /// All keys of the mutex begin with it, as they are in etcd.
     pub(crate) prefix: String,
     pub(crate) lease: WatchCell<Option<LockLease>>,
     pub(crate) retry: Retry,

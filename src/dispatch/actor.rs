@@ -63,6 +63,8 @@ pub(crate) struct DispatcherConfig {
     pub(crate) rules: Arc<[CompiledRule]>,
     pub(crate) callbacks: Arc<[Callback]>,
     pub(crate) namespace: Arc<str>,
+    /// Before every key in etcd.
+    pub(crate) key_prefix: Arc<str>,
     pub(crate) reserved: Arc<[String]>,
     pub(crate) max_txn_ops: usize,
     pub(crate) limit: usize,
@@ -134,6 +136,7 @@ impl Dispatcher {
         };
         let around = Surroundings {
             engine: config.engine.clone(),
+            key_prefix: config.key_prefix.clone(),
             rules: rules.clone(),
             callbacks: config.callbacks.clone(),
             source: config.etcd.clone(),

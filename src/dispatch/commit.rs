@@ -124,7 +124,7 @@ impl CommitTxn {
                     send_before = Some(send_before.map_or(ticket.send_before, |t| t.min(ticket.send_before)));
                     Some(ticket.lease)
                 }
-                Effect::Put { ttl: None, .. } | Effect::Delete { .. } => None,
+                Effect::Put { ttl: None, .. } | Effect::Delete { .. } | Effect::DeletePrefix { .. } => None,
             });
         }
         let mark = match &self.hold {
@@ -214,16 +214,25 @@ impl CommitTxn {
     /// It is over: the effects are handed on.
     fn closed(&mut self, revision: Revision) -> CommitOutcome {
         let effects = std::mem::take(&mut self.effects.changes);
-        let written = |key: &str| effects.iter().any(|effect| effect.key() == key);
+        let written = |key: &str| effects.iter().any(|effect| effect.changes(key));
         let slots = self.keys.slots().enumerate().filter(|(_, key)| written(key));
         let slots = slots.map(|(slot, _)| Slot::new(slot)).collect();
-        let changes = effects.into_iter().map(|effect| match effect {
-            Effect::Put { key, value, .. } => Change::Put { key: key.into_bytes(), value, revision },
-            Effect::Delete { key } => {
-                Change::Delete { key: key.into_bytes(), revision, how: Deletion::Committed }
+        let deleted = |key: Vec<u8>| Change::Delete { key, revision, how: Deletion::Committed };
+        let mut changes = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Put { key, value, .. } => {
+                    changes.push(Change::Put { key: key.into_bytes(), value, revision });
+                }
+                Effect::Delete { key } => changes.push(deleted(key.into_bytes())),
+                // Which others there were is told by the watch.
+                Effect::DeletePrefix { prefix } => {
+                    let own = self.keys.slots().filter(|key| key.starts_with(prefix.as_str()));
+                    changes.extend(own.map(|key| deleted(key.into())));
+                }
             }
-        });
-        CommitOutcome::Committed { revision, slots, marked: self.hold.is_some(), changes: changes.collect() }
+        }
+        CommitOutcome::Committed { revision, slots, marked: self.hold.is_some(), changes }
     }
 
     fn mark(&self, hold: &Hold) -> InstanceMark {

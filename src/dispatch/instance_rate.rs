@@ -76,8 +76,7 @@ pub(crate) struct InstanceRates {
 
 impl InstanceRates {
     pub(crate) fn new(rules: &[CompiledRule], hasher: FixedState) -> Self {
-        let allowed =
-            rules.iter().map(|rule| Allowed::new(rule.instance_rate(), rule.options().backoff.base()));
+        let allowed = rules.iter().map(|rule| Allowed::new(rule.instance_rate(), rule.backoff().base()));
         Self {
             allowed: allowed.collect(),
             cells: vec![Cell::default(); CELLS].into(),

@@ -66,6 +66,7 @@ pub(crate) fn limits() -> Limits {
         concurrency: 8,
         settle: Default::default(),
         instance_rate: RateLimit::OF_INSTANCES,
+        defaults: Default::default(),
     }
 }
 

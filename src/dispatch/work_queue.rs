@@ -425,7 +425,7 @@ impl WorkQueue {
     }
 
     fn base(&self, rule: RuleIndex) -> Duration {
-        self.rules[rule.index()].options().backoff.base()
+        self.rules[rule.index()].backoff().base()
     }
 }
 

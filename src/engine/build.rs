@@ -4,13 +4,14 @@ use super::builder::{EngineBuilder, NAMESPACES};
 use crate::compiled::domain::DomainMistake;
 use crate::compiled::{Limits, RuleError};
 use crate::engine::Engine;
-use crate::engine::check::{check_application, check_names, check_options, reserved, warn};
+use crate::engine::check::{check_application, check_key_prefix, check_names, check_options, reserved, warn};
 use crate::engine::config::{Config, Options};
 use crate::engine::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
 use crate::engine::endpoints::check_endpoints;
 use crate::error::{BuildError, ConfigError};
-use crate::etcd::Target;
+use crate::etcd::{KeyPrefix, Target};
 use crate::events::Events;
+use crate::firing::layered;
 use crate::limits::shown;
 use crate::rule::compile;
 use std::collections::{BTreeSet, HashSet};
@@ -27,8 +28,9 @@ impl EngineBuilder {
     pub fn build(self) -> Result<Engine, BuildError> {
         let mut mistakes = Vec::new();
         check_application(&self.application, &mut mistakes);
-        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = self.options;
         mistakes.extend(check_options(&self.options));
+        let options = self.options.bounded();
+        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = options;
         if self.channel.is_none() {
             check_endpoints(&self.endpoints, &mut mistakes);
         }
@@ -45,11 +47,17 @@ impl EngineBuilder {
             max_txn_ops,
             lock_ttl,
             // No rule must hold up the others; one alone holds up nobody.
-            concurrency: if self.rules.len() == 1 { concurrency } else { (concurrency / 2).max(1) },
+            concurrency: match options.rule_concurrency {
+                Some(limit) => limit,
+                None if self.rules.len() == 1 => concurrency,
+                None => (concurrency / 2).max(1),
+            },
             settle,
             instance_rate,
+            defaults: options.defaults,
         };
         check_names(self.name.as_deref(), self.namespace.as_deref(), &mut mistakes);
+        check_key_prefix(&self.key_prefix, &mut mistakes);
         let namespace = self.namespace.unwrap_or_else(|| format!("{NAMESPACES}{}/", self.application));
         let namespace = if namespace.ends_with('/') { namespace } else { format!("{namespace}/") };
         let mut used = BTreeSet::new();
@@ -65,6 +73,7 @@ impl EngineBuilder {
             match compiled {
                 Ok((compiled, callback)) => {
                     warn(&compiled);
+                    let callback = layered(callback, &self.layers);
                     callbacks.extend(compiled.iter().map(|_| callback.clone()));
                     rules.extend(compiled);
                 }
@@ -96,14 +105,15 @@ impl EngineBuilder {
         Ok(Engine {
             config: Config {
                 engine: self.name.unwrap_or(self.application).into(),
+                key_prefix: KeyPrefix::new(&self.key_prefix),
                 namespace: namespace.into(),
                 target,
                 credentials: self.credentials,
                 rules: Arc::from(rules),
                 callbacks: Arc::from(callbacks),
                 prefixes,
-                events: Events::new(self.options.event_buffer),
-                options: self.options.bounded(),
+                events: Events::new(options.event_buffer),
+                options,
                 runtime: self.runtime,
                 #[cfg(feature = "http")]
                 observatory: self.observatory,

@@ -6,6 +6,7 @@ use super::observer::Observatory;
 use crate::compiled::domain::Domains;
 use crate::compiled::{RateLimit, Settle};
 use crate::etcd::CredentialsOption;
+use crate::firing::Layer;
 use crate::rule::Rule;
 use crate::runtime::env::Env;
 use crate::time::Jitter;
@@ -27,6 +28,7 @@ pub struct EngineBuilder {
     pub(super) application: String,
     pub(super) name: Option<String>,
     pub(super) namespace: Option<String>,
+    pub(super) key_prefix: String,
     pub(super) endpoints: Vec<String>,
     pub(super) channel: Option<Channel>,
     pub(super) connect_options: Option<ConnectOptions>,
@@ -34,6 +36,7 @@ pub struct EngineBuilder {
     pub(super) rules: Vec<Rule>,
     pub(super) domains: Domains,
     pub(super) options: Options,
+    pub(super) layers: Vec<Layer>,
     pub(super) runtime: Option<Handle>,
     #[cfg(feature = "http")]
     pub(super) observatory: Option<Arc<dyn Observatory>>,
@@ -46,6 +49,7 @@ impl EngineBuilder {
             application,
             name: None,
             namespace: None,
+            key_prefix: String::new(),
             endpoints,
             channel,
             connect_options: None,
@@ -53,6 +57,7 @@ impl EngineBuilder {
             rules: Vec::new(),
             domains: Domains::default(),
             options: Options::default(),
+            layers: Vec::new(),
             runtime: None,
             #[cfg(feature = "http")]
             observatory: None,
@@ -172,7 +177,8 @@ impl EngineBuilder {
 
     /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
     /// is 128. One of several rules may use half of them, and a rule alone all of them, unless
-    /// [`Rule::concurrency`] says otherwise. Other instances that are due wait in a queue, each once.
+    /// [`rule_concurrency`](EngineBuilder::rule_concurrency) or [`Rule::concurrency`] says otherwise. Other instances
+    /// that are due wait in a queue, each once.
     ///
     /// A higher limit means more memory and load in a burst. A lower one means longer queues behind slow
     /// callbacks.

@@ -2,7 +2,7 @@
 
 use super::builder::NAMESPACES;
 use super::config::Options;
-use crate::compiled::{CompiledRule, RuleError};
+use crate::compiled::{CompiledRule, Defaults, RuleError};
 use crate::error::ConfigError;
 use crate::limits::{self, Amount, shown};
 use crate::pattern::Pattern;
@@ -51,6 +51,8 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         batch_size,
         settle,
         instance_rate,
+        rule_concurrency,
+        defaults: Defaults { time_limit, backoff, rate_limit, min_interval },
         // They have no size.
         crawl_mutex: _,
         cluster_id: _,
@@ -62,6 +64,8 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         ("evaluators", Some(*evaluators)),
         ("the count of instance_rate", Some(instance_rate.count() as usize)),
         ("crawl_rate", rate),
+        ("rule_concurrency", *rule_concurrency),
+        ("the count of rule_rate_limit", rate_limit.map(|rate| rate.count() as usize)),
         ("max_txn_ops", Some(*max_txn_ops)),
         ("event_buffer", Some(*event_buffer)),
         ("batch_size", Some(*batch_size)),
@@ -74,6 +78,10 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         ("settle", Some(settle.delay())),
         ("the time of instance_rate", Some(instance_rate.per())),
         ("lock_ttl", Some(*lock_ttl)),
+        ("time_limit", Some(*time_limit)),
+        ("the base of backoff", Some(backoff.base())),
+        ("the time of rule_rate_limit", rate_limit.map(|rate| rate.per())),
+        ("min_interval", *min_interval),
         ("crawl_interval", Some(*crawl_interval)),
         ("crawl_ageing", Some(*ageing)),
         ("start_timeout", *start_timeout),
@@ -88,7 +96,11 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
             check(option, Amount::Time(time), format!("{time:?}"));
         }
     }
-    for (option, jitter) in [("crawl_jitter", *crawl_jitter), ("the jitter of settle", settle.part())] {
+    for (option, jitter) in [
+        ("crawl_jitter", *crawl_jitter),
+        ("the jitter of settle", settle.part()),
+        ("the jitter of backoff", backoff.part()),
+    ] {
         check(option, Amount::Ratio(jitter.part()), jitter.part().to_string());
     }
     mistakes
@@ -120,6 +132,18 @@ pub(super) fn check_names(name: Option<&str>, namespace: Option<&str>, mistakes:
     }
     if namespace.contains([' ', '\u{a0}', '\u{3000}']) {
         wrong("it may not have spaces, which are easily overlooked in a key");
+    }
+}
+
+/// What is before every key in etcd. It is no pattern, and it may be anything that a key may be.
+pub(super) fn check_key_prefix(prefix: &str, mistakes: &mut Vec<ConfigError>) {
+    let bytes = Amount::Bytes(prefix.len() as u64);
+    let control = prefix.chars().any(char::is_control);
+    let reason = limits::mistake(limits::ENGINE, "key_prefix", bytes)
+        .or(control.then_some("it may not have control characters, such as a line break"));
+    if let Some(reason) = reason {
+        let (value, reason) = (shown(prefix), reason.to_owned());
+        mistakes.push(ConfigError::Option { option: "key_prefix", value, reason });
     }
 }
 

@@ -2,8 +2,8 @@
 
 #[cfg(feature = "http")]
 use super::observer::Observatory;
-use crate::compiled::{CompiledRule, RateLimit, Settle};
-use crate::etcd::{CredentialsOption, Target, Timeouts};
+use crate::compiled::{CompiledRule, Defaults, RateLimit, Settle};
+use crate::etcd::{CredentialsOption, KeyPrefix, Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
 use crate::limits;
@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// How long what became true waits.
     pub(crate) settle: Settle,
     pub(crate) instance_rate: RateLimit,
+    /// How many firings each rule may have at once.
+    pub(crate) rule_concurrency: Option<usize>,
+    pub(crate) defaults: Defaults,
 }
 
 impl Default for Options {
@@ -69,6 +72,8 @@ impl Default for Options {
             batch_size: 64,
             settle: Settle::NONE,
             instance_rate: RateLimit::OF_INSTANCES,
+            rule_concurrency: None,
+            defaults: Defaults::default(),
         }
     }
 }
@@ -87,6 +92,7 @@ impl Options {
             ("watch_silence", Some(&mut self.watch_silence)),
             ("rebalance", Some(&mut self.rebalance)),
             ("lag_limit", Some(&mut self.lag_limit)),
+            ("time_limit", Some(&mut self.defaults.time_limit)),
         ] {
             if let Some(time) = time {
                 limits::cut(limits::ENGINE, option, time);
@@ -101,6 +107,8 @@ impl Options {
 pub(crate) struct Config {
     /// The engine's name in metrics and logs.
     pub(crate) engine: Arc<str>,
+    /// Before every key in etcd.
+    pub(crate) key_prefix: KeyPrefix,
     pub(crate) namespace: Arc<str>,
     pub(crate) target: Target,
     pub(crate) credentials: Option<CredentialsOption>,

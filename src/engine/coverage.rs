@@ -122,6 +122,7 @@ mod tests {
             concurrency: 1,
             settle: Default::default(),
             instance_rate: crate::RateLimit::OF_INSTANCES,
+            defaults: Default::default(),
         };
         let rule = |id: &str, pattern: &str| {
             let rule = crate::Rule::new(id).when(crate::key(pattern).exists());

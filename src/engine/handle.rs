@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 #[derive(Clone, Debug)]
 pub struct EngineHandle {
     pub(super) engine: Arc<str>,
+    pub(super) key_prefix: Arc<str>,
     /// Weak: the engine ends when its owner drops the only strong one.
     pub(super) commands: mpsc::WeakSender<Command>,
     pub(super) health: watch::Receiver<Health>,
@@ -31,6 +32,12 @@ impl EngineHandle {
     /// The engine's [name](crate::EngineBuilder::name).
     pub fn name(&self) -> &str {
         &self.engine
+    }
+
+    /// The [prefix](crate::EngineBuilder::key_prefix) that is before every key in etcd, and that nothing else which is
+    /// told of the engine has. Empty without one.
+    pub fn key_prefix(&self) -> &str {
+        &self.key_prefix
     }
 
     /// The engine's state now. Costs next to nothing.

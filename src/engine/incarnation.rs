@@ -99,7 +99,8 @@ impl Incarnation {
         };
         let rewound = faults.clone();
         let Options { cluster_id, .. } = config.options;
-        let store = Store::new(endpoints, cluster_id, &config.namespace, env.identity(), move |reason| {
+        let under = (config.key_prefix.clone(), &*config.namespace);
+        let store = Store::new(endpoints, cluster_id, under, env.identity(), move |reason| {
             rewound.report(Fault::Rewound(reason));
         });
         let (told, timeouts) = (status.clone(), config.timeouts());
@@ -167,6 +168,7 @@ impl Incarnation {
             rules: config.rules.clone(),
             callbacks: config.callbacks.clone(),
             namespace: config.namespace.clone(),
+            key_prefix: config.key_prefix.text(),
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
@@ -253,7 +255,7 @@ impl Incarnation {
         let retry = Retry::new(env.rng(RandomStream::LockWatcher));
         let mutex = leases.get(&lock_ttl).filter(|_| crawl_mutex).map(|lease| CrawlMutex {
             engine: engine.clone(),
-            prefix: format!("{}crawl/", config.namespace),
+            prefix: format!("{}{}crawl/", config.key_prefix.as_str(), config.namespace),
             lease: lease.clone(),
             retry: Retry::new(env.rng(RandomStream::CrawlMutex)),
         });

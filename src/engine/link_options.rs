@@ -8,6 +8,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl EngineBuilder {
+    /// The prefix under which the engine works, and which its patterns don't spell out, as with etcd's own namespace
+    /// client. With `/prod`, the pattern `/servers/:id` means the keys `/prod/servers/…`. At most 1000 bytes; default:
+    /// none. So two environments share a cluster.
+    ///
+    /// It is before every key: those that rules and callbacks read, those that commits write, and those of the engine's
+    /// own [namespace](EngineBuilder::namespace). Engines under different prefixes know nothing of each other. Keys are
+    /// told as patterns spell them, in logs, events, explanations and pages; the prefix is told by
+    /// [`EngineHandle::key_prefix`](crate::EngineHandle::key_prefix), by the overview of the
+    /// [endpoint](crate::http), and in the log when the engine starts. Only a callback's own
+    /// [client](crate::Firing::client) has no prefix: [`Firing::key_prefix`](crate::Firing::key_prefix) tells it.
+    ///
+    /// It is put before the key as it is. If patterns begin with a slash, it needs none at its end: `/prod` and not
+    /// `/prod/`. Without any slash between, keys of the prefix `/a` may be those of `/ab`.
+    ///
+    /// The user of the engine needs permission for the keys as they are in etcd.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
     /// Credentials, TLS and other options of `etcd_client`. By default none are set.
     ///
     /// The engine itself sets require-leader, HTTP/2 keep-alive and the

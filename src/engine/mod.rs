@@ -19,6 +19,7 @@ mod check;
 pub(crate) mod config;
 mod coverage;
 mod endpoints;
+mod for_rules;
 mod handle;
 mod incarnation;
 mod inspector;

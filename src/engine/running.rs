@@ -78,8 +78,18 @@ impl RunningEngine {
         let placement = config.env.placement;
         let events = config.events.clone();
         let over = events.clone();
-        let handle =
-            EngineHandle { engine: config.engine.clone(), commands: commands.downgrade(), health, events };
+        let key_prefix = config.key_prefix.text();
+        if !key_prefix.is_empty() {
+            let (engine, prefix) = (&*config.engine, &*key_prefix);
+            tracing::info!(engine, prefix, "all keys of the engine are below the prefix");
+        }
+        let handle = EngineHandle {
+            engine: config.engine.clone(),
+            key_prefix,
+            commands: commands.downgrade(),
+            health,
+            events,
+        };
         #[cfg(feature = "http")]
         let observed = config.observatory.clone().map(|observatory| {
             let observer = Observer { reveal: config.options.reveal, handle: handle.clone() };

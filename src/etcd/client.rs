@@ -163,7 +163,7 @@ impl EtcdClient {
             token: Arc::default(),
             credentials: None,
             rebalance: Duration::from_secs(600),
-            store: Store::new(Vec::new(), None, "/etcd-rules/test/", 1, |_| {}),
+            store: Store::new(Vec::new(), None, (Default::default(), "/etcd-rules/test/"), 1, |_| {}),
             rng: StdRng::seed_from_u64(0),
         });
         tokio::task::spawn_local(connector.run());

@@ -7,6 +7,7 @@
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::Failure;
+use super::key_prefix::KeyPrefix;
 use super::requests::{Answer, kv_of_reads};
 use crate::change::Revision;
 use etcd_client::proto::PbTxnOpResponse;
@@ -35,8 +36,8 @@ impl Identity {
     }
 
     /// The compare of every outer transaction.
-    fn compare(&self) -> Compare {
-        Compare::value(self.key(), CompareOp::Equal, self.value())
+    fn compare(&self, prefix: &KeyPrefix) -> Compare {
+        Compare::value(prefix.key(self.key()), CompareOp::Equal, self.value())
     }
 
     /// Takes what the store said of its identity from an answer: the last thing that a refused transaction reads. An
@@ -80,12 +81,14 @@ pub(super) fn absent(known: &Identity) -> String {
 /// Writes an identity where there is none. Returns the one that is there then, and the revision of its last change.
 pub(super) async fn create(
     client: &Client,
+    prefix: &KeyPrefix,
     wanted: &Identity,
 ) -> Result<(Identity, Revision), etcd_client::Error> {
+    let key = || prefix.key(wanted.key());
     let txn = Txn::new()
-        .when([Compare::create_revision(wanted.key(), CompareOp::Equal, 0)])
-        .and_then([TxnOp::put(wanted.key(), wanted.value(), None)])
-        .or_else([TxnOp::get(wanted.key(), None)]);
+        .when([Compare::create_revision(key(), CompareOp::Equal, 0)])
+        .and_then([TxnOp::put(key(), wanted.value(), None)])
+        .or_else([TxnOp::get(key(), None)]);
     let answer = Answer::from(kv_of_reads(client).txn(txn).await?.0);
     if answer.succeeded {
         return Ok((wanted.clone(), answer.revision));
@@ -124,7 +127,7 @@ impl EtcdClient {
 
     async fn ask_for_identity(&self) -> Result<Identity, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            create(&connection.client, &self.store.wanted_identity()).await
+            create(&connection.client, self.store.prefix(), &self.store.wanted_identity()).await
         };
         let (identity, revision) = self.call(Sending::repeated("txn"), send).await?;
         self.store.learn(identity, revision).map_err(|text| Failure::wrong_store("txn", text))
@@ -148,7 +151,8 @@ impl EtcdClient {
         }
     }
 
-    /// Sends a transaction that takes effect in the engine's store only, and only if `when` holds.
+    /// Sends a transaction that takes effect in the engine's store only, and only if `when` holds. Its keys are as etcd
+    /// has them.
     pub(crate) async fn txn(
         &self,
         mut when: Vec<Compare>,
@@ -156,8 +160,9 @@ impl EtcdClient {
         mut or_else: Vec<TxnOp>,
     ) -> Result<Answer, Failure> {
         let identity = self.identity().await?;
-        when.push(identity.compare());
-        or_else.push(TxnOp::get(identity.key(), None));
+        let prefix = self.store.prefix();
+        when.push(identity.compare(prefix));
+        or_else.push(TxnOp::get(prefix.key(identity.key()), None));
         let txn = Txn::new().when(when).and_then(then).or_else(or_else);
         let send = |connection: Arc<Connection>| {
             let (txn, identity) = (txn.clone(), &identity);

@@ -18,6 +18,7 @@
 //! | [`store`] | whose store it is that answers | no |
 //! | [`identity`] | the key by which a store refuses what is meant for another | yes |
 //! | [`testimony`] | asks over a new connection whose store it leads to | yes |
+//! | [`key_prefix`] | the prefix that is before every key in etcd, and that nobody else knows of | no |
 //! | [`source`] | etcd as callbacks read it | yes |
 
 mod client;
@@ -29,6 +30,7 @@ mod endpoint_choice;
 mod errors;
 mod failure;
 mod identity;
+mod key_prefix;
 mod leases;
 mod offers;
 mod opening;
@@ -52,6 +54,7 @@ pub use credentials::Credentials;
 pub(crate) use failure::Effect;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use identity::Identity;
+pub(crate) use key_prefix::KeyPrefix;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
 pub(crate) use requests::{Answer, LastEvent};
@@ -102,6 +105,7 @@ impl Header {
     }
 }
 
-fn first_key(prefix: &str) -> Vec<u8> {
-    if prefix.is_empty() { vec![0] } else { prefix.as_bytes().to_vec() }
+fn first_key(prefix: impl AsRef<[u8]>) -> Vec<u8> {
+    let prefix = prefix.as_ref();
+    if prefix.is_empty() { vec![0] } else { prefix.to_vec() }
 }

@@ -44,7 +44,7 @@ impl Bench {
             token: Arc::default(),
             credentials: None,
             rebalance: 600 * SECOND,
-            store: Store::new(endpoints, None, "/etcd-rules/test/", 1, |_| {}),
+            store: Store::new(endpoints, None, (Default::default(), "/etcd-rules/test/"), 1, |_| {}),
             rng: StdRng::seed_from_u64(1),
         });
         tokio::task::spawn_local(connector.run());

@@ -6,9 +6,11 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::leases::LeaseId;
 use crate::change::{KeyValue, Revision};
+use crate::firing::RangeRead;
+use crate::pattern::KeyRange;
 use crate::value::Value;
 use etcd_client::GetOptions;
-use etcd_client::proto::PbKeyValue;
+use etcd_client::proto::{PbKeyValue, PbRangeResponse};
 use std::sync::Arc;
 
 /// Largest page of a range accepted; larger ones are asked for in smaller parts. A few are in memory at once.
@@ -20,6 +22,18 @@ pub(crate) struct Page {
     pub(crate) count: i64,
     /// The store's revision when it was read.
     pub(crate) revision: Revision,
+}
+
+impl EtcdClient {
+    fn page(&self, response: PbRangeResponse) -> Page {
+        let keys = response.kvs.into_iter().map(|kv| KeyValue {
+            key: self.store.prefix().strip(kv.key),
+            value: Value::from(kv.value),
+            revision: Revision::new(kv.mod_revision),
+        });
+        let revision = Revision::new(response.header.map_or(0, |header| header.revision));
+        Page { keys: keys.collect(), count: response.count, revision }
+    }
 }
 
 /// A lock in etcd.
@@ -41,7 +55,8 @@ impl EtcdClient {
         revision: Revision,
     ) -> Result<Page, Failure> {
         let send = |connection: Arc<Connection>| {
-            let (start, end) = (start.clone(), end.clone());
+            let prefix = self.store.prefix();
+            let (start, end) = (prefix.key(start.clone()), prefix.end(end.clone()));
             async move {
                 let mut kv = connection.client.kv_client().max_decoding_message_size(MAX_PAGE);
                 let options =
@@ -49,25 +64,34 @@ impl EtcdClient {
                 kv.get(start, Some(options)).await
             }
         };
-        let response = self.call(Sending::once("range"), send).await?.0;
-        let keys = response.kvs.into_iter().map(|kv| KeyValue {
-            key: kv.key,
-            value: Value::from(kv.value),
-            revision: Revision::new(kv.mod_revision),
-        });
-        let revision = Revision::new(response.header.map_or(0, |header| header.revision));
-        Ok(Page { keys: keys.collect(), count: response.count, revision })
+        Ok(self.page(self.call(Sending::once("range"), send).await?.0))
+    }
+
+    /// The first keys of a range, for a callback; asked for again until the request time-out.
+    pub(super) async fn read_range(&self, read: RangeRead<'_>) -> Result<Page, Failure> {
+        let RangeRead { range: KeyRange { start, end }, limit, revision, keys_only } = read;
+        let prefix = self.store.prefix();
+        let send = |connection: Arc<Connection>| async move {
+            let mut kv = connection.client.kv_client().max_decoding_message_size(MAX_PAGE);
+            let mut options = GetOptions::new().with_range(prefix.end(end.clone())).with_limit(limit);
+            options = options.with_revision(revision.get());
+            if keys_only {
+                options = options.with_keys_only();
+            }
+            kv.get(prefix.key(start.clone()), Some(options)).await
+        };
+        Ok(self.page(self.call(Sending::repeated("range"), send).await?.0))
     }
 
     /// All locks below a prefix.
     pub(crate) async fn locks(&self, prefix: &str) -> Result<Vec<LockKey>, Failure> {
         let send = |connection: Arc<Connection>| async move {
             let mut kv = connection.client.kv_client().max_decoding_message_size(MAX_RESPONSE);
-            kv.get(prefix, Some(GetOptions::new().with_prefix())).await
+            kv.get(self.store.prefix().key(prefix), Some(GetOptions::new().with_prefix())).await
         };
         let response = self.call(Sending::once("range"), send).await?.0;
         let lock = |kv: PbKeyValue| LockKey {
-            key: String::from_utf8_lossy(&kv.key).into_owned(),
+            key: String::from_utf8_lossy(&self.store.prefix().strip(kv.key)).into_owned(),
             value: kv.value.into(),
             lease: LeaseId::new(kv.lease),
             create_revision: Revision::new(kv.create_revision),

@@ -4,6 +4,7 @@ use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
 use super::identity::Identity;
+use super::key_prefix::KeyPrefix;
 use super::txn_channel::with_body;
 use super::{Header, MAX_RESPONSE, first_key};
 use crate::change::{Change, Revision};
@@ -84,11 +85,12 @@ pub(super) enum History {
 /// Reads the key of a change at a revision.
 pub(super) async fn read_at(
     client: &Client,
+    prefix: &KeyPrefix,
     seen: &LastEvent,
     revision: Revision,
 ) -> Result<Option<(Revision, Vec<u8>)>, etcd_client::Error> {
     let options = GetOptions::new().with_revision(revision.get());
-    let answer = kv_of_reads(client).get(seen.key.clone(), Some(options)).await?;
+    let answer = kv_of_reads(client).get(prefix.key(seen.key.clone()), Some(options)).await?;
     Ok(answer.0.kvs.into_iter().next().map(|kv| (Revision::new(kv.mod_revision), kv.value)))
 }
 
@@ -123,7 +125,7 @@ impl EtcdClient {
         // Linearizable reads are the default.
         let options = || is_active(Mutant::Reads).then(|| GetOptions::new().with_serializable());
         let send = |connection: Arc<Connection>| async move {
-            kv_of_reads(&connection.client).get(key, options()).await
+            kv_of_reads(&connection.client).get(self.store.prefix().key(key), options()).await
         };
         let response = self.call(Sending::repeated("get"), send).await?.0;
         Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), Revision::new(kv.mod_revision))))
@@ -133,7 +135,7 @@ impl EtcdClient {
     pub(crate) async fn header(&self, prefix: &str) -> Result<Header, Failure> {
         let send = |connection: Arc<Connection>| async move {
             let options = GetOptions::new().with_count_only();
-            connection.client.kv_client().get(first_key(prefix), Some(options)).await
+            connection.client.kv_client().get(self.store.prefix().key(first_key(prefix)), Some(options)).await
         };
         let response = self.call(Sending::once("get"), send).await?.0;
         Ok(Header::of(response.header.as_ref()))
@@ -143,7 +145,7 @@ impl EtcdClient {
     pub(crate) async fn has(&self, seen: &LastEvent) -> Result<bool, Failure> {
         let history = seen.find(async |revision| {
             let send = |connection: Arc<Connection>| async move {
-                read_at(&connection.client, seen, revision).await
+                read_at(&connection.client, self.store.prefix(), seen, revision).await
             };
             self.call(Sending::once("get"), send).await
         });
@@ -155,7 +157,11 @@ impl EtcdClient {
     /// it is refused it reads the identity last.
     pub(crate) async fn send_txn(&self, body: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
         let identity = self.identity().await?;
-        let body = body(&identity);
+        let body = self
+            .store
+            .prefix()
+            .txn(body(&identity))
+            .ok_or_else(|| Failure::new(FailureKind::Rejected, "txn", "the transaction is malformed"))?;
         let send = |connection: Arc<Connection>| {
             let (body, identity) = (body.clone(), &identity);
             async move {

@@ -1,15 +1,23 @@
 //! etcd as callbacks read it, and what callbacks are told when it fails.
 
 use super::{EtcdClient, Failure};
+use crate::change::Revision;
 use crate::error::Error;
-use crate::firing::{EtcdError, FiringError, Source};
+use crate::firing::{EtcdError, FiringError, Page, RangeRead, Source};
 use crate::value::Value;
 use etcd_client::Client;
 use futures_util::future::BoxFuture;
 
 impl Source for EtcdClient {
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>> {
-        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(told)?.map(|(value, _)| value)) })
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<(Value, Revision)>, FiringError>> {
+        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(told)?) })
+    }
+
+    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<Page, FiringError>> {
+        Box::pin(async move {
+            let super::Page { keys, count, revision } = self.read_range(read).await.map_err(told)?;
+            Ok(Page { keys, count, revision })
+        })
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {

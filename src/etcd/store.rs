@@ -12,6 +12,7 @@
 
 use super::Header;
 use super::identity::{Identity, absent, another};
+use super::key_prefix::KeyPrefix;
 use super::requests::{History, LastEvent};
 use crate::change::Revision;
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
@@ -71,6 +72,8 @@ pub(super) enum Told {
 /// Shared by all links of an engine.
 pub(crate) struct Store {
     endpoints: Vec<String>,
+    /// Before every key in etcd.
+    prefix: KeyPrefix,
     identity_key: Arc<str>,
     /// The identity that the store is given if it has none.
     offered: Identity,
@@ -237,7 +240,7 @@ impl Store {
     pub(crate) fn new(
         endpoints: Vec<String>,
         given: Option<u64>,
-        namespace: &str,
+        (prefix, namespace): (KeyPrefix, &str),
         offered: u128,
         rewound: impl Fn(String) + Send + Sync + 'static,
     ) -> Arc<Self> {
@@ -247,6 +250,7 @@ impl Store {
         let (doubt, doubts) = watch_cell(0);
         Arc::new(Self {
             endpoints,
+            prefix,
             identity_key,
             offered,
             known,
@@ -259,6 +263,11 @@ impl Store {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// What is before every key in etcd.
+    pub(super) fn prefix(&self) -> &KeyPrefix {
+        &self.prefix
     }
 
     pub(super) fn identity_key(&self) -> &Arc<str> {

@@ -19,10 +19,10 @@ fn failed(error: etcd_client::Error) -> Failure {
 pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Result<Testimony, Failure> {
     let key = store.identity_key();
     let mut kv = kv_of_reads(client);
-    let reading = async { kv.get(&**key, None).await.map_err(failed) };
+    let reading = async { kv.get(store.prefix().key(&**key), None).await.map_err(failed) };
     let looking = async {
         match &before.seen {
-            Some(seen) => history(client, seen).await,
+            Some(seen) => history(client, store, seen).await,
             None => Ok(None),
         }
     };
@@ -45,8 +45,8 @@ pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Resu
 }
 
 /// `None`: the engine may not read the key any more.
-async fn history(client: &Client, seen: &LastEvent) -> Result<Option<History>, Failure> {
-    let read = async |revision| read_at(client, seen, revision).await.map_err(failed);
+async fn history(client: &Client, store: &Store, seen: &LastEvent) -> Result<Option<History>, Failure> {
+    let read = async |revision| read_at(client, store.prefix(), seen, revision).await.map_err(failed);
     match seen.find(read).await {
         Ok(history) => Ok(Some(history)),
         Err(Failure { kind: FailureKind::Permission, .. }) => Ok(None),
@@ -57,7 +57,7 @@ async fn history(client: &Client, seen: &LastEvent) -> Result<Option<History>, F
 /// Writes the identity of a store that has none. What keeps it from being written (no space, no permission) keeps the
 /// engine's transactions from being sent too, and nothing else: they ask for it again.
 pub(super) async fn name(client: &Client, store: &Store, identity: &Identity) -> Result<(), Failure> {
-    match create(client, identity).await.map_err(failed) {
+    match create(client, store.prefix(), identity).await.map_err(failed) {
         Ok((found, revision)) => {
             store.learn(found, revision).map(drop).map_err(|text| Failure::wrong_store(REQUEST, text))
         }

@@ -3,6 +3,7 @@
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
+use super::key_prefix::KeyPrefix;
 use super::requests::LastEvent;
 use super::store::Store;
 use super::{Header, first_key};
@@ -39,7 +40,8 @@ impl EtcdClient {
         pieces: Pieces,
     ) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            let mut options = prefix_options(prefix).with_start_revision(from.get()).with_progress_notify();
+            let key = self.store.prefix().key(prefix);
+            let mut options = prefix_options(&key).with_start_revision(from.get()).with_progress_notify();
             if deletions_only {
                 options = options.with_filters([WatchFilterType::NoPut]);
             }
@@ -47,7 +49,7 @@ impl EtcdClient {
                 options = options.with_fragment();
             }
             let mut watcher = connection.client.watch_client().max_decoding_message_size(MAX_WATCH);
-            let stream = watcher.watch(first_key(prefix), Some(options)).await?;
+            let stream = watcher.watch(first_key(&key), Some(options)).await?;
             Ok((stream, connection))
         };
         let (stream, connection) = self.call(Sending::once("watch"), send).await?;
@@ -57,7 +59,7 @@ impl EtcdClient {
     }
 }
 
-fn prefix_options(prefix: &str) -> WatchOptions {
+fn prefix_options(prefix: &[u8]) -> WatchOptions {
     let options = WatchOptions::new();
     if prefix.is_empty() { options.with_from_key() } else { options.with_prefix() }
 }
@@ -211,7 +213,8 @@ impl Watch {
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
             return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
         }
-        let came = response.events.into_iter().filter_map(change);
+        let prefix = self.store.prefix();
+        let came = response.events.into_iter().filter_map(|event| change(prefix, event));
         let changes = whole_revisions(&mut self.held, came, response.fragment);
         if changes.is_empty() {
             return Ok(WatchMessage::Alive(header, false));
@@ -230,7 +233,8 @@ impl Watch {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
         self.connection.activity.sent(Instant::now(), HEARTBEAT);
-        self.requests.watch(first_key(prefix), None).await.map_err(|error| Failure::of_error("watch", error))
+        let key = self.store.prefix().key(prefix);
+        self.requests.watch(first_key(&key), None).await.map_err(|error| Failure::of_error("watch", error))
     }
 }
 
@@ -253,13 +257,14 @@ fn whole_revisions(held: &mut Vec<Change>, came: impl Iterator<Item = Change>, m
 /// The watch id of answers to progress requests, which concern the whole stream.
 const PROGRESS_OF_ALL: i64 = -1;
 
-fn change(event: PbEvent) -> Option<Change> {
+fn change(prefix: &KeyPrefix, event: PbEvent) -> Option<Change> {
     const DELETE: i32 = 1;
     let kv = event.kv?;
+    let key = prefix.strip(kv.key);
     Some(if event.r#type == DELETE {
-        Change::Delete { key: kv.key, revision: Revision::new(kv.mod_revision), how: Deletion::Delivered }
+        Change::Delete { key, revision: Revision::new(kv.mod_revision), how: Deletion::Delivered }
     } else {
-        Change::Put { key: kv.key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) }
+        Change::Put { key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) }
     })
 }
 

@@ -25,14 +25,39 @@ pub enum Effect {
         /// The key.
         key: String,
     },
+    /// All keys that begin so are deleted.
+    DeletePrefix {
+        /// What they begin with. It ends in a slash.
+        prefix: String,
+    },
 }
 
 impl Effect {
-    /// The key that it changes.
+    /// The key that it changes, or what all of them begin with.
     pub fn key(&self) -> &str {
         match self {
-            Effect::Put { key, .. } | Effect::Delete { key } => key,
+            Effect::Put { key, .. } | Effect::Delete { key } | Effect::DeletePrefix { prefix: key } => key,
         }
+    }
+
+    /// Whether it changes this key.
+    pub(crate) fn changes(&self, key: &str) -> bool {
+        match self {
+            Effect::Put { key: own, .. } | Effect::Delete { key: own } => own == key,
+            Effect::DeletePrefix { prefix } => key.starts_with(prefix.as_str()),
+        }
+    }
+
+    /// Whether there may be a key that both change.
+    fn overlaps(&self, other: &Effect) -> bool {
+        self.changes(other.key()) || other.changes(self.key())
+    }
+
+    /// Whether it may change a key that begins so.
+    fn is_within(&self, namespace: &str) -> bool {
+        let covers =
+            matches!(self, Effect::DeletePrefix { prefix } if namespace.starts_with(prefix.as_str()));
+        covers || self.key().starts_with(namespace)
     }
 }
 
@@ -54,6 +79,20 @@ pub(crate) enum Expected {
     Value(Value),
     /// It exists with another value than this.
     OtherThan(Value),
+    /// There is no key from it on and before this one.
+    NoneBefore(Vec<u8>),
+    /// No key from it on and before this one was changed after this revision, as far as it exists.
+    NoLaterBefore(Vec<u8>, Revision),
+}
+
+impl Expected {
+    /// Where it ends, if it is expected of a range of keys.
+    pub(crate) fn end(&self) -> Option<&[u8]> {
+        match self {
+            Expected::NoneBefore(end) | Expected::NoLaterBefore(end, _) => Some(end),
+            Expected::At(_) | Expected::There | Expected::Value(_) | Expected::OtherThan(_) => None,
+        }
+    }
 }
 
 /// What a commit does, and under which further conditions.
@@ -174,10 +213,7 @@ impl Commit {
             None => self.fail(FiringError::NotShown(pattern.to_owned())),
             Some(slot) => {
                 let unchanged = self.firing.as_shown(slot);
-                // Once is enough for etcd, and for the limit of operations.
-                if !self.effects.expectations.contains(&unchanged) {
-                    self.effects.expectations.push(unchanged);
-                }
+                self.add_expectation(unchanged);
             }
         }
         self
@@ -209,7 +245,22 @@ impl Commit {
         }
     }
 
-    fn fail(&mut self, error: FiringError) {
+    pub(super) fn firing(&self) -> &Firing {
+        &self.firing
+    }
+
+    pub(super) fn add_effect(&mut self, effect: Effect) {
+        self.effects.changes.push(effect);
+    }
+
+    pub(super) fn add_expectation(&mut self, expected: Expectation) {
+        // Once is enough for etcd, and for the limit of operations.
+        if !self.effects.expectations.contains(&expected) {
+            self.effects.expectations.push(expected);
+        }
+    }
+
+    pub(super) fn fail(&mut self, error: FiringError) {
         self.error.get_or_insert(error);
     }
 
@@ -225,12 +276,12 @@ impl Commit {
         }
         let Effects { changes, expectations } = &self.effects;
         for (at, effect) in changes.iter().enumerate() {
-            let key = effect.key();
-            if changes[..at].iter().any(|other| other.key() == key) {
-                return Err(FiringError::DuplicateEffect(key.to_owned()));
+            let key = || effect.key().to_owned();
+            if changes[..at].iter().any(|other| other.overlaps(effect)) {
+                return Err(FiringError::DuplicateEffect(key()));
             }
-            if inner.around.reserved.iter().any(|namespace| key.starts_with(namespace.as_str())) {
-                return Err(FiringError::ReservedKey(key.to_owned()));
+            if inner.around.reserved.iter().any(|namespace| effect.is_within(namespace)) {
+                return Err(FiringError::ReservedKey(key()));
             }
         }
         // Beside them stand the lock, its deletion and a read.
@@ -260,7 +311,7 @@ impl Commit {
     fn expect_what_it_rests_on(&mut self) -> Result<(), FiringError> {
         let Self { firing, effects, .. } = self;
         let Effects { changes, expectations } = effects;
-        let is_changed = |key: &str| changes.iter().any(|effect| effect.key() == key);
+        let is_changed = |key: &str| changes.iter().any(|effect| effect.changes(key));
         let mut changes_shown = false;
         for slot in 0..firing.0.snapshot.len() {
             let unchanged = firing.as_shown(slot);

@@ -60,6 +60,17 @@ pub enum FiringError {
     /// A literal key of [`Commit::put_key`](crate::Commit::put_key) and the like is empty.
     #[error("the key is empty; etcd has no such key")]
     EmptyKey,
+    /// [`Firing::list`](crate::Firing::list) and [`Firing::count`](crate::Firing::count): too many keys, or too many
+    /// bytes.
+    #[error(
+        "there are more than {limit} keys, or more than 64 MiB, that begin with `{prefix}`: choose a longer prefix"
+    )]
+    TooManyKeys {
+        /// What all keys that were read begin with.
+        prefix: String,
+        /// How many are read at most.
+        limit: usize,
+    },
     /// Commit: one key twice; etcd refuses that.
     #[error("the commit changes the key `{0}` twice; change it once")]
     DuplicateEffect(String),
@@ -110,7 +121,7 @@ impl FiringError {
             | FiringError::EmptyKey
             | FiringError::NotShown(_) => ErrorKind::InvalidInput,
             FiringError::Attribute(_) | FiringError::Json { .. } => ErrorKind::InvalidValue,
-            FiringError::TooManyEffects { .. } => ErrorKind::TooLarge,
+            FiringError::TooManyEffects { .. } | FiringError::TooManyKeys { .. } => ErrorKind::TooLarge,
             FiringError::DuplicateEffect(_)
             | FiringError::ReservedKey(_)
             | FiringError::NothingShownChanges

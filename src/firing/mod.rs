@@ -3,9 +3,12 @@
 mod callback;
 mod commit;
 mod error;
+mod expect;
 mod json;
 mod kind;
+mod layer;
 mod link_errors;
+mod listing;
 mod outcome;
 mod read_values;
 mod source;
@@ -16,10 +19,14 @@ use commit::literal;
 pub use commit::{Commit, Effect};
 pub(crate) use commit::{Effects, Expectation, Expected};
 pub use error::{EtcdError, FiringError};
+pub use expect::Expect;
 pub use kind::ErrorKind;
+pub use layer::Next;
+pub(crate) use layer::{Layer, layer, layered};
+pub use listing::{Entry, Listing};
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
-pub(crate) use source::Source;
+pub(crate) use source::{Page, RangeRead, Source};
 
 use link_errors::LinkErrors;
 
@@ -81,6 +88,8 @@ struct Unlocked {
 pub(crate) struct Surroundings {
     /// The engine's name.
     pub(crate) engine: Arc<str>,
+    /// What is before every key in etcd.
+    pub(crate) key_prefix: Arc<str>,
     pub(crate) rules: Arc<[CompiledRule]>,
     /// By number of a rule.
     pub(crate) callbacks: Arc<[Callback]>,
@@ -162,6 +171,12 @@ impl Firing {
     /// The [name](crate::EngineBuilder::name) of the engine that runs the callback.
     pub fn engine(&self) -> &str {
         &self.0.around.engine
+    }
+
+    /// The engine's [prefix](crate::EngineBuilder::key_prefix), which is before every key in etcd. It is needed for
+    /// requests over a [`client`](Firing::client) only: everything else adds it. Empty without one.
+    pub fn key_prefix(&self) -> &str {
+        &self.0.around.key_prefix
     }
 
     /// The rule's id.
@@ -317,7 +332,8 @@ impl Firing {
     /// if etcd does not answer in time, or refuses; those of [`format`](Firing::format).
     pub async fn get(&self, pattern: &str) -> Result<Value, FiringError> {
         let key = self.format(pattern)?;
-        self.read(&key).await?.ok_or(FiringError::Absent { key })
+        let found = self.read(&key).await?;
+        found.map(|(value, _)| value).ok_or(FiringError::Absent { key })
     }
 
     /// Like [`get`](Firing::get), with `None` for a key that does not exist.
@@ -326,7 +342,7 @@ impl Firing {
     /// As [`get`](Firing::get), but for the absence.
     pub async fn get_opt(&self, pattern: &str) -> Result<Option<Value>, FiringError> {
         let key = self.format(pattern)?;
-        self.read(&key).await
+        Ok(self.read(&key).await?.map(|(value, _)| value))
     }
 
     /// As [`get`](Self::get), of a key that is given as it is, and not as a pattern: a colon in it has no meaning.
@@ -342,12 +358,12 @@ impl Firing {
     /// # Errors
     /// As [`get_key`](Self::get_key), but for the absence.
     pub async fn get_key_opt(&self, key: &str) -> Result<Option<Value>, FiringError> {
-        self.read(&literal(key.to_owned())?).await
+        Ok(self.read(&literal(key.to_owned())?).await?.map(|(value, _)| value))
     }
 
-    async fn read(&self, key: &str) -> Result<Option<Value>, FiringError> {
+    async fn read(&self, key: &str) -> Result<Option<(Value, Revision)>, FiringError> {
         let found = self.0.link_errors.heed(self.0.around.source.get(key)).await?;
-        if let Some(value) = &found
+        if let Some((value, _)) = &found
             && self.0.around.reveal < Reveal::Values
         {
             self.read_values().add(value);
@@ -355,7 +371,8 @@ impl Firing {
         Ok(found)
     }
 
-    /// A client on the engine's connection, for whatever else the callback wants of etcd. What is
+    /// A client on the engine's connection, for whatever else the callback wants of etcd. It knows nothing of the
+    /// engine's [prefix](Firing::key_prefix): keys are as they are in etcd. What is
     /// written with it is not fenced: it takes effect although the lock may be lost, and counts as somebody
     /// else's change, after which the rule fires again. Prefer [`commit`](Firing::commit).
     ///

@@ -23,6 +23,17 @@ pub(crate) enum Then {
 }
 
 impl Outcome {
+    /// The outcome as a word, as in the metric `etcd_rules_callbacks_total`: `done`, `retry_after` or `gave_up`; or
+    /// `error`, if it has a commit with a mistake.
+    pub fn name(&self) -> &'static str {
+        match (&self.effects, &self.then) {
+            (Err(_), _) => "error",
+            (_, Then::Done) => "done",
+            (_, Then::RetryAfter(_)) => "retry_after",
+            (_, Then::GiveUp(_)) => "gave_up",
+        }
+    }
+
     /// Done, without effects. The callback runs again when the condition still holds and somebody else
     /// changed a key that it reads, or at the next crawl.
     pub fn done() -> Self {

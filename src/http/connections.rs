@@ -13,6 +13,9 @@ pub(super) const CONNECTIONS: usize = 256;
 /// they are a few bytes.
 pub(super) const PAGES: usize = 16;
 
+/// Of these, how many may be told events.
+pub(super) const STREAMS: usize = 16;
+
 /// The number of a connection. Later ones have higher numbers.
 pub(super) type Number = u64;
 
@@ -21,6 +24,8 @@ pub(super) type Number = u64;
 enum State {
     /// Its request has not come yet.
     Reading,
+    /// It is told events, for as long as it likes.
+    Streaming,
     /// Its page is being written.
     Writing,
     /// Its page is being made.
@@ -63,8 +68,8 @@ impl<T> Connections<T> {
         (number, closed)
     }
 
-    /// Takes out the connection that has waited longest for its request, or else the one that has been written to for
-    /// longest. One whose page is being made is the last choice.
+    /// Takes out the connection that has waited longest for its request, or else the one that has been told events for
+    /// longest, or else the one that has been written to for longest. One whose page is being made is the last choice.
     pub(super) fn make_room(&mut self) -> Option<T> {
         let (&number, _) = self.entries.iter().min_by_key(|(_, entry)| (entry.state, entry.since))?;
         self.remove(number)
@@ -76,7 +81,8 @@ impl<T> Connections<T> {
         if !self.entries.contains_key(&number) {
             return Admission::Full;
         }
-        let pages = self.entries.values().filter(|entry| entry.state != State::Reading).count();
+        let is_page = |state| matches!(state, State::Writing | State::Making);
+        let pages = self.entries.values().filter(|entry| is_page(entry.state)).count();
         let instead_of = if pages < PAGES {
             None
         } else {
@@ -88,6 +94,16 @@ impl<T> Connections<T> {
         };
         self.change(number, State::Making);
         Admission::Admitted { instead_of }
+    }
+
+    /// Begins to tell a connection events. False if there are too many, and the request is to be refused.
+    pub(super) fn begin_stream(&mut self, number: Number) -> bool {
+        let streams = self.entries.values().filter(|entry| entry.state == State::Streaming).count();
+        let may = streams < STREAMS && self.entries.contains_key(&number);
+        if may {
+            self.change(number, State::Streaming);
+        }
+        may
     }
 
     /// A page is made, and now it is written.
@@ -179,6 +195,28 @@ mod tests {
         connections.remove(numbers[20]);
         assert_eq!(connections.begin_page(numbers[22]), Admission::Admitted { instead_of: None });
         assert_eq!(connections.begin_page(numbers[5]), Admission::Full, "it has been closed");
+    }
+
+    #[test]
+    fn so_many_are_told_events_and_they_make_room_after_those_that_wait() {
+        let (mut connections, numbers) = full();
+        for number in &numbers[..STREAMS] {
+            assert!(connections.begin_stream(*number));
+        }
+        assert!(!connections.begin_stream(numbers[STREAMS]), "too many");
+        for number in &numbers[STREAMS..STREAMS + PAGES] {
+            assert_eq!(connections.begin_page(*number), Admission::Admitted { instead_of: None });
+        }
+        assert_eq!(connections.admit(1000).1, Some(STREAMS + PAGES), "the first that waits for its request");
+        connections.remove(numbers[3]);
+        assert!(connections.begin_stream(numbers[200]), "one has ended");
+        // Without one that waits, the oldest stream.
+        let mut few = Connections::new();
+        let (page, stream) = (few.admit(1).0, few.admit(2).0);
+        few.begin_page(page);
+        few.begin_writing(page);
+        assert!(few.begin_stream(stream));
+        assert_eq!((few.make_room(), few.begin_stream(stream)), (Some(2), false));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Asks the engines of an endpoint, within a time, and says what may be shown of their answers.
 
 use super::Shared;
+use super::events::{EventBody, EventFilter};
 use super::query::Parameters;
 use super::view::{EngineView, ExplanationView, PageView};
 use crate::engine::observer::Observer;
@@ -51,7 +52,8 @@ async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Resu
 /// All engines with their rules.
 pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
     let asking = shared.engines().into_iter().map(|engine| async move {
-        let mut found = EngineView::new(engine.handle.name(), engine.handle.health(), engine.reveal);
+        let handle = &engine.handle;
+        let mut found = EngineView::new(handle.name(), handle.key_prefix(), handle.health(), engine.reveal);
         if found.live {
             match within(engine.handle.rules()).await {
                 Ok(rules) => found.rules = rules,
@@ -83,6 +85,24 @@ pub(super) async fn instances(engine: &Observer, parameters: &Parameters) -> Res
     }
     let page = within(engine.handle.instances(query)).await?;
     Ok(PageView::new(engine.handle.name(), page, engine.reveal))
+}
+
+/// The events of an engine from now on.
+pub(super) async fn events(engine: &Observer, parameters: &Parameters) -> Result<EventBody, ApiError> {
+    let filter =
+        EventFilter::of(parameters).map_err(|wrong| ApiError::new(StatusCode::BAD_REQUEST, wrong))?;
+    if engine.reveal < Reveal::Keys && !filter.attributes().is_empty() {
+        return Err(hidden("events can't be chosen by their attributes"));
+    }
+    // Whoever awaits a firing of a rule that there is not would wait for ever.
+    if !filter.rules().is_empty() {
+        let known = within(engine.handle.rules()).await?;
+        let unknown = filter.rules().iter().find(|id| known.iter().all(|rule| *rule.id != **id));
+        if let Some(id) = unknown {
+            return Err(EngineError::UnknownRule(id.clone()).into());
+        }
+    }
+    Ok(EventBody::new(engine.handle.name(), engine.handle.events(), filter, engine.reveal))
 }
 
 pub(super) async fn explain(engine: &Observer, parameters: &Parameters) -> Result<ExplanationView, ApiError> {

@@ -109,6 +109,7 @@ fn engine_section(engine: &EngineView, filter: &str) -> Markup {
     html! {
         section {
             h2 { (engine.name) " " (pill(engine.health.name())) }
+            @if !engine.key_prefix.is_empty() { p { "All keys are below " code { (engine.key_prefix) } "." } }
             @if !engine.health.problems().is_empty() {
                 ul.problems {
                     @for problem in engine.health.problems() {

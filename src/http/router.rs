@@ -1,6 +1,7 @@
 //! Which path answers what.
 
 use super::Shared;
+use super::events::EventBody;
 use super::handler::{self, ApiError};
 use super::page;
 use super::probes::{Checked, Probe, probe};
@@ -53,6 +54,8 @@ pub(super) enum Asked {
     Probe(Answer),
     /// Its answer may be large, and may take time to be made.
     Page(Page),
+    /// Its answer goes on.
+    Events(Parameters),
 }
 
 /// A page to be made. It may be JSON or metrics as well.
@@ -87,6 +90,7 @@ pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
             let (status, kind) = (StatusCode::OK, "text/css; charset=utf-8");
             return Asked::Probe(Answer { status, kind, body: page::STYLE.into() });
         }
+        "/api/events" => return Asked::Events(parameters),
         "/" => What::Overview,
         "/api/engines" => What::Engines,
         "/instances" => What::Instances(false),
@@ -136,6 +140,12 @@ async fn write(text: impl FnOnce() -> Answer + Send + 'static) -> Answer {
     spawn_blocking(text).await.unwrap_or_else(|_| {
         Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "what writes this page has panicked\n")
     })
+}
+
+/// The events that are asked for.
+pub(super) async fn events(parameters: &Parameters, shared: &Shared) -> Result<EventBody, Answer> {
+    let told = async { handler::events(&handler::engine(shared, parameters)?, parameters).await };
+    told.await.map_err(|refused| Answer::json::<()>(Err(refused)))
 }
 
 fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {

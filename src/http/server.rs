@@ -2,8 +2,9 @@
 
 use super::Shared;
 use super::connections::{Admission, Connections, Number};
-use super::router::{Answer, Asked, route};
-use http_body_util::Full;
+use super::events::{EventBody, Reading};
+use super::router::{self, Answer, Asked, route};
+use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
@@ -12,12 +13,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Connections that wait to be accepted. They do so for moments, but many may come at once.
@@ -127,7 +128,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, 
                     close(other);
                     let (shared, table) = (shared.clone(), table.clone());
                     connections.spawn(async move {
-                        let connection = Connection { number, address, shared, table, answered: Notify::new() };
+                        let connection = Connection { number, address, shared, table, answered: Notify::new(), reading: OnceLock::new() };
                         connection.serve(stream, closed).await;
                     });
                     // Otherwise, when many connect at once, some make room before their request was read.
@@ -154,6 +155,8 @@ struct Connection {
     table: Table,
     /// The answer is made.
     answered: Notify,
+    /// It is told events, and has taken the last of them so.
+    reading: OnceLock<Reading>,
 }
 
 impl Connection {
@@ -170,7 +173,10 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service);
         let too_slow = async {
             if timeout(READ + ANSWER, self.answered.notified()).await.is_ok() {
-                sleep(WRITE).await;
+                match self.reading.get() {
+                    None => sleep(WRITE).await,
+                    Some(reading) => nothing_is_read(reading).await,
+                }
             }
         };
         tokio::select! {
@@ -183,50 +189,82 @@ impl Connection {
         self.table.lock().remove(self.number);
     }
 
-    async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>> {
-        let answer = self.answer(&request).await;
+    async fn handle<B>(&self, request: Request<B>) -> Response<Reply> {
+        let response = match self.answer(&request).await {
+            Ok(answer) => response_of(answer),
+            Err(events) => {
+                let _ = self.reading.set(events.reading());
+                let (status, kind) = (StatusCode::OK, "text/event-stream");
+                response_of(Answer { status, kind, body: String::new() }).map(|_| Either::Right(*events))
+            }
+        };
         self.answered.notify_one();
-        response_of(answer)
+        response
     }
 
-    async fn answer<B>(&self, request: &Request<B>) -> Answer {
+    /// An answer, or else one that goes on.
+    async fn answer<B>(&self, request: &Request<B>) -> Result<Answer, Box<EventBody>> {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Answer::text(
+            return Ok(Answer::text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "only GET and HEAD: everything is read-only\n",
-            );
+            ));
         }
         if self.address.ip().is_loopback() && !names_loopback(host) {
-            return Answer::text(
+            return Ok(Answer::text(
                 StatusCode::MISDIRECTED_REQUEST,
                 "the Host of the request is not a loopback address\n",
-            );
+            ));
         }
-        match route(request.uri().path(), request.uri().query().unwrap_or(""), &self.shared) {
+        Ok(match route(request.uri().path(), request.uri().query().unwrap_or(""), &self.shared) {
             Asked::Probe(answer) => answer,
             Asked::Page(page) => {
                 let admission = self.table.lock().begin_page(self.number);
                 match admission {
                     Admission::Admitted { instead_of } => close(instead_of),
                     Admission::Full => {
-                        return Answer::text(
+                        return Ok(Answer::text(
                             StatusCode::SERVICE_UNAVAILABLE,
                             "too many pages at once: try again\n",
-                        );
+                        ));
                     }
                 }
                 let answer = page.make(&self.shared).await;
                 self.table.lock().begin_writing(self.number);
                 answer
             }
-        }
+            Asked::Events(parameters) => {
+                let may = self.table.lock().begin_stream(self.number);
+                if !may {
+                    let text = "too many are told events: try again\n";
+                    return Ok(Answer::text(StatusCode::SERVICE_UNAVAILABLE, text));
+                }
+                match router::events(&parameters, &self.shared).await {
+                    Ok(events) => return Err(Box::new(events)),
+                    Err(refused) => {
+                        self.table.lock().begin_writing(self.number);
+                        refused
+                    }
+                }
+            }
+        })
     }
 }
 
-fn response_of(answer: Answer) -> Response<Full<Bytes>> {
+/// The body of an answer.
+type Reply = Either<Full<Bytes>, EventBody>;
+
+/// Waits until a client has taken nothing for as long as a page may take to be written.
+async fn nothing_is_read(reading: &Reading) {
+    while reading.since() + WRITE > Instant::now() {
+        sleep_until(reading.since() + WRITE).await;
+    }
+}
+
+fn response_of(answer: Answer) -> Response<Reply> {
     let Answer { status, kind, body } = answer;
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     for (name, value) in [

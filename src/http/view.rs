@@ -2,6 +2,7 @@
 //! Pure.
 
 use crate::condition::{Explanation, SeenKey};
+use crate::events::Event;
 use crate::health::Health;
 use crate::inspect::Cursor;
 use crate::inspect::{Instance, InstanceExplanation, InstancePage, RuleStatus};
@@ -10,6 +11,7 @@ use crate::trace::hide::HIDDEN;
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// Bytes of a value that are shown at most.
 const VALUE: usize = 4096;
@@ -22,9 +24,27 @@ pub(super) struct EngineView {
     pub(super) live: bool,
     pub(super) ready: bool,
     pub(super) reveal: Reveal,
+    /// What is before every key in etcd, and is not shown with any.
+    pub(super) key_prefix: String,
     /// Why its rules are not known.
     pub(super) error: Option<String>,
     pub(super) rules: Vec<RuleStatus>,
+}
+
+/// An event of an engine. What its errors say was made fit to be shown when they happened, and is the same in the log.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct EventView<'a>(Cow<'a, Event>);
+
+impl<'a> EventView<'a> {
+    pub(super) fn new(event: &'a Event, reveal: Reveal) -> Self {
+        if reveal >= Reveal::Keys {
+            return Self(Cow::Borrowed(event));
+        }
+        let mut event = event.clone();
+        event.attributes = hidden(&event.attributes);
+        Self(Cow::Owned(event))
+    }
 }
 
 /// A page of instances of an engine.
@@ -50,9 +70,10 @@ pub(super) struct ExplanationView {
 }
 
 impl EngineView {
-    pub(super) fn new(name: &str, health: Health, reveal: Reveal) -> Self {
+    pub(super) fn new(name: &str, key_prefix: &str, health: Health, reveal: Reveal) -> Self {
         let (live, ready) = (health.is_live(), health.is_ready());
-        Self { name: name.to_owned(), health, live, ready, reveal, error: None, rules: Vec::new() }
+        let (name, key_prefix) = (name.to_owned(), key_prefix.to_owned());
+        Self { name, health, live, ready, reveal, key_prefix, error: None, rules: Vec::new() }
     }
 }
 
@@ -84,8 +105,13 @@ impl ExplanationView {
 /// happened, and is the same in the log.
 fn redact(instance: &mut Instance, reveal: Reveal) {
     if reveal < Reveal::Keys {
-        instance.attributes = instance.attributes.iter().map(|(name, _)| (name, HIDDEN)).collect();
+        instance.attributes = hidden(&instance.attributes);
     }
+}
+
+/// Names without values.
+fn hidden(attributes: &Attributes) -> Attributes {
+    attributes.iter().map(|(name, _)| (name, HIDDEN)).collect()
 }
 
 fn redact_part(part: &mut Explanation, reveal: Reveal) {

@@ -32,6 +32,7 @@ fn rules_showing(
         concurrency: 1,
         settle: Default::default(),
         instance_rate: RateLimit::OF_INSTANCES,
+        defaults: Default::default(),
     };
     let compiled = |(number, (condition, shown)): (usize, (Condition, Vec<&str>))| {
         let own = condition.compile().expect("no mistakes").slots;

@@ -15,6 +15,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 pub(crate) enum Sign {
     Equal = 0,
     Greater = 1,
+    Less = 2,
     NotEqual = 3,
 }
 
@@ -63,6 +64,13 @@ impl EncodedTxn {
 
     /// Adds a compare. The transaction succeeds if all of its compares hold.
     pub(crate) fn compare(&mut self, key: &str, sign: Sign, target: Target<'_>) {
+        self.compare_all(key, &[], sign, target);
+    }
+
+    /// Adds a compare of all keys from one on and before another, or of one key if no end is given. It holds if it holds
+    /// of each, and if there are none, of an absent key.
+    pub(crate) fn compare_all(&mut self, key: &str, end: &[u8], sign: Sign, target: Target<'_>) {
+        const RANGE_END: u32 = 64;
         const RESULT: u32 = 1;
         const TARGET: u32 = 2;
         const KEY: u32 = 3;
@@ -72,13 +80,18 @@ impl EncodedTxn {
             Target::Value(value) => (3, 7, Ok(value)),
         };
         let with_len = with.map_or_else(number_len, bytes_len);
-        self.begin(COMPARE, 2 * number_len(0) + bytes_len(key.as_bytes()) + with_len);
+        // Its number takes one byte more than those of the other fields.
+        let end_len = if end.is_empty() { 0 } else { 1 + bytes_len(end) };
+        self.begin(COMPARE, 2 * number_len(0) + bytes_len(key.as_bytes()) + with_len + end_len);
         self.number(RESULT, sign as i64);
         self.number(TARGET, kind);
         self.bytes(KEY, key.as_bytes());
         match with {
             Ok(value) => self.bytes(field, value),
             Err(revision) => self.number(field, revision),
+        }
+        if !end.is_empty() {
+            self.bytes(RANGE_END, end);
         }
     }
 
@@ -100,6 +113,15 @@ impl EncodedTxn {
     /// Adds the deletion of a key for the case of success.
     pub(crate) fn then_delete(&mut self, key: &str) {
         self.operation_on_key(SUCCESS, DELETE_RANGE, key);
+    }
+
+    /// Adds the deletion of all keys from one on and before another for the case of success.
+    pub(crate) fn then_delete_all(&mut self, key: &str, end: &[u8]) {
+        const KEY: u32 = 1;
+        const RANGE_END: u32 = 2;
+        self.operation(SUCCESS, DELETE_RANGE, bytes_len(key.as_bytes()) + bytes_len(end));
+        self.bytes(KEY, key.as_bytes());
+        self.bytes(RANGE_END, end);
     }
 
     /// Adds the read of a key for the case of success.

@@ -15,6 +15,7 @@ use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::prefix_end;
 use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use serde::{Deserialize, Serialize};
@@ -331,18 +332,28 @@ impl Ending<'_> {
                 read(&mut txn, mark);
             }
         }
+        // What is of a range concerns keys that nobody has listed.
+        let mut solo = false;
         for Expectation { key, is } in expectations {
             if !is_active(Mutant::Expectations) {
                 compares += 1;
                 let (sign, target) = match is {
+                    Expected::NoneBefore(_) => (Sign::Equal, Target::Created(Revision::NONE)),
+                    Expected::NoLaterBefore(_, revision) => (Sign::Less, Target::Changed(revision.next())),
                     Expected::At(revision) => (Sign::Equal, Target::Changed(*revision)),
                     Expected::There => (Sign::Greater, Target::Created(Revision::NONE)),
                     Expected::Value(value) => (Sign::Equal, Target::Value(value.as_bytes())),
                     Expected::OtherThan(value) => (Sign::NotEqual, Target::Value(value.as_bytes())),
                 };
-                txn.compare(key, sign, target);
+                txn.compare_all(key, is.end().unwrap_or_default(), sign, target);
             }
-            read(&mut txn, key);
+            if is.end().is_none() {
+                read(&mut txn, key);
+            }
+        }
+        for Expectation { key, .. } in expectations.iter().filter(|expected| expected.is.end().is_some()) {
+            solo = true;
+            reads.push(mark_of(key));
         }
         let mut puts = self.marking.is_some();
         for (effect, lease) in changes.iter().zip(self.leases) {
@@ -352,6 +363,10 @@ impl Ending<'_> {
                     txn.then_put(key, value.as_bytes(), *lease);
                 }
                 Effect::Delete { key } => txn.then_delete(key),
+                Effect::DeletePrefix { prefix } => {
+                    solo = true;
+                    txn.then_delete_all(prefix, &prefix_end(prefix.as_bytes()));
+                }
             }
             writes.push(mark_of(effect.key()));
         }
@@ -373,7 +388,7 @@ impl Ending<'_> {
             reads,
             writes,
             puts,
-            solo: false,
+            solo,
         };
         Request { txn, footprint }
     }
@@ -399,7 +414,7 @@ impl Ending<'_> {
             (None, _) => {}
         }
         let mark_gone = self.fence.is_none() && self.supersedes_backoff.is_some() && mark_absent;
-        let expected = self.effects.expectations.iter();
+        let expected = self.effects.expectations.iter().filter(|expected| expected.is.end().is_none());
         let changes = expected.zip(found).map(|(e, kv)| as_change(&e.key, kv, revision)).collect();
         Ended::Unexpected { changes, mark_gone }
     }

@@ -16,10 +16,9 @@
 #[cfg(test)]
 mod tests;
 
+use crate::pattern::{UNBOUNDED, prefix_end};
 use std::collections::BTreeMap;
 
-/// The end of a range that has none: up to the last key there is.
-const UNBOUNDED: &[u8] = &[0];
 /// A range between split points may return this many pages at once: keys were added since they were learned, or
 /// they were guessed, and walking a range twice costs more than a larger answer.
 const GUARD: usize = 4;
@@ -181,18 +180,6 @@ impl SplitPoints {
             keys += stretch;
         }
         points
-    }
-}
-
-/// The end of the range of all keys with a prefix.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    match prefix.iter().rposition(|&byte| byte != 0xff) {
-        Some(position) => {
-            let mut end = prefix[..=position].to_vec();
-            end[position] += 1;
-            end
-        }
-        None => UNBOUNDED.to_vec(),
     }
 }
 

@@ -4,9 +4,9 @@ use super::Rule;
 use super::mistakes::{check_options, check_polling, check_shape};
 use super::shown::add_shown;
 use crate::compiled::domain::{Domains, MAX_EXPANSIONS};
-use crate::compiled::{CompiledRule, Limits, RuleError, Shared, all_attributes};
+use crate::compiled::{CompiledRule, Defaults, Limits, RuleError, Shared, all_attributes};
 use crate::condition::Slot;
-use crate::firing::Callback;
+use crate::firing::{Callback, layered};
 use crate::pattern::Pattern;
 use crate::time::LONGEST;
 
@@ -18,9 +18,9 @@ pub(crate) fn compile(
 ) -> Result<(Vec<CompiledRule>, Callback), Vec<RuleError>> {
     let mut errors = Vec::new();
     let condition = rule.full_condition();
-    let Rule { id, condition: given, lock, callback, polling, shown, mut options } = rule;
+    let Rule { id, condition: given, lock, callback, layers, polling, shown, mut options } = rule;
     // `Duration::MAX` is a common way to say "never", but it can't be added to a clock.
-    options.time_limit = options.time_limit.min(LONGEST);
+    options.time_limit = options.time_limit.map(|limit| limit.min(LONGEST));
     options.lock_ttl = options.lock_ttl.map(|ttl| ttl.min(LONGEST));
     errors.extend(check_options(&id, &options, polling.as_ref()));
     if options.optimistic && lock.is_some() {
@@ -77,7 +77,16 @@ pub(crate) fn compile(
         let slot = condition.slots.iter().position(|slot| *slot.as_str() == written)?;
         Some((Slot::new(slot), polling.interval))
     });
+    let Defaults { time_limit, backoff, rate_limit, min_interval } = limits.defaults;
+    options.controls.rate_limit = options.controls.rate_limit.or(rate_limit);
+    options.controls.min_interval = options.controls.min_interval.or(min_interval);
+    let defaults = Defaults {
+        time_limit: options.time_limit.unwrap_or(time_limit),
+        backoff: options.backoff.unwrap_or(backoff),
+        ..limits.defaults
+    };
     let limits = Limits {
+        defaults,
         lock_ttl: options.lock_ttl.unwrap_or(limits.lock_ttl),
         concurrency: options.concurrency.unwrap_or(limits.concurrency),
         settle: options.settle.unwrap_or(limits.settle),
@@ -86,7 +95,10 @@ pub(crate) fn compile(
     };
     let (id, text) = (id.into(), text.into());
     let shared = Shared { id, condition, own, unchecked, text, lock, delay, all, options, limits };
-    Ok((combinations.iter().map(|fixed| CompiledRule::new(&shared, domains, fixed)).collect(), callback))
+    Ok((
+        combinations.iter().map(|fixed| CompiledRule::new(&shared, domains, fixed)).collect(),
+        layered(callback, &layers),
+    ))
 }
 
 #[cfg(test)]

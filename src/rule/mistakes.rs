@@ -35,11 +35,11 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
     } = options;
     for (option, time) in [
         ("poll", polling.map(|polling| polling.interval)),
-        ("time_limit", Some(*time_limit)),
+        ("time_limit", *time_limit),
         ("lock_ttl", *lock_ttl),
         ("settle", settle.map(|settle| settle.delay())),
         ("the time of instance_rate", instance_rate.map(|rate| rate.per())),
-        ("the base of backoff", Some(backoff.base())),
+        ("the base of backoff", backoff.map(|backoff| backoff.base())),
     ] {
         if let Some(time) = time {
             check(option, Amount::Time(time), format!("{time:?}"));
@@ -53,9 +53,10 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
             check(option, Amount::Count(count as u64), count.to_string());
         }
     }
-    for (option, jitter) in
-        [("the jitter of backoff", Some(backoff.part())), ("the jitter of settle", settle.map(|s| s.part()))]
-    {
+    for (option, jitter) in [
+        ("the jitter of backoff", backoff.map(|b| b.part())),
+        ("the jitter of settle", settle.map(|s| s.part())),
+    ] {
         if let Some(jitter) = jitter {
             check(option, Amount::Ratio(jitter.part()), jitter.part().to_string());
         }

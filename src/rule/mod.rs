@@ -12,7 +12,7 @@ use shown::Shown;
 
 use crate::compiled::{Backoff, Options, RateLimit, Settle, all_attributes};
 use crate::condition::{Condition, key};
-use crate::firing::{BoxError, Callback, Firing, Outcome};
+use crate::firing::{BoxError, Callback, Firing, Layer, Next, Outcome, layer};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -24,18 +24,16 @@ use std::time::Duration;
 /// runs for each instance that is true, under the instance's lock.
 ///
 /// ```
-/// use etcd_rules::{Firing, Outcome, Rule, key};
+/// use etcd_rules::{Error, Firing, Outcome, Rule, key};
 /// use std::time::Duration;
 ///
 /// let rule = Rule::new("poll")
 ///     .when(key("/servers/:id/state").equals("active") & key("/servers/internal/:id/poll_delay").absent())
 ///     .lock("/:id/poll")
 ///     .time_limit(Duration::from_secs(20))
-///     .run(|firing: Firing| async move {
+///     .run(async |firing: Firing| -> Result<Outcome, Error> {
 ///         println!("polling {}", firing.attribute("id")?);
-///         Ok::<Outcome, etcd_rules::Error>(
-///             firing.commit().put_ttl("/servers/internal/:id/poll_delay", "", Duration::from_secs(5)).into(),
-///         )
+///         Ok(firing.commit().put_ttl("/servers/internal/:id/poll_delay", "", Duration::from_secs(5)).into())
 ///     });
 /// assert_eq!(rule.id(), "poll");
 /// ```
@@ -49,6 +47,7 @@ pub struct Rule {
     condition: Option<Condition>,
     lock: Option<String>,
     callback: Option<Callback>,
+    layers: Vec<Layer>,
     polling: Option<Polling>,
     shown: Vec<Shown>,
     options: Options,
@@ -66,6 +65,7 @@ impl Rule {
             condition: None,
             lock: None,
             callback: None,
+            layers: Vec::new(),
             polling: None,
             shown: Vec::new(),
             options: Options::default(),
@@ -123,8 +123,8 @@ impl Rule {
     /// let rule = Rule::new("poll")
     ///     .when(key("/servers/:id/state").equals("active"))
     ///     .poll("/servers/internal/:id/poll", Duration::from_secs(5))
-    ///     .run(|firing: Firing| async move {
-    ///         Ok::<Outcome, Error>(firing.commit().put("/servers/:id/status", "ok").into())
+    ///     .run(async |firing: Firing| -> Result<Outcome, Error> {
+    ///         Ok(firing.commit().put("/servers/:id/status", "ok").into())
     ///     });
     /// assert_eq!(
     ///     rule.to_string(),
@@ -137,12 +137,13 @@ impl Rule {
     }
 
     /// How long a callback may run, counted from its own start. When the time is over, its future is dropped
-    /// at once, and the firing counts as failed. The limit is more than zero; the default is 5 minutes.
+    /// at once, and the firing counts as failed. The limit is more than zero; the default is [the
+    /// engine's](crate::EngineBuilder::time_limit), 5 minutes.
     ///
     /// If the limit is too short, work fails that would have succeeded. If it is too long, a callback that
     /// hangs keeps its slot and its lock. A future that never yields can't be dropped, and keeps both.
     pub fn time_limit(mut self, limit: Duration) -> Self {
-        self.options.time_limit = limit;
+        self.options.time_limit = Some(limit);
         self
     }
 
@@ -155,9 +156,9 @@ impl Rule {
         self
     }
 
-    /// How many instances of this rule one engine may fire at once. It is at least 1. The default is half of
-    /// the engine's [overall limit](crate::EngineBuilder::concurrency), or all of it if the engine has no
-    /// other rule. The overall limit applies as well.
+    /// How many instances of this rule one engine may fire at once. It is at least 1. The default is [the
+    /// engine's](crate::EngineBuilder::rule_concurrency), which is half of its [overall limit](crate::EngineBuilder::concurrency), or all of it if
+    /// the engine has no other rule. The overall limit applies as well.
     ///
     /// If the limit is as high as the overall one, one slow rule can take all slots. If it is too low, the
     /// rule's queue grows long.
@@ -260,9 +261,10 @@ impl Rule {
         self
     }
 
-    /// How failed firings are retried. The default is [`Backoff::default`]: 100 ms, doubling up to 5 minutes.
+    /// How failed firings are retried. The default is [the engine's](crate::EngineBuilder::backoff): 100 ms, doubling up
+    /// to 5 minutes.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
-        self.options.backoff = backoff;
+        self.options.backoff = Some(backoff);
         self
     }
 
@@ -308,6 +310,18 @@ impl Rule {
             let running = callback(firing);
             Box::pin(async move { running.await.map(Into::into).map_err(Into::into) })
         }));
+        self
+    }
+
+    /// Something around every run of this rule's callback, such as its own time limit or context; see
+    /// [`EngineBuilder::layer`](crate::EngineBuilder::layer), whose layers are around those of the rule.
+    pub fn layer<F, Fut, E>(mut self, around: F) -> Self
+    where
+        F: Fn(Firing, Next) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Outcome, E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.layers.push(layer(around));
         self
     }
 

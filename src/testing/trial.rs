@@ -1,6 +1,6 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
-use crate::change::{Revision, Seen};
+use crate::change::{KeyValue, Revision, Seen};
 use crate::condition::Explanation;
 use crate::dispatch::latency::TriggerLatency;
 use crate::dispatch::messages::Finish;
@@ -11,11 +11,12 @@ use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
 use crate::firing::{
-    Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Parts, Source, Surroundings,
+    Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Page, Parts, RangeRead, Source,
+    Surroundings,
 };
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
-use crate::pattern::Attributes;
+use crate::pattern::{Attributes, UNBOUNDED};
 use crate::rule::Rule;
 use crate::time::LONGEST;
 use crate::trace::Telemetry;
@@ -33,10 +34,15 @@ use tracing::Span;
 
 type Keys = BTreeMap<String, Value>;
 
-/// The revisions in a trial: of the given keys, of the changes by somebody else after that, and of the lock.
+/// Keys with the revisions of their last changes.
+type Versions = BTreeMap<String, (Value, Revision)>;
+
+/// The revisions in a trial: of the given keys, of the changes by somebody else after that, of the lock, and of the
+/// changes by somebody else before the commit.
 const FIRST: Revision = Revision::new(1);
 const MEANWHILE: Revision = Revision::new(2);
 const LOCK: Revision = Revision::new(3);
+const LATER: Revision = Revision::new(4);
 
 /// Runs a rule's callback once, on given keys and without an etcd, and returns what it did.
 ///
@@ -45,7 +51,7 @@ const LOCK: Revision = Revision::new(3);
 /// of a commit are found, and a [poll](Rule::poll) adds its delay key. The callback can notice only these
 /// differences:
 ///
-/// - [`Firing::get`] and [`Firing::get_opt`] read the given keys, and never fail because of etcd.
+/// - [`Firing::get`], [`Firing::list`] and the like read the given keys, and never fail because of etcd.
 /// - [`Firing::client`] is an error, because there is no etcd.
 /// - [`Firing::fencing_token`] is made up.
 ///
@@ -101,6 +107,7 @@ pub struct Trial {
     attributes: Attributes,
     keys: Keys,
     meanwhile: BTreeMap<String, Option<Value>>,
+    before_commit: BTreeMap<String, Option<Value>>,
     attempt: u32,
     cancel_after: Option<Duration>,
 }
@@ -114,7 +121,7 @@ pub struct Tried {
     /// What it wants to change, in the order of its commit, including what [polling](Rule::poll) adds.
     pub effects: Vec<Effect>,
     /// The keys of which something must still hold, or the effects don't take place: those that the commit
-    /// expects unchanged, and what the commit of an [optimistic](Rule::optimistic) rule rests on.
+    /// expects of keys or their ranges, and what the commit of an [optimistic](Rule::optimistic) rule rests on.
     pub expectations: Vec<String>,
     /// The first of these keys that was [changed meanwhile](Trial::put_meanwhile). If there is one, nothing
     /// takes effect.
@@ -161,8 +168,9 @@ impl Trial {
     pub fn on(engine: &Engine, rule: impl Into<String>) -> Self {
         let engine = Arc::new(Engine { config: engine.config.clone() });
         let (rule, attributes) = (rule.into(), Attributes::new());
-        let (keys, meanwhile) = (Keys::new(), BTreeMap::new());
-        Self { engine, rule, attributes, keys, meanwhile, attempt: 1, cancel_after: None }
+        let (meanwhile, before_commit) = (BTreeMap::new(), BTreeMap::new());
+        let keys = Keys::new();
+        Self { engine, rule, attributes, keys, meanwhile, before_commit, attempt: 1, cancel_after: None }
     }
 
     /// A trial of a rule by itself, as in an engine with default options.
@@ -206,6 +214,19 @@ impl Trial {
         self
     }
 
+    /// Somebody else puts this key after the callback has ended and before its commit: nothing that it read shows it,
+    /// and what the commit [expects](crate::Commit::expect) does not hold.
+    pub fn put_before_commit(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.before_commit.insert(key.into(), Some(value.into()));
+        self
+    }
+
+    /// Like [`put_before_commit`](Trial::put_before_commit), but somebody else deletes the key.
+    pub fn delete_before_commit(mut self, key: impl Into<String>) -> Self {
+        self.before_commit.insert(key.into(), None);
+        self
+    }
+
     /// Sets what [`Firing::attempt`] returns. The default is 1.
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
@@ -230,7 +251,7 @@ impl Trial {
     /// # Panics
     /// Panics outside of a tokio runtime, and if a comparison function of the condition panics.
     pub async fn run(self) -> Result<Tried, NotTried> {
-        let Self { engine, rule, attributes, keys, meanwhile, attempt, cancel_after } = self;
+        let Self { engine, rule, attributes, keys, meanwhile, before_commit, attempt, cancel_after } = self;
         let seen = |key: &str| Some(Seen { value: keys.get(key)?.clone(), mod_revision: FIRST });
         let explanation = engine.evaluate_on(&rule, &attributes, &keys)?;
         let place = match engine.config.place(&rule, &attributes, seen)? {
@@ -239,42 +260,24 @@ impl Trial {
                 return Err(NotTried::Untrue { rule, attributes, explanation });
             }
         };
-        let mut newest = keys;
-        let revisions: BTreeMap<&str, Revision> = meanwhile
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_ref().map_or(Revision::NONE, |_| MEANWHILE)))
-            .collect();
-        for (key, value) in &meanwhile {
-            match value {
-                Some(value) => newest.insert(key.clone(), value.clone()),
-                None => newest.remove(key),
-            };
-        }
+        let mut newest: Versions = keys.into_iter().map(|(key, value)| (key, (value, FIRST))).collect();
+        write(&mut newest, meanwhile, MEANWHILE);
         let started = Instant::now();
         let (outcome, effects) = run_in(&engine, place, newest.clone(), attempt, cancel_after).await;
         let took = started.elapsed();
+        write(&mut newest, before_commit, LATER);
         let Effects { changes, expectations } = effects;
-        let now = |key: &str| match revisions.get(key) {
-            Some(revision) => *revision,
-            None => newest.get(key).map_or(Revision::NONE, |_| FIRST),
-        };
-        let differs = |expected: &&Expectation| {
-            let value = newest.get(&expected.key);
-            !match &expected.is {
-                Expected::At(revision) => now(&expected.key) == *revision,
-                Expected::There => value.is_some(),
-                Expected::Value(expected) => value == Some(expected),
-                Expected::OtherThan(other) => value.is_some_and(|value| value != other),
-            }
-        };
-        let unexpected = expectations.iter().find(differs).map(|expected| expected.key.clone());
-        let mut keys = newest;
+        let unexpected = expectations.iter().find(|expected| !holds(expected, &newest));
+        let unexpected = unexpected.map(|expected| expected.key.clone());
+        let mut keys: Keys = newest.into_iter().map(|(key, (value, _))| (key, value)).collect();
         if unexpected.is_none() {
             for effect in &changes {
                 match effect {
-                    Effect::Put { key, value, .. } => keys.insert(key.clone(), value.clone()),
-                    Effect::Delete { key } => keys.remove(key),
-                };
+                    Effect::Put { key, value, .. } => drop(keys.insert(key.clone(), value.clone())),
+                    Effect::Delete { .. } | Effect::DeletePrefix { .. } => {
+                        keys.retain(|key, _| !effect.changes(key));
+                    }
+                }
             }
         }
         let explanation = engine.evaluate_on(&rule, &attributes, &keys)?;
@@ -283,11 +286,42 @@ impl Trial {
     }
 }
 
+/// Somebody else writes these keys at one revision.
+fn write(keys: &mut Versions, changes: BTreeMap<String, Option<Value>>, revision: Revision) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => keys.insert(key, (value, revision)),
+            None => keys.remove(&key),
+        };
+    }
+}
+
+/// Whether etcd would find what a commit expects.
+fn holds(expected: &Expectation, keys: &Versions) -> bool {
+    let found = keys.get(&expected.key);
+    let value = found.map(|(value, _)| value);
+    // As etcd does it: from the key on, and before the end.
+    let in_range = |end: &[u8]| {
+        let from = keys.range(expected.key.clone()..);
+        let end = end.to_vec();
+        from.map(|(key, (_, revision))| (key, *revision))
+            .take_while(move |(key, _)| end == UNBOUNDED || key.as_bytes() < &end[..])
+    };
+    match &expected.is {
+        Expected::At(revision) => found.map_or(Revision::NONE, |(_, revision)| *revision) == *revision,
+        Expected::There => value.is_some(),
+        Expected::Value(expected) => value == Some(expected),
+        Expected::OtherThan(other) => value.is_some_and(|value| value != other),
+        Expected::NoneBefore(end) => in_range(end).next().is_none(),
+        Expected::NoLaterBefore(end, at) => in_range(end).all(|(_, revision)| revision <= *at),
+    }
+}
+
 /// Runs the callback as the dispatcher does, once it has the lock.
 async fn run_in(
     engine: &Engine,
     place: Place,
-    keys: Keys,
+    keys: Versions,
     attempt: u32,
     cancel_after: Option<Duration>,
 ) -> (FiringOutcome, Effects) {
@@ -300,6 +334,7 @@ async fn run_in(
     let firing = Firing::new(Parts {
         around: Arc::new(Surroundings {
             engine: config.engine.clone(),
+            key_prefix: config.key_prefix.text(),
             rules: config.rules.clone(),
             callbacks: config.callbacks.clone(),
             source: Arc::new(KeysInMemory(keys)),
@@ -328,7 +363,7 @@ async fn run_in(
             }),
         }),
         firing,
-        limit: rule.options().time_limit,
+        limit: rule.time_limit(),
         cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
         registered: running.register(number, binding.clone(), cancelled.clone()),
@@ -355,11 +390,24 @@ async fn run_in(
 }
 
 /// The keys of a trial, as its callback reads them.
-struct KeysInMemory(BTreeMap<String, Value>);
+struct KeysInMemory(Versions);
 
 impl Source for KeysInMemory {
-    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Value>, FiringError>> {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<(Value, Revision)>, FiringError>> {
         Box::pin(std::future::ready(Ok(self.0.get(key).cloned())))
+    }
+
+    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<Page, FiringError>> {
+        let RangeRead { range, limit, keys_only, .. } = read;
+        let found = self.0.iter().filter(|(key, _)| range.has(key.as_bytes()));
+        let count = found.clone().count() as i64;
+        let keys = found.take(limit as usize).map(|(key, (value, revision))| KeyValue {
+            key: key.as_bytes().to_vec(),
+            value: if keys_only { Value::default() } else { value.clone() },
+            revision: *revision,
+        });
+        let page = Page { keys: keys.collect(), count, revision: LOCK };
+        Box::pin(std::future::ready(Ok(page)))
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {

@@ -200,6 +200,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
     (
         "src/engine/link_options.rs",
         &[
+            ("key_prefix", "key_prefix", "engines_under_two_prefixes_share_nothing"),
             ("connect_options", "trouble", "a_rule_without_permission_fails_alone_and_recovers"),
             ("credentials", "credentials", "a_password_changes_under_a_running_engine"),
             (
@@ -215,6 +216,17 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("cluster_id", "cluster", "an_endpoint_of_another_cluster_is_not_used"),
             ("watch_silence", "options", "a_watch_that_is_silent_is_left_after_twice_the_silence"),
             ("rebalance", "spread", "after_a_rolling_restart_no_member_has_more_than_twice_its_share"),
+        ],
+    ),
+    (
+        "src/engine/for_rules.rs",
+        &[
+            ("layer", "layers", "layers_are_around_every_callback_and_the_first_is_the_outermost"),
+            ("time_limit", "layers", "an_engine_has_a_time_limit_for_all_rules_and_a_rule_its_own"),
+            ("backoff", "layers", "an_engine_has_a_backoff_for_all_rules_and_a_rule_its_own"),
+            ("rule_concurrency", "layers", "an_engine_has_limits_for_all_rules_and_a_rule_its_own"),
+            ("rule_rate_limit", "layers", "an_engine_has_limits_for_all_rules_and_a_rule_its_own"),
+            ("min_interval", "layers", "an_engine_has_limits_for_all_rules_and_a_rule_its_own"),
         ],
     ),
     (
@@ -265,6 +277,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("dry_run", "controls", "in_a_dry_run_nothing_happens_but_that_it_is_counted_listed_and_told"),
             ("paused", "controls", "a_rule_may_begin_paused_and_is_so_in_its_own_engine_only"),
             ("backoff", "locks", "a_foreign_change_cuts_the_wait_to_the_base_delay"),
+            ("layer", "layers", "layers_are_around_every_callback_and_the_first_is_the_outermost"),
             ("optimistic", "firing", "optimistic_rules_fire_without_a_lock"),
             ("run", "firing", "failures_are_retried_with_backoff_and_a_panic_is_a_failure"),
         ],

@@ -33,7 +33,7 @@ impl Dispatcher {
         let Some(firing) = self.firings.get_mut(instance) else { return };
         let DispatcherConfig { rules, running, .. } = &self.config;
         let rule = record.rule;
-        let limit = rules[rule.index()].options().time_limit;
+        let limit = rules[rule.index()].time_limit();
         let Some(RunOf { fence, token, grace }) = firing.run(limit, Instant::now()) else { return };
         let attempt = record.failures + 1;
         let parts = Parts {

@@ -28,7 +28,7 @@ fn rates(count: u32) -> InstanceRates {
         .instance_rate(RateLimit::new(count, Duration::from_secs(1)))
         .run(|_| async { Ok::<Outcome, FiringError>(Outcome::done()) });
     let rule = CompiledRule::alone(rule, limits()).unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
-    assert_eq!(rule.options().backoff.base(), BASE);
+    assert_eq!(rule.backoff().base(), BASE);
     InstanceRates::new(&[rule], FixedState::with_seed(1))
 }
 

@@ -32,7 +32,7 @@ impl WorkQueue {
                     Finish::Panicked(text) => format!("panicked: {text}"),
                     _ => "the time limit was over".into(),
                 };
-                let backoff = &self.rules[record.rule.index()].options().backoff;
+                let backoff = self.rules[record.rule.index()].backoff();
                 record.failures = record.failures.saturating_add(1);
                 record.last_error = Some(error.as_str().into());
                 let delay = backoff.delay(record.failures, &mut self.rng).min(LONGEST);

@@ -40,6 +40,7 @@ fn engine_with(etcd: &EmbeddedEtcd, option: &str, value: Amount) -> EngineBuilde
             builder(etcd, "app", rule().when(key("outside/:id").exists())).namespace("/")
         }
         ("namespace", Bytes(bytes)) => engine.namespace(format!("{}/", text(bytes.saturating_sub(1)))),
+        ("key_prefix", Bytes(bytes)) => engine.key_prefix(text(bytes)),
         ("concurrency", Count(count)) => engine.concurrency(count as usize),
         ("evaluators", Count(count)) => engine.evaluators(count as usize),
         ("settle", Time(time)) => engine.settle(time),
@@ -50,6 +51,18 @@ fn engine_with(etcd: &EmbeddedEtcd, option: &str, value: Amount) -> EngineBuilde
             engine.instance_rate(RateLimit::new(count as u32, MINUTE))
         }
         ("the time of instance_rate", Time(time)) => engine.instance_rate(RateLimit::new(1, time)),
+        ("rule_concurrency", Count(count)) => engine.rule_concurrency(count as usize),
+        ("time_limit", Time(time)) => engine.time_limit(time),
+        ("the base of backoff", Time(time)) => engine.backoff(Backoff::new(time, Duration::MAX)),
+        ("the longest delay of backoff", Time(time)) => engine.backoff(Backoff::new(MINUTE / 1000, time)),
+        ("the jitter of backoff", Ratio(part)) => {
+            engine.backoff(Backoff::default().jitter(Jitter::up_to(part)))
+        }
+        ("the count of rule_rate_limit", Count(count)) => {
+            engine.rule_rate_limit(RateLimit::new(count as u32, MINUTE))
+        }
+        ("the time of rule_rate_limit", Time(time)) => engine.rule_rate_limit(RateLimit::new(1, time)),
+        ("min_interval", Time(time)) => engine.min_interval(time),
         ("lock_ttl", Time(time)) => engine.lock_ttl(time),
         ("crawl_interval", Time(time)) => engine.crawl_interval(time),
         ("crawl_jitter", Ratio(part)) => engine.crawl_jitter(Jitter::up_to(part)),
@@ -215,6 +228,7 @@ async fn names_and_namespaces_with_odd_characters_are_refused() {
         ("a name", engine().name("two\nlines"), "name is two\\nlines: it may not have control characters"),
         ("a name that is empty", engine().name(""), "name is : it is a label"),
         ("a namespace", engine().namespace("/my\n/"), "namespace is /my\\n/: it may not have control"),
+        ("a key prefix", engine().key_prefix("/a\nb"), "key_prefix is /a\\nb: it may not have control"),
         ("an attribute", engine().namespace("/locks/:id"), "no part of it may begin with `:` or `*`"),
         ("the rest", engine().namespace("/locks/*rest"), "no part of it may begin with `:` or `*`"),
         ("a space", engine().namespace("/my locks"), "it may not have spaces"),

@@ -56,7 +56,8 @@ fn the_cluster_is_the_one_that_most_endpoints_name() {
 
 #[test]
 fn without_a_majority_every_id_is_named_with_its_endpoints() {
-    let store = Store::new(vec!["a:1".into(), "b:2".into()], None, "/etcd-rules/x/", 1, |_| {});
+    let store =
+        Store::new(vec!["a:1".into(), "b:2".into()], None, (Default::default(), "/etcd-rules/x/"), 1, |_| {});
     let now = Instant::now();
     let judge = |endpoint, cluster, now| {
         store.judge(endpoint, &told(header(cluster, 1), "a"), &Before::default(), now)

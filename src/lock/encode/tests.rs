@@ -2,7 +2,7 @@
 
 use super::*;
 use etcd_client::proto::PbTxnRequest;
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, PutOptions, Txn, TxnOp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
@@ -11,6 +11,8 @@ use prost::Message;
 #[derive(Clone, Debug)]
 enum Part {
     Compare(String, Sign, With),
+    CompareAll(String, String, Sign, With),
+    DeleteAll(String, String),
     Put(String, Vec<u8>, Option<i64>),
     Delete(String),
     Get(String),
@@ -37,34 +39,44 @@ fn number() -> impl Strategy<Value = i64> {
 }
 
 fn part() -> impl Strategy<Value = Part> {
-    let sign = prop_oneof![Just(Sign::Equal), Just(Sign::Greater), Just(Sign::NotEqual)];
-    let with = prop_oneof![
-        number().prop_map(With::Created),
-        number().prop_map(With::Changed),
-        bytes().prop_map(With::Value),
-    ];
+    let sign = || prop_oneof![Just(Sign::Equal), Just(Sign::Greater), Just(Sign::Less), Just(Sign::NotEqual)];
+    let with = || {
+        prop_oneof![
+            number().prop_map(With::Created),
+            number().prop_map(With::Changed),
+            bytes().prop_map(With::Value),
+        ]
+    };
     // A lease of 0 means none, and etcd-client leaves it out.
     let lease = proptest::option::of(number().prop_filter("a lease", |lease| *lease != 0));
     prop_oneof![
-        (text(), sign, with).prop_map(|(key, sign, with)| Part::Compare(key, sign, with)),
+        (text(), sign(), with()).prop_map(|(key, sign, with)| Part::Compare(key, sign, with)),
+        (text(), text(), sign(), with())
+            .prop_map(|(key, end, sign, with)| Part::CompareAll(key, end, sign, with)),
+        (text(), text()).prop_map(|(key, end)| Part::DeleteAll(key, end)),
         (text(), bytes(), lease).prop_map(|(key, value, lease)| Part::Put(key, value, lease)),
         text().prop_map(Part::Delete),
         text().prop_map(Part::Get),
     ]
 }
 
+fn target(with: &With) -> Target<'_> {
+    match with {
+        With::Created(revision) => Target::Created(Revision::new(*revision)),
+        With::Changed(revision) => Target::Changed(Revision::new(*revision)),
+        With::Value(value) => Target::Value(value),
+    }
+}
+
 fn ours(parts: &[Part]) -> EncodedTxn {
     let mut txn = EncodedTxn::default();
     for part in parts {
         match part {
-            Part::Compare(key, sign, with) => {
-                let target = match with {
-                    With::Created(revision) => Target::Created(Revision::new(*revision)),
-                    With::Changed(revision) => Target::Changed(Revision::new(*revision)),
-                    With::Value(value) => Target::Value(value),
-                };
-                txn.compare(key, *sign, target);
+            Part::Compare(key, sign, with) => txn.compare(key, *sign, target(with)),
+            Part::CompareAll(key, end, sign, with) => {
+                txn.compare_all(key, end.as_bytes(), *sign, target(with));
             }
+            Part::DeleteAll(key, end) => txn.then_delete_all(key, end.as_bytes()),
             Part::Put(key, value, lease) => txn.then_put(key, value, lease.map(LeaseId::new)),
             Part::Delete(key) => txn.then_delete(key),
             Part::Get(key) => txn.else_get(key),
@@ -73,21 +85,30 @@ fn ours(parts: &[Part]) -> EncodedTxn {
     txn
 }
 
+fn their_compare(key: String, sign: Sign, with: With) -> Compare {
+    let sign = match sign {
+        Sign::Equal => CompareOp::Equal,
+        Sign::Greater => CompareOp::Greater,
+        Sign::Less => CompareOp::Less,
+        Sign::NotEqual => CompareOp::NotEqual,
+    };
+    match with {
+        With::Created(revision) => Compare::create_revision(key, sign, revision),
+        With::Changed(revision) => Compare::mod_revision(key, sign, revision),
+        With::Value(value) => Compare::value(key, sign, value),
+    }
+}
+
 fn theirs(parts: &[Part]) -> Txn {
     let (mut when, mut then, mut or_else) = (vec![], vec![], vec![]);
     for part in parts.iter().cloned() {
         match part {
-            Part::Compare(key, sign, with) => {
-                let sign = match sign {
-                    Sign::Equal => CompareOp::Equal,
-                    Sign::Greater => CompareOp::Greater,
-                    Sign::NotEqual => CompareOp::NotEqual,
-                };
-                when.push(match with {
-                    With::Created(revision) => Compare::create_revision(key, sign, revision),
-                    With::Changed(revision) => Compare::mod_revision(key, sign, revision),
-                    With::Value(value) => Compare::value(key, sign, value),
-                });
+            Part::Compare(key, sign, with) => when.push(their_compare(key, sign, with)),
+            Part::CompareAll(key, end, sign, with) => {
+                when.push(their_compare(key, sign, with).with_range(end))
+            }
+            Part::DeleteAll(key, end) => {
+                then.push(TxnOp::delete(key, Some(DeleteOptions::new().with_range(end))));
             }
             Part::Put(key, value, lease) => {
                 let options = lease.map(|lease| PutOptions::new().with_lease(lease));

@@ -18,6 +18,7 @@ fn lines(request: &Request) -> Vec<String> {
     let PbTxnRequest { compare, success, failure } =
         PbTxnRequest::decode(request.txn.as_bytes()).expect("a transaction");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let before = |end: &[u8]| if end.is_empty() { String::new() } else { format!(" before {}", text(end)) };
     let compared = |compare: PbCompare| {
         let sign = ["=", ">", "<", "!="][compare.result as usize];
         let (what, with) = match compare.target_union.expect("compared with something") {
@@ -26,11 +27,13 @@ fn lines(request: &Request) -> Vec<String> {
             PbTargetUnion::Value(value) => ("value", text(&value)),
             other => panic!("{other:?}"),
         };
-        format!("if {what} {} {sign} {with}", text(&compare.key))
+        format!("if {what} {} {sign} {with}{}", text(&compare.key), before(&compare.range_end))
     };
     let operation = |when: &str, operation| match operation {
         Some(PbTxnOpRequest::RequestRange(get)) => format!("{when} get {}", text(&get.key)),
-        Some(PbTxnOpRequest::RequestDeleteRange(delete)) => format!("{when} delete {}", text(&delete.key)),
+        Some(PbTxnOpRequest::RequestDeleteRange(delete)) => {
+            format!("{when} delete {}{}", text(&delete.key), before(&delete.range_end))
+        }
         Some(PbTxnOpRequest::RequestPut(put)) => {
             let lease = if put.lease == 0 { String::new() } else { format!(" lease {}", put.lease) };
             format!("{when} put {} {}{lease}", text(&put.key), text(&put.value))
@@ -62,7 +65,12 @@ fn assert_footprint(request: &Request, name: &str) {
     assert_eq!(sorted(writes.to_vec()), of(&["then put", "then delete"]), "{name}: writes");
     assert_eq!(*puts, lines.iter().any(|line| line.starts_with("then put")), "{name}: puts");
     assert_eq!(*request_bytes, request.txn.len(), "{name}");
-    assert!(*response_bytes > 0 && !solo, "{name}");
+    assert!(*response_bytes > 0, "{name}");
+    assert_eq!(
+        *solo,
+        lines.iter().any(|line| line.contains(" before ")),
+        "{name}: what is of a range is alone"
+    );
 }
 
 fn seen(value: &str, revision: i64) -> Option<Seen> {

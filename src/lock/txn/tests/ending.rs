@@ -82,6 +82,32 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
             vec!["if mod /ns/backoff/r/1 = 0", "if mod /p = 4", "then put /p v", &get_mark, "else get /p"],
         ),
         (
+            "of ranges of keys",
+            true,
+            vec![Effect::DeletePrefix { prefix: "/d/".into() }, put("/p", false)],
+            vec![
+                expect("/l/a", 4),
+                Expectation {
+                    key: "/l/".into(),
+                    is: Expected::NoLaterBefore(b"/l0".to_vec(), Revision::new(9)),
+                },
+                Expectation { key: "/e/".into(), is: Expected::NoneBefore(b"/e0".to_vec()) },
+            ],
+            None,
+            false,
+            vec![
+                &fenced,
+                "if mod /l/a = 4",
+                "if mod /l/ < 10 before /l0",
+                "if create /e/ = 0 before /e0",
+                "then delete /d/ before /d0",
+                "then put /p v",
+                &unlock,
+                &get_lock,
+                "else get /l/a",
+            ],
+        ),
+        (
             "optimistic, over a mark",
             false,
             vec![delete("/p")],
@@ -128,7 +154,9 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
 #[test]
 fn the_answer_to_an_end_tells_what_became_of_it() {
     let fence = Fence { create_revision: Revision::new(30) };
-    let effects = Effects { changes: vec![], expectations: vec![expect("/p", 4), expect("/q", 0)] };
+    // Nothing is read of a range.
+    let range = Expectation { key: "/r/".into(), is: Expected::NoneBefore(b"/r0".to_vec()) };
+    let effects = Effects { changes: vec![], expectations: vec![expect("/p", 4), range, expect("/q", 0)] };
     let lock = |create| Some(kv(LOCK, "", (create, create), LEASE));
     let mark = |revision| Some(kv(MARK, &mark_value(false), (7, revision), 5));
     let key = |key: &str, revision| Some(kv(key, "new", (3, revision), 0));
