@@ -169,15 +169,15 @@ async fn clients_that_do_not_read_miss_events_and_hold_up_nobody() {
         assert!(livez(&endpoint).await, "round {round}");
     }
     eventually(30 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
-    let (mut told, mut missed) = (0, 0);
+    let mut missed = 0;
     while missed == 0 {
         let (name, data) = slow.next().await.unwrap();
-        told += 1;
         if name == "lagged" {
             missed = data["missed"].as_u64().unwrap();
         }
     }
-    assert!(told > 64 && missed > 0, "{told}, {missed}");
+    let (name, _) = slow.next().await.unwrap();
+    assert_ne!(name, "listening", "after {missed} that were missed it goes on");
     // Who goes makes room.
     drop((slow, others));
     eventually(20 * SECOND, "there is room again", async || {
