@@ -300,27 +300,47 @@ async fn thousands_of_polls_take_few_leases_and_stay_spread() {
     assert!(largest <= 3.0, "{largest}");
 }
 
-/// TTLs of 2 to 3 s, each another: of the key that holds the next poll back, and of a key that no rule reads.
+/// TTLs of 2 to 3 s, each another.
+fn some_ttl(number: usize) -> Duration {
+    Duration::from_millis(2000 + number as u64 * 7919 % 1000)
+}
+
+/// Fires 5,000 times by this rule, which is given a count of its firings; each puts one key with a TTL.
+async fn few_leases(servers: usize, rule: impl Fn(Arc<AtomicUsize>) -> Rule) {
+    let etcd = Etcd::start().await;
+    let count = Arc::new(AtomicUsize::new(0));
+    let rule = rule(count.clone());
+    let before = granted(&etcd).await;
+    let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
+    put_servers(&etcd, servers).await;
+    eventually(90 * SECOND, "5,000 firings", async || count.load(Ordering::SeqCst) >= 5000).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+    let (granted, firings) = (granted(&etcd).await - before, count.load(Ordering::SeqCst) as f64);
+    println!("{granted} leases for {firings} firings");
+    assert!(granted * 20.0 <= firings, "{granted} leases for {firings} firings");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_with_random_ttls_share_leases() {
-    for key in ["/polls/:id/ttl", "/servers/:id/note"] {
-        let etcd = Etcd::start().await;
-        let count = Arc::new(AtomicUsize::new(0));
-        let counted = count.clone();
-        let rule = poll().run(move |firing: Firing| {
-            let at = counted.fetch_add(1, Ordering::SeqCst) as u64;
-            let ttl = Duration::from_millis(2000 + at * 7919 % 1000);
-            async move { Ok::<Outcome, Error>(firing.commit().put_ttl(key, "", ttl).into()) }
-        });
-        let before = granted(&etcd).await;
-        let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
-        put_servers(&etcd, 2000).await;
-        eventually(60 * SECOND, "5,000 firings", async || count.load(Ordering::SeqCst) >= 5000).await;
-        running.shutdown(5 * SECOND).await.unwrap();
-        let (granted, firings) = (granted(&etcd).await - before, count.load(Ordering::SeqCst) as f64);
-        println!("{key}: {granted} leases for {firings} firings");
-        assert!(granted * 20.0 <= firings, "{key}: {granted} leases for {firings} firings");
-    }
+async fn polls_with_random_ttls_share_leases() {
+    few_leases(2000, |count| {
+        poll().run(move |firing: Firing| {
+            let ttl = some_ttl(count.fetch_add(1, Ordering::SeqCst));
+            async move { Ok::<Outcome, Error>(firing.commit().put_ttl("/polls/:id/ttl", "", ttl).into()) }
+        })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_no_rule_reads_share_leases_whatever_their_ttls_are() {
+    few_leases(5000, |count| {
+        let active = key("/servers/:id/state").equals("active");
+        Rule::new("note").when(active).run(move |firing: Firing| {
+            let ttl = some_ttl(count.fetch_add(1, Ordering::SeqCst));
+            async move { Ok::<Outcome, Error>(firing.commit().put_ttl("/servers/:id/note", "", ttl).into()) }
+        })
+    })
+    .await;
 }
 
 /// A lease has at most 64 polls, so that not all that began together stays together for ever.
