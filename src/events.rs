@@ -101,6 +101,9 @@ pub enum NotLocked {
     BackedOff(Option<String>),
     /// The condition no longer holds as it was seen. The instance is decided again.
     Untrue,
+    /// The transaction that takes the lock is larger than what etcd takes, because the instance's keys are so long. It
+    /// is given up.
+    TooLarge(String),
     /// There was no lease, or etcd did not answer or refused.
     Failed(String),
 }
@@ -181,7 +184,12 @@ pub enum CommitResult {
     BackedOff,
     /// etcd refused it. The firing counts as failed, and is closed without the effects.
     Refused(String),
-    /// It could not be sent, or its outcome is unknown.
+    /// It is larger than what etcd takes, so nothing took effect, and trying again can't help. The instance is given up.
+    TooLarge(String),
+    /// Its answer was lost, its lock is gone, and nothing proves that it took effect. Somebody deleted the lock, or its
+    /// lease ended. The instance is decided again.
+    Unknown,
+    /// It could not be sent, or its outcome could not be found out.
     Failed(String),
 }
 

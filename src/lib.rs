@@ -109,9 +109,9 @@
 //! | span | fields |
 //! |---|---|
 //! | `firing`, from the attempt to take the lock to the end of the commit | `engine`, `rule`, `attempt` as in [`Firing::attempt`], `revision` (the newest among the values shown), `queued_us` (how long the instance had been due), `fencing_token`, `outcome`: that of the callback if it was committed; else the result of the lock or of the commit; `instance` if it may be [revealed](Reveal) |
-//! | `lock` in `firing` (not without a lock) | `result`: `won`, `held`, `backed_off`, `untrue`, `failed` |
+//! | `lock` in `firing` (not without a lock) | `result`: `won`, `held`, `backed_off`, `untrue`, `too_large`, `failed` |
 //! | `callback` in `firing`; what the callback logs is inside of it | `outcome`: `done`, `retry_after`, `gave_up`, `error`, `panic`, `timeout`, `cancelled` |
-//! | `commit` in `firing`: the transaction that ends it, with effects or not | `result`: `committed`, `fence_lost`, `unexpected`, `backed_off`, `refused`, `failed`; `revision` at which it took effect |
+//! | `commit` in `firing`: the transaction that ends it, with effects or not | `result`: `committed`, `fence_lost`, `unexpected`, `backed_off`, `refused`, `too_large`, `unknown`, `failed`; `revision` at which it took effect |
 //!
 //! Spans of failures have `otel.status_code` = `ERROR`. A task that a callback spawns is outside of its span,
 //! unless the callback passes the span on.

@@ -89,6 +89,7 @@ pub(crate) const ENGINE: &[Limit] = &[
     limit("rebalance", Time(MILLI), Time(LONGEST), Cut, "connections would be opened anew all the time"),
     limit("lag_limit", Time(MILLI), Time(LONGEST), Cut, "the engine would never be well"),
     limit("max_txn_ops", Count(4), Count(100_000), Refused, "taking a lock needs at least 4 operations, and no server allows so many"),
+    limit("max_request_bytes", Bytes(16 << 10), Bytes(1 << 28), Refused, "locks and commits of ordinary keys need some KiB, and no server takes so much"),
     limit("event_buffer", Count(1), Count(1 << 24), Refused, "it must be from 1 to 16,777,216: all of it is allocated at once"),
     limit("batch_size", Count(1), Count(10_000), Refused, "with none nothing could ever be sent, and no server allows so many"),
 ];

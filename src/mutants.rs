@@ -16,6 +16,14 @@ macro_rules! mutants {
 }
 
 mutants! {
+    /// A lease that is revoked is noticed at once, because a key under it is watched. The mutant notices at the next
+    /// renewal.
+    LeaseWatch,
+    /// A lock that somebody deletes is noticed while its callback runs.
+    LockLook,
+    /// A commit without an answer, whose lock is gone, counts as done only if a key of it changed with the lock. The
+    /// mutant takes the deletion of the lock for the commit.
+    Evidence,
     /// A watch resumes where the last one ended. The mutant resumes from now.
     Resume,
     /// The position of a watch is the last change it received. The mutant takes the server's revision.

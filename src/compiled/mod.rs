@@ -7,6 +7,7 @@ mod controls;
 pub(crate) mod domain;
 mod error;
 mod lanes;
+mod lock_name;
 mod options;
 mod rate_limit;
 mod settle;
@@ -17,6 +18,7 @@ pub(crate) use binding::{Binding, Packed};
 pub(crate) use controls::{Controls, check_interval};
 pub use error::RuleError;
 pub(crate) use lanes::{ByLane, Lane, Lanes, RuleIndex, lanes};
+pub(crate) use lock_name::Beginning;
 pub(crate) use options::{Defaults, Limits, Options};
 pub use rate_limit::RateLimit;
 pub use settle::Settle;
@@ -25,7 +27,6 @@ pub(crate) use usage::Use;
 use crate::condition::{Compiled, Slot};
 use crate::pattern::{Attributes, Pattern, Segment};
 use domain::{Constraint, Domains};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use smallvec::SmallVec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -59,6 +60,8 @@ pub(crate) struct CompiledRule {
     constraints: Vec<Option<Arc<Constraint>>>,
     /// All attributes in the order of their first appearance, with the value if it is fixed.
     all: Vec<(Arc<str>, Option<String>)>,
+    /// The same by the order of their names.
+    by_name: Vec<u8>,
     kinds: Vec<Kind>,
     /// The group kind of each slot. `None` for binders. What is only shown binds nothing, whatever attributes it has.
     roles: Vec<Option<u8>>,
@@ -86,9 +89,6 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
 }
 
-/// The characters that are escaped in a part of a lock key, among them the separator of parts.
-const PART: &AsciiSet = &CONTROLS.add(b'/').add(b'%');
-
 impl CompiledRule {
     /// The rule with these attributes fixed.
     pub(crate) fn new(shared: &Shared, domains: &Domains, fixed: &Attributes) -> Self {
@@ -106,6 +106,7 @@ impl CompiledRule {
             constraints: attributes.iter().map(|name| domains.constraint(name).cloned()).collect(),
             attributes,
             all: all.iter().map(|name| (name.clone(), fixed.get(name).map(str::to_owned))).collect(),
+            by_name: lock_name::by_name(all),
             kinds,
             roles,
             lock: lock.clone(),
@@ -278,11 +279,15 @@ impl CompiledRule {
         binding.get(number.expect("checked when the rule was compiled"), self.attributes.len())
     }
 
+    /// The value of an attribute, of all in the order of their first appearance.
+    fn value_at<'b>(&'b self, at: usize, binding: &'b Binding) -> &'b str {
+        let (name, fixed) = &self.all[at];
+        fixed.as_deref().unwrap_or_else(|| self.value(binding, name))
+    }
+
     /// All attributes with their values, fixed ones too, in the order of their first appearance.
     fn values<'b>(&'b self, binding: &'b Binding) -> impl Iterator<Item = (&'b Arc<str>, &'b str)> {
-        self.all
-            .iter()
-            .map(|(name, fixed)| (name, fixed.as_deref().unwrap_or_else(|| self.value(binding, name))))
+        self.all.iter().enumerate().map(|(at, (name, _))| (name, self.value_at(at, binding)))
     }
 
     pub(crate) fn attributes_of(&self, binding: &Binding) -> Attributes {
@@ -333,42 +338,6 @@ impl CompiledRule {
         })?;
         let number = self.attributes.iter().position(|name| name == first)?;
         self.constraints[number].as_deref()
-    }
-
-    /// Appends the key of an instance's lock. Values are percent-encoded, so that no value can produce the
-    /// key of another instance.
-    pub(crate) fn write_lock_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
-        key.push_str(namespace);
-        key.push_str("lock/");
-        match &self.lock {
-            None => self.write_instance(binding, key),
-            Some(pattern) => {
-                let named = |name: &Arc<str>| {
-                    let value = self.values(binding).find(|(other, _)| *other == name);
-                    value.map_or("", |(_, value)| value)
-                };
-                let encode = |name| utf8_percent_encode(named(name), PART).to_string();
-                let values: Vec<String> = pattern.attributes().iter().map(encode).collect();
-                let mut text = String::new();
-                pattern.write_key(|at| values[at].as_str(), &mut text);
-                key.push_str(text.trim_start_matches('/'));
-            }
-        }
-    }
-
-    /// Appends the key that holds other engines back after a failure of the instance.
-    pub(crate) fn write_backoff_key(&self, namespace: &str, binding: &Binding, key: &mut String) {
-        key.push_str(namespace);
-        key.push_str("backoff/");
-        self.write_instance(binding, key);
-    }
-
-    fn write_instance(&self, binding: &Binding, key: &mut String) {
-        key.extend(utf8_percent_encode(&self.id, PART));
-        for (_, value) in self.values(binding) {
-            key.push('/');
-            key.extend(utf8_percent_encode(value, PART));
-        }
     }
 }
 

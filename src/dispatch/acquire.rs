@@ -138,6 +138,8 @@ impl AcquireTxn {
             self.free(lease);
         } else if failure.kind == FailureKind::LeaseGone {
             lease.lost.cancel();
+        } else if failure.is_too_large() {
+            return Answer::Ended(LockOutcome::TooLarge(failure.to_string()));
         }
         Answer::Ended(LockOutcome::Failed(failure.to_string()))
     }

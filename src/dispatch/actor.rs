@@ -7,6 +7,7 @@ mod commit;
 mod controls;
 mod drain;
 mod firing;
+mod held;
 mod lock;
 mod releases;
 mod status;
@@ -37,7 +38,7 @@ use crate::lock::txn::{Nonce, Request, clear_mark};
 use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
 use crate::metrics::Meters;
 use crate::runtime::env::{Env, RandomStream};
-use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell_soon};
+use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telemetry, spans};
 use crate::watch_cell::WatchCellSender;
@@ -98,6 +99,8 @@ pub(crate) struct Dispatcher {
     ended: EndedRuns,
     firings: ActiveFirings,
     timer: Option<(Instant, SpawnHandle)>,
+    /// The locks of callbacks are being read.
+    looking_at_locks: bool,
     draining: Option<oneshot::Sender<usize>>,
     /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
     out_of_time: CancellationToken,
@@ -165,6 +168,7 @@ impl Dispatcher {
             ended: EndedRuns::new(|| {}),
             firings: ActiveFirings::new(env.hasher()),
             timer: None,
+            looking_at_locks: false,
             draining: None,
             out_of_time: CancellationToken::new(),
             releases,
@@ -364,6 +368,7 @@ impl Actor for Dispatcher {
             guarded(this, ctx, |this, ctx| this.take_ended(now, ctx));
             this.watch_releases(now);
             this.find_stuck(now);
+            this.look_at_locks(now, ctx);
             this.config.meters.workqueue_depths(&this.work.depths(now), now);
         });
     }

@@ -1,5 +1,6 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
+use super::evidence::{self, Evidence, Written};
 use super::guard::Guard;
 use super::messages::{FoundMark, Hold};
 use super::outcome::CommitOutcome;
@@ -90,6 +91,7 @@ impl CommitTxn {
                             .unlocked()
                             .await
                             .unwrap_or_else(|doubt| CommitOutcome::Failed(doubt.to_string())),
+                        false if failure.is_too_large() => CommitOutcome::TooLarge(failure.to_string()),
                         false => CommitOutcome::Refused(failure.to_string()),
                     };
                 }
@@ -172,24 +174,17 @@ impl CommitTxn {
         })
     }
 
-    /// The lock is gone, and the transaction was sent before without an answer: it took effect if the lock's
-    /// lease is alive, since nothing else ends a lock under it. Then its revision is not known, so that its
-    /// own events count as somebody else's; unless it left a mark, which tells it.
+    /// The lock is gone, and the transaction was sent before without an answer: the history of the keys that it writes
+    /// tells whether it took effect.
     async fn unlocked(&mut self) -> Result<CommitOutcome, Failure> {
-        let Some(lease) = self.guard.lease().filter(|lease| !lease.lost.is_cancelled()) else {
-            return Ok(CommitOutcome::FenceLost);
-        };
-        if !self.tools.etcd.is_alive(lease.id).await? {
-            return Ok(CommitOutcome::FenceLost);
-        }
-        Ok(match self.marked_at().await? {
-            Some(revision) => self.closed(revision),
-            None => CommitOutcome::Committed {
-                revision: Revision::NONE,
-                slots: SmallVec::new(),
-                marked: false,
-                changes: Vec::new(),
-            },
+        let Some(fence) = self.guard.fence() else { return Ok(CommitOutcome::FenceLost) };
+        let mark = self.hold.as_ref().map(|_| Written { key: self.keys.mark(), is_put: true });
+        let written = self.effects.changes.iter().map(Written::by).chain(mark);
+        let evidence = evidence::find(&self.tools.etcd, self.keys.lock(), fence, written).await?;
+        Ok(match evidence {
+            Evidence::Committed(revision) => self.closed(revision),
+            Evidence::NotCommitted if self.guard.is_lost() => CommitOutcome::FenceLost,
+            Evidence::NotCommitted | Evidence::Gone => CommitOutcome::Unknown,
         })
     }
 
@@ -246,6 +241,7 @@ impl CommitTxn {
             gave_up: hold.delay.is_none(),
             error: hold.error.chars().take(ERROR).collect(),
             reveal: self.tools.reveal,
+            name: self.keys.long_mark(),
         }
     }
 

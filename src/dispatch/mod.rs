@@ -11,6 +11,7 @@
 //! | [`work_queue`] | all instances together: from what happened to what is to be done; below it the one transition from state to state, the locks within the engine, waiting for other engines, and ends | no |
 //! | [`actor`] | carries messages between `work_queue` and the world; below it the firings under way, their steps, releases, and the end | yes |
 //! | [`acquire`], [`commit`] | the transactions of one firing: what the first answer means, and how to go on until the outcome is known | yes |
+//! | [`evidence`] | whether a commit took effect whose answer was lost, when its lock is gone | yes |
 //! | [`guard`], [`tools`] | what excludes others while an instance fires; what the steps of all firings use | no |
 //! | [`running`], [`controls`] | the callbacks that run now, and what holds rules back: both outlive a restart of the actors | no |
 //! | [`run`] | one callback on the application's runtime | yes |
@@ -19,6 +20,7 @@ pub(crate) mod acquire;
 pub(crate) mod actor;
 pub(crate) mod commit;
 pub(crate) mod controls;
+mod evidence;
 mod guard;
 mod instance_rate;
 mod interval;

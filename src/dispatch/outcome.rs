@@ -42,6 +42,8 @@ pub(crate) enum LockOutcome {
         changes: Vec<Change>,
         mark_gone: bool,
     },
+    /// The transaction that takes the lock has more bytes than etcd takes, so that it can't be taken.
+    TooLarge(String),
     Failed(String),
 }
 
@@ -53,12 +55,18 @@ impl LockOutcome {
             LockOutcome::Held { .. } => "held",
             LockOutcome::Marked { .. } => "backed_off",
             LockOutcome::Untrue { .. } => "untrue",
+            LockOutcome::TooLarge(_) => "too_large",
             LockOutcome::Failed(_) => "failed",
         }
     }
 
     pub(crate) fn is_won(&self) -> bool {
         matches!(self, LockOutcome::Won { .. })
+    }
+
+    /// Whether something went wrong, and not only somebody else first.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, LockOutcome::TooLarge(_) | LockOutcome::Failed(_))
     }
 
     /// For those who listen.
@@ -74,6 +82,7 @@ impl LockOutcome {
                 NotLocked::BackedOff(found.mark.as_ref().map(|mark| mark.engine.clone()))
             }
             LockOutcome::Untrue { .. } => NotLocked::Untrue,
+            LockOutcome::TooLarge(error) => NotLocked::TooLarge(error.clone()),
             LockOutcome::Failed(error) => NotLocked::Failed(error.clone()),
         };
         EventKind::NotLocked { reason, took }
@@ -99,7 +108,11 @@ pub(crate) enum CommitOutcome {
     Marked(FoundMark),
     /// The transaction itself is at fault.
     Refused(String),
-    /// Unknown, or known not to have happened; the lock is lost or left to its lease.
+    /// The transaction is larger than what etcd takes, whatever is tried.
+    TooLarge(String),
+    /// Its answer was lost, its lock is gone, and nothing proves that it took effect.
+    Unknown,
+    /// Not found out, or known not to have happened; the lock is lost or left to its lease.
     Failed(String),
 }
 
@@ -112,6 +125,8 @@ impl CommitOutcome {
             CommitOutcome::Unexpected { .. } => "unexpected",
             CommitOutcome::Marked { .. } => "backed_off",
             CommitOutcome::Refused(_) => "refused",
+            CommitOutcome::TooLarge(_) => "too_large",
+            CommitOutcome::Unknown => "unknown",
             CommitOutcome::Failed(_) => "failed",
         }
     }
@@ -124,6 +139,8 @@ impl CommitOutcome {
             CommitOutcome::Unexpected { .. } => CommitResult::Unexpected,
             CommitOutcome::Marked(_) => CommitResult::BackedOff,
             CommitOutcome::Refused(error) => CommitResult::Refused(error.clone()),
+            CommitOutcome::TooLarge(error) => CommitResult::TooLarge(error.clone()),
+            CommitOutcome::Unknown => CommitResult::Unknown,
             CommitOutcome::Failed(error) => CommitResult::Failed(error.clone()),
         };
         EventKind::Closed { outcome: finish.outcome(), result, took }

@@ -189,6 +189,15 @@ impl InstanceRecord {
         self.refusals >= REFUSALS
     }
 
+    /// Its lock can't be taken, until a key of it changes.
+    pub(crate) fn too_large(&mut self) -> Next {
+        if !self.truth {
+            return Next::Drop;
+        }
+        self.state = State::GivenUp(None);
+        Next::Stay
+    }
+
     /// Another engine has the lock.
     pub(crate) fn held(&mut self, remote: Remote) -> Next {
         if !self.truth {
@@ -297,8 +306,8 @@ impl InstanceRecord {
                 return end;
             }
             CommitOutcome::Unexpected { mark_gone, .. } => drop(self.mark.take_if(|_| *mark_gone)),
-            CommitOutcome::FenceLost | CommitOutcome::Marked(_) => {}
-            CommitOutcome::Refused(error) | CommitOutcome::Failed(error) => {
+            CommitOutcome::FenceLost | CommitOutcome::Marked(_) | CommitOutcome::Unknown => {}
+            CommitOutcome::Refused(error) | CommitOutcome::TooLarge(error) | CommitOutcome::Failed(error) => {
                 self.last_error = Some(error.as_str().into());
             }
         }

@@ -122,6 +122,7 @@ fn found_mark(key: String, revision: i64, (attempt, gave_up): (u32, bool), at: i
         gave_up,
         error: "theirs".into(),
         reveal: Reveal::Nothing,
+        name: None,
     };
     FoundMark { key, revision: Revision::new(revision), mark: Some(mark), at: Revision::new(at) }
 }

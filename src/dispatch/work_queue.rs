@@ -385,6 +385,10 @@ impl WorkQueue {
                 self.hold(id, remote, now, out);
             }
             LockOutcome::Marked(found) => self.hold_marked(id, found, now, out),
+            LockOutcome::TooLarge(error) => {
+                record.last_error = Some(error.as_str().into());
+                self.transition(id, now, out, |record, _| record.too_large());
+            }
             LockOutcome::Failed(error) => {
                 record.last_error = Some(error.as_str().into());
                 let base = self.base(rule);

@@ -345,6 +345,21 @@ impl EngineBuilder {
         self
     }
 
+    /// The servers' `--max-request-bytes`, which is the most bytes in one request. It is at least 16 KiB; the default is
+    /// 1.5 MiB, which is etcd's own.
+    ///
+    /// What is larger is not sent: a commit, or the transaction that takes the lock of an instance with very long keys.
+    /// The instance is given up with the reason until one of its keys changes, and the log and the metrics say so. The
+    /// transaction that takes a lock has each key of the condition twice, and that of a commit each key and value that it
+    /// writes once, and each key that it expects something of twice.
+    ///
+    /// If it is larger than the servers' limit, they refuse what is too large, with the same consequence. If it is
+    /// smaller, what they would take is given up.
+    pub fn max_request_bytes(mut self, bytes: usize) -> Self {
+        self.options.max_request_bytes = bytes;
+        self
+    }
+
     /// What logs, spans and the HTTP endpoint may show of the application's data. The default is
     /// [`Reveal::Nothing`]: no keys and no values.
     ///

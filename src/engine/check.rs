@@ -47,6 +47,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         rebalance,
         lag_limit,
         max_txn_ops,
+        max_request_bytes,
         event_buffer,
         batch_size,
         settle,
@@ -74,6 +75,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
             check(option, Amount::Count(count as u64), count.to_string());
         }
     }
+    check("max_request_bytes", Amount::Bytes(*max_request_bytes as u64), max_request_bytes.to_string());
     for (option, time) in [
         ("settle", Some(settle.delay())),
         ("the time of instance_rate", Some(instance_rate.per())),

@@ -7,6 +7,7 @@ use crate::etcd::{CredentialsOption, KeyPrefix, Target, Timeouts};
 use crate::events::Events;
 use crate::firing::Callback;
 use crate::limits;
+use crate::lock::batch::MAX_REQUEST_BYTES;
 use crate::runtime::env::Env;
 use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
@@ -36,6 +37,7 @@ pub(crate) struct Options {
     pub(crate) cluster_id: Option<u64>,
     pub(crate) lag_limit: Duration,
     pub(crate) max_txn_ops: usize,
+    pub(crate) max_request_bytes: usize,
     pub(crate) event_buffer: usize,
     pub(crate) reveal: Reveal,
     pub(crate) batch_size: usize,
@@ -67,6 +69,7 @@ impl Default for Options {
             cluster_id: None,
             lag_limit: Duration::from_secs(5),
             max_txn_ops: 128,
+            max_request_bytes: MAX_REQUEST_BYTES,
             event_buffer: 1024,
             reveal: Reveal::default(),
             batch_size: 64,

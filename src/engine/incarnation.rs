@@ -18,6 +18,7 @@ use crate::index::{Index, WatcherIndex};
 use crate::lock::batch::BatchLimits;
 use crate::lock::lease_manager::{LeaseManager, Revoke, Settings as LeaseManagerSettings};
 use crate::lock::lock_watcher::{Settings as LockWatcherSettings, start_lock_watcher};
+use crate::lock::sentinel::Sentinels;
 use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
 use crate::read::reader::{SharedSplitPoints, StreamGeneration};
@@ -138,13 +139,19 @@ impl Incarnation {
             status: status.clone(),
             rules: config.rules.clone(),
             namespace: config.namespace.clone(),
-            limits: BatchLimits::new(config.options.max_txn_ops, config.options.batch_size),
+            limits: BatchLimits::new(
+                config.options.max_txn_ops,
+                config.options.batch_size,
+                config.options.max_request_bytes,
+            ),
             faults: faults.clone(),
         });
         let lease_manager = LeaseManagerSettings {
             meters: meters.clone(),
             etcd: lease_etcd,
             status: status.clone(),
+            sentinels: Sentinels::new(&config.namespace, engine.clone()),
+            silence: config.options.watch_silence,
             rng: env.rng(RandomStream::LeaseManager),
             faults: faults.clone(),
         };

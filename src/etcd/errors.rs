@@ -186,6 +186,23 @@ pub(super) fn classify(code: Code, message: &str) -> Meaning {
     }
 }
 
+/// Whether a request was refused for its size, in etcd's words, in those of gRPC, or in the engine's own
+/// ([`Failure::too_large`](super::Failure::too_large)).
+pub(super) fn speaks_of_size(message: &str) -> bool {
+    [
+        "request is too large",
+        "too many operations",
+        "larger than max",
+        "message length too large",
+        TOO_MANY_BYTES,
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// What the engine says of a request that it does not send.
+pub(super) const TOO_MANY_BYTES: &str = "more bytes than etcd takes";
+
 /// Of etcd-client's own error of a renewal, which has a text and nothing else.
 pub(super) fn is_lease_gone(text: &str) -> bool {
     text.contains("not found")

@@ -1,7 +1,7 @@
 //! Failures of requests: what went wrong, what to do about it, and whether the request can have taken effect.
 
 use super::connection::ConnectionOver;
-use super::errors::{Meaning, classify, classify_reason, is_lease_gone};
+use super::errors::{Meaning, TOO_MANY_BYTES, classify, classify_reason, is_lease_gone, speaks_of_size};
 use crate::firing::ErrorKind;
 use std::error::Error;
 use std::fmt;
@@ -114,6 +114,20 @@ impl Failure {
     /// The request may have taken effect all the same.
     pub(crate) fn is_ambiguous(&self) -> bool {
         self.effect == Effect::Unknown
+    }
+
+    /// It is too large for the server, so that sending it again never helps.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.kind == FailureKind::Rejected
+            && self.told == ErrorKind::TooLarge
+            && speaks_of_size(&self.message)
+    }
+
+    /// It was not sent: it has more bytes than the server takes.
+    pub(crate) fn too_large(request: &'static str, bytes: usize, most: usize) -> Self {
+        let message =
+            format!("{TOO_MANY_BYTES} in a request: {bytes}, and the most is {most} (max_request_bytes)");
+        Self { told: ErrorKind::TooLarge, ..Self::new(FailureKind::Rejected, request, message) }
     }
 
     /// It had no effect, and another member may take it.

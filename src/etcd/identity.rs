@@ -151,8 +151,13 @@ impl EtcdClient {
         }
     }
 
+    /// What is before every key in etcd.
+    pub(crate) fn key_prefix(&self) -> &KeyPrefix {
+        self.store.prefix()
+    }
+
     /// Sends a transaction that takes effect in the engine's store only, and only if `when` holds. Its keys are as etcd
-    /// has them.
+    /// has them, with the [prefix](Self::key_prefix).
     pub(crate) async fn txn(
         &self,
         mut when: Vec<Compare>,

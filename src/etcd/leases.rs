@@ -96,14 +96,6 @@ impl EtcdClient {
         }
     }
 
-    /// Whether a lease exists.
-    pub(crate) async fn is_alive(&self, id: LeaseId) -> Result<bool, Failure> {
-        let send = |connection: Arc<Connection>| async move {
-            connection.client.lease_client().time_to_live(id.get(), None).await
-        };
-        Ok(self.call(Sending::once("lease_ttl"), send).await?.ttl() > 0)
-    }
-
     pub(crate) async fn revoke(&self, id: LeaseId) -> Result<(), Failure> {
         let send = |connection: Arc<Connection>| async move {
             connection.client.lease_client().revoke(id.get()).await

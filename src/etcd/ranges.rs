@@ -9,8 +9,8 @@ use crate::change::{KeyValue, Revision};
 use crate::firing::RangeRead;
 use crate::pattern::KeyRange;
 use crate::value::Value;
-use etcd_client::GetOptions;
-use etcd_client::proto::{PbKeyValue, PbRangeResponse};
+use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbTxnOpResponse};
+use etcd_client::{GetOptions, TxnOp};
 use std::sync::Arc;
 
 /// Largest page of a range accepted; larger ones are asked for in smaller parts. A few are in memory at once.
@@ -81,6 +81,23 @@ impl EtcdClient {
             kv.get(prefix.key(start.clone()), Some(options)).await
         };
         Ok(self.page(self.call(Sending::repeated("range"), send).await?.0))
+    }
+
+    /// The revisions at which these keys were created, all read at once: none of a key that is not there.
+    pub(crate) async fn created<'k>(
+        &self,
+        keys: impl Iterator<Item = &'k str>,
+    ) -> Result<Vec<Revision>, Failure> {
+        let prefix = self.key_prefix();
+        let get = |key: &str| TxnOp::get(prefix.key(key), Some(GetOptions::new().with_keys_only()));
+        let answer = self.txn(Vec::new(), keys.map(get).collect(), Vec::new()).await?;
+        let created = |response| match response {
+            Some(PbTxnOpResponse::ResponseRange(range)) => {
+                range.kvs.first().map_or(Revision::NONE, |kv| Revision::new(kv.create_revision))
+            }
+            _ => Revision::NONE,
+        };
+        Ok(answer.responses.into_iter().map(created).collect())
     }
 
     /// All locks below a prefix.

@@ -93,6 +93,9 @@ pub enum Reason {
     /// endpoints name no common cluster. Look at the list of endpoints, and set
     /// [`cluster_id`](crate::EngineBuilder::cluster_id).
     WrongStore,
+    /// Engines of another version of this crate are at work in the namespace, and their keys of locks have another form.
+    /// The two would not exclude each other, so this one fires nothing. Stop the others first.
+    OtherFormat,
 }
 
 impl Reason {
@@ -108,6 +111,7 @@ impl Reason {
         Reason::Overloaded,
         Reason::Refused,
         Reason::WrongStore,
+        Reason::OtherFormat,
     ];
 
     /// Its name, as in the metric `etcd_rules_health`.
@@ -123,6 +127,7 @@ impl Reason {
             Reason::Overloaded => "overloaded",
             Reason::Refused => "refused",
             Reason::WrongStore => "wrong_store",
+            Reason::OtherFormat => "other_format",
         }
     }
 }

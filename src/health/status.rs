@@ -24,12 +24,17 @@ struct Shared {
     health: watch::Sender<Health>,
 }
 
+/// The keys of the engine itself. While it can't write them, nothing fires.
+pub(crate) const OWN_KEYS: &str = "the engine's own keys";
+
 /// The part that sends transactions. While it can't, nothing fires.
 pub(crate) const REQUESTS: &str = "requests";
 
 #[derive(Default)]
 struct State {
     index_ready: bool,
+    /// It is not known yet whether the engine may write its own keys.
+    own_keys_awaited: bool,
     end: Option<Health>,
     problems: BTreeMap<String, Problem>,
     /// The rules whose keys are all watched.
@@ -43,7 +48,7 @@ impl State {
         let problems = || self.problems.values().cloned().collect();
         match &self.end {
             Some(end) => end.clone(),
-            None if !self.index_ready => Health::Starting { problems: problems() },
+            None if !self.index_ready || self.own_keys_awaited => Health::Starting { problems: problems() },
             None if self.problems.is_empty() => Health::Ready,
             None => Health::Degraded { problems: problems(), can_fire: self.can_fire() },
         }
@@ -51,7 +56,9 @@ impl State {
 
     /// Whether some rule can fire.
     fn can_fire(&self) -> bool {
-        let stops_all = |problem: &Problem| problem.part == REQUESTS || problem.reason == Reason::LeaseLost;
+        let stops_all = |problem: &Problem| {
+            [REQUESTS, OWN_KEYS].contains(&&*problem.part) || problem.reason == Reason::LeaseLost
+        };
         !self.problems.values().any(stops_all) && self.followed.difference(&self.refused).next().is_some()
     }
 }
@@ -98,6 +105,19 @@ impl Status {
         }
     }
 
+    /// Whether the engine may write its own keys is being asked.
+    pub(crate) fn own_keys_awaited(&self) {
+        self.change(|state| state.own_keys_awaited = true);
+    }
+
+    /// It was answered, or it could not be asked for.
+    pub(crate) fn own_keys_settled(&self) {
+        let awaited = self.0.state.lock().unwrap_or_else(|e| e.into_inner()).own_keys_awaited;
+        if awaited {
+            self.change(|state| state.own_keys_awaited = false);
+        }
+    }
+
     /// All keys of these rules are watched.
     pub(crate) fn followed(&self, rules: BTreeSet<RuleIndex>) {
         self.change(|state| state.followed = rules);
@@ -119,6 +139,7 @@ impl Status {
     pub(crate) fn restarting(&self) {
         self.change(|state| {
             state.index_ready = false;
+            state.own_keys_awaited = false;
             state.problems.clear();
             state.followed.clear();
             state.refused.clear();

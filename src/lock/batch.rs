@@ -51,6 +51,9 @@ pub(crate) struct Footprint {
     pub(crate) solo: bool,
 }
 
+/// The size of a request that etcd takes by default (`--max-request-bytes`).
+pub(crate) const MAX_REQUEST_BYTES: usize = 3 << 19;
+
 /// Limits of requests, and of how many are in flight.
 #[derive(Clone, Debug)]
 pub(crate) struct BatchLimits {
@@ -63,23 +66,34 @@ pub(crate) struct BatchLimits {
     pub(crate) operations: usize,
     /// Size of a request. Default 1 MiB; etcd rejects more than 1.5 MiB.
     pub(crate) request_bytes: usize,
+    /// The largest request that etcd takes. What is larger by itself is not sent. Default 1.5 MiB, which is etcd's.
+    pub(crate) max_request_bytes: usize,
     /// Estimated size of a response. Default 16 MiB.
     pub(crate) response_bytes: usize,
 }
 
 impl Default for BatchLimits {
     fn default() -> Self {
-        Self { in_flight: 4, entries: 64, operations: 128, request_bytes: 1 << 20, response_bytes: 16 << 20 }
+        Self {
+            in_flight: 4,
+            entries: 64,
+            operations: 128,
+            request_bytes: 1 << 20,
+            max_request_bytes: MAX_REQUEST_BYTES,
+            response_bytes: 16 << 20,
+        }
     }
 }
 
 impl BatchLimits {
     /// Limits with these numbers of operations in a transaction and entries in a request. With smaller
     /// requests more of them may be in flight, so that the number of entries in flight stays about the same.
-    pub(crate) fn new(operations: usize, entries: usize) -> Self {
+    pub(crate) fn new(operations: usize, entries: usize, max_request_bytes: usize) -> Self {
         let limits = Self::default();
         let in_flight = limits.in_flight * (limits.entries / entries.max(1)).clamp(1, 16);
-        Self { in_flight, entries: entries.max(1), operations, ..limits }
+        // With room for what is around the entries.
+        let request_bytes = limits.request_bytes.min(max_request_bytes / 3 * 2);
+        Self { in_flight, entries: entries.max(1), operations, request_bytes, max_request_bytes, ..limits }
     }
 }
 

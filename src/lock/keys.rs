@@ -1,7 +1,6 @@
 //! The keys that a firing reads and writes. They are formatted once for all of its steps.
 
-use crate::compiled::Binding;
-use crate::compiled::CompiledRule;
+use crate::compiled::{Beginning, Binding, CompiledRule};
 use crate::condition::Slot;
 use smallvec::SmallVec;
 
@@ -11,6 +10,14 @@ pub(crate) struct Keys {
     text: String,
     /// The end of each key in the string.
     ends: SmallVec<[u32; 4]>,
+    long: Option<Box<LongNames>>,
+}
+
+/// The beginnings of names that are too long for a key, and are replaced by their digests there.
+#[derive(Clone, Debug, Default)]
+struct LongNames {
+    lock: Option<Beginning>,
+    mark: Option<Beginning>,
 }
 
 /// The bytes that suffice for the keys of most instances.
@@ -22,11 +29,14 @@ const SLOTS: usize = 2;
 
 impl Keys {
     pub(crate) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
-        let mut keys = Self { text: String::with_capacity(ROOM), ends: SmallVec::new() };
-        rule.write_lock_key(namespace, binding, &mut keys.text);
+        let mut keys = Self { text: String::with_capacity(ROOM), ..Self::default() };
+        let lock = rule.write_lock_key(namespace, binding, &mut keys.text);
         keys.end();
-        rule.write_backoff_key(namespace, binding, &mut keys.text);
+        let mark = rule.write_backoff_key(namespace, binding, &mut keys.text);
         keys.end();
+        if lock.is_some() || mark.is_some() {
+            keys.long = Some(Box::new(LongNames { lock, mark }));
+        }
         for slot in 0..rule.slots().len() {
             rule.write_key(Slot::new(slot), binding, &mut keys.text);
             keys.end();
@@ -65,6 +75,16 @@ impl Keys {
     /// The key of its mark, which holds other engines back.
     pub(crate) fn mark(&self) -> &str {
         self.get(MARK)
+    }
+
+    /// The beginning of its lock's name, if the key has a digest in its place.
+    pub(crate) fn long_lock(&self) -> Option<Beginning> {
+        self.long.as_ref().and_then(|long| long.lock.clone())
+    }
+
+    /// The beginning of its mark's name, if the key has a digest in its place.
+    pub(crate) fn long_mark(&self) -> Option<Beginning> {
+        self.long.as_ref().and_then(|long| long.mark.clone())
     }
 
     /// The key of a slot of the condition.

@@ -4,9 +4,11 @@
 
 use super::key_leases::KeyLeases;
 use super::lease::Lifetime;
+use super::sentinel::{FORMAT, Placed, SentinelWatch, Sentinels};
+use crate::change::Revision;
 use crate::etcd::{EtcdClient, Failure, FailureKind, LeaseId, Renewals};
 use crate::health::Reason;
-use crate::health::status::Status;
+use crate::health::status::{OWN_KEYS, Status};
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
@@ -41,6 +43,9 @@ pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
+    pub(crate) sentinels: Sentinels,
+    /// How long a watch may be silent before it is asked for a sign of life.
+    pub(crate) silence: Duration,
     pub(crate) rng: StdRng,
     pub(crate) faults: Faults,
 }
@@ -56,7 +61,7 @@ pub(crate) struct LeaseManager {
     keeping: Vec<SpawnHandle>,
 }
 
-/// Leases of locks that can't be relied on any more, or whose grant was not answered. Etcd may still have them,
+/// Leases of locks that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have them,
 /// and the locks and give-ups under them: they, too, go with the engine.
 #[derive(Clone, Default)]
 struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
@@ -75,6 +80,10 @@ impl Retired {
             leases.pop_front();
         }
         leases.push_back(lease);
+    }
+
+    fn remove(&self, lease: LeaseId) {
+        self.lock().retain(|other| *other != lease);
     }
 }
 
@@ -114,11 +123,14 @@ impl Actor for LeaseManager {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for (ttl, published) in std::mem::take(&mut self.leases) {
-            let Settings { meters, etcd, status, rng, faults } = &mut self.settings;
+            let Settings { meters, etcd, status, sentinels, silence, rng, faults } = &mut self.settings;
+            status.own_keys_awaited();
             let keep = Keep {
                 meters: meters.clone(),
                 etcd: etcd.clone(),
                 status: status.clone(),
+                sentinels: sentinels.clone(),
+                silence: *silence,
                 retry: Retry::new(StdRng::from_rng(rng)),
                 rng: StdRng::from_rng(rng),
                 ttl,
@@ -144,6 +156,8 @@ struct Keep {
     meters: Meters,
     etcd: Arc<EtcdClient>,
     status: Status,
+    sentinels: Sentinels,
+    silence: Duration,
     retry: Retry,
     rng: StdRng,
     ttl: Duration,
@@ -164,12 +178,17 @@ impl Keep {
                         self.retired.add(id);
                     }
                     self.status.failure(&part, &failure);
+                    self.status.own_keys_settled();
                     self.retry.wait().await;
                     continue;
                 }
             };
-            self.retry.reset();
             self.status.fine(&part);
+            let Some(there) = self.place_sentinel(grant.id).await else {
+                self.retry.wait().await;
+                continue;
+            };
+            self.retry.reset();
             self.status.fine(&locks);
             let life = Lifetime::new(grant.sent, grant.ttl);
             let lost = CancellationToken::new();
@@ -177,13 +196,27 @@ impl Keep {
             let told = lost.clone().drop_guard();
             let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
             self.published.set(Some(lease));
-            let gone =
-                || Failure::new(FailureKind::LeaseGone, "txn", "etcd does not know the lease any more");
+            let gone = || {
+                Failure::new(FailureKind::LeaseGone, "lease_renew", "etcd does not know the lease any more")
+            };
+            let sentinel = SentinelWatch {
+                sentinels: &self.sentinels,
+                etcd: &self.etcd,
+                lease: grant.id,
+                there,
+                silence: self.silence,
+                retry: self.retry.fork(),
+            };
             let failure = tokio::select! {
                 biased;
                 // Who used it was told that it does not exist.
                 () = lost.cancelled() => gone(),
                 failure = self.renew(grant.id, life) => failure,
+                // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
+                () = sentinel.gone() => {
+                    self.retired.add(grant.id);
+                    gone()
+                }
             };
             if failure.kind != FailureKind::LeaseGone {
                 self.retired.add(grant.id);
@@ -200,8 +233,43 @@ impl Keep {
         }
     }
 
+    /// Puts the sentinel of a new lease; the revision at which it is there. `None`: the lease is of no use, since nothing
+    /// may be done under it.
+    async fn place_sentinel(&self, lease: LeaseId) -> Option<Revision> {
+        // If the engine ends meanwhile.
+        self.retired.add(lease);
+        let placed = self.sentinels.put(&self.etcd, lease).await;
+        let is_answered = match &placed {
+            Ok(Placed::At(_)) => {
+                self.status.fine(OWN_KEYS);
+                true
+            }
+            Ok(Placed::OtherFormat(key)) => {
+                let message = format!(
+                    "engines are at work whose keys have another form than {FORMAT}, which this one's have: see `{key}`"
+                );
+                self.status.problem(OWN_KEYS, Reason::OtherFormat, message);
+                true
+            }
+            Err(failure) => {
+                self.status.failure(OWN_KEYS, failure);
+                !failure.is_ambiguous()
+            }
+        };
+        self.status.own_keys_settled();
+        let there = match placed {
+            Ok(Placed::At(revision)) => Some(revision),
+            _ => None,
+        };
+        // Once it is published, it is revoked as such.
+        if there.is_some() || is_answered && self.etcd.revoke(lease).await.is_ok() {
+            self.retired.remove(lease);
+        }
+        there
+    }
+
     /// Renews until the lease can't be relied on any more.
-    async fn renew(&mut self, id: LeaseId, mut life: Lifetime) -> Failure {
+    async fn renew(&self, id: LeaseId, mut life: Lifetime) -> Failure {
         let mut stream = None;
         loop {
             sleep_until(life.renew_at()).await;

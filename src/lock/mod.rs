@@ -10,6 +10,7 @@
 //! | [`shared_leases`] | which keys share a lease | no |
 //! | [`lease_demand`] | which shared leases are granted ahead | no |
 //! | [`txn_sender`] | the actor that sends transactions | yes |
+//! | [`sentinel`] | a key under each lock lease, which tells the form of all keys | yes |
 //! | [`lease_manager`] | the actor that grants and renews leases | yes |
 //! | [`key_leases`] | the lease manager's leases for keys | yes |
 //! | [`lock_watcher`] | the actor that watches for locks becoming free | yes |
@@ -22,6 +23,7 @@ pub(crate) mod lease;
 mod lease_demand;
 pub(crate) mod lease_manager;
 pub(crate) mod lock_watcher;
+pub(crate) mod sentinel;
 pub(crate) mod shared_leases;
 pub(crate) mod txn;
 pub(crate) mod txn_sender;

@@ -11,6 +11,7 @@ use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
 use crate::change::{Change, Deletion, Revision, Seen, Snapshot};
+use crate::compiled::Beginning;
 use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
@@ -51,6 +52,9 @@ pub(crate) struct Holder {
     pub(crate) nonce: Nonce,
     /// Unix time in milliseconds, for people who read the key.
     pub(crate) since: u64,
+    /// The beginning of its name, if the key has a digest in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<Beginning>,
 }
 
 /// The value of a mark (a backoff key): why, and until when, an instance is held back in all engines.
@@ -69,6 +73,9 @@ pub(crate) struct InstanceMark {
     /// How far that is. What does not tell may say anything.
     #[serde(default = "everything")]
     pub(crate) reveal: Reveal,
+    /// The beginning of its name, if the key has a digest in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<Beginning>,
 }
 
 fn everything() -> Reveal {

@@ -220,8 +220,19 @@ impl TxnSender {
     fn push(&mut self, submit: Submit) {
         let Submit { rule, class, request, asker, send_before } = submit;
         let Request { txn, mut footprint } = request;
+        let (bytes, most) = (txn.len() + self.around(), self.settings.limits.max_request_bytes);
+        if bytes > most {
+            return self.answer(asker, Err(Failure::too_large("txn", bytes, most)));
+        }
         footprint.solo |= self.refused.contains(&rule);
         self.batcher.push(class, footprint, Entry { rule, class, txn, send_before, asker });
+    }
+
+    /// The bytes that etcd counts around a transaction: the identity of the store, which is compared and read, and who
+    /// sends it.
+    fn around(&self) -> usize {
+        const REST: usize = 512;
+        2 * self.settings.namespace.len() + REST
     }
 
     /// A lock of the rule was refused for lack of permission.

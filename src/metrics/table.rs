@@ -43,13 +43,13 @@ metrics! {
     SLOWED = "slowed_firings_total", Counter, ["engine", "rule"], [],
         "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
     LOCKS = "lock_attempts_total", Counter, ["engine", "rule", "result"],
-        ["won", "held", "backed_off", "untrue", "changed", "failed"],
-        "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more; changed: a key that the callback is shown had changed, so another attempt reads all of them";
+        ["won", "held", "backed_off", "untrue", "changed", "too_large", "failed"],
+        "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more; changed: a key that the callback is shown had changed, so another attempt reads all of them; too_large: it needs more bytes than etcd takes, so the instance was given up";
     LOCKS_LOST = "locks_lost_total", Counter, ["engine", "rule"], [],
         "Firings that lost their lock before they ended";
     COMMITS = "commits_total", Counter, ["engine", "rule", "result"],
-        ["committed", "fence_lost", "unexpected", "backed_off", "refused", "failed"],
-        "Firings closed in etcd; fence_lost: the lock was not this firing's any more, so nothing took effect; unexpected: an expectation of the commit did not hold";
+        ["committed", "fence_lost", "unexpected", "backed_off", "refused", "too_large", "unknown", "failed"],
+        "Firings closed in etcd; fence_lost: the lock was not this firing's any more, so nothing took effect; unexpected: an expectation of the commit did not hold; unknown: the answer was lost, the lock is gone, and nothing proves that it took effect, so the instance is decided again; too_large: it has more bytes than etcd takes, so the instance was given up";
 
     DEPTH = "workqueue_depth", Gauge, ["engine", "rule"], [],
         "Instances that wait for a slot, or for a lock that another instance of this engine has";
@@ -124,7 +124,7 @@ metrics! {
          "wrong_store"],
         "Requests to etcd; a series appears with its first request";
     REQUEST_DURATION = "etcd_request_duration_seconds", Histogram, ["engine", "request"],
-        ["connect", "range", "get", "txn", "lease_grant", "lease_renew", "lease_ttl", "lease_revoke", "watch"],
+        ["connect", "range", "get", "txn", "lease_grant", "lease_renew", "lease_revoke", "watch"],
         "Duration of requests to etcd";
     BATCH = "batch_entries", Histogram, ["engine"], [],
         "Transactions that shared one request";
@@ -141,7 +141,7 @@ metrics! {
     HEALTH = "health", Gauge, ["engine", "state"],
         ["starting", "ready", "degraded", "stopping", "stopped", "failed",
          "lagging", "disconnected", "no_leader", "no_space", "auth", "permission", "lease_lost", "overloaded", "refused",
-          "wrong_store"],
+          "wrong_store", "other_format"],
         "The first six values are states: 1 for the state of the engine; the others are problems: 1 for each that there is; else 0";
     BUILD = "build_info", Gauge, ["version"], [],
         "Always 1; the label has the version of this crate";

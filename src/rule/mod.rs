@@ -89,7 +89,7 @@ impl Rule {
     /// Instances whose lock patterns give the same text exclude each other, in all engines of the
     /// application, also across rules. So work waits for other work if the pattern has fewer attributes than
     /// the rule, or if another rule has the same pattern. The lock's key is below the engine's
-    /// [namespace](crate::EngineBuilder::namespace). An [optimistic](Rule::optimistic) rule has no lock, so
+    /// [namespace](crate::EngineBuilder::namespace). The names of the rules don't count, nor how conditions are written. An [optimistic](Rule::optimistic) rule has no lock, so
     /// giving it a lock pattern is a mistake.
     pub fn lock(mut self, pattern: impl Into<String>) -> Self {
         self.lock = Some(pattern.into());

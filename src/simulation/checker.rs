@@ -182,7 +182,7 @@ impl<'p> Checker<'p> {
             starts: BTreeMap::new(),
             paused: BTreeMap::new(),
             locks_taken: plan.does(PlanStep::takes_locks),
-            leases_ended: plan.does(|act| matches!(act, PlanStep::ExpireLease(_))),
+            leases_ended: plan.does(|act| matches!(act, PlanStep::ExpireLease(_) | PlanStep::Remove(_))),
             replaced: false,
             rewound: Duration::ZERO,
             quiesced: None,

@@ -1,7 +1,7 @@
 //! The plan of a schedule, made from its seed: engines, rules, options, and what happens when.
 
 use super::kinds::{KINDS, Kind};
-use super::worlds::{errors, members, users};
+use super::worlds::{errors, members, removed, users};
 use crate::embedded::{Fault, RequestKind, RpcError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -91,6 +91,8 @@ pub(super) enum PlanStep {
     Member(members::Step),
     /// Something happens to users and tokens.
     User(users::Step),
+    /// Somebody removes a lock, or a lease of locks.
+    Remove(removed::Step),
 }
 
 impl PlanStep {
@@ -104,7 +106,7 @@ impl PlanStep {
             | PlanStep::NoSpace(_)
             | PlanStep::ExpireLease(_)
             | PlanStep::Save => false,
-            PlanStep::Pause(..) | PlanStep::Elsewhere(_) | PlanStep::User(_) => false,
+            PlanStep::Pause(..) | PlanStep::Elsewhere(_) | PlanStep::User(_) | PlanStep::Remove(_) => false,
             _ => true,
         }
     }
@@ -119,6 +121,7 @@ impl PlanStep {
         matches!(
             self,
             PlanStep::ExpireLease(_)
+                | PlanStep::Remove(_)
                 | PlanStep::Restore
                 | PlanStep::RestartEmpty
                 | PlanStep::Stall(..)

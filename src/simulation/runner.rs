@@ -75,6 +75,9 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::Silence => Plan::one_member_after_the_other(seed, &[StandsStill]),
                             Mutant::Leave => Plan::one_member_after_the_other(seed, &[Isolated]),
                             Mutant::Reads => Plan::one_member_after_the_other(seed, &[Lags]),
+                            Mutant::LockLook => Plan::removes(seed, false),
+                            Mutant::LeaseWatch => Plan::removes(seed, true),
+                            Mutant::Evidence => Plan::removes_in_doubt(seed),
                             Mutant::TokenRate => Plan::tokens_end(seed),
                             _ => Plan::with(seed, much),
                         };

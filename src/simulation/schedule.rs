@@ -8,6 +8,7 @@ use super::checker::{self, Violation};
 use super::history::{EngineRun, Event, History};
 use super::kinds::Kind;
 use super::plan::{Plan, PlanStep};
+use super::worlds::removed::Removed;
 use super::worlds::{members, users};
 use crate::Engine;
 use crate::embedded::record::Write;
@@ -350,6 +351,11 @@ impl Schedule {
                     self.faults.expire_lease(leases[at % leases.len()]);
                 }
             }
+            PlanStep::Remove(step) => match self.history.look(|now, _| step.choose(now)) {
+                Some(Removed::Lock(key)) => drop(self.etcd.write(&Write::Delete(&key))),
+                Some(Removed::Lease(lease)) => drop(self.faults.expire_lease(lease)),
+                None => {}
+            },
             PlanStep::Restart => self.faults.restart(),
             PlanStep::Save => self.saved = Some(self.faults.save()),
             PlanStep::Restore => {

@@ -21,6 +21,7 @@ pub(crate) enum Line {
     ComparisonPanicked,
     InstanceSlowed,
     OrphanFreed,
+    TooLarge,
 }
 
 /// The limits of one engine, shared by its parts. There is one entry for each kind of line and rule.

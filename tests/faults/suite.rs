@@ -245,7 +245,6 @@ fn connections_that_go_silent() {
 }
 
 #[test]
-#[ignore = "a known defect: see docs/reliability.md"]
 fn locks_that_are_removed_by_hand() {
     quick("locks-removed");
 }

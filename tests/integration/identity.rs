@@ -317,8 +317,9 @@ async fn and_so_does_one_with_engines_of_its_own() {
 async fn without_permission_for_the_identity_the_engine_says_so_and_heals() {
     let etcd = Etcd::start().await;
     etcd.put(IDENTITY, "chosen").await;
-    let root =
-        etcd.enable_auth(&["/etcd-rules/app/lock/", "/etcd-rules/app/backoff/", "/jobs/", "/done/"]).await;
+    let own = ["lock/", "backoff/", "format/"].map(|own| format!("/etcd-rules/app/{own}"));
+    let permitted: Vec<&str> = own.iter().map(String::as_str).chain(["/jobs/", "/done/"]).collect();
+    let root = etcd.enable_auth(&permitted).await;
     let options = etcd_rules::ConnectOptions::new().with_user("engine", "secret");
     let builder = Engine::builder("app", [etcd.endpoint()]).connect_options(options).rule(acknowledge());
     let engine = started(builder).await;

@@ -187,6 +187,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("shutdown_deadline", "options", "run_until_lets_callbacks_finish_until_its_deadline"),
             ("lag_limit", "health", "lagging_while_the_index_is_held_up"),
             ("max_txn_ops", "configuration", "more_keys_than_a_transaction_allows_is_a_mistake"),
+            ("max_request_bytes", "large", "what_is_larger_than_the_option_allows_is_given_up"),
             ("reveal", "tracing/main", "no_key_and_no_value_is_told_unless_it_may_be"),
             ("batch_size", "options", "a_batch_size_of_one_sends_every_transaction_alone"),
             (

@@ -22,6 +22,8 @@ use tracing::Span;
 /// A firing from its lock to its end.
 pub(super) struct ActiveFiring {
     pub(super) nonce: Nonce,
+    /// When its callback began, which is when its lock was won.
+    pub(super) began: Instant,
     pub(super) span: Span,
     /// Told to end.
     cancelled: bool,
@@ -77,7 +79,7 @@ pub(super) struct RunOf {
 
 impl ActiveFiring {
     pub(super) fn new(nonce: Nonce, span: Span, stage: Stage) -> Self {
-        Self { nonce, span, cancelled: false, stage }
+        Self { nonce, began: Instant::now(), span, cancelled: false, stage }
     }
 
     /// Others are excluded: the callback is run now. `limit`: its time.
@@ -95,6 +97,7 @@ impl ActiveFiring {
         if self.cancelled {
             token.cancel();
         }
+        self.began = now;
         let run = RunOf { fence: guard.fence(), token: token.clone(), grace: guard.grace() };
         let watched = Watched::new(now, limit, run.grace);
         self.stage = Stage::Running { guard, keys, token, watched };
@@ -167,6 +170,10 @@ impl ActiveFirings {
     /// The firing that waits for this answer, and not a later one of the same instance.
     pub(super) fn awaited(&mut self, Awaited { instance, nonce }: Awaited) -> Option<&mut ActiveFiring> {
         self.0.get_mut(&instance).filter(|firing| firing.nonce == nonce)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (InstanceId, &ActiveFiring)> {
+        self.0.iter().map(|(instance, firing)| (*instance, firing))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (InstanceId, &mut ActiveFiring)> {

@@ -8,11 +8,10 @@ use super::super::work_queue::AfterCommit;
 use super::active::Sent;
 use super::*;
 use crate::etcd::Failure;
-use crate::firing::Effects;
+use crate::firing::{Effects, Then};
 use crate::lock::txn::free_orphan;
 use crate::lock::txn_sender::Awaited;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::tell;
 
 impl Dispatcher {
     /// Closes a firing in etcd. `ended`: how its callback did, if that was run and has ended just now.
@@ -117,6 +116,10 @@ impl Dispatcher {
                     spans::outcome(&firing.span, outcome.result(), true);
                     *finish = Some(Finish::Failed(error.clone()));
                 }
+                CommitOutcome::TooLarge(error) => {
+                    spans::outcome(&firing.span, outcome.result(), true);
+                    *finish = Some(Finish::Returned(Then::GiveUp(error.clone())));
+                }
                 CommitOutcome::Failed(_) => spans::outcome(&firing.span, outcome.result(), true),
                 _ => spans::outcome(&firing.span, outcome.result(), false),
             }
@@ -133,6 +136,9 @@ impl Dispatcher {
         }
         if let CommitOutcome::Refused(error) = &outcome {
             self.log_refused(instance, rule, error);
+        }
+        if let CommitOutcome::TooLarge(error) = &outcome {
+            self.log_too_large(instance, rule, error);
         }
         if self.work.closed(instance, &outcome, now, out) == AfterCommit::Over {
             self.firings.remove(instance);

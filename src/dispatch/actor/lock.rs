@@ -9,7 +9,6 @@ use crate::lock::txn::{Holder, Showing, free_orphan};
 use crate::lock::txn_sender::Awaited;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::tell;
 use crate::trace::reveal::Reveal;
 
 impl Dispatcher {
@@ -30,15 +29,17 @@ impl Dispatcher {
         let locking = spans::lock(&span);
         let DispatcherConfig { engine, env, rules, leases, .. } = &self.config;
         let Some(lease) = leases.get(&rules[rule.index()].lock_ttl()) else { return };
+        let keys = self.tools.keys(rule, &binding);
+        let since = env.unix_millis();
         let mut txn = Box::new(AcquireTxn {
             tools: self.tools.clone(),
             rule,
-            keys: self.tools.keys(rule, &binding),
+            holder: Holder { engine: engine.clone(), nonce, since, name: keys.long_lock() },
+            keys,
             snapshot,
             witness,
             showing: if coherent { Showing::AsDecided } else { Showing::IfUnchanged },
             supersedes_backoff,
-            holder: Holder { engine: engine.clone(), nonce, since: env.unix_millis() },
             lease: lease.clone(),
             under: None,
             sent: 0,
@@ -101,7 +102,7 @@ impl Dispatcher {
             self.fails_to_lock(instance, outcome.result(), false);
             outcome = LockOutcome::Failed("an orphaned lock of this engine".into());
         } else if !outcome.is_won() {
-            self.fails_to_lock(instance, outcome.result(), matches!(outcome, LockOutcome::Failed(_)));
+            self.fails_to_lock(instance, outcome.result(), outcome.is_failure());
         }
         self.work.locked(instance, &outcome, now, out);
         match outcome {
@@ -115,9 +116,29 @@ impl Dispatcher {
                 return true;
             }
             LockOutcome::Untrue { changes, .. } => self.outbox.changes.extend(changes),
+            LockOutcome::TooLarge(error) => self.log_too_large(instance, rule, &error),
             LockOutcome::Held { .. } | LockOutcome::Marked(_) | LockOutcome::Failed(_) => {}
         }
         false
+    }
+
+    /// Says that an instance is given up, because a transaction of it is larger than what etcd takes.
+    pub(super) fn log_too_large(&self, instance: InstanceId, rule: RuleIndex, error: &str) {
+        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let Some(record) = self.work.record(instance) else { return };
+        if let Some(suppressed) = telemetry.lines.pass(Line::TooLarge, rule, Instant::now()) {
+            let (engine, rule) = (&**engine, &rules[rule.index()]);
+            let instance = telemetry.reveal.instance(&rule.attributes_of(&record.binding));
+            let (instance, rule) = (instance.as_deref(), &**rule.id());
+            tracing::warn!(
+                engine,
+                rule,
+                instance,
+                error,
+                suppressed,
+                "instance given up until a key of it changes: what it needs is too large for etcd"
+            );
+        }
     }
 
     fn fails_to_lock(&mut self, instance: InstanceId, result: &'static str, is_failure: bool) {

@@ -320,6 +320,7 @@ fn an_unfinished_firing_is_interrupted_whatever_it_returned() {
         CommitOutcome::FenceLost,
         CommitOutcome::Unexpected { changes: Vec::new(), mark_gone: false },
         CommitOutcome::Refused("no".into()),
+        CommitOutcome::Unknown,
         CommitOutcome::Failed("no answer".into()),
     ] {
         let mut record = running(now);

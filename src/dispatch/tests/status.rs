@@ -100,7 +100,7 @@ fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
         ours: false,
         at: Revision::new(9),
     };
-    let holder = Holder { engine: "b".into(), nonce: Nonce(1), since: 1_000 };
+    let holder = Holder { engine: "b".into(), nonce: Nonce(1), since: 1_000, name: None };
     let mark = |gave_up| {
         let mut found = found_mark("mark".into(), 9, (2, gave_up), 9);
         if let Some(mark) = &mut found.mark {

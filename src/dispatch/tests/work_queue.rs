@@ -1,5 +1,6 @@
 //! All instances together, one story each: slots, locks, wake-ups, marks, ends.
 
+mod local_locks;
 mod releases;
 
 use super::super::messages::{Closing, Finish, Hold};
@@ -221,9 +222,56 @@ fn a_lock_that_is_refused_again_and_again_gives_its_slot_away() {
     assert!(b.work.running() == 0);
 }
 
+#[test]
+fn an_instance_whose_lock_is_too_large_is_given_up_until_a_key_changes() {
+    let mut b = bench();
+    let too_large = || LockOutcome::TooLarge("too large".into());
+    b.decide(1, true, &[5, 0], &[]).locked(1, too_large());
+    assert_eq!((b.state(1), b.work.running()), (Some(State::GivenUp(None)), 0));
+    let error = b.work.record(instance(1)).and_then(|record| record.last_error.clone());
+    assert_eq!(error.as_deref(), Some("too large"));
+    // A crawl does not try it again, nor does time.
+    b.advance(ms(600_000));
+    assert_eq!(b.state(1), Some(State::GivenUp(None)));
+    b.crawl(1, &[5, 0]);
+    assert_eq!(b.state(1), Some(State::GivenUp(None)));
+    b.decide(1, true, &[9, 0], &[touch(0, 9)]);
+    assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
+}
+
+#[test]
+fn a_commit_that_is_too_large_is_given_up_with_a_mark_that_is_small() {
+    let mut b = bench();
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
+    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    let too_large = || CommitOutcome::TooLarge("too large".into());
+    let hold = Hold { attempt: 0, delay: None, error: "too large".into() };
+    assert_eq!(tried_after(&mut b, 1, too_large()), Closing::Unlock(Some(hold)));
+    b.turn(|work, now, out| work.closed(instance(1), &closed(10, true), now, out));
+    b.answer(1, true, &[5, 0]);
+    assert_eq!((b.state(1), b.work.running()), (Some(State::GivenUp(None)), 0));
+}
+
+#[test]
+fn a_commit_that_is_too_large_even_with_nothing_but_a_mark_ends_with_the_unlock() {
+    let mut b = bench();
+    b.decide(1, true, &[5, 0], &[]).locked(1, won());
+    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    let too_large = || CommitOutcome::TooLarge("too large".into());
+    assert!(matches!(tried_after(&mut b, 1, too_large()), Closing::Unlock(Some(_))));
+    assert_eq!(tried_after(&mut b, 1, too_large()), Closing::Unlock(None));
+    b.turn(|work, now, out| work.closed(instance(1), &closed(10, false), now, out));
+    b.answer(1, true, &[5, 0]);
+    assert_eq!((b.state(1), b.work.running()), (Some(State::GivenUp(None)), 0));
+}
+
 /// What is tried after the transaction of an instance was refused.
 fn tried_next(b: &mut Bench, id: u32) -> Closing {
-    let refused = CommitOutcome::Refused("permission denied".into());
+    tried_after(b, id, CommitOutcome::Refused("permission denied".into()))
+}
+
+/// What is tried after the transaction of an instance came out so.
+fn tried_after(b: &mut Bench, id: u32, refused: CommitOutcome) -> Closing {
     let mut after = AfterCommit::Over;
     b.turn(|work, now, out| after = work.closed(instance(id), &refused, now, out));
     let wanted = b.wanted().into_iter().rev();
@@ -300,59 +348,6 @@ fn a_change_that_comes_with_an_answer_outdates_an_older_mark() {
 }
 
 #[test]
-fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
-    let mut b = Bench::new([rule("r").lock("/one")], 8);
-    for id in 1..=4 {
-        b.decide(id, true, &[5, 0], &[]);
-    }
-    assert_eq!(b.locking(), [(1, None)]);
-    assert_eq!((b.state(2), b.work.running()), (Some(State::Parked), 1));
-    // Parked and false: no turn. Parked and again true: the last turn.
-    b.decide(2, false, &[5, 6], &[touch(1, 6)]).decide(2, true, &[5, 0], &[touch(1, 7)]);
-    b.locked(1, LockOutcome::Failed("no lease".into()));
-    b.answer(3, true, &[5, 0]).locked(3, won());
-    // Handed over, not yet looked at, and false: the next one gets it.
-    b.end(3, &returned(Then::Done), closed(10, false));
-    assert!(matches!(b.state(4), Some(State::Checking(_))));
-    b.answer(4, false, &[0, 0]);
-    b.answer(2, true, &[5, 0]).answer(3, true, &[10, 0]);
-    assert_eq!(b.locking(), [(3, None), (2, None)]);
-    b.locked(2, won());
-    b.end(2, &returned(Then::Done), closed(11, false));
-    b.answer(2, true, &[5, 0]).decide(1, false, &[0, 0], &[]);
-    assert!(b.is_quiet());
-}
-
-#[test]
-fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_false() {
-    // One slot for two rules: the first to wait for the shared lock finds no slot.
-    let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
-    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
-    let other = |id| Decided {
-        rule: RuleIndex::new(1),
-        ..decision(instance(id), true, &[5, 0], &[], Reason::Change)
-    };
-    b.turn(|work, now, out| {
-        work.decided(other(11), now, out);
-        work.decided(other(12), now, out);
-    });
-    let turns = b.work.running();
-    assert_eq!(turns, 2);
-    // Rule `s` takes the slot that becomes free, while instance 2 is handed the lock.
-    b.locked(1, LockOutcome::Failed("no lease".into()));
-    let waiting =
-        [2, 3].into_iter().filter(|&id| b.state(id) == Some(State::Queued(WorkClass::Live))).count();
-    let asked = [2, 3].into_iter().filter(|&id| matches!(b.state(id), Some(State::Checking(_)))).count();
-    assert_eq!(waiting + asked, 1, "one wake a release");
-    b.decide(2, false, &[0, 0], &[]);
-    if asked == 1 {
-        b.answer(2, false, &[0, 0]);
-    }
-    b.locked(11, LockOutcome::Failed("no lease".into()));
-    assert!(matches!(b.state(3), Some(State::Checking(_))), "{:?}", b.state(3));
-}
-
-#[test]
 fn one_that_turns_false_and_true_again_has_lost_its_place() {
     let mut b = Bench::new([rule("r")], 1);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
@@ -360,41 +355,6 @@ fn one_that_turns_false_and_true_again_has_lost_its_place() {
     b.locked(1, failed_to_lock());
     assert!(matches!(b.state(3), Some(State::Checking(_))), "{:?}", b.state(3));
     assert_eq!(b.state(2), Some(State::Queued(WorkClass::Live)));
-}
-
-#[test]
-fn who_is_handed_a_lock_goes_before_what_is_queued() {
-    let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
-    let other =
-        Decided { rule: RuleIndex::new(1), ..decision(instance(9), true, &[5, 0], &[], Reason::Change) };
-    b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
-    b.turn(|work, now, out| work.decided(other, now, out)).decide(3, true, &[5, 0], &[]);
-    assert_eq!((b.state(2), b.state(3)), (Some(State::Parked), Some(State::Queued(WorkClass::Live))));
-    b.locked(1, failed_to_lock());
-    assert!(matches!(b.state(2), Some(State::Checking(_))), "{:?}", b.state(2));
-    assert_eq!(b.state(3), Some(State::Queued(WorkClass::Live)), "it was not asked in vain");
-}
-
-#[test]
-fn those_who_turn_false_and_true_while_all_slots_are_stuck_take_no_memory() {
-    let mut b = Bench::new([rule("r"), rule("shared").lock("/one")], 2);
-    b.decide(1, true, &[5, 0], &[]);
-    let shared = |id: u32, truth| Decided {
-        rule: RuleIndex::new(1),
-        ..decision(instance(id), truth, &[5, 0], &[], Reason::Change)
-    };
-    b.turn(|work, now, out| work.decided(shared(11, true), now, out));
-    assert_eq!(b.work.running(), 2);
-    b.decide(2, true, &[5, 0], &[]);
-    b.turn(|work, now, out| work.decided(shared(12, true), now, out));
-    for _ in 0..1000 {
-        b.decide(3, true, &[5, 0], &[]).decide(3, false, &[5, 0], &[]);
-        b.turn(|work, now, out| {
-            work.decided(shared(13, true), now, out);
-            work.decided(shared(13, false), now, out);
-        });
-    }
-    assert!(b.work.leftovers() < 200, "{}", b.work.leftovers());
 }
 
 #[test]

@@ -89,7 +89,15 @@ impl WorkQueue {
                 out.push(Action::Close(id, closing));
                 return AfterCommit::GoesOn;
             }
-            (CommitOutcome::Refused(_), Tried::Mark) => {
+            // Sending as much again never helps. The mark tells the other engines, and is small.
+            (CommitOutcome::TooLarge(error), Tried::Commit) => {
+                record.last_error = Some(error.as_str().into());
+                let hold = Hold { attempt: record.failures, delay: None, error: error.clone() };
+                self.commits(id, FiringEnd::GaveUp, Tried::Mark, now);
+                out.push(Action::Close(id, Closing::Unlock(Some(hold))));
+                return AfterCommit::GoesOn;
+            }
+            (CommitOutcome::Refused(_) | CommitOutcome::TooLarge(_), Tried::Mark) => {
                 self.commits(id, end, Tried::Unlock, now);
                 out.push(Action::Close(id, Closing::Unlock(None)));
                 return AfterCommit::GoesOn;

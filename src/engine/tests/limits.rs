@@ -76,6 +76,7 @@ fn engine_with(etcd: &EmbeddedEtcd, option: &str, value: Amount) -> EngineBuilde
         ("rebalance", Time(time)) => engine.rebalance(time),
         ("lag_limit", Time(time)) => engine.lag_limit(time),
         ("max_txn_ops", Count(count)) => engine.max_txn_ops(count as usize),
+        ("max_request_bytes", Bytes(bytes)) => engine.max_request_bytes(bytes as usize),
         ("event_buffer", Count(count)) => engine.event_buffer(count as usize),
         ("batch_size", Count(count)) => engine.batch_size(count as usize),
         _ => panic!("the option {option} of an engine is in the table, and not tried: {value:?}"),
@@ -134,7 +135,7 @@ fn more(value: Amount) -> Vec<Amount> {
     match value {
         Count(count) if count == u64::from(u32::MAX) => vec![],
         Count(count) => vec![Count(count + 1), Count(100 * count)],
-        Bytes(bytes) => vec![Bytes(bytes + 1), Bytes(1 << 20)],
+        Bytes(bytes) => vec![Bytes(bytes + 1), Bytes((2 * bytes).max(1 << 20))],
         Time(time) => vec![Time(time + Duration::from_nanos(1)), Time(Duration::MAX)],
         Ratio(part) => vec![Ratio(part + 0.001), Ratio(f64::INFINITY), Ratio(f64::NAN)],
     }

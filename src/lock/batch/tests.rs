@@ -85,7 +85,14 @@ impl Entry {
 }
 
 fn small_limits() -> BatchLimits {
-    BatchLimits { in_flight: 100, entries: 4, operations: 10, request_bytes: 1000, response_bytes: 5000 }
+    BatchLimits {
+        in_flight: 100,
+        entries: 4,
+        operations: 10,
+        request_bytes: 1000,
+        response_bytes: 5000,
+        ..BatchLimits::default()
+    }
 }
 
 fn batcher(limits: BatchLimits, entries: Vec<Entry>) -> Batcher<Entry> {
@@ -444,7 +451,14 @@ proptest! {
     ) {
         let limits = if roomy {
             let most = usize::MAX;
-            BatchLimits { in_flight, entries: most, operations: most, request_bytes: most, response_bytes: most }
+            BatchLimits {
+                in_flight,
+                entries: most,
+                operations: most,
+                request_bytes: most,
+                max_request_bytes: most,
+                response_bytes: most,
+            }
         } else {
             BatchLimits { in_flight, ..small_limits() }
         };

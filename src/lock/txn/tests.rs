@@ -78,7 +78,7 @@ fn seen(value: &str, revision: i64) -> Option<Seen> {
 }
 
 fn holder(nonce: u64) -> Holder {
-    Holder { engine: "e".into(), nonce: Nonce(nonce), since: 9 }
+    Holder { engine: "e".into(), nonce: Nonce(nonce), since: 9, name: None }
 }
 
 const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
@@ -190,6 +190,7 @@ fn mark_value(gave_up: bool) -> String {
         gave_up,
         error: "no".into(),
         reveal: Reveal::Nothing,
+        name: None,
     };
     serde_json::to_string(&mark).unwrap_or_default()
 }

@@ -142,7 +142,7 @@ async fn without_space_for_the_identity_nothing_is_sent_and_those_who_asked_are_
 fn every_request() -> Vec<(&'static str, Request)> {
     let (lock, mark_key) = ("/etcd-rules/test/lock/r/1", "/etcd-rules/test/backoff/r/1");
     let keys = Keys::from_parts(lock, mark_key, ["/a"]);
-    let holder = Holder { engine: "test".into(), nonce: Nonce(1), since: 0 };
+    let holder = Holder { engine: "test".into(), nonce: Nonce(1), since: 0, name: None };
     let condition = crate::key("/a").absent().compile().expect("a condition");
     let snapshot: Snapshot = vec![None].into();
     let lease = LeaseId::new(LEASE);
@@ -165,6 +165,7 @@ fn every_request() -> Vec<(&'static str, Request)> {
         gave_up: false,
         error: "".into(),
         reveal: Default::default(),
+        name: None,
     };
     let ending = |fence, marking| {
         let leases = &[None];

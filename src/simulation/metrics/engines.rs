@@ -1,6 +1,6 @@
 //! Acts of leases, requests, health, start and end.
 
-use super::stage::{Stage, done, exists, rule, seconds};
+use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::firing::Firing;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(super) async fn a_start(stage: &mut Stage) {
     stage.expect(
         "ready",
         "snapshot_duration_seconds_count 1; snapshot_duration_seconds_sum 0.05; request connect 2; request get 1;
-         request lease_grant 1; request range 1; request watch 1; etcd_request_duration_seconds_sum{request=range} 0.05;
+         request lease_grant 1; request range 1; request txn 1; request watch 1; etcd_request_duration_seconds_sum{request=range} 0.05;
          health{state=starting} 0; health{state=ready} 1",
     );
 }
@@ -87,7 +87,7 @@ pub(super) async fn refusals(stage: &mut Stage) {
         // The rules that need it can't fire.
         (RpcError::PERMISSION_DENIED, "permission", Some("permission"), 1, true),
         // Of this request: no trouble of the engine.
-        (RpcError::REQUEST_TOO_LARGE, "rejected", None, 1, true),
+        (RpcError::DUPLICATE_KEY, "rejected", None, 1, true),
         (RpcError::TOO_MANY_REQUESTS, "overloaded", Some("overloaded"), 1, true),
     ] {
         time += 20.0;
@@ -146,6 +146,23 @@ pub(super) async fn refused_watches(stage: &mut Stage) {
     }
 }
 
+/// An engine of another form of keys is at work, for a while.
+pub(super) async fn another_form_of_keys(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let other = format!("{NAMESPACE}format/2/1");
+    stage.put(&other, "other");
+    let _engine = engine.build().expect("sound").start().await.expect("it starts");
+    stage.at(1.9).await;
+    stage.begin();
+    stage.delete(&other);
+    stage.at(4.9).await;
+    stage.expect(
+        "goes on",
+        "request lease_grant 1; request txn 1; health{state=degraded} 0; health{state=other_format} 0;
+         health{state=ready} 1",
+    );
+}
+
 /// A lease is gone, and etcd grants no other.
 pub(super) async fn no_lease(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
@@ -167,7 +184,7 @@ pub(super) async fn no_lease(stage: &mut Stage) {
     stage.at(6.5).await;
     stage.expect(
         "another",
-        "request lease_grant 1; health{state=degraded} 0; health{state=disconnected} 0;
+        "request lease_grant 1; request txn 1; health{state=degraded} 0; health{state=disconnected} 0;
          health{state=lease_lost} 0; health{state=ready} 1",
     );
 }
@@ -186,7 +203,7 @@ pub(super) async fn lagging(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "late",
-        "watch_events_total 2000; watch_position 2002; watch_reconnects_total 1; watch_lag_revisions 501;
+        "watch_events_total 2000; watch_position 2003; watch_reconnects_total 1; watch_lag_revisions 501;
          watch_lag_seconds 1.05; mirror_tombstones 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; lock_attempts_total{result=untrue} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1; transactions 1;
@@ -206,10 +223,10 @@ pub(super) async fn a_restart(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "goes on",
-        "watch_events_total 2; watch_position 5; snapshot_duration_seconds_count 1;
+        "watch_events_total 2; watch_position 8; snapshot_duration_seconds_count 1;
          evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
-         transactions 2; request connect 3; request get 1; request lease_grant 1; request lease_revoke 1;
+         transactions 2; request connect 3; request get 1; request lease_grant 1; request lease_revoke 1; request txn 1;
          request range 1; request watch 1; restarts_total 1",
     );
 }

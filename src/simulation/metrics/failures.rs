@@ -41,7 +41,7 @@ pub(super) async fn an_error(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "retried",
-        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
          evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2",
@@ -82,7 +82,7 @@ pub(super) async fn failing_for_long(stage: &mut Stage) {
     stage.at(30.5).await;
     stage.expect(
         "after half a minute",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=waiting} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=error} 1;
          closed 1; workqueue_retries_total 1; failing_instances 1; longest_failing_seconds 29.9;
@@ -109,7 +109,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "before anybody knows",
-        "watch_events_total 1; watch_position 3; mirror_bytes 11; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 11; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; callbacks_in_flight 1; stage_duration_seconds_count{stage=delivery} 1;
          workqueue_longest_running_processor_seconds 1.9; workqueue_unfinished_work_seconds 1.9;
@@ -127,7 +127,7 @@ pub(super) async fn a_lost_lease(stage: &mut Stage) {
     stage.at(4.9).await;
     stage.expect(
         "dropped, and done under another lease",
-        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=running} 0; instances_by_state{state=waiting} 1;
          evaluations_total{result=false} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; callbacks_in_flight 0; stage_duration_seconds_count{stage=callback} 1;
@@ -156,7 +156,7 @@ pub(super) async fn a_lost_lock(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "without effect",
-        "watch_events_total 1; watch_position 3; mirror_bytes 11; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 11; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=callback} 1;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -178,7 +178,7 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held",
-        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 5; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=held} 1; workqueue_queue_duration_seconds_count 1;
          workqueue_work_duration_seconds_count 1; transactions 1; request connect 1;
@@ -188,7 +188,7 @@ pub(super) async fn a_lock_that_is_held(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=held} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_sum{stage=queue} 0.005; trigger_latency_seconds_sum 0.005;
@@ -207,7 +207,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held back",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          lock_attempts_total{result=backed_off} 1; workqueue_queue_duration_seconds_count 1;
          workqueue_work_duration_seconds_count 1; workqueue_work_duration_seconds_sum 0.2; transactions 1;
@@ -217,7 +217,7 @@ pub(super) async fn a_mark_of_another_engine(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=held} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_sum{stage=queue} 0.005; trigger_latency_seconds_sum 0.005;
@@ -236,7 +236,7 @@ pub(super) async fn a_condition_that_is_over(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "not fired",
-        "watch_events_total 2; watch_position 4; evaluations_total{result=false} 2;
+        "watch_events_total 2; watch_position 5; evaluations_total{result=false} 2;
          evaluations_total{result=true} 1; workqueue_adds_total 1; lock_attempts_total{result=untrue} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1;
          workqueue_work_duration_seconds_sum 0.2; transactions 1; request connect 1;
@@ -259,7 +259,7 @@ pub(super) async fn a_shown_key_that_changed(stage: &mut Stage) {
     stage.at(0.2).await;
     stage.put("/notes/1", "new");
     stage.at(1.5).await;
-    stage.expect("fired with what is there", "watch_events_total 3; watch_position 7; evaluations_total{result=true} 2;
+    stage.expect("fired with what is there", "watch_events_total 3; watch_position 8; evaluations_total{result=true} 2;
          evaluations_total{result=false} 1; workqueue_adds_total 1; lock_attempts_total{result=changed} 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=lock} 0.2;
          trigger_latency_seconds_sum 0.2; workqueue_work_duration_seconds_sum 0.2;
@@ -276,7 +276,7 @@ pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "done later",
-        "watch_events_total 2; watch_position 5; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 6; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          lock_attempts_total{result=failed} 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=lock} 1; trigger_latency_seconds_sum 1;
@@ -291,12 +291,12 @@ pub(super) async fn a_lock_that_is_refused(stage: &mut Stage) {
 pub(super) async fn a_commit_that_is_refused(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).fail(RpcError::REQUEST_TOO_LARGE));
+    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).fail(RpcError::DUPLICATE_KEY));
     stage.put("/jobs/1", "");
     stage.at(2.5).await;
     stage.expect(
         "failed once",
-        "watch_events_total 2; watch_position 7; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 8; evaluations_total{result=false} 1;
          evaluations_total{result=true} 3; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 2;
          callbacks_total{outcome=done} 2; closed 2; commits_total{result=refused} 1;
@@ -304,6 +304,40 @@ pub(super) async fn a_commit_that_is_refused(stage: &mut Stage) {
          etcd_request_duration_seconds_count{request=txn} 1;
          etcd_requests_total{request=txn,result=rejected} 1; batch_entries_count 1; batch_entries_sum 1;
          key_leases_total 1",
+    );
+}
+
+/// etcd refuses a commit because it is too large.
+pub(super) async fn a_commit_that_is_too_large(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine).await;
+    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).fail(RpcError::REQUEST_TOO_LARGE));
+    stage.put("/jobs/1", "");
+    stage.at(2.5).await;
+    stage.expect(
+        "given up",
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
+         instances_by_state{state=given_up} 1; evaluations_total{result=true} 2; workqueue_adds_total 1; started 1;
+         stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
+         callbacks_total{outcome=done} 1; closed 1; commits_total{result=too_large} 1; transactions 2;
+         request connect 1; etcd_request_duration_seconds_count{request=txn} 1;
+         etcd_requests_total{request=txn,result=rejected} 1; batch_entries_count 1; batch_entries_sum 1",
+    );
+}
+
+/// An instance whose keys are so long that its lock can't be taken.
+pub(super) async fn a_lock_that_is_too_large(stage: &mut Stage) {
+    let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine.max_request_bytes(16 << 10)).await;
+    let key = format!("/jobs/{}", "x".repeat(10_000));
+    stage.put(&key, "");
+    stage.at(2.5).await;
+    stage.expect(
+        "given up",
+        "watch_events_total 1; watch_position 3; mirror_bytes 10006; mirror_keys 1; instances 1;
+         instances_by_state{state=given_up} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
+         lock_attempts_total{result=too_large} 1; workqueue_queue_duration_seconds_count 1;
+         workqueue_work_duration_seconds_count 1",
     );
 }
 
@@ -317,7 +351,7 @@ pub(super) async fn a_commit_that_is_held_back(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "held back",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=held} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          stage_duration_seconds_count{stage=callback} 1; stage_duration_seconds_count{stage=commit} 1;
          stage_duration_seconds_count{stage=decide} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -344,7 +378,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     stage.at(6.5).await;
     stage.expect(
         "failed",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=callback} 1;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -384,6 +418,24 @@ pub(super) async fn a_commit_in_doubt(stage: &mut Stage) {
     );
 }
 
+/// A commit never arrives, and its lock is deleted before it is sent again.
+pub(super) async fn a_commit_that_is_unknown(stage: &mut Stage) {
+    let faults = stage.faults.clone();
+    let job = rule(exists()).run(move |firing: Firing| {
+        if firing.attempt() == 1 && faults.seen(RequestKind::Txn) == 2 {
+            faults.inject(Fault::on(RequestKind::Txn).lose());
+        }
+        async move { done(&firing) }
+    });
+    let engine = stage.engine().rule(job);
+    let _engine = stage.start(engine).await;
+    stage.put("/jobs/1", "");
+    stage.at(1.5).await;
+    stage.delete(&format!("{NAMESPACE}lock/r/1"));
+    stage.at(7.5).await;
+    stage.expect("decided again, and done", "commits_total{result=unknown} 1");
+}
+
 /// An orphan: a lock under this engine's lease under which nobody works.
 pub(super) async fn an_orphan(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
@@ -394,7 +446,7 @@ pub(super) async fn an_orphan(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "freed, and done",
-        "watch_events_total 2; watch_position 7; evaluations_total{result=false} 1;
+        "watch_events_total 2; watch_position 8; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          lock_attempts_total{result=held} 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=lock} 1; trigger_latency_seconds_sum 1;

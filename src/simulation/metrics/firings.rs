@@ -24,7 +24,7 @@ pub(super) async fn a_firing(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "while it runs",
-        "watch_events_total 1; watch_position 3; mirror_bytes 11; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 11; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; callbacks_in_flight 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=lock} 0.3; trigger_latency_seconds_sum 0.3;
@@ -34,7 +34,7 @@ pub(super) async fn a_firing(stage: &mut Stage) {
     stage.at(4.5).await;
     stage.expect(
         "afterwards",
-        "watch_events_total 1; watch_position 5; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=running} 0; evaluations_total{result=false} 2; callbacks_in_flight 0;
          stage_duration_seconds_sum{stage=callback} 2; stage_duration_seconds_sum{stage=commit} 0.7;
          callbacks_total{outcome=done} 1; closed 1; workqueue_longest_running_processor_seconds 0;
@@ -65,7 +65,7 @@ pub(super) async fn blocked_threads(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "afterwards",
-        "watch_events_total 4; watch_position 7; evaluations_total{result=false} 2;
+        "watch_events_total 4; watch_position 8; evaluations_total{result=false} 2;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=delivery} 2; stage_duration_seconds_sum{stage=decide} 0.08;
          stage_duration_seconds_sum{stage=delivery} 0.04; stage_duration_seconds_sum{stage=lock} 0.04;
@@ -90,7 +90,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "two wait",
-        "watch_events_total 3; watch_position 5; mirror_bytes 21; mirror_keys 3; instances 3;
+        "watch_events_total 3; watch_position 6; mirror_bytes 21; mirror_keys 3; instances 3;
          instances_by_state{state=queued} 2; instances_by_state{state=running} 1;
          evaluations_total{result=true} 3; workqueue_adds_total 3; started 1; callbacks_in_flight 1;
          stage_duration_seconds_count{stage=delivery} 1; workqueue_depth 2;
@@ -100,7 +100,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "one waits",
-        "watch_events_total 1; watch_position 7; mirror_bytes 14; mirror_keys 2; instances 2;
+        "watch_events_total 1; watch_position 8; mirror_bytes 14; mirror_keys 2; instances 2;
          instances_by_state{state=queued} 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=callback} 2; stage_duration_seconds_sum{stage=queue} 2;
@@ -110,7 +110,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
     stage.at(7.5).await;
     stage.expect(
         "all are done",
-        "watch_events_total 2; watch_position 11; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 2; watch_position 12; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=queued} 0; instances_by_state{state=running} 0;
          evaluations_total{result=false} 2; evaluations_total{result=true} 1; started 1;
          callbacks_in_flight 0; stage_duration_seconds_count{stage=delivery} 1;
@@ -132,7 +132,7 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "one waits",
-        "watch_events_total 3; watch_position 6; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 3; watch_position 7; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=queued} 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 2; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
@@ -141,7 +141,7 @@ pub(super) async fn a_rate_limit(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "both are done",
-        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 9; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=queued} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=queue} 2; trigger_latency_seconds_sum 2;
@@ -159,7 +159,7 @@ pub(super) async fn a_dry_run(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "it would fire",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=would_fire} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1;
          would_have_fired_total 1; rule_dry_run 1",
@@ -168,7 +168,7 @@ pub(super) async fn a_dry_run(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "it fires",
-        "watch_events_total 1; watch_position 5; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=would_fire} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
@@ -189,7 +189,7 @@ pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "put off",
-        "watch_events_total 2; watch_position 5; mirror_bytes 10; mirror_keys 1; instances 1;
+        "watch_events_total 2; watch_position 6; mirror_bytes 10; mirror_keys 1; instances 1;
          instances_by_state{state=waiting} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=retry_after} 1;
          closed 1; workqueue_retries_total 1; transactions 2; request connect 1; request lease_grant 1;
@@ -198,7 +198,7 @@ pub(super) async fn a_retry_that_was_asked_for(stage: &mut Stage) {
     stage.at(6.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 7; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=waiting} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
@@ -216,7 +216,7 @@ pub(super) async fn giving_up(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "given up",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=given_up} 1; evaluations_total{result=true} 2; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=gave_up} 1;
          closed 1; transactions 2; request connect 1",
@@ -241,7 +241,7 @@ pub(super) async fn no_effect(stage: &mut Stage) {
     stage.at(1.05).await;
     stage.expect(
         "slowed down",
-        "watch_events_total 1; watch_position 6; mirror_bytes 12; instances_by_state{state=waiting} 1;
+        "watch_events_total 1; watch_position 7; mirror_bytes 12; instances_by_state{state=waiting} 1;
          evaluations_total{result=true} 1; workqueue_retries_total 1",
     );
     stage.at(2.5).await;
@@ -267,7 +267,7 @@ pub(super) async fn too_often(stage: &mut Stage) {
     stage.at(1.05).await;
     stage.expect(
         "as always",
-        "watch_events_total 4; watch_position 8; evaluations_total{result=true} 2;
+        "watch_events_total 4; watch_position 9; evaluations_total{result=true} 2;
          evaluations_total{result=false} 2; workqueue_adds_total 2; started 2;
          stage_duration_seconds_count{stage=delivery} 2; callbacks_total{outcome=done} 2; closed 2;
          transactions 4; request connect 1",
@@ -282,7 +282,7 @@ pub(super) async fn too_often(stage: &mut Stage) {
     stage.at(3.5).await;
     stage.expect(
         "it fires",
-        "watch_events_total 1; watch_position 11; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 12; mirror_bytes 0; mirror_keys 0; instances 0;
          evaluations_total{result=true} 1; evaluations_total{result=false} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=queue} 1.45;
          trigger_latency_seconds_sum 1.45; callbacks_total{outcome=done} 1; slowed_firings_total 1;
@@ -303,7 +303,7 @@ pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
     stage.at(1.9).await;
     stage.expect(
         "refused",
-        "watch_events_total 2; watch_position 5; mirror_bytes 14; mirror_keys 1; instances 1;
+        "watch_events_total 2; watch_position 6; mirror_bytes 14; mirror_keys 1; instances 1;
          instances_by_state{state=running} 1; evaluations_total{result=true} 3; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=callback} 1;
          stage_duration_seconds_count{stage=commit} 1; stage_duration_seconds_count{stage=delivery} 1;
@@ -316,7 +316,7 @@ pub(super) async fn an_expectation_that_fails(stage: &mut Stage) {
     stage.at(5.5).await;
     stage.expect(
         "done",
-        "watch_events_total 1; watch_position 8; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 9; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=running} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; stage_duration_seconds_sum{stage=callback} 1;
@@ -335,7 +335,7 @@ pub(super) async fn an_optimistic_firing(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "done",
-        "watch_events_total 2; watch_position 4; evaluations_total{result=false} 2;
+        "watch_events_total 2; watch_position 5; evaluations_total{result=false} 2;
          evaluations_total{result=true} 1; workqueue_adds_total 1;
          stage_duration_seconds_count{stage=decide} 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_count{stage=queue} 1; stage_duration_seconds_count{stage=start} 1;

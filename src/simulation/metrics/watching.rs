@@ -71,20 +71,20 @@ pub(super) async fn history(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "one message",
-        "watch_events_total 1000; watch_position 1002; watch_reconnects_total 1; watch_lag_revisions 1500;
+        "watch_events_total 1000; watch_position 1003; watch_reconnects_total 1; watch_lag_revisions 1500;
          watch_lag_seconds 0.05; mirror_bytes 7; mirror_keys 1; instances 1;
          evaluations_total{result=false} 1; request get 1; request watch 1",
     );
     stage.at(3.5).await;
     stage.expect(
         "two messages",
-        "watch_events_total 1000; watch_position 2002; watch_lag_revisions 500; watch_lag_seconds 1.05;
+        "watch_events_total 1000; watch_position 2003; watch_lag_revisions 500; watch_lag_seconds 1.05;
          evaluations_total{result=false} 1",
     );
     stage.at(5.5).await;
     stage.expect(
         "all",
-        "watch_events_total 500; watch_position 2502; watch_lag_revisions 0; watch_lag_seconds 0;
+        "watch_events_total 500; watch_position 2503; watch_lag_revisions 0; watch_lag_seconds 0;
          evaluations_total{result=false} 1",
     );
 }
@@ -112,7 +112,7 @@ pub(super) async fn drift(stage: &mut Stage) {
     stage.at(11.5).await;
     stage.expect(
         "repaired",
-        "watch_events_total 1; watch_position 5; crawl_duration_seconds_count 1; crawl_duration_seconds_sum 1;
+        "watch_events_total 1; watch_position 6; crawl_duration_seconds_count 1; crawl_duration_seconds_sum 1;
          crawl_keys 2; drift_total 1; mirror_tombstones 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 2; workqueue_adds_total 1; started 1;
          stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
@@ -155,7 +155,7 @@ pub(super) async fn a_comparison_that_panics(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "left alone",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          evaluations_total{result=failed} 1",
     );
 }
@@ -168,7 +168,7 @@ pub(super) async fn a_pause(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "paused",
-        "watch_events_total 1; watch_position 3; mirror_bytes 7; mirror_keys 1; instances 1;
+        "watch_events_total 1; watch_position 4; mirror_bytes 7; mirror_keys 1; instances 1;
          instances_by_state{state=queued} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          workqueue_depth 1; rule_paused 1",
     );
@@ -176,7 +176,7 @@ pub(super) async fn a_pause(stage: &mut Stage) {
     stage.at(2.5).await;
     stage.expect(
         "goes on",
-        "watch_events_total 1; watch_position 5; mirror_bytes 0; mirror_keys 0; instances 0;
+        "watch_events_total 1; watch_position 6; mirror_bytes 0; mirror_keys 0; instances 0;
          instances_by_state{state=queued} 0; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=queue} 1.4; trigger_latency_seconds_sum 1.4;

@@ -3,6 +3,7 @@
 
 pub(super) mod errors;
 pub(super) mod members;
+pub(super) mod removed;
 pub(super) mod users;
 
 use super::checker::Violation;
@@ -12,5 +13,5 @@ use std::time::Duration;
 
 /// What is wrong by the promises of the worlds.
 pub(super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<Violation> {
-    [members::check(plan, events), users::check(plan, events)].concat()
+    [members::check(plan, events), removed::check(plan, events), users::check(plan, events)].concat()
 }

@@ -1,6 +1,5 @@
 //! What happens to keys and values.
 
-use super::defect;
 use crate::history::{ByHand, Expect};
 use crate::jobs::{self, Job};
 use crate::moment::now;
@@ -17,7 +16,6 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             settings: long_locks,
-            known_defect: defect::LOCK,
             ..Scenario::new(
                 "locks-removed",
                 "somebody deletes locks by hand, in the middle of their callbacks",
@@ -27,7 +25,6 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             // Nothing else tells the engine: it takes no other lock under the lease meanwhile.
             settings: || Settings { rate: 0, ..long_locks() },
-            known_defect: defect::LEASE,
             ..Scenario::new(
                 "leases-removed",
                 "somebody revokes leases of locks by hand, in the middle of their callbacks",

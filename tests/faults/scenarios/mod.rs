@@ -10,12 +10,6 @@ mod users;
 
 use crate::scenario::Scenario;
 
-/// What does not hold yet, as `docs/reliability.md` calls it.
-mod defect {
-    pub const LOCK: Option<&str> = Some("a lock that is removed by hand is not noticed");
-    pub const LEASE: Option<&str> = Some("a lease that is removed by hand is noticed at its next renewal");
-}
-
 /// All of them, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
     let all = [

@@ -26,6 +26,7 @@ fn a_firing_ends_with_its_effects_if_its_lock_or_what_it_was_shown_is_unchanged(
         gave_up: false,
         error: "no".into(),
         reveal: Reveal::Nothing,
+        name: None,
     };
     let marked = format!("then put {MARK} {} lease 66", serde_json::to_string(&mark).unwrap_or_default());
     let fenced = format!("if create {LOCK} = 30");

@@ -38,7 +38,7 @@ fn health() -> Vec<Panel> {
             [(gauge("max", BY, "health", &format!(r#"{ENGINE},state="ready""#)), NAME)])
             .thresholds(&[(1.0, "green")]),
         panel(View::Lines, "States and troubles", "short",
-            "Engines in each state, and engines with each kind of trouble: lagging, disconnected, no_leader, no_space, auth, permission, lease_lost, overloaded, refused, wrong_store.",
+            "Engines in each state, and engines with each kind of trouble: lagging, disconnected, no_leader, no_space, auth, permission, lease_lost, overloaded, refused, wrong_store, other_format.",
             [(format!("{} > 0", gauge("sum", "state", "health", ENGINE)), "{{state}}")])
             .size(12, 8),
         panel(View::Latency, "Change to callback", "s",
