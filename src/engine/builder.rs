@@ -310,7 +310,7 @@ impl EngineBuilder {
         self
     }
 
-    /// How long [`Engine::run_until`] lets callbacks finish at its end, before it cancels them. The default
+    /// How long [`Engine::run_until`](crate::Engine::run_until) lets callbacks finish at its end, before it cancels them. The default
     /// is 30 s.
     ///
     /// If it is too short, work is broken off, and another engine does it again. If it is longer than whoever

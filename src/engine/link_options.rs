@@ -52,7 +52,7 @@ impl EngineBuilder {
     /// [`auth`](crate::health::Reason::Auth) with the error's text, and the function is asked again, every 8
     /// s at the latest. So let no error contain a secret.
     ///
-    /// On a [channel](Engine::builder_with_channel) of the application only the user has an effect.
+    /// On a [channel](crate::Engine::builder_with_channel) of the application only the user has an effect.
     ///
     /// ```
     /// use etcd_rules::{Credentials, Engine, Error, Firing, Rule, key};
@@ -82,7 +82,7 @@ impl EngineBuilder {
     }
 
     /// How long making a connection to etcd may take. It is more than zero; the default is 2 s. It has no
-    /// effect on a [channel](Engine::builder_with_channel) of the application.
+    /// effect on a [channel](crate::Engine::builder_with_channel) of the application.
     ///
     /// If it is too short, a distant etcd is never reached. If it is too long, the engine moves to the next
     /// endpoint late.

@@ -20,6 +20,7 @@ use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -169,6 +170,7 @@ impl Keep {
     async fn run(mut self) {
         let part = format!("lease of {:?}", self.ttl);
         let locks = format!("locks under the lease of {:?}", self.ttl);
+        let mut retry = self.retry.fork();
         loop {
             let id = lease_id(&mut self.rng);
             let grant = match self.etcd.grant(id, self.ttl).await {
@@ -179,18 +181,28 @@ impl Keep {
                     }
                     self.status.failure(&part, &failure);
                     self.status.own_keys_settled();
-                    self.retry.wait().await;
+                    retry.wait().await;
                     continue;
                 }
             };
             self.status.fine(&part);
-            let Some(there) = self.place_sentinel(grant.id).await else {
-                self.retry.wait().await;
+            let life = Lifetime::new(grant.sent, grant.ttl);
+            // From now on, and not from when the sentinel is there: a slow server may take long to answer.
+            let mut renewing = pin!(self.renew(grant.id, life));
+            let placed = tokio::select! {
+                biased;
+                placed = self.place_sentinel(grant.id) => placed,
+                failure = &mut renewing => {
+                    self.status.failure(&part, &failure);
+                    None
+                }
+            };
+            let Some(there) = placed else {
+                retry.wait().await;
                 continue;
             };
-            self.retry.reset();
+            retry.reset();
             self.status.fine(&locks);
-            let life = Lifetime::new(grant.sent, grant.ttl);
             let lost = CancellationToken::new();
             // Also when this future is dropped: nothing is renewed then.
             let told = lost.clone().drop_guard();
@@ -205,13 +217,13 @@ impl Keep {
                 lease: grant.id,
                 there,
                 silence: self.silence,
-                retry: self.retry.fork(),
+                retry: retry.fork(),
             };
             let failure = tokio::select! {
                 biased;
                 // Who used it was told that it does not exist.
                 () = lost.cancelled() => gone(),
-                failure = self.renew(grant.id, life) => failure,
+                failure = &mut renewing => failure,
                 // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
                 () = sentinel.gone() => {
                     self.retired.add(grant.id);

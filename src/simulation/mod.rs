@@ -130,3 +130,12 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(first.len(), second.len(), "seed {seed}");
     }
 }
+
+#[test]
+fn whoever_loses_a_lock_or_a_lease_by_hand_is_told_in_time() {
+    for seed in 0..20 {
+        for plan in [Plan::removes(seed, false), Plan::removes(seed, true), Plan::removes_in_doubt(seed)] {
+            assert_eq!(schedule::run_plan(plan, None).violations, [], "seed {seed}");
+        }
+    }
+}

@@ -56,10 +56,15 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
     let next = AtomicUsize::new(0);
     let noticed = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    // MUTANT=name breaks that one only.
+    let only = std::env::var("MUTANT").ok();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(&promise) = MUTANTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if only.as_ref().is_some_and(|only| *only != format!("{promise:?}")) {
+                        continue;
+                    }
                     let much = troubles(promise);
                     let first = (0..patience).find_map(|seed| {
                         if promise == Mutant::Identity {

@@ -49,7 +49,7 @@ async fn an_expanded_attribute_resolves_everywhere_and_other_values_do_not_exist
                 let value = firing.value_opt("/:geo/in/:id")?.cloned().unwrap_or_default();
                 // The lock of each value is its own.
                 let mut client = firing.client().await?;
-                let lock = firing.format("/etcd-rules/test/lock//work/:geo/:id")?;
+                let lock = format!("/etcd-rules/test/lock/{}", firing.format("/work/:geo/:id")?);
                 let held = client.get(lock, None).await?;
                 assert_eq!((held.count(), firing.rule()), (1, "copy"));
                 let geo = firing.attribute("geo")?.to_owned();

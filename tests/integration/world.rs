@@ -93,9 +93,7 @@ fn the_same_seed_is_the_same_run_and_another_is_another() {
     let (first, again, other) = (run(7), run(7), run(8));
     assert!(first == again, "another order, or another time");
     assert!(first.0 != other.0, "the jitter of a backoff is another");
-    let engines: std::collections::BTreeSet<_> = first.0.iter().map(|(_, engine)| engine.as_str()).collect();
     assert!(first.0.len() > 200, "{}", first.0.len());
-    assert_eq!(engines, ["engine-0", "engine-1"].into(), "both work");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(super) async fn a_start(stage: &mut Stage) {
     stage.expect(
         "ready",
         "snapshot_duration_seconds_count 1; snapshot_duration_seconds_sum 0.05; request connect 2; request get 1;
-         request lease_grant 1; request range 1; request txn 1; request watch 1; etcd_request_duration_seconds_sum{request=range} 0.05;
+         request lease_grant 1; request range 1; request txn 1; request watch 2; etcd_request_duration_seconds_sum{request=range} 0.05;
          health{state=starting} 0; health{state=ready} 1",
     );
 }
@@ -138,7 +138,7 @@ pub(super) async fn refused_watches(stage: &mut Stage) {
             refusal.message(),
             &format!(
                 "watch_reconnects_total 1; etcd_requests_total{{request=get,result={result}}} 3;
-                 etcd_request_duration_seconds_count{{request=get}} 3;
+                 etcd_request_duration_seconds_count{{request=get}} 3; request watch 1;
                  health{{state=ready}} 0; health{{state=degraded}} 1; health{{state={reason}}} 1",
             ),
         );
@@ -158,7 +158,7 @@ pub(super) async fn another_form_of_keys(stage: &mut Stage) {
     stage.at(4.9).await;
     stage.expect(
         "goes on",
-        "request lease_grant 1; request txn 1; health{state=degraded} 0; health{state=other_format} 0;
+        "request lease_grant 1; request txn 1; request watch 1; health{state=degraded} 0; health{state=other_format} 0;
          health{state=ready} 1",
     );
 }
@@ -167,6 +167,8 @@ pub(super) async fn another_form_of_keys(stage: &mut Stage) {
 pub(super) async fn no_lease(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
+    // What its watch would tell comes too late.
+    stage.faults.inject(Fault::on(RequestKind::WatchResponse).always().delay(seconds(9.0)));
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.faults.inject(Fault::on(RequestKind::LeaseGrant).always().fail(RpcError::STOPPED));
     // Found at the renewal, 3 s after the start; then granted after 50 ms, 100 ms, 200 ms and so on.
@@ -184,7 +186,8 @@ pub(super) async fn no_lease(stage: &mut Stage) {
     stage.at(6.5).await;
     stage.expect(
         "another",
-        "request lease_grant 1; request txn 1; health{state=degraded} 0; health{state=disconnected} 0;
+        "request lease_grant 1; request txn 1; request watch 1; health{state=degraded} 0;
+         health{state=disconnected} 0;
          health{state=lease_lost} 0; health{state=ready} 1",
     );
 }
@@ -207,7 +210,7 @@ pub(super) async fn lagging(stage: &mut Stage) {
          watch_lag_seconds 1.05; mirror_tombstones 1; evaluations_total{result=false} 1;
          evaluations_total{result=true} 1; workqueue_adds_total 1; lock_attempts_total{result=untrue} 1;
          workqueue_queue_duration_seconds_count 1; workqueue_work_duration_seconds_count 1; transactions 1;
-         request connect 1; request get 1; request watch 1; health{state=degraded} 1; health{state=lagging} 1;
+         request connect 1; request get 1; request watch 2; health{state=degraded} 1; health{state=lagging} 1;
          health{state=ready} 0",
     );
 }
@@ -227,7 +230,7 @@ pub(super) async fn a_restart(stage: &mut Stage) {
          evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
          started 1; stage_duration_seconds_count{stage=delivery} 1; callbacks_total{outcome=done} 1; closed 1;
          transactions 2; request connect 3; request get 1; request lease_grant 1; request lease_revoke 1; request txn 1;
-         request range 1; request watch 1; restarts_total 1",
+         request range 1; request watch 2; restarts_total 1",
     );
 }
 
@@ -278,7 +281,7 @@ pub(super) async fn an_end(stage: &mut Stage) {
          evaluations_total{result=false} 1; callbacks_in_flight 0;
          stage_duration_seconds_sum{stage=callback} 2; callbacks_total{outcome=done} 1; closed 1;
          workqueue_longest_running_processor_seconds 0; workqueue_unfinished_work_seconds 0;
-         workqueue_work_duration_seconds_sum 2; transactions 1; request lease_revoke 1;
+         workqueue_work_duration_seconds_sum 2; transactions 1; request txn 1; request lease_revoke 1;
          health{state=stopped} 1; health{state=stopping} 0",
     );
 }

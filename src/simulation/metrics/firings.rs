@@ -19,7 +19,8 @@ pub(super) async fn a_firing(stage: &mut Stage) {
     }));
     let _engine = stage.start(engine).await;
     stage.faults.inject(Fault::on(RequestKind::Txn).delay(seconds(0.3)));
-    stage.faults.inject(Fault::on(RequestKind::Txn).after(1).delay(seconds(0.7)));
+    // Between them its lock is looked at, as it is held for more than a second.
+    stage.faults.inject(Fault::on(RequestKind::Txn).after(2).delay(seconds(0.7)));
     stage.put("/jobs/1", "work");
     stage.at(1.5).await;
     stage.expect(
@@ -38,7 +39,7 @@ pub(super) async fn a_firing(stage: &mut Stage) {
          instances_by_state{state=running} 0; evaluations_total{result=false} 2; callbacks_in_flight 0;
          stage_duration_seconds_sum{stage=callback} 2; stage_duration_seconds_sum{stage=commit} 0.7;
          callbacks_total{outcome=done} 1; closed 1; workqueue_longest_running_processor_seconds 0;
-         workqueue_unfinished_work_seconds 0; workqueue_work_duration_seconds_sum 3; transactions 1;
+         workqueue_unfinished_work_seconds 0; workqueue_work_duration_seconds_sum 3; transactions 1; request txn 1;
          etcd_request_duration_seconds_sum{request=txn} 0.7",
     );
 }
@@ -105,7 +106,8 @@ pub(super) async fn a_queue(stage: &mut Stage) {
          evaluations_total{result=true} 1; started 1; stage_duration_seconds_count{stage=delivery} 1;
          stage_duration_seconds_sum{stage=callback} 2; stage_duration_seconds_sum{stage=queue} 2;
          trigger_latency_seconds_sum 2; callbacks_total{outcome=done} 1; closed 1; workqueue_depth 1;
-         workqueue_queue_duration_seconds_sum 2; workqueue_work_duration_seconds_sum 2; transactions 2",
+         workqueue_queue_duration_seconds_sum 2; workqueue_work_duration_seconds_sum 2; transactions 2;
+         request txn 1",
     );
     stage.at(7.5).await;
     stage.expect(
@@ -117,7 +119,7 @@ pub(super) async fn a_queue(stage: &mut Stage) {
          stage_duration_seconds_sum{stage=callback} 4; stage_duration_seconds_sum{stage=queue} 4;
          trigger_latency_seconds_sum 4; callbacks_total{outcome=done} 2; closed 2; workqueue_depth 0;
          workqueue_longest_running_processor_seconds 0; workqueue_queue_duration_seconds_sum 4;
-         workqueue_unfinished_work_seconds 0; workqueue_work_duration_seconds_sum 4; transactions 3",
+         workqueue_unfinished_work_seconds 0; workqueue_work_duration_seconds_sum 4; transactions 3; request txn 2",
     );
 }
 

@@ -13,7 +13,7 @@ pub(super) async fn a_broken_stream(stage: &mut Stage) {
     let _engine = stage.start(engine).await;
     stage.faults.cut_streams();
     stage.at(1.5).await;
-    stage.expect("opened again", "watch_reconnects_total 1; request get 1; request watch 1");
+    stage.expect("opened again", "watch_reconnects_total 1; request get 1; request watch 2");
 }
 
 /// There is no connection for 2.3 s, beginning at 0.5 s.
@@ -26,14 +26,16 @@ pub(super) async fn an_outage(stage: &mut Stage) {
     stage.expect(
         "still away",
         "watch_reconnects_total 1; watch_lag_seconds 1.5; etcd_request_duration_seconds_count{request=get} 5;
-         etcd_requests_total{request=get,result=unreachable} 5; health{state=degraded} 1;
+         etcd_requests_total{request=get,result=unreachable} 5;
+         etcd_request_duration_seconds_count{request=watch} 5;
+         etcd_requests_total{request=watch,result=unreachable} 5; health{state=degraded} 1;
          health{state=disconnected} 1; health{state=ready} 0",
     );
     stage.path.set_reachable(true);
     stage.at(6.5).await;
     stage.expect(
         "back",
-        "watch_lag_seconds 0; request get 1; request watch 1; health{state=degraded} 0;
+        "watch_lag_seconds 0; request get 1; request watch 2; health{state=degraded} 0;
          health{state=disconnected} 0; health{state=ready} 1",
     );
 }
@@ -52,8 +54,8 @@ pub(super) async fn a_resync(stage: &mut Stage) {
     stage.at(1.5).await;
     stage.expect(
         "compared with a snapshot",
-        "watch_reconnects_total 1; resyncs_total 1; snapshot_duration_seconds_count 1; request get 2;
-         request range 1; request watch 2",
+        "watch_reconnects_total 1; resyncs_total 1; snapshot_duration_seconds_count 1; request get 4;
+         request range 1; request watch 4",
     );
 }
 
@@ -73,7 +75,7 @@ pub(super) async fn history(stage: &mut Stage) {
         "one message",
         "watch_events_total 1000; watch_position 1003; watch_reconnects_total 1; watch_lag_revisions 1500;
          watch_lag_seconds 0.05; mirror_bytes 7; mirror_keys 1; instances 1;
-         evaluations_total{result=false} 1; request get 1; request watch 1",
+         evaluations_total{result=false} 1; request get 1; request watch 2",
     );
     stage.at(3.5).await;
     stage.expect(
