@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 /// The default prefix of the keys of engines.
 pub(crate) const NAMESPACES: &str = "/etcd-rules/";
 
-/// Collects the configuration of an [`Engine`]. [`Engine::builder`] makes it.
+/// Collects the configuration of an [`Engine`](crate::Engine). [`Engine::builder`](crate::Engine::builder) makes it.
 ///
 /// Every option has a default that suits most engines. Nothing is checked before
 /// [`build`](EngineBuilder::build), which reports all mistakes together.
@@ -300,7 +300,7 @@ impl EngineBuilder {
         self
     }
 
-    /// With this option [`Engine::start`] waits until the engine is ready, and fails if that takes longer
+    /// With this option [`Engine::start`](crate::Engine::start) waits until the engine is ready, and fails if that takes longer
     /// than this time. By default `start` returns at once. Then the engine tries forever, and its
     /// [`Health`](crate::Health) and the log say what it waits for.
     ///
