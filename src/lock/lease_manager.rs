@@ -1,4 +1,4 @@
-//! The lease keeper actor: one lease for each lock TTL, renewed on a connection of its own, and
+//! The lease manager actor: one lease for each lock TTL, renewed on a connection of its own, and
 //! shared leases for keys with a TTL. When a lease can't be relied on any more, the firings under it
 //! are told, and a new one takes its place.
 
