@@ -124,17 +124,20 @@ impl Index {
             .map(|(slot, seen)| {
                 let key = || compiled.key(Slot::new(slot), binding);
                 let watcher = owners.slots[slot].or_else(|| self.watcher_of(&key()));
-                let from = match seen {
-                    Some(seen) => seen.mod_revision,
-                    None => {
-                        let forgotten = watcher.map(|watcher| self.forgotten[watcher.index()]);
-                        let tombstone = self.mirror.find(&key()).map(|id| self.revision_of(id));
-                        tombstone.or(forgotten).unwrap_or(Revision::NONE)
-                    }
+                let of_watcher = |revisions: &[Revision]| {
+                    watcher.map_or(Revision::NONE, |watcher| revisions[watcher.index()])
                 };
-                let complete =
-                    watcher.map_or(Revision::NONE, |watcher| self.coherence.complete[watcher.index()]);
-                (from, complete.max(from))
+                let complete = of_watcher(&self.coherence.complete);
+                let told = match seen {
+                    Some(seen) => Some(seen.mod_revision),
+                    None => self.mirror.find(&key()).map(|id| self.revision_of(id)),
+                };
+                match told {
+                    Some(from) => (from, complete.max(from)),
+                    // It may have been deleted as late as any. If the mirror is not complete, it may not even be
+                    // absent: nobody has told of it yet.
+                    None => (of_watcher(&self.forgotten), complete),
+                }
             })
             .collect();
         let latest = known.iter().map(|(from, _)| *from).max().unwrap_or(Revision::NONE);

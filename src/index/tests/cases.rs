@@ -438,3 +438,27 @@ fn memory_is_given_back_when_many_keys_have_gone() {
         assert_eq!(value(&index, "/s/stays/state").as_deref(), Some(""));
     }
 }
+
+#[test]
+fn a_key_that_a_snapshot_has_yet_to_bring_is_not_known_to_be_absent() {
+    let enabled = key("/s/:id/state").exists() & key("/s/:id/owner").absent() & key("/config").absent();
+    let mut index = ready([enabled], &[]);
+    // A transaction reads both keys of the server at 120, while a snapshot is under way.
+    index.open_view(WatcherIndex::FIRST, Revision::new(110), Purpose::Snapshot).unwrap();
+    index.apply(delete("/s/1/owner", 120, Deletion::SeenAbsent));
+    index.apply(put("/s/1/state", "x", 120));
+    // Another takes its place. `/config` was put at 115, but the watch goes on from 120, and no page has come yet.
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), Purpose::Snapshot).unwrap();
+    deliver(&mut index, [put("/unread", "", 121)]);
+    assert_eq!(index.tombstones(), 0, "the mirror has forgotten which key was deleted");
+    let coherent = |index: &mut Index| {
+        let decided = drain(index);
+        assert_eq!(bindings(index, &decided), ["1"]);
+        decided[0].coherent
+    };
+    assert!(!coherent(&mut index), "`/config` was there at 120");
+    index.view_page(view, vec![found("/s/1/state", "x", 120), found("/config", "", 115)]);
+    index.close_view(view);
+    let decided = work_off(&mut index);
+    assert!(decided.last().unwrap().coherent);
+}
