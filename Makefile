@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak faults fuzz load check bench bench-full bench-peer bench-picture
+.PHONY: help quickstart test soak faults fuzz load check bench bench-full bench-instructions bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -62,6 +62,10 @@ bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minut
 	$(BENCH) memory -- $(JSON)
 	$(BENCH) embedded -- $(JSON)
 	$(BENCH) etcd -- $(JSON) $(ARGS)
+
+bench-instructions: ## instructions and allocations a firing, by station, beside those that are kept; needs Valgrind; ARGS=--keep keeps them
+	@scripts/setup
+	$(BENCH) etcd -- instructions --rounds 3 $(ARGS)
 
 bench-picture: ## the table of target/bench.json in Markdown, and benches/results.svg
 	$(BENCH) results -- target/bench.json benches/results.svg

@@ -4,7 +4,7 @@
 use crate::spec::{Outcome, Ready, Side, Spec};
 use crate::{engine, floor};
 use serde::de::DeserializeOwned;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -56,9 +56,13 @@ impl Child {
     pub async fn start(spec: &Spec, peer: Option<&Path>) -> (Self, Ready) {
         let program = match spec.side {
             Side::Peer(_) => peer.expect("the peer's program, with `--peer`").to_owned(),
-            Side::Engine | Side::Floor => std::env::current_exe().expect("a path of this program"),
+            Side::Engine | Side::Floor => this_program(),
         };
-        let mut command = Command::new(program);
+        Self::start_by(Command::new(program), spec).await
+    }
+
+    /// The same by a command that runs a program of this kind.
+    pub async fn start_by(mut command: Command, spec: &Spec) -> (Self, Ready) {
         command.arg(CHILD).arg(serde_json::to_string(spec).expect("JSON"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("a program");
@@ -90,6 +94,11 @@ impl Child {
         assert!(status.success(), "the child failed: {status}");
         outcome
     }
+}
+
+/// A path of this program.
+pub fn this_program() -> PathBuf {
+    std::env::current_exe().expect("a path of this program")
 }
 
 /// CPU time that a process has used so far.

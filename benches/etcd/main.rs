@@ -11,6 +11,7 @@ mod report;
 #[path = "../../tests/support/etcd.rs"]
 mod support;
 
+mod callgrind;
 mod child;
 mod clock;
 mod cores;
@@ -31,7 +32,7 @@ use std::time::Duration;
 #[derive(Parser)]
 struct Options {
     /// Only rows whose group begins with one of these: latency, throughput, lag, start, crawl, loads, bursts,
-    /// peer. The default is the groups with a goal, without the peer's.
+    /// instructions, peer. The default is the groups with a goal, without the peer's.
     groups: Vec<String>,
     /// Also the rows without a goal.
     #[arg(long)]
@@ -45,6 +46,15 @@ struct Options {
     /// The peer's program, built from `benches/peers`: for the groups of the peer.
     #[arg(long)]
     peer: Option<PathBuf>,
+    /// Counts the instructions of another build of this program, instead of its own.
+    #[arg(long)]
+    build: Option<PathBuf>,
+    /// Keeps the counts of instructions in `benches/instructions.json`, with which later ones are compared.
+    #[arg(long)]
+    keep: bool,
+    /// Writes the counts of every function to files in this folder.
+    #[arg(long)]
+    functions: Option<PathBuf>,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Few keys, few jobs, short times. This only checks that everything runs; the figures mean nothing.
@@ -66,6 +76,9 @@ struct Options {
 struct Bench {
     server: Server,
     peer: Option<PathBuf>,
+    build: Option<PathBuf>,
+    keep: bool,
+    functions: Option<PathBuf>,
     rounds: usize,
     full: bool,
     quick: bool,
@@ -106,8 +119,8 @@ fn main() {
 async fn run(options: Options) {
     let server = Server::new(options.server, options.flag);
     report::print_head(server.label());
-    let Options { peer, rounds, full, quick, .. } = options;
-    let bench = Bench { server, peer, rounds, full, quick };
+    let Options { peer, build, keep, functions, rounds, full, quick, .. } = options;
+    let bench = Bench { server, peer, build, keep, functions, rounds, full, quick };
     let mut failed = Vec::new();
     for group in rows::groups(&options.groups, full) {
         // If one group fails, the others are still measured.

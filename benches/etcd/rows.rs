@@ -2,6 +2,7 @@
 
 mod bursts;
 mod crawl;
+mod instructions;
 mod lag;
 mod latency;
 mod peer;
@@ -23,12 +24,16 @@ const GOALS: [&str; 5] = ["latency", "throughput", "lag", "start", "crawl"];
 /// The other groups.
 const MORE: [&str; 2] = ["loads", "bursts"];
 
+/// The groups that need Valgrind. They run only if they are named.
+const COUNTED: [&str; 1] = ["instructions"];
+
 /// The groups that need the peer's program. They run only if they are named.
 const PEER: [&str; 5] = ["peer-latency", "peer-throughput", "peer-loads", "peer-start", "peer-crawl"];
 
-/// The groups to run, in order: those that were named, or those with a goal, or all but the peer's.
+/// The groups to run, in order: those that were named, or those with a goal, or all but the peer's and those that need
+/// Valgrind.
 pub fn groups(named: &[String], full: bool) -> Vec<&'static str> {
-    let all = GOALS.into_iter().chain(MORE).chain(PEER);
+    let all = GOALS.into_iter().chain(MORE).chain(COUNTED).chain(PEER);
     let wanted = |group: &&str| match named {
         [] => GOALS.contains(group) || full && MORE.contains(group),
         named => named.iter().any(|named| group.starts_with(named.as_str())),
@@ -48,6 +53,7 @@ pub async fn measure(bench: Bench, group: &'static str) -> Vec<Row> {
         "lag" => lag::rows(bench).await,
         "start" => start::rows(bench).await,
         "crawl" => crawl::rows(bench).await,
+        "instructions" => instructions::rows(bench).await,
         "peer-latency" => peer::latency(bench).await,
         "peer-throughput" => peer::throughput(bench).await,
         "peer-loads" => peer::loads(bench).await,

@@ -118,12 +118,17 @@ fn spread(values: &[f64]) -> Option<(f64, f64)> {
     (values.len() > 1).then_some((low, high))
 }
 
-/// Adds rows to the file. They replace rows of the same name and server.
-pub fn add(file: &Path, rows: &[Row]) {
-    let mut all: Vec<Row> = match std::fs::read(file) {
+/// The rows of the file. None if there is no file.
+pub fn read(file: &Path) -> Vec<Row> {
+    match std::fs::read(file) {
         Ok(text) => serde_json::from_slice(&text).expect("a list of rows"),
         Err(_) => Vec::new(),
-    };
+    }
+}
+
+/// Adds rows to the file. They replace rows of the same name and server.
+pub fn add(file: &Path, rows: &[Row]) {
+    let mut all = read(file);
     for row in rows {
         match all.iter_mut().find(|known| known.name == row.name && known.server == row.server) {
             Some(known) => *known = row.clone(),

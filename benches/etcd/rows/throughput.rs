@@ -175,7 +175,8 @@ pub async fn loads(bench: &Bench) -> Vec<Row> {
     rows
 }
 
-fn new_job(n: usize) -> (String, String) {
+/// Job number `n`, which is to be done.
+pub fn new_job(n: usize) -> (String, String) {
     (format!("/jobs/job-{n:07}"), "new".into())
 }
 
