@@ -30,7 +30,7 @@ soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 
 SECONDS ?= 60
 
-fuzz: ## attack patterns, conditions, index, watch and queries with random bytes: make fuzz SECONDS=60
+fuzz: ## attack patterns, conditions, index, watch, answers of etcd and queries with random bytes: make fuzz SECONDS=60
 	@scripts/setup
 	FUZZ_SECONDS=$(SECONDS) $(CARGO) test --all-features --lib fuzz:: -- --nocapture
 

@@ -8,7 +8,7 @@
 //! `docs/decisions/0016-attacked-on-stable.md`.
 
 use crate::change::{Change, Deletion, Revision};
-use crate::etcd::{Header, WatchMessage};
+use crate::etcd::{Header, WatchMessage, txn_answers, watch_messages};
 use crate::pattern::{Attributes, Pattern};
 use crate::read::resume::{Resume, Start, Step};
 use rand::rngs::StdRng;
@@ -134,6 +134,8 @@ const PATTERN: Target = (
 const CONDITION: Target = (crate::condition::attack, &[b"0123456789abcdef0123456789abcdef0123456789abcdef"]);
 const INDEX: Target = (crate::index::tests::attack, &[b"0123456789abcdef0123456789abcdef0123456789abcdef"]);
 const WATCH_STEP: Target = (watch_step, &[&[0, 5, 0, 1, 5, 0, 2, 6, 9, 3, 9, 3, 4, 0, 7, 0, 9, 9]]);
+const TXN_ANSWER: Target = (txn_answers::attack, txn_answers::SEEDS);
+const WATCH_MESSAGE: Target = (watch_messages::attack, watch_messages::SEEDS);
 #[cfg(feature = "http")]
 const QUERY: Target = (
     query,
@@ -238,6 +240,16 @@ mod target {
     #[test]
     fn a_watch_never_moves_back() {
         run("watch step", WATCH_STEP);
+    }
+
+    #[test]
+    fn an_answer_to_a_transaction_is_read_as_prost_reads_it() {
+        run("answer to a transaction", TXN_ANSWER);
+    }
+
+    #[test]
+    fn a_message_of_a_watch_is_read_as_prost_reads_it() {
+        run("message of a watch", WATCH_MESSAGE);
     }
 
     #[cfg(feature = "http")]

@@ -50,19 +50,13 @@ impl KeyPrefix {
         key
     }
 
-    /// The body of a gRPC request for a transaction, with the prefix before every key in it.
-    pub(super) fn txn(&self, body: Bytes) -> Option<Bytes> {
-        /// A flag for compression, and the length.
-        const HEAD: usize = 1 + size_of::<u32>();
+    /// An encoded transaction with the prefix before every key in it.
+    pub(super) fn txn(&self, txn: Bytes) -> Option<Bytes> {
         if self.0.is_empty() {
-            return Some(body);
+            return Some(txn);
         }
-        let mut message = Vec::with_capacity(body.len() + 64 * self.0.len());
-        self.rewrite(Message::Txn, body.get(HEAD..)?, &mut message)?;
-        let mut prefixed = Vec::with_capacity(HEAD + message.len());
-        prefixed.push(body[0]);
-        prefixed.extend_from_slice(&u32::try_from(message.len()).ok()?.to_be_bytes());
-        prefixed.append(&mut message);
+        let mut prefixed = Vec::with_capacity(txn.len() + 64 * self.0.len());
+        self.rewrite(Message::Txn, &txn, &mut prefixed)?;
         Some(prefixed.into())
     }
 
@@ -153,10 +147,8 @@ mod tests {
         };
     }
 
-    fn framed(txn: &PbTxnRequest) -> Bytes {
-        let message = txn.encode_to_vec();
-        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-        [&[0][..], &length, &message].concat().into()
+    fn encoded(txn: &PbTxnRequest) -> Bytes {
+        txn.encode_to_vec().into()
     }
 
     /// A transaction with everything that ours have, and one in it. `p` is before every key.
@@ -193,11 +185,11 @@ mod tests {
 
     #[test]
     fn every_key_of_a_transaction_gets_the_prefix_and_nothing_else_changes() {
-        let plain = framed(&txn(""));
+        let plain = encoded(&txn(""));
         assert_eq!(KeyPrefix::default().txn(plain.clone()), Some(plain.clone()));
         let prefixed = KeyPrefix::new("/prod").txn(plain.clone()).unwrap();
-        assert_eq!(PbTxnRequest::decode(&prefixed[5..]).unwrap(), txn("/prod"));
-        assert_eq!(prefixed, framed(&txn("/prod")), "with the right length before it");
+        assert_eq!(PbTxnRequest::decode(&prefixed[..]).unwrap(), txn("/prod"));
+        assert_eq!(prefixed, encoded(&txn("/prod")), "with the right lengths");
         assert_eq!(KeyPrefix::new("/prod").txn(plain.slice(..plain.len() - 1)), None, "cut off");
     }
 

@@ -14,7 +14,10 @@
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`wire`] | what a connection's bytes go over | yes |
-//! | [`txn_channel`] | the channel under a client, which takes transactions as bytes | yes |
+//! | [`txn_channel`] | the channel under a client, which puts the engine's token on its requests | yes |
+//! | [`txn_call`] | sends transactions as bytes, and reads their answers | yes |
+//! | [`watch_call`] | watch streams, read into changes as they come | yes |
+//! | [`wire_format`] | messages, read where they lie | no |
 //! | [`store`] | whose store it is that answers | no |
 //! | [`identity`] | the key by which a store refuses what is meant for another | yes |
 //! | [`testimony`] | asks over a new connection whose store it leads to | yes |
@@ -42,9 +45,12 @@ mod source;
 mod store;
 mod testimony;
 mod token;
+mod txn_call;
 mod txn_channel;
 mod watch;
+mod watch_call;
 mod wire;
+mod wire_format;
 
 pub(crate) use client::{EtcdClient, LinkSettings};
 pub(crate) use connector::Connector;
@@ -63,6 +69,8 @@ pub(crate) use token::Token;
 pub(crate) use watch::{LiveWatch, Pieces, StreamEvent, WatchMessage};
 #[cfg(all(test, feature = "embedded"))]
 pub(crate) use {errors::ERRORS, wire::simulated::dial_by};
+#[cfg(test)]
+pub(crate) use {txn_call::tests as txn_answers, watch_call::tests as watch_messages};
 
 use crate::change::Revision;
 use etcd_client::{Channel, ConnectOptions};

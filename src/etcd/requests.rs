@@ -5,14 +5,14 @@ use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
 use super::identity::Identity;
 use super::key_prefix::KeyPrefix;
-use super::txn_channel::with_body;
+use super::txn_call;
 use super::{Header, MAX_RESPONSE, first_key};
 use crate::change::{Change, Revision};
 use crate::mutants::{Mutant, is_active};
 use crate::value::Value;
 use bytes::Bytes;
 use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
-use etcd_client::{Client, GetOptions, KvClient, Txn};
+use etcd_client::{Client, GetOptions, KvClient};
 use std::sync::Arc;
 
 /// A change that was seen. A store without it in its history is not the one it was seen in.
@@ -95,6 +95,7 @@ pub(super) async fn read_at(
 }
 
 /// The answer to a transaction.
+#[derive(Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) revision: Revision,
     pub(crate) succeeded: bool,
@@ -109,10 +110,6 @@ impl From<PbTxnResponse> for Answer {
             responses: response.responses.into_iter().map(|r| r.response).collect(),
         }
     }
-}
-
-fn kv_of_txns(client: &Client) -> KvClient {
-    client.kv_client().max_decoding_message_size(MAX_RESPONSE).max_encoding_message_size(MAX_RESPONSE)
 }
 
 pub(super) fn kv_of_reads(client: &Client) -> KvClient {
@@ -153,23 +150,21 @@ impl EtcdClient {
         Ok(Box::pin(history).await? != History::Other)
     }
 
-    /// Sends a transaction that is the body of a request already. It compares the identity that `body` is given, and if
-    /// it is refused it reads the identity last.
-    pub(crate) async fn send_txn(&self, body: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
+    /// Sends a transaction that is encoded already. It compares the identity that `txn` is given, and if it is refused it
+    /// reads the identity last.
+    pub(crate) async fn send_txn(&self, txn: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
         let identity = self.identity().await?;
-        let body = self
+        let txn = self
             .store
             .prefix()
-            .txn(body(&identity))
+            .txn(txn(&identity))
             .ok_or_else(|| Failure::new(FailureKind::Rejected, "txn", "the transaction is malformed"))?;
         let send = |connection: Arc<Connection>| {
-            let (body, identity) = (body.clone(), &identity);
+            let (txn, identity) = (txn.clone(), &identity);
             async move {
-                let not_sent = || etcd_client::Error::InvalidArgs("the channel lost the transaction".into());
-                let mut kv = kv_of_txns(&connection.client);
-                let sent = with_body(body, kv.txn(Txn::new())).await.unwrap_or_else(|| Err(not_sent()));
-                let answer = sent.map_err(|error| Failure::of_error("txn", error))?;
-                self.check_identity(identity, &connection, Answer::from(answer.0))
+                let answer = txn_call::send(connection.channel.clone(), txn).await;
+                let answer = answer.map_err(|status| Failure::of_error("txn", status.into()))?;
+                self.check_identity(identity, &connection, answer)
             }
         };
         self.call_checked(Sending::once("txn"), send).await

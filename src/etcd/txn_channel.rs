@@ -1,8 +1,5 @@
-//! The channel under every client of the engine. It sends transactions that are encoded already: etcd-client
-//! takes a transaction only as a tree of structs; it is given an empty one, and here, where its request
-//! passes on to the connection, the empty body is replaced by the encoded one. So everything that the client
-//! does for a request (requiring a leader, errors) is done for these too. It also puts the engine's own token
-//! on every request, and answers a client that asks for one.
+//! The channel under every client of the engine. It puts the engine's own token on every request, and answers a client
+//! that asks for one.
 
 use super::connection::{Activity, ConnectionOver, Listened};
 use super::token::{AUTHENTICATE, Token};
@@ -13,7 +10,6 @@ use futures_util::future::{BoxFuture, Either};
 use http::{Request, Response, Uri};
 use http_body::{Body as HttpBody, Frame};
 use hyper_util::rt::TokioIo;
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
@@ -24,30 +20,6 @@ use tonic::body::Body;
 use tonic::transport::{Endpoint, channel::Change};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Service};
-
-/// The only method whose requests are replaced.
-const TXN: &str = "/etcdserverpb.KV/Txn";
-
-tokio::task_local! {
-    static BODY: EncodedBody;
-}
-
-/// What is to be sent in place of the client's own transaction.
-struct EncodedBody {
-    body: Bytes,
-    sent: Cell<bool>,
-}
-
-/// Runs a request of a transaction with this body instead of its own. `None`: it was not sent in its place,
-/// so that the answer is about something else; for then the client's channel is no [`TxnChannel`].
-pub(super) async fn with_body<T>(body: Bytes, request: impl Future<Output = T>) -> Option<T> {
-    let body = EncodedBody { body, sent: Cell::new(false) };
-    let running = async {
-        let answer = request.await;
-        BODY.with(|body| body.sent.get()).then_some(answer)
-    };
-    BODY.scope(body, running).await
-}
 
 /// See the [module](self).
 #[derive(Clone)]
@@ -173,25 +145,15 @@ impl Service<Request<Body>> for TxnChannel {
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match request.uri().path() {
-            TXN => {
-                // There is none around a transaction of another kind.
-                let _ = BODY.try_with(|body| {
-                    *request.body_mut() = Body::new(Whole(Some(body.body.clone())));
-                    body.sent.set(true);
-                });
-            }
-            AUTHENTICATE => {
-                let token = self.token.clone();
-                return match self.below() {
-                    Ok(channel) => {
-                        let channel = channel.clone();
-                        Either::Right(Box::pin(async move { token.answer(request, channel).await }))
-                    }
-                    Err(error) => Either::Right(Box::pin(ready(Err(error)))),
-                };
-            }
-            _ => {}
+        if request.uri().path() == AUTHENTICATE {
+            let token = self.token.clone();
+            return match self.below() {
+                Ok(channel) => {
+                    let channel = channel.clone();
+                    Either::Right(Box::pin(async move { token.answer(request, channel).await }))
+                }
+                Err(error) => Either::Right(Box::pin(ready(Err(error)))),
+            };
         }
         self.token.put_on(&mut request);
         match self.below() {
@@ -217,47 +179,5 @@ impl HttpBody for Whole {
 
     fn is_end_stream(&self) -> bool {
         self.0.is_none()
-    }
-}
-
-#[cfg(all(test, feature = "embedded"))]
-mod tests {
-    use super::*;
-    use crate::embedded::EmbeddedEtcd;
-    use crate::lock::encode::{EncodedTxn, Sign, Target, alone};
-    use etcd_client::{Client, ConnectOptions, Txn};
-
-    /// Puts a key if it is absent.
-    fn body() -> Bytes {
-        let mut txn = EncodedTxn::default();
-        txn.compare("/a", Sign::Equal, Target::Created(crate::change::Revision::NONE));
-        txn.then_put("/a", b"1", None);
-        alone(&txn, &EncodedTxn::default())
-    }
-
-    #[tokio::test]
-    async fn what_is_carried_is_sent_in_place_of_the_clients_own() {
-        let etcd = EmbeddedEtcd::start().await.unwrap();
-        let stream = Wire::Tcp(tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap());
-        let activity = Arc::new(Activity::new(tokio::time::Instant::now()));
-        let (builder, _) = TxnChannelBuilder::over(stream, activity, Arc::default());
-        let endpoint = format!("http://{}", etcd.endpoint());
-        let mut client = Client::connect_with_balanced_channel([endpoint], None, builder).await.unwrap();
-        let first = with_body(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
-        assert!(first.succeeded());
-        let second = with_body(body(), client.txn(Txn::new())).await.expect("it was sent").unwrap();
-        assert!(!second.succeeded(), "the key is there now");
-        // Requests without a replacement pass unchanged, and so do other methods.
-        assert!(client.txn(Txn::new()).await.unwrap().succeeded());
-        assert!(with_body(body(), client.get("/a", None)).await.is_none());
-        assert_eq!(client.get("/a", None).await.unwrap().kvs()[0].version(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_channel_that_does_not_carry_is_noticed() {
-        let etcd = EmbeddedEtcd::start().await.unwrap();
-        let mut client = Client::connect([etcd.endpoint()], None::<ConnectOptions>).await.unwrap();
-        assert!(with_body(body(), client.txn(Txn::new())).await.is_none());
-        assert!(client.get("/a", None).await.unwrap().kvs().is_empty());
     }
 }

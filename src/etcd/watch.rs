@@ -3,20 +3,14 @@
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
-use super::key_prefix::KeyPrefix;
 use super::requests::LastEvent;
 use super::store::Store;
+use super::watch_call::{WatchCall, Watched};
 use super::{Header, first_key};
-use crate::change::{Change, Deletion, Revision};
-use etcd_client::proto::PbEvent;
-use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponseStream};
+use crate::change::{Change, Revision};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
-
-/// Largest message of a watch accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB, unless it is asked
-/// for [`Pieces`]. A limit that is too low ends the watch for ever.
-const MAX_WATCH: usize = i32::MAX as usize;
 
 /// How etcd is to send what it has for a watch that is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,28 +34,16 @@ impl EtcdClient {
         pieces: Pieces,
     ) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            let key = self.store.prefix().key(prefix);
-            let mut options = prefix_options(&key).with_start_revision(from.get()).with_progress_notify();
-            if deletions_only {
-                options = options.with_filters([WatchFilterType::NoPut]);
-            }
+            let mut watched = Watched::prefix(&self.store.prefix().key(prefix), from, deletions_only);
             if pieces == Pieces::Small {
-                options = options.with_fragment();
+                watched = watched.in_pieces();
             }
-            let mut watcher = connection.client.watch_client().max_decoding_message_size(MAX_WATCH);
-            let stream = watcher.watch(first_key(&key), Some(options)).await?;
-            Ok((stream, connection))
+            Ok((WatchCall::open(connection.channel.clone(), watched).await?, connection))
         };
         let (stream, connection) = self.call(Sending::once("watch"), send).await?;
-        let (requests, responses) = stream.split();
         let (held, store) = (Vec::new(), self.store.clone());
-        Ok(Watch { requests, responses, id: None, connection, store, pieces, held })
+        Ok(Watch { stream, id: None, connection, store, pieces, held })
     }
-}
-
-fn prefix_options(prefix: &[u8]) -> WatchOptions {
-    let options = WatchOptions::new();
-    if prefix.is_empty() { options.with_from_key() } else { options.with_prefix() }
 }
 
 /// An open watch stream, which is asked for a sign of life when it is silent.
@@ -139,8 +121,7 @@ impl LiveWatch {
 
 /// An open watch stream.
 struct Watch {
-    requests: WatchRequestSender,
-    responses: WatchResponseStream,
+    stream: WatchCall,
     /// The id of the watch itself, known from its first answer; others are heartbeats.
     id: Option<i64>,
     connection: Arc<Connection>,
@@ -179,22 +160,21 @@ impl WatchMessage {
 impl Watch {
     /// The next message; an error also when the stream ended.
     async fn next(&mut self) -> Result<WatchMessage, Failure> {
-        let ended = || etcd_client::Error::WatchError("the stream ended".into());
         let lost = self.connection.lost.clone();
         let message = tokio::select! {
             biased;
-            message = self.responses.message() => message.and_then(|message| message.ok_or_else(ended)),
+            message = self.stream.message() => message,
             () = lost.cancelled() => {
                 return Err(Failure::new(FailureKind::Unreachable, "watch", "the connection was replaced"));
             }
         };
-        let response = message.map_err(|error| Failure::of_error("watch", error))?.0;
-        let header = Header::of(response.header.as_ref());
+        let response = message.map_err(|error| Failure::of_error("watch", error))?;
+        let header = response.header;
         let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
         if !ours && response.watch_id != PROGRESS_OF_ALL {
             // The answer to a heartbeat. Ending that watch needs no answer.
             if response.created && !response.canceled {
-                let _ = self.requests.cancel(response.watch_id).await;
+                let _ = self.stream.cancel(response.watch_id).await;
             }
             return Ok(WatchMessage::Alive(header, false));
         }
@@ -208,13 +188,13 @@ impl Watch {
         if response.created {
             return Ok(WatchMessage::Created(header));
         }
-        if response.events.is_empty() {
+        if response.changes.is_empty() {
             // Only the periodic notification of the watch itself is safe on every version:
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
             return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
         }
-        let prefix = self.store.prefix();
-        let came = response.events.into_iter().filter_map(|event| change(prefix, event));
+        let mut came = response.changes;
+        self.strip(&mut came);
         let changes = whole_revisions(&mut self.held, came, response.fragment);
         if changes.is_empty() {
             return Ok(WatchMessage::Alive(header, false));
@@ -225,6 +205,18 @@ impl Watch {
         Ok(WatchMessage::Changes(header, changes))
     }
 
+    /// Takes off the prefix that only etcd sees.
+    fn strip(&self, changes: &mut [Change]) {
+        let prefix = self.store.prefix();
+        if prefix.as_str().is_empty() {
+            return;
+        }
+        for change in changes {
+            let (Change::Put { key, .. } | Change::Delete { key, .. }) = change;
+            *key = prefix.strip(std::mem::take(key));
+        }
+    }
+
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
     /// another watch on the same stream, on a key within the range of the first. An error also if the first
     /// was never registered: the answer would be taken for its own, and nothing would be watched.
@@ -233,17 +225,17 @@ impl Watch {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
         self.connection.activity.sent(Instant::now(), HEARTBEAT);
-        let key = self.store.prefix().key(prefix);
-        self.requests.watch(first_key(&key), None).await.map_err(|error| Failure::of_error("watch", error))
+        let beside = Watched::key(first_key(self.store.prefix().key(prefix)));
+        self.stream.watch(beside).await.map_err(|error| Failure::of_error("watch", error))
     }
 }
 
 /// Of what was held back and what has come, the changes whose revisions are whole. `more`: another piece follows.
-fn whole_revisions(held: &mut Vec<Change>, came: impl Iterator<Item = Change>, more: bool) -> Vec<Change> {
+fn whole_revisions(held: &mut Vec<Change>, came: Vec<Change>, more: bool) -> Vec<Change> {
     let mut changes = std::mem::take(held);
     if changes.is_empty() {
         // The usual case, without another copy.
-        changes = came.collect();
+        changes = came;
     } else {
         changes.extend(came);
     }
@@ -257,20 +249,10 @@ fn whole_revisions(held: &mut Vec<Change>, came: impl Iterator<Item = Change>, m
 /// The watch id of answers to progress requests, which concern the whole stream.
 const PROGRESS_OF_ALL: i64 = -1;
 
-fn change(prefix: &KeyPrefix, event: PbEvent) -> Option<Change> {
-    const DELETE: i32 = 1;
-    let kv = event.kv?;
-    let key = prefix.strip(kv.key);
-    Some(if event.r#type == DELETE {
-        Change::Delete { key, revision: Revision::new(kv.mod_revision), how: Deletion::Delivered }
-    } else {
-        Change::Put { key, value: kv.value.into(), revision: Revision::new(kv.mod_revision) }
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::Deletion;
 
     #[test]
     fn a_revision_is_told_when_all_of_it_has_come() {
@@ -281,7 +263,8 @@ mod tests {
         };
         let mut held = Vec::new();
         let mut told = |came: &[i64], more| -> Vec<i64> {
-            let changes = whole_revisions(&mut held, came.iter().copied().map(change), more);
+            let came = came.iter().copied().map(change).collect();
+            let changes = whole_revisions(&mut held, came, more);
             changes.iter().map(|change| change.revision().get()).collect()
         };
         assert_eq!(told(&[1, 2, 2], true), [1]);

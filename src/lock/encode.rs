@@ -7,8 +7,8 @@
 use crate::change::Revision;
 use crate::etcd::{Identity, LeaseId};
 use crate::mutants::{Mutant, is_active};
-use bytes::{BufMut, Bytes};
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use bytes::Bytes;
+use prost::encoding::encoded_len_varint;
 
 /// How a key is compared: `etcdserverpb.Compare.CompareResult`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,6 @@ const RANGE: u32 = 1;
 const PUT: u32 = 2;
 const DELETE_RANGE: u32 = 3;
 const TXN: u32 = 4;
-
-/// The bytes before a message in the body of a gRPC request: a flag for compression, and the length.
-const PREFIX: usize = 1 + size_of::<u32>();
 
 impl EncodedTxn {
     /// An empty transaction with room for this many bytes.
@@ -155,8 +152,8 @@ impl EncodedTxn {
     }
 
     fn number(&mut self, field: u32, number: i64) {
-        encode_key(field, WireType::Varint, &mut self.0);
-        encode_varint(number as u64, &mut self.0);
+        varint(&mut self.0, tag(field, VARINT));
+        varint(&mut self.0, number as u64);
     }
 }
 
@@ -171,22 +168,21 @@ pub(crate) fn guard(identity: &Identity) -> EncodedTxn {
     guard
 }
 
-/// The body of a gRPC request for this transaction alone.
+/// This transaction alone.
 pub(crate) fn alone(txn: &EncodedTxn, guard: &EncodedTxn) -> Bytes {
-    let mut body = prefixed(txn.len() + guard.len());
+    let mut body = Vec::with_capacity(txn.len() + guard.len());
     body.extend_from_slice(&txn.0);
     body.extend_from_slice(&guard.0);
     body.into()
 }
 
-/// The body of a gRPC request for an outer transaction that contains all of these, with no compares but those of its
-/// guard. Each nested transaction decides by itself.
+/// An outer transaction that contains all of these, with no compares but those of its guard. Each nested transaction decides by itself.
 pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone, guard: &EncodedTxn) -> Bytes {
     let length = |txn: &EncodedTxn| {
         let operation = message_len(txn.len());
         message_len(operation)
     };
-    let mut body = prefixed(guard.len() + txns.clone().map(length).sum::<usize>());
+    let mut body = Vec::with_capacity(guard.len() + txns.clone().map(length).sum::<usize>());
     body.extend_from_slice(&guard.0);
     for txn in txns {
         begin_operation(&mut body, SUCCESS, TXN, txn.len());
@@ -195,17 +191,9 @@ pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone, gua
     body.into()
 }
 
-fn prefixed(length: usize) -> Vec<u8> {
-    let mut body = Vec::with_capacity(PREFIX + length);
-    body.put_u8(0);
-    // The length fits: etcd refuses far smaller requests, and the limits of a batch are below that.
-    body.put_u32(length as u32);
-    body
-}
-
 fn begin(buffer: &mut Vec<u8>, field: u32, length: usize) {
-    encode_key(field, WireType::LengthDelimited, buffer);
-    encode_varint(length as u64, buffer);
+    varint(buffer, tag(field, LENGTH_DELIMITED));
+    varint(buffer, length as u64);
 }
 
 fn begin_operation(buffer: &mut Vec<u8>, branch: u32, operation: u32, length: usize) {
@@ -213,8 +201,24 @@ fn begin_operation(buffer: &mut Vec<u8>, branch: u32, operation: u32, length: us
     begin(buffer, operation, length);
 }
 
-/// The length of a field with `length` bytes in it. All fields here have numbers below 16, so the tag is one
-/// byte.
+/// Wire types.
+const VARINT: u64 = 0;
+const LENGTH_DELIMITED: u64 = 2;
+
+fn tag(field: u32, wire_type: u64) -> u64 {
+    u64::from(field) << 3 | wire_type
+}
+
+/// Mostly one byte, or two.
+fn varint(buffer: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        buffer.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    buffer.push(number as u8);
+}
+
+/// The length of a field with `length` bytes in it.
 fn message_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }

@@ -11,7 +11,7 @@ use crate::metrics::Meters;
 use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
-use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
+use etcd_client::proto::PbTxnOpResponse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -209,7 +209,7 @@ impl TxnSender {
                 Some(PbTxnOpResponse::ResponseTxn(txn)) => Ok(Reply {
                     revision,
                     succeeded: txn.succeeded,
-                    responses: told(txn.succeeded, txn.responses),
+                    responses: txn.responses.into_iter().map(|response| response.response).collect(),
                 }),
                 _ => Err(Failure::new(FailureKind::Unreachable, "txn", "the answer lacks a part")),
             };
@@ -307,16 +307,6 @@ impl TxnSender {
             });
         }));
     }
-}
-
-/// What the operations answered. If all compares held, nobody asks what the puts and deletions did, which come before
-/// the reads.
-fn told(succeeded: bool, responses: Vec<PbResponseOp>) -> Vec<Option<PbTxnOpResponse>> {
-    let is_read = |last: &PbResponseOp| matches!(last.response, Some(PbTxnOpResponse::ResponseRange(_)));
-    if succeeded && !responses.last().is_some_and(is_read) {
-        return Vec::new();
-    }
-    responses.into_iter().map(|response| response.response).collect()
 }
 
 /// One entry goes as it is, several as nested transactions: each decides for itself, and all take effect in the engine's

@@ -121,12 +121,8 @@ fn theirs(parts: &[Part]) -> Txn {
     Txn::new().when(when).and_then(then).or_else(or_else)
 }
 
-/// The transaction in the body of a request, whose prefix must be right.
-fn decode(body: &[u8]) -> PbTxnRequest {
-    let (prefix, message) = body.split_at(PREFIX);
-    assert_eq!(prefix[0], 0, "not compressed");
-    assert_eq!(prefix[1..], (message.len() as u32).to_be_bytes());
-    PbTxnRequest::decode(message).expect("a transaction")
+fn decode(bytes: &[u8]) -> PbTxnRequest {
+    PbTxnRequest::decode(bytes).expect("a transaction")
 }
 
 fn identity() -> impl Strategy<Value = Identity> {
@@ -146,7 +142,7 @@ proptest! {
         let body = alone(&ours(&parts), &guard);
         let all: Vec<Part> = parts.iter().cloned().chain(guarded(&identity)).collect();
         prop_assert_eq!(decode(&body), PbTxnRequest::from(theirs(&all)));
-        prop_assert_eq!(body.len(), PREFIX + ours(&parts).len() + guard.len());
+        prop_assert_eq!(body.len(), ours(&parts).len() + guard.len());
     }
 
     #[test]
