@@ -57,6 +57,25 @@ pub(crate) struct Holder {
     pub(crate) name: Option<Beginning>,
 }
 
+impl Holder {
+    /// As it is written. Every firing with a lock writes one, so this does without what serde_json does for any struct.
+    fn json(&self) -> SmallVec<[u8; 128]> {
+        let Self { engine, nonce, since, name } = self;
+        let mut text = SmallVec::from_slice(br#"{"engine":"#);
+        text.extend_from_slice(&json(engine));
+        text.extend_from_slice(br#","nonce":"#);
+        text.extend_from_slice(&json(nonce));
+        text.extend_from_slice(br#","since":"#);
+        text.extend_from_slice(&json(since));
+        if let Some(name) = name {
+            text.extend_from_slice(br#","name":"#);
+            text.extend_from_slice(&json(name));
+        }
+        text.push(b'}');
+        text
+    }
+}
+
 /// The value of a mark (a backoff key): why, and until when, an instance is held back in all engines.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InstanceMark {
@@ -141,7 +160,7 @@ impl Locking<'_> {
                 self.witness.iter().for_each(|check| self.compare(&mut txn, check));
             }
         }
-        txn.then_put(lock, &json(self.holder), Some(self.lease));
+        txn.then_put(lock, &self.holder.json(), Some(self.lease));
         let mut writes = Marks::from_slice(&[mark_of(lock)]);
         if self.supersedes_backoff.is_some() {
             txn.then_delete(mark);
@@ -262,7 +281,7 @@ const OVERHEAD: usize = 64;
 /// The bytes that suffice for the transaction of a firing with few keys.
 const ROOM: usize = 512;
 
-/// The value of a lock or mark.
+/// A value, or a part of one.
 fn json(value: &impl Serialize) -> SmallVec<[u8; 128]> {
     let mut text = SmallVec::new();
     serde_json::to_writer(&mut text, value).expect("strings and numbers, and a writer that takes everything");

@@ -83,6 +83,21 @@ fn holder(nonce: u64) -> Holder {
 
 const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
 
+#[test]
+fn a_holder_is_written_as_it_is_read() {
+    let texts = ["", "plain", "\"quoted\" \\ \n \u{1}", "grün/\u{1f600}"];
+    for engine in texts {
+        for (nonce, since) in [(0, 0), (u64::MAX, 1_700_000_000_000)] {
+            for name in texts.map(|text| Some(text.into())).into_iter().chain([None]) {
+                let holder = Holder { engine: engine.into(), nonce: Nonce(nonce), since, name };
+                let json = holder.json();
+                assert_eq!(json.to_vec(), serde_json::to_vec(&holder).unwrap());
+                assert_eq!(serde_json::from_slice::<Holder>(&json).unwrap(), holder);
+            }
+        }
+    }
+}
+
 /// Calls `then` with the transaction that takes the lock of an instance with these values.
 fn locking<T>(
     snapshot: &[Option<Seen>],
