@@ -66,7 +66,7 @@ pub fn is_there() -> bool {
 
 fn parse(text: &str) -> Counts {
     // What Rust calls for more memory.
-    const ALLOCATORS: [&str; 3] = ["__rdl_alloc", "__rdl_realloc", "__rdl_alloc_zeroed"];
+    const ALLOCATORS: [&str; 3] = ["__rust_alloc", "__rust_realloc", "__rust_alloc_zeroed"];
     let mut counts = Counts::default();
     let (mut function, mut callee) = (String::new(), "");
     let mut is_call = false;

@@ -18,7 +18,7 @@ pub(crate) use status::{FireNow, GetLanes, GetStatuses, GetTally};
 
 use super::guard::Guard;
 use super::messages::{Action, Basis};
-use super::run::{CallbackTelemetry, EndedRuns};
+use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_tell};
 use super::tools::Tools;
 use super::work_queue::WorkQueue;
 use crate::change::Revision;
@@ -95,7 +95,7 @@ pub(crate) struct Dispatcher {
     /// What goes to etcd, and to the application's runtime, at the end of the turn.
     submissions: Vec<Submit>,
     submit_to: Recipient<Submissions>,
-    starting: Vec<BoxFuture<'static, ()>>,
+    starting: Vec<(Run, EndReporter)>,
     ended: EndedRuns,
     firings: ActiveFirings,
     timer: Option<(Instant, SpawnHandle)>,
@@ -305,29 +305,26 @@ impl Dispatcher {
             // Bounded by the firing slots.
             tell_soon(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
         }
+        // Callbacks stall and end with the engine's process, if it has one within this one.
         #[cfg(any(test, feature = "virtual-time"))]
-        self.host_callbacks();
+        let process = self.config.env.process.clone();
+        // In a box: tokio moves what it spawns several times.
+        let boxed = move |(run, end): (Run, EndReporter)| -> BoxFuture<'static, ()> {
+            let running = run_and_tell(run, end);
+            #[cfg(any(test, feature = "virtual-time"))]
+            if let Some(process) = process.clone() {
+                return Box::pin(async move { process.host(running).await.unwrap_or_default() });
+            }
+            Box::pin(running)
+        };
         match self.starting.len() {
             0 => {}
-            1 => drop(self.starting.pop().map(|run| self.config.runtime.spawn(run))),
+            1 => drop(self.starting.pop().map(|starting| self.config.runtime.spawn(boxed(starting)))),
             _ => {
                 let starting = std::mem::take(&mut self.starting);
                 self.config.runtime.spawn(async move {
-                    for run in starting {
-                        tokio::spawn(run);
-                    }
+                    starting.into_iter().map(boxed).for_each(|run| drop(tokio::spawn(run)));
                 });
-            }
-        }
-    }
-
-    /// Callbacks stall and end with the engine's process, if it has one within this one.
-    #[cfg(any(test, feature = "virtual-time"))]
-    fn host_callbacks(&mut self) {
-        if let Some(process) = &self.config.env.process {
-            for run in &mut self.starting {
-                let (process, hosted) = (process.clone(), std::mem::replace(run, Box::pin(async {})));
-                *run = Box::pin(async move { process.host(hosted).await.unwrap_or_default() });
             }
         }
     }

@@ -4,7 +4,7 @@ use super::latency::TriggerLatency;
 use super::messages::Finish;
 use crate::compiled::RuleIndex;
 use crate::dispatch::running::Registered;
-use crate::firing::{BoxError, Effects, Firing, Outcome, error_text};
+use crate::firing::{BoxError, Effects, Firing, Outcome, Parts, error_text};
 use crate::index::InstanceId;
 use crate::lock::txn::Nonce;
 use crate::metrics::Meters;
@@ -17,7 +17,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 
 /// Grace for callbacks of optimistic rules, which have no lease.
@@ -26,10 +25,10 @@ pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
 /// Everything a run needs.
 pub(crate) struct Run {
     pub(crate) telemetry: Arc<CallbackTelemetry>,
-    pub(crate) firing: Firing,
+    /// What the callback is given is made of it on the callback's own thread: what one thread allocates and another frees
+    /// costs both.
+    pub(crate) parts: Parts,
     pub(crate) limit: Duration,
-    /// Told to the callback when its lock may be lost, its time is over, or the engine stops.
-    pub(crate) cancelled: CancellationToken,
     /// How long it may go on after being told.
     pub(crate) grace: Duration,
     /// Dropped with the callback, wherever that is then.
@@ -38,8 +37,6 @@ pub(crate) struct Run {
     pub(crate) span: Span,
     /// How the instance came here.
     pub(crate) latency: TriggerLatency,
-    /// Of the rule.
-    pub(crate) rule: RuleIndex,
 }
 
 /// What the runs of an engine tell, and whom.
@@ -50,57 +47,69 @@ pub(crate) struct CallbackTelemetry {
 }
 
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
-pub(crate) fn run(run: Run) -> impl Future<Output = (Finish, Option<Effects>)> + Send + use<> {
-    let Run { telemetry, firing, limit, cancelled, grace, registered, span, latency, rule } = run;
-    let (seen, telemetry_of_task) = (firing.clone(), telemetry.clone());
-    let running = async move {
-        let _registered = registered;
-        // It was told to end before it began: nothing of it may run, not even up to its first wait.
-        if cancelled.is_cancelled() {
-            return Ran(Finish::Cancelled, None);
-        }
-        let _running = Running::start(&latency, &telemetry_of_task.meters, rule);
-        // The closure itself may panic too, before it has made a future.
-        let own = firing.clone();
-        let running = async move { own.callback()(firing).await.map(|outcome| own.complete(outcome)) };
-        let mut callback = std::pin::pin!(AssertUnwindSafe(running).catch_unwind());
-        tokio::select! {
-            biased;
-            ended = &mut callback => return ended.map_or_else(Ran::panicked, Ran::returned),
-            () = cancelled.cancelled() => {}
-            () = tokio::time::sleep(limit) => {
-                cancelled.cancel();
-                return Ran(Finish::TimedOut, None);
-            }
-        }
-        // It was told to end. A callback that ends by itself now may have done its work.
-        let ended = timeout(grace, callback).await;
-        ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
-    };
-    let running = running.instrument(span.clone());
-    async move {
-        let Ran(finish, effects) = running.await;
-        let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
-        // Once, so that all who tell of it tell the same.
-        let finish = finish.map_text(|text| seen.shown(text));
-        let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
-        meters.rule(rule).finished(finish.result());
-        spans::outcome(&span, finish.result(), finish.is_failure());
-        if finish.is_failure()
-            && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, rule, Instant::now())
-        {
-            let instance = telemetry.reveal.instance(seen.attributes());
-            let (attempt, outcome) = (seen.attempt(), finish.result());
-            let error = finish.error();
-            let (engine, rule) = (&**engine, seen.rule());
-            let instance = instance.as_deref();
-            tracing::warn!(
-                parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
-                "callback failed; it will be tried again"
-            );
-        }
-        (finish, effects)
+///
+/// No future is moved after it was made. One that is moved into another takes its room twice, and every move copies it.
+pub(crate) async fn run(run: Run) -> (Finish, Option<Effects>) {
+    let Run { telemetry, parts, limit, grace, registered, span, latency } = run;
+    let rule = parts.rule;
+    let seen = Firing::new(parts);
+    let running = to_its_end(&seen, limit, grace, registered, &latency, &telemetry.meters);
+    let Ran(finish, effects) = running.instrument(span.clone()).await;
+    let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
+    // Once, so that all who tell of it tell the same.
+    let finish = finish.map_text(|text| seen.shown(text));
+    let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
+    meters.rule(rule).finished(finish.result());
+    spans::outcome(&span, finish.result(), finish.is_failure());
+    if finish.is_failure()
+        && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, rule, Instant::now())
+    {
+        let instance = telemetry.reveal.instance(seen.attributes());
+        let (attempt, outcome) = (seen.attempt(), finish.result());
+        let error = finish.error();
+        let (engine, rule) = (&**engine, seen.rule());
+        let instance = instance.as_deref();
+        tracing::warn!(
+            parent: &span, engine, rule, instance, attempt, outcome, error, suppressed,
+            "callback failed; it will be tried again"
+        );
     }
+    (finish, effects)
+}
+
+/// Runs the callback until it has ended, or is dropped because it did not although it was told to.
+async fn to_its_end(
+    firing: &Firing,
+    limit: Duration,
+    grace: Duration,
+    registered: Registered,
+    latency: &TriggerLatency,
+    meters: &Meters,
+) -> Ran {
+    let _registered = registered;
+    // The callback is told by it when its lock may be lost, its time is over, or the engine stops.
+    let cancelled = firing.token();
+    // It was told to end before it began: nothing of it may run, not even up to its first wait.
+    if cancelled.is_cancelled() {
+        return Ran(Finish::Cancelled, None);
+    }
+    let _running = Running::start(latency, meters, firing.rule_index());
+    // The closure itself may panic too, before it has made a future.
+    let running = async { firing.callback()(firing.clone()).await.map(|outcome| firing.complete(outcome)) };
+    let mut callback = std::pin::pin!(AssertUnwindSafe(running).catch_unwind());
+    // A callback that ends at once needs no timer: those of the other branches are made when they are first waited for.
+    tokio::select! {
+        biased;
+        ended = &mut callback => return ended.map_or_else(Ran::panicked, Ran::returned),
+        () = async { cancelled.cancelled().await } => {}
+        () = async { tokio::time::sleep(limit).await } => {
+            cancelled.cancel();
+            return Ran(Finish::TimedOut, None);
+        }
+    }
+    // It was told to end. A callback that ends by itself now may have done its work.
+    let ended = timeout(grace, callback).await;
+    ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
 }
 
 /// Runs it to its end, and tells the dispatcher.

@@ -37,6 +37,7 @@ use crate::pattern::{AttributeError, Attributes, Pattern};
 use crate::trace::reveal::Reveal;
 use crate::value::Value;
 use read_values::ReadValues;
+use smallvec::SmallVec;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,7 +81,7 @@ struct Unlocked {
     /// What proved the condition.
     witness: Witness,
     /// By slot: the callback has looked at the value.
-    looked_at: Box<[AtomicBool]>,
+    looked_at: SmallVec<[AtomicBool; 8]>,
 }
 
 /// What all firings of an engine have in common: one thing to share, since threads that count references to the
@@ -147,6 +148,15 @@ impl Firing {
 
     fn compiled(&self) -> &CompiledRule {
         &self.0.around.rules[self.0.rule.index()]
+    }
+
+    pub(crate) fn rule_index(&self) -> RuleIndex {
+        self.0.rule
+    }
+
+    /// Tells it to end.
+    pub(crate) fn token(&self) -> &CancellationToken {
+        &self.0.cancelled
     }
 
     pub(crate) fn callback(&self) -> &Callback {

@@ -11,8 +11,7 @@ use crate::engine::offline::{Place, Placed};
 use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
 use crate::firing::{
-    Effect, Effects, Expectation, Expected, Fence, Firing, FiringError, Page, Parts, RangeRead, Source,
-    Surroundings,
+    Effect, Effects, Expectation, Expected, Fence, FiringError, Page, Parts, RangeRead, Source, Surroundings,
 };
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
@@ -99,6 +98,11 @@ const LATER: Revision = Revision::new(4);
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [`Firing::get`]: crate::Firing::get
+/// [`Firing::list`]: crate::Firing::list
+/// [`Firing::client`]: crate::Firing::client
+/// [`Firing::fencing_token`]: crate::Firing::fencing_token
 #[derive(Clone, Debug)]
 #[must_use = "a trial does nothing until it is run"]
 pub struct Trial {
@@ -203,6 +207,9 @@ impl Trial {
     /// Somebody else puts this key after the condition was found true and before the callback starts:
     /// [`Firing::value`] shows the old value, [`Firing::get`] reads the new one, and a commit that
     /// [expects it unchanged](crate::Commit::expect_unchanged) has no effect.
+    ///
+    /// [`Firing::value`]: crate::Firing::value
+    /// [`Firing::get`]: crate::Firing::get
     pub fn put_meanwhile(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
         self.meanwhile.insert(key.into(), Some(value.into()));
         self
@@ -228,6 +235,8 @@ impl Trial {
     }
 
     /// Sets what [`Firing::attempt`] returns. The default is 1.
+    ///
+    /// [`Firing::attempt`]: crate::Firing::attempt
     pub fn attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
@@ -237,6 +246,8 @@ impl Trial {
     /// callback is cancelled ([`Firing::cancelled`]), and dropped an eighth of the [lock TTL](Rule::lock_ttl)
     /// later (1 s for an optimistic rule). If it ends before it is dropped, its commit counts. By default it
     /// is never cancelled.
+    ///
+    /// [`Firing::cancelled`]: crate::Firing::cancelled
     pub fn cancel_after(mut self, delay: Duration) -> Self {
         self.cancel_after = Some(delay.min(LONGEST));
         self
@@ -331,7 +342,7 @@ async fn run_in(
     let (due, cancelled) = (Instant::now(), CancellationToken::new());
     let optimistic = rule.options().optimistic;
     let witness = rule.condition().evaluate(&snapshot).witness;
-    let firing = Firing::new(Parts {
+    let parts = Parts {
         around: Arc::new(Surroundings {
             engine: config.engine.clone(),
             key_prefix: config.key_prefix.text(),
@@ -351,7 +362,7 @@ async fn run_in(
         due,
         fence: (!optimistic).then_some(Fence { create_revision: LOCK }),
         cancelled: cancelled.clone(),
-    });
+    };
     let running = RunningCallbacks::new(FixedState::with_seed(0));
     let run = Run {
         telemetry: Arc::new(CallbackTelemetry {
@@ -362,14 +373,12 @@ async fn run_in(
                 Meters::new(&config.engine, &config.rules, config.options.concurrency)
             }),
         }),
-        firing,
+        parts,
         limit: rule.time_limit(),
-        cancelled: cancelled.clone(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
         registered: running.register(number, binding.clone(), cancelled.clone()),
         span: Span::none(),
         latency: TriggerLatency::new(due),
-        rule: number,
     };
     let _cancelled_with_the_trial = cancelled.clone().drop_guard();
     let cancelling = async {

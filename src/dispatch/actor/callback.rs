@@ -1,12 +1,12 @@
 //! The second step of a firing: its callback.
 
 use super::super::record::{InstanceRecord, State};
-use super::super::run::{self, Run, RunEnded};
+use super::super::run::{Run, RunEnded};
 use super::active::RunOf;
 use super::*;
 use crate::change::Snapshot;
 use crate::condition::Witness;
-use crate::firing::{Firing, Parts};
+use crate::firing::Parts;
 use crate::lock::txn_sender::Awaited;
 
 impl Dispatcher {
@@ -49,17 +49,15 @@ impl Dispatcher {
         };
         let run = Run {
             telemetry: self.callback_telemetry.clone(),
-            firing: Firing::new(parts),
+            parts,
             limit,
-            cancelled: token.clone(),
             grace,
             latency: record.latency,
-            rule,
             registered: running.register(rule, record.binding.clone(), token),
             span: spans::callback(&firing.span),
         };
         let end = self.ended.end_of(instance, firing.nonce, self.callback_telemetry.clone(), rule);
-        self.starting.push(Box::pin(run::run_and_tell(run, end)));
+        self.starting.push((run, end));
         self.notify_event(instance, || EventKind::Started { attempt });
     }
 
