@@ -262,7 +262,9 @@ impl CompiledRule {
 
     /// The concrete key of a slot.
     pub(crate) fn key(&self, slot: Slot, binding: &Binding) -> String {
-        let mut key = String::new();
+        // Room for all of the pattern and all values.
+        let room = self.slots()[slot.index()].as_str().len() + binding.bytes().len();
+        let mut key = String::with_capacity(room);
         self.write_key(slot, binding, &mut key);
         key
     }

@@ -14,6 +14,8 @@ use crate::etcd::Failure;
 use crate::lock::txn::Reply;
 use crate::lock::txn_sender::{Answered, Asker, Awaited};
 use crate::trace::spans::Beginning;
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
 
 impl Dispatcher {
     /// Has a transaction sent, whose answer comes back to the firing.
@@ -24,6 +26,10 @@ impl Dispatcher {
 
     /// The span of a firing that begins with these values.
     pub(super) fn span(&self, instance: InstanceId, snapshot: &Snapshot) -> Span {
+        // Nobody wants spans: what would be in them is not put together.
+        if LevelFilter::current() < Level::INFO {
+            return Span::none();
+        }
         let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
         let Some(record) = self.work.record(instance) else { return Span::none() };
         let rule = &rules[record.rule.index()];
