@@ -119,6 +119,11 @@ pub fn item(n: usize) -> (String, String) {
     (format!("/items/item-{n:08}"), format!("idle-{n:010}"))
 }
 
+/// Key number `n` of those that are watched beside the keys of a rule.
+pub fn cold(n: usize) -> (String, String) {
+    (format!("/load/{n}/cold"), "1700000000000".into())
+}
+
 /// How a flood of changes is put.
 #[derive(Clone, Copy, Debug)]
 pub enum Flood {

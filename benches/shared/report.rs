@@ -142,6 +142,12 @@ pub fn add(file: &Path, rows: &[Row]) {
     std::fs::write(file, text + "\n").expect("a file for the results");
 }
 
+/// A short name for what a file says (FNV-1a), so that it shows if a baseline is another one than it was.
+pub fn hash_of(text: &str) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
 /// Paths in arguments are relative to the project's folder, though cargo starts benchmarks in that of their package.
 pub fn enter_project_folder() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

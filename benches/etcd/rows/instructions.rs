@@ -197,10 +197,9 @@ async fn firings(bench: &Bench, server: &Running, side: Side, lock: Lock, jobs: 
 
 /// Changes of keys that are watched, and that no rule reads.
 async fn unrelated(bench: &Bench, server: &Running, side: Side, changes: usize) -> Counts {
-    let cold = |n: usize| (format!("/load/{n}/cold"), "1700000000000".into());
     let (callgrind, child) = start(bench, server, side, Work::Lag).await;
     callgrind.begin(child.pid()).await;
-    load::fill(&server.client, changes, cold).await;
+    load::fill(&server.client, changes, load::cold).await;
     idle(child.pid()).await;
     let counts = callgrind.end(child.pid()).await;
     child.end().await;

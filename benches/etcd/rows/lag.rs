@@ -2,6 +2,7 @@
 
 use super::{child, each};
 use crate::Bench;
+use crate::child::cpu;
 use crate::clock::Summary;
 use crate::load::{self, Flood};
 use crate::report::{Row, median};
@@ -33,7 +34,32 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
             rows.push(Row::new(name, "ms", bench.server.label(), &ours).floor(&floor).goal(goal));
         }
     }
+    rows.push(unrelated(bench).await);
     rows
+}
+
+/// The CPU time of changes that concern no rule, although they are watched.
+async fn unrelated(bench: &Bench) -> Row {
+    const CHANGES: usize = 200_000;
+    let (mut floor, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..bench.rounds {
+        floor.push(used(bench, Side::Floor, bench.many(CHANGES)).await);
+        ours.push(used(bench, Side::Engine, bench.many(CHANGES)).await);
+    }
+    let name = "lag: CPU a change that concerns no rule, the side itself";
+    Row::new(name, "µs", bench.server.label(), &ours).floor(&floor).goal("<=1.3")
+}
+
+async fn used(bench: &Bench, side: Side, changes: usize) -> f64 {
+    let server = bench.server.fresh().await;
+    let (child, _) = child(bench, &server, side, Work::Lag).await;
+    sleep(Duration::from_millis(200)).await;
+    let before = cpu(child.pid());
+    load::fill(&server.client, changes, load::cold).await;
+    sleep(Duration::from_secs(1)).await;
+    let used = cpu(child.pid()) - before;
+    child.end().await;
+    used.as_secs_f64() * 1e6 / changes as f64
 }
 
 async fn once(bench: &Bench, side: Side, flood: Flood, every: usize) -> Summary {

@@ -22,7 +22,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
         }
         type Figure = fn(&Summary) -> f64;
         let figures: [(&str, Figure, &str); 3] =
-            [("p50", |s| s.p50, "<=1.25"), ("p99", |s| s.p99, "<=1.5"), ("p99.9", |s| s.p999, "")];
+            [("p50", |s| s.p50, "<=1.1"), ("p99", |s| s.p99, "<=1.1"), ("p99.9", |s| s.p999, "")];
         for (shown, figure, goal) in figures {
             let name = format!("latency: change to callback, {rate}/s, {shown}");
             let row = Row::new(name, "µs", bench.server.label(), &each(&ours, figure));
