@@ -4,24 +4,23 @@
 mod tests;
 
 mod showing;
+mod values;
 
 pub(crate) use showing::{ReadKeys, Showing};
+pub(crate) use values::{Holder, InstanceMark, MarkKind, Nonce};
 
 use super::batch::{Footprint, KeyHash};
 use super::encode::{EncodedTxn, Sign, Target};
 use super::keys::Keys;
 use crate::change::{Change, Deletion, Revision, Seen, Snapshot};
-use crate::compiled::Beginning;
 use crate::condition::{Check, Compiled, Slot};
 use crate::etcd::{FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Expectation, Expected, Fence};
 use crate::mutants::{Mutant, is_active};
 use crate::pattern::prefix_end;
-use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use values::json;
 
 /// A transaction, with what the batcher needs to know about it.
 pub(crate) struct Request {
@@ -35,91 +34,6 @@ pub(crate) struct Reply {
     pub(crate) revision: Revision,
     pub(crate) succeeded: bool,
     pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
-}
-
-/// An attempt to fire. Different for every one, so that a request sent twice recognises its own lock, and that an
-/// answer finds the firing which waits for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Nonce(pub(crate) u64);
-
-/// The value of a lock key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Holder {
-    /// The engine, for people who read the key.
-    pub(crate) engine: Arc<str>,
-    /// Different for every attempt, so that a request that is sent twice recognises its own lock.
-    pub(crate) nonce: Nonce,
-    /// Unix time in milliseconds, for people who read the key.
-    pub(crate) since: u64,
-    /// The beginning of its name, if the key has a digest in its place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<Beginning>,
-}
-
-impl Holder {
-    /// As it is written. Every firing with a lock writes one, so this does without what serde_json does for any struct.
-    fn json(&self) -> SmallVec<[u8; 128]> {
-        let Self { engine, nonce, since, name } = self;
-        let mut text = SmallVec::from_slice(br#"{"engine":"#);
-        text.extend_from_slice(&json(engine));
-        text.extend_from_slice(br#","nonce":"#);
-        text.extend_from_slice(&json(nonce));
-        text.extend_from_slice(br#","since":"#);
-        text.extend_from_slice(&json(since));
-        if let Some(name) = name {
-            text.extend_from_slice(br#","name":"#);
-            text.extend_from_slice(&json(name));
-        }
-        text.push(b'}');
-        text
-    }
-}
-
-/// The value of a mark (a backoff key): why, and until when, an instance is held back in all engines.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct InstanceMark {
-    pub(crate) engine: String,
-    /// How often the callback has failed in a row. 0 if it asked to be run again later.
-    pub(crate) attempt: u32,
-    /// Unix time in milliseconds, for people who read the key. The engine that wrote the mark removes it when
-    /// it tries again. If it doesn't, the lease of the mark ends it.
-    pub(crate) until: u64,
-    /// Whether the callback gave up. Then the instance isn't tried again until one of its keys changes.
-    pub(crate) gave_up: bool,
-    /// What it says, as far as the engine that wrote it may tell.
-    pub(crate) error: String,
-    /// How far that is. What does not tell may say anything.
-    #[serde(default = "everything")]
-    pub(crate) reveal: Reveal,
-    /// The beginning of its name, if the key has a digest in its place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<Beginning>,
-}
-
-fn everything() -> Reveal {
-    Reveal::Values
-}
-
-/// Why a mark holds an instance back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MarkKind {
-    /// Its callback failed.
-    Backoff,
-    /// Its callback succeeded, and asked to be run again later.
-    RetryAfter,
-    /// It is not to be tried again until a key of it changes.
-    GivenUp,
-}
-
-impl InstanceMark {
-    pub(crate) fn kind(&self) -> MarkKind {
-        match (self.gave_up, self.attempt) {
-            (true, _) => MarkKind::GivenUp,
-            (false, 0) => MarkKind::RetryAfter,
-            (false, _) => MarkKind::Backoff,
-        }
-    }
 }
 
 /// The mark that an instance's transaction may find and replace.
@@ -280,13 +194,6 @@ const OVERHEAD: usize = 64;
 
 /// The bytes that suffice for the transaction of a firing with few keys.
 const ROOM: usize = 512;
-
-/// A value, or a part of one.
-fn json(value: &impl Serialize) -> SmallVec<[u8; 128]> {
-    let mut text = SmallVec::new();
-    serde_json::to_writer(&mut text, value).expect("strings and numbers, and a writer that takes everything");
-    text
-}
 
 type Marks = SmallVec<[KeyHash; 4]>;
 
