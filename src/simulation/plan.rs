@@ -392,19 +392,21 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Pl
     }
 }
 
+/// What a fault of requests may concern; what takes effect more often than what doesn't.
+pub(super) const REQUESTS: [RequestKind; 9] = [
+    RequestKind::Any,
+    RequestKind::Txn,
+    RequestKind::Txn,
+    RequestKind::Txn,
+    RequestKind::Range,
+    RequestKind::LeaseGrant,
+    RequestKind::LeaseRevoke,
+    RequestKind::LeaseKeepAlive,
+    RequestKind::Watch,
+];
+
 fn request_fault(rng: &mut StdRng) -> Fault {
-    let on = [
-        RequestKind::Any,
-        RequestKind::Txn,
-        RequestKind::Txn,
-        RequestKind::Txn,
-        RequestKind::Range,
-        RequestKind::LeaseGrant,
-        RequestKind::LeaseRevoke,
-        RequestKind::LeaseKeepAlive,
-        RequestKind::Watch,
-    ];
-    let fault = Fault::on(pick(rng, &on)).after(rng.random_range(0..4)).times(pick(rng, &[1, 1, 2, 8]));
+    let fault = Fault::on(pick(rng, &REQUESTS)).after(rng.random_range(0..4)).times(pick(rng, &[1, 1, 2, 8]));
     // With these errors, the client can't know whether the request took effect.
     let doubt = [RpcError::STOPPED, RpcError::LEADER_CHANGED, RpcError::TIMED_OUT, RpcError::CONNECTION_LOST];
     let plain = [RpcError::NO_LEADER, RpcError::TOO_MANY_REQUESTS, RpcError::STOPPED, RpcError::TIMED_OUT];

@@ -3,28 +3,21 @@
 
 use crate::embedded::{Fault, RequestKind, RpcError};
 use crate::etcd::{ERRORS, Effect};
+use crate::simulation::plan::REQUESTS;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-const ON: [RequestKind; 9] = [
-    RequestKind::Txn,
-    RequestKind::Txn,
-    RequestKind::Range,
-    RequestKind::LeaseGrant,
-    RequestKind::LeaseRevoke,
-    RequestKind::LeaseKeepAlive,
-    RequestKind::Watch,
-    RequestKind::Authenticate,
-    RequestKind::Any,
-];
-
 pub(in super::super) fn choose(rng: &mut StdRng) -> Fault {
     let known = ERRORS.choose(rng).expect("etcd has errors");
     let error = RpcError::new(known.code as i32, known.message);
-    let fault = Fault::on(*ON.choose(rng).expect("there are requests"))
-        .after(rng.random_range(0..4))
-        .times(*[1, 1, 2, 6].choose(rng).expect("numbers"));
+    // Without users nobody authenticates, so that no other faults are of that.
+    let kind = match rng.random_bool(0.1) {
+        true => RequestKind::Authenticate,
+        false => *REQUESTS.choose(rng).expect("there are requests"),
+    };
+    let fault =
+        Fault::on(kind).after(rng.random_range(0..4)).times(*[1, 1, 2, 6].choose(rng).expect("numbers"));
     let may_have_an_effect = known.effect == Effect::Unknown;
     if may_have_an_effect && rng.random_bool(0.5) { fault.fail_after(error) } else { fault.fail(error) }
 }
