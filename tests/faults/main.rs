@@ -33,4 +33,5 @@ mod scenarios;
 mod server;
 mod side_by_side;
 mod suite;
+mod table;
 mod world;

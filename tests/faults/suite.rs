@@ -6,8 +6,9 @@ use crate::scenario::{Scenario, Verdict};
 use crate::scenarios;
 use crate::server::Server;
 use crate::side_by_side::{self, Lateness};
+use crate::table::Table;
 use crate::world::Settings;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Condvar, Mutex};
 
@@ -88,7 +89,7 @@ fn row(verdict: &Verdict) -> String {
 }
 
 /// `ROUNDS`, `SEED`, `JOBS`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a
-/// table in `target/faults.md`.
+/// table in `target/faults.md`, after each run; with `FAULTS_VERDICTS` it is of all runs that this file keeps.
 #[test]
 #[ignore = "all scenarios, many times: `make faults`"]
 fn every_scenario() {
@@ -99,8 +100,10 @@ fn every_scenario() {
     all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
     println!("{}", heading());
     let began = now();
+    let mut table = Table::open();
     let verdicts = side_by_side::run(&all, first..first + rounds, jobs as usize, |verdict, output| {
         println!("{}", row(verdict));
+        table.add(verdict);
         if !verdict.violations.is_empty() {
             println!("{}\n  its process wrote:\n{output}", told(verdict));
             let scenario = all.iter().find(|scenario| scenario.name == verdict.scenario);
@@ -109,50 +112,12 @@ fn every_scenario() {
             }
         }
     });
-    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults.md");
-    std::fs::write(&table, summary(&all, &verdicts)).expect("the table can be written");
     let violations: usize = verdicts.iter().map(|verdict| verdict.violations.len()).sum();
     let cpu: Micros = verdicts.iter().map(|verdict| verdict.cpu).sum();
     println!("{:.0} s, of processors {:.0} s, {jobs} at a time", seconds(now() - began), seconds(cpu));
     println!("scenarios {}, runs {}, violations {violations}", all.len(), verdicts.len());
     assert!(!verdicts.is_empty(), "no scenario is called {only}");
     assert_eq!(violations, 0, "promises were not kept");
-}
-
-/// A table for `docs/reliability.md`.
-fn summary(all: &[Scenario], verdicts: &[Verdict]) -> String {
-    let mut text = "| scenario | what happens | etcd | runs | with violations | recovery, median / longest | callbacks told to end |\n\
-                    |---|---|---|---|---|---|---|\n"
-        .to_owned();
-    for scenario in all {
-        let mut by_server: BTreeMap<&str, Vec<&Verdict>> = BTreeMap::new();
-        for verdict in verdicts.iter().filter(|verdict| verdict.scenario == scenario.name) {
-            by_server.entry(&verdict.server).or_default().push(verdict);
-        }
-        for (server, verdicts) in by_server {
-            let mut recoveries: Vec<_> = verdicts.iter().map(|verdict| verdict.recovery).collect();
-            recoveries.sort_unstable();
-            let (median, longest) = (recoveries[recoveries.len() / 2], recoveries[recoveries.len() - 1]);
-            let wrong = verdicts.iter().filter(|verdict| !verdict.violations.is_empty()).count();
-            let cancelled: usize = verdicts.iter().map(|verdict| verdict.cancelled).sum();
-            let broken: BTreeSet<String> = verdicts
-                .iter()
-                .flat_map(|verdict| &verdict.violations)
-                .map(|violation| format!("{:?}", violation.promise))
-                .collect();
-            let broken = broken.into_iter().collect::<Vec<_>>().join(", ");
-            let broken = if broken.is_empty() { broken } else { format!(" ({broken})") };
-            text.push_str(&format!(
-                "| `{}` | {} | {server} | {} | {wrong}{broken} | {:.1} s / {:.1} s | {cancelled} |\n",
-                scenario.name,
-                scenario.about,
-                verdicts.len(),
-                seconds(median),
-                seconds(longest),
-            ));
-        }
-    }
-    text
 }
 
 fn heading() -> String {
