@@ -25,7 +25,7 @@ impl Decider {
     pub fn new(engine: &Engine) -> Self {
         let config = &engine.config;
         let index =
-            Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), config.env.hasher());
+            Index::new(config.rules.clone(), config.watched.clone(), config.reserved(), config.env.hasher());
         Self { index, rules: config.rules.clone(), revision: Revision::new(1), orders: Vec::new() }
     }
 

@@ -7,6 +7,7 @@ mod attributes;
 mod deserialize;
 mod error;
 mod range;
+mod scope;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub use attributes::Attributes;
 pub use deserialize::AttributeError;
 pub use error::{FormatError, PatternError, PatternErrorKind};
 pub(crate) use range::{KeyRange, UNBOUNDED, prefix_end};
+pub(crate) use scope::KeyScope;
 
 use crate::limits::{LONGEST_PATTERN, shown};
 use smallvec::SmallVec;
@@ -161,6 +163,15 @@ impl Pattern {
     /// ```
     pub fn literal_prefix(&self) -> &str {
         &self.0.text[..self.0.prefix_len]
+    }
+
+    /// The least scope with all keys that it matches.
+    pub(crate) fn scope(&self) -> KeyScope {
+        let literal = self.literal_prefix().to_owned();
+        match self.segments().iter().all(|segment| matches!(segment, Segment::Literal(_))) {
+            true => KeyScope::Key(literal),
+            false => KeyScope::Prefix(literal),
+        }
     }
 
     /// The attributes for which this pattern is the given key, or `None` if it doesn't match.

@@ -9,9 +9,10 @@ use crate::index::views::ViewId;
 use crate::index::{Purpose, WatcherIndex};
 use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
+use crate::pattern::KeyScope;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;
-use crate::runtime::supervised::{Faults, spawn_guarded};
+use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
 use crate::time::Jitter;
 use actix::prelude::*;
 use rand::rngs::StdRng;
@@ -29,12 +30,22 @@ const PIECE: usize = 128;
 /// How long the index may take to compare, behind live changes.
 const COMPARE: Duration = Duration::from_secs(120);
 
+/// The keys of one watch.
+#[derive(Clone)]
+pub(crate) struct Watched {
+    pub(crate) keys: KeyScope,
+    pub(crate) splits: SharedSplitPoints,
+    pub(crate) generation: StreamGeneration,
+    /// They are more than what any pattern needs. If etcd refuses them, what the patterns need of them is watched instead.
+    pub(crate) splits_up: bool,
+}
+
 /// What a crawler is made of.
 pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
-    pub(crate) prefixes: Vec<(String, SharedSplitPoints, StreamGeneration)>,
+    pub(crate) watched: Vec<Watched>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
@@ -116,30 +127,29 @@ async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>,
     Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
 }
 
-/// The name of the reads below a prefix in the engine's health.
-fn part(prefix: &str) -> String {
-    format!("crawl of `{prefix}`")
+/// The name of the reads of these keys in the engine's health.
+fn part(keys: &KeyScope) -> String {
+    format!("crawl of `{keys}`")
 }
 
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time. What etcd refuses to let be
 /// read is left out.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let Settings { etcd, index, dispatcher, status, .. } = settings;
-    let refused = |(_, _, following): &(_, _, StreamGeneration)| following.is_refused();
-    // By prefix: the stream, or that it is refused.
+    let refused = |watched: &Watched| watched.generation.is_refused();
+    // By watch: the stream, or that it is refused.
     let streams = || -> Option<Vec<Option<u64>>> {
-        let stream =
-            |at: &(_, _, StreamGeneration)| if refused(at) { Some(None) } else { at.2.stream().map(Some) };
-        settings.prefixes.iter().map(stream).collect()
+        let stream = |at: &Watched| if refused(at) { Some(None) } else { at.generation.stream().map(Some) };
+        settings.watched.iter().map(stream).collect()
     };
     let Some(followed) = streams() else { return Ok(None) };
-    // One revision for all prefixes.
-    let revision = etcd.header(&settings.namespace).await?.revision;
+    // One revision for all keys.
+    let revision = etcd.header(&KeyScope::Prefix(settings.namespace.clone())).await?.revision;
     // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
-    let all = WatcherIndex::all(settings.prefixes.len()).zip(&settings.prefixes);
-    let open_to_us = all.filter(|(_, prefix)| !refused(prefix));
-    let (watchers, prefixes): (Vec<WatcherIndex>, Vec<_>) = open_to_us.unzip();
+    let all = WatcherIndex::all(settings.watched.len()).zip(&settings.watched);
+    let open_to_us = all.filter(|(_, watched)| !refused(watched));
+    let (watchers, all): (Vec<WatcherIndex>, Vec<&Watched>) = open_to_us.unzip();
     for watcher in watchers {
         let open = OpenView { watcher, revision, purpose: Purpose::Crawl };
         match index.send(open).await {
@@ -151,10 +161,11 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
         }
     }
     let mut keys = 0;
-    let expected = prefixes.iter().map(|(_, splits, _)| splits.keys()).sum();
+    let expected = all.iter().map(|watched| watched.splits.keys()).sum();
     let mut throttle = Throttle::beside(settings.rate, expected);
     let mut lost = Vec::new();
-    for (&view, (prefix, splits, _)) in views.iter().zip(prefixes) {
+    for (&view, watched) in views.iter().zip(all) {
+        let part = part(&watched.keys);
         let page = async |mut found: Vec<_>, _| {
             keys += found.len();
             // In pieces, so that a live change waits for one of them at most.
@@ -167,12 +178,15 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
             }
             true
         };
-        let read = reader::read(etcd, prefix, revision, splits, &mut throttle, page).await;
+        let read = reader::read(etcd, &watched.keys, revision, &watched.splits, &mut throttle, page).await;
         match read {
-            Ok(Some(_)) => status.fine(&part(prefix)),
+            Ok(Some(_)) => status.fine(&part),
             // A watch that is open may stay so, although its prefix can't be read any more.
             Err(failure) if failure.kind == FailureKind::Permission => {
-                status.failure(&part(prefix), &failure);
+                status.failure(&part, &failure);
+                if watched.splits_up {
+                    settings.faults.report(Fault::Refused(watched.keys.clone()));
+                }
                 lost.push(view);
             }
             read => {

@@ -7,6 +7,7 @@ use crate::change::{Change, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, Pieces, StreamEvent, WatchMessage};
 use crate::firing::{Effect, Fence};
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::KeyScope;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -93,9 +94,10 @@ async fn changed_at(etcd: &EtcdClient, key: &str, at: Revision) -> Result<Option
 /// When the lock was deleted that was created at this revision.
 async fn deleted_at(etcd: &Arc<EtcdClient>, lock: &str, created: Revision) -> Result<Revision, Failure> {
     let searching = async {
+        let key = KeyScope::Key(lock.to_owned());
         loop {
             // From its creation on: some servers drop a deletion at the compacted revision without an error.
-            let mut stream = LiveWatch::open(etcd, lock, created, true, PATIENCE, Pieces::Whole).await?;
+            let mut stream = LiveWatch::open(etcd, &key, created, true, PATIENCE, Pieces::Whole).await?;
             loop {
                 let StreamEvent::Message(message) = stream.next().await? else { break };
                 match message {

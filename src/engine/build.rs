@@ -6,7 +6,7 @@ use crate::compiled::{Limits, RuleError};
 use crate::engine::Engine;
 use crate::engine::check::{check_application, check_key_prefix, check_names, check_options, reserved, warn};
 use crate::engine::config::{Config, Options};
-use crate::engine::coverage::{MAX_WATCHES, covering, literal_prefixes, watched};
+use crate::engine::coverage::{MAX_WATCHES, covering, ranges, watched};
 use crate::engine::endpoints::check_endpoints;
 use crate::error::{BuildError, ConfigError};
 use crate::etcd::{KeyPrefix, Target};
@@ -93,10 +93,14 @@ impl EngineBuilder {
         if !mistakes.is_empty() {
             return Err(BuildError { errors: mistakes });
         }
-        let prefixes = watched(&rules, MAX_WATCHES);
-        let exact = covering(literal_prefixes(&rules), usize::MAX).len();
+        let watched = watched(&rules, MAX_WATCHES);
+        let exact = covering(ranges(&rules), usize::MAX).len();
         if exact > MAX_WATCHES {
-            tracing::warn!(exact, watched = ?prefixes, "the patterns have more prefixes than are watched apart: wider ones are watched");
+            tracing::warn!(
+                exact,
+                ?watched,
+                "the patterns have more prefixes than are watched apart: wider ones are watched"
+            );
         }
         let target = match self.channel {
             Some(channel) => Target::Channel(channel, self.connect_options),
@@ -111,7 +115,7 @@ impl EngineBuilder {
                 credentials: self.credentials,
                 rules: Arc::from(rules),
                 callbacks: Arc::from(callbacks),
-                prefixes,
+                watched,
                 events: Events::new(options.event_buffer),
                 options,
                 runtime: self.runtime,

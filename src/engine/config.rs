@@ -8,6 +8,7 @@ use crate::events::Events;
 use crate::firing::Callback;
 use crate::limits;
 use crate::lock::batch::MAX_REQUEST_BYTES;
+use crate::pattern::KeyScope;
 use crate::runtime::env::Env;
 use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
@@ -118,8 +119,8 @@ pub(crate) struct Config {
     pub(crate) rules: Arc<[CompiledRule]>,
     /// By number of a rule.
     pub(crate) callbacks: Arc<[Callback]>,
-    /// The prefixes that the watches cover.
-    pub(crate) prefixes: Vec<String>,
+    /// The keys of each watch.
+    pub(crate) watched: Vec<KeyScope>,
     pub(crate) options: Options,
     pub(crate) runtime: Option<Handle>,
     #[cfg(feature = "http")]

@@ -4,7 +4,7 @@ use super::config::{Config, Options};
 use super::coverage::splits_up;
 use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
-use crate::crawl::crawler::{Settings as CrawlerSettings, start_crawler};
+use crate::crawl::crawler::{Settings as CrawlerSettings, Watched, start_crawler};
 use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
@@ -21,6 +21,7 @@ use crate::lock::lock_watcher::{Settings as LockWatcherSettings, start_lock_watc
 use crate::lock::sentinel::Sentinels;
 use crate::lock::txn_sender::{Settings as TxnSenderSettings, TxnSender};
 use crate::metrics::Meters;
+use crate::pattern::KeyScope;
 use crate::read::reader::{SharedSplitPoints, StreamGeneration};
 use crate::runtime::actor_thread::ActorThread;
 use crate::runtime::env::RandomStream;
@@ -216,8 +217,7 @@ impl Incarnation {
             evaluators.push(EvaluatorHandle { orders, reached });
             threads.extend(own);
         }
-        let index =
-            Index::new(config.rules.clone(), config.prefixes.clone(), config.reserved(), env.hasher());
+        let index = Index::new(config.rules.clone(), config.watched.clone(), config.reserved(), env.hasher());
         let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
@@ -225,24 +225,27 @@ impl Incarnation {
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
         connect(&watch, watch_connector, &faults).await.ok_or_else(ended)?;
-        let prefix =
-            |prefix: &String| (prefix.clone(), SharedSplitPoints::default(), StreamGeneration::default());
-        let splits: Vec<(String, SharedSplitPoints, StreamGeneration)> =
-            config.prefixes.iter().map(prefix).collect();
-        let progress = WatchProgress::new(splits.len(), Instant::now());
-        for (number, (prefix, splits, generation)) in splits.iter().enumerate() {
+        let watch_of = |keys: &KeyScope| Watched {
+            keys: keys.clone(),
+            splits: SharedSplitPoints::default(),
+            generation: StreamGeneration::default(),
+            splits_up: splits_up(&config.rules, &config.watched, keys),
+        };
+        let watched: Vec<Watched> = config.watched.iter().map(watch_of).collect();
+        let progress = WatchProgress::new(watched.len(), Instant::now());
+        for (number, Watched { keys, splits, generation, splits_up }) in watched.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 meters: meters.clone(),
                 progress: progress.clone(),
                 number: WatcherIndex::new(number),
-                prefix: prefix.clone(),
+                keys: keys.clone(),
                 etcd: watch_etcd.clone(),
                 index: index.clone(),
                 status: status.clone(),
                 splits: splits.clone(),
                 generation: generation.clone(),
-                splits_up: splits_up(&config.rules, &config.prefixes, prefix),
+                splits_up: *splits_up,
                 silence: config.options.watch_silence,
                 lag_limit: config.options.lag_limit,
                 faults: faults.clone(),
@@ -270,7 +273,7 @@ impl Incarnation {
             engine,
             meters: meters.clone(),
             etcd: watch_etcd,
-            prefixes: splits,
+            watched,
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),
             namespace: config.namespace.to_string(),
@@ -303,6 +306,18 @@ impl Incarnation {
     /// An inspector of these actors.
     pub(crate) fn inspector(&self, rules: Arc<[CompiledRule]>) -> Inspector {
         Inspector::new(rules, self.index.clone(), self.dispatcher.clone(), self.controls.clone())
+    }
+
+    /// Starts nothing more, and waits until the callbacks that run have finished, or for `limit`. The end of the actors
+    /// is still to come.
+    pub(crate) fn drain(&self, limit: Duration) -> impl Future<Output = ()> + use<> {
+        self.watch.stop();
+        // Whoever ends the actors says how long callbacks have.
+        let drained = self.dispatcher.send(Drain { deadline: Instant::now() + LONGEST });
+        async move {
+            // Late, or gone after a panic: then there is nothing more to wait for.
+            let _ = timeout(limit, drained).await;
+        }
     }
 
     /// Ends in an orderly way. Returns the number of firings that did not end.

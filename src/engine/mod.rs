@@ -40,6 +40,7 @@ pub use running::RunningEngine;
 
 use crate::error::{EngineError, Error};
 use crate::events::EventStream;
+use crate::pattern::KeyScope;
 use config::Config;
 use etcd_client::Channel;
 use std::future::Future;
@@ -69,11 +70,11 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Config { engine, namespace, prefixes, options, .. } = &self.config;
+        let Config { engine, namespace, watched, options, .. } = &self.config;
         f.debug_struct("Engine")
             .field("name", engine)
             .field("namespace", namespace)
-            .field("watched", prefixes)
+            .field("watched", watched)
             .field("options", options)
             .finish_non_exhaustive()
     }
@@ -122,9 +123,10 @@ impl Engine {
 
     /// The prefixes that the engine will watch: the smallest set that covers all patterns. Instead of more
     /// than 32 prefixes, the engine watches what the longest ones have in common. An empty prefix is all of
-    /// etcd.
+    /// etcd. Of a pattern without attributes only that key is watched, and it stands here as a prefix does, unless
+    /// another prefix covers it.
     pub fn watched_prefixes(&self) -> impl Iterator<Item = &str> {
-        self.config.prefixes.iter().map(String::as_str)
+        self.config.watched.iter().map(KeyScope::text)
     }
 
     /// The events of the engine from its start on. [`EngineHandle::events`] misses those before it is called.

@@ -12,6 +12,7 @@ use crate::error::EngineError;
 use crate::index::{Decide, Index, Purpose, WatcherIndex};
 use crate::inspect::EvaluatedInstance;
 use crate::pattern::Attributes;
+use crate::pattern::KeyScope;
 use crate::value::Value;
 use foldhash::fast::FixedState;
 use std::collections::HashMap;
@@ -129,7 +130,8 @@ impl Engine {
     ) -> Vec<EvaluatedInstance> {
         let rules = &self.config.rules;
         let hasher = FixedState::with_seed(0);
-        let mut index = Index::new(rules.clone(), vec![String::new()], self.config.reserved(), hasher);
+        let mut index =
+            Index::new(rules.clone(), vec![KeyScope::Prefix(String::new())], self.config.reserved(), hasher);
         let found = keys.into_iter().map(|(key, value)| KeyValue {
             key: key.as_ref().into(),
             value: value.as_ref().into(),

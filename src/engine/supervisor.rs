@@ -11,6 +11,7 @@ use crate::health::Health;
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::runtime::supervised::Fault;
+use futures_util::future::BoxFuture;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -89,20 +90,28 @@ async fn oversee(
     commands: &mut mpsc::Receiver<Command>,
     panics: &mut VecDeque<Instant>,
 ) -> Turn {
+    // What was refused, while callbacks that run may finish.
+    let mut refused: Option<Fault> = None;
+    let mut drained: BoxFuture<'static, ()> = Box::pin(std::future::pending());
     loop {
-        tokio::select! {
+        let fault = tokio::select! {
             biased;
-            fault = incarnation.faults.recv() => {
-                let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
-                if !matches!(fault, Fault::Refused(_)) {
-                    meters.restart();
+            () = &mut drained => refused.take(),
+            fault = incarnation.faults.recv() => match fault {
+                Some(fault @ Fault::Refused(_)) => {
+                    if refused.is_none() {
+                        // Nothing is wrong with what runs.
+                        status.restarting();
+                        drained = Box::pin(incarnation.drain(config.options.shutdown_deadline));
+                        refused = Some(fault);
+                    }
+                    continue;
                 }
-                status.restarting();
-                incarnation.abandon(RESTART).await;
-                // This is done once more, because what the old actors reported until their end is void.
-                status.restarting();
-                return recover(config, status, fault, panics).await;
-            }
+                fault => {
+                    meters.restart();
+                    fault
+                }
+            },
             command = commands.recv() => match command {
                 Some(Command::Shutdown { deadline, reply }) => {
                     status.end(Health::Stopping);
@@ -121,9 +130,16 @@ async fn oversee(
                 Some(Command::Inspect { reply }) => {
                     // The receiver may be gone, and then nobody needs the answer.
                     let _ = reply.send(incarnation.inspector(config.rules.clone()));
+                    continue;
                 }
-            }
-        }
+            },
+        };
+        let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
+        status.restarting();
+        incarnation.abandon(RESTART).await;
+        // This is done once more, because what the old actors reported until their end is void.
+        status.restarting();
+        return recover(config, status, fault, panics).await;
     }
 }
 
@@ -137,13 +153,13 @@ async fn recover(config: &mut Config, status: &Status, fault: Fault, panics: &mu
                 "etcd has other or older data than before: starting again from what it has"
             );
         }
-        Fault::Refused(prefix) => {
-            let parts = needed(&config.rules, &prefix);
+        Fault::Refused(keys) => {
+            let parts = needed(&config.rules, &keys);
             tracing::warn!(
-                engine, prefix, instead = ?parts,
+                engine, prefix = keys.text(), instead = ?parts,
                 "etcd refuses to let a prefix be read: what the patterns need of it is watched instead"
             );
-            config.prefixes = split(&config.prefixes, &prefix, parts);
+            config.watched = split(&config.watched, &keys, parts);
         }
         Fault::Panicked { part, text } => {
             let text = config.options.reveal.panic(&text);

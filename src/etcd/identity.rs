@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::key_prefix::KeyPrefix;
 use super::requests::{Answer, kv_of_reads};
 use crate::change::Revision;
+use crate::pattern::KeyScope;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
 use std::fmt;
@@ -121,7 +122,7 @@ impl EtcdClient {
 
     /// Whether the store answers, and transactions can be sent.
     pub(crate) async fn probe(&self, namespace: &str) -> Result<(), Failure> {
-        self.header(namespace).await?;
+        self.header(&KeyScope::Prefix(namespace.to_owned())).await?;
         self.identity().await.map(drop)
     }
 

@@ -37,6 +37,8 @@ impl KeyPrefix {
     pub(super) fn end(&self, end: impl Into<Vec<u8>>) -> Vec<u8> {
         let end = end.into();
         match self.0.is_empty() {
+            // A single key has no end.
+            false if end.is_empty() => end,
             false if end == UNBOUNDED => prefix_end(self.0.as_bytes()),
             _ => self.key(end),
         }

@@ -112,8 +112,3 @@ impl Header {
         Self { cluster: header.cluster_id, revision: Revision::new(header.revision), term: header.raft_term }
     }
 }
-
-fn first_key(prefix: impl AsRef<[u8]>) -> Vec<u8> {
-    let prefix = prefix.as_ref();
-    if prefix.is_empty() { vec![0] } else { prefix.to_vec() }
-}

@@ -6,9 +6,10 @@ use super::failure::{Failure, FailureKind};
 use super::identity::Identity;
 use super::key_prefix::KeyPrefix;
 use super::txn_call;
-use super::{Header, MAX_RESPONSE, first_key};
+use super::{Header, MAX_RESPONSE};
 use crate::change::{Change, Revision};
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::KeyScope;
 use crate::value::Value;
 use bytes::Bytes;
 use etcd_client::proto::{PbTxnOpResponse, PbTxnResponse};
@@ -128,11 +129,12 @@ impl EtcdClient {
         Ok(response.kvs.into_iter().next().map(|kv| (kv.value.into(), Revision::new(kv.mod_revision))))
     }
 
-    /// Where the cluster stands, by a linearizable read of the first key that a prefix may have.
-    pub(crate) async fn header(&self, prefix: &str) -> Result<Header, Failure> {
+    /// Where the cluster stands, by a linearizable read of the first of these keys.
+    pub(crate) async fn header(&self, keys: &KeyScope) -> Result<Header, Failure> {
         let send = |connection: Arc<Connection>| async move {
             let options = GetOptions::new().with_count_only();
-            connection.client.kv_client().get(self.store.prefix().key(first_key(prefix)), Some(options)).await
+            let key = self.store.prefix().key(keys.first_key());
+            connection.client.kv_client().get(key, Some(options)).await
         };
         let response = self.call(Sending::once("get"), send).await?.0;
         Ok(Header::of(response.header.as_ref()))

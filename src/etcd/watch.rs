@@ -1,13 +1,14 @@
 //! A watch: opened by a request, heard over its stream.
 
+use super::Header;
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
 use super::requests::LastEvent;
 use super::store::Store;
 use super::watch_call::{WatchCall, Watched};
-use super::{Header, first_key};
 use crate::change::{Change, Revision};
+use crate::pattern::KeyScope;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -25,16 +26,18 @@ pub(crate) enum Pieces {
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 impl EtcdClient {
-    /// Opens a watch on a prefix from `from` on. With `deletions_only`, puts are filtered out.
+    /// Opens a watch on keys from `from` on. With `deletions_only`, puts are filtered out.
     async fn watch(
         &self,
-        prefix: &str,
+        keys: &KeyScope,
         from: Revision,
         deletions_only: bool,
         pieces: Pieces,
     ) -> Result<Watch, Failure> {
         let send = |connection: Arc<Connection>| async move {
-            let mut watched = Watched::prefix(&self.store.prefix().key(prefix), from, deletions_only);
+            let prefix = self.store.prefix();
+            let (first, end) = (prefix.key(keys.first_key()), prefix.end(keys.end()));
+            let mut watched = Watched::range(first, end, from, deletions_only);
             if pieces == Pieces::Small {
                 watched = watched.in_pieces();
             }
@@ -50,7 +53,7 @@ impl EtcdClient {
 pub(crate) struct LiveWatch {
     client: Arc<EtcdClient>,
     watch: Watch,
-    prefix: String,
+    keys: KeyScope,
     silence: Duration,
     heard_at: Instant,
     /// When it was asked, if it has not answered.
@@ -70,15 +73,15 @@ impl LiveWatch {
     /// long again.
     pub(crate) async fn open(
         client: &Arc<EtcdClient>,
-        prefix: &str,
+        keys: &KeyScope,
         from: Revision,
         deletions_only: bool,
         silence: Duration,
         pieces: Pieces,
     ) -> Result<Self, Failure> {
-        let watch = client.watch(prefix, from, deletions_only, pieces).await?;
-        let (client, prefix, heard_at) = (client.clone(), prefix.to_owned(), Instant::now());
-        Ok(Self { client, watch, prefix, silence, heard_at, asked_at: None })
+        let watch = client.watch(keys, from, deletions_only, pieces).await?;
+        let (client, keys, heard_at) = (client.clone(), keys.clone(), Instant::now());
+        Ok(Self { client, watch, keys, silence, heard_at, asked_at: None })
     }
 
     /// What happens next. Nothing is lost if it is not waited for to its end.
@@ -102,7 +105,7 @@ impl LiveWatch {
                         return Err(Failure::new(FailureKind::Unreachable, "watch", message));
                     }
                     self.asked_at = Some(Instant::now());
-                    self.watch.heartbeat(&self.prefix).await?;
+                    self.watch.heartbeat(&self.keys).await?;
                 }
             }
         }
@@ -220,12 +223,12 @@ impl Watch {
     /// Asks for a sign of life that every version gives, also on a quiet watch: the registration of
     /// another watch on the same stream, on a key within the range of the first. An error also if the first
     /// was never registered: the answer would be taken for its own, and nothing would be watched.
-    async fn heartbeat(&mut self, prefix: &str) -> Result<(), Failure> {
+    async fn heartbeat(&mut self, keys: &KeyScope) -> Result<(), Failure> {
         if self.id.is_none() {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
         self.connection.activity.sent(Instant::now(), HEARTBEAT);
-        let beside = Watched::key(first_key(self.store.prefix().key(prefix)));
+        let beside = Watched::key(self.store.prefix().key(keys.first_key()));
         self.stream.watch(beside).await.map_err(|error| Failure::of_error("watch", error))
     }
 }

@@ -1,11 +1,9 @@
 //! Watch streams, read into changes as they come: a key is copied once, and a short value never.
 
 use super::Header;
-use super::first_key;
 use super::txn_channel::TxnChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use crate::change::{Change, Deletion, Revision};
-use crate::pattern::{UNBOUNDED, prefix_end};
 use bytes::Buf;
 use futures_util::stream::poll_fn;
 use http::uri::PathAndQuery;
@@ -42,13 +40,13 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// A prefix, from a revision on, with the server's own notes of how far it is.
-    pub(super) fn prefix(prefix: &[u8], from: Revision, deletions_only: bool) -> Self {
+    /// A range of keys, from a revision on, with the server's own notes of how far it is. Without an end it is one key.
+    pub(super) fn range(key: Vec<u8>, range_end: Vec<u8>, from: Revision, deletions_only: bool) -> Self {
         /// Of `FilterType`.
         const NO_PUT: i32 = 0;
         Self {
-            key: first_key(prefix),
-            range_end: if prefix.is_empty() { UNBOUNDED.to_vec() } else { prefix_end(prefix) },
+            key,
+            range_end,
             start_revision: from.get(),
             progress_notify: true,
             filters: if deletions_only { vec![NO_PUT] } else { Vec::new() },

@@ -14,6 +14,7 @@ use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::condition::Slot;
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::KeyScope;
 use smallvec::SmallVec;
 
 /// Which watches bring the keys of each rule, and up to which revision they have.
@@ -35,9 +36,9 @@ struct Owners {
 }
 
 impl Coherence {
-    pub(super) fn new(rules: &[CompiledRule], prefixes: &[String]) -> Self {
-        let rules = rules.iter().map(|rule| Owners::new(rule, prefixes)).collect();
-        let watchers = prefixes.len();
+    pub(super) fn new(rules: &[CompiledRule], ranges: &[KeyScope]) -> Self {
+        let rules = rules.iter().map(|rule| Owners::new(rule, ranges)).collect();
+        let watchers = ranges.len();
         Self { complete: vec![Revision::NONE; watchers], from: vec![None; watchers], rules }
     }
 
@@ -67,14 +68,14 @@ impl Coherence {
 }
 
 impl Owners {
-    fn new(rule: &CompiledRule, prefixes: &[String]) -> Self {
+    fn new(rule: &CompiledRule, ranges: &[KeyScope]) -> Self {
         let mut all = SmallVec::new();
         let slots = rule.slots().iter().map(|pattern| {
-            let literal = pattern.literal_prefix();
-            // One for all keys, unless another prefix has some of them.
-            let whole = prefixes.iter().position(|prefix| literal.starts_with(prefix.as_str()));
-            let within = |at: &usize| prefixes[*at].starts_with(literal) && Some(*at) != whole;
-            let parts = (0..prefixes.len()).filter(within);
+            let keys = pattern.scope();
+            // One for all keys, unless another watcher has some of them.
+            let whole = ranges.iter().position(|range| range.covers(&keys));
+            let within = |at: &usize| keys.covers(&ranges[*at]) && Some(*at) != whole;
+            let parts = (0..ranges.len()).filter(within);
             let owners: SmallVec<[WatcherIndex; 2]> =
                 whole.into_iter().chain(parts).map(WatcherIndex::new).collect();
             for owner in &owners {

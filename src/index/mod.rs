@@ -33,6 +33,7 @@ pub(crate) use watchers::WatcherIndex;
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::compiled::{Binding, CompiledRule, Packed, RuleIndex, Use};
 use crate::condition::Slot;
+use crate::pattern::KeyScope;
 use crate::value::Value;
 use coherence::Coherence;
 use decisions::Dirty;
@@ -63,7 +64,7 @@ pub(crate) struct Counters {
 
 pub(crate) struct Index {
     rules: Arc<[CompiledRule]>,
-    prefixes: Vec<String>,
+    ranges: Vec<KeyScope>,
     namespaces: Vec<String>,
     patterns: Patterns,
     mirror: Mirror,
@@ -101,21 +102,21 @@ struct Matched {
 }
 
 impl Index {
-    /// Makes an index. `prefixes` are the prefixes that the watchers cover. If one begins with another, it comes before
-    /// that one, and its keys are its own. Keys below `namespaces` belong to engines and match no pattern.
+    /// Makes an index. `ranges` are the keys of each watcher. If one has all of another, it comes after that one, whose keys are its
+    /// own. Keys below `namespaces` belong to engines and match no pattern.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
-        prefixes: Vec<String>,
+        ranges: Vec<KeyScope>,
         namespaces: Vec<String>,
         hasher: FixedState,
     ) -> Self {
         let patterns = Patterns::new(
             rules.iter().enumerate().flat_map(|(number, rule)| rule.uses(RuleIndex::new(number))),
         );
-        let watchers = prefixes.len();
+        let watchers = ranges.len();
         let mut this = Self {
             patterns,
-            coherence: Coherence::new(&rules, &prefixes),
+            coherence: Coherence::new(&rules, &ranges),
             mirror: Mirror::new(hasher.clone()),
             instances: Instances::new(rules.len(), hasher.clone()),
             groups: Groups::new(hasher),
@@ -130,7 +131,7 @@ impl Index {
             counters: Counters::default(),
             packed: Packed::new(),
             namespaces,
-            prefixes,
+            ranges,
             rules,
         };
         for number in RuleIndex::all(this.rules.len()) {
@@ -164,7 +165,7 @@ impl Index {
 
     #[cfg(feature = "bench")]
     pub(crate) fn watchers(&self) -> usize {
-        self.prefixes.len()
+        self.ranges.len()
     }
 
     pub(crate) fn is_ready(&self) -> bool {
@@ -323,10 +324,9 @@ impl Index {
         Some((key, self.watcher_of(key)?))
     }
 
-    /// The watcher that covers a key. Of two prefixes that cover it, the longer one comes first.
+    /// The watcher that covers a key. Of two ranges that have it, the smaller one comes first.
     fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
-        let watcher = self.prefixes.iter().position(|prefix| key.starts_with(prefix.as_str()))?;
-        Some(WatcherIndex::new(watcher))
+        self.ranges.iter().position(|range| range.contains(key)).map(WatcherIndex::new)
     }
 
     fn settle(&mut self, merge: Merge, revision: Revision) {

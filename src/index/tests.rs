@@ -46,7 +46,7 @@ fn rules_showing(
 
 /// An index with one watcher of everything.
 fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
-    Index::new(rules(conditions), vec![String::new()], Vec::new(), FixedState::with_seed(1))
+    Index::new(rules(conditions), vec![KeyScope::Prefix(String::new())], Vec::new(), FixedState::with_seed(1))
 }
 
 /// An index whose first snapshot, at revision 100, contained these keys. All instances that they imply are

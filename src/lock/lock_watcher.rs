@@ -5,6 +5,7 @@
 use crate::change::{Change, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, Pieces, StreamEvent};
 use crate::health::status::Status;
+use crate::pattern::KeyScope;
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
@@ -94,7 +95,8 @@ async fn follow(
     retry: &mut Retry,
 ) -> Result<End, Failure> {
     let Settings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
-    let from = match start(etcd, namespace, resume).await? {
+    let below = KeyScope::Prefix(namespace.clone());
+    let from = match start(etcd, &below, resume).await? {
         Start::Watch(from) => from,
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
@@ -112,7 +114,7 @@ async fn follow(
             revision.next()
         }
     };
-    let mut stream = LiveWatch::open(etcd, namespace, from, true, settings.silence, Pieces::Whole).await?;
+    let mut stream = LiveWatch::open(etcd, &below, from, true, settings.silence, Pieces::Whole).await?;
     settings.status.fine(PART);
     loop {
         tokio::select! {

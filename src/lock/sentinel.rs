@@ -10,6 +10,7 @@ use crate::etcd::{
     Answer, EtcdClient, Failure, FailureKind, LeaseId, LiveWatch, Pieces, StreamEvent, WatchMessage,
 };
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::KeyScope;
 use crate::runtime::retry::Retry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, TxnOp};
@@ -95,7 +96,7 @@ impl SentinelWatch<'_> {
         if is_active(Mutant::LeaseWatch) {
             return std::future::pending().await;
         }
-        let key = self.sentinels.key(self.lease);
+        let key = KeyScope::Key(self.sentinels.key(self.lease));
         loop {
             match self.follow(&key).await {
                 Ok(true) => return,
@@ -117,7 +118,7 @@ impl SentinelWatch<'_> {
     }
 
     /// Whether it was deleted, once that is known or the stream's connection was replaced.
-    async fn follow(&mut self, key: &str) -> Result<bool, Failure> {
+    async fn follow(&mut self, key: &KeyScope) -> Result<bool, Failure> {
         // From where it was there: some servers drop a deletion at the compacted revision without an error.
         let mut stream =
             LiveWatch::open(self.etcd, key, self.there, true, self.silence, Pieces::Whole).await?;
@@ -126,7 +127,7 @@ impl SentinelWatch<'_> {
             match message {
                 WatchMessage::Changes(_, changes) => {
                     let is_it = |change: &Change| match change {
-                        Change::Delete { key: deleted, .. } => deleted == key.as_bytes(),
+                        Change::Delete { key: deleted, .. } => deleted == key.text().as_bytes(),
                         Change::Put { .. } => false,
                     };
                     if changes.iter().any(is_it) {
@@ -143,9 +144,9 @@ impl SentinelWatch<'_> {
     }
 
     /// Whether it is there now.
-    async fn look(&mut self, key: &str) -> Result<bool, Failure> {
+    async fn look(&mut self, key: &KeyScope) -> Result<bool, Failure> {
         let at = self.etcd.header(key).await?.revision;
-        let is_there = self.etcd.get(key).await?.is_some();
+        let is_there = self.etcd.get(key.text()).await?.is_some();
         self.there = at;
         Ok(is_there)
     }

@@ -16,7 +16,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::pattern::{UNBOUNDED, prefix_end};
+use crate::pattern::{KeyScope, UNBOUNDED};
 use std::collections::BTreeMap;
 
 /// A range between split points may return this many pages at once: keys were added since they were learned, or
@@ -44,7 +44,7 @@ const RUNS: [u8; 5] = [0, b'0', b'9' + 1, b'Z' + 1, b'z' + 1];
 pub(crate) struct RangeRequest {
     /// The first key.
     pub(crate) start: Vec<u8>,
-    /// The key after the last; a single zero byte means up to the end of the keyspace.
+    /// The key after the last; a single zero byte means up to the end of the keyspace, and nothing only the first key.
     pub(crate) end: Vec<u8>,
     /// The most keys to return.
     pub(crate) limit: i64,
@@ -67,14 +67,16 @@ pub(crate) struct RangePlan {
 }
 
 impl RangePlan {
-    /// Plans to read all keys with a prefix (all keys there are, if it is empty), about `page` at a time.
+    /// Plans to read all keys of a range, about `page` at a time.
     ///
     /// `splits` are the split points an earlier read learned, ascending. They may be stale or none at all;
-    /// those outside the prefix or out of order are passed over.
-    pub(crate) fn new(prefix: &[u8], page: usize, splits: &[Vec<u8>]) -> Self {
+    /// those outside the range or out of order are passed over.
+    pub(crate) fn new(range: &KeyScope, page: usize, splits: &[Vec<u8>]) -> Self {
+        Self::between(range.first_key(), range.end(), page, splits)
+    }
+
+    fn between(start: Vec<u8>, end: Vec<u8>, page: usize, splits: &[Vec<u8>]) -> Self {
         let page = page.max(1);
-        let start = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
-        let end = prefix_end(prefix);
         let mut points: Vec<Vec<u8>> = Vec::new();
         for split in splits {
             if split > points.last().unwrap_or(&start) && is_before(split, &end) {

@@ -1,9 +1,10 @@
-//! Reads a whole prefix at one revision, in sub-ranges, some of them at the same time.
+//! Reads a whole range of keys at one revision, in sub-ranges, some of them at the same time.
 
 use super::ranges::{RangePlan, RangeRequest, SplitPoints};
 use super::throttle::Throttle;
 use crate::change::{KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
+use crate::pattern::KeyScope;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
@@ -77,7 +78,7 @@ impl StreamGeneration {
 /// Pages that wait to be taken in at most, while others are on their way.
 const AHEAD: usize = 2;
 
-/// Hands every key of the prefix, as of `revision`, to `page`, each once, in no order, with how many more the range
+/// Hands every key of the range, as of `revision`, to `page`, each once, in no order, with how many more the range
 /// has that was asked for: of a first read's first page, how many there are in all. With the revision 0, each range is
 /// read as it is then, and each key is still handed on once. While a page is taken in, the next ones are on their way,
 /// unless there is time.
@@ -85,7 +86,7 @@ const AHEAD: usize = 2;
 /// Returns the store's newest revision that an answer told of; `None` as soon as `page` is false.
 pub(crate) async fn read(
     etcd: &EtcdClient,
-    prefix: &str,
+    range: &KeyScope,
     revision: Revision,
     splits: &SharedSplitPoints,
     throttle: &mut Throttle,
@@ -93,7 +94,7 @@ pub(crate) async fn read(
 ) -> Result<Option<Revision>, Failure> {
     let mut newest = Revision::NONE;
     let (size, parallel) = throttle.shape();
-    let mut plan = RangePlan::new(prefix.as_bytes(), size, &splits.points(size));
+    let mut plan = RangePlan::new(range, size, &splits.points(size));
     let mut out = FuturesUnordered::new();
     let mut heard: VecDeque<(Vec<KeyValue>, usize)> = VecDeque::new();
     loop {

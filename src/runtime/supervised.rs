@@ -1,6 +1,7 @@
 //! What all actors share: a panic in one ends it in order and is reported, so that the engine can
 //! restart from a resync; and a full mailbox downstream makes an actor wait.
 
+use crate::pattern::KeyScope;
 use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use futures_util::FutureExt;
@@ -19,8 +20,8 @@ pub(crate) enum Fault {
     Panicked { part: &'static str, text: String },
     /// The store is another one than it was, or an older state of it: all that is known is void.
     Rewound(String),
-    /// Etcd refuses to let this prefix be read, which is wider than what the patterns need.
-    Refused(String),
+    /// Etcd refuses to let these keys be read, which are more than what the patterns need.
+    Refused(KeyScope),
 }
 
 /// Where faults are reported. One is enough for a restart: more than fit are dropped.

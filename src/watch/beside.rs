@@ -75,15 +75,15 @@ impl Beside {
     ) -> Result<Option<(LiveWatch, Revision, Self)>, Failure> {
         /// From now on.
         const NOW: Revision = Revision::NONE;
-        let Settings { etcd, index, number, prefix, silence, splits, .. } = settings;
-        let mut stream = LiveWatch::open(etcd, prefix, NOW, false, *silence, pieces).await?;
+        let Settings { etcd, index, number, keys, silence, splits, .. } = settings;
+        let mut stream = LiveWatch::open(etcd, keys, NOW, false, *silence, pieces).await?;
         registered(&mut stream).await?;
         // Not what the stream told, which may come from a proxy or from a member that is behind. What it told before
         // this is of no account: the ranges will have it.
-        let revision = etcd.header(prefix).await?.revision;
+        let revision = etcd.header(keys).await?.revision;
         let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
         let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
-        let (etcd, prefix, splits, index) = (etcd.clone(), prefix.clone(), splits.clone(), index.clone());
+        let (etcd, range, splits, index) = (etcd.clone(), keys.clone(), splits.clone(), index.clone());
         let reading = async move {
             /// The newest, of each range.
             const NEWEST: Revision = Revision::NONE;
@@ -92,7 +92,7 @@ impl Beside {
                 found = newest(found.take(), &keys);
                 index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
             };
-            let read_at = reader::read(&etcd, &prefix, NEWEST, &splits, &mut Throttle::Fast, page).await?;
+            let read_at = reader::read(&etcd, &range, NEWEST, &splits, &mut Throttle::Fast, page).await?;
             Ok(read_at.map(|read_at| RangesRead { newest: found, read_at: read_at.max(revision) }))
         };
         let beside = Self { view, started: Instant::now(), stage: Stage::Reading(Box::pin(reading)) };

@@ -14,6 +14,7 @@ use crate::health::status::Status;
 use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage, WatchIs};
 use crate::index::{Purpose, WatchState, WatcherIndex};
 use crate::metrics::Meters;
+use crate::pattern::KeyScope;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::resume::{Resume, Start, Step};
 use crate::read::start::start;
@@ -36,7 +37,7 @@ pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) progress: WatchProgress,
     pub(crate) number: WatcherIndex,
-    pub(crate) prefix: String,
+    pub(crate) keys: KeyScope,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) status: Status,
@@ -44,8 +45,8 @@ pub(crate) struct Settings {
     pub(crate) generation: StreamGeneration,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
-    /// Its prefix is wider than what any pattern needs. If etcd refuses it at the start, prefixes that are not are
-    /// watched instead.
+    /// Its keys are more than what any pattern needs. If etcd refuses them, what the patterns need of them is watched
+    /// instead.
     pub(crate) splits_up: bool,
     /// For how long it may be behind before that counts as lagging.
     pub(crate) lag_limit: Duration,
@@ -55,7 +56,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// The watcher's name in the engine's health.
     fn part(&self) -> String {
-        format!("watch of `{}`", self.prefix)
+        format!("watch of `{}`", self.keys)
     }
 
     /// Reports the beginning and the end of lagging.
@@ -80,7 +81,7 @@ impl Settings {
     }
 
     fn lag_part(&self) -> String {
-        format!("changes below `{}`", self.prefix)
+        format!("changes below `{}`", self.keys)
     }
 }
 
@@ -124,8 +125,8 @@ async fn run(settings: Settings, retry: Retry) {
             watch.resume.lost_snapshot();
         }
         let refused = failure.kind == FailureKind::Permission;
-        if refused && settings.splits_up && watch.state == WatchState::Starting {
-            return settings.faults.report(Fault::Refused(settings.prefix.clone()));
+        if refused && settings.splits_up {
+            return settings.faults.report(Fault::Refused(settings.keys.clone()));
         }
         let state = match watch.state {
             _ if refused => WatchState::Refused,
@@ -177,9 +178,9 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
     let Watch { resume, lag, pieces, .. } = &mut *watch;
     let pieces = *pieces;
     let open = async |from| {
-        LiveWatch::open(&settings.etcd, &settings.prefix, from, false, settings.silence, pieces).await
+        LiveWatch::open(&settings.etcd, &settings.keys, from, false, settings.silence, pieces).await
     };
-    let (stream, mut beside) = match start(&settings.etcd, &settings.prefix, resume).await? {
+    let (stream, mut beside) = match start(&settings.etcd, &settings.keys, resume).await? {
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => (open(from).await?, None),
         Start::Snapshot(revision) => {
@@ -245,7 +246,7 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
         index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
     let throttle = &mut Throttle::Fast;
-    let read = reader::read(&settings.etcd, &settings.prefix, revision, &settings.splits, throttle, page);
+    let read = reader::read(&settings.etcd, &settings.keys, revision, &settings.splits, throttle, page);
     if read.await?.is_none() {
         return Ok(None);
     }
@@ -345,7 +346,7 @@ async fn stream_to_end(
                     }
                     Step::Resync => {
                         tracing::info!(
-                            engine = &*settings.engine, prefix = settings.prefix,
+                            engine = &*settings.engine, prefix = settings.keys.text(),
                             "the watch's history was compacted: comparing with a new snapshot"
                         );
                         settings.meters.resync();

@@ -333,6 +333,9 @@ impl Cluster {
             let permission = Permission::read_write(prefix).with_prefix();
             client.role_grant_permission("engine", permission).await.expect("etcd grants a permission");
         }
+        // For the key alone.
+        let permission = Permission::read(crate::jobs::NEVER);
+        client.role_grant_permission("engine", permission).await.expect("etcd grants a permission");
         client.auth_enable().await.expect("etcd enables authentication");
         self.access.users = true;
     }

@@ -13,6 +13,9 @@ pub const OPTIMISTIC: &str = "optimistic";
 pub const LEFT: &str = "left";
 pub const RIGHT: &str = "right";
 
+/// A key that nobody puts.
+pub const NEVER: &str = "/switch";
+
 pub const KINDS: [&str; 4] = [LOCKED, OPTIMISTIC, LEFT, RIGHT];
 
 /// What a callback is to do, told at the beginning of the job's value; the rest of the value is ballast.

@@ -34,6 +34,8 @@ pub struct Setup {
     pub user: Option<(String, PathBuf)>,
     /// Files with the certificate of the authority, and the client's own certificate and key.
     pub tls: Option<[PathBuf; 3]>,
+    /// Another rule needs all jobs, so that one watch is of all kinds, and a single key.
+    pub wide: bool,
     /// It breaks promises on purpose, so that it can be seen that this is noticed.
     pub broken: bool,
 }
@@ -66,7 +68,11 @@ async fn run(setup: Setup) {
     });
     // Kept until the end of the process.
     let _hoard = setup.broken.then(|| vec![1u8; HOARD]);
-    let rules = jobs::KINDS.map(|kind| rule(kind, worker.clone()));
+    let mut rules = jobs::KINDS.map(|kind| rule(kind, worker.clone())).to_vec();
+    rules.extend(setup.wide.then(|| {
+        let rule = Rule::new("wide").when(key("/todo/:kind/:id").exists() & key(jobs::NEVER).exists());
+        rule.run(async |_: Firing| Err::<Outcome, BoxError>("it never fires".into()))
+    }));
     let (user, files) = (setup.user, setup.tls);
     let engine = Engine::builder("faults", setup.endpoints)
         .name(format!("faults-{}", setup.engine))
@@ -78,7 +84,7 @@ async fn run(setup: Setup) {
         .crawl_interval(setup.crawl_interval)
         .concurrency(setup.concurrency)
         .rebalance(setup.rebalance)
-        .rules(rules.map(|rule| rule.concurrency(setup.concurrency)));
+        .rules(rules.into_iter().map(|rule| rule.concurrency(setup.concurrency)));
     let running = engine.build().expect("a configuration").start().await.expect("an engine");
     tell_health(&running, &worker.writer);
     let mut orders = orders();

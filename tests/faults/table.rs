@@ -32,7 +32,8 @@ impl Table {
         self.verdicts.push(serde_json::from_str(&line).expect("a verdict as JSON"));
         if let Some(file) = &self.file {
             line.push('\n');
-            let mut file = fs::File::options().create(true).append(true).open(file).expect("a file for verdicts");
+            let mut file =
+                fs::File::options().create(true).append(true).open(file).expect("a file for verdicts");
             file.write_all(line.as_bytes()).expect("the verdict can be written");
         }
         let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/faults.md");

@@ -53,6 +53,8 @@ pub struct Settings {
     pub jwt: Option<u32>,
     /// What is between engines and members.
     pub through: Option<Through>,
+    /// Another rule of the engines needs all jobs, whatever their kind, and never fires.
+    pub wide: bool,
     /// The engines break promises on purpose.
     pub broken: bool,
 }
@@ -71,6 +73,7 @@ impl Default for Settings {
             users: false,
             jwt: None,
             through: None,
+            wide: false,
             broken: false,
         }
     }
@@ -178,6 +181,7 @@ impl World {
             crawl_interval: Duration::from_secs(5),
             concurrency: self.settings.concurrency,
             rebalance: self.settings.rebalance,
+            wide: self.settings.wide,
             broken: self.settings.broken,
             user: self.settings.users.then(|| ("engine".to_owned(), self.password_file())),
             #[cfg(feature = "tls")]

@@ -34,8 +34,18 @@ async fn revoke(root: &Client, prefix: &str) {
     root.auth_client().role_revoke_permission("engine", prefix, Some(whole)).await.expect("revoked");
 }
 
+/// For one key alone.
+async fn grant_key(root: &Client, key: &str) {
+    root.auth_client().role_grant_permission("engine", Permission::read(key)).await.expect("granted");
+}
+
 async fn exists(root: &Client, key: &str) -> bool {
     root.kv_client().get(key, None).await.is_ok_and(|found| !found.kvs().is_empty())
+}
+
+async fn is(root: &Client, key: &str, value: &str) -> bool {
+    let found = root.kv_client().get(key, None).await.expect("read");
+    found.kvs().iter().any(|kv| kv.value() == value.as_bytes())
 }
 
 async fn put(root: &Client, key: &str) {
@@ -189,5 +199,89 @@ async fn with_nothing_to_read_it_is_not_ready() {
     grant(&root, "/one/").await;
     grant(&root, "/out/").await;
     is_well(&running).await;
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_without_attributes_needs_permission_for_that_key_alone() {
+    let etcd = Etcd::start().await;
+    let root = etcd.enable_auth(&["/etcd-rules/", "/out/"]).await;
+    for key in ["/flags/on", "/flags/go"] {
+        grant_key(&root, key).await;
+    }
+    put(&root, "/flags/on").await;
+    // What the role may not read, and no pattern matches.
+    put(&root, "/flags/on/top").await;
+    let both = key("/flags/on").exists() & key("/flags/go").exists();
+    let rule =
+        Rule::new("flags").when(both & key("/out/:id").equals("open")).run(|firing: Firing| async move {
+            Ok::<Outcome, Error>(firing.commit().put("/out/:id", "done").into())
+        });
+    let built = builder(&etcd).rule(rule).crawl_interval(SECOND).build().unwrap();
+    assert!(built.watched_prefixes().eq(["/flags/go", "/flags/on", "/out/"]));
+    let running = built.start().await.unwrap();
+    is_well(&running).await;
+    let mut client = root.kv_client();
+    client.put("/out/1", "open", None).await.unwrap();
+    put(&root, "/flags/go").await;
+    eventually(10 * SECOND, "it fires", async || is(&root, "/out/1", "done").await).await;
+    // By the watch of that key.
+    client.delete("/flags/on", None).await.unwrap();
+    client.put("/out/2", "open", None).await.unwrap();
+    tokio::time::sleep(3 * SECOND).await;
+    assert!(is(&root, "/out/2", "open").await, "a flag is gone");
+    put(&root, "/flags/on").await;
+    eventually(10 * SECOND, "it fires again", async || is(&root, "/out/2", "done").await).await;
+    let stats = running.stats().await.unwrap();
+    assert_eq!((stats.drift, running.health()), (0, Health::Ready), "crawls have read the keys too");
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_covering_prefix_that_is_refused_later_is_split_and_callbacks_end_as_they_would() {
+    let etcd = Etcd::start().await;
+    let root = etcd.enable_auth(&["/etcd-rules/", "/servers/", "/out/"]).await;
+    let rule = |id: &'static str, from: &str| {
+        let to = format!("/out/{id}/:id");
+        Rule::new(id).when(key(from).exists() & key(&to).absent()).run(move |firing: Firing| {
+            let to = to.clone();
+            async move {
+                if firing.attribute("id")? == "slow" {
+                    tokio::time::sleep(8 * SECOND).await;
+                }
+                Ok::<Outcome, Error>(firing.commit().put(&to, "done").into())
+            }
+        })
+    };
+    let rules = [rule("outer", "/servers/:id/state"), rule("inner", "/servers/internal/:id/x")];
+    let built = builder(&etcd).rules(rules).crawl_interval(SECOND).build().unwrap();
+    assert!(built.watched_prefixes().eq(["/out/inner/", "/out/outer/", "/servers/"]));
+    let running = built.start().await.unwrap();
+    is_well(&running).await;
+    let mut events = running.events();
+    put(&root, "/servers/internal/slow/x").await;
+    eventually(10 * SECOND, "its callback runs", async || running.stats().await.unwrap().running == 1).await;
+    grant(&root, "/servers/internal/").await;
+    revoke(&root, "/servers/").await;
+    // A watch that is open may stay so. A crawl finds it out at the latest, and the engine starts again.
+    eventually(20 * SECOND, "it says so", async || !matches!(running.health(), Health::Ready)).await;
+    eventually(30 * SECOND, "the callback ends", async || exists(&root, "/out/inner/slow").await).await;
+    while let Some(event) = events.try_recv().transpose().unwrap() {
+        assert!(!format!("{:?}", event.kind).contains("ancelled"), "{event:?}");
+    }
+    put(&root, "/servers/internal/7/x").await;
+    put(&root, "/servers/7/state").await;
+    eventually(20 * SECOND, "the inner fires", async || exists(&root, "/out/inner/7").await).await;
+    eventually(10 * SECOND, "it can fire", async || running.health().can_fire()).await;
+    eventually(20 * SECOND, "it says what it can't read", async || {
+        running.health().to_string().contains("watch of `/servers/`")
+    })
+    .await;
+    tokio::time::sleep(3 * SECOND).await;
+    assert!(!exists(&root, "/out/outer/7").await, "nothing can be read for it");
+    grant(&root, "/servers/").await;
+    eventually(20 * SECOND, "the outer fires too", async || exists(&root, "/out/outer/7").await).await;
+    is_well(&running).await;
+    assert_eq!(running.stats().await.unwrap().drift, 0);
     running.shutdown(5 * SECOND).await.unwrap();
 }

@@ -164,14 +164,19 @@ fn parts_of_one_thing_are_put_together_as_by_prost() {
 #[cfg(feature = "embedded")]
 #[test]
 fn requests_are_those_of_etcd() {
+    use crate::pattern::KeyScope;
     use etcd_client::proto::{PbWatchRequest, PbWatchRequestUnion};
     let read = |request: WatchRequest| {
         PbWatchRequest::decode(&*request.encode_to_vec()).expect("a request").request_union
     };
     let create = |watched| read(WatchRequest { create: Some(watched), cancel: None });
+    let range = |keys: KeyScope, deletions_only| {
+        Watched::range(keys.first_key(), keys.end(), Revision::new(7), deletions_only)
+    };
+    let prefix = |prefix: &str| KeyScope::Prefix(prefix.to_owned());
     for deletions_only in [false, true] {
         let Some(PbWatchRequestUnion::CreateRequest(watched)) =
-            create(Watched::prefix(b"/jobs/", Revision::new(7), deletions_only))
+            create(range(prefix("/jobs/"), deletions_only))
         else {
             panic!("a new watch");
         };
@@ -180,15 +185,15 @@ fn requests_are_those_of_etcd() {
         assert_eq!(watched.filters, vec![0; usize::from(deletions_only)]);
         assert!(!watched.prev_kv && !watched.fragment && watched.watch_id == 0);
     }
-    let pieces = Watched::prefix(b"/jobs/", Revision::new(7), false).in_pieces();
+    let pieces = range(prefix("/jobs/"), false).in_pieces();
     let Some(PbWatchRequestUnion::CreateRequest(watched)) = create(pieces) else { panic!("a new watch") };
     assert!(watched.fragment);
-    let Some(PbWatchRequestUnion::CreateRequest(watched)) =
-        create(Watched::prefix(b"", Revision::new(7), false))
-    else {
-        panic!("a new watch");
-    };
-    assert_eq!((&*watched.key, &*watched.range_end), (&b"\0"[..], &b"\0"[..]), "all keys");
+    for (keys, first, end) in [(prefix(""), "\0", "\0"), (KeyScope::Key("/a".to_owned()), "/a", "")] {
+        let Some(PbWatchRequestUnion::CreateRequest(watched)) = create(range(keys, false)) else {
+            panic!("a new watch");
+        };
+        assert_eq!((&*watched.key, &*watched.range_end), (first.as_bytes(), end.as_bytes()));
+    }
     let Some(PbWatchRequestUnion::CreateRequest(watched)) = create(Watched::key(b"/a".to_vec())) else {
         panic!("a new watch");
     };

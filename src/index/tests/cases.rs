@@ -184,8 +184,12 @@ fn a_deletion_during_a_crawl_holds_although_the_crawl_shows_the_key() {
 #[test]
 fn keys_of_a_namespace_are_no_drift() {
     let conditions = rules([key("/*all").exists()]);
-    let mut index =
-        Index::new(conditions, vec![String::new()], vec!["/etcd-rules/".into()], FixedState::with_seed(1));
+    let mut index = Index::new(
+        conditions,
+        vec![KeyScope::Prefix(String::new())],
+        vec!["/etcd-rules/".into()],
+        FixedState::with_seed(1),
+    );
     let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/etcd-rules/app/lock/1", "", 50)]);
     close(&mut index, view);
@@ -234,8 +238,12 @@ fn a_view_that_was_replaced_is_over() {
 fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
     let grouped = key("/a/:id").exists() & key("/b/:id").exists() & key("/b/x/on").exists();
     let conditions = rules([grouped, key("/a/x").absent()]);
-    let mut index =
-        Index::new(conditions, vec!["/a/".into(), "/b/".into()], Vec::new(), FixedState::with_seed(1));
+    let mut index = Index::new(
+        conditions,
+        vec![KeyScope::Prefix("/a/".into()), KeyScope::Prefix("/b/".into())],
+        Vec::new(),
+        FixedState::with_seed(1),
+    );
     assert_eq!(index.instances(), 1, "the one of the rule without attributes");
     for watcher in WatcherIndex::all(2) {
         assert!(
@@ -393,8 +401,12 @@ fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
 #[test]
 fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
     let shows = || (state(), vec!["/s/:id/owner", "/config/mode"]);
-    let mut index =
-        Index::new(rules_showing([shows()]), vec![String::new()], vec![], FixedState::with_seed(1));
+    let mut index = Index::new(
+        rules_showing([shows()]),
+        vec![KeyScope::Prefix(String::new())],
+        vec![],
+        FixedState::with_seed(1),
+    );
     let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/s/1/state", "", 100), found("/s/2/owner", "b", 100)]);
     index.close_view(view);

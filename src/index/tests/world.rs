@@ -139,7 +139,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(rules: Arc<[CompiledRule]>, prefixes: &[&'static str], store: Store) -> Self {
-        let texts = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+        let texts = prefixes.iter().map(|prefix| KeyScope::Prefix((*prefix).to_owned())).collect();
         let hasher = FixedState::with_seed(7);
         let mut this = Self {
             index: Index::new(rules.clone(), texts, vec![NAMESPACE.to_owned()], hasher),

@@ -1,6 +1,7 @@
 //! What a plan asks for, and what that costs, with keys of many shapes.
 
 use super::*;
+use crate::pattern::prefix_end;
 use proptest::prelude::*;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -28,12 +29,27 @@ fn in_range<'k>(keys: &'k Keys, start: &[u8], end: &[u8]) -> &'k [Vec<u8>] {
     &keys[from..to.max(from)]
 }
 
+/// Of prefixes that need be no text.
+fn plan_of(prefix: &[u8], page: usize, splits: &[Vec<u8>]) -> RangePlan {
+    let start = if prefix.is_empty() { vec![0] } else { prefix.to_vec() };
+    RangePlan::between(start, prefix_end(prefix), page, splits)
+}
+
+#[test]
+fn a_single_key_is_one_request_without_an_end() {
+    let mut plan = RangePlan::new(&KeyScope::Key("/k".to_owned()), 10, &[b"/k".to_vec(), b"/k0".to_vec()]);
+    let request = plan.next().unwrap();
+    assert_eq!(request, RangeRequest { start: b"/k".to_vec(), end: Vec::new(), limit: 10 });
+    plan.answered(&request, [&b"/k"[..]].into_iter(), 1);
+    assert!(plan.is_done());
+}
+
 /// Reads as a crawler would, up to four requests out at once, answered in any order, some of them failing.
 /// Checks that each key of the prefix is returned exactly once.
 fn read(keys: &Keys, prefix: &[u8], page: usize, splits: &[Vec<u8>], seed: u64) -> (Cost, Keys) {
     let mut random = SmallRng::seed_from_u64(seed);
     let failures = if seed == 0 { 0.0 } else { 0.2 };
-    let mut plan = RangePlan::new(prefix, page, splits);
+    let mut plan = plan_of(prefix, page, splits);
     let (mut cost, mut out, mut found) = (Cost::default(), Vec::new(), Vec::new());
     while !plan.is_done() {
         while out.len() < 4 {
@@ -253,7 +269,7 @@ fn the_range_of_a_prefix_ends_as_in_etcd() {
         ("a zero byte is a prefix like others", b"\0", b"\0", b"\x01"),
     ];
     for (name, prefix, start, end) in cases {
-        let request = RangePlan::new(prefix, 10, &[]).next();
+        let request = plan_of(prefix, 10, &[]).next();
         let expected = RangeRequest { start: start.to_vec(), end: end.to_vec(), limit: 10 };
         assert_eq!(request, Some(expected), "{name}");
     }
@@ -262,7 +278,7 @@ fn the_range_of_a_prefix_ends_as_in_etcd() {
 #[test]
 fn splits_outside_the_prefix_or_out_of_order_are_passed_over() {
     let splits = [&b"/a"[..], b"/k/", b"/k/5", b"/k/3", b"/k/5", b"/k/7", b"/k0", b"/z"].map(<[u8]>::to_vec);
-    let mut plan = RangePlan::new(b"/k/", 10, &splits);
+    let mut plan = plan_of(b"/k/", 10, &splits);
     let mut starts = Vec::new();
     while let Some(request) = plan.next() {
         assert_eq!(request.limit, 40);
@@ -274,7 +290,7 @@ fn splits_outside_the_prefix_or_out_of_order_are_passed_over() {
 
 #[test]
 fn an_answer_without_the_keys_it_counts_is_asked_for_again() {
-    let mut plan = RangePlan::new(b"/k/", 10, &[]);
+    let mut plan = plan_of(b"/k/", 10, &[]);
     let request = plan.next().unwrap();
     plan.answered(&request, [].into_iter(), 5);
     assert_eq!(plan.next(), Some(request));

@@ -47,12 +47,12 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            settings: || with_users(Vec::new()),
+            settings: || Settings { wide: true, ..with_users(Vec::new()) },
             // A current server renews no lease with keys that the user may not change.
             expect: || Expect { cancels: true, ..Expect::default() },
             ..Scenario::new(
                 "permission-lost",
-                "the engines' role loses what it may, and gets it back",
+                "the engines' role loses what it may, gets it back in part, and then all of it",
                 |world| Box::pin(permission(world)),
             )
         },
@@ -148,14 +148,42 @@ async fn permission(world: &mut World) {
         Err(_) => true,
     };
     world.felt("the engines' user is refused", u64::from(refused));
-    for prefix in prefixes {
-        persist(world, async |client| {
-            let permission = Permission::read_write(prefix).with_prefix();
-            client.role_grant_permission("engine", permission).await.map(drop)
-        })
-        .await;
+    // All that the rules need which do the jobs, and not what covers it: one watch was of all of it.
+    let kinds = jobs::KINDS.map(|kind| jobs::todo(kind, ""));
+    let parts = kinds.iter().map(String::as_str).chain(["/done/", crate::world::NAMESPACE]);
+    for prefix in parts {
+        grant(world, Permission::read_write(prefix).with_prefix()).await;
     }
+    world.note("the engines may do jobs, and see no other kinds");
+    let asked = world.load.ask(jobs::LOCKED, Job::default(), 20).await;
+    world.felt("jobs are done without permission for what covers them", done_of(world, &asked).await);
+    grant(world, Permission::read_write("/todo/").with_prefix()).await;
     world.note("the engines may everything again");
+}
+
+async fn grant(world: &World, permission: Permission) {
+    persist(world, async |client| client.role_grant_permission("engine", permission.clone()).await.map(drop))
+        .await;
+}
+
+/// How many of these jobs are done, if all are within the time that engines need to start again.
+async fn done_of(world: &World, ids: &[String]) -> u64 {
+    let deadline = Instant::now() + 60 * SECOND;
+    let mut client = world.client().await;
+    loop {
+        let mut done = 0;
+        for id in ids {
+            let found = client.get(jobs::done(jobs::LOCKED, id), None).await;
+            done += u64::from(found.is_ok_and(|found| found.count() > 0));
+        }
+        if done == ids.len() as u64 {
+            return done;
+        }
+        if Instant::now() > deadline {
+            return 0;
+        }
+        sleep(SECOND / 2).await;
+    }
 }
 
 #[cfg(not(feature = "tls"))]
