@@ -26,6 +26,9 @@ mutants! {
     Evidence,
     /// A watch resumes where the last one ended. The mutant resumes from now.
     Resume,
+    /// A watch resumes from its position itself, where etcd refuses if history is gone. The mutant resumes from the
+    /// revision after it.
+    FromPosition,
     /// The position of a watch is the last change it received. The mutant takes the server's revision.
     Position,
     /// The revision of a key only moves forward.

@@ -1,7 +1,7 @@
 //! Trouble on purpose: the handle with which a test makes it.
 
 use super::member::Member;
-use super::plan::{Fault, RequestKind};
+use super::plan::{Fault, HistoryReader, RequestKind};
 use super::refusal::RpcError;
 use super::shared::Shared;
 use etcd_client::proto::PbCompactionRequest;
@@ -89,6 +89,15 @@ impl Faults {
     pub fn compact(&self, revision: i64) -> Result<(), RpcError> {
         let request = PbCompactionRequest { revision, physical: true };
         self.shared.disturb(|inner, _| inner.member.compact(&request)).map(|_| ())
+    }
+
+    /// Compacts the history just before the next watch, or range, that needs it: to the revision that it asks for plus
+    /// `offset`, or to the newest if that is earlier. Several wait side by side, each for a reader of its own.
+    ///
+    /// With 0, history is there from that revision on. With more, what was asked for is gone. As in etcd 3.4, a deletion
+    /// at the very revision to which history was compacted is not told to a watch that begins there.
+    pub fn compact_before(&self, reader: HistoryReader, offset: i64) {
+        self.shared.look(|inner| inner.plan.compact_before(reader, offset));
     }
 
     /// Raises or takes back the alarm about space: puts and grants are refused meanwhile. A client may take

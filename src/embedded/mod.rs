@@ -182,7 +182,7 @@ mod watch;
 pub use cluster::EmbeddedMember;
 pub use faults::{Faults, Saved};
 pub use path::NetworkPath;
-pub use plan::{Fault, RequestKind};
+pub use plan::{Fault, HistoryReader, RequestKind};
 pub use refusal::RpcError;
 pub use server::{EmbeddedEtcd, EmbeddedEtcdBuilder};
 

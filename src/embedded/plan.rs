@@ -200,10 +200,22 @@ impl Fault {
     }
 }
 
+/// Who needs history; see [`Faults::compact_before`](super::Faults::compact_before).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HistoryReader {
+    /// A watch that begins at a revision.
+    Watch,
+    /// A range, outside of transactions, that is read as of a revision.
+    Range,
+}
+
 /// The faults that wait, and how many requests have come.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     faults: Vec<Fault>,
+    /// Compactions that wait for who needs history, each with its distance from what is needed.
+    compactions: Vec<(HistoryReader, i64)>,
     seen: BTreeMap<RequestKind, u64>,
 }
 
@@ -214,10 +226,21 @@ impl Plan {
 
     pub(super) fn clear(&mut self) {
         self.faults.clear();
+        self.compactions.clear();
+    }
+
+    pub(super) fn compact_before(&mut self, reader: HistoryReader, offset: i64) {
+        self.compactions.push((reader, offset));
+    }
+
+    /// Somebody needs history from this revision on: where it is to be compacted before.
+    pub(super) fn compaction(&mut self, reader: HistoryReader, revision: i64) -> Option<i64> {
+        let at = self.compactions.iter().position(|(of, _)| *of == reader).filter(|_| revision > 0)?;
+        Some(revision.saturating_add(self.compactions.remove(at).1))
     }
 
     pub(super) fn waiting(&self) -> usize {
-        self.faults.len()
+        self.faults.len() + self.compactions.len()
     }
 
     pub(super) fn seen(&self, on: RequestKind) -> u64 {

@@ -2,10 +2,11 @@
 
 use super::auth::Caller;
 use super::member::Member;
-use super::plan::{Action, Plan, RequestKind};
+use super::plan::{Action, HistoryReader, Plan, RequestKind};
 use super::refusal::RpcError;
 use super::replica::Replica;
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
+use etcd_client::proto::PbCompactionRequest;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -190,6 +191,15 @@ impl Inner {
     fn expire(&mut self, now: Instant) {
         if !self.condition.frozen && !self.condition.leaderless {
             self.member.expire(now);
+        }
+    }
+
+    /// Somebody needs history from this revision on. A fault may wait for that.
+    pub(super) fn needs_history(&mut self, reader: HistoryReader, revision: i64) {
+        if let Some(to) = self.plan.compaction(reader, revision) {
+            let to = to.min(self.member.store.revision());
+            // Refused if it is compacted that far already.
+            let _ = self.member.compact(&PbCompactionRequest { revision: to, physical: true });
         }
     }
 

@@ -85,6 +85,7 @@ impl Resume {
                 Start::Rewound(format!("the revision was {position} and is {}", header.revision))
             }
             Some(_) if is_active(Mutant::Resume) => Start::Watch(header.revision.next()),
+            Some(position) if is_active(Mutant::FromPosition) => Start::Watch(position.next()),
             // Not from the one after it: before 3.4.36 and 3.5.18 etcd drops a deletion at the compacted revision,
             // and refuses nothing to who asks for changes from there on.
             Some(position) => Start::Watch(position),

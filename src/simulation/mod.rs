@@ -7,7 +7,7 @@
 //! | [`plan`] | what a seed means |
 //! | [`kinds`] | the rules, and what the checker knows of them |
 //! | [`callbacks`] | what callbacks do |
-//! | [`worlds`] | what etcd is like: several members, users, every error |
+//! | [`worlds`] | what etcd is like: several members, users, every error, compactions where they hurt |
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
 //! | [`checker`], [`torn`] | finds the promises that were not kept |
@@ -115,6 +115,14 @@ fn no_callback_is_cancelled_for_a_member_in_trouble() {
 fn no_callback_fails_for_a_token_that_ends() {
     for seed in 0..40 {
         let violations = schedule::run_plan(Plan::tokens_end(seed), None).violations;
+        assert_eq!(violations, [], "seed {seed}");
+    }
+}
+
+#[test]
+fn no_deletion_is_lost_to_a_compaction() {
+    for seed in 0..40 {
+        let violations = schedule::run_plan(Plan::deletions_are_compacted(seed), None).violations;
         assert_eq!(violations, [], "seed {seed}");
     }
 }

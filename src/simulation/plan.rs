@@ -1,7 +1,7 @@
 //! The plan of a schedule, made from its seed: engines, rules, options, and what happens when.
 
 use super::kinds::{KINDS, Kind};
-use super::worlds::{errors, members, removed, users};
+use super::worlds::{compactions, errors, members, removed, users};
 use crate::embedded::{Fault, RequestKind, RpcError};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -63,6 +63,8 @@ pub(super) enum PlanStep {
     LoseLeader(Duration),
     NoSpace(Duration),
     Compact,
+    /// History is compacted at a revision that somebody needs.
+    CompactAt(compactions::Step),
     /// The lease at this place of the list, modulo its length.
     ExpireLease(usize),
     Restart,
@@ -131,7 +133,14 @@ impl PlanStep {
 
     /// Whether afterwards no engine may know of an earlier deletion.
     pub(super) fn forgets(&self) -> bool {
-        matches!(self, PlanStep::Compact | PlanStep::Restore | PlanStep::RestartEmpty | PlanStep::Poison(..))
+        matches!(
+            self,
+            PlanStep::Compact
+                | PlanStep::CompactAt(_)
+                | PlanStep::Restore
+                | PlanStep::RestartEmpty
+                | PlanStep::Poison(..)
+        )
     }
 }
 
@@ -362,7 +371,10 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Pl
         },
         Trouble::Leader => PlanStep::LoseLeader(between(rng, 10, 6000)),
         Trouble::Space => PlanStep::NoSpace(between(rng, 10, 5000)),
-        Trouble::Compaction => PlanStep::Compact,
+        Trouble::Compaction => match rng.random_bool(0.5) {
+            true => PlanStep::Compact,
+            false => PlanStep::CompactAt(compactions::choose(rng)),
+        },
         Trouble::Leases => PlanStep::ExpireLease(rng.random_range(0..8)),
         Trouble::Backups => match rng.random_range(0..8) {
             0..4 => PlanStep::Save,

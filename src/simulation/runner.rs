@@ -83,6 +83,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::LockLook => Plan::removes(seed, false),
                             Mutant::LeaseWatch => Plan::removes(seed, true),
                             Mutant::Evidence => Plan::removes_in_doubt(seed),
+                            Mutant::FromPosition => Plan::deletions_are_compacted(seed),
                             Mutant::TokenRate => Plan::tokens_end(seed),
                             _ => Plan::with(seed, much),
                         };

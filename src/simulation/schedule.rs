@@ -345,6 +345,7 @@ impl Schedule {
             }
             // Refused if nothing has happened since the last time.
             PlanStep::Compact => drop(self.faults.compact(self.faults.revision())),
+            PlanStep::CompactAt(step) => step.act(&self.faults),
             PlanStep::ExpireLease(at) => {
                 let leases = self.faults.leases();
                 if !leases.is_empty() {

@@ -1,7 +1,7 @@
 //! Ranges, puts, deletions, transactions, compactions.
 
 use super::{Leader, Service, unsupported};
-use crate::embedded::plan::RequestKind;
+use crate::embedded::plan::{HistoryReader, RequestKind};
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
     PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTxnRequest, PbTxnResponse,
@@ -14,6 +14,7 @@ impl PbKvService for Service {
     async fn range(&self, request: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
         let leader = if request.get_ref().serializable { Leader::NotNeeded } else { Leader::Needed };
         self.unary(RequestKind::Range, leader, request, |inner, request, _| {
+            inner.needs_history(HistoryReader::Range, request.revision);
             let applied = inner.applied_by(inner.member.speaker);
             if request.serializable && applied < inner.member.store.revision() {
                 return inner.member.range_as_of(request, applied);

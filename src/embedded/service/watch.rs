@@ -2,12 +2,12 @@
 
 use super::lease::leader_lost;
 use super::{Service, check_message, requires_leader, token};
-use crate::embedded::plan::{Action, RequestKind};
+use crate::embedded::plan::{Action, HistoryReader, RequestKind};
 use crate::embedded::refusal::RpcError;
 use crate::embedded::shared::Shared;
 use crate::embedded::watch::{Answer, Watches};
 use crate::watch_cell::WatchCell;
-use etcd_client::proto::{PbWatchRequest, PbWatchResponse};
+use etcd_client::proto::{PbWatchRequest, PbWatchRequestUnion, PbWatchResponse};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -231,6 +231,9 @@ impl WatchStream {
         let Some(request) = request.request_union else { return Ok(()) };
         let Self { shared, member, watches, ready, token, .. } = self;
         shared.apply(|inner, now| {
+            if let PbWatchRequestUnion::CreateRequest(create) = &request {
+                inner.needs_history(HistoryReader::Watch, create.start_revision);
+            }
             let caller = inner.member.auth.caller(token.as_deref(), now);
             let applied = inner.applied_by(*member);
             inner.at(*member, |inner| {

@@ -1,8 +1,10 @@
 //! Every fault has its effect, and time can be paused.
 
 use super::both::shown;
-use etcd_client::{Client, ConnectOptions, Error, PutOptions, PutResponse, WatchOptions};
-use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
+use etcd_client::{
+    Client, ConnectOptions, Error, EventType, GetOptions, PutOptions, PutResponse, WatchOptions,
+};
+use etcd_rules::embedded::{EmbeddedEtcd, Fault, HistoryReader, RequestKind, RpcError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -222,6 +224,38 @@ async fn space_runs_out_and_history_is_compacted() {
     assert_eq!(etcd.faults().compact(3), Ok(()));
     assert_eq!(etcd.faults().compact(3), Err(RpcError::COMPACTED));
     assert_eq!(etcd.faults().revision(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_is_compacted_just_before_somebody_needs_it() {
+    let (etcd, client) = server().await;
+    for key in ["a", "b"] {
+        put(&client, key).await.expect("put");
+    }
+    client.kv_client().delete("b", None).await.expect("deleted");
+    put(&client, "c").await.expect("put");
+    let faults = etcd.faults();
+    let watch = async |from: i64| {
+        let options = WatchOptions::new().with_all_keys().with_start_revision(from);
+        let mut stream = client.watch_client().watch("", Some(options)).await.expect("a watch");
+        assert!(stream.message().await.expect("an answer").expect("one").created());
+        let told = stream.message().await.expect("an answer").expect("one");
+        let kinds: Vec<_> = told.events().iter().map(|event| event.event_type()).collect();
+        (told.canceled(), told.compact_revision(), kinds)
+    };
+    // Revision 4 is the deletion.
+    faults.compact_before(HistoryReader::Watch, 0);
+    faults.compact_before(HistoryReader::Watch, 0);
+    assert_eq!(watch(3).await, (false, 0, vec![EventType::Put, EventType::Delete, EventType::Put]));
+    assert_eq!(watch(4).await, (false, 0, vec![EventType::Put]), "the deletion went with the compaction");
+    assert_eq!(watch(3).await, (true, 4, vec![]));
+    // A watch from now on, and a read of what there is, need no history.
+    faults.compact_before(HistoryReader::Range, 1);
+    assert!(exists(&client, "c").await);
+    assert_eq!(faults.waiting(), 1);
+    let then = client.kv_client().get("c", Some(GetOptions::new().with_revision(4))).await;
+    assert_eq!(shown(&then), "OutOfRange: etcdserver: mvcc: required revision has been compacted");
+    assert_eq!(faults.waiting(), 0);
 }
 
 #[tokio::test]
