@@ -72,7 +72,7 @@ pub(crate) struct DispatcherConfig {
     pub(crate) starvation_limit: Duration,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) requests: Addr<TxnSender>,
-    pub(crate) keeper: Addr<LeaseManager>,
+    pub(crate) lease_manager: Addr<LeaseManager>,
     pub(crate) leases: LockLeases,
     pub(crate) runtime: Handle,
     pub(crate) running: RunningCallbacks,
@@ -134,7 +134,7 @@ impl Dispatcher {
             namespace: config.namespace.clone(),
             etcd: config.etcd.clone(),
             requests: config.requests.clone(),
-            keeper: config.keeper.clone(),
+            lease_manager: config.lease_manager.clone(),
             reveal: config.telemetry.reveal,
         };
         let around = Surroundings {

@@ -99,7 +99,7 @@ impl CommitTxn {
                 FailureKind::LeaseGone if !self.is_late() => {
                     let used = std::mem::take(&mut self.used);
                     // Closed: the engine is stopping, which the next attempt finds too.
-                    let _ = self.tools.keeper.send(Forget(used)).await;
+                    let _ = self.tools.lease_manager.send(Forget(used)).await;
                 }
                 _ => {}
             }
@@ -262,7 +262,7 @@ impl CommitTxn {
     async fn key_lease(&self, purpose: Purpose, ttl: Duration) -> Result<Ticket, Failure> {
         let (reply, ticket) = oneshot::channel();
         let stopping = || Failure::new(FailureKind::Unreachable, "lease_grant", "the engine is stopping");
-        self.tools.keeper.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
+        self.tools.lease_manager.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
         let limit = Instant::now() + UNLOCKED_LIMIT;
         timeout_at(limit, ticket).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(stopping()))
     }

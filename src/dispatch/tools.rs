@@ -24,7 +24,7 @@ pub(super) struct Tools {
     pub(super) namespace: Arc<str>,
     pub(super) etcd: Arc<EtcdClient>,
     pub(super) requests: Addr<TxnSender>,
-    pub(super) keeper: Addr<LeaseManager>,
+    pub(super) lease_manager: Addr<LeaseManager>,
     /// What may be shown of the application's data.
     pub(super) reveal: Reveal,
 }

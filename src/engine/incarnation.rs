@@ -183,7 +183,7 @@ impl Incarnation {
             starvation_limit: config.options.ageing,
             etcd: request_etcd,
             requests,
-            keeper: lease_manager.clone(),
+            lease_manager: lease_manager.clone(),
             leases: leases.clone(),
             runtime: runtime.clone(),
             running: running.clone(),

@@ -36,10 +36,10 @@ pub(crate) struct LockLease {
     pub(crate) grace: Duration,
 }
 
-/// Leases for locks by TTL, kept by the keeper and read by the dispatcher.
+/// Leases for locks by TTL, kept by the manager and read by the dispatcher.
 pub(crate) type LockLeases = Arc<BTreeMap<Duration, WatchCell<Option<LockLease>>>>;
 
-/// What a keeper is made of.
+/// What a lease manager is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
@@ -145,7 +145,7 @@ impl Actor for LeaseManager {
 }
 
 impl SupervisedActor for LeaseManager {
-    const NAME: &'static str = "lease keeper";
+    const NAME: &'static str = "lease manager";
 
     fn faults(&self) -> &Faults {
         &self.settings.faults

@@ -393,7 +393,7 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Pl
         },
         Trouble::Stalls => PlanStep::Stall(engine, between(rng, 100, 8000)),
         Trouble::Panics => {
-            let parts = ["index", "evaluator", "dispatcher", "requests", "lease keeper"];
+            let parts = ["index", "evaluator", "dispatcher", "requests", "lease manager"];
             PlanStep::Poison(engine, pick(rng, &parts))
         }
         Trouble::Pauses => PlanStep::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),

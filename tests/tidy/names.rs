@@ -33,6 +33,7 @@ const RENAMES: &[Rename] = &[
     (&["Ticket"], "QueueEntry", &["src/dispatch/work_queue", "src/dispatch/slot_queue.rs"]),
     (&["ageing"], "starvation_limit", &["src/dispatch"]),
     (&["Keeper"], "LeaseManager", EVERYWHERE),
+    (&["keeper"], "lease_manager", &["src/dispatch", "src/engine", "src/lock"]),
     (&["Releases"], "LockWatcher", &["src/crawl", "src/dispatch", "src/engine", "src/lock"]),
     (&["Requests"], "TxnSender", &["src/crawl", "src/dispatch", "src/engine", "src/lock"]),
     (&["LockStep"], "AcquireTxn", EVERYWHERE),
@@ -180,7 +181,7 @@ fn a_name_is_noticed_as_an_identifier_and_only_where_it_is_forbidden() {
         ("a module whose name only begins so", "src/dispatcher/a.rs", "struct Pending;", None),
         ("a comment", "src/lock/a.rs", "// Keeper\n/* Keeper */ /// Keeper\nstruct S;", None),
         ("a string", "src/lock/a.rs", "const S: &str = \"Keeper\";", None),
-        ("a longer name", "src/lock/a.rs", "struct BookKeeper; fn keeper() {}", None),
+        ("a longer name", "src/lock/a.rs", "struct BookKeeper; fn bookkeeper() {}", None),
     ];
     for (case, file, text, expected) in cases {
         let faults = faults(&Files::from([(file.to_owned(), text.to_owned())]));
