@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak faults fuzz load check bench bench-full bench-instructions bench-peer bench-picture
+.PHONY: help quickstart test soak faults faults-table fuzz load check bench bench-full bench-instructions bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -22,7 +22,7 @@ test: ## run all tests and doctests, on private etcd servers; ETCD=FILE is anoth
 	$(CARGO) test --all-features
 
 SCHEDULES ?= 10000
-SEED ?= 1000000
+SEED ?=
 
 soak: ## whole engines under random trouble: make soak SCHEDULES=100000 SEED=1
 	@scripts/setup
@@ -43,9 +43,15 @@ ROUNDS ?= 1
 ONLY ?=
 JOBS ?= 1
 
-faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 SEED=1 ONLY=leader JOBS=4; ETCD36=FILE is a current etcd
+RESUME ?=
+
+faults: ## everything that goes wrong on real clusters: make faults ROUNDS=20 JOBS=4 RESUME=1; see docs/reliability.md
 	@scripts/setup test
-	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) JOBS=$(JOBS) tests/faults/run
+	@CARGO="$(CARGO)" FAULTS_ETCD36="$(abspath $(ETCD36))" ROUNDS=$(ROUNDS) SEED=$(SEED) ONLY=$(ONLY) JOBS=$(JOBS) \
+		RESUME=$(RESUME) tests/faults/run
+
+faults-table: ## put the table of the last `make faults` into docs/reliability.md
+	@tests/faults/write-table
 
 check: ## formatting, lints, documentation
 	@scripts/setup test

@@ -5,6 +5,7 @@ use crate::checker::{Promise, Violation};
 use crate::guard;
 use crate::moment::{Micros, now, seconds};
 use crate::scenario::{Scenario, Verdict};
+use crate::table::LATE;
 use nix::sys::resource::{UsageWho, getrusage};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,9 @@ const ORDER: &str = "FAULTS_RUN";
 /// A run that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(45 * 60);
 
+/// The server of a run that ended without a verdict.
+pub const NO_SERVER: &str = "?";
+
 /// What a process is to run, and where its verdict is expected.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 struct Order {
@@ -28,31 +32,21 @@ struct Order {
     verdict: PathBuf,
 }
 
-/// Runs each scenario with each seed, `jobs` of them at a time, one seed after the other. `told` is given each verdict
-/// when it is there, with what its process wrote, one at a time.
-pub fn run(
-    scenarios: &[Scenario],
-    seeds: std::ops::Range<u64>,
-    jobs: usize,
-    told: impl FnMut(&Verdict, &str) + Send,
-) -> Vec<Verdict> {
-    let runs: Vec<(&Scenario, u64)> =
-        seeds.flat_map(|seed| scenarios.iter().map(move |scenario| (scenario, seed))).collect();
+/// Does these runs, of a scenario with a seed each, `jobs` of them at a time. `told` is given each verdict when it is
+/// there, with what its process wrote, one at a time.
+pub fn run(runs: &[(&Scenario, u64)], jobs: usize, told: impl FnMut(Verdict, &str) + Send) {
     let next = AtomicUsize::new(0);
-    let done = Mutex::new((told, Vec::new()));
+    let told = Mutex::new(told);
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some((scenario, seed)) = runs.get(next.fetch_add(1, Ordering::SeqCst)) {
                     let (verdict, output) = in_a_process(scenario, *seed);
-                    let mut done = done.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    (done.0)(&verdict, &output);
-                    done.1.push(verdict);
+                    told.lock().unwrap_or_else(|poisoned| poisoned.into_inner())(verdict, &output);
                 }
             });
         }
     });
-    done.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()).1
 }
 
 fn in_a_process(scenario: &Scenario, seed: u64) -> (Verdict, String) {
@@ -98,7 +92,7 @@ fn carry_out(order: &Order, output: &Path) -> String {
 fn without_verdict(scenario: &Scenario, seed: u64, began: Micros, ended: &str) -> Verdict {
     Verdict {
         scenario: scenario.name.to_owned(),
-        server: "?".to_owned(),
+        server: NO_SERVER.to_owned(),
         seed,
         violations: vec![Violation {
             promise: Promise::Felt,
@@ -170,8 +164,7 @@ impl Lateness {
 
 /// A doubt about a verdict, if the machine was too busy.
 pub fn doubt(verdict: &Verdict) -> Option<String> {
-    const MUCH: Micros = 500_000;
-    (verdict.late > MUCH).then(|| {
+    (verdict.late > LATE).then(|| {
         format!("the machine was busy: it woke a sleeping thread {:.1} s too late", seconds(verdict.late))
     })
 }

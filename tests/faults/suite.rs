@@ -48,8 +48,8 @@ fn scenario(name: &str) -> Scenario {
 }
 
 fn number(variable: &str, otherwise: u64) -> u64 {
-    std::env::var(variable)
-        .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+    let text = std::env::var(variable).ok().filter(|text| !text.is_empty());
+    text.map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
 }
 
 /// One run of a quick scenario.
@@ -88,8 +88,9 @@ fn row(verdict: &Verdict) -> String {
     )
 }
 
-/// `ROUNDS`, `SEED`, `JOBS`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Leaves a
-/// table in `target/faults.md`, after each run; with `FAULTS_VERDICTS` it is of all runs that this file keeps.
+/// `ROUNDS`, `SEED`, `JOBS`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Each
+/// verdict is kept in a file as soon as it is there, and a table of all is left in `target/faults.md`. With `RESUME=1` the
+/// runs that the file has are not run again.
 #[test]
 #[ignore = "all scenarios, many times: `make faults`"]
 fn every_scenario() {
@@ -98,25 +99,38 @@ fn every_scenario() {
     let wanted: Vec<&str> = only.split(',').filter(|part| !part.is_empty()).collect();
     let mut all = scenarios::all();
     all.retain(|scenario| wanted.is_empty() || wanted.iter().any(|part| scenario.name.contains(part)));
-    println!("{}", heading());
+    assert!(!all.is_empty(), "no scenario is called {only}");
     let began = now();
     let mut table = Table::open();
-    let verdicts = side_by_side::run(&all, first..first + rounds, jobs as usize, |verdict, output| {
-        println!("{}", row(verdict));
-        table.add(verdict);
+    let seeds = first..first + rounds;
+    // One seed after the other, so that whoever breaks it off has an equal number of all scenarios.
+    let runs: Vec<(&Scenario, u64)> =
+        seeds.flat_map(|seed| all.iter().map(move |scenario| (scenario, seed))).collect();
+    let to_do: Vec<_> =
+        runs.iter().copied().filter(|(scenario, seed)| !table.has(scenario.name, *seed)).collect();
+    // Without one that is needed it ends here, and not after some hours.
+    to_do.iter().for_each(|(scenario, seed)| drop(scenario.server(*seed)));
+    println!("{} of {} runs, {jobs} at a time", to_do.len(), runs.len());
+    println!("{}", heading());
+    side_by_side::run(&to_do, jobs as usize, |verdict, output| {
+        println!("{}", row(&verdict));
         if !verdict.violations.is_empty() {
-            println!("{}\n  its process wrote:\n{output}", told(verdict));
+            println!("{}\n  its process wrote:\n{output}", told(&verdict));
             let scenario = all.iter().find(|scenario| scenario.name == verdict.scenario);
             if let Some(defect) = scenario.and_then(|scenario| scenario.known_defect) {
                 println!("  known: {defect}");
             }
         }
+        table.add(verdict);
     });
+    let asked = |verdict: &&Verdict| {
+        runs.iter().any(|(scenario, seed)| scenario.name == verdict.scenario && *seed == verdict.seed)
+    };
+    let verdicts: Vec<&Verdict> = table.verdicts().iter().filter(asked).collect();
     let violations: usize = verdicts.iter().map(|verdict| verdict.violations.len()).sum();
     let cpu: Micros = verdicts.iter().map(|verdict| verdict.cpu).sum();
-    println!("{:.0} s, of processors {:.0} s, {jobs} at a time", seconds(now() - began), seconds(cpu));
+    println!("{:.0} s, of processors {:.0} s in all runs", seconds(now() - began), seconds(cpu));
     println!("scenarios {}, runs {}, violations {violations}", all.len(), verdicts.len());
-    assert!(!verdicts.is_empty(), "no scenario is called {only}");
     assert_eq!(violations, 0, "promises were not kept");
 }
 
