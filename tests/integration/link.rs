@@ -132,9 +132,8 @@ async fn a_slow_server_is_not_left_and_loses_no_lease() {
 }
 
 /// etcd 3.4 before .36 and 3.5 before .18 drop such a deletion without an error to who asks for what comes
-/// after the position.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_at_the_compacted_revision_is_seen() {
+/// after the position. `behind`: history is compacted so many revisions before it.
+async fn a_deletion_is_seen_that_was_compacted(behind: i64) {
     let etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.endpoint());
     let rule = Rule::new("never").when(key("/kept/:id").equals("never")).run(|firing: Firing| async move {
@@ -150,9 +149,72 @@ async fn a_deletion_at_the_compacted_revision_is_seen() {
     proxy.cut();
     let deleted = etcd.delete("/kept/a").await;
     assert_eq!(deleted, position + 1);
-    etcd.compact(deleted).await;
+    etcd.compact(deleted - behind).await;
     proxy.heal();
     eventually(20 * SECOND, "it knows that one is gone", async || keys().await == 1).await;
+    engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_at_the_compacted_revision_is_seen() {
+    a_deletion_is_seen_that_was_compacted(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_after_the_compacted_revision_is_seen() {
+    a_deletion_is_seen_that_was_compacted(1).await;
+}
+
+/// Each new watch is told again of what was known, and some are given a new snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_reconnects_makes_no_key_absent() {
+    const KEYS: usize = 50;
+    const QUIET: usize = 8;
+    const CUTS: usize = 30;
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let fired = Arc::new(Mutex::new(Vec::new()));
+    let told = fired.clone();
+    let rule = Rule::new("gone").when(key("/there/:id").absent()).run(move |firing: Firing| {
+        let told = told.clone();
+        async move {
+            told.lock().unwrap().push(firing.attribute("id")?.to_owned());
+            Ok::<(), Error>(())
+        }
+    });
+    let engine = Engine::builder("link", [proxy.endpoint()]).rule(rule).build().unwrap();
+    let engine = engine.start().await.unwrap();
+    engine.ready().await;
+    for id in 0..KEYS {
+        etcd.put(&format!("/there/{id}"), "").await;
+    }
+    // The position is a deletion at first, which each new watch tells again.
+    etcd.put("/there/deleted", "").await;
+    etcd.delete("/there/deleted").await;
+    eventually(20 * SECOND, "it fires for it", async || fired.lock().unwrap().len() == 1).await;
+    let accepted = proxy.accepted();
+    for round in 0..CUTS {
+        proxy.cut();
+        if round >= QUIET {
+            let changed = etcd.put(&format!("/there/{}", round % KEYS), "again").await;
+            if round % 5 == 4 {
+                etcd.compact(changed).await;
+            }
+        }
+        sleep(SECOND / 10).await;
+        proxy.heal();
+        // Some are cut off while they open, and some are not.
+        sleep(SECOND / 10 * (round % 8) as u32).await;
+    }
+    let knows = async || engine.stats().await.is_ok_and(|stats| stats.keys == KEYS);
+    eventually(20 * SECOND, "it knows all of them", async || engine.health().is_ready() && knows().await)
+        .await;
+    let made = proxy.accepted() - accepted;
+    assert!(made >= CUTS / 2, "{made} connections");
+    etcd.delete("/there/7").await;
+    eventually(20 * SECOND, "it fires for it", async || fired.lock().unwrap().len() > 1).await;
+    sleep(SECOND).await;
+    assert_eq!(*fired.lock().unwrap(), ["deleted", "7"]);
     engine.shutdown(SECOND).await.unwrap();
 }
 
