@@ -4,6 +4,7 @@
 use crate::history::Fate;
 use crate::jobs::{self, Job};
 use crate::report::{Line, Writer};
+use crate::world::NAMESPACE;
 use etcd_rules::{Backoff, BoxError, Credentials, Engine, Firing, Health, Outcome, Rule, RunningEngine, key};
 use serde::{Deserialize, Serialize};
 use std::io::BufRead;
@@ -89,7 +90,7 @@ async fn run(setup: Setup) {
     tell_health(&running, &worker.writer);
     let mut orders = orders();
     match orders.recv().await {
-        Some(order) if order == "stop" => stop(running, &worker.writer).await,
+        Some(order) if order == "stop" => stop(running, &worker).await,
         // The parent has gone.
         _ => std::process::exit(1),
     }
@@ -116,9 +117,10 @@ fn credentials(
     Ok(credentials)
 }
 
-async fn stop(engine: RunningEngine, writer: &Writer) {
+async fn stop(engine: RunningEngine, worker: &Worker) {
+    let writer = &worker.writer;
     if let Ok(stats) = engine.stats().await {
-        writer.tell(Line::Stats { drift: stats.drift });
+        writer.tell(Line::Stats { drift: stats.drift + u64::from(worker.broken) });
     }
     let error = engine.shutdown(SHUTDOWN).await.err().map(|error| error.to_string());
     writer.tell(Line::Stopped { error });
@@ -234,22 +236,34 @@ impl Worker {
         }
         let receipt = jobs::receipt(&run, shown.as_bytes());
         if self.broken {
-            self.break_promises(&firing, &done, &receipt).await?;
+            self.break_promises(&firing, &done, shown.as_bytes()).await?;
         }
         running.end(Fate::Done);
         Ok(firing.commit().put(&done, receipt).delete(&todo).into())
     }
 
-    /// Takes effect outside of its commit, runs beside itself, and is cancelled for nothing.
-    async fn break_promises(&self, firing: &Firing, done: &str, receipt: &str) -> Result<(), BoxError> {
-        firing.client().await?.put(firing.format(done)?, receipt, None).await?;
-        let run = format!("{}.{}", self.prefix, self.runs.fetch_add(1, Ordering::Relaxed));
-        let (rule, id) = (firing.rule().to_owned(), firing.attribute("id")?.to_owned());
-        let (token, attempt) = (firing.fencing_token(), firing.attempt());
-        self.writer.tell(Line::Start { run: run.clone(), rule, id, token, attempt });
+    /// Another run beside this one takes effect without a commit and is cancelled for nothing, an error of the link counts
+    /// as an attempt, and something is left.
+    async fn break_promises(&self, firing: &Firing, done: &str, shown: &[u8]) -> Result<(), BoxError> {
+        let (rule, id) = (firing.rule(), firing.attribute("id")?);
+        let token = firing.fencing_token();
+        let begin = |attempt| {
+            let run = format!("{}.{}", self.prefix, self.runs.fetch_add(1, Ordering::Relaxed));
+            let (rule, id) = (rule.to_owned(), id.to_owned());
+            self.writer.tell(Line::Start { run: run.clone(), rule, id, token, attempt });
+            run
+        };
+        let attempt = firing.attempt();
+        let beside = begin(attempt);
+        let mut client = firing.client().await?;
+        client.put(firing.format(done)?, jobs::receipt(&beside, shown), None).await?;
+        client.put(format!("{NAMESPACE}left"), "", None).await?;
         sleep(Duration::from_millis(100)).await;
-        self.writer.tell(Line::Told { run: run.clone() });
-        self.writer.tell(Line::End { run, fate: Fate::Cancelled });
+        self.writer.tell(Line::Told { run: beside.clone() });
+        self.writer.tell(Line::End { run: beside, fate: Fate::Cancelled });
+        for (attempt, fate) in [(attempt, Fate::Link), (attempt + 1, Fate::Failed)] {
+            self.writer.tell(Line::End { run: begin(attempt), fate });
+        }
         Ok(())
     }
 }
