@@ -3,6 +3,7 @@
 
 use super::member::Member;
 use super::refusal::RpcError;
+use super::store::StoredVersion;
 use etcd_client::proto::PbKeyValue;
 use prost::Message;
 
@@ -21,17 +22,22 @@ impl Member {
         let mut hash = Crc32c::new();
         // The name of the bucket that the keys are in.
         hash.update(b"key");
-        for (main, sub, key, kv) in store.versions(revision) {
-            hash.update(&version_key(main, sub, kv.is_none()));
-            match kv {
-                Some(kv) => hash.update(&kv.encode_to_vec()),
-                None => {
-                    hash.update(&PbKeyValue { key: key.to_vec(), ..PbKeyValue::default() }.encode_to_vec())
-                }
-            }
+        for version in store.hashed_versions(revision) {
+            let (key, value) = entry(version);
+            hash.update(&key);
+            hash.update(&value);
         }
         Ok((hash.finish(), revision))
     }
+}
+
+/// The key and the value of a version in etcd's file.
+pub(super) fn entry((main, sub, key, kv): StoredVersion<'_>) -> (Vec<u8>, Vec<u8>) {
+    let value = match kv {
+        Some(kv) => kv.encode_to_vec(),
+        None => PbKeyValue { key: key.to_vec(), ..PbKeyValue::default() }.encode_to_vec(),
+    };
+    (version_key(main, sub, kv.is_none()), value)
 }
 
 /// Under which key etcd keeps a version in its file.

@@ -124,6 +124,11 @@ impl Leases {
         self.by_expiry.iter().map(|&(_, id)| id).collect()
     }
 
+    /// All leases and their TTLs, by id.
+    pub(super) fn all(&self) -> impl Iterator<Item = (i64, i64)> {
+        self.leases.iter().map(|(&id, lease)| (id, lease.ttl))
+    }
+
     /// The lease that has expired, the earliest first.
     pub(super) fn next_expired(&self, now: Instant) -> Option<i64> {
         let &(expires, id) = self.by_expiry.first()?;

@@ -114,13 +114,13 @@
 //!
 //! # What it has
 //!
-//! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, and the list of its
-//! members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
+//! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, snapshots, and the list
+//! of its members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
 //! ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!
-//! - **Never**: data on a disk, TLS, the election service (clients elect by keys and leases, which works), snapshots,
+//! - **Never**: data on a disk, TLS, the election service (clients elect by keys and leases, which works),
 //!   the hash of a file, changes of the members, downgrades, signed tokens, `/metrics`, the API of version 2, and quotas
 //!   (the alarm about space comes from [`Faults`] or from a client).
 //! - **JSON** below `/v3` is as from etcd 3.4's gateway, with the fields of a message in the order of their names, and
@@ -129,6 +129,8 @@
 //! - **Users**: permissions are those of etcd 3.4.23, which does not look into nested transactions, nor at who asks
 //!   for leases. A password costs nothing to check, and a token ends exactly when its time is over. Tokens are counted,
 //!   so that anybody can guess them.
+//! - **Snapshots** are files that etcd's own tools restore (`etcdctl snapshot save`). They have the keys with their
+//!   history and the leases, and neither users nor roles: etcd keeps hashes of passwords, and none is made here.
 //! - **Members** agree at once, and a majority is always there. History that is compacted is gone for one that lags too.
 //! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
 //!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
@@ -151,6 +153,7 @@
 
 mod allowed;
 mod auth;
+mod bolt;
 mod check;
 mod cluster;
 mod connection;
@@ -173,6 +176,7 @@ mod replica;
 mod server;
 mod service;
 mod shared;
+mod snapshot;
 mod span;
 mod store;
 mod tokens;

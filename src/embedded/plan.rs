@@ -48,6 +48,8 @@ pub enum RequestKind {
     Defragment,
     /// A question for the hash of all keys.
     HashKv,
+    /// A snapshot.
+    Snapshot,
     /// The list of members.
     MemberList,
     /// A question for a token.

@@ -62,6 +62,9 @@ struct Version {
     kv: Option<Arc<PbKeyValue>>,
 }
 
+/// The revision of a version, which change of it, the key, and what it was unless it was deleted.
+pub(super) type StoredVersion<'a> = (i64, i64, &'a [u8], Option<&'a PbKeyValue>);
+
 /// The keys and their history. A copy is cheap in values: they are shared.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
@@ -242,21 +245,30 @@ impl Store {
         index.and_then(|index| self.log.get(index)).map_or(&[], Vec::as_slice)
     }
 
-    /// The versions of all keys that etcd would have in its file up to a readable revision, oldest first: the revision,
-    /// which change of it, and the key without a value if it was deleted.
-    pub(super) fn versions(&self, revision: i64) -> Vec<(i64, i64, &[u8], Option<&PbKeyValue>)> {
-        let mut versions: Vec<_> = Vec::new();
-        for (key, history) in &self.keys {
-            let later = history.partition_point(|version| version.revision <= revision);
-            for (at, version) in history[..later].iter().enumerate() {
-                // What is from before the last compaction is there only as long as nothing came after it.
-                if version.revision > self.compacted || at + 1 == later {
-                    versions.push((version.revision, version.sub, key.as_slice(), version.kv.as_deref()));
-                }
-            }
-        }
-        versions.sort_unstable_by_key(|&(revision, sub, ..)| (revision, sub));
-        versions
+    /// The versions of all keys that etcd would have in its file, oldest first.
+    pub(super) fn versions(&self) -> Vec<StoredVersion<'_>> {
+        self.versions_of(|history| history)
+    }
+
+    /// The versions that etcd's hash is of, up to a readable revision.
+    pub(super) fn hashed_versions(&self, revision: i64) -> Vec<StoredVersion<'_>> {
+        self.versions_of(|history| {
+            let history = &history[..history.partition_point(|version| version.revision <= revision)];
+            // What is from before the last compaction belongs to it only as long as nothing came after it.
+            let old = history.partition_point(|version| version.revision <= self.compacted);
+            &history[old.min(history.len().saturating_sub(1))..]
+        })
+    }
+
+    fn versions_of<'a>(&'a self, wanted: impl Fn(&'a [Version]) -> &'a [Version]) -> Vec<StoredVersion<'a>> {
+        let all = self.keys.iter().flat_map(|(key, history)| {
+            let stored =
+                |version: &'a Version| (version.revision, version.sub, key.as_slice(), version.kv.as_deref());
+            wanted(history).iter().map(stored)
+        });
+        let mut all: Vec<_> = all.collect();
+        all.sort_unstable_by_key(|&(revision, sub, ..)| (revision, sub));
+        all
     }
 
     /// About how large etcd's database would be.

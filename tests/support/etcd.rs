@@ -86,6 +86,15 @@ impl LaunchOptions {
         self.launch_on(Some(saved)).await
     }
 
+    /// Starts a server of its own on a database, as another server's snapshot has it.
+    pub async fn launch_on_file(self, database: &[u8]) -> Result<EtcdProcess, LaunchError> {
+        let saved = tempfile::Builder::new().prefix("etcd-rules-saved-").tempdir()?;
+        let place = saved.path().join("member").join("snap");
+        fs::create_dir_all(&place)?;
+        fs::write(place.join("db"), database)?;
+        self.launch_copy(&Saved(saved)).await
+    }
+
     async fn launch_on(self, saved: Option<&Saved>) -> Result<EtcdProcess, LaunchError> {
         let mut attempt = 1;
         loop {

@@ -7,5 +7,6 @@ mod foreign;
 mod kv;
 mod leases;
 mod locks;
+mod snapshots;
 mod users;
 mod watches;

@@ -227,6 +227,8 @@ async fn a_lease_is_revoked_by_who_may_delete_its_keys() {
     }
     both.same("revoke".to_owned(), async |mut client| client.lease_revoke(11).await).await;
     both.same("defragment".to_owned(), async |mut client| client.defragment().await.map(drop)).await;
+    let snapshot = async |mut client: Client| client.snapshot().await?.message().await.map(drop);
+    both.same("snapshot".to_owned(), snapshot).await;
 }
 
 #[tokio::test(start_paused = true)]
