@@ -13,6 +13,7 @@ mod browser;
 mod channel;
 mod chaos;
 mod cluster;
+mod compile_errors;
 mod configuration;
 mod controls;
 mod crawl;
