@@ -219,6 +219,7 @@ pub mod metrics;
 pub mod pattern;
 pub mod testing;
 
+mod cancellation;
 mod change;
 mod compiled;
 mod crawl;

@@ -1,13 +1,13 @@
 //! The callbacks that run now, shared by the dispatcher, the application's threads and the engine's handle.
 //! The list outlives a restart of the actors, so that a callback that can't be stopped never runs twice.
 
+use crate::cancellation::Cancellation;
 use crate::compiled::{Binding, RuleIndex};
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 type Key = (RuleIndex, Binding);
 
@@ -19,7 +19,7 @@ pub(crate) struct RunningCallbacks(Arc<Running>);
 
 struct Running {
     /// What tells each to end.
-    tokens: DashMap<Key, CancellationToken, FixedState>,
+    tokens: DashMap<Key, Cancellation, FixedState>,
     count: AtomicUsize,
     /// The last one has ended.
     emptied: Notify,
@@ -38,7 +38,7 @@ impl RunningCallbacks {
         Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), emptied: Notify::new() }))
     }
 
-    pub(crate) fn register(&self, rule: RuleIndex, binding: Binding, token: CancellationToken) -> Registered {
+    pub(crate) fn register(&self, rule: RuleIndex, binding: Binding, token: Cancellation) -> Registered {
         let key = (rule, binding);
         self.0.count.fetch_add(1, Ordering::SeqCst);
         self.0.tokens.insert(key.clone(), token);
@@ -97,7 +97,7 @@ mod tests {
         let callbacks = RunningCallbacks::new(FixedState::with_seed(1));
         callbacks.all_ended().await;
         let register = |value| {
-            let token = CancellationToken::new();
+            let token = Cancellation::new();
             (callbacks.register(RuleIndex::default(), binding(value), token.clone()), token)
         };
         let ((first, one), (second, other)) = (register("1"), register("2"));

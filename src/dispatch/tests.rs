@@ -14,6 +14,7 @@ use super::record::{Answer, InstanceRecord, State};
 use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
+use crate::cancellation::Cancellation;
 use crate::change::{Revision, Seen, Snapshot};
 use crate::compiled::{Backoff, Binding, CompiledRule, Lane, Limits, RateLimit, RuleIndex};
 use crate::condition::{Slot, key};
@@ -32,7 +33,6 @@ use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// The first delay after a failure, in the rules of these tests.
 const BASE: Duration = Duration::from_millis(100);
@@ -133,7 +133,7 @@ fn record(now: Instant) -> InstanceRecord {
 }
 
 fn won() -> LockOutcome {
-    let lease = LockLease { id: LeaseId::new(1), lost: CancellationToken::new(), grace: Duration::ZERO };
+    let lease = LockLease { id: LeaseId::new(1), lost: Cancellation::new(), grace: Duration::ZERO };
     LockOutcome::Won {
         fence: Fence { create_revision: Revision::new(1) },
         lease,

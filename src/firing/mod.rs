@@ -30,6 +30,7 @@ pub(crate) use source::{Page, RangeRead, Source};
 
 use link_errors::LinkErrors;
 
+use crate::cancellation::FiringCancellation;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
 use crate::condition::{Check, Slot, Witness};
@@ -43,7 +44,6 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// One run of a callback for one instance, under its lock. Cheap to clone.
 ///
@@ -70,7 +70,7 @@ struct Inner {
     attempt: u32,
     due: Instant,
     fence: Option<Fence>,
-    cancelled: CancellationToken,
+    cancelled: FiringCancellation,
     /// What the callback read, so that it can be taken out of errors.
     read: Mutex<ReadValues>,
     link_errors: LinkErrors,
@@ -120,7 +120,7 @@ pub(crate) struct Parts {
     /// Since when the instance is due.
     pub(crate) due: Instant,
     pub(crate) fence: Option<Fence>,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) cancelled: FiringCancellation,
 }
 
 impl Firing {
@@ -155,7 +155,7 @@ impl Firing {
     }
 
     /// Tells it to end.
-    pub(crate) fn token(&self) -> &CancellationToken {
+    pub(crate) fn token(&self) -> &FiringCancellation {
         &self.0.cancelled
     }
 

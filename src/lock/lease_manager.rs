@@ -5,6 +5,7 @@
 use super::key_leases::KeyLeases;
 use super::lease::Lifetime;
 use super::sentinel::{FORMAT, Placed, SentinelWatch, Sentinels};
+use crate::cancellation::Cancellation;
 use crate::change::Revision;
 use crate::etcd::{EtcdClient, Failure, FailureKind, LeaseId, Renewals};
 use crate::health::Reason;
@@ -24,14 +25,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 /// A lease for locks, while it can be relied on.
 #[derive(Clone, Debug)]
 pub(crate) struct LockLease {
     pub(crate) id: LeaseId,
     /// Cancelled before the lease can have expired.
-    pub(crate) lost: CancellationToken,
+    pub(crate) lost: Cancellation,
     /// How long a callback may go on once it is told.
     pub(crate) grace: Duration,
 }
@@ -203,7 +203,7 @@ impl Keep {
             };
             retry.reset();
             self.status.fine(&locks);
-            let lost = CancellationToken::new();
+            let lost = Cancellation::new();
             // Also when this future is dropped: nothing is renewed then.
             let told = lost.clone().drop_guard();
             let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };

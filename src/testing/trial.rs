@@ -1,5 +1,6 @@
 //! A trial: one run of a callback on given keys, without an etcd.
 
+use crate::cancellation::FiringCancellation;
 use crate::change::{KeyValue, Revision, Seen};
 use crate::condition::Explanation;
 use crate::dispatch::latency::TriggerLatency;
@@ -28,7 +29,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 type Keys = BTreeMap<String, Value>;
@@ -339,7 +339,7 @@ async fn run_in(
     let config = &engine.config;
     let Place { rule: number, binding, snapshot } = place;
     let rule = &config.rules[number.index()];
-    let (due, cancelled) = (Instant::now(), CancellationToken::new());
+    let (due, cancelled) = (Instant::now(), FiringCancellation::new(None));
     let optimistic = rule.options().optimistic;
     let witness = rule.condition().evaluate(&snapshot).witness;
     let parts = Parts {
@@ -376,11 +376,11 @@ async fn run_in(
         parts,
         limit: rule.time_limit(),
         grace: if optimistic { UNLOCKED_GRACE } else { grace(rule.lock_ttl()) },
-        registered: running.register(number, binding.clone(), cancelled.clone()),
+        registered: running.register(number, binding.clone(), cancelled.own().clone()),
         span: Span::none(),
         latency: TriggerLatency::new(due),
     };
-    let _cancelled_with_the_trial = cancelled.clone().drop_guard();
+    let _cancelled_with_the_trial = cancelled.own().clone().drop_guard();
     let cancelling = async {
         if let Some(delay) = cancel_after {
             tokio::time::sleep(delay).await;

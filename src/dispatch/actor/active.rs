@@ -7,6 +7,7 @@ use super::super::commit::CommitTxn;
 use super::super::guard::Guard;
 use super::super::messages::Finish;
 use super::super::run::{UNLOCKED_GRACE, Watched};
+use crate::cancellation::FiringCancellation;
 use crate::firing::Fence;
 use crate::index::InstanceId;
 use crate::lock::keys::Keys;
@@ -16,7 +17,6 @@ use foldhash::fast::FixedState;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 /// A firing from its lock to its end.
@@ -38,7 +38,7 @@ pub(super) enum Stage {
     /// Others are excluded. Its callback is about to run, or to be given up.
     Guarded { guard: Guard, keys: Keys },
     /// Its callback runs. The token tells that to end.
-    Running { guard: Guard, keys: Keys, token: CancellationToken, watched: Watched },
+    Running { guard: Guard, keys: Keys, token: FiringCancellation, watched: Watched },
     /// The transaction that ends it is out. `finish`: how the callback ended, if it was run.
     Committing { guard: Guard, finish: Option<Finish>, txn: Sent<CommitTxn> },
     /// Between two of these states, within one turn only.
@@ -73,7 +73,7 @@ impl<T> Sent<T> {
 /// What a run of its callback needs to know of a firing.
 pub(super) struct RunOf {
     pub(super) fence: Option<Fence>,
-    pub(super) token: CancellationToken,
+    pub(super) token: FiringCancellation,
     pub(super) grace: Duration,
 }
 
@@ -92,7 +92,7 @@ impl ActiveFiring {
             }
         };
         // Also the loss of the lock's lease tells it to end.
-        let token = guard.lease().map_or_else(CancellationToken::new, |lease| lease.lost.child_token());
+        let token = FiringCancellation::new(guard.lease().map(|lease| lease.lost.clone()));
         // It was told to end while its transaction was out: the callback must be told too.
         if self.cancelled {
             token.cancel();

@@ -53,7 +53,7 @@ impl Dispatcher {
             limit,
             grace,
             latency: record.latency,
-            registered: running.register(rule, record.binding.clone(), token),
+            registered: running.register(rule, record.binding.clone(), token.own().clone()),
             span: spans::callback(&firing.span),
         };
         let end = self.ended.end_of(instance, firing.nonce, self.callback_telemetry.clone(), rule);
