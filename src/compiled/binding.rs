@@ -9,9 +9,13 @@ pub(crate) type Packed = SmallVec<[u8; 128]>;
 
 /// Values in the order of their rule's attributes. Clones share the memory.
 ///
-/// Layout: the end offset of every value except the last, as `u32`, and then the text of all values.
+/// Layout: the end offset of every value except the last, and then the text of all values. An offset has seven bits in
+/// each byte, so that all of it is text, and no value has to be checked again when it is read.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Binding(Arc<[u8]>);
+pub(crate) struct Binding(Arc<str>);
+
+/// The bytes of an offset.
+const OFFSET: usize = 5;
 
 impl Binding {
     pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
@@ -22,7 +26,7 @@ impl Binding {
 
     /// A binding of the bytes that [`Binding::pack`] wrote.
     pub(crate) fn of(packed: &[u8]) -> Self {
-        Self(packed.into())
+        Self(std::str::from_utf8(packed).expect("packed from text").into())
     }
 
     /// Writes the bytes of a binding, which are enough to look for one that may exist.
@@ -35,7 +39,8 @@ impl Binding {
         let mut end = 0u32;
         for value in values.clone().take(count.saturating_sub(1)) {
             end += value.len() as u32;
-            packed.extend_from_slice(&end.to_le_bytes());
+            let offset: [u8; OFFSET] = std::array::from_fn(|at| (end >> (7 * at)) as u8 & 0x7f);
+            packed.extend_from_slice(&offset);
         }
         for value in values {
             packed.extend_from_slice(value.as_bytes());
@@ -43,25 +48,25 @@ impl Binding {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.0
+        self.0.as_bytes()
     }
 
     /// The value at `index`. `count` is the number of values.
     pub(crate) fn get(&self, index: usize, count: usize) -> &str {
-        let text = (count.max(1) - 1) * 4;
+        let text = &self.0[(count.max(1) - 1) * OFFSET..];
         let offset = |i: usize| {
-            let at = i * 4;
-            u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes")) as usize
+            let bytes = &self.0.as_bytes()[i * OFFSET..][..OFFSET];
+            bytes.iter().rev().fold(0, |offset, byte| offset << 7 | usize::from(*byte))
         };
         let start = if index == 0 { 0 } else { offset(index - 1) };
-        let end = if index + 1 == count { self.0.len() - text } else { offset(index) };
-        std::str::from_utf8(&self.0[text + start..text + end]).expect("packed from text")
+        let end = if index + 1 == count { text.len() } else { offset(index) };
+        &text[start..end]
     }
 }
 
 impl fmt::Debug for Binding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Binding({})", self.0.escape_ascii())
+        write!(f, "Binding({})", self.bytes().escape_ascii())
     }
 }
 
@@ -77,6 +82,16 @@ mod tests {
             let binding = Binding::new(values.iter().copied());
             let back: Vec<&str> = (0..values.len()).map(|i| binding.get(i, values.len())).collect();
             assert_eq!(back, values);
+        }
+    }
+
+    #[test]
+    fn long_values_come_back_too() {
+        let values = [127, 128, 16_383, 16_384, 2_097_152].map(|length| "ü".repeat(length / 2) + "x");
+        let all = || values.iter().map(String::as_str);
+        let binding = Binding::new(all());
+        for (at, value) in all().enumerate() {
+            assert!(binding.get(at, values.len()) == value, "{at}");
         }
     }
 

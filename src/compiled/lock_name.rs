@@ -50,12 +50,13 @@ impl CompiledRule {
                     if at > 0 || !matches!(segment, Segment::Literal(text) if text.is_empty()) {
                         key.push('/');
                     }
-                    key.extend(encoded(match segment {
+                    let part = match segment {
                         Segment::Literal(text) => text,
                         Segment::Attribute(at) | Segment::Rest(at) => {
                             self.named(&pattern.attributes()[*at], binding)
                         }
-                    }));
+                    };
+                    write_encoded(part, key);
                 }
             }
         })
@@ -79,17 +80,22 @@ impl CompiledRule {
     }
 
     fn write_instance(&self, binding: &Binding, key: &mut String) {
-        key.extend(encoded(&self.id));
+        write_encoded(&self.id, key);
         for at in &self.by_name {
             key.push('/');
-            key.extend(encoded(self.value_at(usize::from(*at), binding)));
+            write_encoded(self.value_at(usize::from(*at), binding), key);
         }
     }
 }
 
 /// Values are encoded, so that no value can produce the name of another instance.
-fn encoded(part: &str) -> percent_encoding::PercentEncode<'_> {
-    utf8_percent_encode(part, PART)
+fn write_encoded(part: &str, key: &mut String) {
+    // Most parts have nothing to escape.
+    if part.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'%')) {
+        key.push_str(part);
+    } else {
+        key.extend(utf8_percent_encode(part, PART));
+    }
 }
 
 /// Appends a name, or its digest if it is long: then its beginning is returned.

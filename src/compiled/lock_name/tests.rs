@@ -116,3 +116,14 @@ fn a_long_name_is_its_digest_and_its_beginning() {
     assert_eq!((lock.as_str(), none), ("/ns/lock//ams", None));
     assert!(mark_name.is_some_and(|name| name.starts_with("r/ams/xxx")));
 }
+
+#[test]
+fn a_part_is_escaped_as_its_set_of_characters_says_whatever_else_is_in_it() {
+    for character in (0..0x250).filter_map(char::from_u32).chain(['\u{10ffff}']) {
+        for part in [format!("{character}"), format!("ab{character}"), format!("{character}ü/")] {
+            let mut key = String::new();
+            write_encoded(&part, &mut key);
+            assert_eq!(key, utf8_percent_encode(&part, PART).to_string());
+        }
+    }
+}
