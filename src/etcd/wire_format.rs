@@ -29,6 +29,7 @@ pub(super) enum Field<'a> {
 }
 
 impl<'a> Field<'a> {
+    #[inline]
     pub(super) fn number(self) -> Result<u64, Unreadable> {
         match self {
             Field::Number(number) => Ok(number),
@@ -36,6 +37,7 @@ impl<'a> Field<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn bytes(self) -> Result<&'a [u8], Unreadable> {
         match self {
             Field::Bytes(bytes) => Ok(bytes),
@@ -61,12 +63,18 @@ pub(super) fn read_header(bytes: &[u8], header: &mut Header) -> Result<(), Unrea
 }
 
 impl<'a> Fields<'a> {
+    #[inline]
     fn number(&mut self) -> Result<u64, Unreadable> {
         // Mostly it is small.
         if let [byte @ 0..0x80, rest @ ..] = self.0 {
             self.0 = rest;
             return Ok(u64::from(*byte));
         }
+        self.long_number()
+    }
+
+    #[inline(never)]
+    fn long_number(&mut self) -> Result<u64, Unreadable> {
         let mut number = 0;
         for (at, byte) in self.0.iter().take(10).enumerate() {
             if at == 9 && *byte > 1 {
@@ -82,12 +90,14 @@ impl<'a> Fields<'a> {
         Err(Unreadable)
     }
 
+    #[inline]
     fn bytes(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {
         let (bytes, rest) = self.0.split_at_checked(length).ok_or(Unreadable)?;
         self.0 = rest;
         Ok(bytes)
     }
 
+    #[inline]
     fn field(&mut self) -> Result<(u32, Field<'a>), Unreadable> {
         let key = u32::try_from(self.number()?).map_err(|_| Unreadable)?;
         let number = key >> 3;
@@ -111,6 +121,7 @@ impl<'a> Fields<'a> {
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<(u32, Field<'a>), Unreadable>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {
             return None;

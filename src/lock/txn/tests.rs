@@ -87,7 +87,7 @@ const HOLDER: &str = r#"{"engine":"e","nonce":1,"since":9}"#;
 fn a_holder_is_written_as_it_is_read() {
     let texts = ["", "plain", "\"quoted\" \\ \n \u{1}", "grün/\u{1f600}"];
     for engine in texts {
-        for (nonce, since) in [(0, 0), (u64::MAX, 1_700_000_000_000)] {
+        for (nonce, since) in [(0, 0), (9, 10), (u64::MAX, 1_700_000_000_000)] {
             for name in texts.map(|text| Some(text.into())).into_iter().chain([None]) {
                 let holder = Holder { engine: engine.into(), nonce: Nonce(nonce), since, name };
                 let json = holder.json();

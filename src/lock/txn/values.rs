@@ -30,12 +30,19 @@ impl Holder {
     /// As it is written. Every firing with a lock writes one, so this does without what serde_json does for any struct.
     pub(super) fn json(&self) -> SmallVec<[u8; 128]> {
         let Self { engine, nonce, since, name } = self;
-        let mut text = SmallVec::from_slice(br#"{"engine":"#);
-        text.extend_from_slice(&json(engine));
+        let mut text = SmallVec::new();
+        text.extend_from_slice(br#"{"engine":"#);
+        if engine.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+            text.push(b'"');
+            text.extend_from_slice(engine.as_bytes());
+            text.push(b'"');
+        } else {
+            text.extend_from_slice(&json(engine));
+        }
         text.extend_from_slice(br#","nonce":"#);
-        text.extend_from_slice(&json(nonce));
+        decimal(nonce.0, &mut text);
         text.extend_from_slice(br#","since":"#);
-        text.extend_from_slice(&json(since));
+        decimal(*since, &mut text);
         if let Some(name) = name {
             text.extend_from_slice(br#","name":"#);
             text.extend_from_slice(&json(name));
@@ -89,6 +96,21 @@ impl InstanceMark {
             (false, _) => MarkKind::Backoff,
         }
     }
+}
+
+/// A number, as JSON has it.
+fn decimal(mut number: u64, text: &mut SmallVec<[u8; 128]>) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    text.extend_from_slice(&digits[at..]);
 }
 
 /// A value, or a part of one.
