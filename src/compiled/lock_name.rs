@@ -90,8 +90,9 @@ impl CompiledRule {
 
 /// Values are encoded, so that no value can produce the name of another instance.
 fn write_encoded(part: &str, key: &mut String) {
-    // Most parts have nothing to escape.
-    if part.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'/' | b'%')) {
+    let is_escaped = |byte: u8| !(b' '..=b'~').contains(&byte) | (byte == b'/') | (byte == b'%');
+    // Most parts have nothing to escape. All bytes are looked at, so that many are at once.
+    if !part.bytes().fold(false, |any, byte| any | is_escaped(byte)) {
         key.push_str(part);
     } else {
         key.extend(utf8_percent_encode(part, PART));

@@ -7,6 +7,7 @@
 use crate::change::Revision;
 use crate::etcd::{Identity, LeaseId};
 use crate::mutants::{Mutant, is_active};
+use crate::runtime::reuse;
 use bytes::Bytes;
 use prost::encoding::encoded_len_varint;
 
@@ -31,7 +32,7 @@ pub(crate) enum Target<'a> {
 
 /// A transaction: compares, and operations for success and for failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct EncodedTxn(Vec<u8>);
+pub(crate) struct EncodedTxn(reuse::Bytes);
 
 /// Fields of `TxnRequest`.
 const COMPARE: u32 = 1;
@@ -47,7 +48,7 @@ const TXN: u32 = 4;
 impl EncodedTxn {
     /// An empty transaction with room for this many bytes.
     pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Self(Vec::with_capacity(bytes))
+        Self(reuse::Bytes::with_room(bytes))
     }
 
     pub(crate) fn len(&self) -> usize {

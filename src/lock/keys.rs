@@ -2,12 +2,13 @@
 
 use crate::compiled::{Beginning, Binding, CompiledRule};
 use crate::condition::Slot;
+use crate::runtime::reuse::Text;
 use smallvec::SmallVec;
 
 /// The keys of one instance in one string: its lock, its mark, and the keys of its condition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keys {
-    text: String,
+    text: Text,
     /// The end of each key in the string.
     ends: SmallVec<[u32; 4]>,
     long: Option<Box<LongNames>>,
@@ -29,7 +30,7 @@ const SLOTS: usize = 2;
 
 impl Keys {
     pub(crate) fn of(rule: &CompiledRule, namespace: &str, binding: &Binding) -> Self {
-        let mut keys = Self { text: String::with_capacity(ROOM), ..Self::default() };
+        let mut keys = Self { text: Text::with_room(ROOM), ..Self::default() };
         let lock = rule.write_lock_key(namespace, binding, &mut keys.text);
         keys.end();
         let mark = rule.write_backoff_key(namespace, binding, &mut keys.text);
