@@ -12,7 +12,6 @@ use crate::runtime::env::Env;
 use crate::time::Jitter;
 use crate::trace::reveal::Reveal;
 use etcd_client::{Channel, ConnectOptions};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -39,7 +38,7 @@ pub struct EngineBuilder {
     pub(super) layers: Vec<Layer>,
     pub(super) runtime: Option<Handle>,
     #[cfg(feature = "http")]
-    pub(super) observatory: Option<Arc<dyn Observatory>>,
+    pub(super) observatory: Option<std::sync::Arc<dyn Observatory>>,
     pub(crate) env: Env,
 }
 
@@ -385,7 +384,7 @@ impl EngineBuilder {
 
     /// Sets what observes the running engine until its handle is dropped.
     #[cfg(feature = "http")]
-    pub(crate) fn observed_by(mut self, observatory: Arc<dyn Observatory>) -> Self {
+    pub(crate) fn observed_by(mut self, observatory: std::sync::Arc<dyn Observatory>) -> Self {
         self.observatory = Some(observatory);
         self
     }
