@@ -359,9 +359,9 @@ impl Incarnation {
         }
     }
 
-    async fn end(self, revoke: Duration, left: usize) {
+    async fn end(self, limit: Duration, left: usize) {
         // Locks of callbacks that still run are left to their TTL: nobody else is to start their work.
-        if left == 0 && timeout(revoke, self.lease_manager.send(Revoke)).await.is_err() {
+        if left == 0 && timeout(limit, self.lease_manager.send(Revoke { limit })).await.is_err() {
             tracing::debug!(engine = &*self.engine, "leases not revoked; they end by themselves");
         }
         for thread in std::iter::once(self.watch).chain(self.threads) {

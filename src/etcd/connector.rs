@@ -193,7 +193,9 @@ impl Connector {
             let below =
                 channel.below().map_err(|_| Failure::not_sent("authenticate", "the connection ended"))?;
             let below = below.clone();
-            connection.activity.sent(start, self.settings.timeouts.request);
+            // A connection that is not asked yet is not silent.
+            self.settings.shared.token.pause(stale).await;
+            connection.activity.sent(Instant::now(), self.settings.timeouts.request);
             match self.settings.shared.token.renew(stale, below.clone()).await {
                 Err(failure) if failure.kind == FailureKind::Authentication => {
                     self.renew_as_told(stale, failure, below).await

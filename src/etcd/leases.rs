@@ -96,11 +96,13 @@ impl EtcdClient {
         }
     }
 
-    pub(crate) async fn revoke(&self, id: LeaseId) -> Result<(), Failure> {
+    /// Ends a lease. It may take so long as other requests, unless it has a limit of its own.
+    pub(crate) async fn revoke(&self, id: LeaseId, limit: Option<Duration>) -> Result<(), Failure> {
         let send = |connection: Arc<Connection>| async move {
             connection.client.lease_client().revoke(id.get()).await
         };
-        match self.call(Sending::once("lease_revoke"), send).await {
+        let sending = Sending { limit, ..Sending::once("lease_revoke") };
+        match self.call(sending, send).await {
             Err(failure) if failure.kind == FailureKind::LeaseGone => Ok(()),
             result => result.map(|_| ()),
         }

@@ -204,6 +204,17 @@ impl Token {
         }
     }
 
+    /// Waits until etcd may be asked again, unless there is a newer token than `stale`, or a refusal to tell meanwhile.
+    pub(super) async fn pause(&self, stale: u64) {
+        let not_before = {
+            let state = self.state();
+            state.not_before.filter(|_| state.refusal.is_none() && !is_active(Mutant::TokenRate))
+        };
+        if let Some(at) = not_before.filter(|_| self.generation() <= stale) {
+            sleep_until(at).await;
+        }
+    }
+
     /// Asks for a token unless there is a newer one than `stale` already.
     pub(super) async fn renew(&self, stale: u64, channel: Channel) -> Result<(), Failure> {
         let _asking = self.asking.lock().await;

@@ -274,7 +274,7 @@ impl Keep {
             _ => None,
         };
         // Once it is published, it is revoked as such.
-        if there.is_some() || is_answered && self.etcd.revoke(lease).await.is_ok() {
+        if there.is_some() || is_answered && self.etcd.revoke(lease, None).await.is_ok() {
             self.retired.remove(lease);
         }
         there
@@ -391,12 +391,16 @@ async fn attempt(
 /// Ends the leases of locks and marks. Answers when etcd has, or could not be reached.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Revoke;
+pub(crate) struct Revoke {
+    /// How long etcd may take. It may be longer than for other requests: nobody asks again, and a token that has ended
+    /// just now is replaced only after a while.
+    pub(crate) limit: Duration,
+}
 
 impl Handler<Revoke> for LeaseManager {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, _: Revoke, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Revoke { limit }: Revoke, ctx: &mut Self::Context) -> Self::Result {
         let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
         let mut ids: Vec<LeaseId> = locks.chain(self.keys.end()).collect();
         ids.extend(self.retired.lock().drain(..));
@@ -412,7 +416,7 @@ impl Handler<Revoke> for LeaseManager {
             let revoking = ids.into_iter().map(|id| {
                 let etcd = etcd.clone();
                 async move {
-                    if let Err(failure) = etcd.revoke(id).await {
+                    if let Err(failure) = etcd.revoke(id, Some(limit)).await {
                         tracing::debug!(%failure, "lease not revoked; it ends by itself");
                     }
                 }

@@ -1,7 +1,7 @@
 //! Engines on the embedded server, over TCP and through memory.
 
 use crate::support::{eventually, is_identity};
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Client, ConnectOptions, GetOptions};
 use etcd_rules::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, key};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -223,4 +223,24 @@ async fn an_engine_notices_that_its_watch_was_never_registered() {
     client.put("/jobs/1", "", None).await.expect("put");
     eventually(20 * SECOND, "the job is done", async || count(&client, "/done/").await == 1).await;
     engine.shutdown(5 * SECOND).await.expect("shutdown");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_whose_token_has_just_ended_leaves_nothing_behind() {
+    let etcd = EmbeddedEtcd::start().await.expect("a free port");
+    let mut root = etcd.client().await.expect("a client");
+    root.user_add("root", "secret", None).await.expect("a user");
+    root.user_grant_role("root", "root").await.expect("a role");
+    root.auth_enable().await.expect("authentication");
+    let engine = Engine::builder("app", [etcd.endpoint()])
+        .connect_options(ConnectOptions::new().with_user("root", "secret"))
+        // A token is asked for once a second at most, which is longer.
+        .request_timeout(SECOND * 3 / 10)
+        .rule(acknowledge());
+    let engine = engine.build().expect("a sound configuration").start().await.expect("the engine starts");
+    engine.ready().await;
+    assert_eq!(etcd.faults().leases().len(), 1, "one lease for locks");
+    etcd.faults().forget_tokens();
+    engine.shutdown(5 * SECOND).await.expect("shutdown");
+    assert_eq!(etcd.faults().leases(), Vec::<i64>::new(), "leases are left");
 }
