@@ -221,8 +221,11 @@ impl Keep {
             };
             let failure = tokio::select! {
                 biased;
-                // Who used it was told that it does not exist.
-                () = lost.cancelled() => gone(),
+                // Who used it was told that it does not exist. Should it exist after all, it goes with the engine.
+                () = lost.cancelled() => {
+                    self.retired.add(grant.id);
+                    gone()
+                }
                 failure = &mut renewing => failure,
                 // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
                 () = sentinel.gone() => {
