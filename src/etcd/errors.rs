@@ -28,6 +28,14 @@ pub(crate) struct KnownError {
     told: Option<ErrorKind>,
 }
 
+impl KnownError {
+    /// It says that a request has too much in it, so that it is given up for good.
+    #[cfg(test)]
+    pub(crate) fn is_of_size(&self) -> bool {
+        self.told == Some(ErrorKind::TooLarge)
+    }
+}
+
 /// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meaning {
