@@ -57,6 +57,11 @@ fn rule(kind: Kind, plan: &Plan, world: Arc<World>) -> Rule {
                 }
             }
         });
+    for (slot, pattern) in kind.slots().iter().enumerate() {
+        if kind.is_only_shown(slot) {
+            rule = rule.show(*pattern);
+        }
+    }
     if let Some(lock) = kind.lock() {
         rule = rule.lock(lock);
     }

@@ -31,7 +31,7 @@ pub(super) enum Kind {
     Single,
     /// Makes one key equal to another.
     Follow,
-    /// Has two keys that are always written together, below prefixes of their own.
+    /// Has two keys that are always written together, below prefixes of their own. One of them is only shown.
     Pair,
 }
 
@@ -104,6 +104,11 @@ impl Kind {
         matches!((self, slot), (Kind::Work | Kind::Assign, 1))
     }
 
+    /// Whether the key of this slot is shown without being part of the condition.
+    pub(super) fn is_only_shown(self, slot: usize) -> bool {
+        (self, slot) == (Kind::Pair, 1)
+    }
+
     /// The truth of a shared slot.
     pub(super) fn leaf(self, value: Option<&str>) -> bool {
         match self {
@@ -122,7 +127,7 @@ impl Kind {
             Kind::Gone => values[0].is_none() && values[1].is_none(),
             Kind::Single => values[0].is_some() && values[1].is_none(),
             Kind::Follow => values[0].is_some() && values[0] != values[1],
-            Kind::Pair => values[0].is_some() && values[1].is_some(),
+            Kind::Pair => values[0].is_some(),
         }
     }
 
@@ -141,7 +146,7 @@ impl Kind {
             Kind::Gone => slot(0).absent() & slot(1).absent(),
             Kind::Single => slot(0).exists() & !slot(1).exists(),
             Kind::Follow => slot(0).exists() & !all_equal([slots[0], slots[1]]),
-            Kind::Pair => slot(0).exists() & slot(1).exists(),
+            Kind::Pair => slot(0).exists(),
         }
     }
 
@@ -219,7 +224,8 @@ impl Kind {
         if self == Kind::Single {
             return Some(Vec::new());
         }
-        self.slots().iter().find_map(|pattern| {
+        let own = self.slots().iter().enumerate().filter(|(slot, _)| !self.is_only_shown(*slot));
+        own.map(|(_, pattern)| pattern).find_map(|pattern| {
             let (pattern, key): (Vec<_>, Vec<_>) = (pattern.split('/').collect(), key.split('/').collect());
             if pattern.len() != key.len() {
                 return None;

@@ -75,7 +75,10 @@ impl Checker<'_> {
             let changes = all.get(other).into_iter().chain(all.iter().find(after));
             changes.map(|change| change.0).min()
         };
-        let changed = kind.keys(id).iter().enumerate().filter_map(since).min();
+        // What is only shown wakes nobody.
+        let keys = kind.keys(id);
+        let own = keys.iter().enumerate().filter(|(slot, _)| !kind.is_only_shown(*slot));
+        let changed = own.filter_map(since).min();
         let base = self.plan.options.backoff.0;
         let failed = mark["attempt"].as_u64().unwrap_or_default() > 0 && mark["gave_up"] != true;
         let earliest = match changed {
