@@ -16,7 +16,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument, Span};
 
 /// Grace for callbacks of optimistic rules, which have no lease.
@@ -97,12 +97,14 @@ async fn to_its_end(
     // The closure itself may panic too, before it has made a future.
     let running = async { firing.callback()(firing.clone()).await.map(|outcome| firing.complete(outcome)) };
     let mut callback = std::pin::pin!(AssertUnwindSafe(running).catch_unwind());
+    // From its own start on, also if it does not wait for long.
+    let end = Instant::now().checked_add(limit);
     // A callback that ends at once needs no timer: those of the other branches are made when they are first waited for.
     tokio::select! {
         biased;
         ended = &mut callback => return ended.map_or_else(Ran::panicked, Ran::returned),
         () = async { cancelled.cancelled().await } => {}
-        () = async { tokio::time::sleep(limit).await } => {
+        () = async { match end { Some(end) => sleep_until(end).await, None => std::future::pending().await } } => {
             cancelled.cancel();
             return Ran(Finish::TimedOut, None);
         }

@@ -177,6 +177,30 @@ async fn a_time_limit_ends_a_callback_and_counts_as_a_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_time_limit_counts_from_the_start_also_of_a_callback_that_blocks_its_thread() {
+    let etcd = Etcd::start().await;
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let seen = attempts.clone();
+    let rule = Rule::new("slow").when(key("/slow/:id").exists()).time_limit(Duration::from_millis(500)).run(
+        move |firing: Firing| {
+            seen.store(firing.attempt() as usize, Ordering::SeqCst);
+            async move {
+                if firing.attempt() == 1 {
+                    std::thread::sleep(Duration::from_millis(700));
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Ok::<Outcome, Error>(firing.commit().delete("/slow/:id").into())
+            }
+        },
+    );
+    let running = engine(&etcd).rule(rule).build().unwrap().start().await.unwrap();
+    etcd.put("/slow/x", "1").await;
+    eventually(20 * SECOND, "it is done", async || etcd.get("/slow/x").await.is_none()).await;
+    assert_eq!(attempts.load(Ordering::SeqCst), 2, "the first attempt was over in time");
+    running.shutdown(5 * SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_is_all_or_nothing_and_an_expectation_that_fails_decides_again() {
     let etcd = Etcd::start().await;
     let shown = Arc::new(Mutex::new(Vec::new()));
