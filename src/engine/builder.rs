@@ -312,6 +312,9 @@ impl EngineBuilder {
     /// How long [`Engine::run_until`](crate::Engine::run_until) lets callbacks finish at its end, before it cancels them. The default
     /// is 30 s.
     ///
+    /// So long, but at most 30 s, callbacks may also finish when etcd refuses to let a prefix be read and the engine begins
+    /// again with the parts of it that it needs. Nothing is started meanwhile.
+    ///
     /// If it is too short, work is broken off, and another engine does it again. If it is longer than whoever
     /// stops the process waits, the process is killed, and its locks end only with their TTL.
     pub fn shutdown_deadline(mut self, deadline: Duration) -> Self {

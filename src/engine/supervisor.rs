@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the end may take when the handle was dropped, so that the threads end within a second.
 const ABANDON: Duration = Duration::from_millis(600);
 
+/// How long callbacks may finish when the engine begins again although nothing is wrong with them.
+const DRAIN: Duration = Duration::from_secs(30);
+
 /// How long callbacks have to end before a restart.
 const RESTART: Duration = Duration::from_secs(4);
 
@@ -101,8 +104,8 @@ async fn oversee(
                 Some(fault @ Fault::Refused(_)) => {
                     if refused.is_none() {
                         // Nothing is wrong with what runs.
-                        status.restarting();
-                        drained = Box::pin(incarnation.drain(config.options.shutdown_deadline));
+                        status.draining();
+                        drained = Box::pin(incarnation.drain(config.options.shutdown_deadline.min(DRAIN)));
                         refused = Some(fault);
                     }
                     continue;

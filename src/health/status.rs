@@ -35,6 +35,8 @@ struct State {
     index_ready: bool,
     /// It is not known yet whether the engine may write its own keys.
     own_keys_awaited: bool,
+    /// The engine is about to begin again, and callbacks may finish before.
+    draining: bool,
     end: Option<Health>,
     problems: BTreeMap<String, Problem>,
     /// The rules whose keys are all watched.
@@ -48,7 +50,9 @@ impl State {
         let problems = || self.problems.values().cloned().collect();
         match &self.end {
             Some(end) => end.clone(),
-            None if !self.index_ready || self.own_keys_awaited => Health::Starting { problems: problems() },
+            None if !self.index_ready || self.own_keys_awaited || self.draining => {
+                Health::Starting { problems: problems() }
+            }
             None if self.problems.is_empty() => Health::Ready,
             None => Health::Degraded { problems: problems(), can_fire: self.can_fire() },
         }
@@ -137,7 +141,18 @@ impl Status {
 
     /// The actors start again from a snapshot.
     pub(crate) fn restarting(&self) {
+        self.begin_again(false);
+    }
+
+    /// As [`restarting`](Self::restarting), while callbacks of the old actors may finish. What those actors report
+    /// meanwhile makes the engine no readier.
+    pub(crate) fn draining(&self) {
+        self.begin_again(true);
+    }
+
+    fn begin_again(&self, draining: bool) {
         self.change(|state| {
+            state.draining = draining;
             state.index_ready = false;
             state.own_keys_awaited = false;
             state.problems.clear();
