@@ -198,15 +198,15 @@ fn response(bytes: &[u8]) -> Result<WatchResponse, Unreadable> {
                 response.cancel_reason = reason.to_owned();
             }
             (FRAGMENT, field) => response.fragment = field.number()? != 0,
-            (EVENTS, field) => response.changes.extend(change(field.bytes()?)?),
+            (EVENTS, field) => response.changes.push(change(field.bytes()?)?),
             _ => {}
         }
     }
     Ok(response)
 }
 
-/// Reads a `mvccpb.Event`. `None`: it names no key.
-fn change(event: &[u8]) -> Result<Option<Change>, Unreadable> {
+/// Reads a `mvccpb.Event`. To pass over one that names no key, or is of an unknown kind, would be to lose a change.
+fn change(event: &[u8]) -> Result<Change, Unreadable> {
     const TYPE: u32 = 1;
     const KEY_VALUE: u32 = 2;
     const PUT: i32 = 0;
@@ -236,15 +236,14 @@ fn change(event: &[u8]) -> Result<Option<Change>, Unreadable> {
         }
     }
     if !named {
-        return Ok(None);
+        return Err(Unreadable);
     }
     let (key, revision) = (key.to_vec(), Revision::new(revision));
-    Ok(Some(match kind {
-        PUT => Change::Put { key, value: value.into(), revision },
-        DELETE => Change::Delete { key, revision, how: Deletion::Delivered },
-        // To pass over it would be to lose a change.
-        _ => return Err(Unreadable),
-    }))
+    match kind {
+        PUT => Ok(Change::Put { key, value: value.into(), revision }),
+        DELETE => Ok(Change::Delete { key, revision, how: Deletion::Delivered }),
+        _ => Err(Unreadable),
+    }
 }
 
 #[cfg(test)]
