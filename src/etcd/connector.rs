@@ -194,9 +194,8 @@ impl Connector {
                 channel.below().map_err(|_| Failure::not_sent("authenticate", "the connection ended"))?;
             let below = below.clone();
             // A connection that is not asked yet is not silent.
-            self.settings.shared.token.pause(stale).await;
-            connection.activity.sent(Instant::now(), self.settings.timeouts.request);
-            match self.settings.shared.token.renew(stale, below.clone()).await {
+            let asks = || connection.activity.sent(Instant::now(), self.settings.timeouts.request);
+            match self.settings.shared.token.renew(stale, below.clone(), asks).await {
                 Err(failure) if failure.kind == FailureKind::Authentication => {
                     self.renew_as_told(stale, failure, below).await
                 }

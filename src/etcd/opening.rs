@@ -194,7 +194,7 @@ impl Connector {
                     let mut channel = channel.clone();
                     let over = |_| Failure::not_sent(REQUEST, "the connection ended");
                     let below = channel.below().map_err(over)?.clone();
-                    shared.token.renew(token, below).await?;
+                    shared.token.renew(token, below, || {}).await?;
                 }
                 Err(failure) => return Err(failure),
             }

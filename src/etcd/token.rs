@@ -138,7 +138,7 @@ impl Token {
         let (parts, body) = request.into_parts();
         let question = Question { parts, body: collect(body).await?.0 };
         let answered = match self.is_known(&question) {
-            true => self.renew(0, channel).await,
+            true => self.renew(0, channel, || {}).await,
             // Other credentials than the token was given for need another token.
             false => self.try_others(question, channel).await,
         };
@@ -204,19 +204,14 @@ impl Token {
         }
     }
 
-    /// Waits until etcd may be asked again, unless there is a newer token than `stale`, or a refusal to tell meanwhile.
-    pub(super) async fn pause(&self, stale: u64) {
-        let not_before = {
-            let state = self.state();
-            state.not_before.filter(|_| state.refusal.is_none() && !is_active(Mutant::TokenRate))
-        };
-        if let Some(at) = not_before.filter(|_| self.generation() <= stale) {
-            sleep_until(at).await;
-        }
-    }
-
-    /// Asks for a token unless there is a newer one than `stale` already.
-    pub(super) async fn renew(&self, stale: u64, channel: Channel) -> Result<(), Failure> {
+    /// Asks for a token unless there is a newer one than `stale` already. `asks` is called when the question is sent, which
+    /// may be a while later.
+    pub(super) async fn renew(
+        &self,
+        stale: u64,
+        channel: Channel,
+        asks: impl FnOnce(),
+    ) -> Result<(), Failure> {
         let _asking = self.asking.lock().await;
         if self.generation() > stale {
             return Ok(());
@@ -235,6 +230,7 @@ impl Token {
                 None => sleep_until(at).await,
             }
         }
+        asks();
         let asked = match timeout(LIMIT, ask(question, channel)).await {
             Ok(asked) => asked,
             Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
