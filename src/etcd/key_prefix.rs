@@ -202,6 +202,7 @@ mod tests {
         assert_eq!(none.end(UNBOUNDED), UNBOUNDED);
         assert_eq!(prod.key("/a"), b"/prod/a");
         assert_eq!((prod.end("/b"), prod.end(UNBOUNDED)), (b"/prod/b".to_vec(), b"/proe".to_vec()));
+        assert_eq!((prod.end(""), none.end("")), (vec![], vec![]), "a single key has no end");
         assert_eq!(prod.strip(b"/prod/prod/a".to_vec()), b"/prod/a", "once");
     }
 }
