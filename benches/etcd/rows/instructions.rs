@@ -115,7 +115,13 @@ fn compare(kept: &[Row], rows: &[Row]) -> Vec<String> {
     println!("\nsince {KEPT}:");
     for row in rows {
         let before = kept.iter().find(|kept| kept.name == row.name && kept.server == row.server);
-        let Some(before) = before.map(|row| row.ours) else { continue };
+        let Some(before) = before.map(|row| row.ours) else {
+            // Or the comparison would pass on every server of which nothing is kept.
+            if row.name.ends_with(TOTAL) {
+                more.push(format!("{} (nothing is kept of {})", row.name, row.server));
+            }
+            continue;
+        };
         let change = row.ours / before - 1.0;
         if row.name.ends_with(TOTAL) && change > NOISE {
             more.push(row.name.clone());
