@@ -36,7 +36,8 @@ pub(crate) struct Watched {
     pub(crate) keys: KeyScope,
     pub(crate) splits: SharedSplitPoints,
     pub(crate) generation: StreamGeneration,
-    /// They are more than what any pattern needs. If etcd refuses them, what the patterns need of them is watched instead.
+    /// They are more than what any pattern needs. If etcd refuses them, what the patterns need of them is watched
+    /// instead.
     pub(crate) splits_up: bool,
 }
 

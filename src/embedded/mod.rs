@@ -115,8 +115,8 @@
 //! # What it has
 //!
 //! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, snapshots, and the list
-//! of its members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It reports a later version
-//! ([`VERSION`]), because it answers requests for progress as later versions do.
+//! of its members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It
+//! reports a later version ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!

@@ -83,7 +83,8 @@ pub(crate) fn splits_up(rules: &[CompiledRule], watched: &[KeyScope], range: &Ke
     parts.len() <= MAX_PARTS && parts.iter().any(|part| !watched.contains(part))
 }
 
-/// All ranges, but this one replaced by its parts. Of two that have a key the smaller one comes first: the key is its own.
+/// All ranges, but this one replaced by its parts. Of two that have a key the smaller one comes first: the key is its
+/// own.
 pub(crate) fn split(watched: &[KeyScope], refused: &KeyScope, parts: Vec<KeyScope>) -> Vec<KeyScope> {
     let mut all: Vec<KeyScope> = watched.iter().filter(|range| *range != refused).cloned().collect();
     all.extend(parts);

@@ -102,8 +102,8 @@ struct Matched {
 }
 
 impl Index {
-    /// Makes an index. `ranges` are the keys of each watcher. If one has all of another, it comes after that one, whose keys are its
-    /// own. Keys below `namespaces` belong to engines and match no pattern.
+    /// Makes an index. `ranges` are the keys of each watcher. If one has all of another, it comes after that one, whose
+    /// keys are its own. Keys below `namespaces` belong to engines and match no pattern.
     pub(crate) fn new(
         rules: Arc<[CompiledRule]>,
         ranges: Vec<KeyScope>,

@@ -177,7 +177,8 @@ pub(crate) fn alone(txn: &EncodedTxn, guard: &EncodedTxn) -> Bytes {
     body.into()
 }
 
-/// An outer transaction that contains all of these, with no compares but those of its guard. Each nested transaction decides by itself.
+/// An outer transaction that contains all of these, with no compares but those of its guard. Each nested transaction
+/// decides by itself.
 pub(crate) fn nested<'a>(txns: impl Iterator<Item = &'a EncodedTxn> + Clone, guard: &EncodedTxn) -> Bytes {
     let length = |txn: &EncodedTxn| {
         let operation = message_len(txn.len());
@@ -219,7 +220,7 @@ fn varint(buffer: &mut Vec<u8>, mut number: u64) {
     buffer.push(number as u8);
 }
 
-/// The length of a field with `length` bytes in it.
+/// The length of a field with `length` bytes in it. All fields here have numbers below 16, so the tag is one byte.
 fn message_len(length: usize) -> usize {
     1 + encoded_len_varint(length as u64) + length
 }
