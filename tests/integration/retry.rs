@@ -60,6 +60,8 @@ async fn what_failed_or_was_given_up_is_tried_again_on_demand_by_any_engine() {
     }
     assert_eq!(etcd.keys("/orders/").await, ["/orders/4", "/orders/5"], "the others wait");
     assert!(!first.fire_now("order", &[("id", "1")].into()).await.unwrap(), "it is not true any more");
+    eventually(20 * SECOND, "the other engine knows", async || second.stats().await.unwrap().given_up == 2)
+        .await;
     assert_eq!(second.retry_given_up("order").await.unwrap(), 2);
     eventually(20 * SECOND, "the rest fired", async || etcd.keys("/orders/").await.is_empty()).await;
     assert!(matches!(first.retry_given_up("other").await, Err(EngineError::UnknownRule(_))));
