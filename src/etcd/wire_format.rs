@@ -1,8 +1,8 @@
 //! Messages of protocol buffers, read where they lie. What etcd says in its answers and over its watches is read by
 //! hand: prost copies every key and value into memory of its own, also those that nobody asks for.
 //!
-//! What is read here is read as prost does, or refused. What nobody asks for is passed over. Groups, which etcd never sent, are refused. No length that is
-//! told is trusted: memory is taken only for bytes that are there.
+//! What is read here is read as prost does, or refused. What nobody asks for is passed over. Groups, which etcd never
+//! sent, are refused. No length that is told is trusted: memory is taken only for bytes that are there.
 
 use super::Header;
 use crate::change::Revision;

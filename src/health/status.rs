@@ -265,6 +265,13 @@ mod tests {
         assert!(!now().has(Reason::NoLeader) && now().has(Reason::NoSpace));
         status.fine("requests");
         assert_eq!(now(), Health::Ready);
+        // Old actors that are ready say so whenever they get something, while callbacks finish.
+        status.draining();
+        status.index_ready();
+        assert_eq!(now(), Health::Starting { problems: vec![] });
+        status.restarting();
+        status.index_ready();
+        assert_eq!(now(), Health::Ready);
         status.restarting();
         assert_eq!(now(), Health::Starting { problems: vec![] });
         status.end(Health::Stopped);
