@@ -1,7 +1,6 @@
 //! The pages of the HTTP endpoint in a real browser: headless Chromium, from the PATH.
 
 use crate::support::{Browser, Etcd, eventually};
-use etcd_client::{Txn, TxnOp};
 use etcd_rules::http::Endpoint;
 use etcd_rules::{Backoff, Engine, Error, Firing, Outcome, Reveal, Rule, key};
 use std::net::SocketAddr;
@@ -94,11 +93,7 @@ async fn people_click_their_way_and_hostile_text_stays_text() {
 async fn pages_of_100_000_instances_are_there_at_once() {
     const MANY: usize = 100_000;
     let etcd = Etcd::start().await;
-    let mut client = etcd.client().await;
-    for chunk in 0..MANY / 100 {
-        let put = |n| TxnOp::put(format!("/servers/{:06}", chunk * 100 + n), "", None);
-        client.txn(Txn::new().and_then((0..100).map(put).collect::<Vec<_>>())).await.unwrap();
-    }
+    etcd.put_all((0..MANY).map(|n| format!("/servers/{n:06}"))).await;
     etcd.put("/failing/1", "").await;
     let idle = Rule::new("idle")
         .when(key("/servers/:id").exists())

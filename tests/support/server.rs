@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, DeleteOptions,
-    GetOptions, Permission, PutOptions, ResponseHeader,
+    GetOptions, Permission, PutOptions, ResponseHeader, Txn, TxnOp,
 };
 
 use super::etcd::{EtcdProcess, LaunchError, LaunchOptions, Saved};
@@ -139,6 +139,14 @@ impl Etcd {
     pub async fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
         let done = self.client.kv_client().put(key, value, None).await.expect("put");
         revision_of(done.header())
+    }
+
+    /// Puts empty keys, a hundred in a transaction.
+    pub async fn put_all(&self, keys: impl IntoIterator<Item = String>) {
+        let puts: Vec<_> = keys.into_iter().map(|key| TxnOp::put(key, "", None)).collect();
+        for chunk in puts.chunks(100) {
+            self.client.kv_client().txn(Txn::new().and_then(chunk)).await.expect("puts");
+        }
     }
 
     /// Puts a key under a lease. Returns the new revision.
