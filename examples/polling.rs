@@ -1,8 +1,8 @@
 //! Polling by one call, with a second rule beside it. Counters go up to five, one step every two seconds or
 //! so, and then a switch is set.
 //!
-//! `cargo run -p examples --example polling` runs on the embedded etcd, `-- --endpoints 127.0.0.1:2379` on yours. The rules are
-//! in `polling/scenario.rs`.
+//! `cargo run -p examples --example polling` runs on the embedded etcd, `-- --endpoints 127.0.0.1:2379` on yours. The
+//! rules are in `polling/scenario.rs`.
 
 #[path = "polling/scenario.rs"]
 mod scenario;

@@ -1,8 +1,8 @@
 //! Polls servers: a rule of two keys, run against listeners that this program opens and closes.
 //!
-//! `cargo run -p examples --example quickstart`, or with `-- --help`: it needs no etcd, because it brings one, and runs on
-//! yours with `-- --endpoints 127.0.0.1:2379`. The rule and its callback are on this page;
-//! what happens to the servers is in `quickstart/servers.rs`, the printing in `quickstart/report.rs`.
+//! `cargo run -p examples --example quickstart`, or with `-- --help`: it needs no etcd, because it brings one, and
+//! runs on yours with `-- --endpoints 127.0.0.1:2379`. The rule and its callback are on this page; what happens to
+//! the servers is in `quickstart/servers.rs`, the printing in `quickstart/report.rs`.
 
 #[path = "quickstart/options.rs"]
 mod options;

@@ -1,8 +1,8 @@
 //! What tells work to end, once and for all.
 //!
-//! There is one for every firing. tokio-util's token has a lock, and its children are in a list of their parent: threads
-//! that make, clone and drop children of one lease wait for each other. Here a child is in no list. It
-//! only looks at its parent, and waits together with the parent's other children while its callback waits.
+//! There is one for every firing. tokio-util's token has a lock, and its children are in a list of their parent:
+//! threads that make, clone and drop children of one lease wait for each other. Here a child is in no list. It only
+//! looks at its parent, and waits together with the parent's other children while its callback waits.
 
 use std::pin::pin;
 use std::sync::Arc;

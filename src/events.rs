@@ -184,7 +184,8 @@ pub enum CommitResult {
     BackedOff,
     /// etcd refused it. The firing counts as failed, and is closed without the effects.
     Refused(String),
-    /// It is larger than what etcd takes, so nothing took effect, and trying again can't help. The instance is given up.
+    /// It is larger than what etcd takes, so nothing took effect, and trying again can't help. The instance is given
+    /// up.
     TooLarge(String),
     /// Its answer was lost, its lock is gone, and nothing proves that it took effect. Somebody deleted the lock, or its
     /// lease ended. The instance is decided again.

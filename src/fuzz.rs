@@ -1,8 +1,9 @@
 //! Targets to be attacked with bytes, and the driver that does so for a bounded time.
 //!
-//! A target is a function of bytes that panics if something is wrong. Targets that need more than text take the bytes as
-//! the seed of the strategies that the property tests use: whatever the bytes are, they mean a condition and its values,
-//! or a history of an index. So a failure is repeated from its bytes, and another driver can take the targets.
+//! A target is a function of bytes that panics if something is wrong. Targets that need more than text take the bytes
+//! as the seed of the strategies that the property tests use: whatever the bytes are, they mean a condition and its
+//! values, or a history of an index. So a failure is repeated from its bytes, and another driver can take the
+//! targets.
 //!
 //! `cargo test --all-features --lib fuzz::` runs each for a second, and `make fuzz SECONDS=60` for a minute. See
 //! `docs/decisions/0016-attacked-on-stable.md`.

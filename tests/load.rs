@@ -1,6 +1,6 @@
-//! More than an engine is usually given, counted and not timed: idle HTTP connections, large values, a million keys that
-//! come and go, and a storm of one rule beside a trickle of another. Nothing may be lost, the trickle may hardly notice
-//! the storm, and memory stays within what `docs/reliability.md` says.
+//! More than an engine is usually given, counted and not timed: idle HTTP connections, large values, a million keys
+//! that come and go, and a storm of one rule beside a trickle of another. Nothing may be lost, the trickle may hardly
+//! notice the storm, and memory stays within what `docs/reliability.md` says.
 //!
 //! `make load`. It is ignored otherwise, because it takes minutes and gigabytes of disk. `LOAD_KEYS=10000` is a smaller
 //! one.

@@ -1,5 +1,5 @@
-//! How much memory an engine takes while it can't keep up with large changes. The memory of a process is counted, so this
-//! is a program of its own. What may be taken is what `docs/limits.md` says.
+//! How much memory an engine takes while it can't keep up with large changes. The memory of a process is counted, so
+//! this is a program of its own. What may be taken is what `docs/limits.md` says.
 
 mod support;
 

@@ -1,8 +1,8 @@
 //! Measures the engine beside its floor, on private etcd servers. The floor is the bare client doing the same
 //! operations.
 //!
-//! `cargo bench -p benches --bench etcd -- --help`. Server, load and observer, and the side that is measured are processes
-//! of their own; every round has a fresh server, and the rounds of both sides take turns.
+//! `cargo bench -p benches --bench etcd -- --help`. Server, load and observer, and the side that is measured are
+//! processes of their own; every round has a fresh server, and the rounds of both sides take turns.
 
 #![allow(unreachable_pub, reason = "a program of several files, no library")]
 

@@ -32,7 +32,7 @@ const COMPARE: Duration = Duration::from_secs(120);
 
 /// The keys of one watch.
 #[derive(Clone)]
-pub(crate) struct Watched {
+pub(crate) struct WatchedKeys {
     pub(crate) keys: KeyScope,
     pub(crate) splits: SharedSplitPoints,
     pub(crate) generation: StreamGeneration,
@@ -46,7 +46,7 @@ pub(crate) struct Settings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
-    pub(crate) watched: Vec<Watched>,
+    pub(crate) watched: Vec<WatchedKeys>,
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
@@ -137,10 +137,11 @@ fn part(keys: &KeyScope) -> String {
 /// read is left out.
 async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let Settings { etcd, index, dispatcher, status, .. } = settings;
-    let refused = |watched: &Watched| watched.generation.is_refused();
+    let refused = |watched: &WatchedKeys| watched.generation.is_refused();
     // By watch: the stream, or that it is refused.
     let streams = || -> Option<Vec<Option<u64>>> {
-        let stream = |at: &Watched| if refused(at) { Some(None) } else { at.generation.stream().map(Some) };
+        let stream =
+            |at: &WatchedKeys| if refused(at) { Some(None) } else { at.generation.stream().map(Some) };
         settings.watched.iter().map(stream).collect()
     };
     let Some(followed) = streams() else { return Ok(None) };
@@ -150,7 +151,7 @@ async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
     let mut views = Vec::new();
     let all = WatcherIndex::all(settings.watched.len()).zip(&settings.watched);
     let open_to_us = all.filter(|(_, watched)| !refused(watched));
-    let (watchers, all): (Vec<WatcherIndex>, Vec<&Watched>) = open_to_us.unzip();
+    let (watchers, all): (Vec<WatcherIndex>, Vec<&WatchedKeys>) = open_to_us.unzip();
     for watcher in watchers {
         let open = OpenView { watcher, revision, purpose: Purpose::Crawl };
         match index.send(open).await {

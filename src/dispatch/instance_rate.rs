@@ -24,7 +24,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 /// Instances that are looked at by themselves at most, and how long after they last fired. There is no room for more
 /// only if somebody makes more of them fire that often; those are not slowed down then.
-const WATCHED: usize = 1024;
+const FREQUENT: usize = 1024;
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// Writes of the engine's own rules that are remembered while anything is slowed down, to say who made it true.
@@ -52,7 +52,7 @@ struct Allowed {
 }
 
 #[derive(Debug)]
-struct Watched {
+struct FrequentInstance {
     rate: Rate,
     fired: Instant,
     /// How often the delay was doubled. With 0 there is none.
@@ -70,7 +70,7 @@ pub(crate) struct InstanceRates {
     cells: Box<[Cell]>,
     start: Option<Instant>,
     period: u64,
-    watched: HashMap<(RuleIndex, Binding), Watched, FixedState>,
+    frequent: HashMap<(RuleIndex, Binding), FrequentInstance, FixedState>,
     writes: VecDeque<(Write, RuleIndex)>,
 }
 
@@ -82,7 +82,7 @@ impl InstanceRates {
             cells: vec![Cell::default(); CELLS].into(),
             start: None,
             period: 0,
-            watched: HashMap::with_hasher(hasher.clone()),
+            frequent: HashMap::with_hasher(hasher.clone()),
             hasher,
             writes: VecDeque::new(),
         }
@@ -91,10 +91,10 @@ impl InstanceRates {
     /// An instance fires.
     pub(crate) fn fired(&mut self, rule: RuleIndex, binding: &Binding, now: Instant) {
         self.forget_quiet_ones(now);
-        if !self.watched.is_empty()
-            && let Some(watched) = self.watched.get_mut(&(rule, binding.clone()))
+        if !self.frequent.is_empty()
+            && let Some(instance) = self.frequent.get_mut(&(rule, binding.clone()))
         {
-            return watched.fire(now);
+            return instance.fire(now);
         }
         let allowed = self.allowed[rule.index()];
         let cell = &mut self.cells[self.hasher.hash_one((rule, binding)) as usize % CELLS];
@@ -102,46 +102,46 @@ impl InstanceRates {
             *cell = Cell { period: self.period, fired: 0 };
         }
         cell.fired = cell.fired.saturating_add(1);
-        if cell.fired >= allowed.suspicious && self.watched.len() < WATCHED {
-            let mut watched = Watched {
+        if cell.fired >= allowed.suspicious && self.frequent.len() < FREQUENT {
+            let mut instance = FrequentInstance {
                 rate: Rate::new(allowed.rate, now),
                 fired: now,
                 slowness: 0,
                 judged: false,
                 causes: SmallVec::new(),
             };
-            watched.fire(now);
-            self.watched.insert((rule, binding.clone()), watched);
+            instance.fire(now);
+            self.frequent.insert((rule, binding.clone()), instance);
         }
     }
 
     /// An instance is due. Until when it must wait; `None`: it need not.
     pub(crate) fn due(&mut self, rule: RuleIndex, binding: &Binding, now: Instant) -> Option<Instant> {
-        if self.watched.is_empty() {
+        if self.frequent.is_empty() {
             return None;
         }
         let Allowed { apart, base, .. } = self.allowed[rule.index()];
-        let watched =
-            self.watched.get_mut(&(rule, binding.clone())).filter(|watched| watched.slowness > 0)?;
-        if !std::mem::replace(&mut watched.judged, true) {
-            watched.slowness = match now.saturating_duration_since(watched.fired) < apart {
-                true => (watched.slowness + 1).min(16),
-                false => watched.slowness - 1,
+        let instance =
+            self.frequent.get_mut(&(rule, binding.clone())).filter(|instance| instance.slowness > 0)?;
+        if !std::mem::replace(&mut instance.judged, true) {
+            instance.slowness = match now.saturating_duration_since(instance.fired) < apart {
+                true => (instance.slowness + 1).min(16),
+                false => instance.slowness - 1,
             };
         }
-        let doublings = watched.slowness.checked_sub(1)?;
+        let doublings = instance.slowness.checked_sub(1)?;
         let delay = base.saturating_mul(1 << doublings).min(SLOWEST);
-        Some(watched.fired + delay).filter(|until| *until > now)
+        Some(instance.fired + delay).filter(|until| *until > now)
     }
 
     /// An instance may fire at once.
     pub(crate) fn forget(&mut self, rule: RuleIndex, binding: &Binding) {
-        self.watched.remove(&(rule, binding.clone()));
+        self.frequent.remove(&(rule, binding.clone()));
     }
 
     /// Whether any instance fires often, so that causes and writes are worth being remembered.
     pub(crate) fn is_watching(&self) -> bool {
-        !self.watched.is_empty()
+        !self.frequent.is_empty()
     }
 
     /// These changes of keys made an instance due.
@@ -152,8 +152,8 @@ impl InstanceRates {
         changes: impl Iterator<Item = (&'k str, Revision)>,
     ) {
         let hasher = &self.hasher;
-        if let Some(watched) = self.watched.get_mut(&(rule, binding.clone())) {
-            watched.causes = changes.map(|(key, at)| (hasher.hash_one(key.as_bytes()), at)).collect();
+        if let Some(instance) = self.frequent.get_mut(&(rule, binding.clone())) {
+            instance.causes = changes.map(|(key, at)| (hasher.hash_one(key.as_bytes()), at)).collect();
         }
     }
 
@@ -167,7 +167,7 @@ impl InstanceRates {
 
     /// Which rule of this engine made an instance due, if it was one.
     pub(crate) fn cause(&self, rule: RuleIndex, binding: &Binding) -> Option<RuleIndex> {
-        let causes = &self.watched.get(&(rule, binding.clone()))?.causes;
+        let causes = &self.frequent.get(&(rule, binding.clone()))?.causes;
         let (_, by) = self.writes.iter().rev().find(|(write, _)| causes.contains(write))?;
         Some(*by)
     }
@@ -177,8 +177,8 @@ impl InstanceRates {
         let period = now.saturating_duration_since(start).as_secs() / PERIOD.as_secs() + 1;
         if self.period != period {
             self.period = period;
-            self.watched.retain(|_, watched| now.saturating_duration_since(watched.fired) < FORGOTTEN);
-            if self.watched.is_empty() {
+            self.frequent.retain(|_, instance| now.saturating_duration_since(instance.fired) < FORGOTTEN);
+            if self.frequent.is_empty() {
                 self.writes = VecDeque::new();
             }
         }
@@ -195,7 +195,7 @@ impl Allowed {
     }
 }
 
-impl Watched {
+impl FrequentInstance {
     fn fire(&mut self, now: Instant) {
         if self.rate.is_open(0, now) {
             self.rate.spend(now);

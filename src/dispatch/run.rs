@@ -25,8 +25,8 @@ pub(crate) const UNLOCKED_GRACE: Duration = Duration::from_secs(1);
 /// Everything a run needs.
 pub(crate) struct Run {
     pub(crate) telemetry: Arc<CallbackTelemetry>,
-    /// What the callback is given is made of it on the callback's own thread: what one thread allocates and another frees
-    /// costs both.
+    /// What the callback is given is made of it on the callback's own thread: what one thread allocates and another
+    /// frees costs both.
     pub(crate) parts: Parts,
     pub(crate) limit: Duration,
     /// How long it may go on after being told.
@@ -202,8 +202,8 @@ impl EndedRuns {
     }
 }
 
-/// Since when a callback runs, as the dispatcher sees it.
-pub(crate) struct Watched {
+/// Tells when a callback has not ended although its time is over.
+pub(crate) struct StuckDetector {
     /// When it is to have ended.
     by: Instant,
     grace: Duration,
@@ -211,7 +211,7 @@ pub(crate) struct Watched {
     stuck: bool,
 }
 
-impl Watched {
+impl StuckDetector {
     pub(crate) fn new(now: Instant, limit: Duration, grace: Duration) -> Self {
         Self {
             by: now.checked_add(limit.saturating_add(grace)).unwrap_or(now + LONG),

@@ -94,8 +94,8 @@ impl Faults {
     /// Compacts the history just before the next watch, or range, that needs it: to the revision that it asks for plus
     /// `offset`, or to the newest if that is earlier. Several wait side by side, each for a reader of its own.
     ///
-    /// With 0, history is there from that revision on. With more, what was asked for is gone. As in etcd 3.4, a deletion
-    /// at the very revision to which history was compacted is not told to a watch that begins there.
+    /// With 0, history is there from that revision on. With more, what was asked for is gone. As in etcd 3.4, a
+    /// deletion at the very revision to which history was compacted is not told to a watch that begins there.
     pub fn compact_before(&self, reader: HistoryReader, offset: i64) {
         self.shared.look(|inner| inner.plan.compact_before(reader, offset));
     }

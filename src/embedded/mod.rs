@@ -1,9 +1,9 @@
 //! An etcd inside the process, for development and tests (feature `embedded`).
 //!
 //! [`EmbeddedEtcd`] is a server that speaks etcd's gRPC protocol, so that an unmodified [`etcd_client::Client`] talks
-//! to it, over TCP on loopback or through memory. It may have several [members](EmbeddedMember). **It keeps everything in memory,
-//! persists nothing, and replaces etcd nowhere but in development and tests.** Nothing is ever written to disk;
-//! history grows until it is compacted.
+//! to it, over TCP on loopback or through memory. It may have several [members](EmbeddedMember). **It keeps
+//! everything in memory, persists nothing, and replaces etcd nowhere but in development and tests.** Nothing is ever
+//! written to disk; history grows until it is compacted.
 //!
 //! ```
 //! use etcd_rules::embedded::EmbeddedEtcd;
@@ -114,15 +114,15 @@
 //!
 //! # What it has
 //!
-//! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, snapshots, and the list
-//! of its members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by response. It
-//! reports a later version ([`VERSION`]), because it answers requests for progress as later versions do.
+//! KV, watches, leases, locks, users with roles and tokens, status, alarms, the hash of all keys, snapshots, and the
+//! list of its members, with etcd's error codes and messages. A test compares it with etcd 3.4.23, response by
+//! response. It reports a later version ([`VERSION`]), because it answers requests for progress as later versions do.
 //!
 //! Known differences:
 //!
 //! - **Never**: data on a disk, TLS, the election service (clients elect by keys and leases, which works),
-//!   the hash of a file, changes of the members, downgrades, signed tokens, `/metrics`, the API of version 2, and quotas
-//!   (the alarm about space comes from [`Faults`] or from a client).
+//!   the hash of a file, changes of the members, downgrades, signed tokens, `/metrics`, the API of version 2, and
+//!   quotas (the alarm about space comes from [`Faults`] or from a client).
 //! - **JSON** below `/v3` is as from etcd 3.4's gateway, with the fields of a message in the order of their names, and
 //!   other words for what is no JSON. The body of a watch is read to its end before the first answer. `/health` asks
 //!   for no key.
@@ -131,7 +131,8 @@
 //!   so that anybody can guess them.
 //! - **Snapshots** are files that etcd's own tools restore (`etcdctl snapshot save`). They have the keys with their
 //!   history and the leases, and neither users nor roles: etcd keeps hashes of passwords, and none is made here.
-//! - **Members** agree at once, and a majority is always there. History that is compacted is gone for one that lags too.
+//! - **Members** agree at once, and a majority is always there. History that is compacted is gone for one that lags
+//!   too.
 //! - **Leases** expire at the end of their TTL, not up to half a second later, and any number of them at once.
 //!   Renewing a lease that is over answers at once. Ids chosen by the server count up.
 //! - **Locks** are those of etcd 3.4.23. A client that waits doesn't learn that its own place has gone with

@@ -231,8 +231,8 @@ impl Watch {
     }
 
     fn events(&self, store: &Store, revision: i64) -> Events {
-        // As in etcd before 3.4.36: a compaction takes deletions at its revision with it, and a watch that catches up is
-        // not told of them.
+        // As in etcd before 3.4.36: a compaction takes deletions at its revision with it, and a watch that catches up
+        // is not told of them.
         let collected = !self.synced && revision == store.compacted();
         let wanted = |change: &&Change| {
             let filtered = if change.deleted { self.no_deletes || collected } else { self.no_puts };

@@ -161,8 +161,8 @@ impl EngineBuilder {
     /// The prefix below which the engine keeps its locks and backoff keys, and the identity of the store. If it doesn't
     /// end in `/`, one is added. The default is `/etcd-rules/<application>/`.
     ///
-    /// The identity, `<prefix>identity`, is a random value that tells this store from others. The first engine writes it,
-    /// and it stays. Another store refuses what an engine sends, even if its cluster has the same id.
+    /// The identity, `<prefix>identity`, is a random value that tells this store from others. The first engine writes
+    /// it, and it stays. Another store refuses what an engine sends, even if its cluster has the same id.
     ///
     /// Engines that run the same rules must have the same namespace. Otherwise they don't see each other's
     /// locks, and two of them work on one instance.
@@ -299,8 +299,8 @@ impl EngineBuilder {
         self
     }
 
-    /// With this option [`Engine::start`](crate::Engine::start) waits until the engine is ready, and fails if that takes longer
-    /// than this time. By default `start` returns at once. Then the engine tries forever, and its
+    /// With this option [`Engine::start`](crate::Engine::start) waits until the engine is ready, and fails if that
+    /// takes longer than this time. By default `start` returns at once. Then the engine tries forever, and its
     /// [`Health`](crate::Health) and the log say what it waits for.
     ///
     /// If the time is too short for the first snapshot of many keys, the engine never starts.
@@ -309,11 +309,11 @@ impl EngineBuilder {
         self
     }
 
-    /// How long [`Engine::run_until`](crate::Engine::run_until) lets callbacks finish at its end, before it cancels them. The default
-    /// is 30 s.
+    /// How long [`Engine::run_until`](crate::Engine::run_until) lets callbacks finish at its end, before it cancels
+    /// them. The default is 30 s.
     ///
-    /// So long, but at most 30 s, callbacks may also finish when etcd refuses to let a prefix be read and the engine begins
-    /// again with the parts of it that it needs. Nothing is started meanwhile.
+    /// So long, but at most 30 s, callbacks may also finish when etcd refuses to let a prefix be read and the engine
+    /// begins again with the parts of it that it needs. Nothing is started meanwhile.
     ///
     /// If it is too short, work is broken off, and another engine does it again. If it is longer than whoever
     /// stops the process waits, the process is killed, and its locks end only with their TTL.
@@ -347,13 +347,13 @@ impl EngineBuilder {
         self
     }
 
-    /// The servers' `--max-request-bytes`, which is the most bytes in one request. It is at least 16 KiB; the default is
-    /// 1.5 MiB, which is etcd's own.
+    /// The servers' `--max-request-bytes`, which is the most bytes in one request. It is at least 16 KiB; the default
+    /// is 1.5 MiB, which is etcd's own.
     ///
     /// What is larger is not sent: a commit, or the transaction that takes the lock of an instance with very long keys.
     /// The instance is given up with the reason until one of its keys changes, and the log and the metrics say so. The
-    /// transaction that takes a lock has each key of the condition twice, and that of a commit each key and value that it
-    /// writes once, and each key that it expects something of twice.
+    /// transaction that takes a lock has each key of the condition twice, and that of a commit each key and value
+    /// that it writes once, and each key that it expects something of twice.
     ///
     /// If it is larger than the servers' limit, they refuse what is too large, with the same consequence. If it is
     /// smaller, what they would take is given up.

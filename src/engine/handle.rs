@@ -13,8 +13,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Asks and directs a running engine: its health, its rules and instances, explanations, events, and the controls of
-/// rules. Cheap to clone, for the state of a web server, say; from [`RunningEngine::handle`](super::RunningEngine::handle)
-/// or [`Engine::run_until_with`](super::Engine::run_until_with).
+/// rules. Cheap to clone, for the state of a web server, say; from
+/// [`RunningEngine::handle`](super::RunningEngine::handle) or
+/// [`Engine::run_until_with`](super::Engine::run_until_with).
 ///
 /// It does not keep the engine alive. After the engine's end [`health`](EngineHandle::health) says so, streams end
 /// when they have told what is left, and everything else is [`EngineError::Stopped`].

@@ -4,7 +4,7 @@ use super::config::{Config, Options};
 use super::coverage::splits_up;
 use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
-use crate::crawl::crawler::{Settings as CrawlerSettings, Watched, start_crawler};
+use crate::crawl::crawler::{Settings as CrawlerSettings, WatchedKeys, start_crawler};
 use crate::crawl::mutex::CrawlMutex;
 use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
 use crate::dispatch::controls::RuleControls;
@@ -225,15 +225,15 @@ impl Incarnation {
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
         connect(&watch, watch_connector, &faults).await.ok_or_else(ended)?;
-        let watch_of = |keys: &KeyScope| Watched {
+        let watch_of = |keys: &KeyScope| WatchedKeys {
             keys: keys.clone(),
             splits: SharedSplitPoints::default(),
             generation: StreamGeneration::default(),
             splits_up: splits_up(&config.rules, &config.watched, keys),
         };
-        let watched: Vec<Watched> = config.watched.iter().map(watch_of).collect();
+        let watched: Vec<WatchedKeys> = config.watched.iter().map(watch_of).collect();
         let progress = WatchProgress::new(watched.len(), Instant::now());
-        for (number, Watched { keys, splits, generation, splits_up }) in watched.iter().enumerate() {
+        for (number, WatchedKeys { keys, splits, generation, splits_up }) in watched.iter().enumerate() {
             let watcher = WatcherSettings {
                 engine: engine.clone(),
                 meters: meters.clone(),

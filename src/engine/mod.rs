@@ -87,8 +87,9 @@ impl Engine {
     /// application share the work. The name consists of ASCII letters, digits, `-`, `_` and `.`.
     ///
     /// An endpoint is `host:port`, optionally after `http://` or `https://` (the latter with the feature
-    /// `tls`). The host is a name or an address, one of IPv6 in brackets (`[::1]:2379`). Give all members. The engine uses one at a time and begins with any of them. It moves to the
-    /// next when a request gets no answer, the member has no leader, or a watch stays silent.
+    /// `tls`). The host is a name or an address, one of IPv6 in brackets (`[::1]:2379`). Give all members. The engine
+    /// uses one at a time and begins with any of them. It moves to the next when a request gets no answer, the member
+    /// has no leader, or a watch stays silent.
     pub fn builder<E: Into<String>>(
         application: impl Into<String>,
         endpoints: impl IntoIterator<Item = E>,

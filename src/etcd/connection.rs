@@ -2,7 +2,7 @@
 
 use super::credentials::Credentials;
 use super::store::Counted;
-use super::txn_channel::TxnChannel;
+use super::token_channel::TokenChannel;
 use super::wire::Wire;
 use etcd_client::Client;
 use std::io;
@@ -23,7 +23,7 @@ pub(crate) struct Connection {
     pub(super) id: u64,
     pub(super) client: Client,
     /// What the client sends over, for a request that the client does not know.
-    pub(super) channel: TxnChannel,
+    pub(super) channel: TokenChannel,
     pub(super) activity: Arc<Activity>,
     /// Cancelled when it is of no use any more: nobody waits longer for an answer over it.
     pub(super) lost: CancellationToken,

@@ -1,8 +1,8 @@
 //! The identity of a store: a random value, under one key of the engine's namespace.
 //!
-//! The first engine of a namespace writes it, and nobody changes it. The outer transaction of every request compares it,
-//! so that a store without it refuses whatever it is sent, and a refused one also reads it. So one answer tells whether
-//! the store is another one, or what was to be done is not possible.
+//! The first engine of a namespace writes it, and nobody changes it. The outer transaction of every request compares
+//! it, so that a store without it refuses whatever it is sent, and a refused one also reads it. So one answer tells
+//! whether the store is another one, or what was to be done is not possible.
 
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
@@ -106,8 +106,8 @@ pub(super) async fn create(
 }
 
 impl EtcdClient {
-    /// The identity of the engine's store. The connector learns it, or else it is asked for here: there was no space, or
-    /// no permission, when the connection was opened.
+    /// The identity of the engine's store. The connector learns it, or else it is asked for here: there was no space,
+    /// or no permission, when the connection was opened.
     pub(super) async fn identity(&self) -> Result<Identity, Failure> {
         match self.store.identity() {
             Some(identity) => Ok(identity),

@@ -14,7 +14,7 @@
 //! | [`client`] | a link as those use it who ask for something | yes |
 //! | [`requests`], [`ranges`], [`leases`], [`watch`] | what they ask for | yes |
 //! | [`wire`] | what a connection's bytes go over | yes |
-//! | [`txn_channel`] | the channel under a client, which puts the engine's token on its requests | yes |
+//! | [`token_channel`] | the channel under a client, which puts the engine's token on its requests | yes |
 //! | [`txn_call`] | sends transactions as bytes, and reads their answers | yes |
 //! | [`watch_call`] | watch streams, read into changes as they come | yes |
 //! | [`wire_format`] | messages, read where they lie | no |
@@ -45,8 +45,8 @@ mod source;
 mod store;
 mod testimony;
 mod token;
+mod token_channel;
 mod txn_call;
-mod txn_channel;
 mod watch;
 mod watch_call;
 mod wire;

@@ -8,7 +8,7 @@ use crate::etcd::failure::{Failure, Remedy};
 use crate::etcd::offers::Offer;
 use crate::etcd::store::{Before, Testimony, Verdict};
 use crate::etcd::testimony::{ask, name};
-use crate::etcd::txn_channel::{TxnChannel, TxnChannelBuilder};
+use crate::etcd::token_channel::{TokenChannel, TokenChannelBuilder};
 use crate::etcd::{Target, Timeouts};
 use etcd_client::{Client, ConnectOptions};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const AUTHENTICATION: Duration = Duration::from_secs(20);
 /// A connection that works, to whichever store.
 struct Reached {
     client: Client,
-    channel: TxnChannel,
+    channel: TokenChannel,
     activity: Arc<Activity>,
     credentials: Option<Arc<Credentials>>,
     told: Testimony,
@@ -152,14 +152,14 @@ impl Connector {
                 };
                 let stream = dial(endpoint, timeouts.connect).await.map_err(unreachable)?;
                 let (builder, channel) =
-                    TxnChannelBuilder::over(stream, activity.clone(), shared.token.clone());
+                    TokenChannelBuilder::over(stream, activity.clone(), shared.token.clone());
                 let connecting =
                     Client::connect_with_balanced_channel([endpoint], Some(options_of(options)), builder);
                 let limit = authentication(timeouts.connect);
                 (timeout(limit, connecting).await.map_err(late(limit))?.map_err(error)?, channel)
             }
             Target::Channel(given, options) => {
-                let channel = TxnChannel::given(given.clone(), shared.token.clone());
+                let channel = TokenChannel::given(given.clone(), shared.token.clone());
                 let connecting =
                     Client::from_channel(channel.clone().into_channel(), Some(options_of(options)));
                 let limit = authentication(timeouts.request);
@@ -176,7 +176,7 @@ impl Connector {
     async fn check(
         &self,
         client: &Client,
-        channel: &TxnChannel,
+        channel: &TokenChannel,
         before: &Before,
         limit: Duration,
     ) -> Result<Testimony, Failure> {

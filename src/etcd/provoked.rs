@@ -1,4 +1,5 @@
-//! Every error of the table, as the embedded etcd tells it: what the link does about it, and what it says of the effect.
+//! Every error of the table, as the embedded etcd tells it: what the link does about it, and what it says of the
+//! effect.
 
 use super::errors::ERRORS;
 use super::failure::{Effect, Remedy};

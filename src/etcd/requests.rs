@@ -152,8 +152,8 @@ impl EtcdClient {
         Ok(Box::pin(history).await? != History::Other)
     }
 
-    /// Sends a transaction that is encoded already. It compares the identity that `txn` is given, and if it is refused it
-    /// reads the identity last.
+    /// Sends a transaction that is encoded already. It compares the identity that `txn` is given, and if it is
+    /// refused it reads the identity last.
     pub(crate) async fn send_txn(&self, txn: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
         let identity = self.identity().await?;
         let txn = self

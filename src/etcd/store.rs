@@ -1,14 +1,15 @@
-//! Whose store it is that answers: the engine's cluster, told by its id, the identity of its namespace, and its history.
+//! Whose store it is that answers: the engine's cluster, told by its id, the identity of its namespace, and its
+//! history.
 //!
 //! - The engine's cluster is the one that it was told, or else the one that more than half of its endpoints name at the
 //!   start. Where the others don't answer at all, one that is named alone for [`PATIENCE`] will do.
-//! - An endpoint that names another one is left before anything is written there. So is one under the same id that tells
-//!   of an older state, has another [identity](super::identity), or lacks a change that was seen.
+//! - An endpoint that names another one is left before anything is written there. So is one under the same id that
+//!   tells of an older state, has another [identity](super::identity), or lacks a change that was seen.
 //! - If no endpoint has told of the known store for [`PATIENCE`], and no connection to it is open, the engine starts
 //!   again with what there is. One that was told which cluster to use never takes another.
 //! - An id of 0 means that it was not told.
-//! - An identity that is gone, although the newest change that was seen is still in the history, was deleted by hand: it
-//!   is written again.
+//! - An identity that is gone, although the newest change that was seen is still in the history, was deleted by hand:
+//!   it is written again.
 
 use super::Header;
 use super::identity::{Identity, absent, another};
@@ -121,8 +122,8 @@ impl Known {
         }
     }
 
-    /// `open`: whether there is a connection to the engine's cluster. `offered`: the identity that a store is given that
-    /// has none.
+    /// `open`: whether there is a connection to the engine's cluster. `offered`: the identity that a store is given
+    /// that has none.
     fn judge(
         &mut self,
         endpoint: usize,

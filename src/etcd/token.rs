@@ -8,7 +8,7 @@
 
 use super::errors::is_authentication_off;
 use super::failure::{Failure, FailureKind};
-use super::txn_channel::Whole;
+use super::token_channel::Whole;
 use crate::mutants::{Mutant, is_active};
 use bytes::{BufMut, Bytes, BytesMut};
 use etcd_client::Channel;
@@ -204,8 +204,8 @@ impl Token {
         }
     }
 
-    /// Asks for a token unless there is a newer one than `stale` already. `asks` is called when the question is sent, which
-    /// may be a while later.
+    /// Asks for a token unless there is a newer one than `stale` already. `asks` is called when the question is sent,
+    /// which may be a while later.
     pub(super) async fn renew(
         &self,
         stale: u64,

@@ -5,7 +5,7 @@
 //! of etcd's gRPC service below etcd-client, over the same channel, which puts the token on it.
 
 use super::requests::Answer;
-use super::txn_channel::TxnChannel;
+use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use super::{Header, MAX_RESPONSE};
 use bytes::{Buf, BufMut, Bytes};
@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 const TXN: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Txn");
 
 /// Sends an encoded `etcdserverpb.TxnRequest`, and waits for its answer.
-pub(super) async fn send(channel: TxnChannel, txn: Bytes) -> Result<Answer, Status> {
+pub(super) async fn send(channel: TokenChannel, txn: Bytes) -> Result<Answer, Status> {
     let mut request = Request::new(txn);
     // As etcd-client does: a member without a leader is to refuse it.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
@@ -128,8 +128,8 @@ fn operation(bytes: &[u8]) -> Result<Option<(u32, &[u8])>, Unreadable> {
     Ok(found)
 }
 
-/// The answer to a nested transaction. Its header is empty. Its responses are left out if all compares held and it reads
-/// nothing: reads come after puts and deletions.
+/// The answer to a nested transaction. Its header is empty. Its responses are left out if all compares held and it
+/// reads nothing: reads come after puts and deletions.
 fn nested(bytes: &[u8], levels: u32) -> Result<PbTxnResponse, Unreadable> {
     let mut succeeded = false;
     let mut operations: SmallVec<[&[u8]; 8]> = SmallVec::new();

@@ -6,7 +6,7 @@ use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
 use super::requests::LastEvent;
 use super::store::Store;
-use super::watch_call::{WatchCall, Watched};
+use super::watch_call::{WatchCall, WatchCreateRequest};
 use crate::change::{Change, Revision};
 use crate::pattern::KeyScope;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl EtcdClient {
         let send = |connection: Arc<Connection>| async move {
             let prefix = self.store.prefix();
             let (first, end) = (prefix.key(keys.first_key()), prefix.end(keys.end()));
-            let mut watched = Watched::range(first, end, from, deletions_only);
+            let mut watched = WatchCreateRequest::range(first, end, from, deletions_only);
             if pieces == Pieces::Small {
                 watched = watched.in_pieces();
             }
@@ -228,7 +228,7 @@ impl Watch {
             return Err(Failure::new(FailureKind::Unreachable, "watch", "the watch was not registered"));
         }
         self.connection.activity.sent(Instant::now(), HEARTBEAT);
-        let beside = Watched::key(self.store.prefix().key(keys.first_key()));
+        let beside = WatchCreateRequest::key(self.store.prefix().key(keys.first_key()));
         self.stream.watch(beside).await.map_err(|error| Failure::of_error("watch", error))
     }
 }

@@ -1,7 +1,7 @@
 //! Watch streams, read into changes as they come: a key is copied once, and a short value never.
 
 use super::Header;
-use super::txn_channel::TxnChannel;
+use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use crate::change::{Change, Deletion, Revision};
 use bytes::Buf;
@@ -15,16 +15,16 @@ use tonic::{Request, Status, Streaming};
 
 const WATCH: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.Watch/Watch");
 
-/// Largest message accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB, unless it is asked for pieces.
-/// A limit that is too low ends the watch for ever.
+/// Largest message accepted: what etcd may send at once, 1000 revisions of up to 1.5 MiB, unless it is asked for
+/// pieces. A limit that is too low ends the watch for ever.
 const MAX_MESSAGE: usize = i32::MAX as usize;
 
 /// Requests that wait to be sent. Heartbeats are few.
 const REQUESTS: usize = 16;
 
-/// What is watched.
+/// `etcdserverpb.WatchCreateRequest`, as far as it is used.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Watched {
+pub(super) struct WatchCreateRequest {
     #[prost(bytes = "vec", tag = "1")]
     key: Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
@@ -39,7 +39,7 @@ pub(super) struct Watched {
     fragment: bool,
 }
 
-impl Watched {
+impl WatchCreateRequest {
     /// A range of keys, from a revision on, with the server's own notes of how far it is. Without an end it is one key.
     pub(super) fn range(key: Vec<u8>, range_end: Vec<u8>, from: Revision, deletions_only: bool) -> Self {
         /// Of `FilterType`.
@@ -69,7 +69,7 @@ impl Watched {
 #[derive(Clone, PartialEq, Message)]
 struct WatchRequest {
     #[prost(message, optional, tag = "1")]
-    create: Option<Watched>,
+    create: Option<WatchCreateRequest>,
     #[prost(message, optional, tag = "2")]
     cancel: Option<Cancel>,
 }
@@ -108,9 +108,12 @@ fn ended<T>(_: T) -> etcd_client::Error {
 
 impl WatchCall {
     /// Opens a stream, with a first watch.
-    pub(super) async fn open(channel: TxnChannel, watched: Watched) -> Result<Self, etcd_client::Error> {
+    pub(super) async fn open(
+        channel: TokenChannel,
+        request: WatchCreateRequest,
+    ) -> Result<Self, etcd_client::Error> {
         let (requests, mut queue) = mpsc::channel(REQUESTS);
-        let first = WatchRequest { create: Some(watched), cancel: None };
+        let first = WatchRequest { create: Some(request), cancel: None };
         requests.try_send(first).map_err(ended)?;
         let mut request = Request::new(poll_fn(move |cx| queue.poll_recv(cx)));
         // As etcd-client does: a member that loses its leader is to end it.
@@ -127,8 +130,8 @@ impl WatchCall {
     }
 
     /// Adds a watch.
-    pub(super) async fn watch(&mut self, watched: Watched) -> Result<(), etcd_client::Error> {
-        self.requests.send(WatchRequest { create: Some(watched), cancel: None }).await.map_err(ended)
+    pub(super) async fn watch(&mut self, request: WatchCreateRequest) -> Result<(), etcd_client::Error> {
+        self.requests.send(WatchRequest { create: Some(request), cancel: None }).await.map_err(ended)
     }
 
     /// Ends one of its watches.

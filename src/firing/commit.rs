@@ -111,9 +111,10 @@ pub(crate) struct Effects {
 ///
 /// With a mistake nothing takes effect, and the firing fails with the first of them and is retried with
 /// [backoff](crate::Rule::backoff): [`FiringError::Pattern`] and [`FiringError::Format`] of a pattern,
-/// [`FiringError::NotShown`], [`FiringError::DuplicateEffect`], [`FiringError::ReservedKey`], [`FiringError::TooManyEffects`],
-/// [`FiringError::Ttl`], and [`FiringError::NothingShownChanges`] of an [optimistic](crate::Rule::optimistic) rule.
-/// What etcd refuses (no permission, larger than its `--max-request-bytes`) is a failure of the firing too.
+/// [`FiringError::NotShown`], [`FiringError::DuplicateEffect`], [`FiringError::ReservedKey`],
+/// [`FiringError::TooManyEffects`], [`FiringError::Ttl`], and [`FiringError::NothingShownChanges`] of an
+/// [optimistic](crate::Rule::optimistic) rule. What etcd refuses (no permission, larger than its
+/// `--max-request-bytes`) is a failure of the firing too.
 ///
 /// ```
 /// use etcd_rules::{Error, Firing, Outcome};
@@ -150,9 +151,9 @@ impl Commit {
     }
 
     /// Puts a key that etcd deletes some time after `ttl`: never before it, and at most a window later, in which keys
-    /// share leases. That is a fifth of the TTL, at least one second, and 0.2 s more if the TTL has no whole seconds. To
-    /// that comes what etcd itself takes: it looks for what has ended every half second, and its least TTL is 2 s by
-    /// default. The key outlives the engine.
+    /// share leases. That is a fifth of the TTL, at least one second, and 0.2 s more if the TTL has no whole seconds.
+    /// To that comes what etcd itself takes: it looks for what has ended every half second, and its least TTL is 2 s
+    /// by default. The key outlives the engine.
     pub fn put_ttl(mut self, pattern: &str, value: impl Into<Value>, ttl: Duration) -> Self {
         self.change(pattern, |key| put_ttl(key, value.into(), ttl));
         self

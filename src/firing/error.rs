@@ -38,7 +38,8 @@ pub enum FiringError {
     #[error("attribute `:{0}`: the rule does not have it")]
     UnknownAttribute(String),
     /// [`Firing::attribute_as`](crate::Firing::attribute_as), or
-    /// [`Attributes::deserialize`](crate::Attributes::deserialize) in a callback: an attribute is not what was expected.
+    /// [`Attributes::deserialize`](crate::Attributes::deserialize) in a callback: an attribute is not what was
+    /// expected.
     #[error(transparent)]
     Attribute(#[from] AttributeError),
     /// [`Firing::json`](crate::Firing::json) and the like: the key's value is not the JSON that was expected.
@@ -134,10 +135,10 @@ impl FiringError {
 /// A request to etcd failed. An [`etcd_client::Error`] converts into it, so that `?` works on requests of a
 /// callback's own [client](crate::Firing::client).
 ///
-/// Its [source](std::error::Error::source) is the [`etcd_client::Error`] in which there is etcd's answer, or the error of
-/// a connection ([`std::io::Error`]). Then its text says what kind of error it is, and the rest is in that of the source.
-/// There is none if the engine itself found what is wrong, such as that there was no answer in time, and then the text
-/// says that.
+/// Its [source](std::error::Error::source) is the [`etcd_client::Error`] in which there is etcd's answer, or the
+/// error of a connection ([`std::io::Error`]). Then its text says what kind of error it is, and the rest is in that
+/// of the source. There is none if the engine itself found what is wrong, such as that there was no answer in time,
+/// and then the text says that.
 #[derive(Clone, Debug)]
 pub struct EtcdError {
     kind: ErrorKind,

@@ -92,7 +92,8 @@ impl Commit {
     /// [`FiringError::TooManyEffects`]. etcd looks at every key in the range, while it does nothing else, and the
     /// transaction shares its request with no other.
     ///
-    /// - A key in the range that the pattern does not match counts too, when it is put: the commit may be refused for it.
+    /// - A key in the range that the pattern does not match counts too, when it is put: the commit may be refused for
+    ///   it.
     /// - etcd keeps nothing to compare of a deletion. That a key was deleted is seen of those listed. A key that was
     ///   put after the list was read and deleted before the commit is not seen.
     pub fn expect_unchanged_list(mut self, listing: &Listing) -> Self {
@@ -108,9 +109,9 @@ impl Commit {
     /// Deletes all keys below this one: all that begin with it and a slash. There need not be any. No other change of
     /// the commit may be below it.
     ///
-    /// They are deleted in one step, however many they are, and etcd does nothing else meanwhile. The engine is not told
-    /// which keys they were: the deletion of a key that the instance does not read is seen as anybody's. The transaction
-    /// shares its request with no other.
+    /// They are deleted in one step, however many they are, and etcd does nothing else meanwhile. The engine is not
+    /// told which keys they were: the deletion of a key that the instance does not read is seen as anybody's. The
+    /// transaction shares its request with no other.
     pub fn delete_prefix(mut self, pattern: &str) -> Self {
         match self.below(pattern) {
             Ok(prefix) => self.add_effect(Effect::DeletePrefix { prefix }),

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 impl Firing {
-    /// The [value](Self::value) of a key of the condition, read as JSON: into a type of the application's own, which may
-    /// borrow from the firing, or into a `serde_json::Value`.
+    /// The [value](Self::value) of a key of the condition, read as JSON: into a type of the application's own, which
+    /// may borrow from the firing, or into a `serde_json::Value`.
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, Outcome};

@@ -157,8 +157,9 @@ impl Firing {
     /// ```
     ///
     /// # Errors
-    /// [`FiringError::TooManyKeys`] beyond the limits; [`FiringError::Pattern`] and [`FiringError::Format`] of a pattern;
-    /// [`FiringError::Etcd`] if etcd does not answer in time, or refuses, or compacts the revision meanwhile.
+    /// [`FiringError::TooManyKeys`] beyond the limits; [`FiringError::Pattern`] and [`FiringError::Format`] of a
+    /// pattern; [`FiringError::Etcd`] if etcd does not answer in time, or refuses, or compacts the revision
+    /// meanwhile.
     pub async fn list(&self, pattern: &str) -> Result<Listing, FiringError> {
         let pattern = Pattern::parse(pattern)?.bind(self.attributes())?;
         let range = range_of(&pattern);
@@ -183,8 +184,8 @@ impl Firing {
 
     /// How many keys a pattern matches, read from etcd as [`list`](Firing::list) does, but without values.
     ///
-    /// If nothing but a `*rest` is free, etcd counts, however many there are. Otherwise the names of all keys that begin
-    /// as the pattern does are read, 100,000 at most.
+    /// If nothing but a `*rest` is free, etcd counts, however many there are. Otherwise the names of all keys that
+    /// begin as the pattern does are read, 100,000 at most.
     ///
     /// # Errors
     /// As [`list`](Firing::list).

@@ -236,9 +236,9 @@ impl Firing {
     /// condition was false in between.
     ///
     /// A callback that fails after one of its reads ([`get`](Firing::get) and the like) failed for the link to etcd is
-    /// tried again half a second later, and that is no attempt, whatever error the callback returned. Such a read had no
-    /// answer, no connection, no leader, or no valid token. Requests over a [`client`](Firing::client) are not looked
-    /// at.
+    /// tried again half a second later, and that is no attempt, whatever error the callback returned. Such a read had
+    /// no answer, no connection, no leader, or no valid token. Requests over a [`client`](Firing::client) are not
+    /// looked at.
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
@@ -251,9 +251,9 @@ impl Firing {
         self.0.due
     }
 
-    /// The value of a key of the condition, or of one that is [shown](crate::Rule::show), as it was when the condition was found true: all of them
-    /// together are a state that etcd had, not older than the engine's own last commit for this instance. The
-    /// pattern is written as in the condition, with `:name` and not its value.
+    /// The value of a key of the condition, or of one that is [shown](crate::Rule::show), as it was when the
+    /// condition was found true: all of them together are a state that etcd had, not older than the engine's own last
+    /// commit for this instance. The pattern is written as in the condition, with `:name` and not its value.
     ///
     /// The transaction that takes the lock makes sure of that. An [optimistic](crate::Rule::optimistic) rule has
     /// none: its callback may be shown a mixture, and then its commit does not take effect.

@@ -89,12 +89,12 @@ pub enum Reason {
     /// etcd refuses a request because of its content. It exceeds a limit of the server, or the engine has a
     /// defect.
     Refused,
-    /// An endpoint is of another cluster, or of an older state of this one, and nothing is written there; or most of the
-    /// endpoints name no common cluster. Look at the list of endpoints, and set
+    /// An endpoint is of another cluster, or of an older state of this one, and nothing is written there; or most of
+    /// the endpoints name no common cluster. Look at the list of endpoints, and set
     /// [`cluster_id`](crate::EngineBuilder::cluster_id).
     WrongStore,
-    /// Engines of another version of this crate are at work in the namespace, and their keys of locks have another form.
-    /// The two would not exclude each other, so this one fires nothing. Stop the others first.
+    /// Engines of another version of this crate are at work in the namespace, and their keys of locks have another
+    /// form. The two would not exclude each other, so this one fires nothing. Stop the others first.
     OtherFormat,
 }
 

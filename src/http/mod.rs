@@ -13,24 +13,26 @@
 //! | `/api/events` | what happens to instances from now on, as server-sent events |
 //!
 //! Parameters of `/instances`: `engine` (a name; default: the first), `rule` (an id), `state` (a
-//! [name](crate::inspect::StateKind::name); may be repeated), `attr.NAME` (a value; needs [`Reveal::Keys`]), `limit` (1 to
-//! 1000; default 100), `after` (where the page before ended). Of `/explain`: `engine`, `rule` and `attr.NAME` for
-//! each of the rule's attributes.
+//! [name](crate::inspect::StateKind::name); may be repeated), `attr.NAME` (a value; needs [`Reveal::Keys`]), `limit`
+//! (1 to 1000; default 100), `after` (where the page before ended). Of `/explain`: `engine`, `rule` and `attr.NAME`
+//! for each of the rule's attributes.
 //!
 //! `/api/events` tells one engine's [events](crate::events), each as one line of JSON under its
 //! [name](crate::events::EventKind::name), so that a test in another process can await a firing: `curl -N
-//! 'http://127.0.0.1:9464/api/events?rule=poll&kind=closed&outcome=done'`. The first is `listening`: nothing that happens
-//! after it is missed. Parameters: `engine` (a name; default: the first), `rule` (an id), `kind` and `outcome` (names; only
-//! `ended` and `closed` have an outcome), each of which may be repeated, and `attr.NAME` (a value; needs [`Reveal::Keys`]).
-//! Who reads too slowly misses the oldest, beyond the engine's [buffer](crate::EngineBuilder::event_buffer), and is told
-//! how many by an event `lagged`. A comment is sent at least every 10 s. The stream ends with the engine.
+//! 'http://127.0.0.1:9464/api/events?rule=poll&kind=closed&outcome=done'`. The first is `listening`: nothing that
+//! happens after it is missed. Parameters: `engine` (a name; default: the first), `rule` (an id), `kind` and
+//! `outcome` (names; only `ended` and `closed` have an outcome), each of which may be repeated, and `attr.NAME` (a
+//! value; needs [`Reveal::Keys`]). Who reads too slowly misses the oldest, beyond the engine's
+//! [buffer](crate::EngineBuilder::event_buffer), and is told how many by an event `lagged`. A comment is sent at
+//! least every 10 s. The stream ends with the engine.
 //!
 //! No key and no value is shown unless the engine [reveals](crate::EngineBuilder::reveal) it: without
 //! [`Reveal::Keys`] a page tells how many instances are in which state and for how long, but not which,
-//! and events don't tell which instance; explanations need `Keys`, and show values with [`Reveal::Values`]. What an error of a callback says is the same as in the log.
+//! and events don't tell which instance; explanations need `Keys`, and show values with [`Reveal::Values`]. What an
+//! error of a callback says is the same as in the log.
 //!
-//! A page holds a hundred instances, however many there are. Of 100,000 each was on the screen of a browser within 0.3 s, also
-//! with a filter (two shared cores: `cargo test --test integration browser -- --nocapture`).
+//! A page holds a hundred instances, however many there are. Of 100,000 each was on the screen of a browser within
+//! 0.3 s, also with a filter (two shared cores: `cargo test --test integration browser -- --nocapture`).
 //!
 //! # Who connects
 //!
@@ -38,9 +40,9 @@
 //! and comes within 5 s. There are at most 256 connections. A new one is always taken, and if there are too many, the
 //! one that has waited longest for its request is closed. At most 16 pages (or JSON, or metrics) are made or written
 //! at once. If there are more, the page that has been written for longest is closed, and if none is being written, 503
-//! is the answer. At most 16 connections may be told events; another one is answered with 503, and one whose client takes
-//! nothing for 30 s is closed. Within 30 s a page must be made, and within 30 s more it must be read. Pages are made by other
-//! threads than the one that answers probes.
+//! is the answer. At most 16 connections may be told events; another one is answered with 503, and one whose client
+//! takes nothing for 30 s is closed. Within 30 s a page must be made, and within 30 s more it must be read. Pages are
+//! made by other threads than the one that answers probes.
 //!
 //! The pages need no script, and whatever they show is escaped. There is no encryption and no authentication:
 //! see [`EndpointBuilder::address`].
@@ -92,8 +94,9 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 /// An HTTP endpoint that engines are shown on; see the [module](self). Clones are the same endpoint.
 ///
 /// It has threads of its own, `etcd-rules-http`, so that probes are answered whatever the application's runtime
-/// does: one for all connections and probes, and up to two while pages or metrics are made. It ends when the last clone is dropped and the last engine that is shown on it; so one that has failed is
-/// still shown until it is dropped. Requests under way get a second to be answered.
+/// does: one for all connections and probes, and up to two while pages or metrics are made. It ends when the last
+/// clone is dropped and the last engine that is shown on it; so one that has failed is still shown until it is
+/// dropped. Requests under way get a second to be answered.
 #[derive(Clone)]
 pub struct Endpoint {
     shared: Arc<Shared>,

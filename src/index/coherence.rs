@@ -19,8 +19,8 @@ use smallvec::SmallVec;
 
 /// Which watches bring the keys of each rule, and up to which revision they have.
 pub(super) struct Coherence {
-    /// By watcher: the mirror has its keys as they were at this revision, but for what was learned otherwise. None while
-    /// it has not, because a snapshot is under way.
+    /// By watcher: the mirror has its keys as they were at this revision, but for what was learned otherwise. None
+    /// while it has not, because a snapshot is under way.
     complete: Vec<Revision>,
     /// By watcher: it is complete as soon as its watch has passed this revision. `None`: a snapshot is to come.
     from: Vec<Option<Revision>>,

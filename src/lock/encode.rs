@@ -65,8 +65,8 @@ impl EncodedTxn {
         self.compare_all(key, &[], sign, target);
     }
 
-    /// Adds a compare of all keys from one on and before another, or of one key if no end is given. It holds if it holds
-    /// of each, and if there are none, of an absent key.
+    /// Adds a compare of all keys from one on and before another, or of one key if no end is given. It holds if it
+    /// holds of each, and if there are none, of an absent key.
     pub(crate) fn compare_all(&mut self, key: &str, end: &[u8], sign: Sign, target: Target<'_>) {
         const RANGE_END: u32 = 64;
         const RESULT: u32 = 1;

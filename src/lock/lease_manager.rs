@@ -62,8 +62,8 @@ pub(crate) struct LeaseManager {
     keeping: Vec<SpawnHandle>,
 }
 
-/// Leases of locks that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have them,
-/// and the locks and give-ups under them: they, too, go with the engine.
+/// Leases of locks that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have
+/// them, and the locks and give-ups under them: they, too, go with the engine.
 #[derive(Clone, Default)]
 struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
 
@@ -248,8 +248,8 @@ impl Keep {
         }
     }
 
-    /// Puts the sentinel of a new lease; the revision at which it is there. `None`: the lease is of no use, since nothing
-    /// may be done under it.
+    /// Puts the sentinel of a new lease; the revision at which it is there. `None`: the lease is of no use, since
+    /// nothing may be done under it.
     async fn place_sentinel(&self, lease: LeaseId) -> Option<Revision> {
         // If the engine ends meanwhile.
         self.retired.add(lease);
@@ -352,8 +352,8 @@ impl Keep {
     }
 }
 
-/// A proxy may answer all attempts at the same time, by a renewal of its own. The newest of them counts: the life of the
-/// lease is reckoned from when that one was sent.
+/// A proxy may answer all attempts at the same time, by a renewal of its own. The newest of them counts: the life of
+/// the lease is reckoned from when that one was sent.
 async fn newest<R>(
     attempts: &mut FuturesUnordered<impl Future<Output = (Instant, Result<(Duration, R), Failure>)>>,
     first: (Instant, Duration, R),

@@ -1,7 +1,7 @@
 //! The sentinel of a lock lease: a key under it, whose name has the number of the form that the engine's keys have.
 //!
-//! Engines of different forms don't see each other's locks. So an engine puts the sentinel of a lease before it takes any
-//! lock under it, and etcd refuses it where there is one of another form. `docs/keys.md` describes the keys.
+//! Engines of different forms don't see each other's locks. So an engine puts the sentinel of a lease before it takes
+//! any lock under it, and etcd refuses it where there is one of another form. `docs/keys.md` describes the keys.
 //!
 //! A sentinel is watched. When the lease is revoked it is deleted, and that is told at once.
 

@@ -2,8 +2,8 @@
 //!
 //! A key that is to live for a TTL may end in the *window* after it. It joins any lease that ends there, whatever TTL
 //! that lease was granted for. etcd deletes all keys of a lease at once, and all leases that end within the same half
-//! second together. So among the leases that fit, a key takes one around whose end the fewest keys end. `docs/decisions`
-//! has the reasons.
+//! second together. So among the leases that fit, a key takes one around whose end the fewest keys end.
+//! `docs/decisions` has the reasons.
 //!
 //! | type | what it decides |
 //! |---|---|

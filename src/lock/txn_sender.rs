@@ -309,8 +309,8 @@ impl TxnSender {
     }
 }
 
-/// One entry goes as it is, several as nested transactions: each decides for itself, and all take effect in the engine's
-/// store only.
+/// One entry goes as it is, several as nested transactions: each decides for itself, and all take effect in the
+/// engine's store only.
 fn outer(batch: &Batch<Entry>, identity: &Identity) -> Bytes {
     let guard = guard(identity);
     let mut txns = batch.entries().map(|entry| &entry.txn);

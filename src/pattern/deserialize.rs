@@ -19,8 +19,8 @@ impl AttributeError {
 }
 
 impl Attributes {
-    /// Reads the attributes into a struct (or a map) of the application's own: a field for each attribute that it wants.
-    /// Numbers, `bool`s and `char`s are parsed; an enum's variants are told by their names.
+    /// Reads the attributes into a struct (or a map) of the application's own: a field for each attribute that it
+    /// wants. Numbers, `bool`s and `char`s are parsed; an enum's variants are told by their names.
     ///
     /// ```
     /// use etcd_rules::Attributes;

@@ -267,9 +267,9 @@ impl Climb<'_> {
         0
     }
 
-    /// SharedSplitPoints at the values of one byte above the last key's: one by one at those that are likely (in groups,
-    /// where a value holds little; at the next byte too, where it holds much), run by run above. `left`: what the
-    /// values may hold in all. Returns how many values are likely and how many of them lie above.
+    /// SharedSplitPoints at the values of one byte above the last key's: one by one at those that are likely (in
+    /// groups, where a value holds little; at the next byte too, where it holds much), run by run above. `left`: what
+    /// the values may hold in all. Returns how many values are likely and how many of them lie above.
     fn fan_out(&mut self, position: usize, held: usize, left: usize) -> (usize, usize) {
         let byte = self.last[position];
         let likely = self.likely(byte);

@@ -36,8 +36,8 @@ impl SharedSplitPoints {
     }
 }
 
-/// Whether a prefix's watch is open, or refused, told by its watcher to the crawler: while it is not open, or just after, what
-/// a crawl finds different may be explained by events that are still to come.
+/// Whether a prefix's watch is open, or refused, told by its watcher to the crawler: while it is not open, or just
+/// after, what a crawl finds different may be explained by events that are still to come.
 #[derive(Clone, Default)]
 pub(crate) struct StreamGeneration(Arc<Generation>);
 

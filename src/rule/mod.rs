@@ -89,8 +89,8 @@ impl Rule {
     /// Instances whose lock patterns give the same text exclude each other, in all engines of the
     /// application, also across rules. So work waits for other work if the pattern has fewer attributes than
     /// the rule, or if another rule has the same pattern. The lock's key is below the engine's
-    /// [namespace](crate::EngineBuilder::namespace). The names of the rules don't count, nor how conditions are written. An [optimistic](Rule::optimistic) rule has no lock, so
-    /// giving it a lock pattern is a mistake.
+    /// [namespace](crate::EngineBuilder::namespace). The names of the rules don't count, nor how conditions are
+    /// written. An [optimistic](Rule::optimistic) rule has no lock, so giving it a lock pattern is a mistake.
     pub fn lock(mut self, pattern: impl Into<String>) -> Self {
         self.lock = Some(pattern.into());
         self
@@ -112,9 +112,9 @@ impl Rule {
     ///   counts, and after a failure the [backoff](Rule::backoff). After [`give_up`](Outcome::give_up) the
     ///   instance isn't polled until somebody changes a key that it reads.
     /// - To poll at once, delete the delay key.
-    /// - Delays share leases, whatever their intervals are, at most 64 on one. Many polls that began evenly stay spread:
-    ///   of thousands, no quarter of a second has more than three times the mean. Few polls of long intervals come in
-    ///   small bunches. See `docs/decisions/0020-ends-of-shared-leases.md` in the repository.
+    /// - Delays share leases, whatever their intervals are, at most 64 on one. Many polls that began evenly stay
+    ///   spread: of thousands, no quarter of a second has more than three times the mean. Few polls of long intervals
+    ///   come in small bunches. See `docs/decisions/0020-ends-of-shared-leases.md` in the repository.
     ///
     /// ```
     /// use etcd_rules::{Error, Firing, Outcome, Rule, key};
@@ -157,8 +157,9 @@ impl Rule {
     }
 
     /// How many instances of this rule one engine may fire at once. It is at least 1. The default is [the
-    /// engine's](crate::EngineBuilder::rule_concurrency), which is half of its [overall limit](crate::EngineBuilder::concurrency), or all of it if
-    /// the engine has no other rule. The overall limit applies as well.
+    /// engine's](crate::EngineBuilder::rule_concurrency), which is half of its [overall
+    /// limit](crate::EngineBuilder::concurrency), or all of it if the engine has no other rule. The overall limit
+    /// applies as well.
     ///
     /// If the limit is as high as the overall one, one slow rule can take all slots. If it is too low, the
     /// rule's queue grows long.
@@ -261,8 +262,8 @@ impl Rule {
         self
     }
 
-    /// How failed firings are retried. The default is [the engine's](crate::EngineBuilder::backoff): 100 ms, doubling up
-    /// to 5 minutes.
+    /// How failed firings are retried. The default is [the engine's](crate::EngineBuilder::backoff): 100 ms, doubling
+    /// up to 5 minutes.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.options.backoff = Some(backoff);
         self

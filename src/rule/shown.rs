@@ -32,8 +32,8 @@ impl Rule {
     /// depends on it, it says so with [`expect_unchanged`](crate::Commit::expect_unchanged). The commit of an
     /// [optimistic](Rule::optimistic) rule expects unchanged what its callback has looked at, these keys too.
     ///
-    /// The pattern may have the attributes of the condition and no others. The engine watches its keys and keeps them in
-    /// memory, and each counts to the keys that a rule may have. For a key that is seldom needed, or that has no
+    /// The pattern may have the attributes of the condition and no others. The engine watches its keys and keeps them
+    /// in memory, and each counts to the keys that a rule may have. For a key that is seldom needed, or that has no
     /// bounds, [`get`](crate::Firing::get) in the callback is cheaper.
     ///
     /// ```
@@ -58,8 +58,8 @@ impl Rule {
     /// As [`show`](Rule::show), but the commit of an [optimistic](Rule::optimistic) rule takes effect although the key
     /// has changed, unless it changes the key itself. For a rule with a lock it is the same as `show`.
     ///
-    /// For keys that change so often that they would refuse every commit, such as counters, where an older value does as
-    /// well.
+    /// For keys that change so often that they would refuse every commit, such as counters, where an older value does
+    /// as well.
     pub fn show_unchecked(mut self, pattern: impl Into<String>) -> Self {
         self.shown.push(Shown { pattern: pattern.into(), checked: false });
         self

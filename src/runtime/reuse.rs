@@ -1,8 +1,8 @@
 //! Buffers that are used again by the thread that lets go of them.
 //!
 //! A firing fills three or four, of some hundred bytes each. Those of a hundred firings at once are more than an
-//! allocator keeps at hand: it takes them apart and puts them together again, and the next ones lie in memory that is in
-//! no cache.
+//! allocator keeps at hand: it takes them apart and puts them together again, and the next ones lie in memory that is
+//! in no cache.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};

@@ -2,8 +2,8 @@
 //! there was an engine. It answers reads slowly, so that transactions are there before an engine can know whose store
 //! it is. The engine's channel is the application's, which connects again by itself.
 //!
-//! What was meant for the first store must not take effect in the other. An engine may start again there. Then the first
-//! thing that it writes is the identity of that store.
+//! What was meant for the first store must not take effect in the other. An engine may start again there. Then the
+//! first thing that it writes is the identity of that store.
 
 use super::checker::Violation;
 use crate::embedded::record::{Done, Write};

@@ -19,7 +19,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 const WITHIN: Duration = Duration::from_secs(60);
 /// The most values that [`NotUntil`] keeps.
 const KEPT: usize = 20;
-/// What is due at a time is done before the clock moves on, so that this is over as soon as everything has come to rest.
+/// What is due at a time is done before the clock moves on, so that this is over as soon as everything has come to
+/// rest.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// An etcd and engines in one thread, with a time of their own (feature `virtual-time`).

@@ -1,7 +1,7 @@
 //! The work: what the load asks for, what the callbacks do about it, and which keys tell that.
 //!
-//! A job is one key, `/todo/KIND/ID`, put once. Whoever does it deletes that and puts `/done/KIND/ID` in the same commit,
-//! with the name of the run and a sum of what it was shown.
+//! A job is one key, `/todo/KIND/ID`, put once. Whoever does it deletes that and puts `/done/KIND/ID` in the same
+//! commit, with the name of the run and a sum of what it was shown.
 
 use crate::history::sum;
 

@@ -1,8 +1,9 @@
-//! Engines in processes of their own, under load, on real clusters on which everything goes wrong that goes wrong there;
-//! an observer from the outside, and one checker for all.
+//! Engines in processes of their own, under load, on real clusters on which everything goes wrong that goes wrong
+//! there; an observer from the outside, and one checker for all.
 //!
-//! `cargo test --test faults` runs the quick scenarios, `make faults` all of them, many times. `docs/reliability.md` tells
-//! what was run and what it showed. What happens follows from the seed of a run, but for the machine's own timing.
+//! `cargo test --test faults` runs the quick scenarios, `make faults` all of them, many times. `docs/reliability.md`
+//! tells what was run and what it showed. What happens follows from the seed of a run, but for the machine's own
+//! timing.
 
 #![allow(unreachable_pub, reason = "modules of a test are reached by that test alone")]
 

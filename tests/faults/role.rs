@@ -242,8 +242,8 @@ impl Worker {
         Ok(firing.commit().put(&done, receipt).delete(&todo).into())
     }
 
-    /// Another run beside this one takes effect without a commit and is cancelled for nothing, an error of the link counts
-    /// as an attempt, and something is left.
+    /// Another run beside this one takes effect without a commit and is cancelled for nothing, an error of the link
+    /// counts as an attempt, and something is left.
     async fn break_promises(&self, firing: &Firing, done: &str, shown: &[u8]) -> Result<(), BoxError> {
         let (rule, id) = (firing.rule(), firing.attribute("id")?);
         let token = firing.fencing_token();

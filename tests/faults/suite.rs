@@ -89,8 +89,8 @@ fn row(verdict: &Verdict) -> String {
 }
 
 /// `ROUNDS`, `SEED`, `JOBS`, `ONLY` (parts of names, with commas between them). Fails if a promise was not kept. Each
-/// verdict is kept in a file as soon as it is there, and a table of all is left in `target/faults.md`. With `RESUME=1` the
-/// runs that the file has are not run again.
+/// verdict is kept in a file as soon as it is there, and a table of all is left in `target/faults.md`. With
+/// `RESUME=1` the runs that the file has are not run again.
 #[test]
 #[ignore = "all scenarios, many times: `make faults`"]
 fn every_scenario() {

@@ -1,5 +1,5 @@
-//! Health: states and troubles, brought about on a real etcd, and left (the loss of a leader on the embedded one). All of
-//! them, with those that a real etcd does not get into on demand, are in `src/simulation/metrics`.
+//! Health: states and troubles, brought about on a real etcd, and left (the loss of a leader on the embedded one).
+//! All of them, with those that a real etcd does not get into on demand, are in `src/simulation/metrics`.
 
 use crate::support::{Etcd, Proxy, eventually};
 use etcd_client::{ConnectOptions, Permission};

@@ -249,8 +249,8 @@ fn every_way(may_end: &watch::Sender<bool>, runs: &Arc<Mutex<BTreeMap<String, us
     ways.map(rule).into()
 }
 
-/// The application's own channel leads to another store under the same id, and the engine is not asked: the transactions
-/// are refused there, whatever they are.
+/// The application's own channel leads to another store under the same id, and the engine is not asked: the
+/// transactions are refused there, whatever they are.
 async fn refuses_everything(kind: Other) {
     let mut etcd = Etcd::start().await;
     let proxy = Proxy::start(etcd.endpoint());

@@ -290,8 +290,8 @@ enum First {
     Client,
 }
 
-/// The callback blocks the only thread of the application's runtime as soon as it has its answer. The commit of a callback
-/// that had ended must still be sent, and locks must be taken.
+/// The callback blocks the only thread of the application's runtime as soon as it has its answer. The commit of a
+/// callback that had ended must still be sent, and locks must be taken.
 async fn nobody_waits_for_the_one_who_blocks(first: First) {
     const BLOCKS: Duration = Duration::from_secs(15);
     let etcd = Etcd::start().await;

@@ -17,8 +17,8 @@ fn example() -> String {
     lines.map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect()
 }
 
-/// Builds the program in a package of its own, that depends on this crate as a user's would; but with the features and the
-/// profile that the dependencies of these tests have. So this crate is compiled once more, and they are not.
+/// Builds the program in a package of its own, that depends on this crate as a user's would; but with the features
+/// and the profile that the dependencies of these tests have. So this crate is compiled once more, and they are not.
 fn build(endpoint: &str) -> std::path::PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let package = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme");

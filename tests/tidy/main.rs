@@ -2,7 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `main.rs` | how a file begins, how long it is, its queues and log messages; tests of options |
+//! | `main.rs` | how a file begins, how long and wide it is, its queues and log messages; tests of options |
 //! | [`layers`] | the layers of the modules, and circles |
 //! | [`names`] | names that have a better one |
 //! | [`threats`] | the tests that the page on threats names |
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// A longer file needs a table of contents, and then it is two files.
 const LONGEST_SOURCE_FILE: usize = 500;
+/// In characters. What is longer is read by nobody beside a second file.
+const WIDEST_COMMENT: usize = 120;
 /// What ignores or lacks a bound; see `clippy.toml`, which a local `allow` could silence.
 const UNBOUNDED: [&str; 2] = ["do_send(", "unbounded_channel"];
 
@@ -36,6 +38,18 @@ fn is_not_too_long(text: &str) -> Option<String> {
     let lines = text.lines().count();
     (lines > LONGEST_SOURCE_FILE)
         .then(|| format!("has {lines} lines, more than {LONGEST_SOURCE_FILE}: split it"))
+}
+
+/// Comments are as wide as the code. Tables and examples can't be broken.
+fn has_no_wide_comment(text: &str) -> Option<String> {
+    let mut in_example = false;
+    text.lines().zip(1..).find_map(|(line, number)| {
+        let comment = line.trim_start().strip_prefix("//")?.trim_start_matches(['/', '!']);
+        in_example ^= comment.trim_start().starts_with("```");
+        let whole = in_example || comment.starts_with("     ") || comment.trim_start().starts_with('|');
+        (!whole && line.chars().count() > WIDEST_COMMENT)
+            .then(|| format!("line {number}: a comment of more than {WIDEST_COMMENT} characters"))
+    })
 }
 
 /// Every queue is bounded. Comments may name the things that are not.
@@ -109,19 +123,27 @@ fn every_file_says_what_it_is_about() {
 }
 
 #[test]
-fn files_are_short_queues_bounded_and_log_messages_constant() {
-    check(&["src", "examples", "benches", "tests"], &[is_not_too_long]);
+fn files_are_short_and_narrow_queues_bounded_and_log_messages_constant() {
+    check(&["src", "examples", "benches", "tests"], &[is_not_too_long, has_no_wide_comment]);
     check(&["src"], &[has_no_unbounded_queue, has_constant_log_messages]);
 }
 
 #[test]
 fn the_checks_can_fail() {
     let long = "x\n".repeat(LONGEST_SOURCE_FILE + 1);
-    let cases: [(&str, Check, &str, bool); 9] = [
+    let wide = format!("/// {}", "word ".repeat(24));
+    let table = wide.replacen("///", "/// |", 1);
+    let example = format!("/// ```\n{wide}\n/// ```\n");
+    let after = format!("{example}    {wide}");
+    let cases: [(&str, Check, &str, bool); 13] = [
         ("a file that begins with docs", begins_with_docs, "//! A file.\n", true),
         ("a file that begins with code", begins_with_docs, "mod a;\n//! Late.\n", false),
         ("a file of the greatest length", is_not_too_long, &long[2..], true),
         ("a file that is one line longer", is_not_too_long, &long, false),
+        ("a wide comment", has_no_wide_comment, &wide, false),
+        ("a row of a table", has_no_wide_comment, &table, true),
+        ("a wide line of an example", has_no_wide_comment, &example, true),
+        ("a wide comment after an example", has_no_wide_comment, &after, false),
         ("a comment about `do_send`", has_no_unbounded_queue, "    // do_send( ignores the bound\n", true),
         ("a call of `do_send`", has_no_unbounded_queue, "//! A.\n    address.do_send(message);\n", false),
         (

@@ -43,7 +43,7 @@ const RENAMES: &[Rename] = &[
     (&["Elsewhere"], "RemoteHolder", &["src/dispatch"]),
     (&["overrule"], "supersedes_backoff", EVERYWHERE),
     (&["Link"], "EtcdClient", EVERYWHERE),
-    (&["carry", "Cargo", "Carrier"], "TxnChannel", &["src/etcd"]),
+    (&["carry", "Cargo", "Carrier"], "TokenChannel", &["src/etcd"]),
     (&["Reader"], "Subscriber", &["src/index"]),
     (&["Appeared"], "Created", EVERYWHERE),
     (&["Vanished"], "Deleted", EVERYWHERE),

@@ -6,7 +6,7 @@ use super::super::acquire::AcquireTxn;
 use super::super::commit::CommitTxn;
 use super::super::guard::Guard;
 use super::super::messages::Finish;
-use super::super::run::{UNLOCKED_GRACE, Watched};
+use super::super::run::{StuckDetector, UNLOCKED_GRACE};
 use crate::cancellation::FiringCancellation;
 use crate::firing::Fence;
 use crate::index::InstanceId;
@@ -38,7 +38,7 @@ pub(super) enum Stage {
     /// Others are excluded. Its callback is about to run, or to be given up.
     Guarded { guard: Guard, keys: Keys },
     /// Its callback runs. The token tells that to end.
-    Running { guard: Guard, keys: Keys, token: FiringCancellation, watched: Watched },
+    Running { guard: Guard, keys: Keys, token: FiringCancellation, detector: StuckDetector },
     /// The transaction that ends it is out. `finish`: how the callback ended, if it was run.
     Committing { guard: Guard, finish: Option<Finish>, txn: Sent<CommitTxn> },
     /// Between two of these states, within one turn only.
@@ -99,8 +99,8 @@ impl ActiveFiring {
         }
         self.began = now;
         let run = RunOf { fence: guard.fence(), token: token.clone(), grace: guard.grace() };
-        let watched = Watched::new(now, limit, run.grace);
-        self.stage = Stage::Running { guard, keys, token, watched };
+        let detector = StuckDetector::new(now, limit, run.grace);
+        self.stage = Stage::Running { guard, keys, token, detector };
         Some(run)
     }
 
@@ -129,7 +129,7 @@ impl ActiveFiring {
     /// True once its callback does not end although it was told to.
     pub(super) fn has_got_stuck(&mut self, now: Instant) -> bool {
         match &mut self.stage {
-            Stage::Running { token, watched, .. } => watched.has_got_stuck(token.is_cancelled(), now),
+            Stage::Running { token, detector, .. } => detector.has_got_stuck(token.is_cancelled(), now),
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
-//! Locks that are gone while their callbacks run: somebody deleted them. Once a second the locks that have been held for
-//! longer than a second are read, all of them together, and whoever has lost its lock is told to end. Short firings cost
-//! nothing, and no lock is watched.
+//! Locks that are gone while their callbacks run: somebody deleted them. Once a second the locks that have been held
+//! for longer than a second are read, all of them together, and whoever has lost its lock is told to end. Short
+//! firings cost nothing, and no lock is watched.
 
 use super::super::guard::Guard;
 use super::*;

@@ -1,4 +1,5 @@
-//! Answers to those who ask what instances are doing, or want them fired. Each takes a bounded time, so that it holds up nothing.
+//! Answers to those who ask what instances are doing, or want them fired. Each takes a bounded time, so that it holds
+//! up nothing.
 
 use super::super::work_queue::status::{InstanceStatus, LaneStatus};
 use super::*;

@@ -54,12 +54,12 @@ fn a_callback_is_stuck_a_second_after_its_grace() {
     let cases = [(None, 13.0), (Some(4.0), 7.0), (Some(9.0), 12.0), (Some(11.5), 13.0)];
     for (told, stuck) in cases {
         let begin = Instant::now();
-        let mut watched = Watched::new(begin, seconds(10.0), seconds(2.0));
+        let mut detector = StuckDetector::new(begin, seconds(10.0), seconds(2.0));
         let found: Vec<f64> = (0..200)
             .map(|tenths| f64::from(tenths) / 10.0)
-            .filter(|at| watched.has_got_stuck(told.is_some_and(|told| *at >= told), begin + seconds(*at)))
+            .filter(|at| detector.has_got_stuck(told.is_some_and(|told| *at >= told), begin + seconds(*at)))
             .collect();
         assert_eq!(found, [stuck], "told after {told:?}: found once, and in time");
-        assert!(watched.is_stuck());
+        assert!(detector.is_stuck());
     }
 }

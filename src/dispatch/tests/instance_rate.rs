@@ -103,15 +103,15 @@ fn many_instances_that_fire_once_cost_nothing() {
     for id in 0..200_000 {
         rates.fired(RULE, &of(id), now + ms(id as u64 / 20));
     }
-    assert_eq!(rates.watched.len(), 0);
+    assert_eq!(rates.frequent.len(), 0);
     assert_eq!(rates.due(RULE, &of(1), now), None);
     // Those that do fire often are bounded, and forgotten when they don't any more.
-    for id in 0..2 * WATCHED {
+    for id in 0..2 * FREQUENT {
         (0..600).for_each(|_| rates.fired(RULE, &of(id), now + ms(20_000)));
     }
-    assert_eq!(rates.watched.len(), WATCHED);
+    assert_eq!(rates.frequent.len(), FREQUENT);
     rates.fired(RULE, &of(0), now + ms(20_000) + FORGOTTEN + PERIOD);
-    assert!(rates.watched.len() < 2);
+    assert!(rates.frequent.len() < 2);
 }
 
 #[test]

@@ -114,8 +114,8 @@ fn a_learner_is_left_and_has_done_nothing() {
     }
 }
 
-/// Every error of the table, as a server refuses a request with it: what the engine makes of it, what a callback is told,
-/// and that it can look at what etcd said.
+/// Every error of the table, as a server refuses a request with it: what the engine makes of it, what a callback is
+/// told, and that it can look at what etcd said.
 #[cfg(feature = "embedded")]
 #[tokio::test]
 async fn every_error_comes_over_a_connection_as_it_is_in_the_table() {

@@ -190,7 +190,7 @@ mod over_a_channel {
     use crate::change::Revision;
     use crate::embedded::EmbeddedEtcd;
     use crate::etcd::connection::Activity;
-    use crate::etcd::txn_channel::TxnChannelBuilder;
+    use crate::etcd::token_channel::TokenChannelBuilder;
     use crate::etcd::wire::Wire;
     use etcd_client::proto::PbTxnRequest;
     use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
@@ -210,7 +210,7 @@ mod over_a_channel {
         let etcd = EmbeddedEtcd::start().await.unwrap();
         let stream = Wire::Tcp(tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap());
         let activity = Arc::new(Activity::new(tokio::time::Instant::now()));
-        let (builder, channel) = TxnChannelBuilder::over(stream, activity, Arc::default());
+        let (builder, channel) = TokenChannelBuilder::over(stream, activity, Arc::default());
         let endpoint = format!("http://{}", etcd.endpoint());
         let mut client = Client::connect_with_balanced_channel([endpoint], None, builder).await.unwrap();
         let first = send(channel.clone(), txn()).await.unwrap();

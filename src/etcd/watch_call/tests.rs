@@ -175,7 +175,7 @@ fn requests_are_those_of_etcd() {
     };
     let create = |watched| read(WatchRequest { create: Some(watched), cancel: None });
     let range = |keys: KeyScope, deletions_only| {
-        Watched::range(keys.first_key(), keys.end(), Revision::new(7), deletions_only)
+        WatchCreateRequest::range(keys.first_key(), keys.end(), Revision::new(7), deletions_only)
     };
     let prefix = |prefix: &str| KeyScope::Prefix(prefix.to_owned());
     for deletions_only in [false, true] {
@@ -198,7 +198,8 @@ fn requests_are_those_of_etcd() {
         };
         assert_eq!((&*watched.key, &*watched.range_end), (first.as_bytes(), end.as_bytes()));
     }
-    let Some(PbWatchRequestUnion::CreateRequest(watched)) = create(Watched::key(b"/a".to_vec())) else {
+    let Some(PbWatchRequestUnion::CreateRequest(watched)) = create(WatchCreateRequest::key(b"/a".to_vec()))
+    else {
         panic!("a new watch");
     };
     assert_eq!((&*watched.key, watched.range_end.len(), watched.start_revision), (&b"/a"[..], 0, 0));

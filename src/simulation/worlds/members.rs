@@ -2,8 +2,8 @@
 //! others go on.
 //!
 //! Promised beyond what always holds: while at most one member at a time is in trouble, and for no longer than an
-//! engine can bear, no callback is told to end, and none of its reads fails unless the member lags. And wherever a callback reads, it is told
-//! what etcd had at some moment of the read.
+//! engine can bear, no callback is told to end, and none of its reads fails unless the member lags. And wherever a
+//! callback reads, it is told what etcd had at some moment of the read.
 
 use super::super::checker::Violation;
 use super::super::history::{Event, How};

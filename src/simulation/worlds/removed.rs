@@ -1,7 +1,7 @@
 //! Somebody removes locks and leases of locks by hand, in the middle of callbacks.
 //!
-//! Promised beyond what always holds: where nothing else goes wrong, a callback whose lock or lease is removed is told so
-//! within 2.5 s.
+//! Promised beyond what always holds: where nothing else goes wrong, a callback whose lock or lease is removed is
+//! told so within 2.5 s.
 
 use super::super::checker::Violation;
 use super::super::history::{Event, Store};

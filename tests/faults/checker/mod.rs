@@ -1,4 +1,5 @@
-//! Whether a history keeps the promises: the same rules for every scenario. Pure; each rule is shown to fail in `tests`.
+//! Whether a history keeps the promises: the same rules for every scenario. Pure; each rule is shown to fail in
+//! `tests`.
 
 mod effects;
 mod engines;

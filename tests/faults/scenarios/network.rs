@@ -95,8 +95,8 @@ fn strict() -> Expect {
     Expect { tolerated_outage: Some(2 * SECOND), ..Expect::default() }
 }
 
-/// One member after the other, since an engine has several connections, each to some member: `hit` does it, and what the
-/// links to the member felt is the proof.
+/// One member after the other, since an engine has several connections, each to some member: `hit` does it, and what
+/// the links to the member felt is the proof.
 async fn each_member(world: &mut World, text: &str, hit: impl Fn(&World, usize), figure: fn(Felt) -> u64) {
     let members = world.cluster.members.len();
     // About as long as the fault lasts.

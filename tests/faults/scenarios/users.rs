@@ -39,7 +39,8 @@ pub fn all() -> Vec<Scenario> {
             )
         },
         Scenario {
-            // For up to 3 s no lease can be renewed: 2 s until the new password is there, and 1 s until it is asked for.
+            // For up to 3 s no lease can be renewed: 2 s until the new password is there, and 1 s until it is asked
+            // for.
             settings: || Settings { lock_ttl: 10 * SECOND, ..with_users(Vec::new()) },
             ..Scenario::new(
                 "password-changed",

@@ -142,7 +142,8 @@ fn the_tests_notice_whatever_is_wrong_with_a_rule() {
     assert!(unnoticed.is_empty(), "{} of {tried} went unnoticed:\n{}", unnoticed.len(), unnoticed.join("\n"));
 }
 
-/// Runs the tests in the folder against these rules. They must be rules: a mistake that is none would be noticed anyway.
+/// Runs the tests in the folder against these rules. They must be rules: a mistake that is none would be noticed
+/// anyway.
 fn promtool_test(rules: &str, folder: &std::path::Path) -> Result<String, String> {
     std::fs::write(folder.join("alerts.yml"), rules).unwrap();
     let tested = promtool(&["test", "rules", "alerts_test.yml"], folder);

@@ -23,7 +23,7 @@ use tower::{BoxError, Service};
 
 /// See the [module](self).
 #[derive(Clone)]
-pub(super) struct TxnChannel {
+pub(super) struct TokenChannel {
     over: Over,
     token: Arc<Token>,
 }
@@ -76,7 +76,7 @@ impl Service<Uri> for Once {
     }
 }
 
-impl TxnChannel {
+impl TokenChannel {
     /// Over the application's channel.
     pub(super) fn given(channel: Channel, token: Arc<Token>) -> Self {
         Self { over: Over::Given(channel), token }
@@ -101,14 +101,14 @@ impl TxnChannel {
 }
 
 /// Makes the channel of one connection.
-pub(super) struct TxnChannelBuilder {
-    channel: TxnChannel,
+pub(super) struct TokenChannelBuilder {
+    channel: TokenChannel,
     endpoints: mpsc::Sender<Change<Uri, Endpoint>>,
 }
 
-impl TxnChannelBuilder {
+impl TokenChannelBuilder {
     /// Over this connection. Returns the channel too, for what the client does not know.
-    pub(super) fn over(stream: Wire, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TxnChannel) {
+    pub(super) fn over(stream: Wire, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TokenChannel) {
         // The client was given one endpoint.
         let (endpoints, told) = mpsc::channel(1);
         let own = OwnConnection {
@@ -116,12 +116,12 @@ impl TxnChannelBuilder {
             stream: Mutex::new(Some(Listened::new(stream, activity))),
             channel: OnceLock::new(),
         };
-        let channel = TxnChannel { over: Over::Own(Arc::new(own), None), token };
+        let channel = TokenChannel { over: Over::Own(Arc::new(own), None), token };
         (Self { channel: channel.clone(), endpoints }, channel)
     }
 }
 
-impl BalancedChannelBuilder for TxnChannelBuilder {
+impl BalancedChannelBuilder for TokenChannelBuilder {
     type Error = etcd_client::Error;
 
     fn balanced_channel(
@@ -132,7 +132,7 @@ impl BalancedChannelBuilder for TxnChannelBuilder {
     }
 }
 
-impl Service<Request<Body>> for TxnChannel {
+impl Service<Request<Body>> for TokenChannel {
     type Response = Response<Body>;
     type Error = BoxError;
     type Future = Either<
