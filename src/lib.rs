@@ -228,6 +228,7 @@ mod engine;
 mod error;
 mod etcd;
 mod evaluate;
+mod fleet;
 #[cfg(test)]
 mod fuzz;
 mod index;

@@ -75,6 +75,12 @@ mutants! {
     TokenRate,
     /// A transaction takes effect in the engine's own store only.
     Identity,
+    /// An engine leaves to others what they own.
+    Yields,
+    /// When the members change, instances get their owners anew. The mutant keeps the first members.
+    StaleView,
+    /// What an owner does not see to is tried by others.
+    SafetyNet,
 }
 
 #[cfg(not(test))]

@@ -2,6 +2,7 @@
 //! limit the values that keys may bind.
 
 use crate::pattern::{Attributes, Pattern, Segment};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub(crate) struct DomainMistake {
 }
 
 /// How the values of an attribute must begin: with a text, followed by one character of each set.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Constraint {
     prefix: String,
     sets: Vec<String>,

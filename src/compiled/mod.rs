@@ -163,6 +163,17 @@ impl CompiledRule {
         self.lock.is_some()
     }
 
+    /// The lock pattern as it was written.
+    pub(crate) fn lock_pattern(&self) -> Option<&str> {
+        self.lock.as_ref().map(Pattern::as_str)
+    }
+
+    /// The attributes that are constrained, with how their values must begin.
+    pub(crate) fn constraints(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Constraint>)> {
+        let constrained = self.attributes.iter().zip(&self.constraints);
+        constrained.filter_map(|(name, constraint)| Some((name, constraint.as_ref()?)))
+    }
+
     pub(crate) fn options(&self) -> &Options {
         &self.options
     }

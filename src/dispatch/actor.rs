@@ -7,6 +7,7 @@ mod commit;
 mod controls;
 mod drain;
 mod firing;
+mod fleet;
 mod held;
 mod lock;
 mod releases;
@@ -14,13 +15,14 @@ mod status;
 
 pub(crate) use controls::ApplyControls;
 pub(crate) use drain::Drain;
+pub(crate) use fleet::Membership;
 pub(crate) use status::{FireNow, GetLanes, GetStatuses, GetTally};
 
 use super::guard::Guard;
 use super::messages::{Action, Basis};
 use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_tell};
 use super::tools::Tools;
-use super::work_queue::WorkQueue;
+use super::work_queue::{FleetSettings, WorkQueue};
 use crate::change::Revision;
 use crate::compiled::Binding;
 use crate::compiled::{CompiledRule, RuleIndex};
@@ -45,6 +47,7 @@ use crate::watch_cell::WatchCellSender;
 use active::{ActiveFiring, ActiveFirings, Stage};
 use actix::prelude::*;
 use callback::RunsEnded;
+use fleet::Announcing;
 use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -80,6 +83,8 @@ pub(crate) struct DispatcherConfig {
     pub(crate) events: Events,
     pub(crate) telemetry: Telemetry,
     pub(crate) faults: Faults,
+    /// `None`: every engine tries everything.
+    pub(crate) membership: Option<Membership>,
 }
 
 pub(crate) struct Dispatcher {
@@ -106,6 +111,7 @@ pub(crate) struct Dispatcher {
     out_of_time: CancellationToken,
     releases: WatchCellSender<Option<Revision>>,
     releases_after: Option<Revision>,
+    announcing: Option<Announcing>,
     rng: StdRng,
 }
 
@@ -117,15 +123,20 @@ const STILL_RUNNING: Duration = Duration::from_millis(100);
 
 impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
-    pub(crate) fn new(config: DispatcherConfig, releases: WatchCellSender<Option<Revision>>) -> Self {
+    pub(crate) fn new(mut config: DispatcherConfig, releases: WatchCellSender<Option<Revision>>) -> Self {
+        let membership = config.membership.take();
         let DispatcherConfig { env, rules, limit, starvation_limit, .. } = &config;
-        let work = WorkQueue::new(
+        let mut work = WorkQueue::new(
             rules.clone(),
             *limit,
             *starvation_limit,
             env.rng(RandomStream::WorkQueue),
             env.hasher(),
         );
+        let announcing = membership.map(|membership| {
+            work.share(FleetSettings { me: membership.me, interval: membership.interval });
+            Announcing::new(membership, &config.engine, rules)
+        });
         let tools = Tools {
             engine: config.engine.clone(),
             env: env.clone(),
@@ -173,6 +184,7 @@ impl Dispatcher {
             out_of_time: CancellationToken::new(),
             releases,
             releases_after: None,
+            announcing,
             config,
         }
     }
@@ -209,6 +221,7 @@ impl Dispatcher {
                 self.notify_of(rule, &binding, || EventKind::State(state))
             }
             Action::TellSlowed { rule, binding, cause } => self.tell_slowed(rule, &binding, cause),
+            Action::ReadLocks => self.read_locks(ctx),
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, None, ctx),
@@ -366,6 +379,7 @@ impl Actor for Dispatcher {
             this.watch_releases(now);
             this.find_stuck(now);
             this.look_at_locks(now, ctx);
+            this.announce(now);
             this.config.meters.workqueue_depths(&this.work.depths(now), now);
         });
     }

@@ -29,6 +29,8 @@ pub(crate) enum Action {
     TellSlowed { rule: RuleIndex, binding: Binding, cause: Option<RuleIndex> },
     /// The index may forget the instance if no key implies it.
     Release(InstanceId),
+    /// Read the keys of all locks and marks.
+    ReadLocks,
     /// Remove the backoff key that this engine wrote.
     ClearMark { rule: RuleIndex, binding: Binding, revision: Revision },
 }

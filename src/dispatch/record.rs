@@ -17,6 +17,9 @@
 //! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit
 //! before its answer came, there was one already, and it goes on at once.
 //!
+//! An instance that is to be queued is Yielded instead if another engine owns it; it comes back when that engine is
+//! gone, or does not see to it.
+//!
 //! In a dry run of its rule it goes from Checking to WouldFire, and back to Queued after a foreign change and
 //! when the dry run ends.
 //!
@@ -71,6 +74,8 @@ pub(crate) struct InstanceRecord {
     last_end: Option<Instant>,
     pub(crate) mark: Option<SeenMark>,
     pub(crate) orphaned: bool,
+    /// It is tried next although another engine owns it.
+    pub(crate) insists: bool,
     /// Since the last success.
     pub(crate) last_error: Option<Arc<str>>,
     changes: KeyChanges,
@@ -109,6 +114,7 @@ impl InstanceRecord {
             last_end: None,
             mark: None,
             orphaned: false,
+            insists: false,
             last_error: None,
             changes: KeyChanges::default(),
             truth: true,
@@ -165,6 +171,7 @@ impl InstanceRecord {
         if let Some(at) = read {
             self.changes.read(at);
         }
+        self.insists = false;
         self.mark = None;
         self.troubles = 0;
         self.rechecks = 0;
@@ -200,6 +207,7 @@ impl InstanceRecord {
 
     /// Another engine has the lock.
     pub(crate) fn held(&mut self, remote: Remote) -> Next {
+        self.insists = false;
         if !self.truth {
             return Next::Drop;
         }
@@ -218,6 +226,7 @@ impl InstanceRecord {
         base: Duration,
         now: Instant,
     ) -> Next {
+        self.insists = false;
         if !self.truth {
             return Next::Drop;
         }
@@ -281,9 +290,19 @@ impl InstanceRecord {
                 self.disregard_mark();
                 self.wait(base, Wait::Backoff, now)
             }
-            State::Idle | State::Held(_) | State::Waiting(..) | State::GivenUp(_) | State::WouldFire => {
-                Next::Stay
+            // The owner may not know of it any more.
+            State::Yielded { .. } if self.orphaned && !touches.is_empty() => {
+                self.enqueue(WorkClass::Live, now)
             }
+            State::Yielded { until: Some(_), .. } if self.changes.any_foreign(touches) => {
+                self.enqueue(WorkClass::Live, now)
+            }
+            State::Idle
+            | State::Held(_)
+            | State::Waiting(..)
+            | State::GivenUp(_)
+            | State::WouldFire
+            | State::Yielded { .. } => Next::Stay,
         }
     }
 

@@ -205,6 +205,27 @@ impl SlotQueue {
         self.lanes[lane].len() == 0
     }
 
+    /// Slots of all rules together.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Since when the oldest live entry waits that nothing but the lack of a slot keeps.
+    pub(crate) fn oldest(&mut self, valid: impl Fn(&QueueEntry) -> bool) -> Option<Instant> {
+        let mut oldest = None;
+        for &lane in &self.waiting {
+            let queue = &mut self.lanes[lane];
+            while queue.live.front().is_some_and(|entry| !valid(entry)) {
+                queue.live.pop_front();
+                self.entries -= 1;
+            }
+            if let Some(first) = queue.live.front().filter(|_| !queue.paused && queue.rate.is_none()) {
+                oldest = Some(oldest.map_or(first.since, |known: Instant| known.min(first.since)));
+            }
+        }
+        oldest
+    }
+
     /// Something of the lane gets a slot, and is to start.
     pub(crate) fn occupy(&mut self, lane: Lane) {
         self.running += 1;

@@ -118,7 +118,10 @@ impl WorkqueueStats {
             return;
         }
         // An instance that another engine holds back is counted there, and a dry run tries nothing.
-        let left_alone = matches!(record.state, State::Held(_) | State::GivenUp(_) | State::WouldFire);
+        let left_alone = matches!(
+            record.state,
+            State::Held(_) | State::GivenUp(_) | State::WouldFire | State::Yielded { .. }
+        );
         if record.failures > 0 && !left_alone && !dropped {
             self.failing.entry(id).or_insert((record.lane, now));
         } else if !self.failing.is_empty() {

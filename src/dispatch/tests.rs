@@ -2,6 +2,7 @@
 
 mod controls;
 mod firing;
+mod owners;
 mod settle;
 mod status;
 mod transitions;

@@ -6,17 +6,20 @@
 //! | [`transition`] | from one state of an instance to another: the one place where states change |
 //! | [`ending`] | how a firing ends |
 //! | [`local_locks`], [`remote`] | who waits for a lock within the engine; for another engine's lock or mark |
+//! | [`owners`] | which engine is to try what |
 //! | [`controls`] | pauses, dry runs, rates, intervals |
 //! | [`status`] | what people see of it |
 
 mod controls;
 mod ending;
 mod local_locks;
+mod owners;
 mod remote;
 pub(crate) mod status;
 mod transition;
 
 pub(crate) use ending::AfterCommit;
+pub(crate) use owners::FleetSettings;
 
 use super::instance_rate::InstanceRates;
 use super::interval::Interval;
@@ -40,6 +43,7 @@ use crate::runtime::spare::Spare;
 use crate::time::LONGEST;
 use foldhash::fast::FixedState;
 use local_locks::LocalLocks;
+use owners::Owners;
 use rand::rngs::StdRng;
 use remote::RemoteReleases;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -76,6 +80,8 @@ pub(crate) struct WorkQueue {
     /// By rule: its firings, if instances are to rest between them.
     intervals: Vec<Option<Interval>>,
     rates: InstanceRates,
+    /// `None`: no engine is asked whether it owns something.
+    owners: Option<Owners>,
     /// Somebody listens: changes of states are told.
     observed: bool,
     stats: WorkqueueStats,
@@ -106,11 +112,17 @@ impl WorkQueue {
             controls: limits.map(|_| Controls::default()),
             intervals: rules.iter().map(|_| None).collect(),
             rates: InstanceRates::new(&rules, hasher.clone()),
+            owners: None,
             observed: false,
             stats: WorkqueueStats::new(limits.map(|_| LaneStats::default()), hasher),
             rules,
             rng,
         }
+    }
+
+    /// Leaves to other engines what they own.
+    pub(crate) fn share(&mut self, settings: FleetSettings) {
+        self.owners = Some(Owners::new(settings, &self.rules));
     }
 
     pub(crate) fn record(&self, id: InstanceId) -> Option<&InstanceRecord> {
@@ -149,7 +161,8 @@ impl WorkQueue {
 
     /// When [`WorkQueue::tick`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.opens).min()
+        let owners = self.owners.as_ref().and_then(Owners::deadline);
+        self.timers.first().map(|(at, _)| *at).into_iter().chain(self.opens).chain(owners).min()
     }
 
     /// An instance was decided.
@@ -416,6 +429,7 @@ impl WorkQueue {
             self.timers.pop_first();
             self.transition(id, now, out, |record, now| record.due(now));
         }
+        self.tend_owners(now, out);
     }
 
     /// How long an instance of the rule that became true waits, if at all.

@@ -56,6 +56,7 @@ pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
         defaults: Defaults { time_limit, backoff, rate_limit, min_interval },
         // They have no size.
         crawl_mutex: _,
+        owners: _,
         cluster_id: _,
         reveal: _,
     } = options;

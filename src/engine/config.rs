@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) crawl_jitter: Jitter,
     pub(crate) crawl_rate: Option<u32>,
     pub(crate) crawl_mutex: bool,
+    /// Leave to other engines what they own.
+    pub(crate) owners: bool,
     pub(crate) ageing: Duration,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) shutdown_deadline: Duration,
@@ -60,6 +62,7 @@ impl Default for Options {
             crawl_jitter: Jitter::up_to(0.1),
             crawl_rate: None,
             crawl_mutex: false,
+            owners: false,
             ageing: Duration::from_secs(10),
             start_timeout: None,
             shutdown_deadline: Duration::from_secs(30),

@@ -6,11 +6,15 @@ use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
 use crate::crawl::crawler::{Settings as CrawlerSettings, WatchedKeys, start_crawler};
 use crate::crawl::mutex::CrawlMutex;
-use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain};
+use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain, Membership};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::{Connector, CredentialSource, EtcdClient, LinkSettings, Store, Target, Token};
 use crate::evaluate::Evaluator;
+use crate::fleet::announcer::{Announcement, Settings as AnnouncerSettings, start_announcer};
+use crate::fleet::member::MemberId;
+use crate::fleet::view::prefix_of_members;
+use crate::fleet::watcher::{Settings as FleetWatcherSettings, start_fleet_watcher};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
@@ -63,6 +67,9 @@ pub(crate) struct Incarnation {
 
 /// Endpoints are counted on from a random one: of more than anybody has.
 const FIRSTS: usize = 1 << 30;
+
+/// The longest TTL of an engine's keys as a member of the fleet.
+const MEMBER_TTL: Duration = Duration::from_secs(10);
 
 /// The name of a part in health: what the application is asked for.
 const CREDENTIALS: &str = "credentials";
@@ -149,7 +156,7 @@ impl Incarnation {
         });
         let lease_manager = LeaseManagerSettings {
             meters: meters.clone(),
-            etcd: lease_etcd,
+            etcd: lease_etcd.clone(),
             status: status.clone(),
             sentinels: Sentinels::new(&config.namespace, engine.clone()),
             silence: config.options.watch_silence,
@@ -158,7 +165,10 @@ impl Incarnation {
         };
         let Options { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
-        let (lease_manager, leases) = LeaseManager::new(lease_manager, ttls);
+        let least = config.rules.iter().map(CompiledRule::lock_ttl).min();
+        let member_ttl = least.map_or(MEMBER_TTL, |least| least.min(MEMBER_TTL));
+        let (mut lease_manager, leases) = LeaseManager::new(lease_manager, ttls);
+        let member_lease = config.options.owners.then(|| lease_manager.keep_member(member_ttl));
         // Leases have a thread of their own: whatever holds the others up, they are renewed.
         let lease = ActorThread::start("etcd-rules-lease", placement)?;
         connect(&lease, lease_connector, &faults).await.ok_or_else(ended)?;
@@ -169,6 +179,9 @@ impl Incarnation {
         connect(&core, request_connector, &faults).await.ok_or_else(ended)?;
         let requests = core.run(move || requests.start()).await.ok_or_else(ended)?;
         let (releases_after, after) = watch_cell(None);
+        let members = prefix_of_members(&config.namespace);
+        let me = MemberId::new(env.rng(RandomStream::Member).next_u64());
+        let (announced, wanted) = watch_cell(Announcement::default());
         let dispatcher = DispatcherConfig {
             engine: engine.clone(),
             meters: meters.clone(),
@@ -191,6 +204,12 @@ impl Incarnation {
             events: config.events.clone(),
             telemetry: telemetry.clone(),
             faults: faults.clone(),
+            membership: member_lease.is_some().then(|| Membership {
+                me,
+                status: status.clone(),
+                announced,
+                interval: config.options.crawl_interval,
+            }),
         };
         let dispatcher = Dispatcher::new(dispatcher, releases_after);
         let dispatcher = core.run(move || dispatcher.start()).await.ok_or_else(ended)?;
@@ -221,10 +240,37 @@ impl Incarnation {
         let index = IndexActor::new(meters.clone(), index, evaluators, status.clone(), faults.clone());
         let index = core.run(move || index.start()).await.ok_or_else(ended)?;
         dispatcher.send(Attach(index.clone())).await.map_err(|_| ended())?;
+        if let Some(member_lease) = member_lease.clone() {
+            let announcer = AnnouncerSettings {
+                etcd: lease_etcd,
+                prefix: members.clone(),
+                me,
+                lease: member_lease,
+                wanted,
+                refused: dispatcher.clone().recipient(),
+                status: status.clone(),
+                faults: faults.clone(),
+            };
+            let retry = Retry::new(env.rng(RandomStream::Announcer));
+            lease.run(move || start_announcer(announcer, retry)).await.ok_or_else(ended)?;
+        }
         threads.extend([core, lease]);
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
         connect(&watch, watch_connector, &faults).await.ok_or_else(ended)?;
+        if member_lease.is_some() {
+            // Before the snapshots, so that the members are known when those are decided.
+            let watcher = FleetWatcherSettings {
+                etcd: watch_etcd.clone(),
+                prefix: members,
+                dispatcher: dispatcher.clone().recipient(),
+                status: status.clone(),
+                silence: config.options.watch_silence,
+                faults: faults.clone(),
+            };
+            let retry = Retry::new(env.rng(RandomStream::FleetWatcher));
+            watch.run(move || start_fleet_watcher(watcher, retry)).await.ok_or_else(ended)?;
+        }
         let watch_of = |keys: &KeyScope| WatchedKeys {
             keys: keys.clone(),
             splits: SharedSplitPoints::default(),

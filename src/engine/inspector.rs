@@ -83,6 +83,7 @@ impl Inspector {
             held: tally.get(StateKind::Held),
             given_up: tally.get(StateKind::GivenUp),
             would_fire: tally.get(StateKind::WouldFire),
+            yielded: tally.get(StateKind::Yielded),
             idle: tally.get(StateKind::Idle),
         })
     }

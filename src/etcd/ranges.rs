@@ -7,7 +7,7 @@ use super::failure::Failure;
 use super::leases::LeaseId;
 use crate::change::{KeyValue, Revision};
 use crate::firing::RangeRead;
-use crate::pattern::KeyRange;
+use crate::pattern::{KeyRange, prefix_end};
 use crate::value::Value;
 use etcd_client::proto::{PbKeyValue, PbRangeResponse, PbTxnOpResponse};
 use etcd_client::{GetOptions, TxnOp};
@@ -15,6 +15,9 @@ use std::sync::Arc;
 
 /// Largest page of a range accepted; larger ones are asked for in smaller parts. A few are in memory at once.
 const MAX_PAGE: usize = 16 << 20;
+
+/// Keys without values that are read at once.
+const KEYS: i64 = 10_000;
 
 /// A page of a range.
 pub(crate) struct Page {
@@ -98,6 +101,30 @@ impl EtcdClient {
             _ => Revision::NONE,
         };
         Ok(answer.responses.into_iter().map(created).collect())
+    }
+
+    /// All keys below a prefix, as the member that is asked has them, in pages.
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<Vec<u8>>, Failure> {
+        let prefix = self.key_prefix().key(prefix);
+        let (mut all, mut after) = (Vec::new(), prefix.clone());
+        loop {
+            let send = |connection: Arc<Connection>| {
+                let (after, end) = (after.clone(), prefix_end(&prefix));
+                async move {
+                    let mut kv = connection.client.kv_client().max_decoding_message_size(MAX_PAGE);
+                    let options = GetOptions::new().with_range(end).with_limit(KEYS);
+                    kv.get(after, Some(options.with_serializable().with_keys_only())).await
+                }
+            };
+            let response = self.call(Sending::once("range"), send).await?.0;
+            let more = response.more;
+            all.extend(response.kvs.into_iter().map(|kv| kv.key));
+            match all.last().filter(|_| more) {
+                None => break,
+                Some(last) => after = [last.as_slice(), &[0]].concat(),
+            }
+        }
+        Ok(all.into_iter().map(|key| self.store.prefix().strip(key)).collect())
     }
 
     /// All locks below a prefix.

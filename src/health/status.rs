@@ -5,6 +5,7 @@ use crate::etcd::Failure;
 use crate::health::{Health, Problem, Reason};
 use crate::metrics::Meters;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -18,6 +19,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Status(Arc<Shared>);
 
 struct Shared {
+    /// All that the first snapshots made true has been decided.
+    settled: AtomicBool,
     engine: Arc<str>,
     meters: Meters,
     state: Mutex<State>,
@@ -41,6 +44,8 @@ struct State {
     problems: BTreeMap<String, Problem>,
     /// The rules whose keys are all watched.
     followed: BTreeSet<RuleIndex>,
+    /// The rules with keys that etcd refuses to let be read.
+    unreadable: BTreeSet<RuleIndex>,
     /// The rules whose locks etcd refuses for lack of permission.
     refused: BTreeSet<RuleIndex>,
 }
@@ -80,7 +85,8 @@ impl Status {
     pub(crate) fn new(engine: Arc<str>, meters: Meters) -> Self {
         let health = Health::Starting { problems: Vec::new() };
         record(&meters, &health);
-        Self(Arc::new(Shared { engine, meters, state: Mutex::default(), health: watch::channel(health).0 }))
+        let (settled, state, health) = (AtomicBool::new(false), Mutex::default(), watch::channel(health).0);
+        Self(Arc::new(Shared { settled, engine, meters, state, health }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Health> {
@@ -122,9 +128,47 @@ impl Status {
         }
     }
 
+    /// All that the first snapshots made true has been decided.
+    pub(crate) fn index_settled(&self) {
+        self.0.settled.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.settled.load(Ordering::Relaxed)
+    }
+
+    /// Whether something keeps the engine from doing its work in time.
+    pub(crate) fn has_trouble(&self) -> bool {
+        let state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.problems.values().any(|problem| match problem.reason {
+            // Of single rules, or of some prefixes: see `is_refused`.
+            Reason::Permission | Reason::Refused => false,
+            Reason::Lagging
+            | Reason::Disconnected
+            | Reason::NoLeader
+            | Reason::NoSpace
+            | Reason::Auth
+            | Reason::LeaseLost
+            | Reason::Overloaded
+            | Reason::WrongStore
+            | Reason::OtherFormat => true,
+        })
+    }
+
+    /// Whether etcd refuses what a rule needs. That its keys are not watched just now is trouble of another kind.
+    pub(crate) fn is_refused(&self, rule: RuleIndex) -> bool {
+        let state = self.0.state.lock().unwrap_or_else(|e| e.into_inner());
+        state.refused.contains(&rule) || state.unreadable.contains(&rule)
+    }
+
     /// All keys of these rules are watched.
     pub(crate) fn followed(&self, rules: BTreeSet<RuleIndex>) {
         self.change(|state| state.followed = rules);
+    }
+
+    /// etcd refuses to let keys of these rules be read.
+    pub(crate) fn unreadable(&self, rules: BTreeSet<RuleIndex>) {
+        self.change(|state| state.unreadable = rules);
     }
 
     /// etcd refuses the locks of a rule for lack of permission.
@@ -151,12 +195,14 @@ impl Status {
     }
 
     fn begin_again(&self, draining: bool) {
+        self.0.settled.store(false, Ordering::Relaxed);
         self.change(|state| {
             state.draining = draining;
             state.index_ready = false;
             state.own_keys_awaited = false;
             state.problems.clear();
             state.followed.clear();
+            state.unreadable.clear();
             state.refused.clear();
         });
     }

@@ -18,13 +18,14 @@ pub(super) const STYLE: &str = include_str!("style.css");
 const RULES: usize = 200;
 
 /// States in the order in which they are of interest.
-const STATES: [StateKind; 8] = [
+const STATES: [StateKind; 9] = [
     StateKind::Queued,
     StateKind::Running,
     StateKind::Waiting,
     StateKind::Held,
     StateKind::GivenUp,
     StateKind::WouldFire,
+    StateKind::Yielded,
     StateKind::Idle,
     StateKind::Untrue,
 ];
@@ -335,6 +336,7 @@ fn what_is_done(state: &InstanceState) -> (&'static str, Option<&str>) {
             (text, None)
         }
         InstanceState::Locked { engine, .. } => ("locked by another engine", engine.as_deref()),
+        InstanceState::Yielded { engine } => ("left to the engine that owns it", engine.as_deref()),
         InstanceState::HeldBack { engine, error, .. } if error.is_empty() => {
             ("held back by another engine, as its callback asked", engine.as_deref())
         }

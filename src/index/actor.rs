@@ -105,8 +105,12 @@ impl IndexActor {
         if self.index.is_ready() {
             if let Some(rules) = self.index.followed_since(&mut self.followed) {
                 self.status.followed(rules);
+                self.status.unreadable(self.index.unreadable());
             }
             self.status.index_ready();
+            if !self.index.has_backlog() {
+                self.status.index_settled();
+            }
         }
         self.show();
         if self.index.has_backlog() && !self.working {

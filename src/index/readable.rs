@@ -61,6 +61,13 @@ impl Index {
         Some(rules.filter(|rule| self.coherence.watchers_of(*rule).iter().all(follows)).collect())
     }
 
+    /// The rules with keys that etcd refuses to let be read.
+    pub(crate) fn unreadable(&self) -> BTreeSet<RuleIndex> {
+        let refused = |watcher: &WatcherIndex| self.readable.is_refused(*watcher);
+        let rules = RuleIndex::all(self.rules.len());
+        rules.filter(|rule| self.coherence.watchers_of(*rule).iter().any(refused)).collect()
+    }
+
     /// Looks which rules can be decided. If there are more than before, all of their instances are.
     pub(super) fn find_readable(&mut self) {
         let Self { readable, views, coherence, .. } = self;

@@ -108,6 +108,12 @@ pub enum InstanceState {
     /// It is true, and would fire if its rule were not in a [dry run](crate::EngineHandle::begin_dry_run). It
     /// fires when the dry run ends.
     WouldFire,
+    /// It is true, and another engine owns it and tries it. This engine takes over when that one is gone, drains, or
+    /// does not see to it.
+    Yielded {
+        /// That engine, by its [name](crate::EngineBuilder::name), if it is known.
+        engine: Option<String>,
+    },
     /// It is true, and its callback has dealt with the current values. It fires again when somebody changes
     /// one of its keys, and at the next crawl.
     Idle,
@@ -188,6 +194,8 @@ pub enum StateKind {
     GivenUp,
     /// [`InstanceState::WouldFire`].
     WouldFire,
+    /// [`InstanceState::Yielded`].
+    Yielded,
     /// [`InstanceState::Idle`].
     Idle,
 }
@@ -202,6 +210,7 @@ impl StateKind {
         StateKind::Held,
         StateKind::GivenUp,
         StateKind::WouldFire,
+        StateKind::Yielded,
         StateKind::Idle,
     ];
 
@@ -215,6 +224,7 @@ impl StateKind {
             StateKind::Held => "held",
             StateKind::GivenUp => "given_up",
             StateKind::WouldFire => "would_fire",
+            StateKind::Yielded => "yielded",
             StateKind::Idle => "idle",
         }
     }
@@ -255,6 +265,7 @@ impl InstanceState {
             InstanceState::Locked { .. } | InstanceState::HeldBack { .. } => StateKind::Held,
             InstanceState::GivenUp { .. } => StateKind::GivenUp,
             InstanceState::WouldFire => StateKind::WouldFire,
+            InstanceState::Yielded { .. } => StateKind::Yielded,
             InstanceState::Idle => StateKind::Idle,
         }
     }

@@ -33,6 +33,8 @@ pub struct Stats {
     pub given_up: usize,
     /// Instances that would fire, if their rule were not in a [dry run](crate::EngineHandle::begin_dry_run).
     pub would_fire: usize,
+    /// Instances that another engine owns, and tries.
+    pub yielded: usize,
     /// Instances whose callback has dealt with what was there; some may be about to be looked at again.
     pub idle: usize,
 }

@@ -59,6 +59,7 @@ impl fmt::Display for InstanceState {
                 })
             }
             InstanceState::Locked { engine, .. } => write!(f, "locked by {}", by(engine)),
+            InstanceState::Yielded { engine } => write!(f, "left to its owner, {}", by(engine)),
             InstanceState::HeldBack { engine, error, .. } if error.is_empty() => {
                 write!(f, "held back by {}, as the callback there asked", by(engine))
             }
@@ -112,6 +113,7 @@ mod tests {
             ),
             (InstanceState::WouldFire, 0, None, "r id=7: would fire: its rule is in a dry run"),
             (InstanceState::Locked { engine: other(), since: None }, 0, None, "r id=7: locked by b"),
+            (InstanceState::Yielded { engine: other() }, 0, None, "r id=7: left to its owner, b"),
             (
                 InstanceState::HeldBack { engine: None, until: None, error: "no".into() },
                 2,

@@ -53,8 +53,10 @@ pub(crate) struct Settings {
 
 pub(crate) struct LeaseManager {
     pub(super) settings: Settings,
-    leases: Vec<(Duration, WatchCellSender<Option<LockLease>>)>,
+    leases: Vec<(Kept, Duration, WatchCellSender<Option<LockLease>>)>,
     readers: LockLeases,
+    /// The lease of this engine's keys as a member of the fleet.
+    member: Option<WatchCell<Option<LockLease>>>,
     /// Leases that keys share.
     pub(super) keys: KeyLeases,
     retired: Retired,
@@ -88,6 +90,13 @@ impl Retired {
     }
 }
 
+/// What a lease is for that is kept for as long as the engine lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Locks,
+    Member,
+}
+
 impl LeaseManager {
     /// Keeps one lease for each of the TTLs.
     pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
@@ -96,7 +105,7 @@ impl LeaseManager {
         for ttl in ttls {
             readers.entry(ttl).or_insert_with(|| {
                 let (sender, receiver) = watch_cell(None);
-                leases.push((ttl, sender));
+                leases.push((Kept::Locks, ttl, sender));
                 receiver
             });
         }
@@ -105,11 +114,20 @@ impl LeaseManager {
             settings,
             leases,
             readers: readers.clone(),
+            member: None,
             keys: KeyLeases::default(),
             retired: Retired::default(),
             keeping: Vec::new(),
         };
         (this, readers)
+    }
+
+    /// Keeps another lease, for this engine's keys as a member of the fleet.
+    pub(crate) fn keep_member(&mut self, ttl: Duration) -> WatchCell<Option<LockLease>> {
+        let (sender, receiver) = watch_cell(None);
+        self.leases.push((Kept::Member, ttl, sender));
+        self.member = Some(receiver.clone());
+        receiver
     }
 }
 
@@ -123,9 +141,11 @@ impl Actor for LeaseManager {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
-        for (ttl, published) in std::mem::take(&mut self.leases) {
+        for (kept, ttl, published) in std::mem::take(&mut self.leases) {
             let Settings { meters, etcd, status, sentinels, silence, rng, faults } = &mut self.settings;
-            status.own_keys_awaited();
+            if kept == Kept::Locks {
+                status.own_keys_awaited();
+            }
             let keep = Keep {
                 meters: meters.clone(),
                 etcd: etcd.clone(),
@@ -134,6 +154,7 @@ impl Actor for LeaseManager {
                 silence: *silence,
                 retry: Retry::new(StdRng::from_rng(rng)),
                 rng: StdRng::from_rng(rng),
+                kept,
                 ttl,
                 published,
                 retired: self.retired.clone(),
@@ -152,7 +173,7 @@ impl SupervisedActor for LeaseManager {
     }
 }
 
-/// One lease for locks, for ever: granted, renewed, replaced.
+/// One lease, for ever: granted, renewed, replaced.
 struct Keep {
     meters: Meters,
     etcd: Arc<EtcdClient>,
@@ -161,6 +182,7 @@ struct Keep {
     silence: Duration,
     retry: Retry,
     rng: StdRng,
+    kept: Kept,
     ttl: Duration,
     published: WatchCellSender<Option<LockLease>>,
     retired: Retired,
@@ -168,7 +190,10 @@ struct Keep {
 
 impl Keep {
     async fn run(mut self) {
-        let part = format!("lease of {:?}", self.ttl);
+        let part = match self.kept {
+            Kept::Locks => format!("lease of {:?}", self.ttl),
+            Kept::Member => "lease of membership".to_owned(),
+        };
         let locks = format!("locks under the lease of {:?}", self.ttl);
         let mut retry = self.retry.fork();
         loop {
@@ -180,7 +205,9 @@ impl Keep {
                         self.retired.add(id);
                     }
                     self.status.failure(&part, &failure);
-                    self.status.own_keys_settled();
+                    if self.kept == Kept::Locks {
+                        self.status.own_keys_settled();
+                    }
                     retry.wait().await;
                     continue;
                 }
@@ -189,20 +216,26 @@ impl Keep {
             let life = Lifetime::new(grant.sent, grant.ttl);
             // From now on, and not from when the sentinel is there: a slow server may take long to answer.
             let mut renewing = pin!(self.renew(grant.id, life));
-            let placed = tokio::select! {
-                biased;
-                placed = self.place_sentinel(grant.id) => placed,
-                failure = &mut renewing => {
-                    self.status.failure(&part, &failure);
-                    None
+            let there = match self.kept {
+                Kept::Member => None,
+                Kept::Locks => {
+                    let placed = tokio::select! {
+                        biased;
+                        placed = self.place_sentinel(grant.id) => placed,
+                        failure = &mut renewing => {
+                            self.status.failure(&part, &failure);
+                            None
+                        }
+                    };
+                    if placed.is_none() {
+                        retry.wait().await;
+                        continue;
+                    }
+                    self.status.fine(&locks);
+                    placed
                 }
             };
-            let Some(there) = placed else {
-                retry.wait().await;
-                continue;
-            };
             retry.reset();
-            self.status.fine(&locks);
             let lost = Cancellation::new();
             // Also when this future is dropped: nothing is renewed then.
             let told = lost.clone().drop_guard();
@@ -211,13 +244,18 @@ impl Keep {
             let gone = || {
                 Failure::new(FailureKind::LeaseGone, "lease_renew", "etcd does not know the lease any more")
             };
-            let sentinel = SentinelWatch {
-                sentinels: &self.sentinels,
-                etcd: &self.etcd,
-                lease: grant.id,
-                there,
-                silence: self.silence,
-                retry: retry.fork(),
+            let sentinel = async {
+                // That the keys of a member are gone is seen where the members are followed.
+                let Some(there) = there else { return std::future::pending().await };
+                let watch = SentinelWatch {
+                    sentinels: &self.sentinels,
+                    etcd: &self.etcd,
+                    lease: grant.id,
+                    there,
+                    silence: self.silence,
+                    retry: retry.fork(),
+                };
+                watch.gone().await
             };
             let failure = tokio::select! {
                 biased;
@@ -228,7 +266,7 @@ impl Keep {
                 }
                 failure = &mut renewing => failure,
                 // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
-                () = sentinel.gone() => {
+                () = sentinel => {
                     self.retired.add(grant.id);
                     gone()
                 }
@@ -236,12 +274,16 @@ impl Keep {
             if failure.kind != FailureKind::LeaseGone {
                 self.retired.add(grant.id);
             }
-            if is_active(Mutant::LeaseLoss) {
+            if self.kept == Kept::Locks && is_active(Mutant::LeaseLoss) {
                 told.disarm();
                 continue;
             }
             self.published.set(None);
             lost.cancel();
+            if self.kept == Kept::Member {
+                // Nothing runs under it: other engines take over what this one would have begun.
+                continue;
+            }
             self.meters.lease_lost();
             // Until there is a new one, whatever keeps etcd from granting it.
             self.status.problem(&locks, Reason::LeaseLost, format!("the lease was lost: {failure}"));
@@ -404,7 +446,8 @@ impl Handler<Revoke> for LeaseManager {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, Revoke { limit }: Revoke, ctx: &mut Self::Context) -> Self::Result {
-        let locks = self.readers.values().filter_map(|lease| lease.get().map(|lease| lease.id));
+        let kept = self.readers.values().chain(&self.member);
+        let locks = kept.filter_map(|lease| lease.get().map(|lease| lease.id));
         let mut ids: Vec<LeaseId> = locks.chain(self.keys.end()).collect();
         ids.extend(self.retired.lock().drain(..));
         if is_active(Mutant::Revoke) {

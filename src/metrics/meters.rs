@@ -51,6 +51,8 @@ pub(crate) struct EngineMeters {
     key_leases: Counter,
     orphans: Counter,
     restarts: Counter,
+    members: Gauge,
+    members_differing: Gauge,
     health: Family<Gauge>,
 }
 
@@ -63,6 +65,8 @@ pub(crate) struct RuleMeters {
     stuck: Gauge,
     ineffective: Counter,
     slowed: Counter,
+    taken_over: Counter,
+    overdue: Counter,
     locks: Family<Counter>,
     locks_lost: Counter,
     commits: Family<Counter>,
@@ -130,6 +134,8 @@ impl Meters {
             key_leases: labels.one(&KEY_LEASES),
             orphans: labels.one(&ORPHANS),
             restarts: labels.one(&RESTARTS),
+            members: labels.one(&MEMBERS),
+            members_differing: labels.one(&MEMBERS_DIFFERING),
             health: labels.each(&HEALTH),
         }))
     }
@@ -168,6 +174,8 @@ impl EngineMeters {
             WorkqueueEvent::WouldHaveFired(lane) => self.lane(lane).would_have_fired.increment(1),
             WorkqueueEvent::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
             WorkqueueEvent::Slowed(lane) => self.lane(lane).slowed.increment(1),
+            WorkqueueEvent::TakenOver(lane) => self.lane(lane).taken_over.increment(1),
+            WorkqueueEvent::Overdue(lane) => self.lane(lane).overdue.increment(1),
         }
     }
 
@@ -242,6 +250,12 @@ impl EngineMeters {
         self.orphans.increment(1);
     }
 
+    /// The engines that are alive as this one sees it, and those of them whose rules differ from its own.
+    pub(crate) fn fleet(&self, members: usize, differing: usize) {
+        self.members.set(members as f64);
+        self.members_differing.set(differing as f64);
+    }
+
     pub(crate) fn restart(&self) {
         self.restarts.increment(1);
     }
@@ -265,6 +279,8 @@ impl EngineMeters {
             &self.tombstones,
             &self.watch_lag,
             &self.watch_lag_revisions,
+            &self.members,
+            &self.members_differing,
         ] {
             gauge.set(0.0);
         }
@@ -281,6 +297,8 @@ impl RuleMeters {
             stuck: labels.one(&STUCK),
             ineffective: labels.one(&INEFFECTIVE),
             slowed: labels.one(&SLOWED),
+            taken_over: labels.one(&TAKEN_OVER),
+            overdue: labels.one(&OVERDUE),
             locks: labels.each(&LOCKS),
             locks_lost: labels.one(&LOCKS_LOST),
             commits: labels.each(&COMMITS),

@@ -42,6 +42,10 @@ metrics! {
         "Firings that succeeded and left the condition true, although nobody else changed a key";
     SLOWED = "slowed_firings_total", Counter, ["engine", "rule"], [],
         "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
+    TAKEN_OVER = "taken_over_total", Counter, ["engine", "rule"], [],
+        "Instances that this engine took over because the engine that owned them had gone, or could not fire them any more";
+    OVERDUE = "overdue_total", Counter, ["engine", "rule"], [],
+        "Instances that another engine owns and had not seen to for more than three lock TTLs, so that this engine tried them; there should be none";
     LOCKS = "lock_attempts_total", Counter, ["engine", "rule", "result"],
         ["won", "held", "backed_off", "untrue", "changed", "too_large", "failed"],
         "Attempts to take a lock; held: another engine has it; backed_off: all engines wait after a failure; untrue: the condition did not hold any more; changed: a key that the callback is shown had changed, so another attempt reads all of them; too_large: it needs more bytes than etcd takes, so the instance was given up";
@@ -81,8 +85,8 @@ metrics! {
     INSTANCES = "instances", Gauge, ["engine", "rule"], [],
         "Rule instances known, true or false";
     INSTANCES_BY_STATE = "instances_by_state", Gauge, ["engine", "rule", "state"],
-        ["queued", "running", "waiting", "held", "given_up", "would_fire", "idle"],
-        "True instances; running: it has a slot; held: another engine has the lock, or holds the instance back; would_fire: the rule is in a dry run";
+        ["queued", "running", "waiting", "held", "given_up", "would_fire", "yielded", "idle"],
+        "True instances; running: it has a slot; held: another engine has the lock, or holds the instance back; would_fire: the rule is in a dry run; yielded: another engine owns it, and tries it";
     FAILING = "failing_instances", Gauge, ["engine", "rule"], [],
         "Instances whose callback failed when it last ran";
     LONGEST_FAILING = "longest_failing_seconds", Gauge, ["engine", "rule"], [],
@@ -138,6 +142,10 @@ metrics! {
         "Locks of this engine under which nobody worked, found and freed";
     RESTARTS = "restarts_total", Counter, ["engine"], [],
         "Restarts of the actors after a panic or a restored backup";
+    MEMBERS = "members", Gauge, ["engine"], [],
+        "Engines of the application that are alive, as this engine sees them; 0 before it has seen any";
+    MEMBERS_DIFFERING = "members_differing", Gauge, ["engine"], [],
+        "Of these engines, those whose rules are not this engine's: other ids, conditions or locks";
     HEALTH = "health", Gauge, ["engine", "state"],
         ["starting", "ready", "degraded", "stopping", "stopped", "failed",
          "lagging", "disconnected", "no_leader", "no_space", "auth", "permission", "lease_lost", "overloaded", "refused",

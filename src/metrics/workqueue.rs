@@ -22,6 +22,10 @@ pub(crate) enum WorkqueueEvent {
     Ineffective(Lane),
     /// It was slowed down, because it fires too often.
     Slowed(Lane),
+    /// It was another engine's, which is gone or can't any more.
+    TakenOver(Lane),
+    /// It was another engine's, which has not seen to it.
+    Overdue(Lane),
 }
 
 /// The load of one lane at one moment.

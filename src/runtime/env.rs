@@ -39,6 +39,10 @@ pub(crate) enum RandomStream {
     Watcher(u16),
     /// The identity that a store is offered.
     Identity,
+    /// Who this engine is among the members.
+    Member,
+    Announcer,
+    FleetWatcher,
 }
 
 impl RandomStream {
@@ -50,8 +54,11 @@ impl RandomStream {
             Self::Home => 5,
             Self::CrawlMutex => 6,
             Self::Identity => 7,
+            Self::Member => 8,
+            Self::Announcer => 9,
             Self::WorkQueue => 10,
             Self::Dispatcher => 11,
+            Self::FleetWatcher => 12,
             Self::EtcdClient(number) => 0x1_0000 + u64::from(number),
             Self::Watcher(number) => 0x2_0000 + u64::from(number),
         }

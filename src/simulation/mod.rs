@@ -11,6 +11,7 @@
 //! | [`schedule`] | runs a schedule |
 //! | [`history`] | records everything that happened |
 //! | [`checker`], [`torn`] | finds the promises that were not kept |
+//! | [`fleet`] | fleets of up to eight engines: who does what, and who takes over |
 //! | [`other_store`] | another store comes to the engines' address |
 //! | [`runner`] | many schedules, on all cores |
 //! | `metrics` (feature `prometheus`) | every metric with the value that a played scenario implies |
@@ -19,6 +20,7 @@
 
 mod callbacks;
 mod checker;
+mod fleet;
 mod history;
 mod kinds;
 #[cfg(feature = "prometheus")]
@@ -90,6 +92,15 @@ fn every_promise_that_is_broken_on_purpose_is_missed() {
 fn nothing_that_was_meant_for_one_store_takes_effect_in_another() {
     for seed in 0..20 {
         assert_eq!(other_store::run(seed, None), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_fleet_shares_the_work_and_takes_over_what_is_left() {
+    for scenario in fleet::Scenario::ALL {
+        for seed in 0..number("FLEETS", 6) {
+            assert_eq!(fleet::run(seed, scenario, None), [], "{scenario:?}, seed {seed}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs many schedules on all cores, each in one thread.
 
+use super::fleet::{self, Scenario};
 use super::other_store;
 use super::plan::{Plan, Trouble};
 use super::schedule;
@@ -69,6 +70,16 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                     let first = (0..patience).find_map(|seed| {
                         if promise == Mutant::Identity {
                             let violations = other_store::run(seed, Some(promise));
+                            return violations.first().map(|violation| (seed + 1, violation.to_string()));
+                        }
+                        let scenario = match promise {
+                            Mutant::Yields => Some(Scenario::Steady),
+                            Mutant::StaleView => Some(Scenario::Deaths),
+                            Mutant::SafetyNet => Some(Scenario::Phantom),
+                            _ => None,
+                        };
+                        if let Some(scenario) = scenario {
+                            let violations = fleet::run(seed, scenario, Some(promise));
                             return violations.first().map(|violation| (seed + 1, violation.to_string()));
                         }
                         let plan = match promise {

@@ -27,6 +27,7 @@ mod events;
 mod examples;
 mod expansion;
 mod firing;
+mod fleet;
 mod guide;
 mod harness;
 mod health;

@@ -42,7 +42,7 @@ pub(crate) const LAYERS: &[Layer] = &[
     ("outside", &["etcd", "metrics", "prometheus"]),
     ("support", &["health", "read", "runtime"]),
     ("index", &["index"]),
-    ("workers", &["crawl", "evaluate", "lock", "watch"]),
+    ("workers", &["crawl", "evaluate", "fleet", "lock", "watch"]),
     ("dispatch", &["dispatch"]),
     ("engine", &["engine"]),
     ("users", &["bench", "fuzz", "http", "properties", "simulation", "testing"]),

@@ -203,6 +203,7 @@ const OPTIONS: &[(&str, &[Shown])] = &[
             ("crawl_interval", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
             ("crawl_jitter", "crawl", "crawls_come_at_the_interval_with_as_much_jitter_as_is_wanted"),
             ("crawl_rate", "crawl", "a_crawl_reads_no_faster_than_its_rate"),
+            ("owners", "fleet", "an_engine_that_is_no_member_tries_everything_and_writes_no_key"),
             ("crawl_mutex", "crawl", "with_a_mutex_one_engine_crawls_at_a_time_and_without_several_do"),
             ("crawl_ageing", "crawl", "what_a_crawl_found_waits_for_live_work_until_it_has_aged"),
             ("start_timeout", "embedding", "without_etcd_it_keeps_trying_or_fails_in_time_as_configured"),

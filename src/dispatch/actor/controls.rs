@@ -12,7 +12,10 @@ impl Handler<ApplyControls> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, _: ApplyControls, ctx: &mut Self::Context) {
-        self.turn(ctx, |this, now, out| this.apply_controls(now, out));
+        self.turn(ctx, |this, now, out| {
+            this.apply_controls(now, out);
+            this.announce(now);
+        });
     }
 }
 

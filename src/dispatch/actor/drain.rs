@@ -17,6 +17,7 @@ impl Handler<Drain> for Dispatcher {
     type Result = ResponseFuture<usize>;
 
     fn handle(&mut self, Drain { deadline }: Drain, ctx: &mut Self::Context) -> Self::Result {
+        self.announce_drain();
         let (drained, done) = oneshot::channel();
         self.draining = Some(drained);
         self.work.stop();

@@ -3,6 +3,7 @@
 use crate::change::Revision;
 use crate::condition::Slot;
 use crate::dispatch::slot_queue::{Place, WorkClass};
+use crate::fleet::member::MemberId;
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, InstanceMark};
 use smallvec::SmallVec;
@@ -37,6 +38,8 @@ pub(crate) enum State {
     GivenUp(Option<Arc<Remote>>),
     /// True; it would fire, if its rule were not in a dry run.
     WouldFire,
+    /// True; another engine owns it, and tries it. `until`: this engine takes over then.
+    Yielded { owner: MemberId, until: Option<Instant> },
 }
 
 impl State {
@@ -80,6 +83,15 @@ impl State {
         self.remote_lock().is_some() || matches!(self, State::Waiting(_, Wait::Released))
     }
 
+    /// When something is to happen to it.
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        match self {
+            State::Waiting(until, _) => Some(*until),
+            State::Yielded { until, .. } => *until,
+            _ => None,
+        }
+    }
+
     /// What is known of the answer that it waits for.
     pub(crate) fn answer(&mut self) -> Option<&mut Answer> {
         match self {
@@ -98,6 +110,7 @@ impl State {
             State::Held(_) => StateKind::Held,
             State::GivenUp(_) => StateKind::GivenUp,
             State::WouldFire => StateKind::WouldFire,
+            State::Yielded { .. } => StateKind::Yielded,
             State::Idle | State::Settling { .. } => StateKind::Idle,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{InstanceRecord, Next, State, Wait, WorkClass};
 use crate::dispatch::latency::TriggerLatency;
+use crate::fleet::member::MemberId;
 use crate::time::LONGEST;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -41,6 +42,12 @@ impl InstanceRecord {
         Next::Enqueue(class)
     }
 
+    /// Leaves it to the engine that owns it, for so long.
+    pub(crate) fn defer(&mut self, owner: MemberId, until: Option<Instant>) -> Next {
+        self.state = State::Yielded { owner, until };
+        until.map_or(Next::Stay, Next::WakeAt)
+    }
+
     pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> Next {
         let until = now + delay.min(LONGEST);
         self.state = State::Waiting(until, why);
@@ -69,7 +76,7 @@ impl InstanceRecord {
     /// It can be fired now: it is under way neither here nor in another engine.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
-            State::Waiting(..) | State::GivenUp(_) | State::Idle => true,
+            State::Waiting(..) | State::GivenUp(_) | State::Idle | State::Yielded { .. } => true,
             State::Held(_) => self.mark.is_some_and(|mark| !mark.mine),
             _ => false,
         }
@@ -81,6 +88,7 @@ impl InstanceRecord {
             return Next::Stay;
         }
         self.disregard_mark();
+        self.insists = true;
         self.enqueue(WorkClass::Live, now)
     }
 
@@ -109,6 +117,11 @@ impl InstanceRecord {
                 next
             }
             State::Waiting(until, _) => Next::WakeAt(until),
+            State::Yielded { until: Some(until), .. } if until <= now => {
+                // What the former owner has seen to is looked at again, as by a crawl.
+                self.enqueue(if self.insists { WorkClass::Live } else { WorkClass::Crawl }, now)
+            }
+            State::Yielded { until: Some(until), .. } => Next::WakeAt(until),
             _ => Next::Stay,
         }
     }

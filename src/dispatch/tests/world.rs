@@ -276,6 +276,7 @@ impl World {
         match action {
             Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
             Action::Release(_) | Action::TellSlowed { .. } => {}
+            Action::ReadLocks => panic!("there are no other members"),
             Action::Notify { .. } => panic!("notified already"),
             Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),
             Action::ClearMark { binding, revision, .. } => {

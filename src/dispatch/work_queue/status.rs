@@ -44,7 +44,7 @@ impl WorkQueue {
         let Some(record) = self.records.get(&id) else { return };
         let between = match record.state {
             State::Queued(_) | State::Parked | State::Waiting(..) | State::Idle | State::WouldFire => true,
-            State::Held(_) | State::GivenUp(_) => true,
+            State::Held(_) | State::GivenUp(_) | State::Yielded { .. } => true,
             State::Checking(_)
             | State::Locking(_)
             | State::Running
@@ -74,6 +74,10 @@ impl WorkQueue {
             State::Queued(_) if self.queue.is_throttled(record.lane, now) => {
                 InstanceState::Queued(QueuedFor::Rate)
             }
+            State::Yielded { owner, .. } => {
+                let engine = self.view().and_then(|view| view.name(owner));
+                InstanceState::Yielded { engine: engine.map(|name| name.to_string()) }
+            }
             _ => state(record, now),
         }
     }
@@ -89,6 +93,7 @@ fn state(record: &InstanceRecord, now: Instant) -> InstanceState {
         State::Committing { .. } => InstanceState::Running(Phase::Committing),
         State::Settling { .. } | State::Idle => InstanceState::Idle,
         State::WouldFire => InstanceState::WouldFire,
+        State::Yielded { .. } => InstanceState::Yielded { engine: None },
         State::Waiting(until, why) => {
             InstanceState::Waiting { reason: reason(why), remaining: until.saturating_duration_since(now) }
         }

@@ -39,8 +39,21 @@ impl WorkQueue {
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         let before = (!new).then(|| record.state.clone());
+        let entered = record.entered;
         let mut next = change(record, now);
         let lane = record.lane;
+        if matches!(next, Next::Enqueue(_) | Next::GoOn)
+            && !before.as_ref().is_some_and(State::is_queued)
+            && !record.insists
+            // The owner may not know of an instance that only the deletion of a key told of.
+            && !record.orphaned
+            && !self.controls[lane].dry_run
+            && let Some(owners) = &mut self.owners
+            && let Some(owner) =
+                owners.other(record.rule, &self.rules[record.rule.index()], &record.binding, now)
+        {
+            next = record.defer(owner, None);
+        }
         let interval = self.intervals[record.rule.index()].as_mut();
         if matches!(next, Next::Enqueue(_) | Next::GoOn)
             && !before.as_ref().is_some_and(State::is_queued)
@@ -90,8 +103,16 @@ impl WorkQueue {
         }
 
         if changed {
-            if let Some(State::Waiting(until, _)) = &before {
-                self.timers.remove(&(*until, id));
+            if let Some(until) = before.as_ref().and_then(State::timer) {
+                self.timers.remove(&(until, id));
+            }
+            if let Some(owners) = &mut self.owners {
+                if let Some(State::Yielded { owner, .. }) = before {
+                    owners.take(owner, entered, id);
+                }
+                if let Some(State::Yielded { owner, .. }) = after {
+                    owners.place(*owner, record.entered, id);
+                }
             }
             if let Some(remote) = before.as_ref().and_then(State::remote) {
                 self.releases.leave(id, remote);

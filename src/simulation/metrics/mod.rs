@@ -17,11 +17,13 @@
 //! | [`firings`] | acts of firings, from the decision to the commit |
 //! | [`failures`] | acts of firings that fail, and of locks |
 //! | [`watching`] | acts of watches, crawls and the index |
+//! | [`fleets`] | acts of an engine that is not alone |
 //! | [`engines`] | acts of leases, requests, health, start and end |
 
 mod engines;
 mod failures;
 mod firings;
+mod fleets;
 mod scrape;
 mod stage;
 mod watching;
@@ -97,6 +99,8 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         engines::a_restart,
         engines::a_failure,
         engines::an_end,
+        fleets::a_takeover,
+        fleets::an_overdue_instance,
     );
     for metric in METRICS {
         let series: Vec<&String> = moved.iter().filter(|series| is_of(series, metric)).collect();

@@ -62,6 +62,7 @@ async fn worker() {
         })
     };
     let engine = Engine::builder("shop", [endpoint])
+        .owners(true)
         .concurrency(8)
         .lock_ttl(TTL)
         .crawl_interval(3 * SECOND)
@@ -370,6 +371,15 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
                     etcd.put(&format!("/long/{n}"), "").await;
                     etcd.put(&format!("/jobs/slow-burst-{n}"), "").await;
                 }
+            }
+            // A member whose rules are others, and one that only seems to be there and does nothing.
+            30 => {
+                let members = "/etcd-rules/shop/members/1/";
+                let able = etcd.keys(members).await.into_iter().find(|key| key.ends_with("/able"));
+                let able = etcd.get(&able.expect("there are members")).await.expect("it says what it can do");
+                etcd.put(&format!("{members}0000000000000001/able"), able).await;
+                let other = r#"{"engine":"other","version":"0","rules":{}}"#;
+                etcd.put(&format!("{members}0000000000000002/able"), other).await;
             }
             // Crawls get no answer; then the streams break, too.
             26 => proxy.freeze(),

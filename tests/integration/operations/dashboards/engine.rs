@@ -13,6 +13,7 @@ pub(crate) fn dashboard() -> Dashboard {
         by_rule: false,
         rows: vec![
             ("Health", health()),
+            ("Fleet", wide(fleet())),
             ("Watch and memory", watch()),
             ("Crawl", crawl()),
             ("etcd", wide(etcd())),
@@ -57,6 +58,57 @@ fn health() -> Vec<Panel> {
             "Targets by the version of etcd-rules that they run.",
             [(version, "{{version}}")])
             .size(8, 8),
+    ]
+}
+
+fn fleet() -> Vec<Panel> {
+    vec![
+        panel(
+            View::Lines,
+            "Engines alive",
+            "short",
+            "Engines of the application that are alive, as each engine sees them, and those of them whose rules differ from its own. During a rolling upgrade they differ.",
+            [
+                (gauge("max", BY, "members", ENGINE), "{{engine}} {{instance}} alive"),
+                (gauge("max", BY, "members_differing", ENGINE), "{{engine}} {{instance}} differ"),
+            ],
+        ),
+        panel(
+            View::Lines,
+            "Share of the callbacks",
+            "percentunit",
+            "Which part of all callbacks each engine has run. Shares are even if the engines can do the same, and there are many more instances than engines.",
+            [(
+                format!(
+                    "{} / on () group_left () sum (rate(etcd_rules_callbacks_total{{{ENGINE}}}[$__rate_interval]))",
+                    rate(BY, "callbacks_total", ENGINE)
+                ),
+                NAME,
+            )],
+        ),
+        panel(
+            View::Lines,
+            "Attempts that were lost",
+            "ops",
+            "Attempts for a lock that another engine had. There are hardly any, unless engines are no members, or the members have just changed.",
+            [(rate(BY, "lock_attempts_total", &format!(r#"{ENGINE},result="held""#)), NAME)],
+        ),
+        panel(
+            View::Lines,
+            "Taken over, and overdue",
+            "short",
+            "In the last five minutes: instances that were another engine's which had gone or could not fire them any more, and instances that another engine had not seen to (expected: none).",
+            [
+                (
+                    format!("sum by ({BY}) (increase(etcd_rules_taken_over_total{{{ENGINE}}}[5m]))"),
+                    "{{engine}} {{instance}} taken over",
+                ),
+                (
+                    format!("sum by ({BY}) (increase(etcd_rules_overdue_total{{{ENGINE}}}[5m]))"),
+                    "{{engine}} {{instance}} overdue",
+                ),
+            ],
+        ),
     ]
 }
 

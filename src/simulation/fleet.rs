@@ -1,0 +1,303 @@
+//! Fleets of up to eight engines: who does which job, how many attempts for locks are lost, and how soon the jobs of an
+//! engine that is gone are done by others. A scenario has one kind of trouble, so that it can promise much.
+
+use super::checker::Violation;
+use crate::embedded::record::Write;
+use crate::embedded::{EmbeddedEtcd, NetworkPath};
+use crate::engine::RunningEngine;
+use crate::events::{EventKind, EventStream, NotLocked};
+use crate::mutants::{self, Mutant};
+use crate::runtime::process::Process;
+use crate::testing::virtual_time;
+use crate::{Engine, Error, Firing, Outcome, Rule, key};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(4);
+const MEMBERS: &str = "/etcd-rules/sim/members/1/";
+
+/// What happens to a fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scenario {
+    /// Nothing.
+    Steady,
+    /// Engines die, without a chance to say so.
+    Deaths,
+    /// Engines are shut down, and others come.
+    Upgrade,
+    /// The processes of engines stand still for a while, or their networks do.
+    Pauses,
+    /// A member that does nothing, and that all of them see for ever.
+    Phantom,
+}
+
+impl Scenario {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Steady, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom];
+
+    /// How long a job may wait for its callback.
+    fn patience(self) -> Duration {
+        let member = Duration::from_millis(1500);
+        match self {
+            Self::Steady | Self::Upgrade => SECOND,
+            // The end of the member's key, or of the lock, and a second.
+            Self::Deaths => TTL + member,
+            // By then another engine has it, or its own goes on.
+            Self::Pauses => 2 * TTL + member,
+            Self::Phantom => 7 * TTL + member,
+        }
+    }
+}
+
+/// Runs a scenario, perhaps with a promise broken on purpose.
+pub(super) fn run(seed: u64, scenario: Scenario, broken: Option<Mutant>) -> Vec<Violation> {
+    mutants::with(broken, || virtual_time::run(async move { Fleet::new(seed, scenario).play().await }))
+}
+
+/// When a job was asked for, and when callbacks began with it.
+#[derive(Debug)]
+struct Job {
+    asked: Instant,
+    began: Vec<Instant>,
+}
+
+type Jobs = Arc<Mutex<BTreeMap<String, Job>>>;
+
+struct Member {
+    path: NetworkPath,
+    process: Process,
+    engine: RunningEngine,
+    events: EventStream,
+    task: JoinHandle<()>,
+}
+
+struct Fleet {
+    seed: u64,
+    scenario: Scenario,
+    rng: StdRng,
+    start: Instant,
+    etcd: EmbeddedEtcd,
+    jobs: Jobs,
+    asked: u32,
+    members: Vec<Member>,
+    started: u64,
+    losing: usize,
+    violations: Vec<Violation>,
+}
+
+/// A job is done by a callback that takes a while. `locked` and `optimistic` jobs go away, `shared` ones have a few
+/// locks among them.
+fn rules(seed: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] {
+    let rule = |name: &'static str| {
+        let (pattern, jobs, process) = (format!("/{name}/:id"), jobs.clone(), process.clone());
+        let rng = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
+        Rule::new(name).when(key(&pattern).exists()).run(move |firing: Firing| {
+            let work = rng.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).random_range(0..100);
+            let id = format!("/{name}/{}", firing.attribute("id").unwrap_or_default());
+            if let Some(job) = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_mut(&id) {
+                job.began.push(Instant::now());
+            }
+            let (pattern, process) = (pattern.clone(), process.clone());
+            async move {
+                let working = async {
+                    sleep(Duration::from_millis(work)).await;
+                    Ok::<Outcome, Error>(firing.commit().delete(&pattern).into())
+                };
+                match process.host(working).await {
+                    Some(outcome) => outcome,
+                    // The process has ended.
+                    None => std::future::pending().await,
+                }
+            }
+        })
+    };
+    [rule("locked"), rule("optimistic").optimistic(), rule("shared").lock("/the/only/one")]
+}
+
+impl Fleet {
+    fn new(seed: u64, scenario: Scenario) -> Self {
+        Self {
+            seed,
+            scenario,
+            rng: StdRng::seed_from_u64(seed),
+            start: Instant::now(),
+            etcd: EmbeddedEtcd::in_process(),
+            jobs: Jobs::default(),
+            asked: 0,
+            members: Vec::new(),
+            started: 0,
+            losing: 0,
+            violations: Vec::new(),
+        }
+    }
+
+    async fn join(&mut self) {
+        self.started += 1;
+        let (number, start, path, process) = (self.started, self.start, self.etcd.path(), Process::default());
+        let mut builder = Engine::builder_with_channel("sim", path.channel())
+            .name(format!("sim-{number}"))
+            .rules(rules(self.seed ^ number, &self.jobs, &process))
+            .owners(true)
+            .lock_ttl(TTL)
+            .request_timeout(2 * SECOND)
+            .watch_silence(SECOND)
+            .lag_limit(SECOND)
+            .event_buffer(100_000);
+        builder.env = virtual_time::env(self.seed, number, 0, start);
+        let engine = builder.build().expect("a sound configuration");
+        let started = virtual_time::start(engine, &process, |_| std::future::pending()).await;
+        let (engine, task) = started.expect("the engine starts");
+        let events = engine.events();
+        self.members.push(Member { path, process, engine, events, task });
+    }
+
+    fn ask(&mut self) {
+        self.asked += 1;
+        let name = ["locked", "optimistic", "locked", "shared"][self.asked as usize % 4];
+        let key = format!("/{name}/{}", self.asked);
+        let job = Job { asked: Instant::now(), began: Vec::new() };
+        self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(key.clone(), job);
+        self.etcd.write(&Write::Put(&key, ""));
+    }
+
+    async fn ask_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.ask();
+            sleep(Duration::from_millis(self.rng.random_range(100..300))).await;
+        }
+    }
+
+    /// Attempts for locks that another engine had, since the last call.
+    async fn lost_attempts(&mut self) -> usize {
+        let held = |kind: &EventKind| {
+            matches!(kind, EventKind::NotLocked { reason: NotLocked::Held(_) | NotLocked::BackedOff(_), .. })
+        };
+        let mut lost = 0;
+        for member in &mut self.members {
+            // `try_recv` would end early: tokio lets a task do only so much at once.
+            while let Ok(Some(event)) = timeout(Duration::from_millis(1), member.events.recv()).await {
+                lost += usize::from(event.is_ok_and(|event| held(&event.kind)));
+            }
+        }
+        lost
+    }
+
+    async fn leave(&mut self) {
+        let at = self.rng.random_range(0..self.members.len());
+        let member = self.members.remove(at);
+        let engine = member.engine;
+        let ended = spawn_local(async move { engine.shutdown(10 * SECOND).await }).await;
+        if let Err(error) = ended.expect("it does not panic") {
+            self.violate(format!("an engine does not shut down: {error}"));
+        }
+        member.process.end();
+        let _ = member.task.await;
+    }
+
+    async fn trouble(&mut self) {
+        match self.scenario {
+            Scenario::Steady => {}
+            Scenario::Deaths => {
+                let at = self.rng.random_range(0..self.members.len());
+                let member = self.members.remove(at);
+                member.process.end();
+                let _ = member.task.await;
+                // Nothing is left of the process that could still end in an orderly way.
+                std::mem::forget(member.engine);
+            }
+            Scenario::Upgrade => {
+                self.leave().await;
+                self.join().await;
+            }
+            Scenario::Pauses => {
+                let at = self.rng.random_range(0..self.members.len());
+                let time = Duration::from_millis(self.rng.random_range(100..12_000));
+                if self.rng.random_bool(0.5) {
+                    let process = self.members[at].process.clone();
+                    process.stall();
+                    self.ask_for(time).await;
+                    process.run_on();
+                } else {
+                    let path = self.members[at].path.clone();
+                    path.freeze();
+                    self.ask_for(time).await;
+                    path.thaw();
+                }
+            }
+            Scenario::Phantom => {
+                let mut client = self.etcd.client().await.expect("a client");
+                let options = etcd_client::GetOptions::new().with_prefix();
+                let found = client.get(MEMBERS, Some(options)).await.expect("a read");
+                let able = found.kvs().iter().find(|kv| kv.key().ends_with(b"/able"));
+                let able = able.expect("there are members").value_str().expect("text").to_owned();
+                self.etcd.write(&Write::Put(&format!("{MEMBERS}00000000000000ff/able"), &able));
+            }
+        }
+    }
+
+    async fn play(mut self) -> Vec<Violation> {
+        let engines = self.rng.random_range(3..=8);
+        for _ in 0..engines {
+            self.join().await;
+        }
+        // All are members, and have been so for a while.
+        sleep(6 * SECOND).await;
+        self.lost_attempts().await;
+        let troubles = match self.scenario {
+            Scenario::Deaths => 2,
+            Scenario::Phantom => 1,
+            _ => 3,
+        };
+        for _ in 0..troubles {
+            let time = Duration::from_millis(self.rng.random_range(2000..8000));
+            self.ask_for(time).await;
+            self.trouble().await;
+        }
+        self.ask_for(8 * SECOND).await;
+        sleep(self.scenario.patience() + 5 * SECOND).await;
+        self.losing += self.lost_attempts().await;
+        self.check();
+        while !self.members.is_empty() {
+            self.leave().await;
+        }
+        self.violations
+    }
+
+    fn violate(&mut self, text: String) {
+        self.violations.push(Violation { at: self.start.elapsed(), text });
+    }
+
+    fn check(&mut self) {
+        let jobs = std::mem::take(&mut *self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let (mut callbacks, count) = (0, jobs.len());
+        for (key, job) in jobs {
+            callbacks += job.began.len();
+            let late = job.began.first().map(|began| began.duration_since(job.asked));
+            if late.is_none_or(|late| late > self.scenario.patience()) {
+                let at = job.asked.duration_since(self.start);
+                self.violate(format!("{key} of {at:?} was begun after {late:?}"));
+            }
+        }
+        let (losing, scenario) = (self.losing, self.scenario);
+        let bound = match scenario {
+            // One for a release of the shared lock, which is one at a time.
+            Scenario::Steady => 0,
+            Scenario::Deaths | Scenario::Upgrade => count / 5,
+            Scenario::Pauses => count / 2,
+            Scenario::Phantom => count,
+        };
+        if losing > bound {
+            self.violate(format!("{losing} attempts for {count} jobs were lost, and {bound} may be"));
+        }
+        if scenario == Scenario::Steady && callbacks != count {
+            self.violate(format!("{callbacks} callbacks for {count} jobs"));
+        }
+    }
+}

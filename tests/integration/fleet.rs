@@ -1,0 +1,284 @@
+//! Several engines share the work by advice: each leaves to the others what they own, and takes over what they can't do.
+
+use crate::support::{Etcd, assert_nothing_left, eventually};
+use etcd_client::{ConnectOptions, Permission};
+use etcd_rules::events::{EventKind, EventStream, NotLocked};
+use etcd_rules::health::Reason;
+use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, RunningEngine, key};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MEMBERS: &str = "/etcd-rules/app/members/1/";
+
+/// For so long after the members have changed, engines try also what they owned before.
+const GRACE: Duration = Duration::from_millis(2500);
+
+/// What engines have done: how often each began which instance, and when.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(String, String, Instant)>>>);
+
+impl Log {
+    fn note(&self, firing: &Firing) -> Result<(), Error> {
+        let id = firing.attribute("id")?.to_owned();
+        self.0.lock().unwrap().push((firing.engine().to_owned(), id, Instant::now()));
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    fn by_engine(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        self.0
+            .lock()
+            .unwrap()
+            .iter()
+            .for_each(|(engine, ..)| *counts.entry(engine.clone()).or_default() += 1);
+        counts
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+/// Takes `/jobs/:id` away after this time.
+fn jobs(log: &Log, takes: Duration) -> Rule {
+    let log = log.clone();
+    Rule::new("jobs").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+        let log = log.clone();
+        async move {
+            log.note(&firing)?;
+            sleep(takes).await;
+            Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+        }
+    })
+}
+
+/// Leaves its instances true.
+fn stays(log: &Log) -> Rule {
+    let log = log.clone();
+    Rule::new("stays").when(key("/stays/:id").exists()).run(move |firing: Firing| {
+        let log = log.clone();
+        async move { log.note(&firing) }
+    })
+}
+
+fn builder(etcd: &Etcd, name: &str) -> EngineBuilder {
+    Engine::builder("app", [etcd.endpoint()]).name(name).lock_ttl(3 * SECOND).owners(true)
+}
+
+async fn start(builder: EngineBuilder) -> RunningEngine {
+    let running = builder.build().unwrap().start().await.unwrap();
+    running.ready().await;
+    running
+}
+
+/// Waits until all engines are members, and have been so for a moment.
+async fn are_members(etcd: &Etcd, engines: usize) {
+    eventually(20 * SECOND, "all are members", async || etcd.keys(MEMBERS).await.len() == 2 * engines).await;
+    sleep(GRACE).await;
+}
+
+/// Attempts for a lock that another engine had, so far.
+async fn losing(events: &mut EventStream) -> usize {
+    let held = |kind: &EventKind| {
+        matches!(kind, EventKind::NotLocked { reason: NotLocked::Held(_) | NotLocked::BackedOff(_), .. })
+    };
+    let mut count = 0;
+    // `try_recv` would end early: tokio lets a task do only so much at once.
+    while let Ok(Some(event)) = timeout(Duration::from_millis(200), events.recv()).await {
+        count += usize::from(held(&event.expect("none is missed").kind));
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_leave_instances_to_their_owners() {
+    const JOBS: usize = 400;
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let mut engines = Vec::new();
+    for name in ["a", "b", "c"] {
+        engines.push(start(builder(&etcd, name).event_buffer(10_000).rule(jobs(&log, Duration::ZERO))).await);
+    }
+    are_members(&etcd, 3).await;
+    let mut events: Vec<EventStream> = engines.iter().map(|engine| engine.events()).collect();
+    for job in 0..JOBS {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    eventually(30 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    assert_eq!(log.len(), JOBS);
+    let shares = log.by_engine();
+    assert!(shares.len() == 3 && shares.values().all(|share| *share > JOBS / 5), "{shares:?}");
+    let mut lost = 0;
+    for events in &mut events {
+        lost += losing(events).await;
+    }
+    assert_eq!(lost, 0, "of {JOBS} firings, while the members are steady");
+    for engine in engines {
+        engine.shutdown(SECOND).await.unwrap();
+    }
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stays_true_fires_once_in_the_fleet_and_once_an_interval() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let crawled = |name| builder(&etcd, name).rule(stays(&log)).crawl_interval(8 * SECOND);
+    let (one, other) = (start(crawled("a")).await, start(crawled("b")).await);
+    are_members(&etcd, 2).await;
+    let began = Instant::now();
+    for id in 0..20 {
+        etcd.put(&format!("/stays/{id}"), "").await;
+    }
+    eventually(5 * SECOND, "all have fired", async || log.len() >= 20).await;
+    assert_eq!(log.len(), 20, "in both engines together");
+    sleep((began + 20 * SECOND).saturating_duration_since(Instant::now())).await;
+    // Two crawls, of which each engine makes its own.
+    let fired = log.len();
+    assert!((40..=60).contains(&fired), "{fired} firings of 20 instances after two intervals");
+    one.shutdown(SECOND).await.unwrap();
+    other.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callback_of_an_optimistic_rule_runs_in_one_engine() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let rule = || {
+        let log = log.clone();
+        let run = move |firing: Firing| {
+            let log = log.clone();
+            async move {
+                log.note(&firing)?;
+                Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into())
+            }
+        };
+        Rule::new("jobs").when(key("/jobs/:id").exists()).optimistic().run(run)
+    };
+    let one = start(builder(&etcd, "a").rule(rule())).await;
+    let other = start(builder(&etcd, "b").rule(rule())).await;
+    are_members(&etcd, 2).await;
+    for job in 0..100 {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    assert_eq!(log.len(), 100, "{:?}", log.by_engine());
+    one.shutdown(SECOND).await.unwrap();
+    other.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_an_engine_that_drains_is_taken_over_at_once() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let slow = |name| builder(&etcd, name).concurrency(1).rule(jobs(&log, 4 * SECOND));
+    let (one, other) = (start(slow("a")).await, start(slow("b")).await);
+    are_members(&etcd, 2).await;
+    for job in 0..12 {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    eventually(5 * SECOND, "both work", async || log.by_engine().len() == 2).await;
+    log.clear();
+    // One that has much room sees at once that the work is its own.
+    let third = start(builder(&etcd, "c").rule(jobs(&log, Duration::ZERO))).await;
+    are_members(&etcd, 3).await;
+    let began = Instant::now();
+    let draining = tokio::spawn(async move { one.shutdown(20 * SECOND).await });
+    let drained = tokio::spawn(async move { other.shutdown(20 * SECOND).await });
+    eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    let late = {
+        let log = log.0.lock().unwrap();
+        let theirs = log.iter().filter(|(engine, ..)| engine == "c");
+        theirs.map(|(.., at)| at.saturating_duration_since(began)).min()
+    };
+    assert!(late.is_some_and(|late| late < 2 * SECOND), "the third began after {late:?}");
+    draining.await.unwrap().unwrap();
+    drained.await.unwrap().unwrap();
+    third.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_rule_is_left_to_the_others() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let (one, other) = (
+        start(builder(&etcd, "a").rule(jobs(&log, Duration::ZERO))).await,
+        start(builder(&etcd, "b").rule(jobs(&log, Duration::ZERO))).await,
+    );
+    are_members(&etcd, 2).await;
+    one.pause("jobs").await.unwrap();
+    for job in 0..50 {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    eventually(10 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    assert_eq!(log.by_engine().keys().collect::<Vec<_>>(), ["b"]);
+    other.pause("jobs").await.unwrap();
+    etcd.put("/jobs/later", "").await;
+    sleep(SECOND).await;
+    assert_eq!(log.len(), 50, "nobody is able");
+    one.resume("jobs").await.unwrap();
+    eventually(10 * SECOND, "it is done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    one.shutdown(SECOND).await.unwrap();
+    other.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_member_that_somebody_deletes_are_put_again() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let running = start(builder(&etcd, "a").rule(jobs(&log, Duration::ZERO))).await;
+    are_members(&etcd, 1).await;
+    let before = etcd.keys(MEMBERS).await;
+    etcd.delete_prefix(MEMBERS).await;
+    eventually(10 * SECOND, "they are there again", async || etcd.keys(MEMBERS).await == before).await;
+    running.shutdown(SECOND).await.unwrap();
+    assert_nothing_left(&etcd, "/etcd-rules/", SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_no_member_tries_everything_and_writes_no_key() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let member = start(builder(&etcd, "a").rule(jobs(&log, Duration::from_millis(50)))).await;
+    are_members(&etcd, 1).await;
+    let outsider = builder(&etcd, "b").owners(false).event_buffer(10_000);
+    let outsider = start(outsider.rule(jobs(&log, Duration::from_millis(50)))).await;
+    let (mut theirs, mut ours) = (member.events(), outsider.events());
+    for job in 0..50 {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    assert_eq!(etcd.keys(MEMBERS).await.len(), 2);
+    let lost = losing(&mut theirs).await + losing(&mut ours).await;
+    assert!(lost >= 25, "they compete: {lost}");
+    member.shutdown(SECOND).await.unwrap();
+    outsider.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_may_not_be_a_member_works_and_says_so() {
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    // Everything but the members.
+    let prefixes = ["/jobs/", "/etcd-rules/app/identity", "/etcd-rules/app/format"];
+    let root = etcd.enable_auth(&prefixes).await;
+    for kind in ["lock/", "backoff/", "mark/"] {
+        let permission = Permission::read_write(format!("/etcd-rules/app/{kind}")).with_prefix();
+        root.auth_client().role_grant_permission("engine", permission).await.unwrap();
+    }
+    let options = || ConnectOptions::new().with_user("engine", "secret");
+    let running = builder(&etcd, "a").connect_options(options()).rule(jobs(&log, Duration::ZERO));
+    let running = running.build().unwrap().start().await.unwrap();
+    eventually(10 * SECOND, "health says so", async || running.health().has(Reason::Permission)).await;
+    root.kv_client().put("/jobs/1", "", None).await.unwrap();
+    eventually(5 * SECOND, "it fires", async || log.len() == 1).await;
+    assert!(running.health().can_fire(), "{}", running.health());
+    running.shutdown(SECOND).await.unwrap();
+}
