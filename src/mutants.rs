@@ -77,6 +77,8 @@ mutants! {
     Identity,
     /// An engine leaves to others what they own.
     Yields,
+    /// What an engine has begun with it goes on with, also when another one owns it now.
+    Keeps,
     /// When the members change, instances get their owners anew. The mutant keeps the first members.
     StaleView,
     /// What an owner does not see to is tried by others.

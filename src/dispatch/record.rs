@@ -294,9 +294,10 @@ impl InstanceRecord {
             State::Yielded { .. } if self.orphaned && !touches.is_empty() => {
                 self.enqueue(WorkClass::Live, now)
             }
-            State::Yielded { until: Some(_), .. } if self.changes.any_foreign(touches) => {
-                self.enqueue(WorkClass::Live, now)
-            }
+            State::Yielded { until, .. } if self.changes.any_foreign(touches) => match until {
+                Some(_) => self.enqueue(WorkClass::Live, now),
+                None => self.due_elsewhere(now),
+            },
             State::Idle
             | State::Held(_)
             | State::Waiting(..)

@@ -289,21 +289,22 @@ impl EngineBuilder {
         self
     }
 
-    /// Whether this engine is a member of the fleet, and leaves instances to their owners. By default it is not: it tries
-    /// everything at once, as if it were alone, and the locks sort that out.
+    /// Whether this engine is a member of the fleet, and leaves instances to their owners. By default it is not: it
+    /// tries everything at once, as if it were alone, and the locks sort that out.
     ///
     /// A member registers itself in the namespace, with what it can do, and sees which others are alive. From that
-    /// each of them derives which engine tries an instance first: its *owner*. The others leave it alone for as long as
-    /// the owner is alive and able to fire it. So engines hardly ever compete for a lock, and what stays true fires once
-    /// an interval of the [crawl](EngineBuilder::crawl_interval) and not once an engine. This is advice: the lock
-    /// alone excludes. An instance that its owner does not see to is tried by the others. `docs/scaling.md` says what
-    /// follows from that, and when.
+    /// each of them derives which engine tries an instance first: its *owner*. The others leave it alone for as
+    /// long as the owner is alive and able to fire it. So engines hardly ever compete for a lock, and what stays
+    /// true fires once an interval of the [crawl](EngineBuilder::crawl_interval) and not once an engine. This is
+    /// advice: the lock alone excludes. An instance whose owner is gone, can't fire it any more, or sees other members
+    /// than this engine, is tried by the others. `docs/scaling.md` says when, and what this does not cover: an owner
+    /// that is behind gets no help, and one whose callbacks fail keeps its instances.
     ///
-    /// Turn it on for all engines of an application, or for none: members compete with those that are none. Leave it off
-    /// for a single engine, which saves its keys and a lease, and where engines with the same rules and constraints
-    /// can't do the same. For example, only one of them reaches a certain network. After a crash, what the engine owned
-    /// waits until its lease as a member ends: for the least lock TTL, or 10 s if that is shorter. A member that may not
-    /// write below `<namespace>members/` goes on as if it were none, and its health says so.
+    /// Turn it on for all engines of an application, or for none: members compete with those that are none. Leave
+    /// it off for a single engine, which saves its keys and a lease, and where engines with the same rules and
+    /// constraints can't do the same. For example, only one of them reaches a certain network. After a crash, what
+    /// the engine owned waits until its lease as a member ends: for the least lock TTL, or 10 s if that is shorter.
+    /// A member that may not write below `<namespace>members/` goes on as if it were none, and its health says so.
     pub fn owners(mut self, on: bool) -> Self {
         self.options.owners = on;
         self

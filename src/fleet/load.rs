@@ -1,5 +1,5 @@
-//! How busy a member says it is: one of four classes. A class is left upward at once and downward only after a while, so
-//! that a member writes rarely, and its helpers don't come and go.
+//! How busy a member says it is: one of four classes. A class is left upward at once and downward only after a
+//! while, so that a member writes rarely, and its helpers don't come and go.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

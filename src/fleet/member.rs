@@ -1,7 +1,8 @@
 //! What a member says it can do, and how it is written in etcd.
 //!
-//! A member has two keys below `<namespace>members/1/<id>/`, where 1 is the number of the form of all keys (`docs/keys.md`): `able` with [`Abilities`], which change rarely, and `load`
-//! with [`MemberLoad`], which changes at most once a second. Both are JSON, and under the member's lease.
+//! A member has two keys below `<namespace>members/1/<id>/`, where 1 is the number of the form of all keys
+//! (`docs/keys.md`): `able` with [`Abilities`], which change rarely, and `load` with [`MemberLoad`], which changes
+//! at most once a second. Both are JSON, and under the member's lease.
 
 use super::load::LoadClass;
 use super::rendezvous::fnv;

@@ -7,8 +7,8 @@ use crate::lock::sentinel::FORMAT;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Where the keys of members are. Those of engines whose keys have another form are elsewhere: such engines fire nothing
-/// beside these.
+/// Where the keys of members are. Those of engines whose keys have another form are elsewhere: such engines fire
+/// nothing beside these.
 pub(crate) fn prefix_of_members(namespace: &str) -> String {
     format!("{namespace}members/{FORMAT}/")
 }

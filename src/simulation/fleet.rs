@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(4);
+const DELAY: Duration = Duration::from_secs(5);
 const MEMBERS: &str = "/etcd-rules/sim/members/1/";
 
 /// What happens to a fleet.
@@ -27,6 +28,8 @@ const MEMBERS: &str = "/etcd-rules/sim/members/1/";
 pub(super) enum Scenario {
     /// Nothing.
     Steady,
+    /// Engines come, and their networks stand still for a moment after that. Some jobs ask for a delay.
+    Joins,
     /// Engines die, without a chance to say so.
     Deaths,
     /// Engines are shut down, and others come.
@@ -38,8 +41,8 @@ pub(super) enum Scenario {
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Steady, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Steady, Self::Joins, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom];
 
     /// How long a job may wait for its callback.
     fn patience(self) -> Duration {
@@ -49,7 +52,7 @@ impl Scenario {
             // The end of the member's key, or of the lock, and a second.
             Self::Deaths => TTL + member,
             // By then another engine has it, or its own goes on.
-            Self::Pauses => 2 * TTL + member,
+            Self::Pauses | Self::Joins => 2 * TTL + member,
             Self::Phantom => 7 * TTL + member,
         }
     }
@@ -64,6 +67,8 @@ pub(super) fn run(seed: u64, scenario: Scenario, broken: Option<Mutant>) -> Vec<
 #[derive(Debug)]
 struct Job {
     asked: Instant,
+    /// Its first callback asks for another one after the [`DELAY`].
+    delayed: bool,
     began: Vec<Instant>,
 }
 
@@ -100,13 +105,18 @@ fn rules(seed: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] {
         Rule::new(name).when(key(&pattern).exists()).run(move |firing: Firing| {
             let work = rng.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).random_range(0..100);
             let id = format!("/{name}/{}", firing.attribute("id").unwrap_or_default());
+            let mut delayed = false;
             if let Some(job) = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_mut(&id) {
                 job.began.push(Instant::now());
+                delayed = job.delayed && job.began.len() == 1;
             }
             let (pattern, process) = (pattern.clone(), process.clone());
             async move {
                 let working = async {
                     sleep(Duration::from_millis(work)).await;
+                    if delayed {
+                        return Ok(Outcome::retry_after(DELAY));
+                    }
                     Ok::<Outcome, Error>(firing.commit().delete(&pattern).into())
                 };
                 match process.host(working).await {
@@ -161,7 +171,8 @@ impl Fleet {
         self.asked += 1;
         let name = ["locked", "optimistic", "locked", "shared"][self.asked as usize % 4];
         let key = format!("/{name}/{}", self.asked);
-        let job = Job { asked: Instant::now(), began: Vec::new() };
+        let delayed = self.scenario == Scenario::Joins && self.asked % 4 < 2;
+        let job = Job { asked: Instant::now(), delayed, began: Vec::new() };
         self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(key.clone(), job);
         self.etcd.write(&Write::Put(&key, ""));
     }
@@ -204,6 +215,16 @@ impl Fleet {
     async fn trouble(&mut self) {
         match self.scenario {
             Scenario::Steady => {}
+            Scenario::Joins => {
+                self.join().await;
+                // It becomes a member, and the others see that.
+                self.ask_for(Duration::from_millis(1200)).await;
+                let path = self.members[self.members.len() - 1].path.clone();
+                path.freeze();
+                let time = Duration::from_millis(self.rng.random_range(100..4000));
+                self.ask_for(time).await;
+                path.thaw();
+            }
             Scenario::Deaths => {
                 let at = self.rng.random_range(0..self.members.len());
                 let member = self.members.remove(at);
@@ -261,7 +282,7 @@ impl Fleet {
             self.trouble().await;
         }
         self.ask_for(8 * SECOND).await;
-        sleep(self.scenario.patience() + 5 * SECOND).await;
+        sleep(self.scenario.patience() + DELAY + 5 * SECOND).await;
         self.losing += self.lost_attempts().await;
         self.check();
         while !self.members.is_empty() {
@@ -284,13 +305,18 @@ impl Fleet {
                 let at = job.asked.duration_since(self.start);
                 self.violate(format!("{key} of {at:?} was begun after {late:?}"));
             }
+            let again = job.began.get(1).map(|again| again.duration_since(job.began[0]));
+            if job.delayed && again.is_none_or(|again| again > DELAY + self.scenario.patience()) {
+                let at = job.asked.duration_since(self.start);
+                self.violate(format!("{key} of {at:?} was begun again after {again:?}"));
+            }
         }
         let (losing, scenario) = (self.losing, self.scenario);
         let bound = match scenario {
             // One for a release of the shared lock, which is one at a time.
             Scenario::Steady => 0,
             Scenario::Deaths | Scenario::Upgrade => count / 5,
-            Scenario::Pauses => count / 2,
+            Scenario::Pauses | Scenario::Joins => count / 2,
             Scenario::Phantom => count,
         };
         if losing > bound {

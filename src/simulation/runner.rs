@@ -74,6 +74,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                         }
                         let scenario = match promise {
                             Mutant::Yields => Some(Scenario::Steady),
+                            Mutant::Keeps => Some(Scenario::Joins),
                             Mutant::StaleView => Some(Scenario::Deaths),
                             Mutant::SafetyNet => Some(Scenario::Phantom),
                             _ => None,

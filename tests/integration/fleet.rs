@@ -1,4 +1,5 @@
-//! Several engines share the work by advice: each leaves to the others what they own, and takes over what they can't do.
+//! Several engines share the work by advice: each leaves to the others what they own, and takes over what they
+//! can't do.
 
 use crate::support::{Etcd, assert_nothing_left, eventually};
 use etcd_client::{ConnectOptions, Permission};

@@ -81,6 +81,9 @@ impl Dispatcher {
     /// Says what this engine can do now, and how busy it is. It is called at least once a second, because an engine
     /// that says nothing is taken to be stuck.
     pub(super) fn announce(&mut self, now: Instant) {
+        if self.announcing.is_none() {
+            return;
+        }
         let load = self.work.measure_load(now);
         let depths = self.work.depths(now);
         let Some(announcing) = &mut self.announcing else { return };
@@ -90,6 +93,7 @@ impl Dispatcher {
             announced.set(announcing.said.clone());
             return;
         }
+        self.work.snapshot_decided(now);
         let rules = &self.config.rules;
         let mut abilities = announcing.plain.clone();
         abilities.draining = announcing.draining;

@@ -48,6 +48,15 @@ impl State {
         matches!(self, State::Queued(_) | State::Parked)
     }
 
+    /// This engine has begun with it, and goes on whoever owns it now: the new owner takes it that it is seen to.
+    pub(crate) fn is_begun(&self) -> bool {
+        match self {
+            State::Waiting(_, why) => !matches!(why, Wait::Settle | Wait::Ineffective),
+            State::Settling { end, .. } => *end != FiringEnd::Done,
+            _ => self.is_queued() || self.holds_slot(),
+        }
+    }
+
     pub(crate) fn holds_slot(&self) -> bool {
         self.is_reserved() || matches!(self, State::Running | State::Committing { .. })
     }

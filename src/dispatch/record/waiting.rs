@@ -48,6 +48,12 @@ impl InstanceRecord {
         until.map_or(Next::Stay, Next::WakeAt)
     }
 
+    /// It has become due while another engine owns it.
+    pub(super) fn due_elsewhere(&mut self, now: Instant) -> Next {
+        self.latency = TriggerLatency::new(now);
+        Next::Stay
+    }
+
     pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> Next {
         let until = now + delay.min(LONGEST);
         self.state = State::Waiting(until, why);

@@ -231,7 +231,57 @@ fn it_fires_what_another_owns_if_somebody_asks_for_that() {
     b.answer(id, true, &[5, 0]);
     assert_eq!(b.state(id), Some(LOCKING));
     b.locked(id, held_by_lock("k", 9)).released("k", 10).advance(ms(100));
+    assert!(matches!(b.state(id), Some(State::Checking(_))), "it has begun with it");
+    b.answer(id, true, &[5, 0]).locked(id, held_by_lock("k", 11)).crawl(id, &[5, 0]);
     assert!(b.left_to(OTHER).contains(&id), "only once");
+}
+
+#[test]
+fn what_it_has_begun_with_it_goes_on_with() {
+    let delay = Duration::from_secs(40);
+    let ends: [(Finish, Duration); 2] =
+        [(Finish::Returned(Then::RetryAfter(delay)), delay), (Finish::Failed("no".into()), ms(120))];
+    for (finish, delay) in ends {
+        let mut b = bench(&[ME]);
+        b.decide_all();
+        for id in ids() {
+            b.locked(id, won());
+            let now = b.now;
+            b.work.finished(instance(id), &finish, now);
+            let closed = committed(10, &[], true);
+            b.turn(|work, now, out| work.closed(instance(id), &closed, now, out));
+            b.answer(id, true, &[5, 0]);
+        }
+        b.see(view(&[ME, OTHER])).advance(Duration::from_secs(3)).advance(delay);
+        assert_eq!(b.checking().len(), ids().len(), "{finish:?}: its new owner takes it to be seen to");
+    }
+}
+
+#[test]
+fn what_became_due_just_before_it_knew_that_it_is_the_owner_is_live_work() {
+    let joined = || {
+        let mut b = bench(&[OTHER]);
+        b.turn(|work, now, _| work.snapshot_decided(now)).decide_all();
+        b
+    };
+    let mut b = joined();
+    b.advance(Duration::from_secs(14)).see(view(&[ME, OTHER])).advance(Duration::ZERO);
+    let mine = b.checking();
+    assert!(mine.len() > ids().len() / 4);
+    assert_eq!(mine.len() + b.left_to(OTHER).len(), ids().len());
+    // The other one has long seen to it.
+    let mut b = joined();
+    b.advance(Duration::from_secs(15));
+    // But not to what has been changed since.
+    b.decide(mine[0], true, &[6, 0], &[touch(0, 6)]);
+    assert_eq!(b.left_to(OTHER).len(), ids().len());
+    b.see(view(&[ME, OTHER])).advance(Duration::ZERO);
+    assert_eq!(b.checking(), mine[..1]);
+    // Unless it has seen other members since then.
+    let mut b = joined();
+    b.turn(|work, now, _| work.members_unknown(now)).decide(mine[0], true, &[6, 0], &[touch(0, 6)]);
+    b.advance(Duration::from_secs(25)).see(view(&[ME, OTHER])).advance(Duration::ZERO);
+    assert!(b.checking().contains(&mine[0]));
 }
 
 /// A view of which the other engine says that it sees another one.

@@ -4,11 +4,13 @@
 //!   and tries no lock.
 //! - When the members change, every such instance gets its owner anew, a bounded number a turn. Of an owner that is
 //!   gone, or can't any more, it is live work. If the former owner goes on, it has seen to the instance: that is crawl
-//!   work, spread over an interval.
+//!   work, spread over an interval. Unless it became due a moment ago: that one may have known already that it is
+//!   not the owner any more.
+//! - What an engine has begun with it goes on with, whoever owns it then: firings, and their retries and delays.
 //! - For a moment after a change of the members, an engine also tries what it owned before: others may not have seen
 //!   the change yet, and a change of a key may have come before it here and after it there.
-//! - Owners say how they see the fleet. What belongs to one that has long seen it in another way, or of which nothing is
-//!   heard, is looked for among the locks and marks, twice, and tried if it is not there.
+//! - Owners say how they see the fleet. What belongs to one that has long seen it in another way, or of which
+//!   nothing is heard, is looked for among the locks and marks, twice, and tried if it is not there.
 
 use super::*;
 use crate::compiled::Binding;
@@ -23,6 +25,10 @@ use std::collections::HashSet;
 
 /// For so long after a change of the members an engine tries also what it owned before.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// What became due within this time before an instance gets its owner anew is live work. It is more than the time
+/// after which a silent watch is taken for dead.
+const FRESH: Duration = Duration::from_secs(15);
 
 /// Orders of former members that are remembered for that.
 const FORMER: usize = 4;
@@ -61,6 +67,10 @@ pub(super) struct Owners {
     stale_since: Option<Instant>,
     /// Members that see the fleet in another way, and since when.
     unconfirmed: BTreeMap<MemberId, Instant>,
+    /// Those that did when the members last changed.
+    doubts: BTreeMap<MemberId, Instant>,
+    /// Since when all that the first snapshots made true has been decided. What was found before is not new.
+    decided_since: Option<Instant>,
     next_look: Option<Instant>,
     /// The locks and marks that the last look found, and when it was.
     looked: Option<(Instant, HashSet<String>)>,
@@ -85,6 +95,8 @@ impl Owners {
             stale: VecDeque::new(),
             stale_since: None,
             unconfirmed: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            decided_since: None,
             next_look: None,
             looked: None,
             load: LoadGauge::default(),
@@ -138,6 +150,13 @@ impl Owners {
             return;
         }
         self.stale.iter_mut().any(|(_, waiting)| waiting.remove(&(since, id)));
+    }
+
+    /// Whether a former owner may have left to this engine what became due then, because it knew earlier of the
+    /// members that there are now.
+    fn may_be_left(&self, former: MemberId, due: Instant, now: Instant) -> bool {
+        let doubt = self.doubts.get(&former).is_some_and(|since| due >= *since);
+        self.decided_since.is_some_and(|since| due >= since) && (doubt || now < due + FRESH)
     }
 
     /// There are other members, or none that give advice.
@@ -201,6 +220,9 @@ impl WorkQueue {
     pub(crate) fn members(&mut self, view: FleetView, now: Instant) {
         let Some(owners) = &mut self.owners else { return };
         let same = owners.order.is_some() && owners.view.has_same_members(&view);
+        if !same {
+            owners.doubts = owners.unconfirmed.clone();
+        }
         if same || !is_active(Mutant::StaleView) || owners.order.is_none() {
             owners.view = view;
         }
@@ -211,6 +233,13 @@ impl WorkQueue {
             owners.reorder(Some(Arc::new(order)), now);
         }
         self.plan_look(now);
+    }
+
+    /// All that the first snapshots made true has been decided.
+    pub(crate) fn snapshot_decided(&mut self, now: Instant) {
+        if let Some(owners) = &mut self.owners {
+            owners.decided_since.get_or_insert(now);
+        }
     }
 
     /// The watch of the members is broken: the last that were known count.
@@ -291,17 +320,20 @@ impl WorkQueue {
             let (rule, lane) = (record.rule, record.lane);
             let compiled = &self.rules[rule.index()];
             let owner = owners.other(rule, compiled, &record.binding, now);
-            let goes_on = owners.is_able(was, rule, compiled, &record.binding);
+            let able = owners.is_able(was, rule, compiled, &record.binding);
+            let left = until.is_none() && owners.may_be_left(was, record.latency.due, now);
             let spread = owners.settings.interval;
             match owner {
                 Some(owner) => self.transition(id, now, out, |record, _| record.defer(owner, None)),
-                None if goes_on => {
+                None if able && !left => {
                     let spread = spread.mul_f64(self.rng.random());
                     let until = until.unwrap_or(now + spread);
                     self.transition(id, now, out, |record, _| record.defer(was, Some(until)));
                 }
                 None => {
-                    self.stats.event(WorkqueueEvent::TakenOver(lane));
+                    if !able {
+                        self.stats.event(WorkqueueEvent::TakenOver(lane));
+                    }
                     self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
                 }
             }

@@ -3,6 +3,7 @@
 
 use super::local_locks::shared_lock;
 use super::*;
+use crate::mutants::{Mutant, is_active};
 
 impl WorkQueue {
     /// An instance that there was no record of.
@@ -43,7 +44,9 @@ impl WorkQueue {
         let mut next = change(record, now);
         let lane = record.lane;
         if matches!(next, Next::Enqueue(_) | Next::GoOn)
-            && !before.as_ref().is_some_and(State::is_queued)
+            && !before.as_ref().is_some_and(|before| {
+                if is_active(Mutant::Keeps) { before.is_queued() } else { before.is_begun() }
+            })
             && !record.insists
             // The owner may not know of an instance that only the deletion of a key told of.
             && !record.orphaned
