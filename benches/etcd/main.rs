@@ -119,7 +119,7 @@ fn main() {
 async fn run(options: Options) {
     let server = Server::new(options.server, options.flag);
     report::print_head(server.label());
-    println!("the floor's source, benches/etcd/floor.rs: {}", report::hash_of(include_str!("floor.rs")));
+    report::print_source("floor", "benches/etcd/floor.rs", include_str!("floor.rs"));
     let Options { peer, build, keep, functions, rounds, full, quick, .. } = options;
     let bench = Bench { server, peer, build, keep, functions, rounds, full, quick };
     let mut failed = Vec::new();

@@ -25,7 +25,8 @@ fn main() {
         }
     }
     let first = servers.first().copied().unwrap_or("none");
-    println!("The floor's source: {}.\n", report::hash_of(include_str!("../etcd/floor.rs")));
+    println!("The floor's source: {}.", report::hash_of(include_str!("../etcd/floor.rs")));
+    println!("The hash map's source: {}.\n", report::hash_of(include_str!("../shared/hash_map.rs")));
     table(rows.iter().filter(|row| needs_none(row) || row.server == first));
     for server in servers.iter().skip(1) {
         println!("\n{server}:\n");

@@ -148,6 +148,11 @@ pub fn hash_of(text: &str) -> String {
     format!("{:016x}", text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
 }
 
+/// Names a baseline's source.
+pub fn print_source(what: &str, file: &str, text: &str) {
+    println!("the {what}'s source, {file}: {}", hash_of(text));
+}
+
 /// Paths in arguments are relative to the project's folder, though cargo starts benchmarks in that of their package.
 pub fn enter_project_folder() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
