@@ -1,21 +1,21 @@
-//! The values of a rule's attributes for one instance, packed into one allocation.
+//! The values of a rule's attributes for one instance, packed together.
 
+use crate::value::Value;
 use smallvec::SmallVec;
 use std::fmt;
-use std::sync::Arc;
 
 /// The bytes of a binding before it is allocated.
 pub(crate) type Packed = SmallVec<[u8; 128]>;
 
-/// Values in the order of their rule's attributes. Clones share the memory.
+/// Values in the order of their rule's attributes. They are kept as a [`Value`] is: few bytes inline, without memory of
+/// their own, and more in memory that clones share.
 ///
-/// Layout: the end offset of every value except the last, and then the text of all values. An offset has seven bits in
-/// each byte, so that all of it is text, and no value has to be checked again when it is read.
+/// Layout: the end offset of every value except the last, and then the text of all values.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Binding(Arc<str>);
+pub(crate) struct Binding(Value);
 
 /// The bytes of an offset.
-const OFFSET: usize = 5;
+const OFFSET: usize = size_of::<u32>();
 
 impl Binding {
     pub(crate) fn new<'a>(values: impl ExactSizeIterator<Item = &'a str> + Clone) -> Self {
@@ -26,7 +26,7 @@ impl Binding {
 
     /// A binding of the bytes that [`Binding::pack`] wrote.
     pub(crate) fn of(packed: &[u8]) -> Self {
-        Self(std::str::from_utf8(packed).expect("packed from text").into())
+        Self(packed.into())
     }
 
     /// Writes the bytes of a binding, which are enough to look for one that may exist.
@@ -39,8 +39,7 @@ impl Binding {
         let mut end = 0u32;
         for value in values.clone().take(count.saturating_sub(1)) {
             end += value.len() as u32;
-            let offset: [u8; OFFSET] = std::array::from_fn(|at| (end >> (7 * at)) as u8 & 0x7f);
-            packed.extend_from_slice(&offset);
+            packed.extend_from_slice(&end.to_le_bytes());
         }
         for value in values {
             packed.extend_from_slice(value.as_bytes());
@@ -53,10 +52,15 @@ impl Binding {
 
     /// The value at `index`. `count` is the number of values.
     pub(crate) fn get(&self, index: usize, count: usize) -> &str {
-        let text = &self.0[(count.max(1) - 1) * OFFSET..];
+        std::str::from_utf8(self.get_bytes(index, count)).expect("packed from text")
+    }
+
+    /// The bytes of the same value, which needs no look at whether they are text.
+    pub(crate) fn get_bytes(&self, index: usize, count: usize) -> &[u8] {
+        let (offsets, text) = self.bytes().split_at((count.max(1) - 1) * OFFSET);
         let offset = |i: usize| {
-            let bytes = &self.0.as_bytes()[i * OFFSET..][..OFFSET];
-            bytes.iter().rev().fold(0, |offset, byte| offset << 7 | usize::from(*byte))
+            let bytes = offsets[i * OFFSET..][..OFFSET].try_into().expect("so long");
+            u32::from_le_bytes(bytes) as usize
         };
         let start = if index == 0 { 0 } else { offset(index - 1) };
         let end = if index + 1 == count { text.len() } else { offset(index) };

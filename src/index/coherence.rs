@@ -131,7 +131,7 @@ impl Index {
                 let complete = of_watcher(&self.coherence.complete);
                 let told = match seen {
                     Some(seen) => Some(seen.mod_revision),
-                    None => self.mirror.find(&key()).map(|id| self.revision_of(id)),
+                    None => self.entry_of(&key()).map(|id| self.revision_of(id)),
                 };
                 match told {
                     Some(from) => (from, complete.max(from)),

@@ -72,8 +72,8 @@ impl Index {
     fn snapshot(&self, index: u32) -> Snapshot {
         let instance = self.instances.get(index);
         let rule = &self.rules[instance.rule.index()];
-        let mut snapshot: Snapshot = instance.entries.iter().map(|&id| self.seen(id)).collect();
-        for (kind, &(group, _)) in instance.groups.iter().enumerate() {
+        let mut snapshot: Snapshot = instance.entries().iter().map(|&id| self.seen(id)).collect();
+        for (kind, (group, _)) in instance.groups().enumerate() {
             let group = self.groups.get(group);
             for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
                 snapshot[slot.index()] = self.seen(id);
@@ -136,7 +136,7 @@ impl Index {
     pub(crate) fn look_up(&self, rule: RuleIndex, binding: &Binding) -> Snapshot {
         let rule = &self.rules[rule.index()];
         let keys = (0..rule.slots().len()).map(|slot| rule.key(Slot::new(slot), binding));
-        keys.map(|key| self.mirror.find(&key).and_then(|id| self.seen(id))).collect()
+        keys.map(|key| self.entry_of(&key).and_then(|id| self.seen(id))).collect()
     }
 
     fn seen(&self, id: EntryId) -> Option<Seen> {

@@ -3,6 +3,7 @@
 use super::mirror::{EntryId, NO_ENTRY};
 use super::table::Table;
 use crate::compiled::{Binding, RuleIndex};
+use crate::condition::Slot;
 use crate::runtime::spare::Spare;
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -22,13 +23,11 @@ pub(crate) struct Instance {
     pub(crate) rule: RuleIndex,
     generation: u32,
     pub(crate) binding: Binding,
-    /// The entry of each slot. Slots that belong to a group stay empty here.
-    pub(crate) entries: SmallVec<[EntryId; 4]>,
-    /// For each group kind, the group and this instance's place among its members.
-    pub(crate) groups: SmallVec<[(u32, u32); 1]>,
-    /// How many existing keys bind all attributes.
-    pub(crate) implied_by: u32,
     dirty_at: u32,
+    slots: u8,
+    /// The entry of each slot, and behind them two numbers for each group kind: the group, and this instance's place
+    /// among its members. One list takes less room than two.
+    links: SmallVec<[u32; 4]>,
 }
 
 impl Instance {
@@ -36,6 +35,27 @@ impl Instance {
     pub(crate) fn touch(&self) -> u32 {
         let binding = self.binding.bytes().first().copied().unwrap_or(0);
         self.dirty_at ^ self.generation ^ u32::from(binding)
+    }
+
+    /// The entry of each slot. Slots that belong to a group stay empty here.
+    pub(crate) fn entries(&self) -> &[EntryId] {
+        &self.links[..usize::from(self.slots)]
+    }
+
+    /// Sets the entry of a slot that belongs to no group.
+    pub(crate) fn set_entry(&mut self, slot: Slot, id: EntryId) {
+        debug_assert!(slot.index() < usize::from(self.slots), "behind them are groups");
+        self.links[slot.index()] = id;
+    }
+
+    /// For each group kind, the group and this instance's place among its members.
+    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = (u32, u32)> + '_ {
+        self.links[usize::from(self.slots)..].chunks_exact(2).map(|group| (group[0], group[1]))
+    }
+
+    /// Notes the group of the next kind, and the place among its members.
+    pub(crate) fn join(&mut self, group: u32, at: u32) {
+        self.links.extend([group, at]);
     }
 
     /// Its place in the list of dirty instances, if it is dirty.
@@ -51,13 +71,14 @@ impl Instance {
     /// `always` tells. That is called only if no key implies the instance, because for most instances the
     /// rule then need not be read.
     pub(crate) fn is_orphaned(&self, always: impl FnOnce() -> bool) -> bool {
-        self.implied_by == 0 && !always()
+        self.entries().iter().all(|&id| id == NO_ENTRY) && !always()
     }
 
     /// Notes that it was moved to another place among a group's members.
     pub(crate) fn moved_in(&mut self, group: u32, at: u32) {
-        for place in self.groups.iter_mut().filter(|place| place.0 == group) {
-            place.1 = at;
+        let groups = self.links[usize::from(self.slots)..].chunks_exact_mut(2);
+        for place in groups.filter(|place| place[0] == group) {
+            place[1] = at;
         }
     }
 }
@@ -141,10 +162,9 @@ impl Instances {
             rule,
             generation: self.generation,
             binding,
-            entries: smallvec::smallvec![NO_ENTRY; slots],
-            groups: SmallVec::new(),
-            implied_by: 0,
             dirty_at: CLEAN,
+            slots: slots as u8,
+            links: smallvec::smallvec![NO_ENTRY; slots],
         }) as u32;
         self.by_binding.insert(hash, index);
         index
@@ -169,5 +189,19 @@ impl Instances {
         self.by_rule[instance.rule.index()] -= 1;
         let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
         self.by_binding.remove(hash, index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_as_large_as_a_cache_line() {
+        assert_eq!(
+            (size_of::<Instance>(), size_of::<Option<Instance>>()),
+            (64, 64),
+            "a slab has room for `None`"
+        );
     }
 }

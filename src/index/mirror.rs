@@ -44,11 +44,71 @@ pub(crate) enum Content {
     },
 }
 
+/// Who reads a key, and its text.
+#[derive(Debug)]
+pub(crate) enum Readers {
+    /// The instance at this index reads it as this slot. Nobody else does. The key exists, and its text follows
+    /// from the instance: see [`Forms`](super::forms::Forms). So most keys are stored once, as what their
+    /// instance binds.
+    One(u32, Slot),
+    Listed(Box<Listed>),
+}
+
+/// A key with its text. It may be read by many or by nobody, and may be a tombstone.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) key: Box<str>,
+    pub(crate) readers: SmallVec<[Subscriber; 1]>,
+}
+
+impl Readers {
+    /// Of a key that exists.
+    pub(crate) fn new(readers: SmallVec<[Subscriber; 1]>, key: impl FnOnce() -> Box<str>) -> Self {
+        match readers[..] {
+            [Subscriber::Instance(index, slot)] => Self::One(index, slot),
+            _ => Self::Listed(Box::new(Listed { key: key(), readers })),
+        }
+    }
+
+    pub(crate) fn first(&self) -> Option<Subscriber> {
+        match self {
+            Self::One(index, slot) => Some(Subscriber::Instance(*index, *slot)),
+            Self::Listed(listed) => listed.readers.first().copied(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::One(..) => 1,
+            Self::Listed(listed) => listed.readers.len(),
+        }
+    }
+
+    pub(crate) fn get(&self, at: usize) -> Option<Subscriber> {
+        match self {
+            Self::One(..) => self.first().filter(|_| at == 0),
+            Self::Listed(listed) => listed.readers.get(at).copied(),
+        }
+    }
+
+    /// Takes all of them. The text of the key stays, which is given because it may follow from one of them.
+    pub(crate) fn take(&mut self, key: &str) -> SmallVec<[Subscriber; 1]> {
+        match self {
+            Self::One(index, slot) => {
+                let readers = smallvec::smallvec![Subscriber::Instance(*index, *slot)];
+                *self = Self::Listed(Box::new(Listed { key: key.into(), readers: SmallVec::new() }));
+                readers
+            }
+            Self::Listed(listed) => std::mem::take(&mut listed.readers),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) key: Box<str>,
     pub(crate) content: Content,
-    pub(crate) readers: SmallVec<[Subscriber; 1]>,
+    pub(crate) readers: Readers,
     /// The watcher whose prefix covers the key.
     pub(crate) watcher: WatcherIndex,
     /// The last view (snapshot or crawl) that contained the key.
@@ -132,15 +192,6 @@ impl Mirror {
         self.gone
     }
 
-    pub(crate) fn find(&self, key: &str) -> Option<EntryId> {
-        self.find_bytes(key.as_bytes())
-    }
-
-    /// Keys that are not UTF-8 are never found.
-    pub(crate) fn find_bytes(&self, key: &[u8]) -> Option<EntryId> {
-        self.find_hashed(self.hash(key), key)
-    }
-
     /// The hash of a key, for callers that look it up more than once.
     pub(crate) fn hash(&self, key: &[u8]) -> u64 {
         self.hasher.hash_one(key)
@@ -151,8 +202,17 @@ impl Mirror {
         self.by_key.touch(hash)
     }
 
-    pub(crate) fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<EntryId> {
-        self.by_key.find(hash, |id| self.entries[id as usize].key.as_bytes() == key)
+    /// The entry of a key. `is_of` tells whether it is the key of an instance's slot.
+    pub(crate) fn find(&self, hash: u64, key: &[u8], is_of: impl Fn(u32, Slot) -> bool) -> Option<EntryId> {
+        self.by_key.find(hash, |id| match &self.entries[id as usize].readers {
+            Readers::One(index, slot) => is_of(*index, *slot),
+            Readers::Listed(listed) => listed.key.as_bytes() == key,
+        })
+    }
+
+    /// What is most likely the entry of a key. Nothing is compared but a part of the hash.
+    pub(crate) fn guess(&self, hash: u64) -> Option<EntryId> {
+        self.by_key.find(hash, |_| true)
     }
 
     pub(crate) fn entry(&self, id: EntryId) -> &Entry {
@@ -189,34 +249,18 @@ impl Mirror {
         self.entries.get(index).map(|entry| (index as EntryId, entry))
     }
 
-    #[cfg(test)]
-    pub(crate) fn put(
-        &mut self,
-        key: &str,
-        value: Value,
-        revision: Revision,
-        watcher: WatcherIndex,
-    ) -> Merge {
-        match self.find(key) {
-            Some(id) => self.put_at(id, value, revision),
-            None => {
-                Merge::Created(self.put_new(self.hash(key.as_bytes()), key.into(), value, revision, watcher))
-            }
-        }
-    }
-
-    /// Puts a key that has no entry. `hash` is that of [`Mirror::hash`].
+    /// Puts a key that has no entry and is so long. `hash` is that of [`Mirror::hash`].
     pub(crate) fn put_new(
         &mut self,
         hash: u64,
-        key: Box<str>,
-        value: Value,
-        revision: Revision,
+        length: usize,
+        (value, revision): (Value, Revision),
         watcher: WatcherIndex,
+        readers: Readers,
     ) -> EntryId {
-        self.bytes += key.len() + value.len();
+        self.bytes += length + value.len();
         self.present += 1;
-        self.insert(hash, key, Content::Present { value, revision }, watcher)
+        self.insert(hash, readers, Content::Present { value, revision }, watcher)
     }
 
     /// Puts the key of an entry.
@@ -236,7 +280,8 @@ impl Mirror {
                 Merge::Stale(id)
             }
             Content::Gone { .. } => {
-                self.bytes += entry.key.len() + value.len();
+                let Readers::Listed(listed) = &entry.readers else { unreachable!("it is a tombstone") };
+                self.bytes += listed.key.len() + value.len();
                 self.present += 1;
                 self.gone -= 1;
                 entry.content = Content::Present { value, revision };
@@ -245,30 +290,22 @@ impl Mirror {
         }
     }
 
-    /// Deletes a key. With `guard_unknown` an unknown key gets a tombstone too, because an open view of an
-    /// older revision may still contain it.
-    pub(crate) fn delete(
-        &mut self,
-        key: &str,
-        revision: Revision,
-        guard_unknown: bool,
-        watcher: WatcherIndex,
-    ) -> Merge {
-        let hash = self.hash(key.as_bytes());
-        let Some(id) = self.find_hashed(hash, key.as_bytes()) else {
-            if guard_unknown {
-                let id = self.insert(hash, key.into(), Content::Gone { revision }, watcher);
-                self.tombstone(id, revision);
-            }
-            return Merge::Known;
-        };
+    /// Makes a tombstone of a key that has no entry, because an open view of an older revision may still contain it.
+    pub(crate) fn delete_unknown(&mut self, hash: u64, key: &str, revision: Revision, watcher: WatcherIndex) {
+        let readers = Readers::Listed(Box::new(Listed { key: key.into(), readers: SmallVec::new() }));
+        let id = self.insert(hash, readers, Content::Gone { revision }, watcher);
+        self.tombstone(id, revision);
+    }
+
+    /// Deletes the key of an entry. It is so long. Its readers must be taken if it is a tombstone now.
+    pub(crate) fn delete_at(&mut self, id: EntryId, length: usize, revision: Revision) -> Merge {
         let entry = &mut self.entries[id as usize];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision <= *known && !is_active(Mutant::Forward) => {
                 Merge::Stale(id)
             }
             Content::Present { value, .. } => {
-                self.bytes -= entry.key.len() + value.len();
+                self.bytes -= length + value.len();
                 self.present -= 1;
                 entry.content = Content::Gone { revision };
                 self.tombstone(id, revision);
@@ -283,15 +320,8 @@ impl Mirror {
         }
     }
 
-    fn insert(&mut self, hash: u64, key: Box<str>, content: Content, watcher: WatcherIndex) -> EntryId {
-        let id = self.entries.insert(Entry {
-            key,
-            content,
-            readers: SmallVec::new(),
-            watcher,
-            stamp: 0,
-            buried: false,
-        }) as EntryId;
+    fn insert(&mut self, hash: u64, readers: Readers, content: Content, watcher: WatcherIndex) -> EntryId {
+        let id = self.entries.insert(Entry { content, readers, watcher, stamp: 0, buried: false }) as EntryId;
         self.by_key.insert(hash, id);
         id
     }
@@ -342,8 +372,8 @@ impl Mirror {
                 Content::Gone { revision } => {
                     newest = newest.max(Some(revision));
                     *gone -= 1;
-                    let hash = hasher.hash_one(entry.key.as_bytes());
-                    by_key.remove(hash, id);
+                    let Readers::Listed(listed) = &entry.readers else { unreachable!("it is a tombstone") };
+                    by_key.remove(hasher.hash_one(listed.key.as_bytes()), id);
                     entries.remove(id as usize);
                 }
             }
@@ -360,6 +390,38 @@ mod tests {
 
     fn mirror() -> Mirror {
         Mirror::new(FixedState::with_seed(1))
+    }
+
+    impl Mirror {
+        fn find_text(&self, key: &str) -> Option<EntryId> {
+            self.find(self.hash(key.as_bytes()), key.as_bytes(), |_, _| false)
+        }
+
+        /// Puts a key that nobody reads.
+        fn put(&mut self, key: &str, value: Value, revision: Revision, watcher: WatcherIndex) -> Merge {
+            if let Some(id) = self.find_text(key) {
+                return self.put_at(id, value, revision);
+            }
+            let readers = Readers::new(SmallVec::new(), || key.into());
+            let hash = self.hash(key.as_bytes());
+            Merge::Created(self.put_new(hash, key.len(), (value, revision), watcher, readers))
+        }
+
+        fn delete(&mut self, key: &str, revision: Revision, guard: bool, watcher: WatcherIndex) -> Merge {
+            match self.find_text(key) {
+                Some(id) => self.delete_at(id, key.len(), revision),
+                None if guard => {
+                    self.delete_unknown(self.hash(key.as_bytes()), key, revision, watcher);
+                    Merge::Known
+                }
+                None => Merge::Known,
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_is_smaller_than_a_cache_line() {
+        assert_eq!((size_of::<Entry>(), size_of::<Option<Entry>>()), (56, 56), "a slab has room for `None`");
     }
 
     const fn rev(revision: i64) -> Revision {
@@ -395,11 +457,11 @@ mod tests {
         assert_eq!(m.collect_tombstones(FIRST, rev(6)), None);
         assert_eq!(m.collect_tombstones(WatcherIndex::new(1), rev(9)), None, "another watcher's");
         assert_eq!(
-            (m.collect_tombstones(FIRST, rev(7)), m.tombstones(), m.find("/a")),
+            (m.collect_tombstones(FIRST, rev(7)), m.tombstones(), m.find_text("/a")),
             (Some(rev(7)), 1, None)
         );
         assert_eq!(
-            (m.collect_tombstones(FIRST, rev(9)), m.tombstones(), m.find("/b")),
+            (m.collect_tombstones(FIRST, rev(9)), m.tombstones(), m.find_text("/b")),
             (Some(rev(8)), 0, None)
         );
     }
@@ -426,7 +488,7 @@ mod tests {
     fn an_unknown_key_gets_a_tombstone_only_when_a_view_is_open() {
         let mut m = mirror();
         assert_eq!(m.delete("/a", rev(7), false, FIRST), Merge::Known);
-        assert_eq!(m.find("/a"), None);
+        assert_eq!(m.find_text("/a"), None);
         m.delete("/a", rev(7), true, FIRST);
         assert!(
             matches!(m.put("/a", "1".into(), rev(6), FIRST), Merge::Stale(_)),

@@ -8,8 +8,10 @@
 pub(crate) mod actor;
 mod coherence;
 mod decisions;
+mod forms;
 mod groups;
 mod instances;
+mod links;
 pub(crate) mod listing;
 mod mirror;
 mod orders;
@@ -38,9 +40,10 @@ use crate::value::Value;
 use coherence::Coherence;
 use decisions::Dirty;
 use foldhash::fast::FixedState;
+use forms::Forms;
 use groups::Groups;
 use instances::Instances;
-use mirror::{EntryId, Merge, Mirror, NO_ENTRY, Subscriber};
+use mirror::{EntryId, Merge, Mirror, Readers, Subscriber};
 use patterns::{Captures, Patterns};
 use readable::Readable;
 use smallvec::SmallVec;
@@ -69,6 +72,7 @@ pub(crate) struct Index {
     patterns: Patterns,
     mirror: Mirror,
     instances: Instances,
+    forms: Forms,
     groups: Groups,
     views: Views,
     /// The revision up to which each watcher is complete.
@@ -119,6 +123,7 @@ impl Index {
             coherence: Coherence::new(&rules, &ranges),
             mirror: Mirror::new(hasher.clone()),
             instances: Instances::new(rules.len(), hasher.clone()),
+            forms: Forms::new(&rules),
             groups: Groups::new(hasher),
             views: Views::default(),
             positions: vec![Revision::NONE; watchers],
@@ -206,7 +211,7 @@ impl Index {
     /// depend on each other, so the processor waits for all of them at the same time.
     pub(crate) fn apply_all(&mut self, changes: Vec<Change>) {
         let mut changes = changes.into_iter();
-        let (mut hashes, mut known) = (SmallVec::<[u64; AHEAD]>::new(), SmallVec::<[_; AHEAD]>::new());
+        let mut hashes = SmallVec::<[u64; AHEAD]>::new();
         while !changes.as_slice().is_empty() {
             // No read depends on the result of an earlier one, so they overlap.
             let mut touched = 0;
@@ -216,64 +221,66 @@ impl Index {
                 touched ^= self.mirror.touch(hash);
                 hashes.push(hash);
             }
-            known.clear();
-            for (change, &hash) in changes.as_slice().iter().zip(&hashes) {
-                known.push(self.mirror.find_hashed(hash, change.key()));
-            }
-            for &id in known.iter().flatten() {
-                if let Some(&Subscriber::Instance(index, _)) = self.mirror.entry(id).readers.first() {
-                    let instance = self.instances.get(index);
-                    touched ^= u64::from(instance.touch());
+            let mut readers = SmallVec::<[u32; AHEAD]>::new();
+            for &hash in &hashes {
+                let Some(id) = self.mirror.guess(hash) else { continue };
+                if let Some(Subscriber::Instance(index, _)) = self.mirror.entry(id).readers.first() {
+                    readers.push(index);
                 }
+            }
+            for index in readers {
+                touched ^= u64::from(self.instances.get(index).touch());
             }
             std::hint::black_box(touched);
-            for (known, change) in known.drain(..).zip(&mut changes) {
-                match (known, change) {
-                    // A key with an entry matches a pattern, and entries are not removed while changes are
-                    // merged.
-                    (Some(id), Change::Put { value, revision, .. }) => self.put_known(id, value, revision),
-                    (_, change) => self.apply(change),
-                }
+            for (hash, change) in hashes.drain(..).zip(&mut changes) {
+                self.apply_hashed(hash, change);
             }
         }
     }
 
     /// Merges one change. The instances that read its key become dirty.
     pub(crate) fn apply(&mut self, change: Change) {
+        self.apply_hashed(self.mirror.hash(change.key()), change);
+    }
+
+    fn apply_hashed(&mut self, hash: u64, change: Change) {
         match change {
             Change::Put { key, value, revision } => {
+                // A key with an entry matches a pattern.
+                if let Some(id) = self.entry_hashed(hash, &key) {
+                    return self.put_known(id, value, revision);
+                }
                 let Some((text, watcher)) = self.wanted(&key) else { return };
                 // This news is late: the key was deleted after this commit or read. The deletion is known,
                 // but its tombstone has been collected.
-                let hash = self.mirror.hash(&key);
-                match self.mirror.find_hashed(hash, &key) {
-                    Some(id) => self.put_known(id, value, revision),
-                    None if revision < self.complete_to(watcher) => {}
-                    None => {
-                        let uses = self.match_new(text);
-                        self.put_new(hash, KeyValue { key, value, revision }, watcher, uses);
-                    }
+                if revision < self.complete_to(watcher) {
+                    return;
                 }
+                let uses = self.match_new(text);
+                self.put_new(hash, KeyValue { key, value, revision }, watcher, uses);
             }
             Change::Delete { key, revision, how } => {
                 let Some((key, watcher)) = self.wanted(&key) else { return };
                 let guard = self.views.any_older(watcher, revision);
-                let delivered = how == Deletion::Delivered;
-                let unknown =
-                    (guard || delivered) && self.mirror.find(key).is_none() && !self.uses(key).is_empty();
-                if unknown && !guard {
-                    self.forget(watcher, revision);
-                }
-                let known =
-                    self.mirror.find(key).and_then(|id| self.mirror.present(id)).map(|(_, known)| known);
-                let merge = self.mirror.delete(key, revision, guard && unknown, watcher);
-                // A deletion that was found by a read may have happened at any time after the key was put.
-                // Readers must not take it to be later than that.
-                let happened = match (&merge, known, how) {
-                    (Merge::Deleted(_), Some(known), Deletion::SeenAbsent) => known.next(),
-                    _ => revision,
+                let Some(id) = self.entry_hashed(hash, key.as_bytes()) else {
+                    let unknown = (guard || how == Deletion::Delivered) && !self.uses(key).is_empty();
+                    if unknown && guard {
+                        self.mirror.delete_unknown(hash, key, revision, watcher);
+                    } else if unknown {
+                        self.forget(watcher, revision);
+                    }
+                    return;
                 };
-                self.settle(merge, happened);
+                let known = self.mirror.present(id).map(|(_, known)| known);
+                match (self.mirror.delete_at(id, key.len(), revision), known, how) {
+                    // A deletion that was found by a read may have happened at any time after the key was put.
+                    // Readers must not take it to be later than that.
+                    (Merge::Deleted(id), Some(known), Deletion::SeenAbsent) => {
+                        self.unlink(id, key, known.next());
+                    }
+                    (Merge::Deleted(id), ..) => self.unlink(id, key, revision),
+                    (merge, ..) => self.settle(merge, revision),
+                }
             }
         }
     }
@@ -291,13 +298,17 @@ impl Index {
         watcher: WatcherIndex,
         uses: impl IntoIterator<Item = Matched>,
     ) -> Option<EntryId> {
-        let mut uses = uses.into_iter().peekable();
-        uses.peek()?;
+        let readers = self.subscribe(uses.into_iter());
+        if readers.is_empty() {
+            return None;
+        }
+        let length = key.len();
         // The key keeps the allocation into which it was read. Mostly that has no spare capacity, so nothing
         // is copied.
-        let key = String::from_utf8(key).ok()?.into_boxed_str();
-        let id = self.mirror.put_new(hash, key, value, revision, watcher);
-        self.link(id, uses, revision);
+        let text = || String::from_utf8(key).expect("a pattern matches it").into_boxed_str();
+        let readers = Readers::new(readers, text);
+        let id = self.mirror.put_new(hash, length, (value, revision), watcher, readers);
+        self.attach(id, revision);
         Some(id)
     }
 
@@ -331,40 +342,12 @@ impl Index {
 
     fn settle(&mut self, merge: Merge, revision: Revision) {
         match merge {
-            Merge::Created(id) => {
-                let uses = self.uses(&self.mirror.entry(id).key);
-                self.link(id, uses.into_iter(), revision);
-            }
+            Merge::Created(id) => self.link(id, revision),
             Merge::Changed(id) => self.touch(id, revision),
-            Merge::Deleted(id) => self.unlink(id, revision),
+            Merge::Deleted(_) => unreachable!("only `Mirror::delete_at` deletes"),
             Merge::Stale(id) => self.touch_late(id, revision),
             Merge::Known => {}
         }
-    }
-
-    /// Connects a key that now exists with the instances and groups that read it. They are made if they are
-    /// new.
-    fn link(&mut self, id: EntryId, uses: impl Iterator<Item = Matched>, revision: Revision) {
-        let mut readers: SmallVec<[Subscriber; 1]> = SmallVec::new();
-        for Matched { rule, slot, group, binding, hash } in uses {
-            match group {
-                None => {
-                    let index = self.instance(hash, rule, binding);
-                    let instance = self.instances.get_mut(index);
-                    instance.entries[slot.index()] = id;
-                    instance.implied_by += 1;
-                    readers.push(Subscriber::Instance(index, slot));
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
-                }
-                Some(kind) => {
-                    let index = self.groups.get_or_insert(&self.rules, rule, kind, binding.bytes());
-                    self.groups.get_mut(index).set_entry(&self.rules, slot, id);
-                    readers.push(Subscriber::Group(index, slot));
-                    self.group_changed(index, slot, revision);
-                }
-            }
-        }
-        self.mirror.entry_mut(id).readers = readers;
     }
 
     /// Every use of a pattern that the key matches, with the values that it binds.
@@ -389,87 +372,6 @@ impl Index {
         });
     }
 
-    /// Tells the readers of a key that it doesn't exist any more.
-    fn unlink(&mut self, id: EntryId, revision: Revision) {
-        for reader in std::mem::take(&mut self.mirror.entry_mut(id).readers) {
-            match reader {
-                Subscriber::Instance(index, slot) => {
-                    let instance = self.instances.get_mut(index);
-                    instance.entries[slot.index()] = NO_ENTRY;
-                    instance.implied_by -= 1;
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
-                }
-                Subscriber::Group(index, slot) => {
-                    self.groups.get_mut(index).set_entry(&self.rules, slot, NO_ENTRY);
-                    self.group_changed(index, slot, revision);
-                    self.groups.remove_if_unused(index);
-                }
-            }
-        }
-    }
-
-    /// Tells the readers of a key that it has another value.
-    fn touch(&mut self, id: EntryId, revision: Revision) {
-        for at in 0..self.mirror.entry(id).readers.len() {
-            match self.mirror.entry(id).readers[at] {
-                Subscriber::Instance(index, slot) => {
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change)
-                }
-                Subscriber::Group(index, slot) => self.group_changed(index, slot, revision),
-            }
-        }
-    }
-
-    /// Notes a change that arrives when a newer one of the same key is already known, because an own commit
-    /// overtook the watch. The value stays as it is. But somebody else did change the key, and its readers
-    /// must know.
-    fn touch_late(&mut self, id: EntryId, revision: Revision) {
-        if self.mirror.present(id).is_some() {
-            return self.touch(id, revision);
-        }
-        let key = self.mirror.entry(id).key.clone();
-        for Matched { rule, slot, group, binding, hash } in self.uses(&key) {
-            if group.is_none()
-                && let Some(index) = self.instances.find_hashed(hash, rule, &binding)
-            {
-                self.mark_dirty(index, Some((slot, revision)), Reason::Change);
-            }
-        }
-    }
-
-    /// The instance of a rule for a binding. It is made if it is new. `hash` is that of [`Instances::hash`].
-    fn instance(&mut self, hash: u64, rule: RuleIndex, binding: Binding) -> u32 {
-        if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
-            return index;
-        }
-        let Self { rules, instances, groups, packed, .. } = self;
-        let compiled = &rules[rule.index()];
-        let attributes = compiled.attributes().len();
-        let index = instances.insert(hash, rule, binding, compiled.slots().len());
-        let instance = instances.get_mut(index);
-        for (kind, shape) in compiled.kinds().iter().enumerate() {
-            let values = shape.attributes.iter().map(|&at| instance.binding.get(at as usize, attributes));
-            Binding::pack(values, packed);
-            let group = groups.get_or_insert(rules, rule, kind as u8, packed);
-            let at = groups.get_mut(group).join(index);
-            instance.groups.push((group, at));
-        }
-        self.mark_dirty(index, None, Reason::Change);
-        index
-    }
-
-    /// Handles a change of a group's key. The members are decided only if what the key contributes has
-    /// changed.
-    fn group_changed(&mut self, index: u32, slot: Slot, revision: Revision) {
-        let Self { groups, mirror, rules, .. } = self;
-        if groups.get_mut(index).refresh(rules, mirror)
-            && self.ready
-            && groups.get_mut(index).begin_walk((slot, revision))
-        {
-            self.walks.push_back(index);
-        }
-    }
-
     /// Removes an instance that no key implies any more. False if a key implies it again.
     pub(crate) fn release(&mut self, id: InstanceId) -> bool {
         let Some(index) = self.instances.resolve(id) else { return false };
@@ -479,7 +381,7 @@ impl Index {
         {
             return false;
         }
-        for (group, at) in instance.groups.clone() {
+        for (group, at) in instance.groups().collect::<SmallVec<[_; 2]>>() {
             if let Some(moved) = self.groups.leave(group, at) {
                 self.instances.get_mut(moved).moved_in(group, at);
             }

@@ -2,6 +2,7 @@
 
 mod cases;
 mod fan_out;
+mod forms;
 mod listing;
 mod matching;
 mod oracle;
@@ -116,6 +117,6 @@ fn bindings(index: &Index, decided: &[Decide]) -> Vec<String> {
 
 /// The value of a key in the mirror of an index.
 fn value(index: &Index, key: &str) -> Option<String> {
-    let entry = index.mirror.find(key)?;
+    let entry = index.entry_of(key)?;
     index.mirror.present(entry).map(|(value, _)| value.to_string())
 }

@@ -192,7 +192,7 @@ impl Index {
             looks.push(Look { hash, entry: None, watcher: None, uses: 0 });
         }
         for (look, KeyValue { key, .. }) in looks.iter_mut().zip(page) {
-            look.entry = self.mirror.find_hashed(look.hash, key);
+            look.entry = self.entry_hashed(look.hash, key);
             let Some((key, watcher)) = self.wanted(key) else { continue };
             // Another watcher may have a part of the prefix.
             if watcher != self.views.open[at].watcher {
@@ -259,7 +259,7 @@ impl Index {
     /// Settles a mismatch: if the mirror still doesn't know the key as it was found, that is drift.
     fn clear_up(&mut self, at: usize, found: KeyValue) {
         let View { id, blind, .. } = self.views.open[at];
-        let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.mirror.find(key));
+        let known = std::str::from_utf8(&found.key).ok().and_then(|key| self.entry_of(key));
         match known {
             // An event has explained it meanwhile.
             Some(entry) if self.revision_of(entry) >= found.revision => {
@@ -276,7 +276,7 @@ impl Index {
 
     fn repair(&mut self, id: ViewId, found: KeyValue) {
         let Some((key, watcher)) = self.wanted(&found.key) else { return };
-        let entry = match self.mirror.find(key) {
+        let entry = match self.entry_of(key) {
             Some(entry) => {
                 self.put_known(entry, found.value, found.revision);
                 Some(entry)
@@ -326,21 +326,22 @@ impl Index {
             let start = sweep.unwrap_or(0);
             let end = self.mirror.capacity().min(start + budget);
             budget -= end - start;
-            let mut missing: Vec<Box<str>> = (start..end)
+            let mut missing: Vec<EntryId> = (start..end)
                 .filter_map(|index| self.mirror.at(index))
                 .filter(|(_, entry)| {
                     entry.watcher == watcher
                         && entry.stamp != id.0
                         && matches!(entry.content, Content::Present { revision: known, .. } if known <= revision)
                 })
-                .map(|(_, entry)| entry.key.clone())
+                .map(|(entry, _)| entry)
                 .collect();
             if is_active(Mutant::Deletions) {
                 missing.clear();
             }
             self.views.open[at].drift += missing.len() as u64;
-            for key in missing {
-                let key = key.into_boxed_bytes().into_vec();
+            // To delete a key removes no entry.
+            for entry in missing {
+                let key = self.key_of(entry).into_bytes();
                 self.apply(Change::Delete { key, revision, how: Deletion::SeenAbsent });
             }
             if end < self.mirror.capacity() {

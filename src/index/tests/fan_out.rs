@@ -67,8 +67,8 @@ fn truth(index: &Index, decide: &Decide) -> bool {
 #[test]
 fn a_switch_of_100_000_instances_is_walked_behind_live_changes() {
     let mut index = servers();
-    let entry = index.mirror.find("/config/enabled").expect("it exists");
-    assert_eq!(index.mirror.entry(entry).readers.len(), 1, "the group, whatever the number of members");
+    let entry = index.entry_of("/config/enabled").expect("it exists");
+    assert_eq!(index.mirror.entry(entry).readers.count(), 1, "the group, whatever the number of members");
 
     deliver(&mut index, [put("/config/enabled", "no", 101)]);
     assert!(drain(&mut index).is_empty() && !index.has_backlog(), "an equal value concerns nobody");

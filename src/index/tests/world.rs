@@ -280,7 +280,7 @@ impl World {
     fn apply(&mut self, told: Change) {
         let key = number(&told);
         let before = self.mirror.clone();
-        let entry = self.index.mirror.find(KEYS[key]);
+        let entry = self.index.entry_of(KEYS[key]);
         let known = entry.map(|entry| match self.index.mirror.entry(entry).content {
             Content::Present { revision, .. } => (true, revision),
             Content::Gone { revision } => (false, revision),

@@ -35,7 +35,7 @@ impl World {
 
     /// Looks at one key of the mirror. Its revision must never go back.
     pub(super) fn look(&mut self, key: usize) {
-        let Some(entry) = self.index.mirror.find(KEYS[key]) else {
+        let Some(entry) = self.index.entry_of(KEYS[key]) else {
             self.mirror[key] = None;
             return;
         };
@@ -75,7 +75,7 @@ impl World {
         for model in self.expected.iter().map(|number| &self.oracle.instances[*number]) {
             let index =
                 self.index.instances.find(model.rule, &model.binding).expect("checked after each step");
-            let groups = model.groups.iter().zip(&self.index.instances.get(index).groups);
+            let groups = model.groups.iter().zip(self.index.instances.get(index).groups());
             let walks = groups.filter(|(_, (group, _))| self.index.groups.walk(*group).is_some());
             walked.extend(walks.map(|(name, _)| name.clone()));
         }
