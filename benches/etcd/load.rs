@@ -1,6 +1,7 @@
 //! Puts load on a server, and observes the effects.
 
 use crate::clock;
+use crate::spec::Side;
 use etcd_client::{Client, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -56,15 +57,20 @@ impl Zipf {
     }
 }
 
-/// Waits until no key has the prefix.
-pub async fn until_none(client: &Client, prefix: &str) {
+/// Waits until no key has the prefix, as long as this side may take.
+pub async fn until_none(client: &Client, prefix: &str, side: Side) {
+    let patience = patience_with(side);
     let count = || async {
         let options = GetOptions::new().with_prefix().with_count_only();
         client.kv_client().get(prefix, Some(options)).await.expect("a count").count()
     };
     let begin = Instant::now();
-    while count().await > 0 {
-        assert!(begin.elapsed() < PATIENCE, "keys are left below {prefix}");
+    loop {
+        let left = count().await;
+        if left == 0 {
+            break;
+        }
+        assert!(begin.elapsed() < patience, "{left} keys were left below {prefix} after {patience:?}");
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -171,6 +177,13 @@ pub async fn flood(client: &Client, flood: Flood, every: usize, length: Duration
 /// If a measurement takes longer than this, something is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The peer takes half a minute for what the others do in a second, and minutes on a slow machine.
+const PATIENCE_WITH_PEER: Duration = Duration::from_secs(600);
+
+fn patience_with(side: Side) -> Duration {
+    if matches!(side, Side::Peer(_)) { PATIENCE_WITH_PEER } else { PATIENCE }
+}
+
 /// Counts the jobs that are done, by a bare watch.
 pub struct Observer {
     done: tokio::sync::watch::Receiver<usize>,
@@ -203,10 +216,12 @@ impl Observer {
         *self.done.borrow()
     }
 
-    pub async fn until(&mut self, count: usize) {
-        let waiting = timeout(PATIENCE, self.done.wait_for(|done| *done >= count)).await;
+    /// Waits for so many, as long as this side may take.
+    pub async fn until(&mut self, count: usize, side: Side) {
+        let patience = patience_with(side);
+        let waiting = timeout(patience, self.done.wait_for(|done| *done >= count)).await;
         let seen = waiting.map(|seen| *seen.expect("a watch"));
-        seen.unwrap_or_else(|_| panic!("{} of {count} were done after {PATIENCE:?}", self.done()));
+        seen.unwrap_or_else(|_| panic!("{} of {count} were done after {patience:?}", self.done()));
     }
 }
 

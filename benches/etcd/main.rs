@@ -25,6 +25,7 @@ mod spec;
 
 use clap::Parser;
 use report::Row;
+use rows::tries::reason;
 use server::Server;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -126,14 +127,21 @@ async fn run(options: Options) {
     for group in rows::groups(&options.groups, full) {
         // If one group fails, the others are still measured.
         let measuring = tokio::spawn(rows::measure(bench.clone(), group));
-        let Ok(rows) = measuring.await else {
-            failed.push(group);
-            continue;
+        let rows = match measuring.await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let why =
+                    error.try_into_panic().map_or_else(|error| error.to_string(), |panic| reason(&*panic));
+                failed.push(format!("{group}: {why}"));
+                continue;
+            }
         };
         rows.iter().for_each(Row::print);
+        let missing = rows.iter().filter(|row| row.not_measured.is_some());
+        failed.extend(missing.map(|row| row.name.clone()));
         if let Some(json) = &options.json {
             report::add(json, &rows);
         }
     }
-    assert!(failed.is_empty(), "not measured: {}", failed.join(", "));
+    assert!(failed.is_empty(), "not measured: {}", failed.join("; "));
 }

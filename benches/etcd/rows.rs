@@ -8,6 +8,7 @@ mod latency;
 mod peer;
 mod start;
 mod throughput;
+pub mod tries;
 
 use crate::Bench;
 use crate::child::Child;

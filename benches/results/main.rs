@@ -39,6 +39,10 @@ fn main() {
 fn table<'r>(rows: impl Iterator<Item = &'r Row>) {
     println!("| what | engine | floor | ratio | goal | unit |\n|---|---|---|---|---|---|");
     for row in rows {
+        if let Some(why) = &row.not_measured {
+            println!("| {} | not measured: {why} |  |  |  |  |", row.name);
+            continue;
+        }
         let number = |value: Option<f64>| value.map_or(String::new(), short);
         let goal = match row.met() {
             None => String::new(),

@@ -23,6 +23,9 @@ pub struct Row {
     pub ours_spread: Option<(f64, f64)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor_spread: Option<(f64, f64)>,
+    /// Why there are no figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_measured: Option<String>,
 }
 
 impl Row {
@@ -38,7 +41,15 @@ impl Row {
             server: server.into(),
             ours_spread: spread(ours),
             floor_spread: None,
+            not_measured: None,
         }
+    }
+
+    /// The row without its figures.
+    pub fn not_measured(self, why: &str) -> Self {
+        let Self { name, goal, unit, server, .. } = self;
+        let not_measured = Some(why.to_owned());
+        Self { goal, not_measured, ..Self::new(name, &unit, &server, &[0.0]) }
     }
 
     pub fn floor(mut self, floor: &[f64]) -> Self {
@@ -54,9 +65,9 @@ impl Row {
         self
     }
 
-    /// Whether the goal is met. `None` if there is no goal.
+    /// Whether the goal is met. `None` if there is no goal, or nothing was measured.
     pub fn met(&self) -> Option<bool> {
-        let goal = self.goal.as_deref()?;
+        let goal = self.goal.as_deref().filter(|_| self.not_measured.is_none())?;
         let is = self.ratio.unwrap_or(self.ours);
         let bound = |text: &str| text.parse::<f64>().unwrap_or_else(|_| panic!("goal `{goal}`"));
         Some(match (goal.strip_prefix(">="), goal.strip_prefix("<=")) {
@@ -67,6 +78,9 @@ impl Row {
     }
 
     pub fn print(&self) {
+        if let Some(why) = &self.not_measured {
+            return println!("{:<58} not measured: {why}", self.name);
+        }
         let floor = self
             .floor
             .map_or(String::new(), |floor| format!("{} {}", short(floor), within(self.floor_spread)));

@@ -84,7 +84,7 @@ async fn skewed(bench: &Bench) -> Vec<Row> {
             let mut keys = Zipf::new(KEYS, exponent);
             let sent = load::jobs_of(&server.client, 1000, bench.seconds(SECONDS), |_| keys.next()).await;
             // In the end every job is done with its last value.
-            load::until_none(&server.client, "/jobs/").await;
+            load::until_none(&server.client, "/jobs/", Side::Engine).await;
             let latency = child.end().await.latency;
             if exponent > 0.0 {
                 callbacks.push(latency.count as f64 / sent as f64);
@@ -154,9 +154,9 @@ async fn contended(bench: &Bench) -> Vec<Row> {
             sleep(Duration::from_millis(200)).await;
             let begin = Instant::now();
             server.client.kv_client().put("/go", "", None).await.expect("a put");
-            observer.until(jobs).await;
+            observer.until(jobs, Side::Engine).await;
             let rate = jobs as f64 / begin.elapsed().as_secs_f64();
-            others.until(extra).await;
+            others.until(extra, Side::Engine).await;
             if contended {
                 with.push(rate);
                 shared.push(extra as f64 / begin.elapsed().as_secs_f64());

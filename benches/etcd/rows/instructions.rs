@@ -194,7 +194,7 @@ async fn firings(bench: &Bench, server: &Running, side: Side, lock: Lock, jobs: 
     let mut observer = Observer::start(&server.client).await;
     callgrind.begin(child.pid()).await;
     server.client.kv_client().put("/go", "", None).await.expect("a put");
-    observer.until(jobs).await;
+    observer.until(jobs, side).await;
     idle(child.pid()).await;
     let counts = callgrind.end(child.pid()).await;
     child.end().await;

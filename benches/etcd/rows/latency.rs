@@ -49,7 +49,7 @@ pub async fn until_done(bench: &Bench, side: Side, rate: u64) -> (Summary, Durat
     .await;
     let sent = load::jobs(&server.client, rate, bench.seconds(SECONDS)).await;
     let begin = Instant::now();
-    load::until_none(&server.client, "/jobs/").await;
+    load::until_none(&server.client, "/jobs/", side).await;
     let rest = begin.elapsed();
     sleep(Duration::from_millis(500)).await;
     let outcome = child.end().await;

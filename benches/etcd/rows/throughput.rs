@@ -150,7 +150,7 @@ pub async fn burst_as(
     let (etcd, used_before) = (server.counters().await, used());
     let begin = Instant::now();
     server.client.kv_client().put("/go", "", None).await.expect("a put");
-    observer.until(jobs).await;
+    observer.until(jobs, side).await;
     let took = begin.elapsed();
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), used() - used_before);
     // The benchmark itself put the switch.
@@ -208,7 +208,7 @@ pub async fn stream(bench: &Bench, side: Side, lock: Lock, load: Option<u64>) ->
             (jobs, load::fill(&server.client, jobs, new_job).await)
         }
     };
-    observer.until(jobs).await;
+    observer.until(jobs, side).await;
     let took = begin.elapsed();
     let (mut etcd, cpu) = (server.counters().await.since(&etcd), cpu(child.pid()) - used);
     // These are the puts of the load.

@@ -74,12 +74,16 @@ func run(asked spec) error {
 		return err
 	}
 	quiet()
+	// First what was measured: a shutdown may take longer than anybody waits.
 	ended := outcome{Latency: times.summary(), Crawls: crawls().took(), Lost: locksLost()}
+	if err := json.NewEncoder(os.Stdout).Encode(ended); err != nil {
+		return err
+	}
 	limited, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	if err := engine.Shutdown(limited); err != nil {
 		// It may hang; that says nothing of what was measured.
 		log.Printf("the peer's shutdown: %v", err)
 	}
-	return json.NewEncoder(os.Stdout).Encode(ended)
+	return nil
 }
