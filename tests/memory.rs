@@ -5,7 +5,7 @@ mod support;
 
 use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use support::{Etcd, eventually};
 
@@ -58,6 +58,7 @@ async fn growth(work: impl Future<Output = ()>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cant_be_worked_off_is_left_in_etcd() {
     // A slow comparison holds up the evaluator, and with it the index and the watch. A slow callback holds up nothing.
+    // Comparisons wait until all is in etcd: then there is always more to read at once, and every queue is filled.
     for (what, compares, runs) in [
         ("a slow comparison", Duration::from_millis(50), Duration::ZERO),
         ("a slow callback", Duration::ZERO, SECOND / 2),
@@ -65,9 +66,14 @@ async fn what_cant_be_worked_off_is_left_in_etcd() {
         let etcd = Etcd::builder().flag("--quota-backend-bytes=4294967296").start().await;
         let compared = Arc::new(AtomicUsize::new(0));
         let counted = compared.clone();
+        let all_put = Arc::new(AtomicBool::new(true));
+        let held = all_put.clone();
         let slow = key("/large/:id").compare("is there, slowly", move |value| {
             counted.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(compares);
+            while !held.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             value.is_some()
         });
         let fired = Arc::new(AtomicUsize::new(0));
@@ -90,8 +96,10 @@ async fn what_cant_be_worked_off_is_left_in_etcd() {
         // The buffers that the first of them takes are not what is counted.
         etcd.put("/large/0", "x".repeat(MIB)).await;
         eventually(60 * SECOND, "it fires", async || fired.load(Ordering::SeqCst) > 0).await;
+        all_put.store(compares.is_zero(), Ordering::SeqCst);
         let grown = growth(async {
             put_large(&etcd).await;
+            all_put.store(true, Ordering::SeqCst);
             etcd.put("/large/last", "").await;
             let seen = async || seen_all.load(Ordering::SeqCst) > 0;
             eventually(120 * SECOND, "the engine has seen all of it", seen).await;
