@@ -239,6 +239,7 @@ mod mutants;
 mod prometheus;
 #[cfg(test)]
 mod properties;
+mod raw_codec;
 mod read;
 mod rule;
 mod runtime;

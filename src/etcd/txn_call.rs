@@ -8,14 +8,14 @@ use super::requests::Answer;
 use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use super::{Header, MAX_RESPONSE};
-use bytes::{Buf, BufMut, Bytes};
+use crate::raw_codec::RawCodec;
+use bytes::Bytes;
 use etcd_client::proto::{
     PbDeleteResponse, PbPutResponse, PbRangeResponse, PbResponseOp, PbTxnOpResponse, PbTxnResponse,
 };
 use http::uri::PathAndQuery;
 use prost::Message;
 use smallvec::SmallVec;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
@@ -28,47 +28,8 @@ pub(super) async fn send(channel: TokenChannel, txn: Bytes) -> Result<Answer, St
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
     let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_RESPONSE);
     client.ready().await.map_err(Status::from_error)?;
-    Ok(client.unary(request, TXN, TxnCodec).await?.into_inner())
-}
-
-struct TxnCodec;
-
-impl Codec for TxnCodec {
-    type Encode = Bytes;
-    type Decode = Answer;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for TxnCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, txn: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.reserve(txn.len());
-        buffer.put(txn);
-        Ok(())
-    }
-}
-
-impl Decoder for TxnCodec {
-    type Item = Answer;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Answer>, Status> {
-        let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let answer =
-            answer(&bytes).map_err(|_| Status::internal("the answer to a transaction can't be read"))?;
-        Ok(Some(answer))
-    }
+    let bytes = client.unary(request, TXN, RawCodec).await?.into_inner();
+    answer(&bytes).map_err(|_| Status::internal("the answer to a transaction can't be read"))
 }
 
 /// Reads an `etcdserverpb.TxnResponse`.

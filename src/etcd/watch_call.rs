@@ -4,12 +4,13 @@ use super::Header;
 use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use crate::change::{Change, Deletion, Revision};
-use bytes::Buf;
+use crate::raw_codec::RawCodec;
+use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::poll_fn;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
@@ -98,7 +99,7 @@ pub(super) struct WatchResponse {
 /// An open stream, on which several watches are possible.
 pub(super) struct WatchCall {
     requests: mpsc::Sender<WatchRequest>,
-    responses: Streaming<WatchResponse>,
+    responses: Streaming<Bytes>,
 }
 
 /// The stream takes no more requests.
@@ -115,18 +116,21 @@ impl WatchCall {
         let (requests, mut queue) = mpsc::channel(REQUESTS);
         let first = WatchRequest { create: Some(request), cancel: None };
         requests.try_send(first).map_err(ended)?;
-        let mut request = Request::new(poll_fn(move |cx| queue.poll_recv(cx)));
+        let messages = poll_fn(move |cx| queue.poll_recv(cx));
+        let mut request =
+            Request::new(messages.map(|message: WatchRequest| Bytes::from(message.encode_to_vec())));
         // As etcd-client does: a member that loses its leader is to end it.
         request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
         let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_MESSAGE);
         client.ready().await.map_err(Status::from_error)?;
-        let responses = client.streaming(request, WATCH, WatchCodec).await?.into_inner();
+        let responses = client.streaming(request, WATCH, RawCodec).await?.into_inner();
         Ok(Self { requests, responses })
     }
 
     /// The next message. Nothing is lost if it is not waited for to its end.
     pub(super) async fn message(&mut self) -> Result<WatchResponse, etcd_client::Error> {
-        self.responses.message().await?.ok_or_else(|| ended(()))
+        let bytes = self.responses.message().await?.ok_or_else(|| ended(()))?;
+        response(&bytes).map_err(|_| Status::internal("a message of a watch can't be read").into())
     }
 
     /// Adds a watch.
@@ -138,43 +142,6 @@ impl WatchCall {
     pub(super) async fn cancel(&mut self, watch_id: i64) -> Result<(), etcd_client::Error> {
         let cancel = Some(Cancel { watch_id });
         self.requests.send(WatchRequest { create: None, cancel }).await.map_err(ended)
-    }
-}
-
-struct WatchCodec;
-
-impl Codec for WatchCodec {
-    type Encode = WatchRequest;
-    type Decode = WatchResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for WatchCodec {
-    type Item = WatchRequest;
-    type Error = Status;
-
-    fn encode(&mut self, request: WatchRequest, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        request.encode(buffer).map_err(|error| Status::internal(error.to_string()))
-    }
-}
-
-impl Decoder for WatchCodec {
-    type Item = WatchResponse;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<WatchResponse>, Status> {
-        let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let read = response(&bytes).map_err(|_| Status::internal("a message of a watch can't be read"))?;
-        Ok(Some(read))
     }
 }
 

@@ -3,18 +3,17 @@
 //! tokens concern it like any other.
 
 mod methods;
-mod raw;
 mod schema;
 mod translate;
 
 use super::check::{GRPC_OVERHEAD_BYTES, MAX_REQUEST_BYTES};
 use super::shared::Shared;
+use crate::raw_codec::RawCodec;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use methods::Method;
 use prost::bytes::Bytes;
-use raw::RawCodec;
 use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;

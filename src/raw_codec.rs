@@ -1,11 +1,12 @@
-//! Messages that are handed to gRPC, and taken from it, as the bytes they are.
+//! Messages that are handed to gRPC, and taken from it, as the bytes they are. Who writes or reads them does it by
+//! hand, or does not need to.
 
-use prost::bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 #[derive(Clone, Copy, Default)]
-pub(super) struct RawCodec;
+pub(crate) struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;
