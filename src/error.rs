@@ -1,4 +1,4 @@
-//! What an application sees go wrong, by who tells of it.
+//! The errors that an application sees, by where they arise.
 
 use crate::compiled::RuleError;
 use crate::firing::{BoxError, ErrorKind, FiringError};

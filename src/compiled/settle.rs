@@ -1,4 +1,4 @@
-//! How long a change comes to rest before it fires something.
+//! How long a change waits before it fires something.
 
 use crate::time::{Jitter, LONGEST};
 use rand::Rng;

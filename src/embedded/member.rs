@@ -1,4 +1,4 @@
-//! The one member: its store, leases and alarms, and what each request does to them. Pure: the time is passed in.
+//! A member: its store, leases and alarms, and what each request does to them. Pure: the time is passed in.
 
 use super::auth::{Auth, Caller};
 use super::check::MAX_REQUEST_BYTES;

@@ -59,7 +59,7 @@ pub(crate) struct Incarnation {
     lease_manager: Addr<LeaseManager>,
     running: RunningCallbacks,
     controls: RuleControls,
-    /// Watchers, releases and crawler: the first to end.
+    /// Watchers, lock watcher and crawler: the first to end.
     watch: ActorThread,
     /// Everything else.
     threads: Vec<ActorThread>,

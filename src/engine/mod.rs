@@ -2,9 +2,10 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | [`builder`], [`link_options`] | options, those of the link to etcd apart |
+//! | [`builder`], [`for_rules`], [`link_options`] | options; those for all rules, and those of the link to etcd, apart |
 //! | [`build`], [`config`], [`check`], [`endpoints`] | defaults, mistakes, and the engine that is made of it all |
 //! | [`coverage`] | which prefixes are watched |
+//! | [`look_up`] | the instance that attributes name |
 //! | [`offline`] | what would be decided on some keys |
 //! | [`running`] | the owner of a running engine: starts it, and shuts it down |
 //! | [`handle`] | asks and directs a running engine |

@@ -1,4 +1,4 @@
-//! One of the engine's links to etcd, as those use it who ask for something.
+//! A link to etcd: how the engine sends requests over it.
 //!
 //! A request goes over the present connection. If there is none, it waits for the
 //! [connector](super::connector), which opens one for all who wait, on a thread of the engine's own. What a

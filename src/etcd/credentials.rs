@@ -1,4 +1,4 @@
-//! What an engine proves with who it is: a user with a password, a certificate, and whom it trusts.
+//! The credentials of an engine: a user with a password, a certificate, and whom it trusts.
 
 use etcd_client::ConnectOptions;
 #[cfg(any(feature = "tls", feature = "tls-roots"))]

@@ -1,4 +1,4 @@
-//! Sends transactions that are encoded already, and reads of the answers what somebody asks for.
+//! Sends encoded transactions, and reads only those parts of the answers that are needed.
 //!
 //! etcd-client takes a transaction as a tree of structs, and gives its answer as another one. With dozens of nested
 //! transactions in a request both cost more than all that the engine itself does with them. So this calls the method

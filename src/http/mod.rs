@@ -9,7 +9,6 @@
 //! | `/instances` | instances, by engine, rule, state and attributes, page by page |
 //! | `/explain` | why an instance is true or false, and what the engine does about it |
 //! | `/api/engines`, `/api/instances`, `/api/explain` | the same as JSON, with the same parameters |
-//!
 //! | `/api/events` | what happens to instances from now on, as server-sent events |
 //!
 //! Parameters of `/instances`: `engine` (a name; default: the first), `rule` (an id), `state` (a

@@ -9,11 +9,11 @@
 //! | [`lease`] | how long a lease can be relied on | no |
 //! | [`shared_leases`] | which keys share a lease | no |
 //! | [`lease_demand`] | which shared leases are granted ahead | no |
-//! | [`txn_sender`] | the actor that sends transactions | yes |
+//! | [`txn_sender`] | the actor that sends transactions, several in a request | yes |
 //! | [`sentinel`] | a key under each lock lease, which tells the form of all keys | yes |
 //! | [`lease_manager`] | the actor that grants and renews leases | yes |
 //! | [`key_leases`] | the lease manager's leases for keys | yes |
-//! | [`lock_watcher`] | the actor that watches for locks becoming free | yes |
+//! | [`lock_watcher`] | the task that watches for locks becoming free | yes |
 
 pub(crate) mod batch;
 pub(crate) mod encode;

@@ -1,4 +1,4 @@
-//! The requests actor: sends transactions, those that may travel together in one request.
+//! The transaction sender: an actor that sends transactions, together those that may share a request.
 
 use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, guard, nested};
@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep};
 /// After NOSPACE, how long only deletions are sent before puts are tried again.
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a requests actor is made of.
+/// What a transaction sender is made of.
 pub(crate) struct Settings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,

@@ -1,4 +1,4 @@
-//! What a work queue reports to the metrics: events, and its current load.
+//! What a work queue reports to the metrics: events, and its depth.
 
 use crate::compiled::Lane;
 use crate::inspect::StateCounts;

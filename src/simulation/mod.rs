@@ -77,7 +77,7 @@ fn replay() {
 const PATIENCE: u64 = 150;
 
 #[test]
-fn every_promise_that_is_broken_on_purpose_is_missed() {
+fn the_checker_notices_every_promise_that_is_broken() {
     let mut unnoticed = Vec::new();
     for (promise, noticed) in runner::break_all(PATIENCE) {
         match noticed {

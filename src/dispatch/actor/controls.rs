@@ -1,4 +1,4 @@
-//! RuleControls: rules are held back, or let go, as they are wanted to be now.
+//! Applies the controls of rules: holds a rule back, or lets it go, as is wanted now.
 
 use super::*;
 use crate::mutants::{Mutant, is_active};
