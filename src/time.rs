@@ -6,6 +6,12 @@ use std::time::Duration;
 /// Stands for "never". Much longer times can't be added to a clock.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The time to wait after so many failures in a row: the first time after one, then twice as long each time.
+pub(crate) fn doubled(first: Duration, longest: Duration, failures: u32) -> Duration {
+    let times = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    first.saturating_mul(times).min(longest)
+}
+
 /// By how much times are longer, at random, so that many things which began together don't come back together: each
 /// time by up to this part of it. With a part of 0.1, ten seconds are between ten and eleven.
 ///

@@ -1,6 +1,6 @@
 //! Delays between attempts: exponential, bounded, with jitter.
 
-use crate::time::{Jitter, LONGEST};
+use crate::time::{Jitter, LONGEST, doubled};
 use rand::Rng;
 use std::time::Duration;
 
@@ -60,9 +60,7 @@ impl Backoff {
 
     /// The delay after failure number `attempt` (from 1).
     pub(crate) fn delay(&self, attempt: u32, rng: &mut impl Rng) -> Duration {
-        let doubled =
-            self.base.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX));
-        self.jitter.lengthen(doubled.min(self.max), rng)
+        self.jitter.lengthen(doubled(self.base, self.max, attempt), rng)
     }
 }
 

@@ -34,7 +34,7 @@ pub(crate) type Witness = SmallVec<[Check; 4]>;
 
 /// The truth of a condition and the proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Verdict {
+pub(crate) struct Evaluation {
     pub(crate) truth: bool,
     pub(crate) witness: Witness,
 }
@@ -84,7 +84,7 @@ impl Compiled {
     }
 
     /// The truth, and a witness of few checks. It may run leaves that [`Compiled::truth`] skips.
-    pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Verdict {
+    pub(crate) fn evaluate(&self, seen: &[Option<Seen>]) -> Evaluation {
         self.verdict(Tree::ROOT, seen)
     }
 
@@ -98,26 +98,26 @@ impl Compiled {
         }
     }
 
-    fn verdict(&self, at: usize, seen: &[Option<Seen>]) -> Verdict {
+    fn verdict(&self, at: usize, seen: &[Option<Seen>]) -> Evaluation {
         match self.tree.node(at) {
             Node::Leaf(leaf) => self.leaves[leaf as usize].verdict(leaf, seen),
             Node::All => self.join(at, true, seen),
             Node::Any => self.join(at, false, seen),
             Node::Not => {
                 // With a single child, both ways of joining give the child's own verdict.
-                let Verdict { truth, witness } = self.join(at, true, seen);
-                Verdict { truth: !truth, witness }
+                let Evaluation { truth, witness } = self.join(at, true, seen);
+                Evaluation { truth: !truth, witness }
             }
         }
     }
 
     /// A true `and` and a false `or` depend on every child, so their witness is the union. Otherwise one
     /// child decides. The first child with the fewest checks is taken.
-    fn join(&self, at: usize, unanimous: bool, seen: &[Option<Seen>]) -> Verdict {
+    fn join(&self, at: usize, unanimous: bool, seen: &[Option<Seen>]) -> Evaluation {
         let mut union = Witness::new();
         let mut deciding: Option<Witness> = None;
         for child in self.tree.children(at) {
-            let Verdict { truth, witness } = self.verdict(child, seen);
+            let Evaluation { truth, witness } = self.verdict(child, seen);
             if truth != unanimous {
                 let fewest = deciding.as_ref().map_or(usize::MAX, SmallVec::len);
                 if witness.len() < fewest {
@@ -132,14 +132,14 @@ impl Compiled {
             }
         }
         match deciding {
-            Some(witness) => Verdict { truth: !unanimous, witness },
-            None => Verdict { truth: unanimous, witness: union },
+            Some(witness) => Evaluation { truth: !unanimous, witness },
+            None => Evaluation { truth: unanimous, witness: union },
         }
     }
 }
 
 impl Leaf {
-    fn verdict(&self, number: LeafNumber, seen: &[Option<Seen>]) -> Verdict {
+    fn verdict(&self, number: LeafNumber, seen: &[Option<Seen>]) -> Evaluation {
         let truth = self.holds(seen);
         let value = |slot: Slot| seen_at(seen, slot).map(|seen| &seen.value);
         let witness = match (&self.test, &self.slots[..]) {
@@ -159,7 +159,7 @@ impl Leaf {
             }
             (_, slots) => slots.iter().map(|slot| pin(*slot, seen)).collect(),
         };
-        Verdict { truth, witness }
+        Evaluation { truth, witness }
     }
 }
 

@@ -191,7 +191,7 @@ fn a_witness_holds_and_proves_the_truth_in_every_state_in_which_it_holds() {
         let condition = model.condition();
         let compiled = condition.compile().unwrap();
         let then = by_slot(&compiled, &state);
-        let Verdict { truth, witness } = compiled.evaluate(&then);
+        let Evaluation { truth, witness } = compiled.evaluate(&then);
         for check in &witness {
             prop_assert!(holds(&compiled, check, &then, &then), "{:?} of {} does not hold", check, condition);
         }

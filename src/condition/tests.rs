@@ -293,6 +293,6 @@ fn conditions_can_be_shared_among_threads() {
     fn shared<T: Clone + Send + Sync + 'static>() {}
     shared::<Condition>();
     shared::<Compiled>();
-    shared::<(Leaf, Test, Verdict, Witness)>();
+    shared::<(Leaf, Test, Evaluation, Witness)>();
     shared::<Explanation>();
 }

@@ -42,7 +42,7 @@ pub(crate) struct WatchedKeys {
 }
 
 /// What a crawler is made of.
-pub(crate) struct Settings {
+pub(crate) struct CrawlerSettings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
@@ -66,15 +66,15 @@ pub(crate) struct Settings {
 const NAME: &str = "crawler";
 
 /// Starts it on the present thread, with which it ends.
-pub(crate) fn start_crawler(settings: Settings) {
+pub(crate) fn start_crawler(settings: CrawlerSettings) {
     let faults = settings.faults.clone();
     spawn_guarded(&faults, NAME, run(settings));
 }
 
-async fn run(mut settings: Settings) {
+async fn run(mut settings: CrawlerSettings) {
     let mut failing = false;
     loop {
-        let Settings { interval, jitter, .. } = settings;
+        let CrawlerSettings { interval, jitter, .. } = settings;
         sleep(jitter.lengthen(interval, &mut settings.rng)).await;
         let crawled = turn(&mut settings).await;
         let engine = &*settings.engine;
@@ -114,7 +114,7 @@ async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
 }
 
 /// One crawl, when it is this engine's turn, and how long it took; `None` as [`crawl`].
-async fn turn(settings: &mut Settings) -> Result<Option<(usize, u64, Duration)>, Failure> {
+async fn turn(settings: &mut CrawlerSettings) -> Result<Option<(usize, u64, Duration)>, Failure> {
     let held = match &mut settings.mutex {
         None => None,
         Some(mutex) => Some(mutex.acquire(&settings.etcd, &mut settings.rng).await),
@@ -135,8 +135,8 @@ fn part(keys: &KeyScope) -> String {
 
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time. What etcd refuses to let be
 /// read is left out.
-async fn crawl(settings: &Settings) -> Result<Option<(usize, u64)>, Failure> {
-    let Settings { etcd, index, dispatcher, status, .. } = settings;
+async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failure> {
+    let CrawlerSettings { etcd, index, dispatcher, status, .. } = settings;
     let refused = |watched: &WatchedKeys| watched.generation.is_refused();
     // By watch: the stream, or that it is refused.
     let streams = || -> Option<Vec<Option<u64>>> {

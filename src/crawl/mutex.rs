@@ -4,7 +4,7 @@
 //! in etcd's own lock recipe), so that none is passed over. It limits load and nothing else: a lease that is
 //! lost during a crawl lets another engine begin, which does no harm.
 
-use crate::etcd::{Answer, EtcdClient, Failure};
+use crate::etcd::{EtcdClient, Failure, TxnResponse};
 use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
 use crate::watch_cell::WatchCell;
@@ -76,7 +76,7 @@ impl CrawlMutex {
         let oldest = TxnOp::get(self.prefix.as_str(), Some(oldest));
         let absent = Compare::create_revision(key, CompareOp::Equal, 0);
         let put = TxnOp::put(key, &*self.engine, Some(put));
-        let Answer { responses, .. } =
+        let TxnResponse { responses, .. } =
             etcd.txn(vec![absent], vec![put, oldest.clone()], vec![oldest]).await?;
         Ok(responses.into_iter().flatten().find_map(|response| match response {
             PbTxnOpResponse::ResponseRange(range) => range.kvs.into_iter().next().map(|kv| kv.key),

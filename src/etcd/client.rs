@@ -14,6 +14,7 @@ use super::token::Token;
 use super::{Target, Timeouts};
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
+use crate::time::doubled;
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use etcd_client::Client;
 use rand::rngs::StdRng;
@@ -271,7 +272,7 @@ impl EtcdClient {
         const LONGEST: Duration = Duration::from_millis(500);
         let limit = sending.limit.unwrap_or(self.timeouts.request);
         let deadline = Instant::now() + limit;
-        let mut pause = FIRST;
+        let mut failures = 0;
         loop {
             let token = self.shared.token.generation();
             let failure = match self.connection(sending.name, deadline).await {
@@ -299,11 +300,12 @@ impl EtcdClient {
                 Remedy::OtherMember if failure.is_for_another_member() || sending.repeatable => {}
                 _ => return Err(failure),
             }
+            failures += 1;
+            let pause = doubled(FIRST, LONGEST, failures);
             if Instant::now() + pause >= deadline {
                 return Err(failure);
             }
             sleep(pause).await;
-            pause = (pause * 2).min(LONGEST);
         }
     }
 

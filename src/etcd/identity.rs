@@ -8,7 +8,7 @@ use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::Failure;
 use super::key_prefix::KeyPrefix;
-use super::requests::{Answer, kv_of_reads};
+use super::requests::{TxnResponse, kv_of_reads};
 use crate::change::Revision;
 use crate::pattern::KeyScope;
 use etcd_client::proto::PbTxnOpResponse;
@@ -43,7 +43,7 @@ impl Identity {
 
     /// Takes what the store said of its identity from an answer: the last thing that a refused transaction reads. An
     /// error: it is not this one.
-    fn check(&self, answer: &mut Answer) -> Result<(), String> {
+    fn check(&self, answer: &mut TxnResponse) -> Result<(), String> {
         if answer.succeeded {
             return Ok(());
         }
@@ -90,7 +90,7 @@ pub(super) async fn create(
         .when([Compare::create_revision(key(), CompareOp::Equal, 0)])
         .and_then([TxnOp::put(key(), wanted.value(), None)])
         .or_else([TxnOp::get(key(), None)]);
-    let answer = Answer::from(kv_of_reads(client).txn(txn).await?.0);
+    let answer = TxnResponse::from(kv_of_reads(client).txn(txn).await?.0);
     if answer.succeeded {
         return Ok((wanted.clone(), answer.revision));
     }
@@ -140,8 +140,8 @@ impl EtcdClient {
         &self,
         identity: &Identity,
         connection: &Connection,
-        mut answer: Answer,
-    ) -> Result<Answer, Failure> {
+        mut answer: TxnResponse,
+    ) -> Result<TxnResponse, Failure> {
         match identity.check(&mut answer) {
             Ok(()) => Ok(answer),
             Err(text) => {
@@ -164,7 +164,7 @@ impl EtcdClient {
         mut when: Vec<Compare>,
         then: Vec<TxnOp>,
         mut or_else: Vec<TxnOp>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<TxnResponse, Failure> {
         let identity = self.identity().await?;
         let prefix = self.store.prefix();
         when.push(identity.compare(prefix));
@@ -175,7 +175,7 @@ impl EtcdClient {
             async move {
                 let answer = kv_of_reads(&connection.client).txn(txn).await;
                 let answer = answer.map_err(|error| Failure::of_error("txn", error))?;
-                self.check_identity(identity, &connection, Answer::from(answer.0))
+                self.check_identity(identity, &connection, TxnResponse::from(answer.0))
             }
         };
         self.call_checked(Sending::once("txn"), send).await

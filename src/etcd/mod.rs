@@ -63,7 +63,7 @@ pub(crate) use identity::Identity;
 pub(crate) use key_prefix::KeyPrefix;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
 pub(crate) use ranges::{LockKey, Page};
-pub(crate) use requests::{Answer, LastEvent};
+pub(crate) use requests::{LastEvent, TxnResponse};
 pub(crate) use store::Store;
 pub(crate) use token::Token;
 pub(crate) use watch::{LiveWatch, Pieces, StreamEvent, WatchMessage};

@@ -6,6 +6,7 @@
 //! - Only where nothing was accepted so far is there nothing to fall back to.
 
 use super::credentials::Credentials;
+use crate::time::doubled;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -112,9 +113,8 @@ impl Offers {
     }
 
     fn wait_longer(&mut self, now: Instant) {
-        let pause = PAUSE * (1 << self.failures.min(3));
         self.failures = self.failures.saturating_add(1);
-        self.not_before = Some(now + pause.min(LONGEST_PAUSE));
+        self.not_before = Some(now + doubled(PAUSE, LONGEST_PAUSE, self.failures));
     }
 
     /// The latest are in use.

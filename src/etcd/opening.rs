@@ -6,7 +6,7 @@ use crate::etcd::credentials::Credentials;
 use crate::etcd::endpoint_choice::Need;
 use crate::etcd::failure::{Failure, Remedy};
 use crate::etcd::offers::Offer;
-use crate::etcd::store::{Before, Testimony, Verdict};
+use crate::etcd::store::{Before, StoreVerdict, Testimony};
 use crate::etcd::testimony::{ask, name};
 use crate::etcd::token_channel::{TokenChannel, TokenChannelBuilder};
 use crate::etcd::{Target, Timeouts};
@@ -43,18 +43,18 @@ impl Connector {
         let Reached { client, channel, activity, credentials, told, before } = reached;
         let store = &self.settings.store;
         let mut verdict = store.judge(endpoint, &told, &before, Instant::now());
-        if matches!(verdict, Verdict::Undecided(_)) {
+        if matches!(verdict, StoreVerdict::Undecided(_)) {
             self.ask_others(endpoint).await;
             verdict = store.judge(endpoint, &told, &before, Instant::now());
         }
         match verdict {
-            Verdict::Ours => {}
-            Verdict::Nameless(identity) => {
+            StoreVerdict::Ours => {}
+            StoreVerdict::Nameless(identity) => {
                 let limit = self.settings.timeouts.request;
                 let naming = timeout(limit, Box::pin(name(&client, store, &identity)));
                 naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
             }
-            Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) => {
+            StoreVerdict::Undecided(text) | StoreVerdict::Foreign(text) | StoreVerdict::Rewound(text) => {
                 if !self.is_replaceable() {
                     // The channel connects again by itself, so that the other links have come to this store too.
                     store.doubt();
@@ -82,7 +82,7 @@ impl Connector {
             let reached = Box::pin(self.reach(endpoint, Need::Missing, false)).await;
             let Ok(Some(Reached { told, before, .. })) = reached else { continue };
             let verdict = self.settings.store.judge(endpoint, &told, &before, Instant::now());
-            if !matches!(verdict, Verdict::Undecided(_)) {
+            if !matches!(verdict, StoreVerdict::Undecided(_)) {
                 return;
             }
         }

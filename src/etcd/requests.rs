@@ -97,13 +97,13 @@ pub(super) async fn read_at(
 
 /// The answer to a transaction.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct TxnResponse {
     pub(crate) revision: Revision,
     pub(crate) succeeded: bool,
     pub(crate) responses: Vec<Option<PbTxnOpResponse>>,
 }
 
-impl From<PbTxnResponse> for Answer {
+impl From<PbTxnResponse> for TxnResponse {
     fn from(response: PbTxnResponse) -> Self {
         Self {
             revision: Header::of(response.header.as_ref()).revision,
@@ -154,7 +154,10 @@ impl EtcdClient {
 
     /// Sends a transaction that is encoded already. It compares the identity that `txn` is given, and if it is
     /// refused it reads the identity last.
-    pub(crate) async fn send_txn(&self, txn: impl FnOnce(&Identity) -> Bytes) -> Result<Answer, Failure> {
+    pub(crate) async fn send_txn(
+        &self,
+        txn: impl FnOnce(&Identity) -> Bytes,
+    ) -> Result<TxnResponse, Failure> {
         let identity = self.identity().await?;
         let txn = self
             .store

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is to be done with an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum StoreVerdict {
     /// It is a member of the engine's cluster.
     Ours,
     /// It is one too, but the store has no identity yet, or not any more: this one is to be written.
@@ -132,7 +132,7 @@ impl Known {
         open: bool,
         offered: &Identity,
         now: Instant,
-    ) -> Verdict {
+    ) -> StoreVerdict {
         let Testimony { header, identity, .. } = told;
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
         if header.cluster != 0 {
@@ -141,7 +141,10 @@ impl Known {
                 self.cluster = self.decide(waited);
             }
             if self.cluster.is_none() {
-                return Verdict::Undecided(format!("no cluster has most of the endpoints: {}", self.all()));
+                return StoreVerdict::Undecided(format!(
+                    "no cluster has most of the endpoints: {}",
+                    self.all()
+                ));
             }
         }
         let Some(wrong) = self.wrong(told, before) else {
@@ -153,10 +156,10 @@ impl Known {
             return match identity {
                 Told::Is(identity, revision) => {
                     self.learn(identity, *revision);
-                    Verdict::Ours
+                    StoreVerdict::Ours
                 }
-                Told::Absent => Verdict::Nameless(self.identity.as_ref().unwrap_or(offered).clone()),
-                Told::Nothing => Verdict::Ours,
+                Told::Absent => StoreVerdict::Nameless(self.identity.as_ref().unwrap_or(offered).clone()),
+                Told::Nothing => StoreVerdict::Ours,
             };
         };
         let same = header.cluster == 0 || self.cluster == Some(header.cluster);
@@ -164,9 +167,9 @@ impl Known {
         let alone = self.endpoints == 1 && same;
         let own = same || !self.given;
         if own && !open && (alone || waited >= PATIENCE) {
-            Verdict::Rewound(wrong)
+            StoreVerdict::Rewound(wrong)
         } else {
-            Verdict::Foreign(wrong)
+            StoreVerdict::Foreign(wrong)
         }
     }
 
@@ -309,15 +312,23 @@ impl Store {
         Before { revision: *revision, term: *term, named: identity.is_some(), seen: seen.clone() }
     }
 
-    pub(super) fn judge(&self, endpoint: usize, told: &Testimony, before: &Before, now: Instant) -> Verdict {
+    pub(super) fn judge(
+        &self,
+        endpoint: usize,
+        told: &Testimony,
+        before: &Before,
+        now: Instant,
+    ) -> StoreVerdict {
         let open = self.open.load(Ordering::SeqCst) > 0;
         let mut verdict = self.known().judge(endpoint, told, before, open, &self.offered, now);
-        if let Verdict::Undecided(text) | Verdict::Foreign(text) | Verdict::Rewound(text) = &mut verdict {
+        if let StoreVerdict::Undecided(text) | StoreVerdict::Foreign(text) | StoreVerdict::Rewound(text) =
+            &mut verdict
+        {
             for (number, endpoint) in self.endpoints.iter().enumerate() {
                 *text = text.replace(&format!("endpoint {number} "), &format!("{endpoint} "));
             }
         }
-        if let Verdict::Rewound(reason) = &verdict {
+        if let StoreVerdict::Rewound(reason) = &verdict {
             (self.rewound)(reason.clone());
         }
         verdict

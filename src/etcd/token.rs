@@ -10,6 +10,7 @@ use super::errors::is_authentication_off;
 use super::failure::{Failure, FailureKind};
 use super::token_channel::Whole;
 use crate::mutants::{Mutant, is_active};
+use crate::time::doubled;
 use bytes::{BufMut, Bytes, BytesMut};
 use etcd_client::Channel;
 use http::request::Parts;
@@ -252,8 +253,7 @@ impl Token {
             Err(failure) => {
                 let refused = failure.kind == FailureKind::Authentication;
                 state.refusals = if refused { state.refusals.saturating_add(1) } else { 0 };
-                let pause = PAUSE * (1 << state.refusals.saturating_sub(1).min(3));
-                state.not_before = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+                state.not_before = Some(Instant::now() + doubled(PAUSE, LONGEST_PAUSE, state.refusals));
                 state.refusal = refused.then(|| failure.clone());
                 Err(failure)
             }

@@ -4,7 +4,7 @@
 //! transactions in a request both cost more than all that the engine itself does with them. So this calls the method
 //! of etcd's gRPC service below etcd-client, over the same channel, which puts the token on it.
 
-use super::requests::Answer;
+use super::requests::TxnResponse;
 use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use super::{Header, MAX_RESPONSE};
@@ -22,7 +22,7 @@ use tonic::{Request, Status};
 const TXN: PathAndQuery = PathAndQuery::from_static("/etcdserverpb.KV/Txn");
 
 /// Sends an encoded `etcdserverpb.TxnRequest`, and waits for its answer.
-pub(super) async fn send(channel: TokenChannel, txn: Bytes) -> Result<Answer, Status> {
+pub(super) async fn send(channel: TokenChannel, txn: Bytes) -> Result<TxnResponse, Status> {
     let mut request = Request::new(txn);
     // As etcd-client does: a member without a leader is to refuse it.
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
@@ -33,8 +33,8 @@ pub(super) async fn send(channel: TokenChannel, txn: Bytes) -> Result<Answer, St
 }
 
 /// Reads an `etcdserverpb.TxnResponse`.
-fn answer(bytes: &[u8]) -> Result<Answer, Unreadable> {
-    let (mut answer, mut header) = (Answer::default(), Header::default());
+fn answer(bytes: &[u8]) -> Result<TxnResponse, Unreadable> {
+    let (mut answer, mut header) = (TxnResponse::default(), Header::default());
     for field in Fields(bytes) {
         match field? {
             (HEADER, field) => read_header(field.bytes()?, &mut header)?,

@@ -10,7 +10,7 @@ pub(crate) use decided::{Decided, Verdict};
 
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
-use crate::condition::Verdict as Evaluated;
+use crate::condition::Evaluation;
 use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
 use crate::metrics::Meters;
 use crate::runtime::supervised::{Faults, SupervisedActor, forward, guarded};
@@ -158,7 +158,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
     let Decide { instance, rule, binding, snapshot, coherent, touches, reason, orphaned } = decide;
     let compiled = &rules[rule.index()];
     let verdict = match catch_unwind(AssertUnwindSafe(|| compiled.condition().evaluate(&snapshot))) {
-        Ok(Evaluated { truth: true, witness }) => Verdict::True(witness),
+        Ok(Evaluation { truth: true, witness }) => Verdict::True(witness),
         Ok(_) => Verdict::False,
         Err(panic) => {
             let text = crate::runtime::supervised::panic_text(&*panic);

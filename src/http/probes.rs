@@ -20,7 +20,7 @@ pub(super) struct Checked {
 
 /// The answer to a probe.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct ProbeAnswer {
     pub(super) passed: bool,
     pub(super) text: String,
 }
@@ -35,7 +35,7 @@ struct Check {
 
 /// Checks all engines; with nothing to check a process is live and not ready. A check in `exclude` (by its
 /// name, or with its engine: `NAME/lagging`) does not count.
-pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &[String]) -> Verdict {
+pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &[String]) -> ProbeAnswer {
     let mut checks: Vec<Check> = engines.iter().flat_map(|engine| checks(probe, engine)).collect();
     if engines.is_empty() && probe != Probe::Live {
         let failure = Some("no engine is running yet".into());
@@ -51,7 +51,7 @@ pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &
         Probe::Ready | Probe::Strict => "readyz",
     };
     if passed && !verbose {
-        return Verdict { passed, text: "ok".into() };
+        return ProbeAnswer { passed, text: "ok".into() };
     }
     let line = |check: &Check| match &check.failure {
         None => format!("[+]{}/{} ok\n", check.engine, check.name),
@@ -59,7 +59,10 @@ pub(super) fn probe(probe: Probe, engines: &[Checked], verbose: bool, exclude: &
         Some(failure) => format!("[-]{}/{} failed: {failure}\n", check.engine, check.name),
     };
     let lines: String = checks.iter().map(line).collect();
-    Verdict { passed, text: format!("{lines}{name} check {}\n", if passed { "passed" } else { "failed" }) }
+    ProbeAnswer {
+        passed,
+        text: format!("{lines}{name} check {}\n", if passed { "passed" } else { "failed" }),
+    }
 }
 
 fn checks(probe: Probe, engine: &Checked) -> Vec<Check> {

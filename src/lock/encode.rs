@@ -22,7 +22,7 @@ pub(crate) enum Sign {
 
 /// Which property of a key is compared, and with what: `etcdserverpb.Compare.CompareTarget` and its union.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target<'a> {
+pub(crate) enum CompareTarget<'a> {
     /// The revision of the key's creation. 0 if it is absent.
     Created(Revision),
     /// The revision of its last change. 0 if it is absent.
@@ -61,21 +61,21 @@ impl EncodedTxn {
     }
 
     /// Adds a compare. The transaction succeeds if all of its compares hold.
-    pub(crate) fn compare(&mut self, key: &str, sign: Sign, target: Target<'_>) {
+    pub(crate) fn compare(&mut self, key: &str, sign: Sign, target: CompareTarget<'_>) {
         self.compare_all(key, &[], sign, target);
     }
 
     /// Adds a compare of all keys from one on and before another, or of one key if no end is given. It holds if it
     /// holds of each, and if there are none, of an absent key.
-    pub(crate) fn compare_all(&mut self, key: &str, end: &[u8], sign: Sign, target: Target<'_>) {
+    pub(crate) fn compare_all(&mut self, key: &str, end: &[u8], sign: Sign, target: CompareTarget<'_>) {
         const RANGE_END: u32 = 64;
         const RESULT: u32 = 1;
         const TARGET: u32 = 2;
         const KEY: u32 = 3;
         let (kind, field, with) = match target {
-            Target::Created(revision) => (1, 5, Err(revision.get())),
-            Target::Changed(revision) => (2, 6, Err(revision.get())),
-            Target::Value(value) => (3, 7, Ok(value)),
+            CompareTarget::Created(revision) => (1, 5, Err(revision.get())),
+            CompareTarget::Changed(revision) => (2, 6, Err(revision.get())),
+            CompareTarget::Value(value) => (3, 7, Ok(value)),
         };
         let with_len = with.map_or_else(number_len, bytes_len);
         // Its number takes one byte more than those of the other fields.
@@ -163,7 +163,7 @@ impl EncodedTxn {
 pub(crate) fn guard(identity: &Identity) -> EncodedTxn {
     let mut guard = EncodedTxn::default();
     if !is_active(Mutant::Identity) {
-        guard.compare(identity.key(), Sign::Equal, Target::Value(identity.value()));
+        guard.compare(identity.key(), Sign::Equal, CompareTarget::Value(identity.value()));
     }
     guard.else_get(identity.key());
     guard

@@ -40,7 +40,7 @@ pub(crate) struct LockLease {
 pub(crate) type LockLeases = Arc<BTreeMap<Duration, WatchCell<Option<LockLease>>>>;
 
 /// What a lease manager is made of.
-pub(crate) struct Settings {
+pub(crate) struct LeaseManagerSettings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
@@ -52,7 +52,7 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct LeaseManager {
-    pub(super) settings: Settings,
+    pub(super) settings: LeaseManagerSettings,
     leases: Vec<(Kept, Duration, WatchCellSender<Option<LockLease>>)>,
     readers: LockLeases,
     /// The lease of this engine's keys as a member of the fleet.
@@ -99,7 +99,10 @@ enum Kept {
 
 impl LeaseManager {
     /// Keeps one lease for each of the TTLs.
-    pub(crate) fn new(settings: Settings, ttls: impl IntoIterator<Item = Duration>) -> (Self, LockLeases) {
+    pub(crate) fn new(
+        settings: LeaseManagerSettings,
+        ttls: impl IntoIterator<Item = Duration>,
+    ) -> (Self, LockLeases) {
         let mut leases = Vec::new();
         let mut readers = BTreeMap::new();
         for ttl in ttls {
@@ -142,7 +145,8 @@ impl Actor for LeaseManager {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for (kept, ttl, published) in std::mem::take(&mut self.leases) {
-            let Settings { meters, etcd, status, sentinels, silence, rng, faults } = &mut self.settings;
+            let LeaseManagerSettings { meters, etcd, status, sentinels, silence, rng, faults } =
+                &mut self.settings;
             if kept == Kept::Locks {
                 status.own_keys_awaited();
             }

@@ -27,7 +27,7 @@ pub(crate) struct Released(pub(crate) Option<Vec<(String, Revision)>>);
 pub(crate) struct LocksSeen(pub(crate) Vec<LockKey>);
 
 /// What a lock watcher is made of.
-pub(crate) struct Settings {
+pub(crate) struct LockWatcherSettings {
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) namespace: String,
     pub(crate) dispatcher: Recipient<Released>,
@@ -42,7 +42,7 @@ pub(crate) struct Settings {
 const NAME: &str = "lock watcher";
 
 /// Starts it on the present thread, with which it ends.
-pub(crate) fn start_lock_watcher(settings: Settings, retry: Retry) {
+pub(crate) fn start_lock_watcher(settings: LockWatcherSettings, retry: Retry) {
     let faults = settings.faults.clone();
     spawn_guarded(&faults, NAME, run(settings, retry));
 }
@@ -50,7 +50,7 @@ pub(crate) fn start_lock_watcher(settings: Settings, retry: Retry) {
 /// The name in the engine's health.
 const PART: &str = "watch of released locks";
 
-async fn run(mut settings: Settings, mut retry: Retry) {
+async fn run(mut settings: LockWatcherSettings, mut retry: Retry) {
     let mut resume = Resume::default();
     let mut followed = None;
     loop {
@@ -89,12 +89,12 @@ enum End {
 }
 
 async fn follow(
-    settings: &mut Settings,
+    settings: &mut LockWatcherSettings,
     after: Revision,
     resume: &mut Resume,
     retry: &mut Retry,
 ) -> Result<End, Failure> {
-    let Settings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
+    let LockWatcherSettings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
     let below = KeyScope::Prefix(namespace.clone());
     let from = match start(etcd, &below, resume).await? {
         Start::Watch(from) => from,

@@ -7,7 +7,7 @@
 
 use crate::change::{Change, Revision};
 use crate::etcd::{
-    Answer, EtcdClient, Failure, FailureKind, LeaseId, LiveWatch, Pieces, StreamEvent, WatchMessage,
+    EtcdClient, Failure, FailureKind, LeaseId, LiveWatch, Pieces, StreamEvent, TxnResponse, WatchMessage,
 };
 use crate::mutants::{Mutant, is_active};
 use crate::pattern::KeyScope;
@@ -64,7 +64,7 @@ impl Sentinels {
         let under = PutOptions::new().with_lease(lease.get());
         let put = TxnOp::put(prefix.key(self.key(lease)), &*self.engine, Some(under));
         let when = vec![none(&below), none(&above)];
-        let Answer { revision, succeeded, responses } =
+        let TxnResponse { revision, succeeded, responses } =
             etcd.txn(when, vec![put], vec![first(&below), first(&above)]).await?;
         if succeeded {
             return Ok(Placed::At(revision));
@@ -90,6 +90,13 @@ pub(crate) struct SentinelWatch<'a> {
     pub(crate) retry: Retry,
 }
 
+/// Why a stream is not followed any more.
+enum Followed {
+    Deleted,
+    /// Its connection was replaced.
+    Moved,
+}
+
 impl SentinelWatch<'_> {
     /// Ends when the sentinel is gone.
     pub(crate) async fn gone(mut self) {
@@ -99,13 +106,13 @@ impl SentinelWatch<'_> {
         let key = KeyScope::Key(self.sentinels.key(self.lease));
         loop {
             match self.follow(&key).await {
-                Ok(true) => return,
+                Ok(Followed::Deleted) => return,
                 // It goes on over the connection that has taken the place of the stream's.
-                Ok(false) => {}
+                Ok(Followed::Moved) => {}
                 Err(failure) => {
                     tracing::debug!(%failure, "a lease is not watched; trying again");
                     if failure.kind == FailureKind::Compacted {
-                        match self.look(&key).await {
+                        match self.is_there(&key).await {
                             Ok(true) => {}
                             Ok(false) => return,
                             Err(failure) => tracing::debug!(%failure, "a lease could not be looked at"),
@@ -117,13 +124,13 @@ impl SentinelWatch<'_> {
         }
     }
 
-    /// Whether it was deleted, once that is known or the stream's connection was replaced.
-    async fn follow(&mut self, key: &KeyScope) -> Result<bool, Failure> {
+    /// Waits until it is deleted, or the stream's connection was replaced.
+    async fn follow(&mut self, key: &KeyScope) -> Result<Followed, Failure> {
         // From where it was there: some servers drop a deletion at the compacted revision without an error.
         let mut stream =
             LiveWatch::open(self.etcd, key, self.there, true, self.silence, Pieces::Whole).await?;
         loop {
-            let StreamEvent::Message(message) = stream.next().await? else { return Ok(false) };
+            let StreamEvent::Message(message) = stream.next().await? else { return Ok(Followed::Moved) };
             match message {
                 WatchMessage::Changes(_, changes) => {
                     let is_it = |change: &Change| match change {
@@ -131,7 +138,7 @@ impl SentinelWatch<'_> {
                         Change::Put { .. } => false,
                     };
                     if changes.iter().any(is_it) {
-                        return Ok(true);
+                        return Ok(Followed::Deleted);
                     }
                 }
                 WatchMessage::Cancelled { compacted, .. } if compacted > Revision::NONE => {
@@ -144,7 +151,7 @@ impl SentinelWatch<'_> {
     }
 
     /// Whether it is there now.
-    async fn look(&mut self, key: &KeyScope) -> Result<bool, Failure> {
+    async fn is_there(&mut self, key: &KeyScope) -> Result<bool, Failure> {
         let at = self.etcd.header(key).await?.revision;
         let is_there = self.etcd.get(key.text()).await?.is_some();
         self.there = at;

@@ -10,7 +10,7 @@ pub(crate) use showing::{ReadKeys, Showing};
 pub(crate) use values::{Holder, InstanceMark, MarkKind, Nonce};
 
 use super::batch::{Footprint, KeyHash};
-use super::encode::{EncodedTxn, Sign, Target};
+use super::encode::{CompareTarget, EncodedTxn, Sign};
 use super::keys::Keys;
 use crate::change::{Change, Deletion, Revision, Seen, Snapshot};
 use crate::condition::{Check, Compiled, Slot};
@@ -38,7 +38,7 @@ pub(crate) struct Reply {
 
 /// The mark that an instance's transaction may find and replace.
 fn compare_mark(txn: &mut EncodedTxn, key: &str, known: Option<Revision>) {
-    txn.compare(key, Sign::Equal, Target::Changed(known.unwrap_or(Revision::NONE)));
+    txn.compare(key, Sign::Equal, CompareTarget::Changed(known.unwrap_or(Revision::NONE)));
 }
 
 /// The transaction that takes a lock and verifies that the condition still holds.
@@ -59,7 +59,7 @@ impl Locking<'_> {
         let (lock, mark) = (self.keys.lock(), self.keys.mark());
         let mut txn = EncodedTxn::with_capacity(ROOM);
         let mut compares = 1;
-        txn.compare(lock, Sign::Equal, Target::Created(Revision::NONE));
+        txn.compare(lock, Sign::Equal, CompareTarget::Created(Revision::NONE));
         if !is_active(Mutant::Backoff) {
             compares += 1;
             compare_mark(&mut txn, mark, self.supersedes_backoff);
@@ -107,18 +107,18 @@ impl Locking<'_> {
 
     fn compare(&self, txn: &mut EncodedTxn, check: &Check) {
         let (slot, sign, target) = match check {
-            Check::Absent(slot) => (slot, Sign::Equal, Target::Created(Revision::NONE)),
-            Check::Exists(slot) => (slot, Sign::Greater, Target::Created(Revision::NONE)),
+            Check::Absent(slot) => (slot, Sign::Equal, CompareTarget::Created(Revision::NONE)),
+            Check::Exists(slot) => (slot, Sign::Greater, CompareTarget::Created(Revision::NONE)),
             Check::ValueIs(slot) => {
                 let value = self.seen(*slot).map_or(&[][..], |seen| seen.value.as_bytes());
-                (slot, Sign::Equal, Target::Value(value))
+                (slot, Sign::Equal, CompareTarget::Value(value))
             }
             Check::ValueIsNot(slot, leaf) => {
-                (slot, Sign::NotEqual, Target::Value(self.condition.literal(*leaf)))
+                (slot, Sign::NotEqual, CompareTarget::Value(self.condition.literal(*leaf)))
             }
             Check::Unchanged(slot) => {
                 let revision = self.seen(*slot).map_or(Revision::NONE, |seen| seen.mod_revision);
-                (slot, Sign::Equal, Target::Changed(revision))
+                (slot, Sign::Equal, CompareTarget::Changed(revision))
             }
         };
         txn.compare(self.keys.slot(*slot), sign, target);
@@ -255,7 +255,7 @@ impl Ending<'_> {
             Some(Fence { create_revision }) => {
                 if !is_active(Mutant::Fence) {
                     compares += 1;
-                    txn.compare(lock, Sign::Equal, Target::Created(create_revision));
+                    txn.compare(lock, Sign::Equal, CompareTarget::Created(create_revision));
                 }
                 read(&mut txn, lock);
             }
@@ -271,12 +271,14 @@ impl Ending<'_> {
             if !is_active(Mutant::Expectations) {
                 compares += 1;
                 let (sign, target) = match is {
-                    Expected::NoneBefore(_) => (Sign::Equal, Target::Created(Revision::NONE)),
-                    Expected::NoLaterBefore(_, revision) => (Sign::Less, Target::Changed(revision.next())),
-                    Expected::At(revision) => (Sign::Equal, Target::Changed(*revision)),
-                    Expected::There => (Sign::Greater, Target::Created(Revision::NONE)),
-                    Expected::Value(value) => (Sign::Equal, Target::Value(value.as_bytes())),
-                    Expected::OtherThan(value) => (Sign::NotEqual, Target::Value(value.as_bytes())),
+                    Expected::NoneBefore(_) => (Sign::Equal, CompareTarget::Created(Revision::NONE)),
+                    Expected::NoLaterBefore(_, revision) => {
+                        (Sign::Less, CompareTarget::Changed(revision.next()))
+                    }
+                    Expected::At(revision) => (Sign::Equal, CompareTarget::Changed(*revision)),
+                    Expected::There => (Sign::Greater, CompareTarget::Created(Revision::NONE)),
+                    Expected::Value(value) => (Sign::Equal, CompareTarget::Value(value.as_bytes())),
+                    Expected::OtherThan(value) => (Sign::NotEqual, CompareTarget::Value(value.as_bytes())),
                 };
                 txn.compare_all(key, is.end().unwrap_or_default(), sign, target);
             }
@@ -376,20 +378,20 @@ pub(crate) enum Ended {
 
 /// Deletes a lock under which nobody works, if it is still the one that was seen.
 pub(crate) fn free_orphan(lock: &str, create_revision: Revision) -> Request {
-    delete_if(lock, Target::Created(create_revision))
+    delete_if(lock, CompareTarget::Created(create_revision))
 }
 
 /// Deletes the lock of an attempt with an unknown result, if the attempt did take it.
 pub(crate) fn free_attempt(lock: &str, holder: &Holder) -> Request {
-    delete_if(lock, Target::Value(&json(holder)))
+    delete_if(lock, CompareTarget::Value(&json(holder)))
 }
 
 /// Deletes a mark, if it is still the one that was seen.
 pub(crate) fn clear_mark(mark: &str, revision: Revision) -> Request {
-    delete_if(mark, Target::Changed(revision))
+    delete_if(mark, CompareTarget::Changed(revision))
 }
 
-fn delete_if(key: &str, is: Target<'_>) -> Request {
+fn delete_if(key: &str, is: CompareTarget<'_>) -> Request {
     let mut txn = EncodedTxn::default();
     txn.compare(key, Sign::Equal, is);
     txn.then_delete(key);

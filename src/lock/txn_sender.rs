@@ -4,7 +4,7 @@ use super::batch::{Batch, BatchLimits, Batcher, Class};
 use super::encode::{EncodedTxn, alone, guard, nested};
 use super::txn::{Nonce, Reply, Request, is_at_fault};
 use crate::compiled::{CompiledRule, RuleIndex};
-use crate::etcd::{Answer, EtcdClient, Failure, FailureKind, Identity};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Identity, TxnResponse};
 use crate::health::status::{REQUESTS, Status};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a transaction sender is made of.
-pub(crate) struct Settings {
+pub(crate) struct TxnSenderSettings {
     pub(crate) meters: Meters,
     pub(crate) etcd: Arc<EtcdClient>,
     pub(crate) status: Status,
@@ -34,7 +34,7 @@ pub(crate) struct Settings {
 }
 
 pub(crate) struct TxnSender {
-    settings: Settings,
+    settings: TxnSenderSettings,
     batcher: Batcher<Entry>,
     /// Rules that were refused by permission: their transactions travel alone.
     refused: BTreeSet<RuleIndex>,
@@ -77,7 +77,7 @@ pub(crate) struct Awaited {
 }
 
 impl TxnSender {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(settings: TxnSenderSettings) -> Self {
         let batcher = Batcher::new(settings.limits.clone());
         Self {
             settings,
@@ -121,7 +121,7 @@ impl TxnSender {
         self.flush_answers();
     }
 
-    fn landed(&mut self, batch: Batch<Entry>, answer: Result<Answer, Failure>, ctx: &mut Context<Self>) {
+    fn landed(&mut self, batch: Batch<Entry>, answer: Result<TxnResponse, Failure>, ctx: &mut Context<Self>) {
         match answer {
             Ok(answer) => {
                 // Deletions are answered also without space.
@@ -188,8 +188,8 @@ impl TxnSender {
         }
     }
 
-    fn reply(&mut self, batch: Batch<Entry>, answer: Answer) {
-        let Answer { revision, succeeded, responses } = answer;
+    fn reply(&mut self, batch: Batch<Entry>, answer: TxnResponse) {
+        let TxnResponse { revision, succeeded, responses } = answer;
         if !batch.is_nested() {
             if let Some(entry) = batch.into_entries().next() {
                 self.answer(entry.asker, Ok(Reply { revision, succeeded, responses }));
@@ -290,7 +290,7 @@ impl TxnSender {
     /// Asks etcd for something until it, or another request, is answered.
     fn probe(&mut self, ctx: &mut Context<Self>) {
         self.probing = true;
-        let Settings { etcd, namespace, .. } = &self.settings;
+        let TxnSenderSettings { etcd, namespace, .. } = &self.settings;
         let (etcd, namespace) = (etcd.clone(), namespace.clone());
         let asking = async move {
             sleep(PROBE).await;
@@ -386,7 +386,7 @@ impl Handler<AnswerTo> for TxnSender {
 #[rtype(result = "()")]
 struct Landed {
     batch: Batch<Entry>,
-    answer: Result<Answer, Failure>,
+    answer: Result<TxnResponse, Failure>,
 }
 
 impl Handler<Landed> for TxnSender {

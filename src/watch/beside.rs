@@ -4,7 +4,7 @@
 //! compaction can take away. Both go to the index, which keeps the newest that it is told of a key. The mirror is
 //! complete when it has all ranges, and the watch has told of the latest change that was found in any of them.
 
-use super::watcher::Settings;
+use super::watcher::WatcherSettings;
 use crate::change::{KeyValue, Revision};
 use crate::etcd::{Failure, FailureKind, LastEvent, LiveWatch, Pieces, StreamEvent, WatchMessage};
 use crate::index::Purpose;
@@ -70,12 +70,12 @@ impl Beside {
     /// Opens the watch, and begins to read. Returns also the revision after which the watch tells everything.
     /// `None` if the index is gone.
     pub(super) async fn open(
-        settings: &Settings,
+        settings: &WatcherSettings,
         pieces: Pieces,
     ) -> Result<Option<(LiveWatch, Revision, Self)>, Failure> {
         /// From now on.
         const NOW: Revision = Revision::NONE;
-        let Settings { etcd, index, number, keys, silence, splits, .. } = settings;
+        let WatcherSettings { etcd, index, number, keys, silence, splits, .. } = settings;
         let mut stream = LiveWatch::open(etcd, keys, NOW, false, *silence, pieces).await?;
         registered(&mut stream).await?;
         // Not what the stream told, which may come from a proxy or from a member that is behind. What it told before
@@ -103,7 +103,7 @@ impl Beside {
     /// to there.
     pub(super) async fn step(
         &mut self,
-        settings: &Settings,
+        settings: &WatcherSettings,
         delivered: Revision,
     ) -> Result<Progress, Failure> {
         match &mut self.stage {

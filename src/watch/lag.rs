@@ -15,6 +15,15 @@ use tokio::time::Instant;
 /// Who is sending history sends more within this time.
 const SILENCE: Duration = Duration::from_secs(1);
 
+/// What is news about a watch's lag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LagChange {
+    /// It has been behind for the limit, for this reason.
+    Began(Cause),
+    /// It is behind no more, or for less than half of the limit.
+    Ended,
+}
+
 /// Why a watch is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -98,8 +107,8 @@ impl Lag {
         causes.into_iter().flatten().min_by_key(|(since, _)| *since)
     }
 
-    /// Looks whether lagging began (and why) or ended; `None`: no change.
-    pub(crate) fn look(&mut self, now: Instant) -> Option<Option<Cause>> {
+    /// Whether lagging began or ended since it was asked before.
+    pub(crate) fn change(&mut self, now: Instant) -> Option<LagChange> {
         let behind = self.behind(now);
         let limit = if self.lagging { self.limit / 2 } else { self.limit };
         let cause = behind.filter(|(since, _)| now.duration_since(*since) >= limit).map(|(_, cause)| cause);
@@ -107,7 +116,7 @@ impl Lag {
             return None;
         }
         self.lagging = cause.is_some();
-        Some(cause)
+        Some(cause.map_or(LagChange::Ended, LagChange::Began))
     }
 
     /// When to look again if nothing happens.
@@ -135,14 +144,14 @@ mod tests {
         let mut lag = Lag::new(LIMIT);
         assert_eq!(lag.deadline(at(0.0)), None, "nothing to look for");
         lag.waiting(Some(at(0.0)));
-        assert_eq!(lag.look(at(4.9)), None);
+        assert_eq!(lag.change(at(4.9)), None);
         assert_eq!(lag.deadline(at(4.9)), Some(at(5.0)));
-        assert_eq!(lag.look(at(5.0)), Some(Some(Cause::Index)));
+        assert_eq!(lag.change(at(5.0)), Some(LagChange::Began(Cause::Index)));
         lag.waiting(Some(at(3.0)));
-        assert_eq!(lag.look(at(6.0)), None, "for 3 s");
+        assert_eq!(lag.change(at(6.0)), None, "for 3 s");
         assert_eq!(lag.deadline(at(6.0)), None, "only news can end it");
         lag.waiting(Some(at(5.0)));
-        assert_eq!(lag.look(at(7.0)), Some(None), "for 2 s");
+        assert_eq!(lag.change(at(7.0)), Some(LagChange::Ended), "for 2 s");
     }
 
     #[test]
@@ -152,9 +161,9 @@ mod tests {
         for step in 0..=50 {
             lag.heard(false, at(f64::from(step) / 10.0));
         }
-        assert_eq!(lag.look(at(5.0)), Some(Some(Cause::History)));
+        assert_eq!(lag.change(at(5.0)), Some(LagChange::Began(Cause::History)));
         lag.heard(true, at(5.1));
-        assert_eq!(lag.look(at(5.1)), Some(None));
+        assert_eq!(lag.change(at(5.1)), Some(LagChange::Ended));
     }
 
     #[test]
@@ -164,9 +173,9 @@ mod tests {
         for step in 0..=50 {
             lag.heard(false, at(f64::from(step) / 10.0));
         }
-        assert_eq!(lag.look(at(5.0)), Some(Some(Cause::History)));
+        assert_eq!(lag.change(at(5.0)), Some(LagChange::Began(Cause::History)));
         assert_eq!(lag.deadline(at(5.0)), Some(at(6.0)));
-        assert_eq!(lag.look(at(6.0)), Some(None), "other keys changed after the last of ours");
+        assert_eq!(lag.change(at(6.0)), Some(LagChange::Ended), "other keys changed after the last of ours");
     }
 
     #[test]
@@ -175,10 +184,10 @@ mod tests {
         let mut lag = Lag::new(LIMIT);
         lag.heard(false, at(0.0));
         assert_eq!(lag.deadline(at(0.0)), Some(at(1.0)));
-        assert_eq!((lag.look(at(1.0)), lag.look(at(60.0))), (None, None));
+        assert_eq!((lag.change(at(1.0)), lag.change(at(60.0))), (None, None));
         assert_eq!(lag.deadline(at(60.0)), None);
         lag.heard(false, at(100.0));
-        assert_eq!(lag.look(at(100.9)), None, "a new beginning");
+        assert_eq!(lag.change(at(100.9)), None, "a new beginning");
     }
 
     #[test]
@@ -187,9 +196,9 @@ mod tests {
         let mut lag = Lag::new(LIMIT);
         lag.compacted(at(0.0));
         lag.compacted(at(3.0));
-        assert_eq!(lag.look(at(5.0)), Some(Some(Cause::Snapshot)));
+        assert_eq!(lag.change(at(5.0)), Some(LagChange::Began(Cause::Snapshot)));
         lag.following();
-        assert_eq!(lag.look(at(5.1)), Some(None));
+        assert_eq!(lag.change(at(5.1)), Some(LagChange::Ended));
     }
 
     #[test]
@@ -197,9 +206,9 @@ mod tests {
         let at = seconds(Instant::now());
         let mut lag = Lag::new(LIMIT);
         lag.waiting(Some(at(0.0)));
-        assert_eq!(lag.look(at(5.0)), Some(Some(Cause::Index)));
+        assert_eq!(lag.change(at(5.0)), Some(LagChange::Began(Cause::Index)));
         assert!(lag.broken());
-        assert_eq!((lag.look(at(9.0)), lag.deadline(at(9.0))), (None, None));
+        assert_eq!((lag.change(at(9.0)), lag.deadline(at(9.0))), (None, None));
         assert!(!lag.broken());
     }
 }

@@ -3,7 +3,7 @@
 
 use super::ahead::{Ahead, LARGE, Part};
 use super::beside::{Beside, Progress, newest};
-use super::lag::Lag;
+use super::lag::{Lag, LagChange};
 use super::progress::{Furthest, WatchProgress};
 use crate::change::{KeyValue, Revision};
 use crate::etcd::{
@@ -32,7 +32,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 const SHOW: Duration = Duration::from_secs(1);
 
 /// What a watcher is made of.
-pub(crate) struct Settings {
+pub(crate) struct WatcherSettings {
     pub(crate) engine: Arc<str>,
     pub(crate) meters: Meters,
     pub(crate) progress: WatchProgress,
@@ -53,7 +53,7 @@ pub(crate) struct Settings {
     pub(crate) faults: Faults,
 }
 
-impl Settings {
+impl WatcherSettings {
     /// The watcher's name in the engine's health.
     fn part(&self) -> String {
         format!("watch of `{}`", self.keys)
@@ -63,11 +63,11 @@ impl Settings {
     fn report(&self, lag: &mut Lag) {
         let now = Instant::now();
         self.progress.behind(self.number, lag.since(now));
-        match lag.look(now) {
-            Some(Some(cause)) => {
+        match lag.change(now) {
+            Some(LagChange::Began(cause)) => {
                 self.status.problem(&self.lag_part(), Reason::Lagging, cause.message().to_owned());
             }
-            Some(None) => self.status.fine(&self.lag_part()),
+            Some(LagChange::Ended) => self.status.fine(&self.lag_part()),
             None => {}
         }
     }
@@ -89,7 +89,7 @@ impl Settings {
 const NAME: &str = "watcher";
 
 /// Starts the watch of one covering prefix on the present thread, with which it ends.
-pub(crate) fn start_watcher(settings: Settings, retry: Retry) {
+pub(crate) fn start_watcher(settings: WatcherSettings, retry: Retry) {
     if settings.number == WatcherIndex::FIRST {
         // For all of them.
         let (progress, meters) = (settings.progress.clone(), settings.meters.clone());
@@ -105,7 +105,7 @@ pub(crate) fn start_watcher(settings: Settings, retry: Retry) {
     spawn_guarded(&faults, NAME, run(settings, retry));
 }
 
-async fn run(settings: Settings, retry: Retry) {
+async fn run(settings: WatcherSettings, retry: Retry) {
     let mut watch = Watch {
         resume: Resume::default(),
         lag: Lag::new(settings.lag_limit),
@@ -158,7 +158,7 @@ struct Watch {
 
 impl Watch {
     /// Tells the index how it is now, if that is news. False if the index is gone.
-    async fn is(&mut self, state: WatchState, settings: &Settings) -> bool {
+    async fn is(&mut self, state: WatchState, settings: &WatcherSettings) -> bool {
         if std::mem::replace(&mut self.state, state) == state {
             return true;
         }
@@ -174,7 +174,7 @@ enum Stop {
 }
 
 /// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
-async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure> {
+async fn follow(settings: &WatcherSettings, watch: &mut Watch) -> Result<Stop, Failure> {
     let Watch { resume, lag, pieces, .. } = &mut *watch;
     let pieces = *pieces;
     let open = async |from| {
@@ -184,7 +184,8 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => (open(from).await?, None),
         Start::Snapshot(revision) => {
-            let Some(newest) = late(settings, lag, snapshot(settings, revision)).await? else {
+            let read = late(settings, lag, snapshot(settings, revision)).await?;
+            let SnapshotRead::Complete(newest) = read else {
                 return Ok(Stop::IndexGone);
             };
             resume.snapshot(revision, newest);
@@ -215,7 +216,7 @@ async fn follow(settings: &Settings, watch: &mut Watch) -> Result<Stop, Failure>
 }
 
 /// Waits for something, and reports it if that makes the watch late.
-async fn late<T>(settings: &Settings, lag: &mut Lag, work: impl Future<Output = T>) -> T {
+async fn late<T>(settings: &WatcherSettings, lag: &mut Lag, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
@@ -233,12 +234,18 @@ async fn due(at: Option<Instant>) {
     }
 }
 
-/// Has the index compare the prefix at one revision, and returns the newest change of what is there. `None` if
-/// the index is gone.
-async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Option<LastEvent>>, Failure> {
-    let Settings { index, number, .. } = settings;
+/// How the reading of a snapshot came out.
+enum SnapshotRead {
+    /// The index has all of it. What is there, if anything is, was last changed so.
+    Complete(Option<LastEvent>),
+    IndexGone,
+}
+
+/// Has the index compare the prefix at one revision.
+async fn snapshot(settings: &WatcherSettings, revision: Revision) -> Result<SnapshotRead, Failure> {
+    let WatcherSettings { index, number, .. } = settings;
     let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
-    let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
+    let Ok(Some(view)) = index.send(open).await else { return Ok(SnapshotRead::IndexGone) };
     let started = Instant::now();
     let mut latest: Option<LastEvent> = None;
     let page = async |keys: Vec<KeyValue>, rest| {
@@ -248,17 +255,17 @@ async fn snapshot(settings: &Settings, revision: Revision) -> Result<Option<Opti
     let throttle = &mut Throttle::Fast;
     let read = reader::read(&settings.etcd, &settings.keys, revision, &settings.splits, throttle, page);
     if read.await?.is_none() {
-        return Ok(None);
+        return Ok(SnapshotRead::IndexGone);
     }
     let (done, closed) = oneshot::channel();
     let sent = index.send(CloseView(view, revision, done)).await;
     let complete = sent.is_ok() && closed.await.is_ok();
     settings.meters.snapshot(started.elapsed());
-    Ok(complete.then_some(latest))
+    Ok(if complete { SnapshotRead::Complete(latest) } else { SnapshotRead::IndexGone })
 }
 
 async fn stream_to_end(
-    settings: &Settings,
+    settings: &WatcherSettings,
     watch: &mut Watch,
     mut stream: LiveWatch,
     handing_on: &mut HandingOn,
@@ -370,7 +377,7 @@ async fn stream_to_end(
 /// A snapshot that is read beside the watch goes on, if there is one.
 async fn go_on(
     beside: &mut Option<Beside>,
-    settings: &Settings,
+    settings: &WatcherSettings,
     delivered: Revision,
 ) -> Result<Progress, Failure> {
     match beside {
@@ -401,7 +408,7 @@ impl HandingOn {
     }
 
     /// Begins to hand on what there is, unless that is under way.
-    fn begin(&mut self, settings: &Settings) {
+    fn begin(&mut self, settings: &WatcherSettings) {
         if self.delivering.is_none()
             && let Some(Part { changes, position, arrived, .. }) = self.ahead.take()
         {
@@ -416,7 +423,7 @@ impl HandingOn {
     }
 
     /// Hands on all that is left. False if the index is gone.
-    async fn hand_on(&mut self, settings: &Settings) -> bool {
+    async fn hand_on(&mut self, settings: &WatcherSettings) -> bool {
         loop {
             self.begin(settings);
             let Some((delivering, _)) = self.delivering.take() else { return true };

@@ -21,8 +21,8 @@ fn nameless(header: Header, history: Option<History>) -> Testimony {
     Testimony { header, identity: Told::Absent, history }
 }
 
-fn is_foreign(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Foreign(_))
+fn is_foreign(verdict: &StoreVerdict) -> bool {
+    matches!(verdict, StoreVerdict::Foreign(_))
 }
 
 impl Known {
@@ -33,11 +33,11 @@ impl Known {
     }
 
     /// Judges an endpoint of a store whose identity is `a`.
-    fn hear(&mut self, endpoint: usize, header: Header, open: bool, now: Instant) -> Verdict {
+    fn hear(&mut self, endpoint: usize, header: Header, open: bool, now: Instant) -> StoreVerdict {
         self.hear_all(endpoint, &told(header, "a"), open, now)
     }
 
-    fn hear_all(&mut self, endpoint: usize, told: &Testimony, open: bool, now: Instant) -> Verdict {
+    fn hear_all(&mut self, endpoint: usize, told: &Testimony, open: bool, now: Instant) -> StoreVerdict {
         let before = self.before();
         self.judge(endpoint, told, &before, open, &identity("offered"), now)
     }
@@ -47,11 +47,11 @@ impl Known {
 fn the_cluster_is_the_one_that_most_endpoints_name() {
     let now = Instant::now();
     let mut known = Known::new(3, None);
-    assert!(matches!(known.hear(2, header(9, 1), false, now), Verdict::Undecided(_)));
-    assert!(matches!(known.hear(0, header(1, 1), false, now), Verdict::Undecided(_)));
-    assert_eq!(known.hear(1, header(1, 1), false, now), Verdict::Ours);
+    assert!(matches!(known.hear(2, header(9, 1), false, now), StoreVerdict::Undecided(_)));
+    assert!(matches!(known.hear(0, header(1, 1), false, now), StoreVerdict::Undecided(_)));
+    assert_eq!(known.hear(1, header(1, 1), false, now), StoreVerdict::Ours);
     assert!(is_foreign(&known.hear(2, header(9, 1), true, now)));
-    assert_eq!(known.hear(0, header(0, 0), true, now), Verdict::Ours, "it was not told");
+    assert_eq!(known.hear(0, header(0, 0), true, now), StoreVerdict::Ours, "it was not told");
 }
 
 #[test]
@@ -63,31 +63,31 @@ fn without_a_majority_every_id_is_named_with_its_endpoints() {
         store.judge(endpoint, &told(header(cluster, 1), "a"), &Before::default(), now)
     };
     judge(0, 0xaa, now);
-    let Verdict::Undecided(text) = judge(1, 0xbb, now) else { panic!("it is undecided") };
+    let StoreVerdict::Undecided(text) = judge(1, 0xbb, now) else { panic!("it is undecided") };
     assert!(text.contains("a:1 names aa") && text.contains("b:2 names bb"), "{text}");
-    assert!(matches!(judge(1, 0xbb, now + 60 * SECOND), Verdict::Undecided(_)), "for ever");
+    assert!(matches!(judge(1, 0xbb, now + 60 * SECOND), StoreVerdict::Undecided(_)), "for ever");
 }
 
 #[test]
 fn one_that_is_named_alone_will_do_after_a_while() {
     let now = Instant::now();
     let mut known = Known::new(2, None);
-    assert!(matches!(known.hear(0, header(1, 1), false, now), Verdict::Undecided(_)));
-    assert!(matches!(known.hear(0, header(1, 1), false, now + 9 * SECOND), Verdict::Undecided(_)));
-    assert_eq!(known.hear(0, header(1, 1), false, now + 10 * SECOND), Verdict::Ours);
+    assert!(matches!(known.hear(0, header(1, 1), false, now), StoreVerdict::Undecided(_)));
+    assert!(matches!(known.hear(0, header(1, 1), false, now + 9 * SECOND), StoreVerdict::Undecided(_)));
+    assert_eq!(known.hear(0, header(1, 1), false, now + 10 * SECOND), StoreVerdict::Ours);
 }
 
 #[test]
 fn another_cluster_is_used_only_when_the_known_one_is_gone_for_10_s() {
     let now = Instant::now();
     let mut known = Known::new(1, None);
-    assert_eq!(known.hear(0, header(1, 9), false, now), Verdict::Ours);
+    assert_eq!(known.hear(0, header(1, 9), false, now), StoreVerdict::Ours);
     assert!(is_foreign(&known.hear(0, header(2, 1), true, now)));
     assert!(is_foreign(&known.hear(0, header(2, 1), true, now + 60 * SECOND)), "one is open");
-    assert_eq!(known.hear(0, header(1, 9), true, now + 61 * SECOND), Verdict::Ours);
+    assert_eq!(known.hear(0, header(1, 9), true, now + 61 * SECOND), StoreVerdict::Ours);
     assert!(is_foreign(&known.hear(0, header(2, 1), false, now + 62 * SECOND)), "it counts anew");
     let verdict = known.hear(0, header(2, 1), false, now + 72 * SECOND);
-    assert!(matches!(verdict, Verdict::Rewound(_)), "{verdict:?}");
+    assert!(matches!(verdict, StoreVerdict::Rewound(_)), "{verdict:?}");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn an_engine_that_was_told_its_cluster_never_takes_another() {
     let mut known = Known::new(3, Some(1));
     assert!(is_foreign(&known.hear(0, header(2, 9), false, now)));
     assert!(is_foreign(&known.hear(0, header(2, 9), false, now + 60 * SECOND)));
-    assert_eq!(known.hear(1, header(1, 9), false, now + 60 * SECOND), Verdict::Ours);
+    assert_eq!(known.hear(1, header(1, 9), false, now + 60 * SECOND), StoreVerdict::Ours);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn an_older_state_is_another_store() {
     let mut known = Known::new(1, None);
     known.hear(0, header(1, 9), false, now);
     let verdict = known.hear(0, header(1, 8), false, now);
-    assert!(matches!(verdict, Verdict::Rewound(_)), "there is no other member: {verdict:?}");
+    assert!(matches!(verdict, StoreVerdict::Rewound(_)), "there is no other member: {verdict:?}");
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn what_came_to_be_known_after_an_endpoint_was_asked_does_not_count() {
     let before = known.before();
     known.hear(1, Header { term: 6, ..header(1, 20) }, true, now);
     let verdict = known.judge(2, &told(header(1, 10), "a"), &before, true, &identity("offered"), now);
-    assert_eq!(verdict, Verdict::Ours);
+    assert_eq!(verdict, StoreVerdict::Ours);
     assert_eq!((known.revision, known.term), (Revision::new(20), 6), "and nothing goes back");
 }
 
@@ -131,7 +131,7 @@ fn another_identity_is_another_store() {
     known.hear(0, header(1, 9), false, now);
     known.hear(1, header(1, 9), false, now);
     let verdict = known.hear_all(2, &told(header(1, 90), "b"), true, now);
-    let Verdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
+    let StoreVerdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
     assert!(text.contains("was a and there it is b"), "{text}");
     // Nor is one that does not tell its id.
     assert!(is_foreign(&known.hear_all(2, &told(header(0, 0), "b"), true, now)));
@@ -139,7 +139,7 @@ fn another_identity_is_another_store() {
     let later = now + 20 * SECOND;
     known.hear_all(2, &told(header(1, 90), "b"), false, now);
     let verdict = known.hear_all(2, &told(header(1, 90), "b"), false, later);
-    assert!(matches!(verdict, Verdict::Rewound(_)), "it is all that there is: {verdict:?}");
+    assert!(matches!(verdict, StoreVerdict::Rewound(_)), "it is all that there is: {verdict:?}");
 }
 
 #[test]
@@ -148,11 +148,11 @@ fn a_store_that_has_no_identity_is_offered_one() {
     let mut known = Known::new(1, None);
     let nobody = nameless(header(1, 9), None);
     let before = known.before();
-    assert_eq!(known.hear_all(0, &nobody, false, now), Verdict::Nameless(identity("offered")));
+    assert_eq!(known.hear_all(0, &nobody, false, now), StoreVerdict::Nameless(identity("offered")));
     // Two links ask at the same time, and one of them has written it.
     known.learn(&identity("offered"), Revision::new(10));
     let verdict = known.judge(0, &nobody, &before, true, &identity("other"), now);
-    assert_eq!(verdict, Verdict::Nameless(identity("offered")));
+    assert_eq!(verdict, StoreVerdict::Nameless(identity("offered")));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn an_identity_that_was_deleted_by_hand_is_written_again_where_history_is_ours()
     known.hear(0, header(1, 9), false, now);
     let gone = |history| nameless(header(1, 20), history);
     let verdict = known.hear_all(0, &gone(Some(History::Ours)), true, now);
-    assert_eq!(verdict, Verdict::Nameless(identity("a")));
+    assert_eq!(verdict, StoreVerdict::Nameless(identity("a")));
     for history in [Some(History::Other), Some(History::Gone), None] {
         assert!(is_foreign(&known.hear_all(0, &gone(history), true, now)), "{history:?}");
     }
@@ -176,10 +176,10 @@ fn a_clone_lacks_what_came_after_it_was_made() {
     known.saw(LastEvent { key: b"/a".to_vec(), revision: Revision::new(30), value: None });
     let clone = |history| Testimony { history: Some(history), ..told(header(1, 90), "a") };
     let verdict = known.hear_all(1, &clone(History::Other), true, now);
-    let Verdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
+    let StoreVerdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
     assert!(text.contains("revision 30"), "{text}");
-    assert_eq!(known.hear_all(1, &clone(History::Ours), true, now), Verdict::Ours);
-    assert_eq!(known.hear_all(1, &clone(History::Gone), true, now), Verdict::Ours, "it may be so");
+    assert_eq!(known.hear_all(1, &clone(History::Ours), true, now), StoreVerdict::Ours);
+    assert_eq!(known.hear_all(1, &clone(History::Gone), true, now), StoreVerdict::Ours, "it may be so");
 }
 
 #[test]

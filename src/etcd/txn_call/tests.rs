@@ -115,7 +115,7 @@ fn levels(response: &PbTxnResponse) -> u32 {
     nested.max().unwrap_or(0)
 }
 
-fn assert_same(read: &Answer, theirs: PbTxnResponse) {
+fn assert_same(read: &TxnResponse, theirs: PbTxnResponse) {
     assert_eq!(read.revision, Header::of(theirs.header.as_ref()).revision);
     assert_eq!(read.succeeded, theirs.succeeded);
     let expected: Vec<_> = theirs.responses.into_iter().map(|op| wanted(op.response)).collect();

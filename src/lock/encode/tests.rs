@@ -60,11 +60,11 @@ fn part() -> impl Strategy<Value = Part> {
     ]
 }
 
-fn target(with: &With) -> Target<'_> {
+fn target(with: &With) -> CompareTarget<'_> {
     match with {
-        With::Created(revision) => Target::Created(Revision::new(*revision)),
-        With::Changed(revision) => Target::Changed(Revision::new(*revision)),
-        With::Value(value) => Target::Value(value),
+        With::Created(revision) => CompareTarget::Created(Revision::new(*revision)),
+        With::Changed(revision) => CompareTarget::Changed(Revision::new(*revision)),
+        With::Value(value) => CompareTarget::Value(value),
     }
 }
 

@@ -46,7 +46,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         status.index_ready();
         let (wanted, after) = watch_cell(None);
         let (teller, told) = mpsc::channel(64);
-        let settings = Settings {
+        let settings = LockWatcherSettings {
             etcd: EtcdClient::for_test(target, timeouts, meters),
             namespace: "/ns/".into(),
             dispatcher: Listener(teller).start().recipient(),

@@ -31,7 +31,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
         let target = Target::Endpoints(vec![etcd.endpoint()], None);
         let status = Status::new("test".into(), meters.clone());
         status.index_ready();
-        let settings = Settings {
+        let settings = TxnSenderSettings {
             meters: meters.clone(),
             etcd: EtcdClient::for_test(target, timeouts, meters),
             status: status.clone(),
