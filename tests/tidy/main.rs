@@ -40,7 +40,7 @@ fn is_not_too_long(text: &str) -> Option<String> {
         .then(|| format!("has {lines} lines, more than {LONGEST_SOURCE_FILE}: split it"))
 }
 
-/// Comments are as wide as the code. Tables and examples can't be broken.
+/// Comments are hardly wider than the code. Tables and examples can't be broken.
 fn has_no_wide_comment(text: &str) -> Option<String> {
     let mut in_example = false;
     text.lines().zip(1..).find_map(|(line, number)| {
