@@ -126,7 +126,7 @@ async fn every_state_is_told_with_what_one_needs_to_know() {
     assert_eq!((&*rule.id, rule.concurrency, rule.optimistic), ("obey", 1, false));
     assert_eq!(rule.condition, obeying().to_string().trim_start_matches("obey: "));
     let counts: Vec<usize> = rule.counts.iter().map(|(_, count)| count).collect();
-    assert_eq!(counts, [1, 1, 1, 2, 0, 1, 0, 1]);
+    assert_eq!(counts, [1, 1, 1, 2, 0, 1, 0, 0, 1]);
     engine.shutdown(Duration::ZERO).await.unwrap();
 }
 
