@@ -101,9 +101,14 @@ pub enum RuleError {
     /// The condition is always false.
     #[error("it can never fire: its condition reads no key and is always false, like `any` of nothing")]
     NeverTrue,
-    /// The transaction that takes the lock would have more operations than etcd allows.
+    /// Its patterns have this many different attributes, which is more than an instance can have.
+    #[error("it has {0} attributes: at most 255 are allowed; divide it among several rules")]
+    TooManyAttributes(usize),
+    /// The transaction that takes the lock would have more operations than etcd allows, or it reads more than 255 keys,
+    /// shown ones included.
     #[error(
-        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of {max_txn_ops}, less 3); divide it among several rules"
+        "it reads {keys} keys; the transaction that takes its lock allows {allowed} (etcd's --max-txn-ops of \
+         {max_txn_ops}, less 3, and at most 255); divide it among several rules"
     )]
     TooManyKeys {
         /// The number of distinct keys of the rule.

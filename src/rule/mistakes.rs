@@ -87,6 +87,10 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a Arc<str>>) -> String 
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
+/// Attributes, and keys with those that are shown, are numbered in bytes.
+const MOST_ATTRIBUTES: usize = u8::MAX as usize;
+const MOST_KEYS: usize = u8::MAX as usize;
+
 /// Checks that the patterns fit each other and the lock pattern. `fixed` holds the expanded attributes; their
 /// values don't matter here.
 pub(super) fn check_shape(
@@ -120,7 +124,10 @@ pub(super) fn check_shape(
     }
     // The transaction that takes the lock compares every key, the lock, the backoff key and the identity of the store.
     // If it fails, it reads them.
-    let allowed = limits.max_txn_ops.saturating_sub(3);
+    let allowed = limits.max_txn_ops.saturating_sub(3).min(MOST_KEYS);
+    if all.len() > MOST_ATTRIBUTES {
+        errors.push(RuleError::TooManyAttributes(all.len()));
+    }
     if slots.len() > allowed {
         let max_txn_ops = limits.max_txn_ops;
         errors.push(RuleError::TooManyKeys { keys: slots.len(), allowed, max_txn_ops });
