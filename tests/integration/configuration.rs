@@ -137,7 +137,7 @@ fn more_keys_than_a_transaction_allows_is_a_mistake() {
     assert!(found[0].contains("126 keys") && found[0].contains("allows 125"), "{found:?}");
     let small = Engine::builder("app", ["127.0.0.1:2379"]).max_txn_ops(16).rule(keys(20));
     assert!(mistakes(small)[0].contains("allows 13"));
-    let shown = |count: usize| (0..count).fold(keys(1), |rule, n| rule.show(&format!("/shown/:id/{n}")));
+    let shown = |count: usize| (0..count).fold(keys(1), |rule, n| rule.show(format!("/shown/:id/{n}")));
     let large = |rule| mistakes(Engine::builder("app", ["127.0.0.1:2379"]).max_txn_ops(1000).rule(rule));
     assert_eq!(large(shown(254)), Vec::<String>::new());
     let found = large(shown(255));
