@@ -232,7 +232,7 @@ impl EngineBuilder {
     /// s. A rule may have [its own](Rule::lock_ttl). etcd grants more if its least TTL is longer, which is 2
     /// s with its default election time-out.
     ///
-    /// A lease is renewed every third of its TTL. After three quarters without a renewal its firings are
+    /// A lease is renewed every quarter of its TTL. After three quarters without a renewal its firings are
     /// cancelled, and an eighth later they are dropped. With a shorter TTL, other engines take over sooner
     /// after a crash, but firings are cancelled sooner when etcd doesn't answer, even during a change of its
     /// leader. With a longer TTL, the work of a crashed engine is interrupted for longer.

@@ -21,12 +21,14 @@ impl Lifetime {
         self.ttl
     }
 
-    /// When to renew: twice before there is cause for worry.
+    /// When to renew. Half of the TTL is then left until firings are told. At a TTL of 5 s that is time for a
+    /// connection that falls silent just now to be found out and replaced, and for another attempt.
     pub(crate) fn renew_at(&self) -> Instant {
-        self.sent + self.ttl / 3
+        self.sent + self.ttl / 4
     }
 
-    /// How long to wait before a failed renewal is tried again.
+    /// How long after an attempt was sent the next may be, if it failed. A connection that is replaced fails it late:
+    /// the next follows at once.
     pub(crate) fn retry_in(&self) -> Duration {
         (self.ttl / 20).clamp(Duration::from_millis(50), Duration::from_secs(1))
     }
@@ -65,7 +67,7 @@ mod tests {
         for seconds in [2, 5, 10, 60] {
             let ttl = seconds * SECOND;
             let life = Lifetime::new(sent, ttl);
-            assert!(life.renew_at() + ttl / 3 < life.tell_at(), "there is time for a second renewal");
+            assert!(life.renew_at() + 2 * life.attempt() < life.tell_at(), "two may be slow");
             assert!(life.tell_at() + life.grace() < sent + ttl, "{seconds} s");
         }
     }

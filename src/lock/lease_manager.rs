@@ -364,7 +364,8 @@ impl Keep {
         let attempt = |stream| attempt(&self.etcd, id, life, stream);
         let mut attempts = FuturesUnordered::new();
         attempts.push(attempt(stream));
-        let mut again_at = Instant::now() + life.attempt();
+        let mut newest_sent = Instant::now();
+        let mut again_at = newest_sent + life.attempt();
         let mut last = Failure::new(FailureKind::Unreachable, "lease_renew", "no answer in time");
         loop {
             tokio::select! {
@@ -380,7 +381,7 @@ impl Keep {
                             return Err(failure);
                         }
                         last = failure;
-                        again_at = Instant::now() + life.retry_in();
+                        again_at = newest_sent + life.retry_in();
                     }
                 },
                 // Never past the moment to tell: an attempt that begins just before it and hangs would let the lease
@@ -391,7 +392,8 @@ impl Keep {
                         self.meters.lease_renewal(false);
                     }
                     attempts.push(attempt(None));
-                    again_at = Instant::now() + life.attempt();
+                    newest_sent = Instant::now();
+                    again_at = newest_sent + life.attempt();
                 }
             }
         }

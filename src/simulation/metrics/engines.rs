@@ -52,11 +52,10 @@ pub(super) async fn a_start_on_another_cluster(stage: &mut Stage) {
     drop(starting);
 }
 
-/// A lease with a TTL of 9 s is renewed every 3 s. The second renewal is refused, and tried again 0.45 s
-/// later.
+/// A lease with a TTL of 12 s is renewed every 3 s. The second renewal is refused, and tried again 0.6 s later.
 pub(super) async fn renewals(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
-    let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
+    let _engine = stage.start(engine.lock_ttl(seconds(12.0))).await;
     stage.at(3.5).await;
     stage.expect("renewed", "request lease_renew 1; lease_renewals_total{result=ok} 1");
     stage.faults.inject(Fault::on(RequestKind::LeaseKeepAlive).fail(RpcError::STOPPED));
@@ -166,7 +165,7 @@ pub(super) async fn another_form_of_keys(stage: &mut Stage) {
 /// A lease is gone, and etcd grants no other.
 pub(super) async fn no_lease(stage: &mut Stage) {
     let engine = stage.engine().rule(rule(exists()).run(async |firing: Firing| done(&firing)));
-    let _engine = stage.start(engine.lock_ttl(seconds(9.0))).await;
+    let _engine = stage.start(engine.lock_ttl(seconds(12.0))).await;
     // What its watch would tell comes too late.
     stage.faults.inject(Fault::on(RequestKind::WatchResponse).always().delay(seconds(9.0)));
     stage.faults.expire_lease(stage.faults.leases()[0]);

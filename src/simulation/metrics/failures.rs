@@ -366,7 +366,7 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
     stage.at(0.5).await;
     // The request is sent at 1.1 s and given up 5 s later. Meanwhile the lease is lost.
     stage.faults.inject(Fault::on(RequestKind::Txn).lose());
-    stage.at(2.0).await;
+    stage.at(1.9).await;
     stage.faults.expire_lease(stage.faults.leases()[0]);
     stage.at(6.5).await;
     stage.expect(
@@ -379,11 +379,11 @@ pub(super) async fn a_commit_that_fails(stage: &mut Stage) {
          callbacks_total{outcome=done} 1; commits_total{result=failed} 1; locks_lost_total 1;
          workqueue_longest_running_processor_seconds 5.9; workqueue_retries_total 1;
          workqueue_unfinished_work_seconds 5.9; workqueue_work_duration_seconds_count 1;
-         workqueue_work_duration_seconds_sum 6.05; transactions 1; request connect 1; request lease_grant 1; request lease_renew 1; request txn 1;
+         workqueue_work_duration_seconds_sum 6.05; transactions 1; request connect 1; request lease_grant 1; request lease_renew 2; request txn 1;
          request watch 1;
          etcd_request_duration_seconds_count{request=txn} 1; etcd_request_duration_seconds_sum{request=txn} 5;
          etcd_requests_total{request=txn,result=unreachable} 1; batch_entries_count 1; batch_entries_sum 1;
-         lease_renewals_total{result=ok} 1; leases_lost_total 1;
+         lease_renewals_total{result=ok} 2; leases_lost_total 1;
          health{state=degraded} 1; health{state=disconnected} 1; health{state=ready} 0",
     );
 }
@@ -478,7 +478,8 @@ pub(super) async fn a_stuck_callback(stage: &mut Stage) {
     stage.expect(
         "stuck",
         "stuck_callbacks 1; workqueue_longest_running_processor_seconds 4.9;
-         workqueue_unfinished_work_seconds 4.9; request txn 2",
+         workqueue_unfinished_work_seconds 4.9; request txn 2; request lease_renew 1;
+         lease_renewals_total{result=ok} 1",
     );
     blocked.shutdown_background();
     stage.at(5.2).await;

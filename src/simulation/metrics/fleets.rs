@@ -27,7 +27,7 @@ pub(super) async fn a_takeover(stage: &mut Stage) {
     assert!(MEMBERS.starts_with(NAMESPACE));
     let engine = stage.engine().owners(true).rule(rule(exists()).run(async |firing: Firing| done(&firing)));
     let _engine = stage.start(engine).await;
-    // It has registered, and a second later it says that it sees itself. The lease is renewed every 3.3 s.
+    // It has registered, and a second later it says that it sees itself. The lease is renewed every 2.5 s.
     stage.at(4.2).await;
     stage.expect("a member", "request txn 1; request lease_renew 1; lease_renewals_total{result=ok} 1");
     let (key, able) = owner(stage).await;
@@ -37,7 +37,11 @@ pub(super) async fn a_takeover(stage: &mut Stage) {
     stage.put(&different, &serde_json::to_string(&other).expect("JSON"));
     stage.at(5.5).await;
     // It says that it sees them: of the first at once, of both a second later.
-    stage.expect("others are seen", "members 3; members_differing 1; request txn 2");
+    stage.expect(
+        "others are seen",
+        "members 3; members_differing 1; request txn 2; request lease_renew 1;
+         lease_renewals_total{result=ok} 1",
+    );
     stage.at(7.0).await;
     stage.begin();
     stage.put("/jobs/1", "");
@@ -45,7 +49,8 @@ pub(super) async fn a_takeover(stage: &mut Stage) {
     stage.expect(
         "left to its owner",
         "watch_events_total 1; watch_position 10; mirror_bytes 7; mirror_keys 1; instances 1;
-         instances_by_state{state=yielded} 1; evaluations_total{result=true} 1",
+         instances_by_state{state=yielded} 1; evaluations_total{result=true} 1; request lease_renew 1;
+         lease_renewals_total{result=ok} 1",
     );
     stage.delete(&key);
     stage.at(9.7).await;
@@ -69,7 +74,7 @@ pub(super) async fn an_overdue_instance(stage: &mut Stage) {
     stage.put(&key, &able);
     stage.at(7.0).await;
     stage.put("/jobs/1", "");
-    // The locks are looked at every 15 s. Leases are renewed every 1.7 s.
+    // The locks are looked at every 15 s. Leases are renewed every 1.25 s.
     stage.at(34.2).await;
     stage.begin();
     stage.at(34.9).await;

@@ -26,7 +26,7 @@ pub(in super::super) enum Step {
     Lease(usize),
 }
 
-/// A lease is renewed after a third of it, which is later than its loss must be told.
+/// A lease is renewed after a quarter of it, which is later than its loss must be told.
 const LOCK_TTL: Duration = Duration::from_secs(15);
 
 /// When a callback must be told that its lock is gone.
