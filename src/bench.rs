@@ -5,7 +5,7 @@ use crate::Engine;
 use crate::change::{Change, KeyValue, Revision};
 use crate::compiled::CompiledRule;
 use crate::evaluate::{Verdict, decide_all};
-use crate::index::{Decide, Index, Order, Purpose, WatcherIndex};
+use crate::index::{Decide, EvaluationOrder, Index, ViewPurpose, WatcherIndex};
 use crate::value::Value;
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Decider {
         let mut keys = keys.into_iter().peekable();
         let watchers = WatcherIndex::all(self.index.watchers());
         let views: Vec<_> =
-            watchers.filter_map(|w| self.index.open_view(w, self.revision, Purpose::Snapshot)).collect();
+            watchers.filter_map(|w| self.index.open_view(w, self.revision, ViewPurpose::Snapshot)).collect();
         while keys.peek().is_some() {
             let found = |(key, value): (String, Value)| KeyValue {
                 key: key.into_bytes(),
@@ -75,7 +75,7 @@ impl Decider {
 
     fn drain(&mut self) -> usize {
         self.index.drain(&mut self.orders);
-        let orders = self.orders.drain(..).map(Order::Decide).collect();
+        let orders = self.orders.drain(..).map(EvaluationOrder::Decide).collect();
         let mut count = 0;
         decide_all(&self.rules, orders, |decided| {
             count += usize::from(matches!(decided.verdict, Verdict::True(_)));

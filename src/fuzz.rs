@@ -11,7 +11,7 @@
 use crate::change::{Change, Deletion, Revision};
 use crate::etcd::{Header, WatchMessage, txn_answers, watch_messages};
 use crate::pattern::{Attributes, Pattern};
-use crate::read::resume::{Resume, Start, Step};
+use crate::read::resume::{Resume, ResumeStep, Start};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -104,14 +104,14 @@ fn watch_step(bytes: &[u8]) {
             _ => WatchMessage::Changes(header, Vec::new()),
         };
         match resume.heard(heard) {
-            Step::Deliver(changes, at) => {
+            ResumeStep::Deliver(changes, at) => {
                 assert!(changes.iter().all(|change| Some(change.revision()) > position), "handed on twice");
                 assert!(changes.iter().all(|change| change.revision() <= at), "beyond where it is complete");
                 assert!(position <= Some(at), "the position moved back");
                 position = Some(at);
             }
-            Step::Resync => position = None,
-            Step::Alive | Step::Reopen(_) | Step::Doubt => {}
+            ResumeStep::Resync => position = None,
+            ResumeStep::Alive | ResumeStep::Reopen(_) | ResumeStep::Doubt => {}
         }
         assert_eq!(resume.position(), position);
     }

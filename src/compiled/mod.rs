@@ -19,7 +19,7 @@ pub(crate) use controls::{Controls, check_interval};
 pub use error::RuleError;
 pub(crate) use lanes::{ByLane, Lane, Lanes, RuleIndex, lanes};
 pub(crate) use lock_name::Beginning;
-pub(crate) use options::{Defaults, Limits, Options};
+pub(crate) use options::{Defaults, Limits, RuleOptions};
 pub use rate_limit::RateLimit;
 pub use settle::Settle;
 pub(crate) use usage::Use;
@@ -34,7 +34,7 @@ use std::time::Duration;
 
 /// A group kind: slots that bind the same attributes, but not all attributes of the rule, unless they are only shown.
 #[derive(Debug)]
-pub(crate) struct Kind {
+pub(crate) struct GroupKind {
     /// The numbers of the bound attributes, in the rule's order.
     pub(crate) attributes: SmallVec<[u8; 4]>,
     pub(crate) slots: SmallVec<[Slot; 4]>,
@@ -62,18 +62,18 @@ pub(crate) struct CompiledRule {
     all: Vec<(Arc<str>, Option<String>)>,
     /// The same by the order of their names.
     by_name: Vec<u8>,
-    kinds: Vec<Kind>,
+    kinds: Vec<GroupKind>,
     /// The group kind of each slot. `None` for binders. What is only shown binds nothing, whatever attributes it has.
     roles: Vec<Option<u8>>,
     lock: Option<Pattern>,
     /// The slot of the key that delays the next poll, and for how long.
     delay: Option<(Slot, Duration)>,
-    options: Options,
+    options: RuleOptions,
     limits: Limits,
 }
 
 /// What the combinations of a rule's expanded values have in common.
-pub(crate) struct Shared {
+pub(crate) struct RuleShared {
     pub(crate) id: Arc<str>,
     pub(crate) condition: Compiled,
     /// How many slots are of the condition itself. Those behind them are only shown.
@@ -85,14 +85,14 @@ pub(crate) struct Shared {
     pub(crate) delay: Option<(Slot, Duration)>,
     /// The attributes of the condition, in the order of their first appearance.
     pub(crate) all: Vec<Arc<str>>,
-    pub(crate) options: Options,
+    pub(crate) options: RuleOptions,
     pub(crate) limits: Limits,
 }
 
 impl CompiledRule {
     /// The rule with these attributes fixed.
-    pub(crate) fn new(shared: &Shared, domains: &Domains, fixed: &Attributes) -> Self {
-        let Shared { id, condition, own, unchecked, text, lock, delay, all, options, limits } = shared;
+    pub(crate) fn new(shared: &RuleShared, domains: &Domains, fixed: &Attributes) -> Self {
+        let RuleShared { id, condition, own, unchecked, text, lock, delay, all, options, limits } = shared;
         let free = |name: &&Arc<str>| fixed.get(name).is_none();
         let attributes: Vec<Arc<str>> = all.iter().filter(free).cloned().collect();
         let slots: Vec<Pattern> = condition.slots.iter().map(|slot| slot.fix(fixed)).collect();
@@ -154,7 +154,7 @@ impl CompiledRule {
         &self.attributes
     }
 
-    pub(crate) fn kinds(&self) -> &[Kind] {
+    pub(crate) fn kinds(&self) -> &[GroupKind] {
         &self.kinds
     }
 
@@ -174,7 +174,7 @@ impl CompiledRule {
         constrained.filter_map(|(name, constraint)| Some((name, constraint.as_ref()?)))
     }
 
-    pub(crate) fn options(&self) -> &Options {
+    pub(crate) fn options(&self) -> &RuleOptions {
         &self.options
     }
 
@@ -370,8 +370,8 @@ fn group_kinds(
     slots: &[Pattern],
     own: usize,
     attributes: &[Arc<str>],
-) -> (Vec<Kind>, Vec<Option<u8>>) {
-    let mut kinds: Vec<Kind> = Vec::new();
+) -> (Vec<GroupKind>, Vec<Option<u8>>) {
+    let mut kinds: Vec<GroupKind> = Vec::new();
     let mut roles = Vec::new();
     for (slot, pattern) in slots.iter().enumerate() {
         let bound: SmallVec<[u8; 4]> = (0..attributes.len())
@@ -383,7 +383,7 @@ fn group_kinds(
             continue;
         }
         let at = kinds.iter().position(|kind| kind.attributes == bound).unwrap_or_else(|| {
-            kinds.push(Kind {
+            kinds.push(GroupKind {
                 attributes: bound,
                 slots: SmallVec::new(),
                 leaves: Vec::new(),

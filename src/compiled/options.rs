@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Options of a rule. If one is `None`, the engine's value counts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
+pub(crate) struct RuleOptions {
     pub(crate) time_limit: Option<Duration>,
     pub(crate) lock_ttl: Option<Duration>,
     pub(crate) concurrency: Option<usize>,

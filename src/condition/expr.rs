@@ -1,6 +1,6 @@
 //! Conditions as users build them from keys and operators, and how they are shown as text.
 
-use super::leaf::{Malformed, Order, Test};
+use super::leaf::{Comparison, Malformed, Test};
 use super::number::Number;
 use crate::value::Value;
 use std::fmt::{self, Write};
@@ -95,22 +95,22 @@ impl Key {
     /// makes all four comparisons false, so `!key.greater_than(5)` is not `key.at_most(5)`. An
     /// [explanation](crate::Engine::evaluate_on) says so.
     pub fn greater_than(&self, bound: impl Into<Number>) -> Condition {
-        self.leaf(Test::compare(Order::Greater, bound.into()))
+        self.leaf(Test::compare(Comparison::Greater, bound.into()))
     }
 
     /// The value is the text of a number less than this one; see [`greater_than`](Key::greater_than).
     pub fn less_than(&self, bound: impl Into<Number>) -> Condition {
-        self.leaf(Test::compare(Order::Less, bound.into()))
+        self.leaf(Test::compare(Comparison::Less, bound.into()))
     }
 
     /// The value is the text of this number or a greater one; see [`greater_than`](Key::greater_than).
     pub fn at_least(&self, bound: impl Into<Number>) -> Condition {
-        self.leaf(Test::compare(Order::AtLeast, bound.into()))
+        self.leaf(Test::compare(Comparison::AtLeast, bound.into()))
     }
 
     /// The value is the text of this number or a lesser one; see [`greater_than`](Key::greater_than).
     pub fn at_most(&self, bound: impl Into<Number>) -> Condition {
-        self.leaf(Test::compare(Order::AtMost, bound.into()))
+        self.leaf(Test::compare(Comparison::AtMost, bound.into()))
     }
 
     /// The value is JSON, and what a JSON pointer (RFC 6901, such as `/spec/replicas`) finds in it equals

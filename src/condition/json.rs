@@ -14,7 +14,7 @@ use std::fmt;
 
 /// What was found where a pointer leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(super) enum FieldIs {
     Equal,
     Different,
     /// The pointer leads nowhere.
@@ -31,15 +31,15 @@ pub(super) fn names(pointer: &str) -> Vec<String> {
 
 /// Compares what these names lead to with what is expected. Numbers are equal if they are the same number, however
 /// they are written. Of fields with the same name the last one counts.
-pub(super) fn compare(json: &[u8], names: &[String], expected: &Value) -> Result<Field, NotJson> {
+pub(super) fn compare(json: &[u8], names: &[String], expected: &Value) -> Result<FieldIs, NotJson> {
     let mut at: &RawValue = serde_json::from_slice(json)?;
     for name in names {
         match child(at, name) {
             Some(child) => at = child,
-            None => return Ok(Field::Missing),
+            None => return Ok(FieldIs::Missing),
         }
     }
-    Ok(if equals(at, expected) { Field::Equal } else { Field::Different })
+    Ok(if equals(at, expected) { FieldIs::Equal } else { FieldIs::Different })
 }
 
 /// What a name leads to.
@@ -209,7 +209,7 @@ impl Visitor<'_> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Field::{Different, Equal, Missing};
+    use FieldIs::{Different, Equal, Missing};
     use serde_json::json;
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn values_are_compared_as_they_are_written() {
         let nines = "9".repeat(400);
-        let cases: [(&str, &str, Value, Field); 27] = [
+        let cases: [(&str, &str, Value, FieldIs); 27] = [
             ("1", "", json!(1), Equal),
             ("1.0", "", json!(1), Equal),
             ("10e-1", "", json!(1.0), Equal),

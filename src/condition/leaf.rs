@@ -2,7 +2,7 @@
 
 use super::compile::Slot;
 use super::evaluate::seen_at;
-use super::json::{self, Field};
+use super::json::{self, FieldIs};
 use super::number::{Bound, Number};
 use crate::change::Seen;
 use crate::limits::{self, Amount};
@@ -29,7 +29,7 @@ pub(crate) enum Test {
     OneOf(Arc<[Value]>),
     StartsWith(Value),
     Matches(Arc<Regex>),
-    Compare { order: Order, bound: Bound },
+    Compare { order: Comparison, bound: Bound },
     JsonField(Arc<JsonField>),
     Function { description: Arc<str>, function: Function },
     AllEqual,
@@ -47,7 +47,7 @@ pub(crate) type Function = Arc<dyn Fn(Option<&[u8]>) -> bool + Send + Sync>;
 
 /// How a number is compared with a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
+pub(crate) enum Comparison {
     Greater,
     AtLeast,
     Less,
@@ -97,7 +97,7 @@ impl Test {
         Err(Malformed { predicate, reason: format!("{} values: {reason}", values.len()) })
     }
 
-    pub(super) fn compare(order: Order, bound: Number) -> Result<Self, Malformed> {
+    pub(super) fn compare(order: Comparison, bound: Number) -> Result<Self, Malformed> {
         let test = Self::Compare { order, bound: Bound::new(bound) };
         if bound.is_comparable() {
             return Ok(test);
@@ -137,7 +137,7 @@ impl Test {
                 bound.compare(value).is_ok_and(|is| order.allows(is))
             }
             (Self::JsonField(field), Some(value)) => {
-                matches!(json::compare(value, &field.names, &field.expected), Ok(Field::Equal))
+                matches!(json::compare(value, &field.names, &field.expected), Ok(FieldIs::Equal))
             }
         }
     }
@@ -147,8 +147,8 @@ impl Test {
         match self {
             Self::Compare { bound, .. } => Some(bound.compare(value).err()?.to_string()),
             Self::JsonField(field) => match json::compare(value, &field.names, &field.expected) {
-                Ok(Field::Missing) => Some(format!("which has nothing at {:?}", field.pointer)),
-                Ok(Field::Equal | Field::Different) => None,
+                Ok(FieldIs::Missing) => Some(format!("which has nothing at {:?}", field.pointer)),
+                Ok(FieldIs::Equal | FieldIs::Different) => None,
                 Err(error) => Some(format!("which is no JSON: {error}")),
             },
             _ => None,
@@ -189,7 +189,7 @@ impl Malformed {
     }
 }
 
-impl Order {
+impl Comparison {
     fn allows(self, is: Ordering) -> bool {
         match self {
             Self::Greater => is.is_gt(),

@@ -12,7 +12,9 @@
 //! |---|---|
 //! | `expr` | conditions as users build them, and their text |
 //! | `leaf` | the tests on values, and their text |
+//! | `json` | whether a field of a JSON value equals a value |
 //! | `number` | comparison of numbers, exact across integers and floats |
+//! | `tree` | the expression over the leaves, in one piece of memory |
 //! | `compile` | slots, leaves, mistakes |
 //! | `evaluate` | truth and witness |
 //! | `explain` | the truth of each part, with what was seen |

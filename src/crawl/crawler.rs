@@ -6,13 +6,13 @@ use crate::etcd::{EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
-use crate::index::{Purpose, WatcherIndex};
+use crate::index::{ViewPurpose, WatcherIndex};
 use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
 use crate::pattern::KeyScope;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;
-use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
 use crate::time::Jitter;
 use actix::prelude::*;
 use rand::rngs::StdRng;
@@ -59,7 +59,7 @@ pub(crate) struct CrawlerSettings {
     pub(crate) rate: Option<u32>,
     pub(crate) mutex: Option<CrawlMutex>,
     pub(crate) rng: StdRng,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 /// Its name among the parts of the engine.
@@ -153,7 +153,7 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
     let open_to_us = all.filter(|(_, watched)| !refused(watched));
     let (watchers, all): (Vec<WatcherIndex>, Vec<&WatchedKeys>) = open_to_us.unzip();
     for watcher in watchers {
-        let open = OpenView { watcher, revision, purpose: Purpose::Crawl };
+        let open = OpenView { watcher, revision, purpose: ViewPurpose::Crawl };
         match index.send(open).await {
             Ok(Some(view)) => views.push(view),
             _ => {
@@ -187,7 +187,7 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
             Err(failure) if failure.kind == FailureKind::Permission => {
                 status.failure(&part, &failure);
                 if watched.splits_up {
-                    settings.faults.report(Fault::Refused(watched.keys.clone()));
+                    settings.faults.report(ActorFault::Refused(watched.keys.clone()));
                 }
                 lost.push(view);
             }

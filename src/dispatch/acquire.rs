@@ -44,7 +44,7 @@ pub(super) struct AcquireTxn {
 }
 
 /// What an answer to the transaction means.
-pub(super) enum Answer {
+pub(super) enum AcquireStep {
     Ended(LockOutcome),
     /// It is to be sent again at once, in another form.
     GoOn(Request),
@@ -93,9 +93,9 @@ impl AcquireTxn {
                 return LockOutcome::Failed("the engine is stopping".into());
             };
             request = match self.answered(answer) {
-                Answer::Ended(end) => return end,
-                Answer::GoOn(request) => request,
-                Answer::Unknown => {
+                AcquireStep::Ended(end) => return end,
+                AcquireStep::GoOn(request) => request,
+                AcquireStep::Unknown => {
                     self.retry.wait().await;
                     self.request(lease)
                 }
@@ -122,8 +122,8 @@ impl AcquireTxn {
     }
 
     /// What an answer means.
-    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> Answer {
-        let Some(lease) = self.under.clone() else { return Answer::Unknown };
+    pub(super) fn answered(&mut self, answer: Result<Reply, Failure>) -> AcquireStep {
+        let Some(lease) = self.under.clone() else { return AcquireStep::Unknown };
         let failure = match answer {
             Ok(reply) => {
                 let locked = self.locking(lease.id).read(reply);
@@ -133,20 +133,20 @@ impl AcquireTxn {
         };
         if failure.is_ambiguous() {
             if self.sent < SENDS && !lease.lost.is_cancelled() {
-                return Answer::Unknown;
+                return AcquireStep::Unknown;
             }
             self.free(lease);
         } else if failure.kind == FailureKind::LeaseGone {
             lease.lost.cancel();
         } else if failure.is_too_large() {
-            return Answer::Ended(LockOutcome::TooLarge(failure.to_string()));
+            return AcquireStep::Ended(LockOutcome::TooLarge(failure.to_string()));
         }
-        Answer::Ended(LockOutcome::Failed(failure.to_string()))
+        AcquireStep::Ended(LockOutcome::Failed(failure.to_string()))
     }
 
-    fn came_out(&mut self, locked: Locked, lease: LockLease) -> Answer {
+    fn came_out(&mut self, locked: Locked, lease: LockLease) -> AcquireStep {
         let keys = std::mem::take(&mut self.keys);
-        Answer::Ended(match locked {
+        AcquireStep::Ended(match locked {
             Locked::Won(fence, read) => {
                 if let Some(read) = &read {
                     self.snapshot = read.snapshot();
@@ -158,7 +158,7 @@ impl AcquireTxn {
                 self.tools.meters.rule(self.rule).locked(CHANGED);
                 self.keys = keys;
                 self.showing = Showing::Read;
-                return Answer::GoOn(self.request(lease.id));
+                return AcquireStep::GoOn(self.request(lease.id));
             }
             Locked::Outdated => {
                 self.keys = keys;

@@ -40,7 +40,7 @@ use crate::lock::txn::{Nonce, Request, clear_mark};
 use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
 use crate::metrics::Meters;
 use crate::runtime::env::{Env, RandomStream};
-use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
+use crate::runtime::supervised::{ActorFaults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use crate::trace::lines::Line;
 use crate::trace::{Telemetry, spans};
 use crate::watch_cell::WatchCellSender;
@@ -82,7 +82,7 @@ pub(crate) struct DispatcherConfig {
     pub(crate) controls: RuleControls,
     pub(crate) events: Events,
     pub(crate) telemetry: Telemetry,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
     /// `None`: every engine tries everything.
     pub(crate) membership: Option<Membership>,
 }
@@ -388,7 +388,7 @@ impl Actor for Dispatcher {
 impl SupervisedActor for Dispatcher {
     const NAME: &'static str = "dispatcher";
 
-    fn faults(&self) -> &Faults {
+    fn faults(&self) -> &ActorFaults {
         &self.config.faults
     }
 }

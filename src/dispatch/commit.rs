@@ -1,6 +1,6 @@
 //! Ends one firing in etcd, sending the transaction until its outcome is known or its lock is lost.
 
-use super::evidence::{self, Evidence, Written};
+use super::evidence::{self, ChangedKey, Evidence};
 use super::guard::Guard;
 use super::messages::{FoundMark, Hold};
 use super::outcome::CommitOutcome;
@@ -11,7 +11,7 @@ use crate::condition::Slot;
 use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
-use crate::lock::key_leases::{Forget, KeyLease, Purpose};
+use crate::lock::key_leases::{Forget, KeyLease, LeasePurpose};
 use crate::lock::keys::Keys;
 use crate::lock::shared_leases::Ticket;
 use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
@@ -121,7 +121,7 @@ impl CommitTxn {
             leases.push(match effect {
                 Effect::Put { key, ttl: Some(ttl), .. } => {
                     let reads = self.keys.slots().any(|slot| slot == key);
-                    let purpose = if reads { Purpose::Poll } else { Purpose::Data };
+                    let purpose = if reads { LeasePurpose::Poll } else { LeasePurpose::Data };
                     let ticket = self.key_lease(purpose, *ttl).await?;
                     send_before = Some(send_before.map_or(ticket.send_before, |t| t.min(ticket.send_before)));
                     Some(ticket.lease)
@@ -178,8 +178,8 @@ impl CommitTxn {
     /// tells whether it took effect.
     async fn unlocked(&mut self) -> Result<CommitOutcome, Failure> {
         let Some(fence) = self.guard.fence() else { return Ok(CommitOutcome::FenceLost) };
-        let mark = self.hold.as_ref().map(|_| Written { key: self.keys.mark(), is_put: true });
-        let written = self.effects.changes.iter().map(Written::by).chain(mark);
+        let mark = self.hold.as_ref().map(|_| ChangedKey { key: self.keys.mark(), is_put: true });
+        let written = self.effects.changes.iter().map(ChangedKey::by).chain(mark);
         let evidence = evidence::find(&self.tools.etcd, self.keys.lock(), fence, written).await?;
         Ok(match evidence {
             Evidence::Committed(revision) => self.closed(revision),
@@ -254,12 +254,12 @@ impl CommitTxn {
                 // Powers of two, so that marks of like delays share leases.
                 let delay = delay.unwrap_or(Duration::from_secs(3600));
                 let seconds = (delay + Duration::from_secs(2)).as_secs().next_power_of_two();
-                Ok(self.key_lease(Purpose::Mark, Duration::from_secs(seconds)).await?.lease)
+                Ok(self.key_lease(LeasePurpose::Mark, Duration::from_secs(seconds)).await?.lease)
             }
         }
     }
 
-    async fn key_lease(&self, purpose: Purpose, ttl: Duration) -> Result<Ticket, Failure> {
+    async fn key_lease(&self, purpose: LeasePurpose, ttl: Duration) -> Result<Ticket, Failure> {
         let (reply, ticket) = oneshot::channel();
         let stopping = || Failure::new(FailureKind::Unreachable, "lease_grant", "the engine is stopping");
         self.tools.lease_manager.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;

@@ -28,12 +28,12 @@ pub(super) enum Evidence {
 
 /// A key that a commit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Written<'a> {
+pub(super) struct ChangedKey<'a> {
     pub(super) key: &'a str,
     pub(super) is_put: bool,
 }
 
-impl<'a> Written<'a> {
+impl<'a> ChangedKey<'a> {
     pub(super) fn by(effect: &'a Effect) -> Self {
         Self { key: effect.key(), is_put: matches!(effect, Effect::Put { .. }) }
     }
@@ -55,7 +55,7 @@ pub(super) async fn find<'w>(
     etcd: &Arc<EtcdClient>,
     lock: &str,
     fence: Fence,
-    written: impl Iterator<Item = Written<'w>>,
+    written: impl Iterator<Item = ChangedKey<'w>>,
 ) -> Result<Evidence, Failure> {
     let looking = async {
         let at = deleted_at(etcd, lock, fence.create_revision).await?;
@@ -142,7 +142,7 @@ mod tests {
             ("written then by another", false, Some(at), None, Some(false)),
             ("was not there", false, None, None, None),
         ] {
-            assert_eq!(Written { key: "/k", is_put }.was_changed(at, then, earlier), is, "{name}");
+            assert_eq!(ChangedKey { key: "/k", is_put }.was_changed(at, then, earlier), is, "{name}");
         }
     }
 }

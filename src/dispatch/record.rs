@@ -30,13 +30,14 @@ mod state;
 mod waiting;
 
 pub(crate) use state::{
-    Answer, FiringEnd, Next, OwnCommit, Remote, RemoteHolder, RemoteKind, SeenMark, State, Tried, Wait,
+    AnswerState, EndTxn, FiringEnd, OwnCommit, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
+    State, Wait,
 };
 pub(crate) use waiting::SLOWEST;
 
 use super::latency::TriggerLatency;
 use super::outcome::CommitOutcome;
-use super::slot_queue::{Place, WorkClass};
+use super::slot_queue::{QueuePlace, WorkClass};
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, Lane, RuleIndex};
 use crate::index::Touch;
@@ -58,7 +59,7 @@ pub(crate) struct InstanceRecord {
     /// When it came into this state.
     pub(crate) entered: Instant,
     /// Its last place in the queue, or among those that wait for its lock: what keeps its entry there valid.
-    pub(crate) place: Place,
+    pub(crate) place: QueuePlace,
     /// Since when it has been due, and the stages it has passed.
     pub(crate) latency: TriggerLatency,
     /// Failures in a row.
@@ -104,7 +105,7 @@ impl InstanceRecord {
             binding,
             state: State::Queued(class),
             entered: now,
-            place: Place::default(),
+            place: QueuePlace::default(),
             latency: TriggerLatency::new(now),
             failures: 0,
             troubles: 0,
@@ -197,23 +198,23 @@ impl InstanceRecord {
     }
 
     /// Its lock can't be taken, until a key of it changes.
-    pub(crate) fn too_large(&mut self) -> Next {
+    pub(crate) fn too_large(&mut self) -> QueueAction {
         if !self.truth {
-            return Next::Drop;
+            return QueueAction::Drop;
         }
         self.state = State::GivenUp(None);
-        Next::Stay
+        QueueAction::Stay
     }
 
     /// Another engine has the lock.
-    pub(crate) fn held(&mut self, remote: Remote) -> Next {
+    pub(crate) fn held(&mut self, remote: Remote) -> QueueAction {
         self.insists = false;
         if !self.truth {
-            return Next::Drop;
+            return QueueAction::Drop;
         }
         self.mark.take_if(|mark| !mark.mine);
         self.state = State::Held(Arc::new(remote));
-        Next::Stay
+        QueueAction::Stay
     }
 
     /// The mark of another engine (or one that this engine has forgotten) holds it back; unless a key
@@ -225,10 +226,10 @@ impl InstanceRecord {
         remote: Remote,
         base: Duration,
         now: Instant,
-    ) -> Next {
+    ) -> QueueAction {
         self.insists = false;
         if !self.truth {
-            return Next::Drop;
+            return QueueAction::Drop;
         }
         let outdated = self.changes.newest() > revision;
         self.mark = Some(SeenMark { revision, mine: false, outdated });
@@ -240,7 +241,7 @@ impl InstanceRecord {
             MarkKind::GivenUp => State::GivenUp(Some(remote)),
             MarkKind::Backoff | MarkKind::RetryAfter => State::Held(remote),
         };
-        Next::Stay
+        QueueAction::Stay
     }
 
     /// A decision that was not asked for: a key changed, or a crawl came by.
@@ -251,7 +252,7 @@ impl InstanceRecord {
         crawl: bool,
         base: Duration,
         now: Instant,
-    ) -> Next {
+    ) -> QueueAction {
         self.see(touches);
         match self.state {
             State::Checking(_)
@@ -261,13 +262,13 @@ impl InstanceRecord {
             | State::Settling { .. } => {
                 self.changes.remember(touches);
                 self.truth = truth;
-                Next::Stay
+                QueueAction::Stay
             }
-            _ if !truth => Next::Drop,
+            _ if !truth => QueueAction::Drop,
             State::Queued(WorkClass::Crawl) if !crawl || !touches.is_empty() => {
                 self.enqueue(WorkClass::Live, now)
             }
-            State::Queued(_) | State::Parked => Next::Stay,
+            State::Queued(_) | State::Parked => QueueAction::Stay,
             State::Idle if self.changes.any_foreign(touches) => {
                 self.fire_again(WorkClass::Live, base, None, now)
             }
@@ -303,7 +304,7 @@ impl InstanceRecord {
             | State::Waiting(..)
             | State::GivenUp(_)
             | State::WouldFire
-            | State::Yielded { .. } => Next::Stay,
+            | State::Yielded { .. } => QueueAction::Stay,
         }
     }
 
@@ -344,11 +345,11 @@ impl InstanceRecord {
         touches: &[Touch],
         base: Duration,
         now: Instant,
-    ) -> Next {
+    ) -> QueueAction {
         self.see(touches);
         self.changes.remember(touches);
         if !truth {
-            return Next::Drop;
+            return QueueAction::Drop;
         }
         let foreign = self.changes.take_foreign();
         self.last_end = Some(now);
@@ -356,11 +357,11 @@ impl InstanceRecord {
             self.ineffective = self.ineffective.saturating_add(1);
         }
         match end {
-            FiringEnd::Done | FiringEnd::GaveUp if self.orphaned && !foreign => Next::Drop,
+            FiringEnd::Done | FiringEnd::GaveUp if self.orphaned && !foreign => QueueAction::Drop,
             FiringEnd::Done if foreign => self.fire_again(WorkClass::Live, base, None, now),
             FiringEnd::Done => {
                 self.state = State::Idle;
-                Next::Stay
+                QueueAction::Stay
             }
             FiringEnd::RetryAfter(delay) if foreign => {
                 self.fire_again(WorkClass::Live, base, now.checked_add(delay), now)
@@ -369,7 +370,7 @@ impl InstanceRecord {
             FiringEnd::GaveUp if foreign => self.wait(base, Wait::Backoff, now),
             FiringEnd::GaveUp => {
                 self.state = State::GivenUp(None);
-                Next::Stay
+                QueueAction::Stay
             }
             FiringEnd::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
             FiringEnd::Failed(delay) => self.wait(delay, Wait::Backoff, now),

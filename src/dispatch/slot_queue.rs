@@ -21,14 +21,14 @@ pub(crate) enum WorkClass {
 /// A place in the queue, or among those that wait for a lock within the engine: never given twice, and later
 /// ones are greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place(u64);
+pub(crate) struct QueuePlace(u64);
 
 /// An entry of the queue. It counts only while its place is the last one given to its instance: leaving the
 /// queue early needs no search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueEntry {
     pub(crate) instance: InstanceId,
-    pub(crate) place: Place,
+    pub(crate) place: QueuePlace,
     since: Instant,
 }
 
@@ -125,9 +125,9 @@ impl SlotQueue {
     }
 
     /// A place that nothing has had.
-    pub(crate) fn new_place(&mut self) -> Place {
+    pub(crate) fn new_place(&mut self) -> QueuePlace {
         self.places += 1;
-        Place(self.places)
+        QueuePlace(self.places)
     }
 
     /// Removes entries that are not valid any more, wherever they stand.
@@ -144,7 +144,13 @@ impl SlotQueue {
     }
 
     /// Adds an instance; returns the place that keeps its entry valid.
-    pub(crate) fn push(&mut self, lane: Lane, class: WorkClass, instance: InstanceId, now: Instant) -> Place {
+    pub(crate) fn push(
+        &mut self,
+        lane: Lane,
+        class: WorkClass,
+        instance: InstanceId,
+        now: Instant,
+    ) -> QueuePlace {
         let place = self.new_place();
         let entry = QueueEntry { instance, place, since: now };
         let queue = self.queue_of_one_more(lane);
@@ -156,7 +162,7 @@ impl SlotQueue {
     }
 
     /// Puts an instance before all others of its lane.
-    pub(crate) fn push_front(&mut self, lane: Lane, instance: InstanceId, now: Instant) -> Place {
+    pub(crate) fn push_front(&mut self, lane: Lane, instance: InstanceId, now: Instant) -> QueuePlace {
         let place = self.new_place();
         let entry = QueueEntry { instance, place, since: now };
         self.queue_of_one_more(lane).live.push_front(entry);

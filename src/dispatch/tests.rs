@@ -11,7 +11,7 @@ mod world;
 
 use super::messages::{Action, Basis, FoundMark};
 use super::outcome::{CommitOutcome, LockOutcome};
-use super::record::{Answer, InstanceRecord, State};
+use super::record::{AnswerState, InstanceRecord, State};
 use super::slot_queue::WorkClass;
 use super::stats::LaneStats;
 use super::work_queue::WorkQueue;
@@ -22,7 +22,7 @@ use crate::condition::{Slot, key};
 use crate::etcd::LeaseId;
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Fence;
-use crate::index::{InstanceId, Reason, Touch};
+use crate::index::{DecisionReason, InstanceId, Touch};
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
 use crate::lock::txn::InstanceMark;
@@ -42,7 +42,7 @@ const BASE: Duration = Duration::from_millis(100);
 const RULE: RuleIndex = RuleIndex::new(0);
 const LANE: Lane = Lane::new(0);
 
-const LOCKING: State = State::Locking(Answer::Awaited);
+const LOCKING: State = State::Locking(AnswerState::Awaited);
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -100,7 +100,7 @@ const fn touch(slot: u8, revision: i64) -> Touch {
 }
 
 /// A decision on an instance of rule 0.
-fn decision(id: InstanceId, truth: bool, keys: &[i64], touches: &[Touch], reason: Reason) -> Decided {
+fn decision(id: InstanceId, truth: bool, keys: &[i64], touches: &[Touch], reason: DecisionReason) -> Decided {
     Decided {
         instance: id,
         rule: RULE,
@@ -195,12 +195,12 @@ impl Bench {
     }
 
     fn decide(&mut self, id: u32, truth: bool, keys: &[i64], touches: &[Touch]) -> &mut Self {
-        let decided = decision(instance(id), truth, keys, touches, Reason::Change);
+        let decided = decision(instance(id), truth, keys, touches, DecisionReason::Change);
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
     fn crawl(&mut self, id: u32, keys: &[i64]) -> &mut Self {
-        let decided = decision(instance(id), true, keys, &[], Reason::Crawl);
+        let decided = decision(instance(id), true, keys, &[], DecisionReason::Crawl);
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
 
@@ -209,7 +209,7 @@ impl Bench {
         let asked = self.actions.iter().rposition(|a| matches!(a, Action::Ask(of, _) if *of == instance(id)));
         let Some(at) = asked else { panic!("nothing asked of {id}: {:?}", self.actions) };
         let Action::Ask(_, number) = self.actions.remove(at) else { unreachable!("just matched") };
-        let decided = decision(instance(id), truth, keys, &[], Reason::Ask(number));
+        let decided = decision(instance(id), truth, keys, &[], DecisionReason::Ask(number));
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
 

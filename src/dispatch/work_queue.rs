@@ -26,7 +26,8 @@ use super::interval::Interval;
 use super::messages::{Action, Basis, Closing, Finish, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
-    Answer, FiringEnd, InstanceRecord, Next, Remote, RemoteHolder, RemoteKind, SeenMark, State, Tried, Wait,
+    AnswerState, EndTxn, FiringEnd, InstanceRecord, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
+    State, Wait,
 };
 use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};
@@ -35,7 +36,7 @@ use crate::compiled::{ByLane, CompiledRule, Controls, Lane, Lanes, RuleIndex, la
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::Then;
 use crate::index::Timestamps;
-use crate::index::{InstanceId, Reason, Touch};
+use crate::index::{DecisionReason, InstanceId, Touch};
 use crate::inspect::{InstanceState, StateCounts};
 use crate::lock::txn::MarkKind;
 use crate::metrics::{WorkqueueDepth, WorkqueueEvent};
@@ -182,24 +183,28 @@ impl WorkQueue {
         }
         let lane = record.lane;
         match (&record.state, decided.reason) {
-            (State::Checking(asked), Reason::Ask(number)) if *asked == number => match decided.verdict {
-                Verdict::True(_) if self.stopping || self.queue.is_paused(lane) => {
-                    self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
+            (State::Checking(asked), DecisionReason::Ask(number)) if *asked == number => {
+                match decided.verdict {
+                    Verdict::True(_) if self.stopping || self.queue.is_paused(lane) => {
+                        self.transition(id, now, out, |record, now| record.enqueue(WorkClass::Live, now));
+                    }
+                    Verdict::True(witness) => {
+                        record.see(&decided.touches);
+                        record.latency.decided(now);
+                        let (snapshot, coherent) = (decided.snapshot, decided.coherent);
+                        self.checked(id, decided.rule, Basis { snapshot, witness, coherent }, now, out);
+                    }
+                    Verdict::False | Verdict::Failed(_) => {
+                        self.transition(id, now, out, |_, _| QueueAction::Drop)
+                    }
                 }
-                Verdict::True(witness) => {
-                    record.see(&decided.touches);
-                    record.latency.decided(now);
-                    let (snapshot, coherent) = (decided.snapshot, decided.coherent);
-                    self.checked(id, decided.rule, Basis { snapshot, witness, coherent }, now, out);
-                }
-                Verdict::False | Verdict::Failed(_) => self.transition(id, now, out, |_, _| Next::Drop),
-            },
-            (State::Settling { asked, end }, Reason::Ask(number)) if *asked == number => {
+            }
+            (State::Settling { asked, end }, DecisionReason::Ask(number)) if *asked == number => {
                 let end = *end;
                 self.settle_down(id, end, truth, &decided.touches, now, out);
             }
             (state, reason) => {
-                let crawl = reason == Reason::Crawl;
+                let crawl = reason == DecisionReason::Crawl;
                 let touches = &decided.touches;
                 let settle = if matches!(state, State::Idle | State::WouldFire) {
                     self.settle(decided.rule)
@@ -208,7 +213,7 @@ impl WorkQueue {
                 };
                 self.transition(id, now, out, |record, now| {
                     match (record.decided(truth, touches, crawl, base, now), settle) {
-                        (Next::Enqueue(WorkClass::Live), Some(delay)) => {
+                        (QueueAction::Enqueue(WorkClass::Live), Some(delay)) => {
                             record.wait(delay, Wait::Settle, now)
                         }
                         (next, _) => next,
@@ -238,7 +243,7 @@ impl WorkQueue {
             return;
         };
         // A change is live work even if a crawl found it.
-        let crawled = reason == Reason::Crawl && touches.is_empty();
+        let crawled = reason == DecisionReason::Crawl && touches.is_empty();
         let class = if crawled { WorkClass::Crawl } else { WorkClass::Live };
         let lane = self.lanes.of(rule);
         let mut record = Box::new(InstanceRecord::new((rule, lane), binding, class, now));
@@ -249,12 +254,12 @@ impl WorkQueue {
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
         let next = match self.settle(rule).filter(|_| !crawled) {
             Some(delay) => record.wait(delay, Wait::Settle, now),
-            None if at_once => Next::GoOn,
-            None => Next::Enqueue(class),
+            None if at_once => QueueAction::GoOn,
+            None => QueueAction::Enqueue(class),
         };
         self.admit(instance, record, next, now, out);
-        let goes_on =
-            next == Next::GoOn && self.records.get(&instance).is_some_and(|record| record.state.is_queued());
+        let goes_on = next == QueueAction::GoOn
+            && self.records.get(&instance).is_some_and(|record| record.state.is_queued());
         if goes_on && self.acquire_local(instance, now, out) {
             self.stats.event(WorkqueueEvent::Taken(lane, Duration::ZERO));
             self.checked(instance, rule, Basis { snapshot, witness, coherent }, now, out);
@@ -290,9 +295,9 @@ impl WorkQueue {
                 // This is as far as a dry run goes.
                 (true, _) => State::WouldFire,
                 (false, true) => State::Running,
-                (false, false) => State::Locking(Answer::Awaited),
+                (false, false) => State::Locking(AnswerState::Awaited),
             };
-            Next::Stay
+            QueueAction::Stay
         });
         match (dry, optimistic) {
             (true, _) => {}
@@ -352,7 +357,7 @@ impl WorkQueue {
         self.transition(id, now, out, |record, _| {
             also(record);
             record.state = State::Checking(asked);
-            Next::Stay
+            QueueAction::Stay
         });
         out.push(Action::Ask(id, asked));
     }
@@ -380,7 +385,7 @@ impl WorkQueue {
                 } else {
                     self.transition(id, now, out, |record, _| {
                         record.state = State::Running;
-                        Next::Stay
+                        QueueAction::Stay
                     });
                 }
             }

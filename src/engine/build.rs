@@ -5,7 +5,7 @@ use crate::compiled::domain::DomainMistake;
 use crate::compiled::{Limits, RuleError};
 use crate::engine::Engine;
 use crate::engine::check::{check_application, check_key_prefix, check_names, check_options, reserved, warn};
-use crate::engine::config::{Config, Options};
+use crate::engine::config::{Config, EngineOptions};
 use crate::engine::coverage::{MAX_WATCHES, covering, ranges, watched};
 use crate::engine::endpoints::check_endpoints;
 use crate::error::{BuildError, ConfigError};
@@ -30,7 +30,7 @@ impl EngineBuilder {
         check_application(&self.application, &mut mistakes);
         mistakes.extend(check_options(&self.options));
         let options = self.options.bounded();
-        let Options { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = options;
+        let EngineOptions { lock_ttl, concurrency, max_txn_ops, settle, instance_rate, .. } = options;
         if self.channel.is_none() {
             check_endpoints(&self.endpoints, &mut mistakes);
         }

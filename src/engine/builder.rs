@@ -1,6 +1,6 @@
 //! Collects the configuration of an engine.
 
-use super::config::Options;
+use super::config::EngineOptions;
 #[cfg(feature = "http")]
 use super::observer::Observatory;
 use crate::compiled::domain::Domains;
@@ -34,7 +34,7 @@ pub struct EngineBuilder {
     pub(super) credentials: Option<CredentialsOption>,
     pub(super) rules: Vec<Rule>,
     pub(super) domains: Domains,
-    pub(super) options: Options,
+    pub(super) options: EngineOptions,
     pub(super) layers: Vec<Layer>,
     pub(super) runtime: Option<Handle>,
     #[cfg(feature = "http")]
@@ -55,7 +55,7 @@ impl EngineBuilder {
             credentials: None,
             rules: Vec::new(),
             domains: Domains::default(),
-            options: Options::default(),
+            options: EngineOptions::default(),
             layers: Vec::new(),
             runtime: None,
             #[cfg(feature = "http")]

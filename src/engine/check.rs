@@ -1,7 +1,7 @@
 //! Finds mistakes of a configuration, and warns about what is allowed but rarely meant.
 
 use super::builder::NAMESPACES;
-use super::config::Options;
+use super::config::EngineOptions;
 use crate::compiled::{CompiledRule, Defaults, RuleError};
 use crate::error::ConfigError;
 use crate::limits::{self, Amount, shown};
@@ -24,14 +24,14 @@ pub(super) fn check_application(application: &str, mistakes: &mut Vec<ConfigErro
     }
 }
 
-pub(super) fn check_options(options: &Options) -> Vec<ConfigError> {
+pub(super) fn check_options(options: &EngineOptions) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
     let mut check = |option: &'static str, value: Amount, text: String| {
         if let Some(reason) = limits::mistake(limits::ENGINE, option, value) {
             mistakes.push(ConfigError::Option { option, value: text, reason: reason.to_owned() });
         }
     };
-    let Options {
+    let EngineOptions {
         concurrency,
         evaluators,
         lock_ttl,

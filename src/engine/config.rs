@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 /// Options that have a default.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct EngineOptions {
     pub(crate) concurrency: usize,
     pub(crate) evaluators: usize,
     pub(crate) lock_ttl: Duration,
@@ -52,7 +52,7 @@ pub(crate) struct Options {
     pub(crate) defaults: Defaults,
 }
 
-impl Default for Options {
+impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             concurrency: 128,
@@ -85,7 +85,7 @@ impl Default for Options {
     }
 }
 
-impl Options {
+impl EngineOptions {
     /// Limits the durations, so that they can be added to a clock. `Duration::MAX` is a common way to say
     /// "never".
     pub(crate) fn bounded(mut self) -> Self {
@@ -124,7 +124,7 @@ pub(crate) struct Config {
     pub(crate) callbacks: Arc<[Callback]>,
     /// The keys of each watch.
     pub(crate) watched: Vec<KeyScope>,
-    pub(crate) options: Options,
+    pub(crate) options: EngineOptions,
     pub(crate) runtime: Option<Handle>,
     #[cfg(feature = "http")]
     pub(crate) observatory: Option<Arc<dyn Observatory>>,
@@ -143,7 +143,7 @@ impl Config {
     }
 
     pub(crate) fn timeouts(&self) -> Timeouts {
-        let Options { connect_timeout, request_timeout, .. } = self.options;
+        let EngineOptions { connect_timeout, request_timeout, .. } = self.options;
         Timeouts {
             connect: connect_timeout,
             request: request_timeout,

@@ -1,6 +1,6 @@
 //! All actors of one start, wired together, on their threads.
 
-use super::config::{Config, Options};
+use super::config::{Config, EngineOptions};
 use super::coverage::splits_up;
 use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
@@ -11,10 +11,10 @@ use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::{Connector, CredentialSource, EtcdClient, LinkSettings, Store, Target, Token};
 use crate::evaluate::Evaluator;
-use crate::fleet::announcer::{Announcement, Settings as AnnouncerSettings, start_announcer};
+use crate::fleet::announcer::{Announcement, AnnouncerSettings, start_announcer};
 use crate::fleet::member::MemberId;
 use crate::fleet::view::prefix_of_members;
-use crate::fleet::watcher::{Settings as FleetWatcherSettings, start_fleet_watcher};
+use crate::fleet::watcher::{FleetWatcherSettings, start_fleet_watcher};
 use crate::health::Reason;
 use crate::health::status::Status;
 use crate::index::actor::{EvaluatorHandle, IndexActor};
@@ -30,7 +30,7 @@ use crate::read::reader::{SharedSplitPoints, StreamGeneration};
 use crate::runtime::actor_thread::ActorThread;
 use crate::runtime::env::RandomStream;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
 use crate::time::LONGEST;
 use crate::trace::Telemetry;
 use crate::trace::lines::Lines;
@@ -53,7 +53,7 @@ const REVOKE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Incarnation {
     engine: Arc<str>,
-    pub(crate) faults: mpsc::Receiver<Fault>,
+    pub(crate) faults: mpsc::Receiver<ActorFault>,
     index: Addr<IndexActor>,
     dispatcher: Addr<Dispatcher>,
     lease_manager: Addr<LeaseManager>,
@@ -75,7 +75,7 @@ const MEMBER_TTL: Duration = Duration::from_secs(10);
 const CREDENTIALS: &str = "credentials";
 
 /// Starts a link's connector. Connections are made where it runs.
-async fn connect(thread: &ActorThread, connector: Connector, faults: &Faults) -> Option<()> {
+async fn connect(thread: &ActorThread, connector: Connector, faults: &ActorFaults) -> Option<()> {
     let faults = faults.clone();
     // It ends with the thread.
     thread.run(move || drop(spawn_guarded(&faults, "connector", connector.run()))).await
@@ -96,7 +96,7 @@ impl Incarnation {
         let placement = config.env.placement;
         let mut env = config.env.clone();
         env.seed = env.seed.wrapping_add(number);
-        let (faults, fault_receiver) = Faults::new(config.env.probe.clone());
+        let (faults, fault_receiver) = ActorFaults::new(config.env.probe.clone());
         let engine = config.engine.clone();
         let telemetry = Telemetry { lines: Lines::default(), reveal: config.options.reveal };
         // Engines of one cluster begin with different members.
@@ -107,10 +107,10 @@ impl Incarnation {
             Target::Channel(..) => Vec::new(),
         };
         let rewound = faults.clone();
-        let Options { cluster_id, .. } = config.options;
+        let EngineOptions { cluster_id, .. } = config.options;
         let under = (config.key_prefix.clone(), &*config.namespace);
         let store = Store::new(endpoints, cluster_id, under, env.identity(), move |reason| {
-            rewound.report(Fault::Rewound(reason));
+            rewound.report(ActorFault::Rewound(reason));
         });
         let (told, timeouts) = (status.clone(), config.timeouts());
         let credentials =
@@ -163,7 +163,7 @@ impl Incarnation {
             rng: env.rng(RandomStream::LeaseManager),
             faults: faults.clone(),
         };
-        let Options { lock_ttl, crawl_mutex, .. } = config.options;
+        let EngineOptions { lock_ttl, crawl_mutex, .. } = config.options;
         let ttls = config.rules.iter().map(|rule| rule.lock_ttl()).chain(crawl_mutex.then_some(lock_ttl));
         let least = config.rules.iter().map(CompiledRule::lock_ttl).min();
         let member_ttl = least.map_or(MEMBER_TTL, |least| least.min(MEMBER_TTL));

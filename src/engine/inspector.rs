@@ -130,7 +130,7 @@ impl Inspector {
 
     /// Fires one instance now.
     pub(crate) async fn fire_now(&self, rule: &str, attributes: &Attributes) -> Result<bool, EngineError> {
-        let look_up::Instance::Of(rule, binding) = look_up::find(&self.rules, rule, attributes)? else {
+        let look_up::NamedInstance::Of(rule, binding) = look_up::find(&self.rules, rule, attributes)? else {
             return Ok(false);
         };
         let (_, id) = ask(&self.index, LookUp { rule, binding }).await?;
@@ -174,8 +174,8 @@ impl Inspector {
         attributes: &Attributes,
     ) -> Result<InstanceExplanation, EngineError> {
         let (number, binding) = match look_up::find(&self.rules, rule, attributes)? {
-            look_up::Instance::Of(number, binding) => (number, binding),
-            look_up::Instance::Excluded(reason) => {
+            look_up::NamedInstance::Of(number, binding) => (number, binding),
+            look_up::NamedInstance::Excluded(reason) => {
                 let condition = Explanation::excluded(reason);
                 return Ok(InstanceExplanation { condition, instance: None });
             }

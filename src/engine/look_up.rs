@@ -6,7 +6,7 @@ use crate::pattern::Attributes;
 
 /// The instance that attributes name.
 #[derive(Debug)]
-pub(crate) enum Instance {
+pub(crate) enum NamedInstance {
     /// The number of the compiled rule, and the binding.
     Of(RuleIndex, Binding),
     /// Expansion or a constraint excludes it: why.
@@ -19,7 +19,7 @@ pub(crate) fn find(
     rules: &[CompiledRule],
     id: &str,
     attributes: &Attributes,
-) -> Result<Instance, EngineError> {
+) -> Result<NamedInstance, EngineError> {
     let of_rule = || rules.iter().zip(RuleIndex::all(rules.len())).filter(|(rule, _)| **rule.id() == *id);
     let (any, _) = of_rule().next().ok_or_else(|| EngineError::UnknownRule(id.to_owned()))?;
     if let Some(name) = any.missing(attributes) {
@@ -28,8 +28,8 @@ pub(crate) fn find(
     for (rule, number) in of_rule() {
         if let (true, Some(binding)) = (rule.is_fixed_to(attributes), rule.binding_of(attributes)) {
             return Ok(match rule.forbidden(attributes) {
-                None => Instance::Of(number, binding),
-                Some((name, constraint)) => Instance::Excluded(format!(
+                None => NamedInstance::Of(number, binding),
+                Some((name, constraint)) => NamedInstance::Excluded(format!(
                     "the value of :{name} {constraint} (the engine constrains it)"
                 )),
             });
@@ -43,5 +43,5 @@ pub(crate) fn find(
     });
     let names: Vec<String> = unknown.map(|(name, _)| format!(":{name}")).collect();
     let names = names.join(" and ");
-    Ok(Instance::Excluded(format!("the value of {names} is one that the engine expands it to")))
+    Ok(NamedInstance::Excluded(format!("the value of {names} is one that the engine expands it to")))
 }

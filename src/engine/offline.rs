@@ -2,14 +2,14 @@
 
 use super::Engine;
 use super::config::Config;
-use super::look_up::{Instance, find};
+use super::look_up::{NamedInstance, find};
 use crate::change::{KeyValue, Revision, Seen, Snapshot};
 
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Explanation;
 use crate::error::EngineError;
-use crate::index::{Decide, Index, Purpose, WatcherIndex};
+use crate::index::{Decide, Index, ViewPurpose, WatcherIndex};
 use crate::inspect::EvaluatedInstance;
 use crate::pattern::Attributes;
 use crate::pattern::KeyScope;
@@ -18,7 +18,7 @@ use foldhash::fast::FixedState;
 use std::collections::HashMap;
 
 /// An instance on some keys.
-pub(crate) struct Place {
+pub(crate) struct OfflineInstance {
     /// The number of its rule.
     pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
@@ -26,15 +26,15 @@ pub(crate) struct Place {
     pub(crate) snapshot: Snapshot,
 }
 
-impl Place {
+impl OfflineInstance {
     pub(crate) fn explain(&self, rules: &[CompiledRule]) -> Explanation {
         let rule = &rules[self.rule.index()];
         rule.condition().explain(&self.snapshot, |slot| rule.key(slot, &self.binding))
     }
 }
 
-pub(crate) enum Placed {
-    At(Place),
+pub(crate) enum OfflineLookUp {
+    At(OfflineInstance),
     /// An expansion or a constraint excludes it. This is the reason.
     Excluded(String),
 }
@@ -46,17 +46,17 @@ impl Config {
         rule: &str,
         attributes: &Attributes,
         seen: impl Fn(&str) -> Option<Seen>,
-    ) -> Result<Placed, EngineError> {
+    ) -> Result<OfflineLookUp, EngineError> {
         let (number, binding) = match find(&self.rules, rule, attributes)? {
-            Instance::Of(number, binding) => (number, binding),
-            Instance::Excluded(reason) => return Ok(Placed::Excluded(reason)),
+            NamedInstance::Of(number, binding) => (number, binding),
+            NamedInstance::Excluded(reason) => return Ok(OfflineLookUp::Excluded(reason)),
         };
         let slots = self.rules[number.index()].slots().iter();
         let names: Vec<String> = slots.map(|slot| slot.format(attributes)).collect::<Result<_, _>>()?;
         let reserved = self.reserved();
         let visible = |name: &str| !reserved.iter().any(|namespace| name.starts_with(namespace.as_str()));
         let snapshot = names.iter().map(|name| seen(name).filter(|_| visible(name))).collect();
-        Ok(Placed::At(Place { rule: number, binding, snapshot }))
+        Ok(OfflineLookUp::At(OfflineInstance { rule: number, binding, snapshot }))
     }
 }
 
@@ -101,8 +101,8 @@ impl Engine {
         let seen =
             |name: &str| Some(Seen { value: Value::from(*values.get(name)?), mod_revision: Revision::NONE });
         Ok(match self.config.place(rule, attributes, seen)? {
-            Placed::At(place) => place.explain(&self.config.rules),
-            Placed::Excluded(reason) => Explanation::excluded(reason),
+            OfflineLookUp::At(place) => place.explain(&self.config.rules),
+            OfflineLookUp::Excluded(reason) => Explanation::excluded(reason),
         })
     }
 
@@ -138,7 +138,7 @@ impl Engine {
             revision: Revision::new(1),
         });
         let mut decided: Vec<Decide> = Vec::new();
-        if let Some(view) = index.open_view(WatcherIndex::FIRST, Revision::new(1), Purpose::Snapshot) {
+        if let Some(view) = index.open_view(WatcherIndex::FIRST, Revision::new(1), ViewPurpose::Snapshot) {
             index.view_page(view, found.collect());
             index.close_view(view);
         }

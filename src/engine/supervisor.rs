@@ -10,7 +10,7 @@ use crate::dispatch::running::RunningCallbacks;
 use crate::health::Health;
 use crate::health::status::Status;
 use crate::metrics::Meters;
-use crate::runtime::supervised::Fault;
+use crate::runtime::supervised::ActorFault;
 use futures_util::future::BoxFuture;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -94,14 +94,14 @@ async fn oversee(
     panics: &mut VecDeque<Instant>,
 ) -> Turn {
     // What was refused, while callbacks that run may finish.
-    let mut refused: Option<Fault> = None;
+    let mut refused: Option<ActorFault> = None;
     let mut drained: BoxFuture<'static, ()> = Box::pin(std::future::pending());
     loop {
         let fault = tokio::select! {
             biased;
             () = &mut drained => refused.take(),
             fault = incarnation.faults.recv() => match fault {
-                Some(fault @ Fault::Refused(_)) => {
+                Some(fault @ ActorFault::Refused(_)) => {
                     if refused.is_none() {
                         // Nothing is wrong with what runs.
                         status.draining();
@@ -137,7 +137,7 @@ async fn oversee(
                 }
             },
         };
-        let fault = fault.unwrap_or(Fault::Rewound("all parts ended".into()));
+        let fault = fault.unwrap_or(ActorFault::Rewound("all parts ended".into()));
         status.restarting();
         incarnation.abandon(RESTART).await;
         // This is done once more, because what the old actors reported until their end is void.
@@ -146,17 +146,22 @@ async fn oversee(
     }
 }
 
-async fn recover(config: &mut Config, status: &Status, fault: Fault, panics: &mut VecDeque<Instant>) -> Turn {
+async fn recover(
+    config: &mut Config,
+    status: &Status,
+    fault: ActorFault,
+    panics: &mut VecDeque<Instant>,
+) -> Turn {
     let engine = &*config.engine.clone();
     match fault {
-        Fault::Rewound(reason) => {
+        ActorFault::Rewound(reason) => {
             tracing::warn!(
                 engine,
                 reason,
                 "etcd has other or older data than before: starting again from what it has"
             );
         }
-        Fault::Refused(keys) => {
+        ActorFault::Refused(keys) => {
             let parts = needed(&config.rules, &keys);
             tracing::warn!(
                 engine, prefix = keys.text(), instead = ?parts,
@@ -164,7 +169,7 @@ async fn recover(config: &mut Config, status: &Status, fault: Fault, panics: &mu
             );
             config.watched = split(&config.watched, &keys, parts);
         }
-        Fault::Panicked { part, text } => {
+        ActorFault::Panicked { part, text } => {
             let text = config.options.reveal.panic(&text);
             tracing::error!(
                 engine,

@@ -8,7 +8,7 @@
 use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
 use super::credential_source::CredentialSource;
-use super::failure::{Effect, Failure, FailureKind, Remedy};
+use super::failure::{Failure, FailureKind, PossibleEffect, Remedy};
 use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
@@ -47,13 +47,13 @@ pub(crate) struct EtcdClient {
     target: Target,
     pub(super) timeouts: Timeouts,
     meters: Meters,
-    shared: Arc<Shared>,
+    shared: Arc<ClientShared>,
     rounds: WatchCell<Rounds>,
     pub(super) store: Arc<Store>,
 }
 
 /// What a link and its connector share.
-pub(super) struct Shared {
+pub(super) struct ClientShared {
     present: RwLock<Option<Arc<Connection>>>,
     wishes: Mutex<Wishes>,
     pub(super) wake: Arc<Notify>,
@@ -80,7 +80,7 @@ pub(super) struct Rounds {
     pub(super) token_failure: Option<Failure>,
 }
 
-impl Shared {
+impl ClientShared {
     /// The present connection, if it can carry requests.
     pub(super) fn present(&self) -> Option<Arc<Connection>> {
         let present = self.present.read().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -130,7 +130,7 @@ impl EtcdClient {
     pub(crate) fn new(settings: LinkSettings) -> (Self, Connector) {
         let LinkSettings { target, timeouts, meters, home, token, credentials, rebalance, store, rng } =
             settings;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ClientShared {
             present: RwLock::new(None),
             wishes: Mutex::default(),
             wake: Arc::default(),
@@ -205,7 +205,7 @@ impl EtcdClient {
                 let failure = answer.failure;
                 let failure =
                     failure.unwrap_or_else(|| Failure::not_sent(request, "the connection ended at once"));
-                Failure { request, effect: Effect::No, ..failure }
+                Failure { request, effect: PossibleEffect::No, ..failure }
             }),
         }
     }

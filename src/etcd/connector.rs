@@ -2,9 +2,9 @@
 //! on when a caller gives up. It carries out what [`EndpointChoice`]
 //! decides. How one connection is opened is in [`opening`](super::opening).
 
-use super::client::{Rounds, Shared};
+use super::client::{ClientShared, Rounds};
 use super::credential_source::CredentialSource;
-use super::endpoint_choice::{EndpointChoice, Need, Spread, Step};
+use super::endpoint_choice::{ConnectStep, EndpointChoice, Need, Spread};
 use super::failure::{Failure, FailureKind, Remedy};
 use super::offers::Offer;
 use super::store::Store;
@@ -28,7 +28,7 @@ pub(super) struct ConnectorSettings {
     pub(super) rebalance: Duration,
     pub(super) store: Arc<Store>,
     pub(super) rng: StdRng,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<ClientShared>,
     pub(super) answers: WatchCellSender<Rounds>,
 }
 
@@ -76,8 +76,8 @@ impl Connector {
                 continue;
             }
             match self.link.next(now) {
-                Step::Try { endpoint, need, last } => self.attempt(endpoint, need, last).await,
-                Step::Wait(until) => self.wait(until).await,
+                ConnectStep::Try { endpoint, need, last } => self.attempt(endpoint, need, last).await,
+                ConnectStep::Wait(until) => self.wait(until).await,
             }
         }
     }
@@ -299,7 +299,7 @@ pub(super) enum Present {
     Open(u64, bool),
 }
 
-impl Shared {
+impl ClientShared {
     fn replace_if_closed(&self) -> Present {
         if let Some(open) = self.present() {
             return Present::Open(open.id, open.activity.is_silent(Instant::now()));

@@ -33,7 +33,7 @@ pub(super) enum Need {
 
 /// What to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum ConnectStep {
     /// Open a connection to this endpoint.
     Try { endpoint: usize, need: Need, last: bool },
     /// Nothing before this moment, unless something happens.
@@ -157,13 +157,13 @@ impl EndpointChoice {
         self.home_at = (endpoint != self.home).then(|| now + spread.mul_f64(self.rng.random_range(0.5..1.0)));
     }
 
-    pub(super) fn next(&mut self, now: Instant) -> Step {
+    pub(super) fn next(&mut self, now: Instant) -> ConnectStep {
         if self.need.is_none() && self.present.is_some() && self.home_at.is_some_and(|at| at <= now) {
             self.begin(Need::Home);
         }
         match (self.need, self.round.pop()) {
-            (Some(need), Some(endpoint)) => Step::Try { endpoint, need, last: self.round.is_empty() },
-            _ => Step::Wait(self.home_at.filter(|_| self.present.is_some())),
+            (Some(need), Some(endpoint)) => ConnectStep::Try { endpoint, need, last: self.round.is_empty() },
+            _ => ConnectStep::Wait(self.home_at.filter(|_| self.present.is_some())),
         }
     }
 
@@ -214,7 +214,7 @@ mod tests {
     /// The endpoints that are tried, of which the ones in `up` answer.
     fn connect(link: &mut EndpointChoice, up: &[usize], number: u64, now: Instant) -> Vec<usize> {
         let mut tried = Vec::new();
-        while let Step::Try { endpoint, .. } = link.next(now) {
+        while let ConnectStep::Try { endpoint, .. } = link.next(now) {
             tried.push(endpoint);
             if up.contains(&endpoint) {
                 link.opened(endpoint, number, now);
@@ -238,7 +238,7 @@ mod tests {
             assert_eq!(tried[0], 1);
             tried.sort_unstable();
             assert_eq!(tried, [0, 1, 2]);
-            assert_eq!(link.next(now), Step::Wait(None), "nobody has asked again");
+            assert_eq!(link.next(now), ConnectStep::Wait(None), "nobody has asked again");
         }
     }
 
@@ -282,13 +282,13 @@ mod tests {
         connect(&mut link, &[0], 1, now);
         let at = |seconds: u32| now + seconds * SECOND;
         link.report(Need::Silent, Some(1), at(5));
-        assert!(matches!(link.next(at(5)), Step::Try { endpoint: 0, need: Need::Silent, last: true }));
+        assert!(matches!(link.next(at(5)), ConnectStep::Try { endpoint: 0, need: Need::Silent, last: true }));
         link.spoke(at(7));
-        assert_eq!(link.next(at(7)), Step::Wait(None));
+        assert_eq!(link.next(at(7)), ConnectStep::Wait(None));
         link.report(Need::Silent, Some(1), at(16));
-        assert_eq!(link.next(at(16)), Step::Wait(None));
+        assert_eq!(link.next(at(16)), ConnectStep::Wait(None));
         link.report(Need::Silent, Some(1), at(23));
-        assert!(matches!(link.next(at(23)), Step::Try { .. }));
+        assert!(matches!(link.next(at(23)), ConnectStep::Try { .. }));
     }
 
     #[test]
@@ -315,7 +315,7 @@ mod tests {
         link.report(Need::Missing, None, now);
         connect(&mut link, &[0], 1, now);
         link.report(Need::Left, Some(1), now);
-        assert_eq!(link.next(now), Step::Wait(None));
+        assert_eq!(link.next(now), ConnectStep::Wait(None));
     }
 
     #[test]
@@ -332,7 +332,7 @@ mod tests {
             let mut now = start;
             let back = start + 25 * MINUTE;
             let home = loop {
-                let Step::Wait(Some(at)) = link.next(now) else { panic!("it goes home") };
+                let ConnectStep::Wait(Some(at)) = link.next(now) else { panic!("it goes home") };
                 now = at;
                 let up = if now < back { vec![1, 2] } else { vec![0, 1, 2] };
                 if connect(&mut link, &up, 3, now) == [0] && now >= back {
@@ -340,7 +340,7 @@ mod tests {
                 }
             };
             assert!(home <= back + 10 * MINUTE, "after {:?}", home - back);
-            assert_eq!(link.next(now + MINUTE), Step::Wait(None), "there it stays");
+            assert_eq!(link.next(now + MINUTE), ConnectStep::Wait(None), "there it stays");
         }
     }
 

@@ -9,7 +9,7 @@ mod listed;
 #[cfg(test)]
 mod tests;
 
-use super::failure::{Effect, FailureKind, Remedy};
+use super::failure::{FailureKind, PossibleEffect, Remedy};
 use crate::firing::ErrorKind;
 use tonic::Code;
 
@@ -23,7 +23,7 @@ pub(crate) struct KnownError {
     pub(crate) message: &'static str,
     pub(crate) kind: FailureKind,
     pub(crate) remedy: Remedy,
-    pub(crate) effect: Effect,
+    pub(crate) effect: PossibleEffect,
     /// What a callback is told, if the kind does not say it.
     told: Option<ErrorKind>,
 }
@@ -43,23 +43,27 @@ pub(super) struct Meaning {
     /// As a callback is told it.
     pub(super) told: ErrorKind,
     pub(super) remedy: Remedy,
-    pub(super) effect: Effect,
+    pub(super) effect: PossibleEffect,
 }
 
 impl Meaning {
     /// Of a kind, if nothing else is known.
     pub(super) fn of(kind: FailureKind) -> Self {
         let (told, remedy, effect) = match kind {
-            FailureKind::Unreachable => (ErrorKind::Unreachable, Remedy::OtherMember, Effect::Unknown),
-            FailureKind::NoLeader => (ErrorKind::NoLeader, Remedy::OtherMember, Effect::Unknown),
-            FailureKind::WrongStore => (ErrorKind::WrongStore, Remedy::OtherMember, Effect::No),
-            FailureKind::Authentication => (ErrorKind::Unauthenticated, Remedy::Authenticate, Effect::No),
-            FailureKind::NoSpace => (ErrorKind::NoSpace, Remedy::Wait, Effect::No),
-            FailureKind::Overloaded => (ErrorKind::Overloaded, Remedy::Wait, Effect::No),
-            FailureKind::Permission => (ErrorKind::PermissionDenied, Remedy::GiveUp, Effect::No),
-            FailureKind::LeaseGone => (ErrorKind::NotFound, Remedy::GiveUp, Effect::No),
-            FailureKind::Compacted => (ErrorKind::Compacted, Remedy::GiveUp, Effect::No),
-            FailureKind::Rejected => (ErrorKind::Refused, Remedy::GiveUp, Effect::No),
+            FailureKind::Unreachable => {
+                (ErrorKind::Unreachable, Remedy::OtherMember, PossibleEffect::Unknown)
+            }
+            FailureKind::NoLeader => (ErrorKind::NoLeader, Remedy::OtherMember, PossibleEffect::Unknown),
+            FailureKind::WrongStore => (ErrorKind::WrongStore, Remedy::OtherMember, PossibleEffect::No),
+            FailureKind::Authentication => {
+                (ErrorKind::Unauthenticated, Remedy::Authenticate, PossibleEffect::No)
+            }
+            FailureKind::NoSpace => (ErrorKind::NoSpace, Remedy::Wait, PossibleEffect::No),
+            FailureKind::Overloaded => (ErrorKind::Overloaded, Remedy::Wait, PossibleEffect::No),
+            FailureKind::Permission => (ErrorKind::PermissionDenied, Remedy::GiveUp, PossibleEffect::No),
+            FailureKind::LeaseGone => (ErrorKind::NotFound, Remedy::GiveUp, PossibleEffect::No),
+            FailureKind::Compacted => (ErrorKind::Compacted, Remedy::GiveUp, PossibleEffect::No),
+            FailureKind::Rejected => (ErrorKind::Refused, Remedy::GiveUp, PossibleEffect::No),
         };
         Self { kind, told, remedy, effect }
     }
@@ -74,7 +78,7 @@ macro_rules! errors {
             message: $message,
             kind: FailureKind::$kind,
             remedy: Remedy::$remedy,
-            effect: Effect::$effect,
+            effect: PossibleEffect::$effect,
             told: errors!(@told $($told)?),
         },)*];
     };

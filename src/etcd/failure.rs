@@ -67,13 +67,13 @@ pub(crate) enum Remedy {
 
 /// Whether a request that failed can have taken effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum PossibleEffect {
     No,
     Unknown,
 }
 
 /// What went wrong below: the error of etcd-client, in which there is the answer of etcd, or that of a connection.
-pub(crate) type Cause = Arc<dyn Error + Send + Sync>;
+pub(crate) type ErrorSource = Arc<dyn Error + Send + Sync>;
 
 /// A failed request.
 #[derive(Clone, Debug)]
@@ -84,8 +84,8 @@ pub(crate) struct Failure {
     pub(crate) request: &'static str,
     pub(crate) message: String,
     pub(crate) remedy: Remedy,
-    pub(crate) effect: Effect,
-    pub(crate) cause: Option<Cause>,
+    pub(crate) effect: PossibleEffect,
+    pub(crate) cause: Option<ErrorSource>,
 }
 
 impl fmt::Display for Failure {
@@ -113,7 +113,7 @@ impl Failure {
 
     /// The request may have taken effect all the same.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        self.effect == Effect::Unknown
+        self.effect == PossibleEffect::Unknown
     }
 
     /// It is too large for the server, so that sending it again never helps.
@@ -132,7 +132,7 @@ impl Failure {
 
     /// It had no effect, and another member may take it.
     pub(super) fn is_for_another_member(&self) -> bool {
-        self.remedy == Remedy::OtherMember && self.effect == Effect::No
+        self.remedy == Remedy::OtherMember && self.effect == PossibleEffect::No
     }
 
     pub(super) fn of_error(request: &'static str, error: etcd_client::Error) -> Self {
@@ -187,7 +187,7 @@ impl Failure {
 
     /// There was no connection to send it over.
     pub(super) fn not_sent(request: &'static str, message: impl Into<String>) -> Self {
-        Self { effect: Effect::No, ..Self::new(FailureKind::Unreachable, request, message) }
+        Self { effect: PossibleEffect::No, ..Self::new(FailureKind::Unreachable, request, message) }
     }
 }
 

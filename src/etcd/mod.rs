@@ -57,12 +57,12 @@ pub(crate) use connector::Connector;
 pub(crate) use credential_source::{CredentialSource, CredentialsOption};
 pub use credentials::Credentials;
 #[cfg(all(test, feature = "embedded"))]
-pub(crate) use failure::Effect;
+pub(crate) use failure::PossibleEffect;
 pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use identity::Identity;
 pub(crate) use key_prefix::KeyPrefix;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
-pub(crate) use ranges::{LockKey, Page};
+pub(crate) use ranges::{LockKey, RangePage};
 pub(crate) use requests::{LastEvent, TxnResponse};
 pub(crate) use store::Store;
 pub(crate) use token::Token;

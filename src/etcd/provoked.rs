@@ -2,7 +2,7 @@
 //! effect.
 
 use super::errors::ERRORS;
-use super::failure::{Effect, Remedy};
+use super::failure::{PossibleEffect, Remedy};
 use super::wire::simulated::dial_by;
 use super::{EtcdClient, LinkSettings, Store, Target, Timeouts};
 use crate::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
@@ -93,7 +93,7 @@ fn a_read_is_asked_for_again_where_that_helps() {
                 }
                 Remedy::Wait | Remedy::GiveUp => {
                     let failure = read.expect_err(message);
-                    assert_eq!((failure.kind, failure.effect), (known.kind, Effect::No), "{message}");
+                    assert_eq!((failure.kind, failure.effect), (known.kind, PossibleEffect::No), "{message}");
                 }
             }
             assert_eq!(moved, remedy == Remedy::OtherMember, "{message}: the member is left");
@@ -108,7 +108,8 @@ fn what_may_have_taken_effect_is_never_sent_again() {
         for (number, known) in ERRORS.iter().enumerate() {
             let (remedy, message) = (known.remedy, known.message);
             // What certainly had no effect is only told of requests that had none.
-            let fates: &[bool] = if known.effect == Effect::Unknown { &[false, true] } else { &[false] };
+            let fates: &[bool] =
+                if known.effect == PossibleEffect::Unknown { &[false, true] } else { &[false] };
             for &took_effect in fates {
                 let error = RpcError::new(known.code as i32, message);
                 let fault = Fault::on(RequestKind::Txn);
@@ -120,7 +121,7 @@ fn what_may_have_taken_effect_is_never_sent_again() {
                 let times = bench.asked(RequestKind::Txn) - before;
                 let exists = bench.client.get(&key).await.expect("a read").is_some();
                 match (remedy, known.effect) {
-                    (Remedy::OtherMember, Effect::No) | (Remedy::Authenticate, _) => {
+                    (Remedy::OtherMember, PossibleEffect::No) | (Remedy::Authenticate, _) => {
                         assert!(sent.is_ok(), "{message}");
                         assert_eq!((times, exists), (2, true), "{message}");
                     }

@@ -20,7 +20,7 @@ const MAX_PAGE: usize = 16 << 20;
 const KEYS: i64 = 10_000;
 
 /// A page of a range.
-pub(crate) struct Page {
+pub(crate) struct RangePage {
     pub(crate) keys: Vec<KeyValue>,
     pub(crate) count: i64,
     /// The store's revision when it was read.
@@ -28,14 +28,14 @@ pub(crate) struct Page {
 }
 
 impl EtcdClient {
-    fn page(&self, response: PbRangeResponse) -> Page {
+    fn page(&self, response: PbRangeResponse) -> RangePage {
         let keys = response.kvs.into_iter().map(|kv| KeyValue {
             key: self.store.prefix().strip(kv.key),
             value: Value::from(kv.value),
             revision: Revision::new(kv.mod_revision),
         });
         let revision = Revision::new(response.header.map_or(0, |header| header.revision));
-        Page { keys: keys.collect(), count: response.count, revision }
+        RangePage { keys: keys.collect(), count: response.count, revision }
     }
 }
 
@@ -56,7 +56,7 @@ impl EtcdClient {
         end: Vec<u8>,
         limit: i64,
         revision: Revision,
-    ) -> Result<Page, Failure> {
+    ) -> Result<RangePage, Failure> {
         let send = |connection: Arc<Connection>| {
             let prefix = self.store.prefix();
             let (start, end) = (prefix.key(start.clone()), prefix.end(end.clone()));
@@ -71,7 +71,7 @@ impl EtcdClient {
     }
 
     /// The first keys of a range, for a callback; asked for again until the request time-out.
-    pub(super) async fn read_range(&self, read: RangeRead<'_>) -> Result<Page, Failure> {
+    pub(super) async fn read_range(&self, read: RangeRead<'_>) -> Result<RangePage, Failure> {
         let RangeRead { range: KeyRange { start, end }, limit, revision, keys_only } = read;
         let prefix = self.store.prefix();
         let send = |connection: Arc<Connection>| async move {

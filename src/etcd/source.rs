@@ -3,7 +3,7 @@
 use super::{EtcdClient, Failure};
 use crate::change::Revision;
 use crate::error::Error;
-use crate::firing::{EtcdError, FiringError, Page, RangeRead, Source};
+use crate::firing::{EtcdError, FiringError, ListingPage, RangeRead, Source};
 use crate::value::Value;
 use etcd_client::Client;
 use futures_util::future::BoxFuture;
@@ -13,10 +13,10 @@ impl Source for EtcdClient {
         Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(told)?) })
     }
 
-    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<Page, FiringError>> {
+    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<ListingPage, FiringError>> {
         Box::pin(async move {
-            let super::Page { keys, count, revision } = self.read_range(read).await.map_err(told)?;
-            Ok(Page { keys, count, revision })
+            let super::RangePage { keys, count, revision } = self.read_range(read).await.map_err(told)?;
+            Ok(ListingPage { keys, count, revision })
         })
     }
 

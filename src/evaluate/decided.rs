@@ -3,7 +3,7 @@
 use crate::change::Snapshot;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Witness;
-use crate::index::{InstanceId, Reason, Touch};
+use crate::index::{DecisionReason, InstanceId, Touch};
 use smallvec::SmallVec;
 
 /// One instance, decided.
@@ -17,7 +17,7 @@ pub(crate) struct Decided {
     /// The values are known to have been there together at some revision.
     pub(crate) coherent: bool,
     pub(crate) touches: SmallVec<[Touch; 2]>,
-    pub(crate) reason: Reason,
+    pub(crate) reason: DecisionReason,
     pub(crate) orphaned: bool,
 }
 

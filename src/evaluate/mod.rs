@@ -11,9 +11,9 @@ pub(crate) use decided::{Decided, Verdict};
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Evaluation;
-use crate::index::{Decide, Order, Orders, Reached, Reason, Timestamps};
+use crate::index::{Decide, DecisionReason, EvaluationOrder, Orders, Reached, Timestamps};
 use crate::metrics::Meters;
-use crate::runtime::supervised::{Faults, SupervisedActor, forward, guarded};
+use crate::runtime::supervised::{ActorFaults, SupervisedActor, forward, guarded};
 use crate::trace::Telemetry;
 use crate::trace::lines::Line;
 use actix::prelude::*;
@@ -36,7 +36,7 @@ pub(crate) struct Evaluator {
     dispatcher: Recipient<Decisions>,
     mailbox: usize,
     telemetry: Telemetry,
-    faults: Faults,
+    faults: ActorFaults,
 }
 
 impl Evaluator {
@@ -47,7 +47,7 @@ impl Evaluator {
         dispatcher: Recipient<Decisions>,
         mailbox: usize,
         telemetry: Telemetry,
-        faults: Faults,
+        faults: ActorFaults,
     ) -> Self {
         Self { engine, meters, rules, dispatcher, mailbox, telemetry, faults }
     }
@@ -89,7 +89,7 @@ impl Actor for Evaluator {
 impl SupervisedActor for Evaluator {
     const NAME: &'static str = "evaluator";
 
-    fn faults(&self) -> &Faults {
+    fn faults(&self) -> &ActorFaults {
         &self.faults
     }
 }
@@ -125,12 +125,16 @@ impl Handler<Reached> for Evaluator {
 const AHEAD: usize = 16;
 
 /// Decides instances one after the other.
-pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided: impl FnMut(Decided)) {
+pub(crate) fn decide_all(
+    rules: &[CompiledRule],
+    orders: Vec<EvaluationOrder>,
+    mut decided: impl FnMut(Decided),
+) {
     let mut orders = orders.into_iter();
     while !orders.as_slice().is_empty() {
         let touched = orders.as_slice().iter().take(AHEAD).fold(0, |touched, order| match order {
-            Order::Decide(decide) => touched ^ rules[decide.rule.index()].touch(),
-            Order::Gone(..) => touched,
+            EvaluationOrder::Decide(decide) => touched ^ rules[decide.rule.index()].touch(),
+            EvaluationOrder::Gone(..) => touched,
         });
         std::hint::black_box(touched);
         orders.by_ref().take(AHEAD).for_each(|order| decided(decide(rules, order)));
@@ -138,10 +142,10 @@ pub(crate) fn decide_all(rules: &[CompiledRule], orders: Vec<Order>, mut decided
 }
 
 /// Decides one instance. If a comparison panics, the instance is neither true nor false.
-pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
+pub(crate) fn decide(rules: &[CompiledRule], order: EvaluationOrder) -> Decided {
     let decide = match order {
-        Order::Decide(decide) => decide,
-        Order::Gone(instance, number) => {
+        EvaluationOrder::Decide(decide) => decide,
+        EvaluationOrder::Gone(instance, number) => {
             return Decided {
                 instance,
                 rule: RuleIndex::default(),
@@ -150,7 +154,7 @@ pub(crate) fn decide(rules: &[CompiledRule], order: Order) -> Decided {
                 snapshot: Box::default(),
                 coherent: true,
                 touches: SmallVec::new(),
-                reason: Reason::Ask(number),
+                reason: DecisionReason::Ask(number),
                 orphaned: false,
             };
         }

@@ -1,6 +1,6 @@
 //! What a callback reads itself: single keys with their revisions, and all keys that a pattern matches.
 
-use super::source::{Page, RangeRead};
+use super::source::{ListingPage, RangeRead};
 use super::{ErrorKind, Firing, FiringError, literal};
 use crate::change::Revision;
 use crate::pattern::{Attributes, KeyRange, Pattern, Segment};
@@ -234,7 +234,7 @@ impl Firing {
                 }
                 page => page?,
             };
-            let Page { keys, count, revision: read_at } = page;
+            let ListingPage { keys, count, revision: read_at } = page;
             if revision == Revision::NONE {
                 revision = read_at;
             }

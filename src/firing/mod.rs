@@ -26,7 +26,7 @@ pub(crate) use layer::{Layer, layer, layered};
 pub use listing::{Entry, Listing};
 pub use outcome::Outcome;
 pub(crate) use outcome::Then;
-pub(crate) use source::{Page, RangeRead, Source};
+pub(crate) use source::{ListingPage, RangeRead, Source};
 
 use link_errors::LinkErrors;
 

@@ -21,7 +21,7 @@ pub(crate) struct RangeRead<'a> {
 
 /// The first keys of a range.
 #[derive(Debug)]
-pub(crate) struct Page {
+pub(crate) struct ListingPage {
     pub(crate) keys: Vec<KeyValue>,
     /// How many the range has in all.
     pub(crate) count: i64,
@@ -35,7 +35,7 @@ pub(crate) trait Source: Send + Sync {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<(Value, Revision)>, FiringError>>;
 
     /// Some keys of a range.
-    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<Page, FiringError>>;
+    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<ListingPage, FiringError>>;
 
     /// A client for whatever else a callback wants.
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>>;

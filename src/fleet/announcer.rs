@@ -7,7 +7,7 @@ use crate::etcd::{EtcdClient, Failure, FailureKind};
 use crate::health::status::Status;
 use crate::lock::lease_manager::LockLease;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFaults, spawn_guarded};
 use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use etcd_client::{PutOptions, TxnOp};
@@ -26,7 +26,7 @@ pub(crate) struct Announcement {
 }
 
 /// What an announcer is made of.
-pub(crate) struct Settings {
+pub(crate) struct AnnouncerSettings {
     pub(crate) etcd: Arc<EtcdClient>,
     /// All keys of members begin with it.
     pub(crate) prefix: String,
@@ -35,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) wanted: WatchCell<Announcement>,
     pub(crate) refused: Recipient<WriteRefused>,
     pub(crate) status: Status,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 /// Whether etcd refuses to let this engine be a member.
@@ -59,7 +59,7 @@ const STUCK: Duration = Duration::from_secs(5);
 const REFUSED: Duration = Duration::from_secs(30);
 
 /// Starts it on the present thread, with which it ends.
-pub(crate) fn start_announcer(settings: Settings, retry: Retry) {
+pub(crate) fn start_announcer(settings: AnnouncerSettings, retry: Retry) {
     let faults = settings.faults.clone();
     spawn_guarded(&faults, NAME, run(settings, retry));
 }
@@ -73,7 +73,7 @@ struct Written {
     missing: u64,
 }
 
-async fn run(mut settings: Settings, mut retry: Retry) {
+async fn run(mut settings: AnnouncerSettings, mut retry: Retry) {
     let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
     loop {
         // `None`: the lease manager is gone, and this engine with it.
@@ -107,7 +107,7 @@ async fn run(mut settings: Settings, mut retry: Retry) {
 
 /// Writes what is to be written, then waits until there may be more. False: the dispatcher is gone.
 async fn announce(
-    settings: &mut Settings,
+    settings: &mut AnnouncerSettings,
     lease: &LockLease,
     written: &mut Written,
 ) -> Result<bool, Failure> {
@@ -135,12 +135,12 @@ async fn announce(
 
 /// Writes what differs from what is written.
 async fn write(
-    settings: &Settings,
+    settings: &AnnouncerSettings,
     lease: &LockLease,
     wanted: &Announcement,
     written: &mut Written,
 ) -> Result<(), Failure> {
-    let Settings { etcd, prefix, me, status, refused, .. } = settings;
+    let AnnouncerSettings { etcd, prefix, me, status, refused, .. } = settings;
     let Some(abilities) = &wanted.abilities else { return Ok(()) };
     let now = Instant::now();
     let able = written.abilities.as_ref() != Some(abilities);

@@ -1,7 +1,7 @@
 //! Who is able to fire an instance, in order. Made anew whenever the members change, so that asking is quick.
 
 use super::member::{Abilities, Fingerprint, MemberId, Unable};
-use super::rendezvous::{KeyHash, score};
+use super::rendezvous::{LockKeyHash, score};
 use super::view::FleetView;
 use crate::compiled::domain::Constraint;
 use crate::compiled::{Binding, CompiledRule, RuleIndex};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The order among the members, as one of them sees it.
 #[derive(Debug, Default)]
-pub(crate) struct Order {
+pub(crate) struct MemberOrder {
     /// Nobody but this engine is a member.
     alone: bool,
     /// By rule: who can fire it.
@@ -84,7 +84,7 @@ impl Candidate {
     }
 }
 
-impl Order {
+impl MemberOrder {
     /// The order among these members for `me`, which has these rules.
     pub(crate) fn new(view: &FleetView, me: MemberId, rules: &[CompiledRule]) -> Self {
         let alone = view.members().all(|(member, _)| member == me);
@@ -119,7 +119,7 @@ impl Order {
         rule: RuleIndex,
         compiled: &CompiledRule,
         binding: &Binding,
-        key: KeyHash,
+        key: LockKeyHash,
     ) -> Option<MemberId> {
         let able = self.able(rule, compiled, binding);
         able.max_by_key(|candidate| (!candidate.last, score(key, candidate.member))).map(|owner| owner.member)
@@ -131,7 +131,7 @@ impl Order {
         rule: RuleIndex,
         compiled: &CompiledRule,
         binding: &Binding,
-        key: KeyHash,
+        key: LockKeyHash,
     ) -> Vec<MemberId> {
         let mut able: Vec<&Candidate> = self.able(rule, compiled, binding).collect();
         able.sort_by_key(|candidate| std::cmp::Reverse((!candidate.last, score(key, candidate.member))));

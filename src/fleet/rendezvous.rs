@@ -14,9 +14,9 @@ use super::member::MemberId;
 
 /// The hash of a lock key without its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyHash(u64);
+pub(crate) struct LockKeyHash(u64);
 
-impl KeyHash {
+impl LockKeyHash {
     pub(crate) fn of(key: &str) -> Self {
         Self(fnv(key.as_bytes()))
     }
@@ -38,7 +38,7 @@ const fn mix(mut x: u64) -> u64 {
 }
 
 /// Who has the greatest comes first. Scores of different members are different.
-pub(crate) fn score(KeyHash(key): KeyHash, member: MemberId) -> (u64, MemberId) {
+pub(crate) fn score(LockKeyHash(key): LockKeyHash, member: MemberId) -> (u64, MemberId) {
     (mix(key ^ mix(member.get())), member)
 }
 
@@ -58,7 +58,7 @@ mod tests {
             assert_eq!(mix(number), mixed, "{number}: {:x}", mix(number));
         }
         for (key, member, scored) in VECTORS {
-            let (score, _) = score(KeyHash::of(key), MemberId::new(*member));
+            let (score, _) = score(LockKeyHash::of(key), MemberId::new(*member));
             assert_eq!(score, *scored, "{key} {member:x}: {score:x}");
         }
     }
@@ -70,7 +70,7 @@ mod tests {
     ];
 
     fn owner(key: &str, members: &[MemberId]) -> MemberId {
-        members.iter().map(|member| score(KeyHash::of(key), *member)).max().unwrap().1
+        members.iter().map(|member| score(LockKeyHash::of(key), *member)).max().unwrap().1
     }
 
     fn members(count: u64) -> Vec<MemberId> {

@@ -5,10 +5,10 @@ use crate::change::{Change, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, Pieces, StreamEvent};
 use crate::health::status::Status;
 use crate::pattern::{KeyScope, prefix_end};
-use crate::read::resume::{Resume, Start, Step};
+use crate::read::resume::{Resume, ResumeStep, Start};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFaults, spawn_guarded};
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,14 +26,14 @@ pub(crate) enum FleetNews {
 }
 
 /// What a watcher of the members is made of.
-pub(crate) struct Settings {
+pub(crate) struct FleetWatcherSettings {
     pub(crate) etcd: Arc<EtcdClient>,
     /// All keys of members begin with it.
     pub(crate) prefix: String,
     pub(crate) dispatcher: Recipient<FleetNews>,
     pub(crate) status: Status,
     pub(crate) silence: Duration,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 /// Its name among the parts of the engine.
@@ -49,12 +49,12 @@ const PAGE: i64 = 500;
 const REFUSED: Duration = Duration::from_secs(30);
 
 /// Starts it on the present thread, with which it ends.
-pub(crate) fn start_fleet_watcher(settings: Settings, retry: Retry) {
+pub(crate) fn start_fleet_watcher(settings: FleetWatcherSettings, retry: Retry) {
     let faults = settings.faults.clone();
     spawn_guarded(&faults, NAME, run(settings, retry));
 }
 
-async fn run(settings: Settings, mut retry: Retry) {
+async fn run(settings: FleetWatcherSettings, mut retry: Retry) {
     let mut resume = Resume::default();
     let mut view = FleetView::default();
     loop {
@@ -88,12 +88,12 @@ async fn run(settings: Settings, mut retry: Retry) {
 
 /// Follows the members until the stream's connection is replaced. False: the dispatcher is gone.
 async fn follow(
-    settings: &Settings,
+    settings: &FleetWatcherSettings,
     resume: &mut Resume,
     view: &mut FleetView,
     retry: &mut Retry,
 ) -> Result<bool, Failure> {
-    let Settings { etcd, prefix, dispatcher, status, silence, .. } = settings;
+    let FleetWatcherSettings { etcd, prefix, dispatcher, status, silence, .. } = settings;
     let members = KeyScope::Prefix(prefix.clone());
     let from = match start(etcd, &members, resume).await? {
         Start::Watch(from) => from,
@@ -121,17 +121,17 @@ async fn follow(
     loop {
         let StreamEvent::Message(message) = stream.next().await? else { return Ok(true) };
         match resume.heard(message) {
-            Step::Alive => retry.reset(),
-            Step::Deliver(changes, _) => {
+            ResumeStep::Alive => retry.reset(),
+            ResumeStep::Deliver(changes, _) => {
                 retry.reset();
                 changes.into_iter().for_each(|change| view.apply(prefix, change));
                 if dispatcher.send(FleetNews::Members(view.clone())).await.is_err() {
                     return Ok(false);
                 }
             }
-            Step::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
-            Step::Doubt => return Err(ended(FailureKind::Unreachable, "another cluster answered")),
-            Step::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
+            ResumeStep::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
+            ResumeStep::Doubt => return Err(ended(FailureKind::Unreachable, "another cluster answered")),
+            ResumeStep::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
         }
     }
 }

@@ -17,7 +17,7 @@ pub(super) const PAGES: usize = 16;
 pub(super) const STREAMS: usize = 16;
 
 /// The number of a connection. Later ones have higher numbers.
-pub(super) type Number = u64;
+pub(super) type ConnectionNumber = u64;
 
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +41,7 @@ struct Entry<T> {
 
 /// All connections, each with what closes it.
 pub(super) struct Connections<T> {
-    entries: BTreeMap<Number, Entry<T>>,
+    entries: BTreeMap<ConnectionNumber, Entry<T>>,
     next: u64,
 }
 
@@ -61,7 +61,7 @@ impl<T> Connections<T> {
     }
 
     /// Takes a new connection. If there are too many, returns what closes the one that makes room.
-    pub(super) fn admit(&mut self, closer: T) -> (Number, Option<T>) {
+    pub(super) fn admit(&mut self, closer: T) -> (ConnectionNumber, Option<T>) {
         let closed = if self.entries.len() >= CONNECTIONS { self.make_room() } else { None };
         let number = self.tick();
         self.entries.insert(number, Entry { state: State::Reading, since: number, closer });
@@ -77,7 +77,7 @@ impl<T> Connections<T> {
 
     /// Begins to make a page for a connection. If there are too many pages, the one that has been written for longest
     /// makes room; if none is being written, the request is refused.
-    pub(super) fn begin_page(&mut self, number: Number) -> Admission<T> {
+    pub(super) fn begin_page(&mut self, number: ConnectionNumber) -> Admission<T> {
         if !self.entries.contains_key(&number) {
             return Admission::Full;
         }
@@ -97,7 +97,7 @@ impl<T> Connections<T> {
     }
 
     /// Begins to tell a connection events. False if there are too many, and the request is to be refused.
-    pub(super) fn begin_stream(&mut self, number: Number) -> bool {
+    pub(super) fn begin_stream(&mut self, number: ConnectionNumber) -> bool {
         let streams = self.entries.values().filter(|entry| entry.state == State::Streaming).count();
         let may = streams < STREAMS && self.entries.contains_key(&number);
         if may {
@@ -107,16 +107,16 @@ impl<T> Connections<T> {
     }
 
     /// A page is made, and now it is written.
-    pub(super) fn begin_writing(&mut self, number: Number) {
+    pub(super) fn begin_writing(&mut self, number: ConnectionNumber) {
         self.change(number, State::Writing);
     }
 
     /// A connection has ended.
-    pub(super) fn remove(&mut self, number: Number) -> Option<T> {
+    pub(super) fn remove(&mut self, number: ConnectionNumber) -> Option<T> {
         self.entries.remove(&number).map(|entry| entry.closer)
     }
 
-    fn change(&mut self, number: Number, state: State) {
+    fn change(&mut self, number: ConnectionNumber, state: State) {
         let since = self.tick();
         if let Some(entry) = self.entries.get_mut(&number) {
             (entry.state, entry.since) = (state, since);
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     /// As many connections as there may be, closed by their place in the order.
-    fn full() -> (Connections<usize>, Vec<Number>) {
+    fn full() -> (Connections<usize>, Vec<ConnectionNumber>) {
         let mut connections = Connections::new();
         let numbers = (0..CONNECTIONS)
             .map(|place| {

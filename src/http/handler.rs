@@ -1,6 +1,6 @@
 //! Asks the engines of an endpoint, within a time, and says what may be shown of their answers.
 
-use super::Shared;
+use super::HttpState;
 use super::events::{EventBody, EventFilter};
 use super::query::Parameters;
 use super::view::{EngineView, ExplanationView, PageView};
@@ -50,7 +50,7 @@ async fn within<T>(asking: impl Future<Output = Result<T, EngineError>>) -> Resu
 }
 
 /// All engines with their rules.
-pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
+pub(super) async fn engines(shared: &HttpState) -> Vec<EngineView> {
     let asking = shared.engines().into_iter().map(|engine| async move {
         let handle = &engine.handle;
         let mut found = EngineView::new(handle.name(), handle.key_prefix(), handle.health(), engine.reveal);
@@ -67,7 +67,7 @@ pub(super) async fn engines(shared: &Shared) -> Vec<EngineView> {
 }
 
 /// The engine that is asked for; the first if none is.
-pub(super) fn engine(shared: &Shared, parameters: &Parameters) -> Result<Observer, ApiError> {
+pub(super) fn engine(shared: &HttpState, parameters: &Parameters) -> Result<Observer, ApiError> {
     let name = parameters.get("engine");
     let mut engines = shared.engines().into_iter();
     let found = engines.find(|engine| name.is_none_or(|name| engine.handle.name() == name));

@@ -98,12 +98,12 @@ const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Add
 /// dropped. Requests under way get a second to be answered.
 #[derive(Clone)]
 pub struct Endpoint {
-    shared: Arc<Shared>,
+    shared: Arc<HttpState>,
     server: Arc<Server>,
 }
 
 /// What the server's thread knows.
-pub(crate) struct Shared {
+pub(crate) struct HttpState {
     engines: RwLock<Vec<(u64, Observer)>>,
     metrics: Option<Render>,
     /// Whether pages and JSON are served too.
@@ -170,7 +170,7 @@ impl Drop for Place {
     }
 }
 
-impl Shared {
+impl HttpState {
     fn engines(&self) -> Vec<Observer> {
         let engines = self.engines.read().unwrap_or_else(|e| e.into_inner());
         engines.iter().map(|(_, engine)| engine.clone()).collect()
@@ -216,7 +216,7 @@ impl EndpointBuilder {
     pub fn listen(self) -> Result<Endpoint, EngineError> {
         let Self { address, metrics, page } = self;
         let page = page.unwrap_or(address.ip().is_loopback());
-        let shared = Arc::new(Shared { engines: RwLock::default(), metrics, page });
+        let shared = Arc::new(HttpState { engines: RwLock::default(), metrics, page });
         let server = Server::start(address, shared.clone()).map_err(|error| EngineError::Setup {
             what: format!("the HTTP endpoint on {address}"),
             source: error.into(),

@@ -1,6 +1,6 @@
 //! Which path answers what.
 
-use super::Shared;
+use super::HttpState;
 use super::events::EventBody;
 use super::handler::{self, ApiError};
 use super::page;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 /// What is answered.
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) body: String,
@@ -25,7 +25,7 @@ const JSON: &str = "application/json";
 /// The text format of Prometheus.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-impl Answer {
+impl HttpResponse {
     pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Self {
         Self { status, kind: TEXT, body: body.into() }
     }
@@ -51,15 +51,15 @@ impl Answer {
 /// What a GET asks for.
 pub(super) enum Asked {
     /// It is answered at once.
-    Probe(Answer),
+    Probe(HttpResponse),
     /// Its answer may be large, and may take time to be made.
-    Page(Page),
+    Page(PageRequest),
     /// Its answer goes on.
     Events(Parameters),
 }
 
 /// A page to be made. It may be JSON or metrics as well.
-pub(super) struct Page {
+pub(super) struct PageRequest {
     what: What,
     parameters: Parameters,
 }
@@ -75,7 +75,7 @@ enum What {
 }
 
 /// Finds out what a path asks for. What needs no work is answered.
-pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
+pub(super) fn route(path: &str, query: &str, shared: &HttpState) -> Asked {
     let parameters = Parameters::parse(query);
     let what = match path {
         "/livez" => return Asked::Probe(probes(Probe::Live, &parameters, shared)),
@@ -88,7 +88,7 @@ pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
         _ if !shared.page => return not_found("only /livez, /readyz and /metrics\n"),
         "/style.css" => {
             let (status, kind) = (StatusCode::OK, "text/css; charset=utf-8");
-            return Asked::Probe(Answer { status, kind, body: page::STYLE.into() });
+            return Asked::Probe(HttpResponse { status, kind, body: page::STYLE.into() });
         }
         "/api/events" => return Asked::Events(parameters),
         "/" => What::Overview,
@@ -102,32 +102,32 @@ pub(super) fn route(path: &str, query: &str, shared: &Shared) -> Asked {
             return Asked::Probe(refused(ApiError { status, message }));
         }
     };
-    Asked::Page(Page { what, parameters })
+    Asked::Page(PageRequest { what, parameters })
 }
 
 fn not_found(text: &str) -> Asked {
-    Asked::Probe(Answer::text(StatusCode::NOT_FOUND, text))
+    Asked::Probe(HttpResponse::text(StatusCode::NOT_FOUND, text))
 }
 
-impl Page {
-    pub(super) async fn make(self, shared: &Arc<Shared>) -> Answer {
+impl PageRequest {
+    pub(super) async fn make(self, shared: &Arc<HttpState>) -> HttpResponse {
         let Self { what, parameters } = self;
         match what {
             What::Metrics => {
                 let shared = shared.clone();
                 write(move || {
                     let body = shared.metrics.as_ref().map(|render| render()).unwrap_or_default();
-                    Answer { status: StatusCode::OK, kind: METRICS, body }
+                    HttpResponse { status: StatusCode::OK, kind: METRICS, body }
                 })
                 .await
             }
             What::Overview => {
                 let engines = handler::engines(shared).await;
-                write(move || Answer::html(StatusCode::OK, page::overview(&engines, &parameters))).await
+                write(move || HttpResponse::html(StatusCode::OK, page::overview(&engines, &parameters))).await
             }
             What::Engines => {
                 let engines = handler::engines(shared).await;
-                write(move || Answer::json(Ok(engines))).await
+                write(move || HttpResponse::json(Ok(engines))).await
             }
             What::Instances(as_json) => instances(as_json, parameters, shared).await,
             What::Explanation(as_json) => explain(as_json, parameters, shared).await,
@@ -136,19 +136,19 @@ impl Page {
 }
 
 /// Writes an answer on another thread, because a large one takes time, and probes don't wait.
-async fn write(text: impl FnOnce() -> Answer + Send + 'static) -> Answer {
+async fn write(text: impl FnOnce() -> HttpResponse + Send + 'static) -> HttpResponse {
     spawn_blocking(text).await.unwrap_or_else(|_| {
-        Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "what writes this page has panicked\n")
+        HttpResponse::text(StatusCode::INTERNAL_SERVER_ERROR, "what writes this page has panicked\n")
     })
 }
 
 /// The events that are asked for.
-pub(super) async fn events(parameters: &Parameters, shared: &Shared) -> Result<EventBody, Answer> {
+pub(super) async fn events(parameters: &Parameters, shared: &HttpState) -> Result<EventBody, HttpResponse> {
     let told = async { handler::events(&handler::engine(shared, parameters)?, parameters).await };
-    told.await.map_err(|refused| Answer::json::<()>(Err(refused)))
+    told.await.map_err(|refused| HttpResponse::json::<()>(Err(refused)))
 }
 
-fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
+fn probes(which: Probe, parameters: &Parameters, shared: &HttpState) -> HttpResponse {
     let checked = shared
         .engines()
         .into_iter()
@@ -156,41 +156,44 @@ fn probes(which: Probe, parameters: &Parameters, shared: &Shared) -> Answer {
     let exclude: Vec<String> = parameters.all("exclude").map(str::to_owned).collect();
     let verdict = probe(which, &checked.collect::<Vec<_>>(), parameters.has("verbose"), &exclude);
     let status = if verdict.passed { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    Answer::text(status, verdict.text)
+    HttpResponse::text(status, verdict.text)
 }
 
-async fn instances(as_json: bool, parameters: Parameters, shared: &Shared) -> Answer {
+async fn instances(as_json: bool, parameters: Parameters, shared: &HttpState) -> HttpResponse {
     let engine = match handler::engine(shared, &parameters) {
         Ok(engine) => engine,
-        Err(error) => return if as_json { Answer::json::<()>(Err(error)) } else { refused(error) },
+        Err(error) => return if as_json { HttpResponse::json::<()>(Err(error)) } else { refused(error) },
     };
     let found = handler::instances(&engine, &parameters).await;
     if as_json {
-        return write(move || Answer::json(found)).await;
+        return write(move || HttpResponse::json(found)).await;
     }
     let status = found.as_ref().map_or_else(|error| error.status, |_| StatusCode::OK);
     let engines = handler::engines(shared).await;
     let reveals = engine.reveal >= Reveal::Keys;
     let page = move || {
-        Answer::html(status, page::instances(engine.handle.name(), &engines, found, &parameters, reveals))
+        HttpResponse::html(
+            status,
+            page::instances(engine.handle.name(), &engines, found, &parameters, reveals),
+        )
     };
     write(page).await
 }
 
-async fn explain(as_json: bool, parameters: Parameters, shared: &Shared) -> Answer {
+async fn explain(as_json: bool, parameters: Parameters, shared: &HttpState) -> HttpResponse {
     let found = match handler::engine(shared, &parameters) {
         Ok(engine) => handler::explain(&engine, &parameters).await,
         Err(error) => Err(error),
     };
     match found {
-        _ if as_json => write(move || Answer::json(found)).await,
+        _ if as_json => write(move || HttpResponse::json(found)).await,
         Ok(found) => {
-            write(move || Answer::html(StatusCode::OK, page::explanation(&found, &parameters))).await
+            write(move || HttpResponse::html(StatusCode::OK, page::explanation(&found, &parameters))).await
         }
         Err(error) => refused(error),
     }
 }
 
-fn refused(error: ApiError) -> Answer {
-    Answer::html(error.status, page::refused(&error))
+fn refused(error: ApiError) -> HttpResponse {
+    HttpResponse::html(error.status, page::refused(&error))
 }

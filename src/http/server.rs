@@ -1,9 +1,9 @@
 //! Listens, on a thread of its own, and hands requests on.
 
-use super::Shared;
-use super::connections::{Admission, Connections, Number};
+use super::HttpState;
+use super::connections::{Admission, ConnectionNumber, Connections};
 use super::events::{EventBody, Reading};
-use super::router::{self, Answer, Asked, route};
+use super::router::{self, Asked, HttpResponse, route};
 use http_body_util::{Either, Full};
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -49,7 +49,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start(address: SocketAddr, shared: Arc<Shared>) -> std::io::Result<Self> {
+    pub(super) fn start(address: SocketAddr, shared: Arc<HttpState>) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(MAKERS)
@@ -113,7 +113,7 @@ fn close(closer: Option<CancellationToken>) {
     }
 }
 
-async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
+async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<HttpState>, stop: CancellationToken) {
     let table = Table(Arc::new(Mutex::new(Connections::new())));
     let mut connections = JoinSet::new();
     loop {
@@ -149,9 +149,9 @@ async fn serve(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, 
 }
 
 struct Connection {
-    number: Number,
+    number: ConnectionNumber,
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<HttpState>,
     table: Table,
     /// The answer is made.
     answered: Notify,
@@ -195,7 +195,8 @@ impl Connection {
             Err(events) => {
                 let _ = self.reading.set(events.reading());
                 let (status, kind) = (StatusCode::OK, "text/event-stream");
-                response_of(Answer { status, kind, body: String::new() }).map(|_| Either::Right(*events))
+                response_of(HttpResponse { status, kind, body: String::new() })
+                    .map(|_| Either::Right(*events))
             }
         };
         self.answered.notify_one();
@@ -203,16 +204,16 @@ impl Connection {
     }
 
     /// An answer, or else one that goes on.
-    async fn answer<B>(&self, request: &Request<B>) -> Result<Answer, Box<EventBody>> {
+    async fn answer<B>(&self, request: &Request<B>) -> Result<HttpResponse, Box<EventBody>> {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Ok(Answer::text(
+            return Ok(HttpResponse::text(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "only GET and HEAD: everything is read-only\n",
             ));
         }
         if self.address.ip().is_loopback() && !names_loopback(host) {
-            return Ok(Answer::text(
+            return Ok(HttpResponse::text(
                 StatusCode::MISDIRECTED_REQUEST,
                 "the Host of the request is not a loopback address\n",
             ));
@@ -224,7 +225,7 @@ impl Connection {
                 match admission {
                     Admission::Admitted { instead_of } => close(instead_of),
                     Admission::Full => {
-                        return Ok(Answer::text(
+                        return Ok(HttpResponse::text(
                             StatusCode::SERVICE_UNAVAILABLE,
                             "too many pages at once: try again\n",
                         ));
@@ -238,7 +239,7 @@ impl Connection {
                 let may = self.table.lock().begin_stream(self.number);
                 if !may {
                     let text = "too many are told events: try again\n";
-                    return Ok(Answer::text(StatusCode::SERVICE_UNAVAILABLE, text));
+                    return Ok(HttpResponse::text(StatusCode::SERVICE_UNAVAILABLE, text));
                 }
                 match router::events(&parameters, &self.shared).await {
                     Ok(events) => return Err(Box::new(events)),
@@ -262,8 +263,8 @@ async fn nothing_is_read(reading: &Reading) {
     }
 }
 
-fn response_of(answer: Answer) -> Response<Reply> {
-    let Answer { status, kind, body } = answer;
+fn response_of(answer: HttpResponse) -> Response<Reply> {
+    let HttpResponse { status, kind, body } = answer;
     let mut response = Response::new(Either::Left(Full::new(body.into())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -5,13 +5,15 @@ mod queries;
 
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
-use super::views::{Closed, Purpose, ViewId};
-use super::{Index, InstanceId, Order, Orders, Reached, Reason, Timestamps, WatchState, WatcherIndex};
+use super::views::{Closed, ViewId, ViewPurpose};
+use super::{
+    DecisionReason, EvaluationOrder, Index, InstanceId, Orders, Reached, Timestamps, WatchState, WatcherIndex,
+};
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
 use crate::read::throttle::RestPeriods;
-use crate::runtime::supervised::{Fault, Faults, SupervisedActor, forward, guarded};
+use crate::runtime::supervised::{ActorFault, ActorFaults, SupervisedActor, forward, guarded};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ pub(crate) struct IndexActor {
     index: Index,
     evaluators: Vec<EvaluatorHandle>,
     status: Status,
-    faults: Faults,
+    faults: ActorFaults,
     working: bool,
     /// What the health was told of: the version.
     followed: u64,
@@ -58,7 +60,7 @@ impl IndexActor {
         index: Index,
         evaluators: Vec<EvaluatorHandle>,
         status: Status,
-        faults: Faults,
+        faults: ActorFaults,
     ) -> Self {
         Self {
             meters,
@@ -75,17 +77,17 @@ impl IndexActor {
     }
 
     /// Sends what must be decided to the evaluators. An instance always goes to the same evaluator.
-    fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<Order>, arrived: Instant) {
+    fn flush(&mut self, ctx: &mut Context<Self>, mut orders: Vec<EvaluationOrder>, arrived: Instant) {
         let mut decide = Vec::new();
         self.index.drain(&mut decide);
-        orders.extend(decide.into_iter().map(Order::Decide));
+        orders.extend(decide.into_iter().map(EvaluationOrder::Decide));
         let timestamps = Timestamps { arrived, indexed: Instant::now() };
         if !orders.is_empty() {
             let shards = self.evaluators.len();
             if shards == 1 {
                 forward(ctx, &self.evaluators[0].orders, Orders { orders, timestamps });
             } else {
-                let mut shares: Vec<Vec<Order>> = (0..shards).map(|_| Vec::new()).collect();
+                let mut shares: Vec<Vec<EvaluationOrder>> = (0..shards).map(|_| Vec::new()).collect();
                 for order in orders {
                     shares[order.instance().index as usize % shards].push(order);
                 }
@@ -182,7 +184,7 @@ impl Actor for IndexActor {
 impl SupervisedActor for IndexActor {
     const NAME: &'static str = "index";
 
-    fn faults(&self) -> &Faults {
+    fn faults(&self) -> &ActorFaults {
         &self.faults
     }
 }
@@ -190,7 +192,7 @@ impl SupervisedActor for IndexActor {
 /// What a watcher received, in order.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Batch {
+pub(crate) struct WatchBatch {
     pub(crate) watcher: WatcherIndex,
     pub(crate) changes: Vec<Change>,
     /// Everything up to here has been delivered.
@@ -199,10 +201,10 @@ pub(crate) struct Batch {
     pub(crate) arrived: Instant,
 }
 
-impl Handler<Batch> for IndexActor {
+impl Handler<WatchBatch> for IndexActor {
     type Result = ();
 
-    fn handle(&mut self, batch: Batch, ctx: &mut Self::Context) {
+    fn handle(&mut self, batch: WatchBatch, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             this.index.apply_all(batch.changes);
             this.index.advance(batch.watcher, batch.position);
@@ -257,14 +259,14 @@ impl Handler<Feedback> for IndexActor {
             // second decision for them.
             let mut orders = Vec::with_capacity(feedback.asks.len());
             for (instance, number) in feedback.asks {
-                orders.push(match this.index.ask(instance, Reason::Ask(number)) {
-                    Some(decide) => Order::Decide(decide),
-                    None => Order::Gone(instance, number),
+                orders.push(match this.index.ask(instance, DecisionReason::Ask(number)) {
+                    Some(decide) => EvaluationOrder::Decide(decide),
+                    None => EvaluationOrder::Gone(instance, number),
                 });
             }
             let mut decide = Vec::new();
             this.index.drain(&mut decide);
-            orders.extend(decide.into_iter().map(Order::Decide));
+            orders.extend(decide.into_iter().map(EvaluationOrder::Decide));
             this.flush(ctx, orders, Instant::now());
         });
     }
@@ -276,7 +278,7 @@ impl Handler<Feedback> for IndexActor {
 pub(crate) struct OpenView {
     pub(crate) watcher: WatcherIndex,
     pub(crate) revision: Revision,
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: ViewPurpose,
 }
 
 impl Handler<OpenView> for IndexActor {
@@ -310,7 +312,7 @@ impl Handler<ViewPage> for IndexActor {
                 let reason = format!(
                     "a key that was changed at revision {known} was last changed at {found}, as of revision {at}"
                 );
-                this.faults.report(Fault::Rewound(reason));
+                this.faults.report(ActorFault::Rewound(reason));
                 goes_on = false;
             }
             this.flush(ctx, Vec::new(), Instant::now());
@@ -365,7 +367,7 @@ impl Handler<DecideAll> for IndexActor {
     fn handle(&mut self, _: DecideAll, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, ctx| {
             this.rests = RestPeriods::new(this.index.instances() / CRAWL_CHUNK);
-            this.index.decide_all(Reason::Crawl);
+            this.index.decide_all(DecisionReason::Crawl);
             this.flush(ctx, Vec::new(), Instant::now());
         });
     }

@@ -14,7 +14,7 @@ pub(crate) type Touch = (Slot, Revision);
 
 /// Why an instance is to be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum DecisionReason {
     /// A key it reads changed, or it is new.
     Change,
     /// A crawl looks at every instance.
@@ -33,7 +33,7 @@ pub(crate) struct Decide {
     /// The values are known to have been there together at some revision.
     pub(crate) coherent: bool,
     pub(crate) touches: SmallVec<[Touch; 2]>,
-    pub(crate) reason: Reason,
+    pub(crate) reason: DecisionReason,
     /// No existing key implies the instance any more. It can be removed once it is idle.
     pub(crate) orphaned: bool,
 }
@@ -43,7 +43,7 @@ pub(super) struct Dirty {
     /// `None` if it has been decided already.
     pub(super) instance: Option<u32>,
     pub(super) touches: SmallVec<[Touch; 2]>,
-    reason: Reason,
+    reason: DecisionReason,
 }
 
 /// Room for so many due decisions is kept for the next ones.
@@ -51,7 +51,7 @@ const DIRTY: usize = 65_536;
 
 impl Index {
     /// Marks an instance for a decision.
-    pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: Reason) {
+    pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: DecisionReason) {
         let instance = self.instances.get_mut(index);
         if !self.readable.has(instance.rule) {
             return;
@@ -59,7 +59,7 @@ impl Index {
         if let Some(at) = instance.dirty_at() {
             let dirty = &mut self.dirty[at];
             dirty.touches.extend(touch);
-            if dirty.reason == Reason::Change {
+            if dirty.reason == DecisionReason::Change {
                 dirty.reason = reason;
             }
         } else {
@@ -84,13 +84,13 @@ impl Index {
 
     /// Requests a decision on an instance. `None` if it does not exist any more, or can't be decided because keys of
     /// its rule can't be read. If a change has made a decision due anyway, this is that decision.
-    pub(crate) fn ask(&mut self, id: InstanceId, reason: Reason) -> Option<Decide> {
+    pub(crate) fn ask(&mut self, id: InstanceId, reason: DecisionReason) -> Option<Decide> {
         let index = self.instances.resolve(id)?;
         if !self.readable.has(self.instances.get(index).rule) {
             return None;
         }
         let due = self.instances.get(index).dirty_at().map(|at| &mut self.dirty[at]);
-        let touches = match due.filter(|dirty| dirty.reason == Reason::Change) {
+        let touches = match due.filter(|dirty| dirty.reason == DecisionReason::Change) {
             Some(dirty) => {
                 self.instances.get_mut(index).set_dirty_at(None);
                 dirty.instance = None;
@@ -101,7 +101,7 @@ impl Index {
         Some(self.decide(index, touches, reason))
     }
 
-    fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: Reason) -> Decide {
+    fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: DecisionReason) -> Decide {
         self.counters.decided += 1;
         let snapshot = self.snapshot(index);
         let instance = self.instances.get(index);

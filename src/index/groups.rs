@@ -45,7 +45,7 @@ impl Walk {
     }
 }
 
-pub(crate) struct Group {
+pub(crate) struct KeyGroup {
     rule: RuleIndex,
     kind: u8,
     binding: Binding,
@@ -61,7 +61,7 @@ pub(crate) struct Group {
     walk: Option<Walk>,
 }
 
-impl Group {
+impl KeyGroup {
     pub(crate) fn entries(&self) -> &[EntryId] {
         &self.entries
     }
@@ -126,7 +126,7 @@ fn leaf_truth(rule: &CompiledRule, leaf: usize, snapshot: &Snapshot) -> Option<b
 }
 
 pub(crate) struct Groups {
-    table: Slab<Group>,
+    table: Slab<KeyGroup>,
     by_binding: HashTable<u32>,
     hasher: FixedState,
     spare: Spare,
@@ -142,11 +142,11 @@ impl Groups {
         self.table.len()
     }
 
-    pub(crate) fn get(&self, index: u32) -> &Group {
+    pub(crate) fn get(&self, index: u32) -> &KeyGroup {
         &self.table[index as usize]
     }
 
-    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Group {
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut KeyGroup {
         &mut self.table[index as usize]
     }
 
@@ -170,7 +170,7 @@ impl Groups {
         let shape = &compiled.kinds()[kind as usize];
         let empty: Snapshot = vec![None; compiled.slots().len()].into();
         let truths = shape.leaves.iter().map(|&leaf| leaf_truth(compiled, leaf, &empty)).collect();
-        let index = self.table.insert(Group {
+        let index = self.table.insert(KeyGroup {
             rule,
             kind,
             binding: Binding::of(packed),

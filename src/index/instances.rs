@@ -19,7 +19,7 @@ pub(crate) struct InstanceId {
 
 const CLEAN: u32 = u32::MAX;
 
-pub(crate) struct Instance {
+pub(crate) struct IndexedInstance {
     pub(crate) rule: RuleIndex,
     generation: u32,
     pub(crate) binding: Binding,
@@ -30,7 +30,7 @@ pub(crate) struct Instance {
     links: SmallVec<[u32; 4]>,
 }
 
-impl Instance {
+impl IndexedInstance {
     /// Reads the memory that a decision needs, so that it is in the processor's cache by then.
     pub(crate) fn touch(&self) -> u32 {
         let binding = self.binding.bytes().first().copied().unwrap_or(0);
@@ -84,7 +84,7 @@ impl Instance {
 }
 
 pub(crate) struct Instances {
-    table: Slab<Instance>,
+    table: Slab<IndexedInstance>,
     by_binding: Table,
     hasher: FixedState,
     generation: u32,
@@ -115,11 +115,11 @@ impl Instances {
         self.table.contains(index).then_some(index as u32)
     }
 
-    pub(crate) fn get(&self, index: u32) -> &Instance {
+    pub(crate) fn get(&self, index: u32) -> &IndexedInstance {
         &self.table[index as usize]
     }
 
-    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Instance {
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut IndexedInstance {
         &mut self.table[index as usize]
     }
 
@@ -158,7 +158,7 @@ impl Instances {
     pub(crate) fn insert(&mut self, hash: u64, rule: RuleIndex, binding: Binding, slots: usize) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.by_rule[rule.index()] += 1;
-        let index = self.table.insert(Instance {
+        let index = self.table.insert(IndexedInstance {
             rule,
             generation: self.generation,
             binding,
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn an_instance_is_as_large_as_a_cache_line() {
         assert_eq!(
-            (size_of::<Instance>(), size_of::<Option<Instance>>()),
+            (size_of::<IndexedInstance>(), size_of::<Option<IndexedInstance>>()),
             (64, 64),
             "a slab has room for `None`"
         );

@@ -1,7 +1,7 @@
 //! Links between keys and who reads them: instances, and groups of instances.
 
 use super::mirror::{EntryId, NO_ENTRY, Readers, Subscriber};
-use super::{Index, Matched, Reason};
+use super::{DecisionReason, Index, Matched};
 use crate::change::Revision;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Slot;
@@ -60,7 +60,7 @@ impl Index {
             match reader {
                 Subscriber::Instance(index, slot) => {
                     self.instances.get_mut(index).set_entry(slot, id);
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
+                    self.mark_dirty(index, Some((slot, revision)), DecisionReason::Change);
                 }
                 Subscriber::Group(index, slot) => {
                     self.groups.get_mut(index).set_entry(&self.rules, slot, id);
@@ -76,7 +76,7 @@ impl Index {
             match reader {
                 Subscriber::Instance(index, slot) => {
                     self.instances.get_mut(index).set_entry(slot, NO_ENTRY);
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
+                    self.mark_dirty(index, Some((slot, revision)), DecisionReason::Change);
                 }
                 Subscriber::Group(index, slot) => {
                     self.groups.get_mut(index).set_entry(&self.rules, slot, NO_ENTRY);
@@ -94,7 +94,7 @@ impl Index {
             at += 1;
             match reader {
                 Subscriber::Instance(index, slot) => {
-                    self.mark_dirty(index, Some((slot, revision)), Reason::Change);
+                    self.mark_dirty(index, Some((slot, revision)), DecisionReason::Change);
                 }
                 Subscriber::Group(index, slot) => self.group_changed(index, slot, revision),
             }
@@ -112,7 +112,7 @@ impl Index {
             if group.is_none()
                 && let Some(index) = self.instances.find_hashed(hash, rule, &binding)
             {
-                self.mark_dirty(index, Some((slot, revision)), Reason::Change);
+                self.mark_dirty(index, Some((slot, revision)), DecisionReason::Change);
             }
         }
     }
@@ -135,7 +135,7 @@ impl Index {
             let at = groups.get_mut(group).join(index);
             instance.join(group, at);
         }
-        self.mark_dirty(index, None, Reason::Change);
+        self.mark_dirty(index, None, DecisionReason::Change);
         index
     }
 

@@ -12,7 +12,7 @@ pub(crate) struct Wanted(pub(crate) Vec<Option<Vec<(usize, String)>>>);
 
 /// An instance in a page.
 #[derive(Clone, Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ListedInstance {
     pub(crate) id: InstanceId,
     pub(crate) rule: RuleIndex,
     pub(crate) binding: Binding,
@@ -21,7 +21,12 @@ pub(crate) struct Listed {
 impl Index {
     /// At most `limit` wanted instances from a place on, and the place where the next page starts. An
     /// instance keeps its place for as long as it exists.
-    pub(crate) fn list(&self, from: u32, wanted: &Wanted, limit: usize) -> (Vec<Listed>, Option<u32>) {
+    pub(crate) fn list(
+        &self,
+        from: u32,
+        wanted: &Wanted,
+        limit: usize,
+    ) -> (Vec<ListedInstance>, Option<u32>) {
         let mut found = Vec::new();
         let end = self.instances.capacity();
         let mut place = from as usize;
@@ -35,12 +40,12 @@ impl Index {
         (found, (place < end).then_some(place as u32))
     }
 
-    fn listed(&self, index: u32, wanted: &Wanted) -> Option<Listed> {
+    fn listed(&self, index: u32, wanted: &Wanted) -> Option<ListedInstance> {
         let instance = self.instances.get(index);
         let values = wanted.0.get(instance.rule.index())?.as_ref()?;
         let count = self.rules[instance.rule.index()].attributes().len();
         let fits = values.iter().all(|(number, value)| instance.binding.get(*number, count) == value);
-        fits.then(|| Listed {
+        fits.then(|| ListedInstance {
             id: self.instances.id(index),
             rule: instance.rule,
             binding: instance.binding.clone(),

@@ -51,12 +51,12 @@ pub(crate) enum Readers {
     /// from the instance: see [`Forms`](super::forms::Forms). So most keys are stored once, as what their
     /// instance binds.
     One(u32, Slot),
-    Listed(Box<Listed>),
+    Listed(Box<ListedKey>),
 }
 
 /// A key with its text. It may be read by many or by nobody, and may be a tombstone.
 #[derive(Debug)]
-pub(crate) struct Listed {
+pub(crate) struct ListedKey {
     pub(crate) key: Box<str>,
     pub(crate) readers: SmallVec<[Subscriber; 1]>,
 }
@@ -66,7 +66,7 @@ impl Readers {
     pub(crate) fn new(readers: SmallVec<[Subscriber; 1]>, key: impl FnOnce() -> Box<str>) -> Self {
         match readers[..] {
             [Subscriber::Instance(index, slot)] => Self::One(index, slot),
-            _ => Self::Listed(Box::new(Listed { key: key(), readers })),
+            _ => Self::Listed(Box::new(ListedKey { key: key(), readers })),
         }
     }
 
@@ -97,7 +97,7 @@ impl Readers {
         match self {
             Self::One(index, slot) => {
                 let readers = smallvec::smallvec![Subscriber::Instance(*index, *slot)];
-                *self = Self::Listed(Box::new(Listed { key: key.into(), readers: SmallVec::new() }));
+                *self = Self::Listed(Box::new(ListedKey { key: key.into(), readers: SmallVec::new() }));
                 readers
             }
             Self::Listed(listed) => std::mem::take(&mut listed.readers),
@@ -106,7 +106,7 @@ impl Readers {
 }
 
 #[derive(Debug)]
-pub(crate) struct Entry {
+pub(crate) struct MirrorEntry {
     pub(crate) content: Content,
     pub(crate) readers: Readers,
     /// The watcher whose prefix covers the key.
@@ -133,7 +133,7 @@ pub(crate) enum Merge {
 }
 
 pub(crate) struct Mirror {
-    entries: Slab<Entry>,
+    entries: Slab<MirrorEntry>,
     by_key: Table,
     hasher: FixedState,
     /// For each watcher, the entries that became tombstones, ordered by a revision that is at most theirs. A
@@ -215,11 +215,11 @@ impl Mirror {
         self.by_key.find(hash, |_| true)
     }
 
-    pub(crate) fn entry(&self, id: EntryId) -> &Entry {
+    pub(crate) fn entry(&self, id: EntryId) -> &MirrorEntry {
         &self.entries[id as usize]
     }
 
-    pub(crate) fn entry_mut(&mut self, id: EntryId) -> &mut Entry {
+    pub(crate) fn entry_mut(&mut self, id: EntryId) -> &mut MirrorEntry {
         &mut self.entries[id as usize]
     }
 
@@ -245,7 +245,7 @@ impl Mirror {
         self.entries.capacity()
     }
 
-    pub(crate) fn at(&self, index: usize) -> Option<(EntryId, &Entry)> {
+    pub(crate) fn at(&self, index: usize) -> Option<(EntryId, &MirrorEntry)> {
         self.entries.get(index).map(|entry| (index as EntryId, entry))
     }
 
@@ -292,7 +292,7 @@ impl Mirror {
 
     /// Makes a tombstone of a key that has no entry, because an open view of an older revision may still contain it.
     pub(crate) fn delete_unknown(&mut self, hash: u64, key: &str, revision: Revision, watcher: WatcherIndex) {
-        let readers = Readers::Listed(Box::new(Listed { key: key.into(), readers: SmallVec::new() }));
+        let readers = Readers::Listed(Box::new(ListedKey { key: key.into(), readers: SmallVec::new() }));
         let id = self.insert(hash, readers, Content::Gone { revision }, watcher);
         self.tombstone(id, revision);
     }
@@ -321,7 +321,8 @@ impl Mirror {
     }
 
     fn insert(&mut self, hash: u64, readers: Readers, content: Content, watcher: WatcherIndex) -> EntryId {
-        let id = self.entries.insert(Entry { content, readers, watcher, stamp: 0, buried: false }) as EntryId;
+        let entry = MirrorEntry { content, readers, watcher, stamp: 0, buried: false };
+        let id = self.entries.insert(entry) as EntryId;
         self.by_key.insert(hash, id);
         id
     }
@@ -421,7 +422,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_smaller_than_a_cache_line() {
-        assert_eq!((size_of::<Entry>(), size_of::<Option<Entry>>()), (56, 56), "a slab has room for `None`");
+        let sizes = (size_of::<MirrorEntry>(), size_of::<Option<MirrorEntry>>());
+        assert_eq!(sizes, (56, 56), "a slab has room for `None`");
     }
 
     const fn rev(revision: i64) -> Revision {

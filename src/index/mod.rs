@@ -25,11 +25,11 @@ mod watchers;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use decisions::{Decide, Reason, Touch};
+pub(crate) use decisions::{Decide, DecisionReason, Touch};
 pub(crate) use instances::InstanceId;
-pub(crate) use orders::{Order, Orders, Reached, Timestamps};
+pub(crate) use orders::{EvaluationOrder, Orders, Reached, Timestamps};
 pub(crate) use readable::WatchState;
-pub(crate) use views::Purpose;
+pub(crate) use views::ViewPurpose;
 pub(crate) use watchers::WatcherIndex;
 
 use crate::change::{Change, Deletion, KeyValue, Revision};
@@ -44,7 +44,7 @@ use forms::Forms;
 use groups::Groups;
 use instances::Instances;
 use mirror::{EntryId, Merge, Mirror, Readers, Subscriber};
-use patterns::{Captures, Patterns};
+use patterns::{KeySegments, Patterns};
 use readable::Readable;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -364,7 +364,7 @@ impl Index {
     }
 
     fn add_uses(&self, key: &str, uses: &mut Vec<Matched>) {
-        self.patterns.matching(key, |usage: &Use, captures: &Captures<'_>| {
+        self.patterns.matching(key, |usage: &Use, captures: &KeySegments<'_>| {
             let &Use { rule, slot, group, ref order, .. } = usage;
             let binding = Binding::new(order.iter().map(|&at| captures[at as usize]));
             let hash = if group.is_none() { self.instances.hash(rule, &binding) } else { 0 };

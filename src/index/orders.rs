@@ -7,17 +7,17 @@ use tokio::time::Instant;
 
 /// One order for an evaluator.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum EvaluationOrder {
     Decide(Decide),
     /// The instance that was asked for does not exist any more.
     Gone(InstanceId, u64),
 }
 
-impl Order {
+impl EvaluationOrder {
     pub(crate) fn instance(&self) -> InstanceId {
         match self {
-            Order::Decide(decide) => decide.instance,
-            Order::Gone(instance, _) => *instance,
+            EvaluationOrder::Decide(decide) => decide.instance,
+            EvaluationOrder::Gone(instance, _) => *instance,
         }
     }
 }
@@ -25,7 +25,7 @@ impl Order {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Orders {
-    pub(crate) orders: Vec<Order>,
+    pub(crate) orders: Vec<EvaluationOrder>,
     pub(crate) timestamps: Timestamps,
 }
 

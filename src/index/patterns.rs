@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 /// Segments of a key captured by attributes, left to right.
-pub(crate) type Captures<'k> = SmallVec<[&'k str; 8]>;
+pub(crate) type KeySegments<'k> = SmallVec<[&'k str; 8]>;
 
 #[derive(Default)]
 struct Node {
@@ -108,9 +108,9 @@ impl Patterns {
     }
 
     /// Calls `found` for every use of a pattern that `key` matches.
-    pub(crate) fn matching<'k>(&self, key: &'k str, mut found: impl FnMut(&Use, &Captures<'k>)) {
+    pub(crate) fn matching<'k>(&self, key: &'k str, mut found: impl FnMut(&Use, &KeySegments<'k>)) {
         let mut next = self.longest_prefix(key);
-        let mut captures = Captures::new();
+        let mut captures = KeySegments::new();
         while let Some(prefix) = next {
             let Prefix { text, shorter, root, .. } = &self.prefixes[prefix as usize];
             let tail = &key[text.len()..];
@@ -138,8 +138,8 @@ impl Patterns {
         &self,
         node: &Node,
         tail: &'k str,
-        captures: &mut Captures<'k>,
-        found: &mut impl FnMut(&Use, &Captures<'k>),
+        captures: &mut KeySegments<'k>,
+        found: &mut impl FnMut(&Use, &KeySegments<'k>),
     ) {
         if !node.rest.is_empty() && !tail.is_empty() {
             captures.push(tail);
@@ -150,7 +150,7 @@ impl Patterns {
             Some((segment, tail)) => (segment, Some(tail)),
             None => (tail, None),
         };
-        let mut step = |next: u32, captures: &mut Captures<'k>| {
+        let mut step = |next: u32, captures: &mut KeySegments<'k>| {
             let next = &self.nodes[next as usize];
             match tail {
                 Some(tail) => self.descend(next, tail, captures, found),
@@ -168,7 +168,7 @@ impl Patterns {
     }
 }
 
-fn offer<'k>(uses: &[Use], captures: &Captures<'k>, found: &mut impl FnMut(&Use, &Captures<'k>)) {
+fn offer<'k>(uses: &[Use], captures: &KeySegments<'k>, found: &mut impl FnMut(&Use, &KeySegments<'k>)) {
     for usage in uses {
         let equal = usage.equal.iter().all(|&(a, b)| captures[a as usize] == captures[b as usize]);
         if equal && usage.limits.iter().all(|(at, limit)| limit.allows(captures[*at as usize])) {

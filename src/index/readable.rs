@@ -1,6 +1,6 @@
 //! Which rules can be decided: those of which all keys can be read.
 
-use super::{Index, Reason, WatcherIndex};
+use super::{DecisionReason, Index, WatcherIndex};
 use crate::compiled::RuleIndex;
 use std::collections::BTreeSet;
 
@@ -84,7 +84,7 @@ impl Index {
         readable.rules = rules;
         self.ready = true;
         if more {
-            self.decide_all(Reason::Change);
+            self.decide_all(DecisionReason::Change);
         }
     }
 }

@@ -55,7 +55,7 @@ fn index(conditions: impl IntoIterator<Item = Condition>) -> Index {
 fn ready(conditions: impl IntoIterator<Item = Condition>, keys: &[(&str, &str)]) -> Index {
     let mut index = index(conditions);
     let view = index
-        .open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot)
+        .open_view(WatcherIndex::FIRST, Revision::new(100), ViewPurpose::Snapshot)
         .expect("a snapshot is never refused");
     assert!(index.view_page(view, keys.iter().map(|(key, value)| found(key, value, 100)).collect()));
     assert!(index.close_view(view));

@@ -19,7 +19,7 @@ use crate::mutants::{Mutant, is_active};
 pub(crate) struct ViewId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum ViewPurpose {
     /// The watch starts from this view, so differences are changes.
     Snapshot,
     /// A check beside the live watch. Differences are drift.
@@ -41,7 +41,7 @@ struct Look {
 pub(crate) struct Closed {
     pub(crate) id: ViewId,
     pub(crate) watcher: WatcherIndex,
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: ViewPurpose,
     /// Differences that a crawl had to repair.
     pub(crate) drift: u64,
 }
@@ -50,7 +50,7 @@ struct View {
     id: ViewId,
     watcher: WatcherIndex,
     revision: Revision,
-    purpose: Purpose,
+    purpose: ViewPurpose,
     mismatches: Vec<KeyValue>,
     /// Keys were deleted after the view's revision, and their tombstones were collected before it was opened.
     /// So a key in the view that the mirror lacks may have been deleted since.
@@ -98,7 +98,7 @@ impl Views {
     /// The revision of a snapshot whose pages are all in.
     pub(crate) fn told_by_snapshot(&self, watcher: WatcherIndex) -> Option<Revision> {
         let told = |view: &&View| {
-            view.watcher == watcher && view.purpose == Purpose::Snapshot && view.sweep.is_some()
+            view.watcher == watcher && view.purpose == ViewPurpose::Snapshot && view.sweep.is_some()
         };
         self.open.iter().find(told).map(|view| view.revision)
     }
@@ -110,7 +110,7 @@ impl Views {
 
     /// Whether a snapshot of the watcher is under way.
     pub(crate) fn has_snapshot(&self, watcher: WatcherIndex) -> bool {
-        self.open.iter().any(|view| view.watcher == watcher && view.purpose == Purpose::Snapshot)
+        self.open.iter().any(|view| view.watcher == watcher && view.purpose == ViewPurpose::Snapshot)
     }
 
     pub(crate) fn sweeping(&self) -> bool {
@@ -118,7 +118,7 @@ impl Views {
     }
 
     pub(super) fn sweeping_snapshot(&self) -> bool {
-        self.open.iter().any(|view| view.sweep.is_some() && view.purpose == Purpose::Snapshot)
+        self.open.iter().any(|view| view.sweep.is_some() && view.purpose == ViewPurpose::Snapshot)
     }
 }
 
@@ -129,9 +129,10 @@ impl Index {
         &mut self,
         watcher: WatcherIndex,
         revision: Revision,
-        purpose: Purpose,
+        purpose: ViewPurpose,
     ) -> Option<ViewId> {
-        if purpose == Purpose::Crawl && (!self.views.is_complete(watcher) || self.views.has_snapshot(watcher))
+        if purpose == ViewPurpose::Crawl
+            && (!self.views.is_complete(watcher) || self.views.has_snapshot(watcher))
         {
             return None;
         }
@@ -149,7 +150,7 @@ impl Index {
             sweep: None,
             drift: 0,
         });
-        if purpose == Purpose::Snapshot {
+        if purpose == ViewPurpose::Snapshot {
             self.coherence.snapshot_begins(watcher);
         }
         Some(id)
@@ -184,7 +185,7 @@ impl Index {
     /// Looks up the first keys of a page, and matches those that have no entry. The lookups don't depend on
     /// each other, so their waits for memory overlap; see [`Index::apply_all`].
     fn look_ahead(&mut self, at: usize, page: &[KeyValue], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
-        let snapshot = self.views.open[at].purpose == Purpose::Snapshot;
+        let snapshot = self.views.open[at].purpose == ViewPurpose::Snapshot;
         let mut touched = 0;
         for KeyValue { key, .. } in page.iter().take(AHEAD) {
             let hash = self.mirror.hash(key);
@@ -232,11 +233,11 @@ impl Index {
                 return;
             }
         }
-        if let (Purpose::Snapshot, None) = (purpose, known) {
+        if let (ViewPurpose::Snapshot, None) = (purpose, known) {
             if let Some(entry) = self.put_new(hash, found, watcher, matched.take(uses)) {
                 self.mirror.entry_mut(entry).stamp = id.0;
             }
-        } else if purpose == Purpose::Snapshot {
+        } else if purpose == ViewPurpose::Snapshot {
             self.repair(id, found);
         } else if known.is_some()
             || std::str::from_utf8(&found.key).is_ok_and(|key| !self.uses(key).is_empty())
@@ -356,7 +357,7 @@ impl Index {
     fn finish(&mut self, at: usize) {
         let View { id, watcher, revision, purpose, read_at, mut drift, .. } = self.views.open.remove(at);
         match purpose {
-            Purpose::Snapshot => {
+            ViewPurpose::Snapshot => {
                 drift = 0;
                 self.coherence.snapshot_ends(watcher, read_at);
                 self.advance(watcher, revision);
@@ -368,7 +369,7 @@ impl Index {
                 }
                 self.find_readable();
             }
-            Purpose::Crawl => self.counters.drift += drift,
+            ViewPurpose::Crawl => self.counters.drift += drift,
         }
         self.collect_tombstones(watcher);
         self.views.closed.push(Closed { id, watcher, purpose, drift });

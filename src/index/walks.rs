@@ -1,7 +1,7 @@
 //! Walks: work that concerns many instances, done in chunks behind live changes.
 
 use super::groups::Walk;
-use super::{Index, Reason};
+use super::{DecisionReason, Index};
 
 /// A walk over all instances.
 pub(super) struct FullWalk {
@@ -12,7 +12,7 @@ pub(super) struct FullWalk {
     around: bool,
     /// More than a crawl waits for it.
     urgent: bool,
-    reason: Reason,
+    reason: DecisionReason,
 }
 
 impl Index {
@@ -46,7 +46,7 @@ impl Index {
             let step = budget.min(next);
             for at in (next - step..next).rev() {
                 let Some(member) = self.groups.member(index, at) else { continue };
-                self.mark_dirty(member, None, Reason::Change);
+                self.mark_dirty(member, None, DecisionReason::Change);
                 if let Some(at) = self.instances.get(member).dirty_at() {
                     self.dirty[at].touches.extend(touches.iter().copied());
                 }
@@ -81,9 +81,9 @@ impl Index {
     /// Requests a decision on every instance, which is done in chunks (see [`Index::work`]). A walk that is
     /// under way continues from where it is, and then goes all the way round. So a walk always comes to its
     /// end, however often this is called.
-    pub(crate) fn decide_all(&mut self, reason: Reason) {
+    pub(crate) fn decide_all(&mut self, reason: DecisionReason) {
         let under_way = self.full_walk.take();
-        let urgent = reason == Reason::Change || under_way.as_ref().is_some_and(|walk| walk.urgent);
+        let urgent = reason == DecisionReason::Change || under_way.as_ref().is_some_and(|walk| walk.urgent);
         let next = under_way.map_or(0, |walk| walk.next);
         self.full_walk = Some(FullWalk { next, then: next, around: false, urgent, reason });
     }

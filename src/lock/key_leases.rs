@@ -3,7 +3,7 @@
 
 use super::lease_demand::STEP;
 use super::lease_manager::{LeaseManager, lease_id};
-use super::shared_leases::{LeaseNumber, NewLease, Place, SharedLeases, Sharing, Ticket};
+use super::shared_leases::{LeaseNumber, LeasePlace, NewLease, SharedLeases, Sharing, Ticket};
 use crate::etcd::{Failure, FailureKind, Grant, LeaseId};
 use crate::runtime::supervised::guarded;
 use actix::prelude::*;
@@ -17,7 +17,7 @@ type TicketReply = oneshot::Sender<Result<Ticket, Failure>>;
 
 /// What a key with a TTL is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Purpose {
+pub(crate) enum LeasePurpose {
     /// The application's: it outlives the engine.
     Data,
     /// The application's, and the rule that puts it reads it. When it ends, its instance may fire.
@@ -26,11 +26,11 @@ pub(crate) enum Purpose {
     Mark,
 }
 
-impl Purpose {
+impl LeasePurpose {
     fn sharing(self) -> Sharing {
         match self {
-            Purpose::Data | Purpose::Mark => Sharing::DATA,
-            Purpose::Poll => Sharing::POLLS,
+            LeasePurpose::Data | LeasePurpose::Mark => Sharing::DATA,
+            LeasePurpose::Poll => Sharing::POLLS,
         }
     }
 }
@@ -47,7 +47,7 @@ struct Leases {
 /// All leases that keys share.
 #[derive(Default)]
 pub(super) struct KeyLeases {
-    by_purpose: BTreeMap<Purpose, Leases>,
+    by_purpose: BTreeMap<LeasePurpose, Leases>,
     /// Leases of marks: they go with the engine.
     marks: Vec<LeaseId>,
 }
@@ -59,7 +59,7 @@ const MARKS: usize = 4096;
 const KEYS: u64 = 16;
 
 impl KeyLeases {
-    fn of(&mut self, purpose: Purpose, now: Instant) -> &mut Leases {
+    fn of(&mut self, purpose: LeasePurpose, now: Instant) -> &mut Leases {
         self.by_purpose.entry(purpose).or_insert_with(|| Leases {
             shared: SharedLeases::new(purpose.sharing(), now),
             waiting: BTreeMap::new(),
@@ -78,7 +78,7 @@ impl KeyLeases {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct KeyLease {
-    pub(crate) purpose: Purpose,
+    pub(crate) purpose: LeasePurpose,
     pub(crate) ttl: Duration,
     pub(crate) reply: TicketReply,
 }
@@ -114,16 +114,16 @@ impl LeaseManager {
         let leases = self.keys.of(purpose, now);
         let placed = leases.shared.place(ttl, now);
         let opens = match placed {
-            Some(Place::Joined(ticket)) => {
+            Some(LeasePlace::Joined(ticket)) => {
                 // The firing that asked may have ended.
                 let _ = reply.send(Ok(ticket));
                 None
             }
-            Some(Place::Awaits(number)) => {
+            Some(LeasePlace::Awaits(number)) => {
                 leases.waiting.entry(number).or_default().push((ttl, reply));
                 None
             }
-            Some(Place::Opens(new)) => {
+            Some(LeasePlace::Opens(new)) => {
                 leases.waiting.entry(new.number).or_default().push((ttl, reply));
                 Some(new)
             }
@@ -145,7 +145,7 @@ impl LeaseManager {
     }
 
     /// Grants leases ahead, again and again for as long as many keys come.
-    fn grant_ahead(&mut self, purpose: Purpose, ctx: &mut Context<Self>) {
+    fn grant_ahead(&mut self, purpose: LeasePurpose, ctx: &mut Context<Self>) {
         let now = Instant::now();
         let leases = self.keys.of(purpose, now);
         leases.ahead = leases.shared.is_busy(now);
@@ -158,7 +158,12 @@ impl LeaseManager {
         ctx.run_later(STEP, move |this, ctx| guarded(this, ctx, |this, ctx| this.grant_ahead(purpose, ctx)));
     }
 
-    fn grant(&mut self, purpose: Purpose, NewLease { number, seconds }: NewLease, ctx: &mut Context<Self>) {
+    fn grant(
+        &mut self,
+        purpose: LeasePurpose,
+        NewLease { number, seconds }: NewLease,
+        ctx: &mut Context<Self>,
+    ) {
         let etcd = self.settings.etcd.clone();
         let id = lease_id(&mut self.settings.rng);
         let granting = async move { etcd.grant(id, Duration::from_secs(seconds)).await };
@@ -168,11 +173,11 @@ impl LeaseManager {
     }
 
     /// Gives the new lease to all who waited for it, as far as it reaches.
-    fn granted(&mut self, purpose: Purpose, number: LeaseNumber, grant: Result<Grant, Failure>) {
+    fn granted(&mut self, purpose: LeasePurpose, number: LeaseNumber, grant: Result<Grant, Failure>) {
         let now = Instant::now();
         if let Ok(grant) = &grant {
             self.settings.meters.key_lease();
-            if purpose == Purpose::Mark {
+            if purpose == LeasePurpose::Mark {
                 self.keys.marks.push(grant.id);
                 // Leases end by themselves; only the latest can still be alive.
                 let excess = self.keys.marks.len().saturating_sub(MARKS);

@@ -68,7 +68,7 @@ impl Keys {
 
 /// TTLs whose keys can share leases.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Group {
+pub(crate) struct TtlGroup {
     /// The longest of them, for which leases are granted.
     pub(crate) seconds: u64,
     window: Duration,
@@ -77,7 +77,7 @@ pub(crate) struct Group {
     pub(crate) spacing: Option<Duration>,
 }
 
-impl Group {
+impl TtlGroup {
     /// How far back from a new end others are looked at.
     pub(crate) fn looks_back(&self) -> Duration {
         SPAN.max(self.spacing.unwrap_or_default())
@@ -122,14 +122,19 @@ impl Demand {
     }
 
     /// The longest TTLs come first. A lease for the longest of a group is joined later by keys of the others.
-    pub(crate) fn groups(&self, sharing: Sharing, now: Instant) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
+    pub(crate) fn groups(&self, sharing: Sharing, now: Instant) -> Vec<TtlGroup> {
+        let mut groups: Vec<TtlGroup> = Vec::new();
         for (&seconds, keys) in self.0.iter().rev() {
             match groups.last_mut() {
                 Some(group) if seconds.saturating_add(keys.window.as_secs()) > group.seconds => {
                     group.rate += keys.rate(now);
                 }
-                _ => groups.push(Group { seconds, window: keys.window, rate: keys.rate(now), spacing: None }),
+                _ => groups.push(TtlGroup {
+                    seconds,
+                    window: keys.window,
+                    rate: keys.rate(now),
+                    spacing: None,
+                }),
             }
         }
         for group in &mut groups {
@@ -147,7 +152,7 @@ impl Demand {
     /// How many leases are to be granted now, to end then.
     pub(crate) fn wanted(
         &mut self,
-        group: &Group,
+        group: &TtlGroup,
         upcoming: Upcoming,
         end: Instant,
         sharing: Sharing,
@@ -166,7 +171,7 @@ impl Demand {
 
     /// Whether a lease is to end about then. The steps are too long to hit the right moment, so what is too early for
     /// one is made up for by the next.
-    fn is_next(&mut self, group: &Group, spacing: Duration, last: Option<Instant>, end: Instant) -> bool {
+    fn is_next(&mut self, group: &TtlGroup, spacing: Duration, last: Option<Instant>, end: Instant) -> bool {
         let Some(keys) = self.0.get_mut(&group.seconds) else { return false };
         let next = keys.next.or(last.map(|last| last + spacing)).unwrap_or(end);
         let near = last.is_some_and(|last| end.saturating_duration_since(last) < spacing / 2);

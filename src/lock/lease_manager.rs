@@ -4,7 +4,7 @@
 
 use super::key_leases::KeyLeases;
 use super::lease::Lifetime;
-use super::sentinel::{FORMAT, Placed, SentinelWatch, Sentinels};
+use super::sentinel::{FORMAT, SentinelPut, SentinelWatch, Sentinels};
 use crate::cancellation::Cancellation;
 use crate::change::Revision;
 use crate::etcd::{EtcdClient, Failure, FailureKind, LeaseId, Renewals};
@@ -13,7 +13,7 @@ use crate::health::status::{OWN_KEYS, Status};
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{AbortOnDrop, Faults, SupervisedActor, spawn_guarded};
+use crate::runtime::supervised::{AbortOnDrop, ActorFaults, SupervisedActor, spawn_guarded};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
@@ -48,7 +48,7 @@ pub(crate) struct LeaseManagerSettings {
     /// How long a watch may be silent before it is asked for a sign of life.
     pub(crate) silence: Duration,
     pub(crate) rng: StdRng,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 pub(crate) struct LeaseManager {
@@ -172,7 +172,7 @@ impl Actor for LeaseManager {
 impl SupervisedActor for LeaseManager {
     const NAME: &'static str = "lease manager";
 
-    fn faults(&self) -> &Faults {
+    fn faults(&self) -> &ActorFaults {
         &self.settings.faults
     }
 }
@@ -301,11 +301,11 @@ impl Keep {
         self.retired.add(lease);
         let placed = self.sentinels.put(&self.etcd, lease).await;
         let is_answered = match &placed {
-            Ok(Placed::At(_)) => {
+            Ok(SentinelPut::At(_)) => {
                 self.status.fine(OWN_KEYS);
                 true
             }
-            Ok(Placed::OtherFormat(key)) => {
+            Ok(SentinelPut::OtherFormat(key)) => {
                 let message = format!(
                     "engines are at work whose keys have another form than {FORMAT}, which this one's have: see `{key}`"
                 );
@@ -319,7 +319,7 @@ impl Keep {
         };
         self.status.own_keys_settled();
         let there = match placed {
-            Ok(Placed::At(revision)) => Some(revision),
+            Ok(SentinelPut::At(revision)) => Some(revision),
             _ => None,
         };
         // Once it is published, it is revoked as such.

@@ -6,10 +6,10 @@ use crate::change::{Change, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, LiveWatch, LockKey, Pieces, StreamEvent};
 use crate::health::status::Status;
 use crate::pattern::KeyScope;
-use crate::read::resume::{Resume, Start, Step};
+use crate::read::resume::{Resume, ResumeStep, Start};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
 use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub(crate) struct LockWatcherSettings {
     pub(crate) after: WatchCell<Option<Revision>>,
     pub(crate) status: Status,
     pub(crate) silence: Duration,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 /// Its name among the parts of the engine.
@@ -101,7 +101,7 @@ async fn follow(
         // The watchers need not find this too: where nothing of theirs has changed since, they are behind
         // what was restored. To end here alone would leave all that wait unwoken.
         Start::Rewound(reason) => {
-            settings.faults.report(Fault::Rewound(reason));
+            settings.faults.report(ActorFault::Rewound(reason));
             return Ok(End::Over);
         }
         // Nothing is read.
@@ -122,17 +122,17 @@ async fn follow(
             heard = stream.next() => {
                 let StreamEvent::Message(message) = heard? else { return Ok(End::Again) };
                 match resume.heard(message) {
-                    Step::Alive => retry.reset(),
-                    Step::Deliver(changes, _) => {
+                    ResumeStep::Alive => retry.reset(),
+                    ResumeStep::Deliver(changes, _) => {
                         retry.reset();
                         let keys: Vec<(String, Revision)> = changes.into_iter().filter_map(deleted).collect();
                         if !keys.is_empty() && dispatcher.send(Released(Some(keys))).await.is_err() {
                             return Ok(End::Over);
                         }
                     }
-                    Step::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
-                    Step::Doubt => return Err(ended(FailureKind::Unreachable, "another cluster answered")),
-                    Step::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
+                    ResumeStep::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
+                    ResumeStep::Doubt => return Err(ended(FailureKind::Unreachable, "another cluster answered")),
+                    ResumeStep::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
                 }
             }
             Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),

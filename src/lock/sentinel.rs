@@ -31,7 +31,7 @@ pub(crate) struct Sentinels {
 
 /// What became of a sentinel.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Placed {
+pub(crate) enum SentinelPut {
     /// At this revision.
     At(Revision),
     /// There is an engine with keys of another form: one of its sentinels.
@@ -49,7 +49,7 @@ impl Sentinels {
     }
 
     /// Puts the sentinel of a lease, if there is none of another form.
-    pub(crate) async fn put(&self, etcd: &EtcdClient, lease: LeaseId) -> Result<Placed, Failure> {
+    pub(crate) async fn put(&self, etcd: &EtcdClient, lease: LeaseId) -> Result<SentinelPut, Failure> {
         let prefix = etcd.key_prefix();
         // The sentinels of this form are in between.
         let below = (self.prefix.clone(), format!("{}{FORMAT}/", self.prefix));
@@ -67,14 +67,14 @@ impl Sentinels {
         let TxnResponse { revision, succeeded, responses } =
             etcd.txn(when, vec![put], vec![first(&below), first(&above)]).await?;
         if succeeded {
-            return Ok(Placed::At(revision));
+            return Ok(SentinelPut::At(revision));
         }
         let found = responses.into_iter().flatten().find_map(|response| match response {
             PbTxnOpResponse::ResponseRange(range) => range.kvs.into_iter().next(),
             _ => None,
         });
         let key = found.map(|kv| String::from_utf8_lossy(&kv.key).into_owned());
-        Ok(Placed::OtherFormat(key.unwrap_or_else(|| self.prefix.clone())))
+        Ok(SentinelPut::OtherFormat(key.unwrap_or_else(|| self.prefix.clone())))
     }
 }
 

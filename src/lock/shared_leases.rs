@@ -64,7 +64,7 @@ pub(crate) struct LeaseNumber(u64);
 
 /// What is to be done for a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum LeasePlace {
     /// It has a lease.
     Joined(Ticket),
     /// It is on a lease that is being granted.
@@ -143,7 +143,7 @@ impl SharedLeases {
     }
 
     /// Finds a lease for a key that is sent about now. `None`: the TTL is longer than time can be counted.
-    pub(crate) fn place(&mut self, ttl: Duration, now: Instant) -> Option<Place> {
+    pub(crate) fn place(&mut self, ttl: Duration, now: Instant) -> Option<LeasePlace> {
         self.prune(now);
         self.placed += 1;
         let longest = longest(ttl);
@@ -154,7 +154,7 @@ impl SharedLeases {
             return Some(self.join(end, number, ttl));
         }
         let seconds = self.emptiest_end(ttl, longest, now);
-        Some(Place::Opens(self.open(seconds, 1, now)?))
+        Some(LeasePlace::Opens(self.open(seconds, 1, now)?))
     }
 
     /// The lease was granted, so that its end is known.
@@ -256,16 +256,16 @@ impl SharedLeases {
         Some(NewLease { number, seconds })
     }
 
-    fn join(&mut self, end: Instant, number: LeaseNumber, ttl: Duration) -> Place {
+    fn join(&mut self, end: Instant, number: LeaseNumber, ttl: Duration) -> LeasePlace {
         self.add(end, 1);
-        let Some(lease) = self.leases.get_mut(&number) else { return Place::Awaits(number) };
+        let Some(lease) = self.leases.get_mut(&number) else { return LeasePlace::Awaits(number) };
         lease.keys += 1;
         if lease.keys >= self.sharing.most {
             self.open.remove(&(end, number));
         }
         match lease.id {
-            Some(id) => Place::Joined(ticket(id, end, ttl)),
-            None => Place::Awaits(number),
+            Some(id) => LeasePlace::Joined(ticket(id, end, ttl)),
+            None => LeasePlace::Awaits(number),
         }
     }
 

@@ -8,7 +8,7 @@ use crate::etcd::{EtcdClient, Failure, FailureKind, Identity, TxnResponse};
 use crate::health::status::{REQUESTS, Status};
 use crate::index::InstanceId;
 use crate::metrics::Meters;
-use crate::runtime::supervised::{Faults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
+use crate::runtime::supervised::{ActorFaults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use actix::prelude::*;
 use bytes::Bytes;
 use etcd_client::proto::PbTxnOpResponse;
@@ -30,7 +30,7 @@ pub(crate) struct TxnSenderSettings {
     /// Read from when there is nothing else to ask etcd for.
     pub(crate) namespace: Arc<str>,
     pub(crate) limits: BatchLimits,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 pub(crate) struct TxnSender {
@@ -332,7 +332,7 @@ impl Actor for TxnSender {
 impl SupervisedActor for TxnSender {
     const NAME: &'static str = "requests";
 
-    fn faults(&self) -> &Faults {
+    fn faults(&self) -> &ActorFaults {
         &self.settings.faults
     }
 }

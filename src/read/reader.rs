@@ -3,7 +3,7 @@
 use super::ranges::{RangePlan, RangeRequest, SplitPoints};
 use super::throttle::Throttle;
 use crate::change::{KeyValue, Revision};
-use crate::etcd::{EtcdClient, Failure, FailureKind, Page};
+use crate::etcd::{EtcdClient, Failure, FailureKind, RangePage};
 use crate::pattern::KeyScope;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -141,7 +141,7 @@ pub(crate) async fn read(
     Ok(Some(newest))
 }
 
-type Answered = (RangeRequest, Result<Page, Failure>);
+type Answered = (RangeRequest, Result<RangePage, Failure>);
 
 /// The keys of an answer, and how many it lacks; none if they must be asked for again, in smaller parts.
 fn take(
@@ -156,7 +156,7 @@ fn take(
             Ok(None)
         }
         answer => {
-            let Page { keys, count, revision } = answer?;
+            let RangePage { keys, count, revision } = answer?;
             *newest = revision.max(*newest);
             plan.answered(&request, keys.iter().map(|found| found.key.as_slice()), count);
             let rest = usize::try_from(count).unwrap_or(0).saturating_sub(keys.len());

@@ -38,7 +38,7 @@ pub(crate) enum Start {
 
 /// What to do with something heard on the stream.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Step {
+pub(crate) enum ResumeStep {
     /// Hand these on; complete up to the revision.
     Deliver(Vec<Change>, Revision),
     /// Nothing but a sign of life.
@@ -130,7 +130,7 @@ impl Resume {
         }
     }
 
-    pub(crate) fn heard(&mut self, heard: WatchMessage) -> Step {
+    pub(crate) fn heard(&mut self, heard: WatchMessage) -> ResumeStep {
         let header = match &heard {
             WatchMessage::Created(header)
             | WatchMessage::Changes(header, _)
@@ -142,7 +142,7 @@ impl Resume {
             && header.cluster != 0
             && header.cluster != cluster
         {
-            return Step::Doubt;
+            return ResumeStep::Doubt;
         }
         if let (Some(header), Some(position)) = (header, self.position)
             && is_active(Mutant::Position)
@@ -150,7 +150,7 @@ impl Resume {
             self.position = Some(position.max(header.revision));
         }
         match heard {
-            WatchMessage::Created(_) => Step::Alive,
+            WatchMessage::Created(_) => ResumeStep::Alive,
             WatchMessage::Changes(_, mut changes) => {
                 // A stream begins with what was delivered last.
                 let known = self.position.unwrap_or(Revision::NONE);
@@ -159,27 +159,27 @@ impl Resume {
                 }
                 // Not the header's revision: a watch that catches up stamps the store's newest on
                 // every message, whatever it contains.
-                let Some(last) = changes.last().map(LastEvent::of) else { return Step::Alive };
+                let Some(last) = changes.last().map(LastEvent::of) else { return ResumeStep::Alive };
                 let position = last.revision.max(self.position.unwrap_or(Revision::NONE));
                 self.saw(Some(last));
                 self.position = Some(position);
                 (self.fresh, self.outrun) = (false, 0);
-                Step::Deliver(changes, position)
+                ResumeStep::Deliver(changes, position)
             }
             WatchMessage::Alive(header, complete) => match self.position {
                 Some(position) if complete && header.cluster != 0 && header.revision > position => {
                     self.position = Some(header.revision);
                     (self.fresh, self.outrun) = (false, 0);
-                    Step::Deliver(Vec::new(), header.revision)
+                    ResumeStep::Deliver(Vec::new(), header.revision)
                 }
-                _ => Step::Alive,
+                _ => ResumeStep::Alive,
             },
             WatchMessage::Cancelled { compacted, .. } if compacted > Revision::NONE => {
                 self.outrun += u32::from(self.fresh);
                 self.position = None;
-                Step::Resync
+                ResumeStep::Resync
             }
-            WatchMessage::Cancelled { reason, .. } => Step::Reopen(reason),
+            WatchMessage::Cancelled { reason, .. } => ResumeStep::Reopen(reason),
         }
     }
 
@@ -215,27 +215,31 @@ mod tests {
         let step = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(11), put(14)]));
         assert_eq!(
             step,
-            Step::Deliver(vec![put(11), put(14)], Revision::new(14)),
+            ResumeStep::Deliver(vec![put(11), put(14)], Revision::new(14)),
             "the header's revision counts for nothing"
         );
         assert_eq!(resume.start(header(1, 99)), Start::Watch(Revision::new(14)));
         let again = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(14)]));
-        assert_eq!(again, Step::Alive, "what was delivered is no news");
+        assert_eq!(again, ResumeStep::Alive, "what was delivered is no news");
         let more = resume.heard(WatchMessage::Changes(header(1, 99), vec![put(14), put(15)]));
-        assert_eq!(more, Step::Deliver(vec![put(15)], Revision::new(15)));
+        assert_eq!(more, ResumeStep::Deliver(vec![put(15)], Revision::new(15)));
     }
 
     #[test]
     fn only_a_notification_of_the_watch_itself_moves_the_position() {
         let mut resume = at(10);
-        assert_eq!(resume.heard(WatchMessage::Created(header(1, 50))), Step::Alive);
-        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), false)), Step::Alive);
+        assert_eq!(resume.heard(WatchMessage::Created(header(1, 50))), ResumeStep::Alive);
+        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 50), false)), ResumeStep::Alive);
         assert_eq!(resume.position(), Some(Revision::new(10)));
         assert_eq!(
             resume.heard(WatchMessage::Alive(header(1, 50), true)),
-            Step::Deliver(vec![], Revision::new(50))
+            ResumeStep::Deliver(vec![], Revision::new(50))
         );
-        assert_eq!(resume.heard(WatchMessage::Alive(header(1, 40), true)), Step::Alive, "never backwards");
+        assert_eq!(
+            resume.heard(WatchMessage::Alive(header(1, 40), true)),
+            ResumeStep::Alive,
+            "never backwards"
+        );
         assert_eq!(resume.position(), Some(Revision::new(50)));
     }
 
@@ -243,7 +247,7 @@ mod tests {
     fn a_compaction_needs_a_new_snapshot() {
         let mut resume = at(10);
         let cancelled = WatchMessage::Cancelled { compacted: Revision::new(40), reason: String::new() };
-        assert_eq!(resume.heard(cancelled), Step::Resync);
+        assert_eq!(resume.heard(cancelled), ResumeStep::Resync);
         assert_eq!(resume.start(header(1, 50)), Start::Snapshot(Revision::new(50)));
     }
 
@@ -256,7 +260,7 @@ mod tests {
         resume.lost_snapshot();
         assert_eq!(resume.start(header(1, 60)), Start::Snapshot(Revision::new(60)));
         resume.snapshot(Revision::new(60), None);
-        assert_eq!(resume.heard(cancelled()), Step::Resync);
+        assert_eq!(resume.heard(cancelled()), ResumeStep::Resync);
         assert_eq!(
             resume.start(header(1, 70)),
             Start::Beside(Revision::new(70)),
@@ -282,7 +286,7 @@ mod tests {
         let mut resume = at(10);
         let cancelled =
             WatchMessage::Cancelled { compacted: Revision::NONE, reason: "permission denied".into() };
-        assert_eq!(resume.heard(cancelled), Step::Reopen("permission denied".into()));
+        assert_eq!(resume.heard(cancelled), ResumeStep::Reopen("permission denied".into()));
         assert_eq!(resume.start(header(1, 50)), Start::Watch(Revision::new(10)));
     }
 
@@ -290,8 +294,8 @@ mod tests {
     fn older_data_or_another_cluster_voids_what_is_known() {
         assert!(matches!(at(10).start(header(1, 9)), Start::Rewound(_)));
         assert!(matches!(at(10).start(header(2, 90)), Start::Rewound(_)));
-        assert_eq!(at(10).heard(WatchMessage::Created(header(2, 90))), Step::Doubt);
-        assert_eq!(at(10).heard(WatchMessage::Created(header(1, 9))), Step::Alive, "a member may lag");
+        assert_eq!(at(10).heard(WatchMessage::Created(header(2, 90))), ResumeStep::Doubt);
+        assert_eq!(at(10).heard(WatchMessage::Created(header(1, 9))), ResumeStep::Alive, "a member may lag");
         assert_eq!(at(10).start(header(1, 10)), Start::Watch(Revision::new(10)));
         assert!(matches!(at(10).start(Header { term: 4, ..header(1, 90) }), Start::Rewound(_)));
         assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(Revision::new(10)));

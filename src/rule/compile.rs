@@ -4,7 +4,7 @@ use super::Rule;
 use super::mistakes::{check_options, check_polling, check_shape};
 use super::shown::add_shown;
 use crate::compiled::domain::{Domains, MAX_EXPANSIONS};
-use crate::compiled::{CompiledRule, Defaults, Limits, RuleError, Shared, all_attributes};
+use crate::compiled::{CompiledRule, Defaults, Limits, RuleError, RuleShared, all_attributes};
 use crate::condition::Slot;
 use crate::firing::{Callback, layered};
 use crate::pattern::Pattern;
@@ -94,7 +94,7 @@ pub(crate) fn compile(
         ..limits
     };
     let (id, text) = (id.into(), text.into());
-    let shared = Shared { id, condition, own, unchecked, text, lock, delay, all, options, limits };
+    let shared = RuleShared { id, condition, own, unchecked, text, lock, delay, all, options, limits };
     Ok((
         combinations.iter().map(|fixed| CompiledRule::new(&shared, domains, fixed)).collect(),
         layered(callback, &layers),

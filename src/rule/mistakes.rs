@@ -1,14 +1,14 @@
 //! Checks a rule for mistakes that its patterns and its condition don't show by themselves.
 
 use super::Polling;
-use crate::compiled::{Limits, Options, RuleError, all_attributes};
+use crate::compiled::{Limits, RuleError, RuleOptions, all_attributes};
 use crate::condition::{Compiled, Condition};
 use crate::limits::{self, Amount};
 use crate::pattern::{Attributes, Pattern, Segment};
 use std::sync::Arc;
 
 /// Checks the id and the options.
-pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Polling>) -> Vec<RuleError> {
+pub(super) fn check_options(id: &str, options: &RuleOptions, polling: Option<&Polling>) -> Vec<RuleError> {
     let mut errors = Vec::new();
     match id.len() {
         0 => errors.push(RuleError::EmptyId),
@@ -23,7 +23,7 @@ pub(super) fn check_options(id: &str, options: &Options, polling: Option<&Pollin
             errors.push(RuleError::Option { option, value: text, reason });
         }
     };
-    let Options {
+    let RuleOptions {
         time_limit,
         lock_ttl,
         concurrency,

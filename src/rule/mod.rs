@@ -10,7 +10,7 @@ use mistakes::list;
 pub(crate) use polling::Polling;
 use shown::Shown;
 
-use crate::compiled::{Backoff, Options, RateLimit, Settle, all_attributes};
+use crate::compiled::{Backoff, RateLimit, RuleOptions, Settle, all_attributes};
 use crate::condition::{Condition, key};
 use crate::firing::{BoxError, Callback, Firing, Layer, Next, Outcome, layer};
 use std::fmt;
@@ -50,7 +50,7 @@ pub struct Rule {
     layers: Vec<Layer>,
     polling: Option<Polling>,
     shown: Vec<Shown>,
-    options: Options,
+    options: RuleOptions,
 }
 
 impl Rule {
@@ -68,7 +68,7 @@ impl Rule {
             layers: Vec::new(),
             polling: None,
             shown: Vec::new(),
-            options: Options::default(),
+            options: RuleOptions::default(),
         }
     }
 

@@ -2,7 +2,7 @@
 //! the wall clock, randomness, hashers, and where actors run. Monotonic time is tokio's, which can be
 //! paused.
 
-use super::supervised::Probe;
+use super::supervised::MessageProbe;
 use foldhash::fast::FixedState;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -73,7 +73,7 @@ pub(crate) struct Env {
     /// Whether the seed decides everything.
     repeats: bool,
     /// For tests: looks at, or fails, the handling of messages.
-    pub(crate) probe: Option<Probe>,
+    pub(crate) probe: Option<MessageProbe>,
     /// The process that callbacks are in, so that they stall and end with it.
     #[cfg(any(test, feature = "virtual-time"))]
     pub(crate) process: Option<super::process::Process>,

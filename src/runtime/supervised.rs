@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 /// Why the actors can't go on as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum ActorFault {
     /// A part panicked.
     Panicked { part: &'static str, text: String },
     /// The store is another one than it was, or an older state of it: all that is known is void.
@@ -26,27 +26,27 @@ pub(crate) enum Fault {
 
 /// Where faults are reported. One is enough for a restart: more than fit are dropped.
 #[derive(Clone)]
-pub(crate) struct Faults {
-    sender: mpsc::Sender<Fault>,
-    probe: Option<Probe>,
+pub(crate) struct ActorFaults {
+    sender: mpsc::Sender<ActorFault>,
+    probe: Option<MessageProbe>,
 }
 
 /// Called with the name of a part at every message that it handles. What it does happens to the part.
-pub(crate) type Probe = Arc<dyn Fn(&'static str) + Send + Sync>;
+pub(crate) type MessageProbe = Arc<dyn Fn(&'static str) + Send + Sync>;
 
-impl Faults {
-    pub(crate) fn new(probe: Option<Probe>) -> (Self, mpsc::Receiver<Fault>) {
+impl ActorFaults {
+    pub(crate) fn new(probe: Option<MessageProbe>) -> (Self, mpsc::Receiver<ActorFault>) {
         let (sender, receiver) = mpsc::channel(16);
         (Self { sender, probe }, receiver)
     }
 
-    pub(crate) fn report(&self, fault: Fault) {
+    pub(crate) fn report(&self, fault: ActorFault) {
         // Full or closed: a restart is under way already.
         let _ = self.sender.try_send(fault);
     }
 
     fn panicked(&self, part: &'static str, panic: &(dyn Any + Send)) {
-        self.report(Fault::Panicked { part, text: panic_text(panic).to_owned() });
+        self.report(ActorFault::Panicked { part, text: panic_text(panic).to_owned() });
     }
 }
 
@@ -54,7 +54,7 @@ impl Faults {
 pub(crate) trait SupervisedActor: Actor<Context = Context<Self>> {
     const NAME: &'static str;
 
-    fn faults(&self) -> &Faults;
+    fn faults(&self) -> &ActorFaults;
 }
 
 /// Runs the body of a handler. If it panics, the actor stops and the fault is reported: actix itself
@@ -79,7 +79,7 @@ pub(crate) fn guarded<A: SupervisedActor>(
 
 /// Spawns a future on this thread; if it panics, the fault is reported as the part's.
 pub(crate) fn spawn_guarded(
-    faults: &Faults,
+    faults: &ActorFaults,
     part: &'static str,
     future: impl Future<Output = ()> + 'static,
 ) -> tokio::task::JoinHandle<()> {

@@ -16,7 +16,7 @@ use crate::embedded::{EmbeddedEtcd, Faults, NetworkPath, Saved};
 use crate::engine::RunningEngine;
 use crate::mutants::{self, Mutant};
 use crate::runtime::process::Process;
-use crate::runtime::supervised::Probe;
+use crate::runtime::supervised::MessageProbe;
 use crate::testing::virtual_time;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -105,7 +105,7 @@ struct Running {
 /// The part that will panic at its next message.
 type Poison = Arc<Mutex<Option<&'static str>>>;
 
-fn probe(poison: &Poison) -> Probe {
+fn probe(poison: &Poison) -> MessageProbe {
     let poison = poison.clone();
     Arc::new(move |part| {
         let hit = poison.lock().unwrap_or_else(|e| e.into_inner()).take_if(|name| *name == part).is_some();

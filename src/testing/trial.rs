@@ -8,11 +8,12 @@ use crate::dispatch::messages::Finish;
 use crate::dispatch::run::{self, CallbackTelemetry, Run, UNLOCKED_GRACE};
 use crate::dispatch::running::RunningCallbacks;
 use crate::engine::Engine;
-use crate::engine::offline::{Place, Placed};
+use crate::engine::offline::{OfflineInstance, OfflineLookUp};
 use crate::error::{BuildError, EngineError};
 use crate::events::FiringOutcome;
 use crate::firing::{
-    Effect, Effects, Expectation, Expected, Fence, FiringError, Page, Parts, RangeRead, Source, Surroundings,
+    Effect, Effects, Expectation, Expected, Fence, FiringError, ListingPage, Parts, RangeRead, Source,
+    Surroundings,
 };
 use crate::lock::lease::grace;
 use crate::metrics::Meters;
@@ -266,8 +267,8 @@ impl Trial {
         let seen = |key: &str| Some(Seen { value: keys.get(key)?.clone(), mod_revision: FIRST });
         let explanation = engine.evaluate_on(&rule, &attributes, &keys)?;
         let place = match engine.config.place(&rule, &attributes, seen)? {
-            Placed::At(place) if explanation.truth => place,
-            Placed::At(_) | Placed::Excluded(_) => {
+            OfflineLookUp::At(place) if explanation.truth => place,
+            OfflineLookUp::At(_) | OfflineLookUp::Excluded(_) => {
                 return Err(NotTried::Untrue { rule, attributes, explanation });
             }
         };
@@ -331,13 +332,13 @@ fn holds(expected: &Expectation, keys: &Versions) -> bool {
 /// Runs the callback as the dispatcher does, once it has the lock.
 async fn run_in(
     engine: &Engine,
-    place: Place,
+    place: OfflineInstance,
     keys: Versions,
     attempt: u32,
     cancel_after: Option<Duration>,
 ) -> (FiringOutcome, Effects) {
     let config = &engine.config;
-    let Place { rule: number, binding, snapshot } = place;
+    let OfflineInstance { rule: number, binding, snapshot } = place;
     let rule = &config.rules[number.index()];
     let (due, cancelled) = (Instant::now(), FiringCancellation::new(None));
     let optimistic = rule.options().optimistic;
@@ -406,7 +407,7 @@ impl Source for KeysInMemory {
         Box::pin(std::future::ready(Ok(self.0.get(key).cloned())))
     }
 
-    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<Page, FiringError>> {
+    fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<ListingPage, FiringError>> {
         let RangeRead { range, limit, keys_only, .. } = read;
         let found = self.0.iter().filter(|(key, _)| range.has(key.as_bytes()));
         let count = found.clone().count() as i64;
@@ -415,7 +416,7 @@ impl Source for KeysInMemory {
             value: if keys_only { Value::default() } else { value.clone() },
             revision: *revision,
         });
-        let page = Page { keys: keys.collect(), count, revision: LOCK };
+        let page = ListingPage { keys: keys.collect(), count, revision: LOCK };
         Box::pin(std::future::ready(Ok(page)))
     }
 

@@ -10,7 +10,7 @@ use tracing::field::Empty;
 const TARGET: &str = "etcd_rules";
 
 /// What is known of a firing at its beginning.
-pub(crate) struct Beginning<'a> {
+pub(crate) struct FiringStart<'a> {
     pub(crate) engine: &'a str,
     pub(crate) rule: &'a str,
     pub(crate) attempt: u32,
@@ -21,11 +21,11 @@ pub(crate) struct Beginning<'a> {
 
 /// The span of a firing, from the attempt to take the lock to the end of the commit.
 pub(crate) fn firing(
-    beginning: Beginning<'_>,
+    beginning: FiringStart<'_>,
     reveal: Reveal,
     attributes: impl FnOnce() -> Attributes,
 ) -> Span {
-    let Beginning { engine, rule, attempt, revision, queued } = beginning;
+    let FiringStart { engine, rule, attempt, revision, queued } = beginning;
     let span = tracing::info_span!(
         target: TARGET,
         parent: None,

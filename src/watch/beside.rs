@@ -7,7 +7,7 @@
 use super::watcher::WatcherSettings;
 use crate::change::{KeyValue, Revision};
 use crate::etcd::{Failure, FailureKind, LastEvent, LiveWatch, Pieces, StreamEvent, WatchMessage};
-use crate::index::Purpose;
+use crate::index::ViewPurpose;
 use crate::index::actor::{CloseView, OpenView, ViewPage};
 use crate::index::views::ViewId;
 use crate::read::reader;
@@ -81,7 +81,7 @@ impl Beside {
         // Not what the stream told, which may come from a proxy or from a member that is behind. What it told before
         // this is of no account: the ranges will have it.
         let revision = etcd.header(keys).await?.revision;
-        let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
+        let open = OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot };
         let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
         let (etcd, range, splits, index) = (etcd.clone(), keys.clone(), splits.clone(), index.clone());
         let reading = async move {

@@ -11,16 +11,16 @@ use crate::etcd::{
 };
 use crate::health::Reason;
 use crate::health::status::Status;
-use crate::index::actor::{Batch, CloseView, IndexActor, OpenView, ViewPage, WatchIs};
-use crate::index::{Purpose, WatchState, WatcherIndex};
+use crate::index::actor::{CloseView, IndexActor, OpenView, ViewPage, WatchBatch, WatchIs};
+use crate::index::{ViewPurpose, WatchState, WatcherIndex};
 use crate::metrics::Meters;
 use crate::pattern::KeyScope;
 use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
-use crate::read::resume::{Resume, Start, Step};
+use crate::read::resume::{Resume, ResumeStep, Start};
 use crate::read::start::start;
 use crate::read::throttle::Throttle;
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{Fault, Faults, spawn_guarded};
+use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(crate) struct WatcherSettings {
     pub(crate) splits_up: bool,
     /// For how long it may be behind before that counts as lagging.
     pub(crate) lag_limit: Duration,
-    pub(crate) faults: Faults,
+    pub(crate) faults: ActorFaults,
 }
 
 impl WatcherSettings {
@@ -116,7 +116,7 @@ async fn run(settings: WatcherSettings, retry: Retry) {
     loop {
         let result = Box::pin(follow(&settings, &mut watch)).await;
         let failure = match result {
-            Ok(Stop::Rewound(reason)) => return settings.faults.report(Fault::Rewound(reason)),
+            Ok(Stop::Rewound(reason)) => return settings.faults.report(ActorFault::Rewound(reason)),
             Ok(Stop::IndexGone) => return,
             Ok(Stop::Again) => continue,
             Err(failure) => failure,
@@ -126,7 +126,7 @@ async fn run(settings: WatcherSettings, retry: Retry) {
         }
         let refused = failure.kind == FailureKind::Permission;
         if refused && settings.splits_up {
-            return settings.faults.report(Fault::Refused(settings.keys.clone()));
+            return settings.faults.report(ActorFault::Refused(settings.keys.clone()));
         }
         let state = match watch.state {
             _ if refused => WatchState::Refused,
@@ -244,7 +244,7 @@ enum SnapshotRead {
 /// Has the index compare the prefix at one revision.
 async fn snapshot(settings: &WatcherSettings, revision: Revision) -> Result<SnapshotRead, Failure> {
     let WatcherSettings { index, number, .. } = settings;
-    let open = OpenView { watcher: *number, revision, purpose: Purpose::Snapshot };
+    let open = OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot };
     let Ok(Some(view)) = index.send(open).await else { return Ok(SnapshotRead::IndexGone) };
     let started = Instant::now();
     let mut latest: Option<LastEvent> = None;
@@ -341,8 +341,8 @@ async fn stream_to_end(
                     lag.heard(changes.last().is_none_or(|last| last.revision() >= header.revision), heard_at);
                 }
                 match resume.heard(heard) {
-                    Step::Alive => retry.reset(),
-                    Step::Deliver(changes, position) => {
+                    ResumeStep::Alive => retry.reset(),
+                    ResumeStep::Deliver(changes, position) => {
                         retry.reset();
                         settings.meters.watch_events(changes.len());
                         settings.progress.received(settings.number, position, store);
@@ -351,7 +351,7 @@ async fn stream_to_end(
                         }
                         handing_on.ahead.add(changes, position, heard_at);
                     }
-                    Step::Resync => {
+                    ResumeStep::Resync => {
                         tracing::info!(
                             engine = &*settings.engine, prefix = settings.keys.text(),
                             "the watch's history was compacted: comparing with a new snapshot"
@@ -361,10 +361,10 @@ async fn stream_to_end(
                         return Ok(Stop::Again);
                     }
                     // With a pause: members of two clusters behind one address would make it spin.
-                    Step::Doubt => {
+                    ResumeStep::Doubt => {
                         return Err(Failure::new(FailureKind::Unreachable, "watch", "another cluster answered"));
                     }
-                    Step::Reopen(reason) => {
+                    ResumeStep::Reopen(reason) => {
                         return Err(Failure::of_reason("watch", reason));
                     }
                 }
@@ -386,7 +386,7 @@ async fn go_on(
     }
 }
 
-type Delivering = Pin<Box<actix::dev::Request<IndexActor, Batch>>>;
+type Delivering = Pin<Box<actix::dev::Request<IndexActor, WatchBatch>>>;
 
 /// Hands on what was read from the stream, one part at a time.
 #[derive(Default)]
@@ -412,7 +412,7 @@ impl HandingOn {
         if self.delivering.is_none()
             && let Some(Part { changes, position, arrived, .. }) = self.ahead.take()
         {
-            let batch = Batch { watcher: settings.number, changes, position, arrived };
+            let batch = WatchBatch { watcher: settings.number, changes, position, arrived };
             self.delivering = Some((Box::pin(settings.index.send(batch)), arrived));
         }
     }

@@ -3,7 +3,7 @@
 //! the end of the turn, and answers come back in one message a request. Only what one answer does not settle
 //! (a lease is missing, etcd can't be reached) gets a task of its own, which goes on until it is settled.
 
-use super::super::acquire::Answer;
+use super::super::acquire::AcquireStep;
 use super::super::outcome::{CommitOutcome, LockOutcome};
 use super::super::tools::OUT_OF_TIME;
 use super::active::Sent;
@@ -13,7 +13,7 @@ use crate::change::Snapshot;
 use crate::etcd::Failure;
 use crate::lock::txn::Reply;
 use crate::lock::txn_sender::{Answered, Asker, Awaited};
-use crate::trace::spans::Beginning;
+use crate::trace::spans::FiringStart;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
@@ -33,7 +33,7 @@ impl Dispatcher {
         let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
         let Some(record) = self.work.record(instance) else { return Span::none() };
         let rule = &rules[record.rule.index()];
-        let beginning = Beginning {
+        let beginning = FiringStart {
             engine,
             rule: rule.id(),
             attempt: record.failures + 1,
@@ -63,13 +63,13 @@ impl Dispatcher {
             Stage::Locking(sent) => {
                 let (mut txn, locking) = sent.take()?;
                 match txn.answered(answer) {
-                    Answer::Unknown => self.go_on_locking(instance, txn, locking, me.clone()),
-                    Answer::GoOn(request) => {
+                    AcquireStep::Unknown => self.go_on_locking(instance, txn, locking, me.clone()),
+                    AcquireStep::GoOn(request) => {
                         let rule = txn.rule;
                         *sent = Sent::Awaited(txn, locking);
                         self.submit(awaited, rule, Class::Lock, request);
                     }
-                    Answer::Ended(outcome) => {
+                    AcquireStep::Ended(outcome) => {
                         locking.record("result", outcome.result());
                         return self.lock_ended(instance, outcome, now, out).then_some(txn.snapshot);
                     }

@@ -2,7 +2,7 @@
 
 use crate::change::Revision;
 use crate::condition::Slot;
-use crate::dispatch::slot_queue::{Place, WorkClass};
+use crate::dispatch::slot_queue::{QueuePlace, WorkClass};
 use crate::fleet::member::MemberId;
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, InstanceMark};
@@ -21,11 +21,11 @@ pub(crate) enum State {
     /// Has a slot; decided again with fresh values. The number comes back with the answer.
     Checking(u64),
     /// Has a slot; the transaction that takes the lock is out.
-    Locking(Answer),
+    Locking(AnswerState),
     /// Has a slot; the callback runs.
     Running,
     /// Has a slot; the transaction that ends the firing is out.
-    Committing { end: FiringEnd, tried: Tried, answer: Answer },
+    Committing { end: FiringEnd, tried: EndTxn, answer: AnswerState },
     /// The firing is over; decided again with what it changed.
     Settling { asked: u64, end: FiringEnd },
     /// True, and the callback has dealt with what was there.
@@ -102,7 +102,7 @@ impl State {
     }
 
     /// What is known of the answer that it waits for.
-    pub(crate) fn answer(&mut self) -> Option<&mut Answer> {
+    pub(crate) fn answer(&mut self) -> Option<&mut AnswerState> {
         match self {
             State::Locking(answer) | State::Committing { answer, .. } => Some(answer),
             _ => None,
@@ -127,7 +127,7 @@ impl State {
 
 /// What is known of an answer before it is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum AnswerState {
     /// What is deleted after it was given will be told.
     #[default]
     Awaited,
@@ -225,7 +225,7 @@ pub(crate) struct SeenMark {
 
 /// What the transaction that is to end a firing contains; when it is refused, the next one is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tried {
+pub(crate) enum EndTxn {
     Commit,
     Mark,
     Unlock,
@@ -233,7 +233,7 @@ pub(crate) enum Tried {
 
 /// What the work queue must do after an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum QueueAction {
     /// Nothing.
     Stay,
     /// Put it into the queue of this class.
@@ -241,7 +241,7 @@ pub(crate) enum Next {
     /// Put it before all others of its lane: it has been handed the lock that it waited for.
     EnqueueFirst,
     /// It has this place among those that wait for its lock.
-    Park(Place),
+    Park(QueuePlace),
     /// Queued, but its caller gives it a slot at once.
     GoOn,
     /// Forget the record: the instance is false, or done with.

@@ -1,6 +1,6 @@
 //! When an instance is due: at once, after a time, or when another engine has let it go.
 
-use super::{InstanceRecord, Next, State, Wait, WorkClass};
+use super::{InstanceRecord, QueueAction, State, Wait, WorkClass};
 use crate::dispatch::latency::TriggerLatency;
 use crate::fleet::member::MemberId;
 use crate::time::LONGEST;
@@ -18,7 +18,7 @@ impl InstanceRecord {
         base: Duration,
         latest: Option<Instant>,
         now: Instant,
-    ) -> Next {
+    ) -> QueueAction {
         let doublings = self.ineffective.saturating_sub(1).min(16);
         let delay = base.saturating_mul(1 << doublings).min(SLOWEST);
         let Some(end) = self.last_end.filter(|_| self.ineffective > 0) else {
@@ -33,47 +33,47 @@ impl InstanceRecord {
         }
         self.state = State::Waiting(at, Wait::Ineffective);
         self.latency = TriggerLatency::new(now);
-        Next::WakeAt(at)
+        QueueAction::WakeAt(at)
     }
 
-    pub(crate) fn enqueue(&mut self, class: WorkClass, now: Instant) -> Next {
+    pub(crate) fn enqueue(&mut self, class: WorkClass, now: Instant) -> QueueAction {
         self.state = State::Queued(class);
         self.latency = TriggerLatency::new(now);
-        Next::Enqueue(class)
+        QueueAction::Enqueue(class)
     }
 
     /// Leaves it to the engine that owns it, for so long.
-    pub(crate) fn defer(&mut self, owner: MemberId, until: Option<Instant>) -> Next {
+    pub(crate) fn defer(&mut self, owner: MemberId, until: Option<Instant>) -> QueueAction {
         self.state = State::Yielded { owner, until };
-        until.map_or(Next::Stay, Next::WakeAt)
+        until.map_or(QueueAction::Stay, QueueAction::WakeAt)
     }
 
     /// It has become due while another engine owns it.
-    pub(super) fn due_elsewhere(&mut self, now: Instant) -> Next {
+    pub(super) fn due_elsewhere(&mut self, now: Instant) -> QueueAction {
         self.latency = TriggerLatency::new(now);
-        Next::Stay
+        QueueAction::Stay
     }
 
-    pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> Next {
+    pub(crate) fn wait(&mut self, delay: Duration, why: Wait, now: Instant) -> QueueAction {
         let until = now + delay.min(LONGEST);
         self.state = State::Waiting(until, why);
-        Next::WakeAt(until)
+        QueueAction::WakeAt(until)
     }
 
     /// Not before this time, because it fired not long ago.
-    pub(crate) fn rest(&mut self, until: Instant) -> Next {
+    pub(crate) fn rest(&mut self, until: Instant) -> QueueAction {
         self.state = State::Waiting(until, Wait::Interval);
-        Next::WakeAt(until)
+        QueueAction::WakeAt(until)
     }
 
     /// Not before this time, because it fires too often.
-    pub(crate) fn slow_down(&mut self, until: Instant) -> Next {
+    pub(crate) fn slow_down(&mut self, until: Instant) -> QueueAction {
         self.state = State::Waiting(until, Wait::TooOften);
-        Next::WakeAt(until)
+        QueueAction::WakeAt(until)
     }
 
     /// Tries again later for a reason that is not the callback's.
-    pub(crate) fn trouble(&mut self, base: Duration, now: Instant) -> Next {
+    pub(crate) fn trouble(&mut self, base: Duration, now: Instant) -> QueueAction {
         self.troubles = self.troubles.saturating_add(1);
         let delay = base.saturating_mul(1 << (self.troubles - 1).min(6));
         self.wait(delay, Wait::Trouble, now)
@@ -89,9 +89,9 @@ impl InstanceRecord {
     }
 
     /// Somebody asks for it to be fired now, whatever it waits for.
-    pub(crate) fn fire_now(&mut self, now: Instant) -> Next {
+    pub(crate) fn fire_now(&mut self, now: Instant) -> QueueAction {
         if !self.is_at_rest() {
-            return Next::Stay;
+            return QueueAction::Stay;
         }
         self.disregard_mark();
         self.insists = true;
@@ -99,7 +99,7 @@ impl InstanceRecord {
     }
 
     /// Its waiting time is over.
-    pub(crate) fn due(&mut self, now: Instant) -> Next {
+    pub(crate) fn due(&mut self, now: Instant) -> QueueAction {
         match self.state {
             State::Waiting(until, why) if until <= now => {
                 let mut latency = self.latency;
@@ -122,19 +122,19 @@ impl InstanceRecord {
                 }
                 next
             }
-            State::Waiting(until, _) => Next::WakeAt(until),
+            State::Waiting(until, _) => QueueAction::WakeAt(until),
             State::Yielded { until: Some(until), .. } if until <= now => {
                 // What the former owner has seen to is looked at again, as by a crawl.
                 self.enqueue(if self.insists { WorkClass::Live } else { WorkClass::Crawl }, now)
             }
-            State::Yielded { until: Some(until), .. } => Next::WakeAt(until),
-            _ => Next::Stay,
+            State::Yielded { until: Some(until), .. } => QueueAction::WakeAt(until),
+            _ => QueueAction::Stay,
         }
     }
 
     /// The lock or mark it waited for is gone. After a mark that gave up its engine may be, too: the
     /// restart of that is a reason to try again.
-    pub(crate) fn released(&mut self, grace: Duration, now: Instant) -> Next {
+    pub(crate) fn released(&mut self, grace: Duration, now: Instant) -> QueueAction {
         match self.state {
             State::Held(_) | State::GivenUp(_) => {
                 self.mark.take_if(|mark| !mark.mine);
@@ -142,7 +142,7 @@ impl InstanceRecord {
                 self.latency = TriggerLatency::new(now);
                 self.wait(grace, Wait::Released, now)
             }
-            _ => Next::Stay,
+            _ => QueueAction::Stay,
         }
     }
 }

@@ -32,7 +32,7 @@ impl Bench {
     fn decide_of(&mut self, rule: usize, id: u32) -> &mut Self {
         let decided = Decided {
             rule: RuleIndex::new(rule),
-            ..decision(instance(id), true, &[5, 0], &[], Reason::Change)
+            ..decision(instance(id), true, &[5, 0], &[], DecisionReason::Change)
         };
         self.turn(|work, now, out| work.decided(decided, now, out))
     }
@@ -42,7 +42,7 @@ impl Bench {
         let Some(State::Checking(number)) = self.state(id) else { panic!("{:?}", self.state(id)) };
         let decided = Decided {
             rule: RuleIndex::new(rule),
-            ..decision(instance(id), true, &[5, 0], &[], Reason::Ask(number))
+            ..decision(instance(id), true, &[5, 0], &[], DecisionReason::Ask(number))
         };
         self.turn(|work, now, out| work.decided(decided, now, out))
     }

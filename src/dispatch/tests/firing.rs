@@ -1,6 +1,6 @@
 //! What a firing leaves behind: the exact meaning of "fires again", "slowed down" and "given up".
 
-use super::super::record::{FiringEnd, Next, OwnCommit, SeenMark, Tried, Wait};
+use super::super::record::{EndTxn, FiringEnd, OwnCommit, QueueAction, SeenMark, Wait};
 use super::*;
 
 const GIVEN: [i64; 2] = [5, 0];
@@ -27,11 +27,11 @@ enum Event {
 }
 use Event::{Committed, Seen};
 
-fn after(events: Vec<Event>, end: FiringEnd, settling: &[Touch], now: Instant) -> (State, Next) {
+fn after(events: Vec<Event>, end: FiringEnd, settling: &[Touch], now: Instant) -> (State, QueueAction) {
     let mut record = running(now);
     for event in events {
         match event {
-            Seen(touches) => assert_eq!(record.decided(true, &touches, false, BASE, now), Next::Stay),
+            Seen(touches) => assert_eq!(record.decided(true, &touches, false, BASE, now), QueueAction::Stay),
             Committed(slots) => record.committed(own(&slots)),
         }
     }
@@ -135,8 +135,11 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
     ] {
         let (state, next) = after(events, FiringEnd::Done, &settling, now);
         let again = State::Waiting(now + BASE, Wait::Ineffective);
-        let expected =
-            if fires_again { (again, Next::WakeAt(now + BASE)) } else { (State::Idle, Next::Stay) };
+        let expected = if fires_again {
+            (again, QueueAction::WakeAt(now + BASE))
+        } else {
+            (State::Idle, QueueAction::Stay)
+        };
         assert_eq!((state, next), expected, "{name}");
     }
 }
@@ -150,7 +153,7 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let touches: Vec<Touch> = (0..100).map(|slot| touch(slot, 10)).collect();
     record.decided(true, &touches, false, BASE, now);
     record.committed(OwnCommit { revision: Revision::new(10), slots: (0..100).map(Slot).collect() });
-    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
+    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -161,17 +164,17 @@ fn what_changed_before_the_values_were_taken_is_no_change() {
     record.state = State::Checking(1);
     record.decided(true, &[touch(0, 8), touch(0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
-    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), Next::Stay);
+    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
 #[test]
 fn every_end_leads_on() {
     let now = Instant::now();
-    let waiting = |delay, why| (State::Waiting(now + delay, why), Next::WakeAt(now + delay));
+    let waiting = |delay, why| (State::Waiting(now + delay, why), QueueAction::WakeAt(now + delay));
     let long = Duration::from_secs(7);
     for (name, end, foreign, expected) in [
-        ("done", FiringEnd::Done, false, (State::Idle, Next::Stay)),
+        ("done", FiringEnd::Done, false, (State::Idle, QueueAction::Stay)),
         ("done, and a change", FiringEnd::Done, true, waiting(BASE, Wait::Ineffective)),
         ("retry later", FiringEnd::RetryAfter(long), false, waiting(long, Wait::RetryAfter)),
         ("retry later, and a change", FiringEnd::RetryAfter(long), true, waiting(BASE, Wait::Ineffective)),
@@ -182,7 +185,7 @@ fn every_end_leads_on() {
             false,
             waiting(crate::time::LONGEST, Wait::RetryAfter),
         ),
-        ("given up", FiringEnd::GaveUp, false, (State::GivenUp(None), Next::Stay)),
+        ("given up", FiringEnd::GaveUp, false, (State::GivenUp(None), QueueAction::Stay)),
         ("given up, and a change", FiringEnd::GaveUp, true, waiting(BASE, Wait::Backoff)),
         ("failed", FiringEnd::Failed(long), false, waiting(long, Wait::Backoff)),
         ("failed, and a change", FiringEnd::Failed(long), true, waiting(BASE, Wait::Backoff)),
@@ -200,7 +203,7 @@ fn every_end_leads_on() {
         // False: forgotten, however it ended; attempts start anew.
         let mut record = running(now);
         record.mark = Some(SeenMark { revision: Revision::new(10), mine: true, outdated: false });
-        assert_eq!(record.settled(end, false, touches, BASE, now), Next::Drop, "{name}, false");
+        assert_eq!(record.settled(end, false, touches, BASE, now), QueueAction::Drop, "{name}, false");
     }
 }
 
@@ -219,12 +222,12 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
         let mut record = running(now);
         record.orphaned = true;
         let touches: &[Touch] = if foreign { &[touch(1, 12)] } else { &[] };
-        assert_eq!(record.settled(end, true, touches, BASE, now) == Next::Drop, dropped, "{name}");
+        assert_eq!(record.settled(end, true, touches, BASE, now) == QueueAction::Drop, dropped, "{name}");
     }
 }
 
 /// Fires once more at `now`, and is done although it is still true; `foreign`: and a key changed.
-fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant) -> Next {
+fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant) -> QueueAction {
     record.give(&snapshot(&GIVEN));
     let touches: &[Touch] = if foreign { &[touch(0, 12)] } else { &[] };
     record.settled(end, true, touches, BASE, now)
@@ -237,9 +240,9 @@ fn what_stays_true_is_slowed_down_more_and_more() {
         let mut record = running(now);
         for expected in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
             let next = fire(&mut record, end, true, now);
-            assert_eq!(next, Next::WakeAt(now + ms(expected)), "{end:?}");
+            assert_eq!(next, QueueAction::WakeAt(now + ms(expected)), "{end:?}");
             now += ms(expected);
-            assert_eq!(record.due(now), Next::Enqueue(WorkClass::Live));
+            assert_eq!(record.due(now), QueueAction::Enqueue(WorkClass::Live));
         }
         assert_eq!(record.ineffective, 8, "{end:?}");
     }
@@ -254,11 +257,11 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
     }
     // Slowed down to one in 400 ms by now.
     for (name, wait, expected, ineffective) in [
-        ("at once", 0, Next::WakeAt(now + ms(400)), 3),
-        ("a little later", 399, Next::WakeAt(now + ms(400)), 3),
-        ("when its time has come", 400, Next::Enqueue(WorkClass::Live), 3),
-        ("after twice the time", 800, Next::Enqueue(WorkClass::Live), 3),
-        ("after more than twice the time", 801, Next::Enqueue(WorkClass::Live), 0),
+        ("at once", 0, QueueAction::WakeAt(now + ms(400)), 3),
+        ("a little later", 399, QueueAction::WakeAt(now + ms(400)), 3),
+        ("when its time has come", 400, QueueAction::Enqueue(WorkClass::Live), 3),
+        ("after twice the time", 800, QueueAction::Enqueue(WorkClass::Live), 3),
+        ("after more than twice the time", 801, QueueAction::Enqueue(WorkClass::Live), 0),
     ] {
         let mut record = running(now);
         for _ in 0..3 {
@@ -277,14 +280,14 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
     for expected in [100, 200, 400] {
         fire(&mut record, FiringEnd::RetryAfter(hour), false, now);
         let next = record.decided(true, &[touch(0, 12)], false, BASE, now + ms(1));
-        assert_eq!(next, Next::WakeAt(now + ms(expected)));
+        assert_eq!(next, QueueAction::WakeAt(now + ms(expected)));
         now += ms(expected);
         record.due(now);
     }
     fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
     assert_eq!(
         record.decided(true, &[touch(0, 12)], false, BASE, now),
-        Next::WakeAt(now + ms(600)),
+        QueueAction::WakeAt(now + ms(600)),
         "never later than asked"
     );
     fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
@@ -298,8 +301,8 @@ fn a_crawl_fires_what_is_idle_again_but_not_more_often_than_a_change_would() {
     let now = Instant::now();
     let mut record = running(now);
     fire(&mut record, FiringEnd::Done, false, now);
-    assert_eq!(record.decided(true, &[], true, BASE, now + ms(10)), Next::WakeAt(now + BASE));
-    assert_eq!(record.due(now + BASE), Next::Enqueue(WorkClass::Live));
+    assert_eq!(record.decided(true, &[], true, BASE, now + ms(10)), QueueAction::WakeAt(now + BASE));
+    assert_eq!(record.due(now + BASE), QueueAction::Enqueue(WorkClass::Live));
 }
 
 #[test]
@@ -307,10 +310,10 @@ fn trouble_waits_longer_each_time_up_to_a_limit() {
     let now = Instant::now();
     let mut record = running(now);
     for expected in [100, 200, 400, 800, 1600, 3200, 6400, 6400, 6400] {
-        assert_eq!(record.trouble(BASE, now), Next::WakeAt(now + ms(expected)));
+        assert_eq!(record.trouble(BASE, now), QueueAction::WakeAt(now + ms(expected)));
     }
     let mut record = running(now);
-    assert_eq!(record.trouble(Duration::MAX, now), Next::WakeAt(now + crate::time::LONGEST));
+    assert_eq!(record.trouble(Duration::MAX, now), QueueAction::WakeAt(now + crate::time::LONGEST));
 }
 
 #[test]
@@ -325,10 +328,10 @@ fn an_unfinished_firing_is_interrupted_whatever_it_returned() {
     ] {
         let mut record = running(now);
         record.state =
-            State::Committing { end: FiringEnd::Done, tried: Tried::Unlock, answer: Answer::Awaited };
+            State::Committing { end: FiringEnd::Done, tried: EndTxn::Unlock, answer: AnswerState::Awaited };
         let end = record.closed(&outcome);
         assert_eq!(end, FiringEnd::Interrupted, "{outcome:?}");
-        assert_eq!(record.settled(end, true, &[], BASE, now), Next::WakeAt(now + BASE), "{outcome:?}");
+        assert_eq!(record.settled(end, true, &[], BASE, now), QueueAction::WakeAt(now + BASE), "{outcome:?}");
         assert_eq!(record.state, State::Waiting(now + BASE, Wait::Trouble), "{outcome:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! The transition table of an instance: what a decision, a timer, a release mean in each state.
 
-use super::super::record::{FiringEnd, Next, OwnCommit, Remote, RemoteKind, SeenMark, Tried, Wait};
+use super::super::record::{EndTxn, FiringEnd, OwnCommit, QueueAction, Remote, RemoteKind, SeenMark, Wait};
 use super::*;
 use crate::lock::txn::MarkKind;
 
@@ -15,7 +15,7 @@ const FOREIGN: Touch = touch(1, 12);
 const OLD: Touch = touch(0, 5);
 
 const COMMITTING: State =
-    State::Committing { end: FiringEnd::Done, tried: Tried::Commit, answer: Answer::Awaited };
+    State::Committing { end: FiringEnd::Done, tried: EndTxn::Commit, answer: AnswerState::Awaited };
 const SETTLING: State = State::Settling { asked: 1, end: FiringEnd::Done };
 
 fn remote() -> Remote {
@@ -47,7 +47,7 @@ fn fired(state: State, now: Instant) -> InstanceRecord {
     record
 }
 
-fn apply(record: &mut InstanceRecord, input: &Input, now: Instant) -> Next {
+fn apply(record: &mut InstanceRecord, input: &Input, now: Instant) -> QueueAction {
     match input {
         Decided(truth, touches) => record.decided(*truth, touches, false, BASE, now),
         Crawled(truth, touches) => record.decided(*truth, touches, true, BASE, now),
@@ -58,7 +58,7 @@ fn apply(record: &mut InstanceRecord, input: &Input, now: Instant) -> Next {
 
 /// One row: a sentence, the state, the input, and the state and step that follow. A record that is
 /// dropped has no state.
-type Row = (&'static str, State, Input, Option<State>, Next);
+type Row = (&'static str, State, Input, Option<State>, QueueAction);
 
 #[test]
 fn every_state_answers_every_input() {
@@ -75,12 +75,12 @@ fn every_state_answers_every_input() {
     let mixed = || Decided(true, vec![OWN, FOREIGN]);
     let no = || Decided(false, vec![FOREIGN]);
     let crawled = || Crawled(true, vec![]);
-    let stay = |state: State| (Some(state), Next::Stay);
-    let to_live = || (Some(live()), Next::Enqueue(WorkClass::Live));
-    let to_crawl = || (Some(crawl()), Next::Enqueue(WorkClass::Crawl));
-    let to_base = || (Some(waiting(base, Wait::Backoff)), Next::WakeAt(base));
-    let gone = || (None, Next::Drop);
-    let row = |name, state, input, (after, next): (Option<State>, Next)| -> Row {
+    let stay = |state: State| (Some(state), QueueAction::Stay);
+    let to_live = || (Some(live()), QueueAction::Enqueue(WorkClass::Live));
+    let to_crawl = || (Some(crawl()), QueueAction::Enqueue(WorkClass::Crawl));
+    let to_base = || (Some(waiting(base, Wait::Backoff)), QueueAction::WakeAt(base));
+    let gone = || (None, QueueAction::Drop);
+    let row = |name, state, input, (after, next): (Option<State>, QueueAction)| -> Row {
         (name, state, input, after, next)
     };
     let mut rows = vec![
@@ -126,7 +126,7 @@ fn every_state_answers_every_input() {
             "released, a held one looks again after a grace",
             held(),
             Released,
-            (Some(waiting(now + ms(5), Wait::Released)), Next::WakeAt(now + ms(5))),
+            (Some(waiting(now + ms(5), Wait::Released)), QueueAction::WakeAt(now + ms(5))),
         ),
         row("a change cuts a backoff to the base", waiting(late, Wait::Backoff), foreign(), to_base()),
         row(
@@ -198,7 +198,7 @@ fn every_state_answers_every_input() {
             "given up by another, released: it looks again",
             given_up(),
             Released,
-            (Some(waiting(now + ms(5), Wait::Released)), Next::WakeAt(now + ms(5))),
+            (Some(waiting(now + ms(5), Wait::Released)), QueueAction::WakeAt(now + ms(5))),
         ),
     ];
     for (name, state) in [
@@ -235,7 +235,7 @@ fn every_state_answers_every_input() {
             "woken too early, it waits on",
             waiting(late, why),
             Due,
-            (Some(waiting(late, why)), Next::WakeAt(late)),
+            (Some(waiting(late, why)), QueueAction::WakeAt(late)),
         ));
         rows.push(row(
             "a release is not for those who wait",
@@ -322,7 +322,7 @@ fn a_lock_that_is_held_says_nothing_of_marks_that_others_wrote() {
     for (mine, kept) in [(true, Some(11)), (false, None)] {
         let mut record = fired(LOCKING, now);
         record.mark = Some(SeenMark { revision: Revision::new(11), mine, outdated: true });
-        assert_eq!(record.held(remote()), Next::Stay);
+        assert_eq!(record.held(remote()), QueueAction::Stay);
         record.decided(true, &[touch(1, 12)], false, BASE, now);
         assert_eq!(
             (record.state.clone(), record.supersedes_backoff().map(Revision::get)),

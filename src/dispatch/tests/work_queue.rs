@@ -79,7 +79,8 @@ fn a_new_true_instance_goes_for_its_lock_without_a_second_look() {
 #[test]
 fn a_false_instance_that_nothing_implies_is_released() {
     let mut b = bench();
-    let orphan = Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[], Reason::Change) };
+    let orphan =
+        Decided { orphaned: true, ..decision(instance(1), false, &[0, 0], &[], DecisionReason::Change) };
     b.turn(|work, now, out| work.decided(orphan, now, out));
     assert!(matches!(b.wanted()[..], [Action::Release(_)]));
     assert_eq!(b.state(1), None);
@@ -341,7 +342,7 @@ fn a_change_that_comes_with_an_answer_outdates_an_older_mark() {
     b.decide(1, true, &[5, 0], &[]).locked(1, untrue(false));
     let Some(&Action::Ask(_, number)) = b.wanted().last() else { panic!("it asks again") };
     // The key of slot 1 was deleted at revision 50, which its values do not tell.
-    let answer = decision(instance(1), true, &[5, 0], &[touch(1, 50)], Reason::Ask(number));
+    let answer = decision(instance(1), true, &[5, 0], &[touch(1, 50)], DecisionReason::Ask(number));
     b.turn(|work, now, out| work.decided(answer, now, out));
     b.locked(1, marked(40, 1, false));
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
@@ -416,10 +417,10 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
         verdict: Verdict::Failed("panicked".into()),
         ..decision(instance(1), true, &[5, 0], &[], reason)
     };
-    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(DecisionReason::Change), now, out));
     assert_eq!(b.state(1), None);
     b.fire(1, &returned(Then::Done), closed(10, false));
-    b.turn(|work, now, out| work.decided(broken(Reason::Change), now, out));
+    b.turn(|work, now, out| work.decided(broken(DecisionReason::Change), now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
 }
@@ -434,7 +435,7 @@ fn an_instance_that_the_index_has_forgotten_is_forgotten() {
     let gone = Decided {
         snapshot: Box::default(),
         binding: Binding::new([].into_iter()),
-        ..decision(instance(1), false, &[], &[], Reason::Ask(number.unwrap_or_default()))
+        ..decision(instance(1), false, &[], &[], DecisionReason::Ask(number.unwrap_or_default()))
     };
     b.turn(|work, now, out| work.decided(gone, now, out));
     assert_eq!(b.state(1), None);

@@ -308,7 +308,7 @@ impl World {
             Event::Outside(op) => self.outside(op),
             Event::Watch(id, slot, revision, present) => self.learn(id, &[(slot, revision, present)]),
             Event::Learned(id, changes) => self.learn(id, &changes),
-            Event::Asked(id, number) => self.decide(id, &[], Reason::Ask(number)),
+            Event::Asked(id, number) => self.decide(id, &[], DecisionReason::Ask(number)),
             Event::Decided(decided) => self.turn(|work, now, out| work.decided(*decided, now, out)),
             Event::LockSent(id, given, supersedes_backoff) => {
                 let answer = self.etcd.lock(id, supersedes_backoff, &self.runs);
@@ -354,7 +354,7 @@ impl World {
                 }
             }
             Op::LoseLocks => self.etcd.lose_locks(),
-            Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], Reason::Crawl)),
+            Op::Crawl => (0..INSTANCES).for_each(|id| self.decide(id, &[], DecisionReason::Crawl)),
             Op::FireNow(id) => {
                 let mut fires = false;
                 self.turn(|work, now, out| fires = work.fire_now(instance(id), now, out));
@@ -443,11 +443,11 @@ impl World {
             .filter_map(|&(slot, revision, present)| keys.merge(slot, revision, present))
             .collect();
         if !touches.is_empty() {
-            self.decide(id, &touches, Reason::Change);
+            self.decide(id, &touches, DecisionReason::Change);
         }
     }
 
-    fn decide(&mut self, id: u32, touches: &[Touch], reason: Reason) {
+    fn decide(&mut self, id: u32, touches: &[Touch], reason: DecisionReason) {
         const SOURCES: [&str; INSTANCES as usize] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
         let keys = &self.mirror[id as usize];
         let names = [group_of(id).to_string(), id.to_string()];

@@ -72,7 +72,7 @@ impl WorkQueue {
         for id in parked {
             self.transition(id, now, out, |record, _| {
                 record.state = State::Queued(WorkClass::Live);
-                Next::Enqueue(WorkClass::Live)
+                QueueAction::Enqueue(WorkClass::Live)
             });
         }
         self.pass_locks(now, out, |_, record| record.lane == lane);

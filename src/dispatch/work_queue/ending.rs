@@ -15,16 +15,16 @@ impl WorkQueue {
     pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
         let (end, tried, closing) = match finish {
-            Finish::Returned(Then::Done) => (FiringEnd::Done, Tried::Commit, Closing::Commit(None)),
+            Finish::Returned(Then::Done) => (FiringEnd::Done, EndTxn::Commit, Closing::Commit(None)),
             Finish::Returned(Then::RetryAfter(delay)) => {
                 let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
                 let hold = Hold { attempt: 0, delay: Some(delay), error: String::new() };
-                (FiringEnd::RetryAfter(delay), Tried::Commit, Closing::Commit(Some(hold)))
+                (FiringEnd::RetryAfter(delay), EndTxn::Commit, Closing::Commit(Some(hold)))
             }
             Finish::Returned(Then::GiveUp(reason)) => {
                 record.last_error = Some(reason.as_str().into());
                 let hold = Hold { attempt: record.failures, delay: None, error: reason.clone() };
-                (FiringEnd::GaveUp, Tried::Commit, Closing::Commit(Some(hold)))
+                (FiringEnd::GaveUp, EndTxn::Commit, Closing::Commit(Some(hold)))
             }
             Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => {
                 let error = match finish {
@@ -37,13 +37,13 @@ impl WorkQueue {
                 record.last_error = Some(error.as_str().into());
                 let delay = backoff.delay(record.failures, &mut self.rng).min(LONGEST);
                 let hold = Hold { attempt: record.failures, delay: Some(delay), error };
-                (FiringEnd::Failed(delay), Tried::Mark, Closing::Unlock(Some(hold)))
+                (FiringEnd::Failed(delay), EndTxn::Mark, Closing::Unlock(Some(hold)))
             }
             Finish::OfLink(failed) => {
                 record.last_error = failed.error().map(Into::into);
-                (FiringEnd::OfLink, Tried::Unlock, Closing::Unlock(None))
+                (FiringEnd::OfLink, EndTxn::Unlock, Closing::Unlock(None))
             }
-            Finish::Cancelled => (FiringEnd::Interrupted, Tried::Unlock, Closing::Unlock(None)),
+            Finish::Cancelled => (FiringEnd::Interrupted, EndTxn::Unlock, Closing::Unlock(None)),
         };
         self.commits(id, end, tried, now);
         closing
@@ -51,15 +51,15 @@ impl WorkQueue {
 
     /// The lock is taken, but the callback is not to run any more: ends the firing without it.
     pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
-        self.commits(id, FiringEnd::NotRun, Tried::Unlock, now);
+        self.commits(id, FiringEnd::NotRun, EndTxn::Unlock, now);
         out.push(Action::Close(id, Closing::Unlock(None)));
     }
 
-    fn commits(&mut self, id: InstanceId, end: FiringEnd, tried: Tried, now: Instant) {
+    fn commits(&mut self, id: InstanceId, end: FiringEnd, tried: EndTxn, now: Instant) {
         let mut effects = Vec::new();
         self.transition(id, now, &mut effects, |record, _| {
-            record.state = State::Committing { end, tried, answer: Answer::Awaited };
-            Next::Stay
+            record.state = State::Committing { end, tried, answer: AnswerState::Awaited };
+            QueueAction::Stay
         });
         debug_assert!(
             effects.is_empty(),
@@ -84,21 +84,21 @@ impl WorkQueue {
             }
             // etcd refused the transaction itself, so the firing has failed. The next transaction contains
             // less.
-            (CommitOutcome::Refused(error), Tried::Commit) => {
+            (CommitOutcome::Refused(error), EndTxn::Commit) => {
                 let closing = self.finished(id, &Finish::Failed(error.clone()), now);
                 out.push(Action::Close(id, closing));
                 return AfterCommit::GoesOn;
             }
             // Sending as much again never helps. The mark tells the other engines, and is small.
-            (CommitOutcome::TooLarge(error), Tried::Commit) => {
+            (CommitOutcome::TooLarge(error), EndTxn::Commit) => {
                 record.last_error = Some(error.as_str().into());
                 let hold = Hold { attempt: record.failures, delay: None, error: error.clone() };
-                self.commits(id, FiringEnd::GaveUp, Tried::Mark, now);
+                self.commits(id, FiringEnd::GaveUp, EndTxn::Mark, now);
                 out.push(Action::Close(id, Closing::Unlock(Some(hold))));
                 return AfterCommit::GoesOn;
             }
-            (CommitOutcome::Refused(_) | CommitOutcome::TooLarge(_), Tried::Mark) => {
-                self.commits(id, end, Tried::Unlock, now);
+            (CommitOutcome::Refused(_) | CommitOutcome::TooLarge(_), EndTxn::Mark) => {
+                self.commits(id, end, EndTxn::Unlock, now);
                 out.push(Action::Close(id, Closing::Unlock(None)));
                 return AfterCommit::GoesOn;
             }
@@ -126,7 +126,7 @@ impl WorkQueue {
         let asked = self.asked;
         self.transition(id, now, out, |record, _| {
             record.state = State::Settling { asked, end };
-            Next::Stay
+            QueueAction::Stay
         });
         out.push(Action::Ask(id, asked));
         AfterCommit::Over

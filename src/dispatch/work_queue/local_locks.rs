@@ -5,7 +5,7 @@
 //! others would only find the same, and a release would wake them all.
 
 use super::*;
-use crate::dispatch::slot_queue::Place;
+use crate::dispatch::slot_queue::QueuePlace;
 
 pub(super) struct LocalLocks {
     locks: HashMap<String, LocalLock, FixedState>,
@@ -15,7 +15,7 @@ pub(super) struct LocalLocks {
 
 struct LocalLock {
     holder: InstanceId,
-    waiting: BTreeMap<Place, InstanceId>,
+    waiting: BTreeMap<QueuePlace, InstanceId>,
 }
 
 impl LocalLocks {
@@ -24,7 +24,12 @@ impl LocalLocks {
     }
 
     /// Takes the lock, or waits at a new place for it, which is returned then.
-    fn acquire(&mut self, key: String, id: InstanceId, place: impl FnOnce() -> Place) -> Option<Place> {
+    fn acquire(
+        &mut self,
+        key: String,
+        id: InstanceId,
+        place: impl FnOnce() -> QueuePlace,
+    ) -> Option<QueuePlace> {
         let new = || LocalLock { holder: id, waiting: BTreeMap::new() };
         let lock = self.locks.entry(key).or_insert_with(new);
         if lock.holder == id {
@@ -38,7 +43,7 @@ impl LocalLocks {
 
     /// Gives up the lock, or waiting at this place for it. Returns who has been handed the lock: the one that
     /// has waited longest.
-    fn release(&mut self, key: &str, id: InstanceId, place: Place) -> Option<InstanceId> {
+    fn release(&mut self, key: &str, id: InstanceId, place: QueuePlace) -> Option<InstanceId> {
         let lock = self.locks.get_mut(key)?;
         if lock.holder != id {
             lock.waiting.remove(&place);
@@ -116,7 +121,7 @@ impl WorkQueue {
         let Some(place) = self.local_locks.acquire(key, id, || queue.new_place()) else { return true };
         self.transition(id, now, out, |record, _| {
             record.state = State::Parked;
-            Next::Park(place)
+            QueueAction::Park(place)
         });
         false
     }
@@ -135,7 +140,7 @@ impl WorkQueue {
     pub(super) fn release_local(
         &mut self,
         key: &str,
-        (id, place): (InstanceId, Place),
+        (id, place): (InstanceId, QueuePlace),
         remote: Option<&Remote>,
         now: Instant,
         out: &mut Vec<Action>,
@@ -145,7 +150,7 @@ impl WorkQueue {
                 Some(remote) => record.held(remote.clone()),
                 None => {
                     record.state = State::Queued(WorkClass::Live);
-                    Next::EnqueueFirst
+                    QueueAction::EnqueueFirst
                 }
             });
         }

@@ -16,8 +16,8 @@ use super::*;
 use crate::compiled::Binding;
 use crate::fleet::load::{LoadClass, LoadGauge, Measured};
 use crate::fleet::member::MemberId;
-use crate::fleet::order::Order;
-use crate::fleet::rendezvous::KeyHash;
+use crate::fleet::order::MemberOrder;
+use crate::fleet::rendezvous::LockKeyHash;
 use crate::fleet::view::FleetView;
 use crate::mutants::{Mutant, is_active};
 use rand::RngExt;
@@ -57,9 +57,9 @@ pub(super) struct Owners {
     /// The watch of the members is broken.
     broken: bool,
     /// `None`: there is no advice.
-    order: Option<Arc<Order>>,
+    order: Option<Arc<MemberOrder>>,
     /// Orders that were replaced lately, and until when they count.
-    former: VecDeque<(Instant, Arc<Order>)>,
+    former: VecDeque<(Instant, Arc<MemberOrder>)>,
     /// Instances that others own, by owner, from the oldest to the youngest.
     placed: BTreeMap<MemberId, Waiting>,
     /// Of these the owners are to be found anew, and since when.
@@ -104,10 +104,10 @@ impl Owners {
         }
     }
 
-    fn key_hash(&mut self, rule: &CompiledRule, binding: &Binding) -> KeyHash {
+    fn key_hash(&mut self, rule: &CompiledRule, binding: &Binding) -> LockKeyHash {
         self.key.clear();
         rule.write_lock_key("", binding, &mut self.key);
-        KeyHash::of(&self.key)
+        LockKeyHash::of(&self.key)
     }
 
     /// The other engine that is to try the instance; `None`: this one is.
@@ -125,7 +125,8 @@ impl Owners {
         if is_active(Mutant::Yields) {
             return None;
         }
-        let owned = |order: &Order| order.owner(rule, compiled, binding, key).is_none_or(|owner| owner == me);
+        let owned =
+            |order: &MemberOrder| order.owner(rule, compiled, binding, key).is_none_or(|owner| owner == me);
         let lately = self.former.iter().any(|(until, order)| now < *until && owned(order));
         (!lately).then_some(owner)
     }
@@ -160,7 +161,7 @@ impl Owners {
     }
 
     /// There are other members, or none that give advice.
-    fn reorder(&mut self, order: Option<Arc<Order>>, now: Instant) {
+    fn reorder(&mut self, order: Option<Arc<MemberOrder>>, now: Instant) {
         if let Some(former) = std::mem::replace(&mut self.order, order) {
             self.former.retain(|(until, _)| now < *until);
             self.former.push_back((now + GRACE, former));
@@ -229,7 +230,7 @@ impl WorkQueue {
         owners.broken = false;
         owners.confirm(now);
         if !same {
-            let order = Order::new(&owners.view, owners.settings.me, &self.rules);
+            let order = MemberOrder::new(&owners.view, owners.settings.me, &self.rules);
             owners.reorder(Some(Arc::new(order)), now);
         }
         self.plan_look(now);

@@ -1,7 +1,7 @@
 //! What another engine has, or holds back: waiting for the deletion of its lock or mark.
 
 use super::*;
-use crate::dispatch::record::{Answer, Remote, RemoteHolder, RemoteKind};
+use crate::dispatch::record::{AnswerState, Remote, RemoteHolder, RemoteKind};
 
 /// How long the watch of what is released stays open when nobody waits any more: the next may come soon.
 const IDLE: Duration = Duration::from_secs(10);
@@ -124,13 +124,13 @@ impl WorkQueue {
         remote: Remote,
         now: Instant,
         out: &mut Vec<Action>,
-        change: impl FnOnce(&mut InstanceRecord, Remote, Instant) -> Next,
+        change: impl FnOnce(&mut InstanceRecord, Remote, Instant) -> QueueAction,
     ) {
         let key = remote.key.clone();
         let released = self.releases.was_deleted_after(&key, remote.at);
         let mut woken = false;
         self.transition(id, now, out, |record, now| {
-            let outdated = record.state.answer().is_some_and(|answer| *answer == Answer::Outdated);
+            let outdated = record.state.answer().is_some_and(|answer| *answer == AnswerState::Outdated);
             let next = change(record, remote, now);
             woken = record.state.remote().is_some() && (released || outdated);
             if woken { record.released(Duration::ZERO, now) } else { next }
@@ -159,7 +159,7 @@ impl WorkQueue {
     /// answer that is still on its way.
     pub(crate) fn released_unknown(&mut self, now: Instant, out: &mut Vec<Action>) {
         for answer in self.records.values_mut().filter_map(|record| record.state.answer()) {
-            *answer = Answer::Outdated;
+            *answer = AnswerState::Outdated;
         }
         let waiting = std::mem::take(&mut self.releases.waiting);
         for id in waiting.into_values().flatten() {

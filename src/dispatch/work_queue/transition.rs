@@ -11,7 +11,7 @@ impl WorkQueue {
         &mut self,
         id: InstanceId,
         record: Box<InstanceRecord>,
-        next: Next,
+        next: QueueAction,
         now: Instant,
         out: &mut Vec<Action>,
     ) {
@@ -25,7 +25,7 @@ impl WorkQueue {
         id: InstanceId,
         now: Instant,
         out: &mut Vec<Action>,
-        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> QueueAction,
     ) {
         self.apply(id, false, now, out, change);
     }
@@ -36,14 +36,14 @@ impl WorkQueue {
         new: bool,
         now: Instant,
         out: &mut Vec<Action>,
-        change: impl FnOnce(&mut InstanceRecord, Instant) -> Next,
+        change: impl FnOnce(&mut InstanceRecord, Instant) -> QueueAction,
     ) {
         let Some(record) = self.records.get_mut(&id) else { return };
         let before = (!new).then(|| record.state.clone());
         let entered = record.entered;
         let mut next = change(record, now);
         let lane = record.lane;
-        if matches!(next, Next::Enqueue(_) | Next::GoOn)
+        if matches!(next, QueueAction::Enqueue(_) | QueueAction::GoOn)
             && !before.as_ref().is_some_and(|before| {
                 if is_active(Mutant::Keeps) { before.is_queued() } else { before.is_begun() }
             })
@@ -58,13 +58,15 @@ impl WorkQueue {
             next = record.defer(owner, None);
         }
         let interval = self.intervals[record.rule.index()].as_mut();
-        if matches!(next, Next::Enqueue(_) | Next::GoOn)
+        if matches!(next, QueueAction::Enqueue(_) | QueueAction::GoOn)
             && !before.as_ref().is_some_and(State::is_queued)
             && let Some(until) = interval.and_then(|interval| interval.until(&record.binding, now))
         {
             next = record.rest(until);
         }
-        if matches!(next, Next::Enqueue(_) | Next::GoOn) && !before.as_ref().is_some_and(State::is_queued) {
+        if matches!(next, QueueAction::Enqueue(_) | QueueAction::GoOn)
+            && !before.as_ref().is_some_and(State::is_queued)
+        {
             if matches!(before, Some(State::Waiting(_, Wait::TooOften))) {
                 let (rule, binding) = (record.rule, record.binding.clone());
                 let cause = self.rates.cause(rule, &binding);
@@ -74,7 +76,7 @@ impl WorkQueue {
                 next = record.slow_down(until);
             }
         }
-        let dropped = next == Next::Drop;
+        let dropped = next == QueueAction::Drop;
         let after = (!dropped).then_some(&record.state);
         let changed = before.as_ref() != after;
         self.stats.moved(id, before.as_ref(), record, dropped, now);
@@ -132,11 +134,11 @@ impl WorkQueue {
         let remote = before.as_ref().and_then(State::remote_lock).filter(|_| lets_go).cloned();
         let place = record.place;
         match next {
-            Next::Stay | Next::GoOn | Next::Drop => {}
-            Next::Enqueue(class) => record.place = self.queue.push(lane, class, id, now),
-            Next::EnqueueFirst => record.place = self.queue.push_front(lane, id, now),
-            Next::Park(place) => record.place = place,
-            Next::WakeAt(at) => {
+            QueueAction::Stay | QueueAction::GoOn | QueueAction::Drop => {}
+            QueueAction::Enqueue(class) => record.place = self.queue.push(lane, class, id, now),
+            QueueAction::EnqueueFirst => record.place = self.queue.push_front(lane, id, now),
+            QueueAction::Park(place) => record.place = place,
+            QueueAction::WakeAt(at) => {
                 self.timers.insert((at, id));
             }
         }
@@ -148,7 +150,7 @@ impl WorkQueue {
         }
         if dropped {
             self.forget(id, out);
-        } else if changed && next != Next::EnqueueFirst {
+        } else if changed && next != QueueAction::EnqueueFirst {
             self.notify(id, now, out);
         }
     }

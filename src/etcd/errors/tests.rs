@@ -97,7 +97,7 @@ fn what_only_a_code_tells_is_judged_by_it() {
 fn a_request_at_fault_has_no_effect_and_no_other_member_is_asked() {
     for error in ERRORS {
         if matches!(error.remedy, Remedy::GiveUp | Remedy::Wait | Remedy::Authenticate) {
-            assert_eq!(error.effect, Effect::No, "{}", error.message);
+            assert_eq!(error.effect, PossibleEffect::No, "{}", error.message);
         }
         if matches!(error.kind, FailureKind::Unreachable | FailureKind::NoLeader) {
             assert_eq!(error.remedy, Remedy::OtherMember, "{}", error.message);
@@ -110,7 +110,10 @@ fn a_learner_is_left_and_has_done_nothing() {
     for code in [Code::Unavailable, Code::FailedPrecondition] {
         let Meaning { kind, remedy, effect, .. } =
             classify(code, "etcdserver: rpc not supported for learner");
-        assert_eq!((kind, remedy, effect), (FailureKind::Unreachable, Remedy::OtherMember, Effect::No));
+        assert_eq!(
+            (kind, remedy, effect),
+            (FailureKind::Unreachable, Remedy::OtherMember, PossibleEffect::No)
+        );
     }
 }
 

@@ -1,6 +1,6 @@
 //! Queries of what the index knows. Each takes a bounded time, so that it doesn't hold up changes.
 
-use super::super::listing::{Listed, Wanted};
+use super::super::listing::{ListedInstance, Wanted};
 use super::super::{Binding, RuleIndex};
 use super::*;
 use crate::change::Snapshot;
@@ -27,7 +27,7 @@ impl Handler<LookUp> for IndexActor {
 
 /// Asks for a page of instances; see [`Index::list`].
 #[derive(Message)]
-#[rtype(result = "(Vec<Listed>, Option<u32>)")]
+#[rtype(result = "(Vec<ListedInstance>, Option<u32>)")]
 pub(crate) struct GetListed {
     pub(crate) from: u32,
     pub(crate) wanted: Arc<Wanted>,

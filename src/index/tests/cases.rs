@@ -9,7 +9,7 @@ fn state() -> Condition {
 
 fn crawl(index: &mut Index, revision: i64) -> views::ViewId {
     index
-        .open_view(WatcherIndex::FIRST, Revision::new(revision), Purpose::Crawl)
+        .open_view(WatcherIndex::FIRST, Revision::new(revision), ViewPurpose::Crawl)
         .expect("nothing else is under way")
 }
 
@@ -42,7 +42,7 @@ fn news_of_a_put_that_comes_while_a_snapshot_is_compared_does_not_bring_the_key_
     let mut index = ready([state()], &[("/s/1/state", ""), ("/s/2/state", ""), ("/s/3/state", "")]);
     deliver(&mut index, [delete("/s/1/state", 101, Deletion::Delivered)]);
     // Put at 110, deleted before 120, compacted.
-    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), ViewPurpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/s/2/state", "", 100), found("/s/3/state", "", 100)]);
     index.close_view(view);
     index.work(2);
@@ -190,7 +190,7 @@ fn keys_of_a_namespace_are_no_drift() {
         vec!["/etcd-rules/".into()],
         FixedState::with_seed(1),
     );
-    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), ViewPurpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/etcd-rules/app/lock/1", "", 50)]);
     close(&mut index, view);
     let view = crawl(&mut index, 101);
@@ -222,15 +222,15 @@ fn more_suspects_than_a_crawl_holds_back_are_repaired_at_once() {
 fn a_view_that_was_replaced_is_over() {
     let mut index = ready([state()], &[("/s/1/state", "")]);
     let old = crawl(&mut index, 101);
-    let snapshot = index.open_view(WatcherIndex::FIRST, Revision::new(102), Purpose::Snapshot).unwrap();
+    let snapshot = index.open_view(WatcherIndex::FIRST, Revision::new(102), ViewPurpose::Snapshot).unwrap();
     assert!(!index.view_page(old, vec![found("/s/2/state", "", 101)]));
     assert!(!index.close_view(old));
     assert!(
-        index.open_view(WatcherIndex::FIRST, Revision::new(103), Purpose::Crawl).is_none(),
+        index.open_view(WatcherIndex::FIRST, Revision::new(103), ViewPurpose::Crawl).is_none(),
         "a snapshot is under way"
     );
     index.cancel_view(snapshot);
-    assert!(index.open_view(WatcherIndex::FIRST, Revision::new(103), Purpose::Crawl).is_some());
+    assert!(index.open_view(WatcherIndex::FIRST, Revision::new(103), ViewPurpose::Crawl).is_some());
     assert_eq!(index.keys(), 1);
 }
 
@@ -247,10 +247,10 @@ fn nothing_is_decided_before_every_watcher_has_its_snapshot() {
     assert_eq!(index.instances(), 1, "the one of the rule without attributes");
     for watcher in WatcherIndex::all(2) {
         assert!(
-            index.open_view(watcher, Revision::new(100), Purpose::Crawl).is_none(),
+            index.open_view(watcher, Revision::new(100), ViewPurpose::Crawl).is_none(),
             "there is nothing to compare with"
         );
-        let view = index.open_view(watcher, Revision::new(100), Purpose::Snapshot).unwrap();
+        let view = index.open_view(watcher, Revision::new(100), ViewPurpose::Snapshot).unwrap();
         index.view_page(view, vec![found(["/a/1", "/b/1"][watcher.index()], "", 90)]);
         if watcher != WatcherIndex::FIRST {
             index.view_page(view, vec![found("/b/x/on", "", 91)]);
@@ -287,7 +287,7 @@ fn an_instance_outlives_its_keys_until_it_is_released() {
     assert!(!index.release(id), "its key is back");
     deliver(&mut index, [delete("/s/1/state", 104, Deletion::Delivered)]);
     drain(&mut index);
-    assert!(index.release(id) && index.ask(id, Reason::Ask(1)).is_none());
+    assert!(index.release(id) && index.ask(id, DecisionReason::Ask(1)).is_none());
     deliver(&mut index, [put("/s/1/state", "", 105)]);
     assert_ne!(drain(&mut index)[0].instance, id, "another generation");
 }
@@ -298,21 +298,21 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     deliver(&mut index, [put("/s/1/state", "a", 101), put("/s/2/state", "b", 102)]);
     let ids: Vec<InstanceId> = drain(&mut index).iter().map(|decide| decide.instance).collect();
     deliver(&mut index, [put("/s/1/state", "c", 103), put("/s/2/state", "d", 104)]);
-    let answer = index.ask(ids[0], Reason::Ask(7)).unwrap();
-    assert_eq!(answer.reason, Reason::Ask(7));
+    let answer = index.ask(ids[0], DecisionReason::Ask(7)).unwrap();
+    assert_eq!(answer.reason, DecisionReason::Ask(7));
     assert_eq!(&answer.touches[..], [touch(0, 103)]);
     assert_eq!(answer.snapshot[0].as_ref().unwrap().value, "c");
     let others = drain(&mut index);
     assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
-    let again = index.ask(ids[0], Reason::Ask(8)).unwrap();
+    let again = index.ask(ids[0], DecisionReason::Ask(8)).unwrap();
     assert!(again.touches.is_empty());
     // A crawl needs a decision of its own on every instance.
-    index.decide_all(Reason::Crawl);
+    index.decide_all(DecisionReason::Crawl);
     deliver(&mut index, [put("/s/1/state", "e", 105)]);
     index.work(10);
-    assert!(index.ask(ids[0], Reason::Ask(9)).unwrap().touches.is_empty());
+    assert!(index.ask(ids[0], DecisionReason::Ask(9)).unwrap().touches.is_empty());
     let crawled = drain(&mut index);
-    assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == Reason::Crawl));
+    assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == DecisionReason::Crawl));
     assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [touch(0, 105)]));
 }
 
@@ -368,10 +368,10 @@ fn a_crawl_that_comes_while_the_last_one_is_worked_on_does_not_begin_again() {
         index.work(4);
         decided.extend(drain(index).iter().map(|decide| decide.instance.index));
     };
-    index.decide_all(Reason::Crawl);
+    index.decide_all(DecisionReason::Crawl);
     for _ in 0..2 {
         work(&mut index, &mut decided);
-        index.decide_all(Reason::Crawl);
+        index.decide_all(DecisionReason::Crawl);
     }
     assert_eq!(decided, (0..8).collect::<Vec<_>>());
     decided.clear();
@@ -386,7 +386,7 @@ fn a_crawl_that_comes_while_the_last_one_is_worked_on_does_not_begin_again() {
 fn room_is_made_for_as_many_as_patterns_match_of_what_came() {
     for (matched, rest, room) in [(100, 10_000, 10_000), (25, 10_000, 2_500), (0, 10_000, 0), (100, 0, 0)] {
         let mut index = index([state()]);
-        let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
+        let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), ViewPurpose::Snapshot).unwrap();
         let key = |id: usize| if id < matched { format!("/s/{id}/state") } else { format!("/s/{id}/other") };
         let had = (index.keys(), index.instances());
         index.view_page(view, (0..100).map(|id| found(&key(id), "", 90)).collect());
@@ -407,7 +407,7 @@ fn what_is_only_shown_makes_no_instance_and_decides_nothing() {
         vec![],
         FixedState::with_seed(1),
     );
-    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(100), ViewPurpose::Snapshot).unwrap();
     index.view_page(view, vec![found("/s/1/state", "", 100), found("/s/2/owner", "b", 100)]);
     index.close_view(view);
     let decided = work_off(&mut index);
@@ -456,11 +456,11 @@ fn a_key_that_a_snapshot_has_yet_to_bring_is_not_known_to_be_absent() {
     let enabled = key("/s/:id/state").exists() & key("/s/:id/owner").absent() & key("/config").absent();
     let mut index = ready([enabled], &[]);
     // A transaction reads both keys of the server at 120, while a snapshot is under way.
-    index.open_view(WatcherIndex::FIRST, Revision::new(110), Purpose::Snapshot).unwrap();
+    index.open_view(WatcherIndex::FIRST, Revision::new(110), ViewPurpose::Snapshot).unwrap();
     index.apply(delete("/s/1/owner", 120, Deletion::SeenAbsent));
     index.apply(put("/s/1/state", "x", 120));
     // Another takes its place. `/config` was put at 115, but the watch goes on from 120, and no page has come yet.
-    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), Purpose::Snapshot).unwrap();
+    let view = index.open_view(WatcherIndex::FIRST, Revision::new(120), ViewPurpose::Snapshot).unwrap();
     deliver(&mut index, [put("/unread", "", 121)]);
     assert_eq!(index.tombstones(), 0, "the mirror has forgotten which key was deleted");
     let coherent = |index: &mut Index| {

@@ -1,6 +1,6 @@
 //! Listing in pages: each instance is listed once, whatever comes and goes meanwhile.
 
-use super::super::listing::{Listed, Wanted};
+use super::super::listing::{ListedInstance, Wanted};
 use super::*;
 use crate::condition::key;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ fn listed(
     wanted: &Wanted,
     limit: usize,
     mut before: impl FnMut(&mut Index, usize),
-) -> (Vec<Listed>, usize) {
+) -> (Vec<ListedInstance>, usize) {
     let (mut all, mut from, mut pieces) = (Vec::new(), 0, 0);
     loop {
         before(index, pieces);
@@ -30,7 +30,7 @@ fn everything(rules: usize) -> Wanted {
     Wanted(vec![Some(Vec::new()); rules])
 }
 
-fn text(listed: &Listed, count: usize) -> String {
+fn text(listed: &ListedInstance, count: usize) -> String {
     (0..count).map(|at| listed.binding.get(at, count)).collect::<Vec<_>>().join(" ")
 }
 

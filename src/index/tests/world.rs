@@ -87,7 +87,7 @@ struct Watcher {
 
 struct ViewModel {
     id: ViewId,
-    purpose: Purpose,
+    purpose: ViewPurpose,
     revision: Revision,
     pages: Vec<KeyValue>,
     moving: Option<Moving>,
@@ -166,7 +166,7 @@ impl World {
         let always = this.oracle.instances.iter().enumerate().filter(|(_, model)| model.always);
         this.expected = always.map(|(number, _)| number).collect();
         for watcher in 0..this.watchers.len() {
-            this.open(watcher, Purpose::Snapshot, this.store.revision);
+            this.open(watcher, ViewPurpose::Snapshot, this.store.revision);
         }
         this
     }
@@ -203,14 +203,14 @@ impl World {
                 let delivered =
                     self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
                 let revision = self.store.back(back).max(delivered);
-                self.open(watcher, Purpose::Snapshot, revision);
+                self.open(watcher, ViewPurpose::Snapshot, revision);
             }
             Step::OpenMoving { watcher, back } => {
                 let watcher = watcher % self.watchers.len();
                 let delivered =
                     self.index.position(WatcherIndex::new(watcher)).max(self.watchers[watcher].heard);
                 let revision = self.store.back(back).max(delivered);
-                self.open(watcher, Purpose::Snapshot, revision);
+                self.open(watcher, ViewPurpose::Snapshot, revision);
                 if let Some(view) = &mut self.watchers[watcher].view {
                     view.moving = Some(Moving { unread: (0..KEYS.len()).collect(), read_at: revision });
                     view.pages.clear();
@@ -218,7 +218,7 @@ impl World {
             }
             Step::OpenCrawl { watcher, back } => {
                 let revision = self.store.back(back).max(Revision::new(1));
-                self.open(watcher % self.watchers.len(), Purpose::Crawl, revision);
+                self.open(watcher % self.watchers.len(), ViewPurpose::Crawl, revision);
             }
             Step::Page { watcher, count } => self.page(watcher % self.watchers.len(), count),
             Step::Close { watcher } => self.close(watcher % self.watchers.len()),
@@ -339,8 +339,8 @@ impl World {
             let view = watcher.view.take().expect("only open views are closed");
             assert_eq!((closed.id, closed.purpose), (view.id, view.purpose));
             assert!(view.closed);
-            watcher.complete |= view.purpose == Purpose::Snapshot;
-            if view.purpose == Purpose::Snapshot || (view.settled && !self.lost) {
+            watcher.complete |= view.purpose == ViewPurpose::Snapshot;
+            if view.purpose == ViewPurpose::Snapshot || (view.settled && !self.lost) {
                 assert_eq!(closed.drift, 0, "of {:?}", view.purpose);
             }
             self.drift += closed.drift;
@@ -365,7 +365,7 @@ impl World {
         assert!(clean, "all is drained");
         assert_eq!(self.index.release(followed.id), orphaned);
         if orphaned {
-            assert!(self.index.ask(followed.id, Reason::Ask(1)).is_none());
+            assert!(self.index.ask(followed.id, DecisionReason::Ask(1)).is_none());
             assert!(!self.index.release(followed.id));
             self.followed.remove(&number);
             self.expected.remove(&number);
@@ -376,8 +376,8 @@ impl World {
     fn ask(&mut self, which: usize) {
         let all: Vec<InstanceId> = self.followed.values().map(|followed| followed.id).collect();
         let Some(&id) = all.get(which % all.len().max(1)) else { return };
-        let decide = self.index.ask(id, Reason::Ask(9)).expect("it exists");
-        assert_eq!((decide.instance, decide.reason), (id, Reason::Ask(9)));
+        let decide = self.index.ask(id, DecisionReason::Ask(9)).expect("it exists");
+        assert_eq!((decide.instance, decide.reason), (id, DecisionReason::Ask(9)));
         self.check_decide(&decide);
     }
 
@@ -385,19 +385,19 @@ impl World {
         if !self.index.ready {
             return;
         }
-        self.index.decide_all(Reason::Crawl);
+        self.index.decide_all(DecisionReason::Crawl);
         let mut decided = BTreeSet::new();
         while self.index.has_backlog() {
             self.index.work(3);
             self.look_all();
             self.concerned.extend(0..self.oracle.instances.len());
             let out = self.take();
-            let crawled = out.iter().filter(|decide| decide.reason == Reason::Crawl);
+            let crawled = out.iter().filter(|decide| decide.reason == DecisionReason::Crawl);
             decided.extend(crawled.map(|decide| self.oracle.numbers[&(decide.rule, decide.binding.clone())]));
             self.check_decided(out);
             self.index.take_closed().into_iter().for_each(|closed| {
                 let watcher = &mut self.watchers[closed.watcher.index()];
-                watcher.complete |= closed.purpose == Purpose::Snapshot;
+                watcher.complete |= closed.purpose == ViewPurpose::Snapshot;
                 watcher.view = None;
             });
         }
@@ -419,7 +419,7 @@ impl World {
     pub(super) fn end(&mut self, told_first: bool, budget: usize) {
         for at in 0..self.watchers.len() {
             match &self.watchers[at].view {
-                Some(view) if view.purpose == Purpose::Snapshot || told_first => self.close(at),
+                Some(view) if view.purpose == ViewPurpose::Snapshot || told_first => self.close(at),
                 Some(_) => self.cancel(at),
                 None => {}
             }
@@ -449,7 +449,7 @@ impl World {
         let expected = (0..KEYS.len()).filter(differ).count() as u64;
         let (before, counted) = (self.drift, self.index.counters().drift);
         for at in 0..self.watchers.len() {
-            self.open(at, Purpose::Crawl, self.store.revision);
+            self.open(at, ViewPurpose::Crawl, self.store.revision);
             self.page(at, 2);
             self.close(at);
             self.drain();

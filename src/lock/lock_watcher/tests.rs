@@ -53,7 +53,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             after,
             status: status.clone(),
             silence: 60 * SECOND,
-            faults: Faults::new(None).0,
+            faults: ActorFaults::new(None).0,
         };
         start_lock_watcher(settings, Retry::seeded(1));
         test(Bench { etcd, wanted, told, status }).await;

@@ -9,7 +9,7 @@ const SEVEN: LeaseId = LeaseId::new(7);
 
 /// A lease of so many seconds that was opened for a key with this TTL, and granted.
 fn granted(leases: &mut SharedLeases, ttl: Duration, now: Instant, id: i64) -> NewLease {
-    let Some(Place::Opens(new)) = leases.place(ttl, now) else { panic!("no lease fits yet") };
+    let Some(LeasePlace::Opens(new)) = leases.place(ttl, now) else { panic!("no lease fits yet") };
     let ttl = Duration::from_secs(new.seconds);
     leases.granted(new.number, Grant { id: LeaseId::new(id), ttl, sent: now });
     new
@@ -17,11 +17,11 @@ fn granted(leases: &mut SharedLeases, ttl: Duration, now: Instant, id: i64) -> N
 
 fn joined(leases: &mut SharedLeases, ttl: Duration, now: Instant) -> Option<LeaseId> {
     match leases.place(ttl, now)? {
-        Place::Joined(ticket) => {
+        LeasePlace::Joined(ticket) => {
             assert!(now < ticket.send_before);
             Some(ticket.lease)
         }
-        Place::Awaits(_) | Place::Opens(_) => None,
+        LeasePlace::Awaits(_) | LeasePlace::Opens(_) => None,
     }
 }
 
@@ -79,8 +79,8 @@ fn a_lease_has_a_limited_number_of_keys() {
 fn keys_wait_for_a_lease_that_is_being_granted() {
     let now = Instant::now();
     let mut leases = SharedLeases::new(Sharing::DATA, now);
-    let Some(Place::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("the first opens one") };
-    assert_eq!(leases.place(5 * SECOND, now), Some(Place::Awaits(new.number)));
+    let Some(LeasePlace::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("the first opens one") };
+    assert_eq!(leases.place(5 * SECOND, now), Some(LeasePlace::Awaits(new.number)));
     assert_eq!(leases.ticket(new.number, 5 * SECOND, now), None, "not granted yet");
     leases.granted(new.number, Grant { id: SEVEN, ttl: 6 * SECOND, sent: now });
     let ticket = Ticket { lease: SEVEN, send_before: now + SECOND };
@@ -94,16 +94,16 @@ fn a_lease_that_is_gone_or_was_refused_is_not_joined() {
     let mut leases = SharedLeases::new(Sharing::DATA, now);
     granted(&mut leases, 5 * SECOND, now, 7);
     leases.forget(SEVEN);
-    let Some(Place::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("another one is needed") };
+    let Some(LeasePlace::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("another one is needed") };
     leases.failed(new.number);
-    assert!(matches!(leases.place(5 * SECOND, now), Some(Place::Opens(_))));
+    assert!(matches!(leases.place(5 * SECOND, now), Some(LeasePlace::Opens(_))));
 }
 
 #[test]
 fn a_lease_granted_too_short_is_not_used() {
     let now = Instant::now();
     let mut leases = SharedLeases::new(Sharing::DATA, now);
-    let Some(Place::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("the first opens one") };
+    let Some(LeasePlace::Opens(new)) = leases.place(5 * SECOND, now) else { panic!("the first opens one") };
     leases.granted(new.number, Grant { id: SEVEN, ttl: 4 * SECOND, sent: now });
     assert_eq!(leases.ticket(new.number, 5 * SECOND, now), None);
 }
@@ -114,7 +114,7 @@ fn keys_with_a_shorter_ttl_than_etcd_grants_share_leases_too() {
     let now = Instant::now();
     let mut leases = SharedLeases::new(Sharing::DATA, now);
     let ttl = SECOND / 10;
-    let Some(Place::Opens(new)) = leases.place(ttl, now) else { panic!("the first opens one") };
+    let Some(LeasePlace::Opens(new)) = leases.place(ttl, now) else { panic!("the first opens one") };
     assert_eq!(new.seconds, 1);
     leases.granted(new.number, Grant { id: SEVEN, ttl: 2 * SECOND, sent: now });
     assert_eq!(joined(&mut leases, ttl, now + SECOND / 100), Some(SEVEN));
@@ -212,7 +212,7 @@ fn a_trickle_opens_one_lease_a_window_at_most() {
         let mut grants = 0;
         for key in 0..100 * a_second {
             let now = start + SECOND / a_second * key;
-            if let Some(Place::Opens(new)) = leases.place(ttl * SECOND, now) {
+            if let Some(LeasePlace::Opens(new)) = leases.place(ttl * SECOND, now) {
                 grants += 1;
                 let ttl = Duration::from_secs(new.seconds);
                 leases.granted(new.number, Grant { id: SEVEN, ttl, sent: now });

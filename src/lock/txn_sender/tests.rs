@@ -38,7 +38,7 @@ async fn bench(test: impl AsyncFnOnce(Bench)) {
             rules: Arc::new([]),
             namespace: "/etcd-rules/test/".into(),
             limits: BatchLimits::default(),
-            faults: Faults::new(None).0,
+            faults: ActorFaults::new(None).0,
         };
         test(Bench { requests: TxnSender::new(settings).start(), status, etcd }).await;
     };

@@ -249,7 +249,7 @@ pub(super) async fn a_failure(stage: &mut Stage) {
     );
 }
 
-fn poison(name: &'static str, panics: &Arc<AtomicU32>) -> crate::runtime::supervised::Probe {
+fn poison(name: &'static str, panics: &Arc<AtomicU32>) -> crate::runtime::supervised::MessageProbe {
     let panics = panics.clone();
     Arc::new(move |part| {
         let left = |left: u32| left.checked_sub(1);

@@ -3,7 +3,7 @@
 use super::stage::{NAMESPACE, Stage, done, exists, rule, seconds};
 use crate::firing::Firing;
 use crate::fleet::member::{Abilities, MemberId};
-use crate::fleet::rendezvous::{KeyHash, score};
+use crate::fleet::rendezvous::{LockKeyHash, score};
 use etcd_client::GetOptions;
 
 const MEMBERS: &str = "/etcd-rules/app/members/1/";
@@ -16,9 +16,10 @@ async fn owner(stage: &Stage) -> (String, String) {
     let able = found.kvs().iter().find(|kv| kv.key().ends_with(b"/able")).expect("it is a member");
     let key = able.key_str().expect("text");
     let me = key.strip_prefix(MEMBERS).and_then(|rest| MemberId::parse(rest.strip_suffix("/able")?));
-    let me = score(KeyHash::of(LOCK), me.expect("an id"));
+    let me = score(LockKeyHash::of(LOCK), me.expect("an id"));
     let ids = (1..).map(MemberId::new);
-    let owner = ids.into_iter().find(|id| score(KeyHash::of(LOCK), *id) > me).expect("some id comes first");
+    let owner =
+        ids.into_iter().find(|id| score(LockKeyHash::of(LOCK), *id) > me).expect("some id comes first");
     (format!("{MEMBERS}{owner}/able"), able.value_str().expect("text").to_owned())
 }
 

@@ -4,7 +4,7 @@
 //! Only of sizes no lie is told: the engine believes it, and gives up what asks for too much.
 
 use crate::embedded::{Fault, RequestKind, RpcError};
-use crate::etcd::{ERRORS, Effect};
+use crate::etcd::{ERRORS, PossibleEffect};
 use crate::simulation::plan::REQUESTS;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -20,6 +20,6 @@ pub(in super::super) fn choose(rng: &mut StdRng) -> Fault {
     };
     let fault =
         Fault::on(kind).after(rng.random_range(0..4)).times(*[1, 1, 2, 6].choose(rng).expect("numbers"));
-    let may_have_an_effect = known.effect == Effect::Unknown;
+    let may_have_an_effect = known.effect == PossibleEffect::Unknown;
     if may_have_an_effect && rng.random_bool(0.5) { fault.fail_after(error) } else { fault.fail(error) }
 }

@@ -33,7 +33,7 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]).decide(3, true, &[5, 0], &[]);
     let other = |id| Decided {
         rule: RuleIndex::new(1),
-        ..decision(instance(id), true, &[5, 0], &[], Reason::Change)
+        ..decision(instance(id), true, &[5, 0], &[], DecisionReason::Change)
     };
     b.turn(|work, now, out| {
         work.decided(other(11), now, out);
@@ -58,8 +58,10 @@ fn a_lock_handed_over_to_one_that_has_no_slot_yet_is_handed_on_when_it_turns_fal
 #[test]
 fn who_is_handed_a_lock_goes_before_what_is_queued() {
     let mut b = Bench::new([rule("r").lock("/one"), rule("s")], 2);
-    let other =
-        Decided { rule: RuleIndex::new(1), ..decision(instance(9), true, &[5, 0], &[], Reason::Change) };
+    let other = Decided {
+        rule: RuleIndex::new(1),
+        ..decision(instance(9), true, &[5, 0], &[], DecisionReason::Change)
+    };
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     b.turn(|work, now, out| work.decided(other, now, out)).decide(3, true, &[5, 0], &[]);
     assert_eq!((b.state(2), b.state(3)), (Some(State::Parked), Some(State::Queued(WorkClass::Live))));
@@ -74,7 +76,7 @@ fn those_who_turn_false_and_true_while_all_slots_are_stuck_take_no_memory() {
     b.decide(1, true, &[5, 0], &[]);
     let shared = |id: u32, truth| Decided {
         rule: RuleIndex::new(1),
-        ..decision(instance(id), truth, &[5, 0], &[], Reason::Change)
+        ..decision(instance(id), truth, &[5, 0], &[], DecisionReason::Change)
     };
     b.turn(|work, now, out| work.decided(shared(11, true), now, out));
     assert_eq!(b.work.running(), 2);

@@ -124,7 +124,7 @@ fn what_turned_false_while_its_answer_was_on_its_way_is_not_held() {
         b.wanted();
         let orphan = Decided {
             orphaned: true,
-            ..decision(instance(1), false, &[0, 0], &[touch(0, 12)], Reason::Change)
+            ..decision(instance(1), false, &[0, 0], &[touch(0, 12)], DecisionReason::Change)
         };
         b.turn(|work, now, out| work.decided(orphan, now, out)).locked(1, outcome);
         assert_eq!(b.state(1), None);

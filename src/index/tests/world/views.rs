@@ -5,11 +5,11 @@ use super::super::oracle::KEYS;
 use super::{ViewModel, Watcher, World};
 
 impl World {
-    pub(super) fn open(&mut self, at: usize, purpose: Purpose, revision: Revision) {
-        let snapshot = |view: &ViewModel| view.purpose == Purpose::Snapshot;
+    pub(super) fn open(&mut self, at: usize, purpose: ViewPurpose, revision: Revision) {
+        let snapshot = |view: &ViewModel| view.purpose == ViewPurpose::Snapshot;
         let watcher = &self.watchers[at];
-        let refused =
-            purpose == Purpose::Crawl && (!watcher.complete || watcher.view.as_ref().is_some_and(snapshot));
+        let refused = purpose == ViewPurpose::Crawl
+            && (!watcher.complete || watcher.view.as_ref().is_some_and(snapshot));
         let opened = self.index.open_view(WatcherIndex::new(at), revision, purpose);
         assert_eq!(opened.is_none(), refused);
         let Some(id) = opened else { return };
@@ -25,7 +25,7 @@ impl World {
         let pages = covered.filter_map(found).collect();
         watcher.view =
             Some(ViewModel { id, purpose, revision, pages, moving: None, closed: false, settled: false });
-        if purpose == Purpose::Snapshot {
+        if purpose == ViewPurpose::Snapshot {
             watcher.heard = watcher.heard.max(revision);
         }
     }
@@ -82,9 +82,9 @@ impl World {
         self.index.cancel_view(view.id);
         assert!(!self.index.view_page(view.id, Vec::new()));
         self.look_all();
-        if view.purpose == Purpose::Snapshot {
+        if view.purpose == ViewPurpose::Snapshot {
             // The watch can't go on without a snapshot.
-            self.open(at, Purpose::Snapshot, self.store.revision);
+            self.open(at, ViewPurpose::Snapshot, self.store.revision);
         }
     }
 }

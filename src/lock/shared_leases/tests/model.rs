@@ -186,12 +186,12 @@ impl World {
     fn sends(&mut self, poll: u32, now: Instant) {
         let ttl = self.rng.random_range(self.polls.least..=self.polls.most);
         match self.leases.place(ttl, now).unwrap() {
-            Place::Joined(ticket) => {
+            LeasePlace::Joined(ticket) => {
                 assert!(now < ticket.send_before);
                 self.put(poll, LeaseNumber(ticket.lease.get() as u64), ttl, now);
             }
-            Place::Awaits(number) => self.waiting.get_mut(&number).unwrap().push((poll, ttl)),
-            Place::Opens(new) => {
+            LeasePlace::Awaits(number) => self.waiting.get_mut(&number).unwrap().push((poll, ttl)),
+            LeasePlace::Opens(new) => {
                 self.grant(new, now);
                 self.waiting.get_mut(&new.number).unwrap().push((poll, ttl));
             }
