@@ -4,15 +4,18 @@
 //! |---|---|
 //! | `main.rs` | how a file begins, how long and wide it is, its queues and log messages; tests of options |
 //! | [`layers`] | the layers of the modules, and circles |
-//! | [`names`] | names that have a better one |
+//! | [`maps`] | that the maps of the house name every file |
+//! | [`names`], [`types`] | names that have a better one; names that several types have |
 //! | [`threats`] | the tests that the page on threats names |
 //! | [`imports`], [`resolve`] | every path in the code, and what it leads to |
 
 mod imports;
 mod layers;
+mod maps;
 mod names;
 mod resolve;
 mod threats;
+mod types;
 
 use std::collections::BTreeMap;
 use std::fs;
