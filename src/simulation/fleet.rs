@@ -276,8 +276,10 @@ impl Fleet {
             Scenario::Phantom => 1,
             _ => 3,
         };
+        // One who takes over after a death may not die before that, or others wait for the end of two leases.
+        let least = if self.scenario == Scenario::Deaths { 6500 } else { 2000 };
         for _ in 0..troubles {
-            let time = Duration::from_millis(self.rng.random_range(2000..8000));
+            let time = Duration::from_millis(self.rng.random_range(least..least + 6000));
             self.ask_for(time).await;
             self.trouble().await;
         }
