@@ -13,7 +13,7 @@ use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
 use crate::lock::key_leases::{Forget, KeyLease, LeasePurpose};
 use crate::lock::keys::Keys;
-use crate::lock::shared_leases::Ticket;
+use crate::lock::shared_leases::LeaseTicket;
 use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
 use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
@@ -259,7 +259,7 @@ impl CommitTxn {
         }
     }
 
-    async fn key_lease(&self, purpose: LeasePurpose, ttl: Duration) -> Result<Ticket, Failure> {
+    async fn key_lease(&self, purpose: LeasePurpose, ttl: Duration) -> Result<LeaseTicket, Failure> {
         let (reply, ticket) = oneshot::channel();
         let stopping = || Failure::new(FailureKind::Unreachable, "lease_grant", "the engine is stopping");
         self.tools.lease_manager.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;

@@ -69,7 +69,7 @@ impl NetworkPath {
     /// Connections that are made from now on lead to another server, as if that had come to the address;
     /// [`cut`](Self::cut) ends those that are open.
     pub fn lead_to(&self, etcd: &EmbeddedEtcd) {
-        self.connector.way.look(|state| state.elsewhere = Some(etcd.accepting()));
+        self.connector.way.with_state(|state| state.elsewhere = Some(etcd.accepting()));
     }
 
     /// Closes the connections along this path and refuses new ones, or, with `true`, takes them again.
@@ -94,7 +94,7 @@ impl NetworkPath {
 pub(super) struct LinkState(Mutex<State>);
 
 /// Another server, to which new connections lead: where it takes them, and its process.
-pub(super) type Elsewhere = (mpsc::Sender<Connection>, Arc<Shared>, Arc<LinkState>);
+pub(super) type Acceptor = (mpsc::Sender<Connection>, Arc<Shared>, Arc<LinkState>);
 
 #[derive(Default)]
 struct State {
@@ -102,28 +102,28 @@ struct State {
     unreachable: bool,
     /// Closes the connections that are open now.
     connections: CancellationToken,
-    elsewhere: Option<Elsewhere>,
+    elsewhere: Option<Acceptor>,
     /// Connections that go on once nothing is frozen; each is here once.
     waiting: Vec<Waker>,
 }
 
 impl LinkState {
-    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn with_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state: MutexGuard<'_, State> = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        look(&mut state)
+        change(&mut state)
     }
 
     /// Where new connections lead, if not to the server that the path was made for.
-    pub(super) fn elsewhere(&self) -> Option<Elsewhere> {
-        self.look(|state| state.elsewhere.clone())
+    pub(super) fn elsewhere(&self) -> Option<Acceptor> {
+        self.with_state(|state| state.elsewhere.clone())
     }
 
     pub(super) fn freeze(&self) {
-        self.look(|state| state.frozen = true);
+        self.with_state(|state| state.frozen = true);
     }
 
     pub(super) fn thaw(&self) {
-        let waiting = self.look(|state| {
+        let waiting = self.with_state(|state| {
             state.frozen = false;
             std::mem::take(&mut state.waiting)
         });
@@ -131,27 +131,27 @@ impl LinkState {
     }
 
     pub(super) fn cut(&self) {
-        self.look(|state| std::mem::take(&mut state.connections)).cancel();
+        self.with_state(|state| std::mem::take(&mut state.connections)).cancel();
     }
 
     pub(super) fn set_reachable(&self, reachable: bool) {
-        self.look(|state| state.unreachable = !reachable);
+        self.with_state(|state| state.unreachable = !reachable);
         if !reachable {
             self.cut();
         }
     }
 
     pub(super) fn is_unreachable(&self) -> bool {
-        self.look(|state| state.unreachable)
+        self.with_state(|state| state.unreachable)
     }
 
     pub(super) fn connections(&self) -> CancellationToken {
-        self.look(|state| state.connections.clone())
+        self.with_state(|state| state.connections.clone())
     }
 
     /// True if nothing may pass; then the task is woken when something may.
     pub(super) fn holds_up(&self, context: &Context<'_>) -> bool {
-        self.look(|state| {
+        self.with_state(|state| {
             if state.frozen && !state.waiting.iter().any(|waker| waker.will_wake(context.waker())) {
                 state.waiting.push(context.waker().clone());
             }

@@ -162,7 +162,7 @@ impl EmbeddedEtcd {
     }
 
     /// Where it takes connections through memory.
-    pub(super) fn accepting(&self) -> super::path::Elsewhere {
+    pub(super) fn accepting(&self) -> super::path::Acceptor {
         let Connector { connections, shared, process, .. } = self.connectors[0].clone();
         (connections, shared, process)
     }

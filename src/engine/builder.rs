@@ -316,7 +316,7 @@ impl EngineBuilder {
     /// With a shorter time, a crawl that finds much delays live work; with zero it always does. With a longer
     /// time, instances that a crawl found wait longer while live work never ends.
     pub fn crawl_ageing(mut self, after: Duration) -> Self {
-        self.options.ageing = after;
+        self.options.starvation_limit = after;
         self
     }
 

@@ -28,7 +28,7 @@ pub(crate) struct EngineOptions {
     pub(crate) crawl_mutex: bool,
     /// Leave to other engines what they own.
     pub(crate) owners: bool,
-    pub(crate) ageing: Duration,
+    pub(crate) starvation_limit: Duration,
     pub(crate) start_timeout: Option<Duration>,
     pub(crate) shutdown_deadline: Duration,
     pub(crate) connect_timeout: Duration,
@@ -63,7 +63,7 @@ impl Default for EngineOptions {
             crawl_rate: None,
             crawl_mutex: false,
             owners: false,
-            ageing: Duration::from_secs(10),
+            starvation_limit: Duration::from_secs(10),
             start_timeout: None,
             shutdown_deadline: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
@@ -91,7 +91,7 @@ impl EngineOptions {
     pub(crate) fn bounded(mut self) -> Self {
         for (option, time) in [
             ("crawl_interval", Some(&mut self.crawl_interval)),
-            ("crawl_ageing", Some(&mut self.ageing)),
+            ("crawl_ageing", Some(&mut self.starvation_limit)),
             ("start_timeout", self.start_timeout.as_mut()),
             ("shutdown_deadline", Some(&mut self.shutdown_deadline)),
             ("connect_timeout", Some(&mut self.connect_timeout)),

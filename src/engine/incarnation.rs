@@ -193,7 +193,7 @@ impl Incarnation {
             reserved: config.reserved().into(),
             max_txn_ops: config.options.max_txn_ops,
             limit: config.options.concurrency,
-            starvation_limit: config.options.ageing,
+            starvation_limit: config.options.starvation_limit,
             etcd: request_etcd,
             requests,
             lease_manager: lease_manager.clone(),

@@ -3,7 +3,7 @@
 
 use super::lease_demand::STEP;
 use super::lease_manager::{LeaseManager, lease_id};
-use super::shared_leases::{LeaseNumber, LeasePlace, NewLease, SharedLeases, Sharing, Ticket};
+use super::shared_leases::{LeaseNumber, LeasePlace, LeaseTicket, NewLease, SharedLeases, Sharing};
 use crate::etcd::{Failure, FailureKind, Grant, LeaseId};
 use crate::runtime::supervised::guarded;
 use actix::prelude::*;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 /// Where the answer to a request for a shared lease goes.
-type TicketReply = oneshot::Sender<Result<Ticket, Failure>>;
+type TicketReply = oneshot::Sender<Result<LeaseTicket, Failure>>;
 
 /// What a key with a TTL is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -64,9 +64,9 @@ async fn run(mut settings: LockWatcherSettings, mut retry: Retry) {
             resume.snapshot(after, None);
         }
         match follow(&mut settings, after, &mut resume, &mut retry).await {
-            Ok(End::Elsewhere) => followed = None,
-            Ok(End::Over) => return,
-            Ok(End::Again) => {}
+            Ok(FollowEnd::WaitChanged) => followed = None,
+            Ok(FollowEnd::Over) => return,
+            Ok(FollowEnd::Again) => {}
             Err(failure) => {
                 if failure.kind == FailureKind::Compacted {
                     resume.forget_position();
@@ -79,9 +79,9 @@ async fn run(mut settings: LockWatcherSettings, mut retry: Retry) {
 }
 
 /// Why the stream is followed no further.
-enum End {
+enum FollowEnd {
     /// Nobody waits, or for what was deleted before it began.
-    Elsewhere,
+    WaitChanged,
     /// The dispatcher is gone, or all parts are to start anew.
     Over,
     /// The stream's connection has been replaced.
@@ -93,7 +93,7 @@ async fn follow(
     after: Revision,
     resume: &mut Resume,
     retry: &mut Retry,
-) -> Result<End, Failure> {
+) -> Result<FollowEnd, Failure> {
     let LockWatcherSettings { etcd, namespace, dispatcher, after: wanted, .. } = settings;
     let below = KeyScope::Prefix(namespace.clone());
     let from = match start(etcd, &below, resume).await? {
@@ -102,14 +102,14 @@ async fn follow(
         // what was restored. To end here alone would leave all that wait unwoken.
         Start::Rewound(reason) => {
             settings.faults.report(ActorFault::Rewound(reason));
-            return Ok(End::Over);
+            return Ok(FollowEnd::Over);
         }
         // Nothing is read.
         Start::Snapshot(revision) | Start::Beside(revision) => {
             // What was deleted before is not known: all that wait look again.
             resume.snapshot(revision, None);
             if dispatcher.send(Released(None)).await.is_err() {
-                return Ok(End::Over);
+                return Ok(FollowEnd::Over);
             }
             revision.next()
         }
@@ -120,14 +120,14 @@ async fn follow(
         tokio::select! {
             biased;
             heard = stream.next() => {
-                let StreamEvent::Message(message) = heard? else { return Ok(End::Again) };
+                let StreamEvent::Message(message) = heard? else { return Ok(FollowEnd::Again) };
                 match resume.heard(message) {
                     ResumeStep::Alive => retry.reset(),
                     ResumeStep::Deliver(changes, _) => {
                         retry.reset();
                         let keys: Vec<(String, Revision)> = changes.into_iter().filter_map(deleted).collect();
                         if !keys.is_empty() && dispatcher.send(Released(Some(keys))).await.is_err() {
-                            return Ok(End::Over);
+                            return Ok(FollowEnd::Over);
                         }
                     }
                     ResumeStep::Resync => return Err(ended(FailureKind::Compacted, "history was compacted")),
@@ -135,7 +135,7 @@ async fn follow(
                     ResumeStep::Reopen(reason) => return Err(Failure::of_reason("watch", reason)),
                 }
             }
-            Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(End::Elsewhere),
+            Some(_) = wanted.wait_for(|wanted| *wanted != Some(after)) => return Ok(FollowEnd::WaitChanged),
         }
     }
 }

@@ -53,7 +53,7 @@ const PROBES: u64 = 8;
 
 /// A lease for a key, and the time by which the key must be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct LeaseTicket {
     pub(crate) lease: LeaseId,
     pub(crate) send_before: Instant,
 }
@@ -66,7 +66,7 @@ pub(crate) struct LeaseNumber(u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeasePlace {
     /// It has a lease.
-    Joined(Ticket),
+    Joined(LeaseTicket),
     /// It is on a lease that is being granted.
     Awaits(LeaseNumber),
     /// This lease is to be granted, and the key is on it.
@@ -189,7 +189,7 @@ impl SharedLeases {
     }
 
     /// The lease for a key that waited for it to be granted. `None` if the key can't be sent in time any more.
-    pub(crate) fn ticket(&self, number: LeaseNumber, ttl: Duration, now: Instant) -> Option<Ticket> {
+    pub(crate) fn ticket(&self, number: LeaseNumber, ttl: Duration, now: Instant) -> Option<LeaseTicket> {
         let Shared { id, end, .. } = self.leases.get(&number)?;
         Some(ticket((*id)?, *end, ttl)).filter(|ticket| now < ticket.send_before)
     }
@@ -344,9 +344,9 @@ impl SharedLeases {
 }
 
 /// The key must be sent while the lease still has at least the key's TTL left.
-fn ticket(lease: LeaseId, end: Instant, ttl: Duration) -> Ticket {
+fn ticket(lease: LeaseId, end: Instant, ttl: Duration) -> LeaseTicket {
     let ttl = if is_active(Mutant::KeyTtl) { Duration::ZERO } else { ttl };
-    Ticket { lease, send_before: end.checked_sub(ttl).unwrap_or(end) }
+    LeaseTicket { lease, send_before: end.checked_sub(ttl).unwrap_or(end) }
 }
 
 #[cfg(test)]

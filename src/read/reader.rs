@@ -39,10 +39,10 @@ impl SharedSplitPoints {
 /// Whether a prefix's watch is open, or refused, told by its watcher to the crawler: while it is not open, or just
 /// after, what a crawl finds different may be explained by events that are still to come.
 #[derive(Clone, Default)]
-pub(crate) struct StreamGeneration(Arc<Generation>);
+pub(crate) struct StreamGeneration(Arc<StreamState>);
 
 #[derive(Default)]
-struct Generation {
+struct StreamState {
     number: AtomicU64,
     refused: AtomicBool,
 }

@@ -212,7 +212,7 @@ async fn follow(settings: &WatcherSettings, watch: &mut Watch) -> Result<Stop, F
         watch.resume.lost_beside();
     }
     // The next stream resumes after what was read: that must be with the index, however this one ended.
-    if late(settings, &mut watch.lag, ahead.hand_on(settings)).await { end } else { Ok(Stop::IndexGone) }
+    if late(settings, &mut watch.lag, ahead.deliver(settings)).await { end } else { Ok(Stop::IndexGone) }
 }
 
 /// Waits for something, and reports it if that makes the watch late.
@@ -423,7 +423,7 @@ impl HandingOn {
     }
 
     /// Hands on all that is left. False if the index is gone.
-    async fn hand_on(&mut self, settings: &WatcherSettings) -> bool {
+    async fn deliver(&mut self, settings: &WatcherSettings) -> bool {
         loop {
             self.begin(settings);
             let Some((delivering, _)) = self.delivering.take() else { return true };

@@ -83,7 +83,7 @@ fn keys_wait_for_a_lease_that_is_being_granted() {
     assert_eq!(leases.place(5 * SECOND, now), Some(LeasePlace::Awaits(new.number)));
     assert_eq!(leases.ticket(new.number, 5 * SECOND, now), None, "not granted yet");
     leases.granted(new.number, Grant { id: SEVEN, ttl: 6 * SECOND, sent: now });
-    let ticket = Ticket { lease: SEVEN, send_before: now + SECOND };
+    let ticket = LeaseTicket { lease: SEVEN, send_before: now + SECOND };
     assert_eq!(leases.ticket(new.number, 5 * SECOND, now), Some(ticket));
     assert_eq!(leases.ticket(new.number, 5 * SECOND, now + SECOND), None, "it came too late");
 }
