@@ -1,10 +1,11 @@
 //! Runs the side that is measured in a process of its own. That is this program again, or the peer's. It gets
 //! its work by arguments and standard input, and answers with lines of JSON.
 
+use crate::process::this_program;
 use crate::spec::{Outcome, Ready, Side, Spec};
 use crate::{engine, floor};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -111,27 +112,4 @@ impl Child {
         }
         outcome
     }
-}
-
-/// A path of this program.
-pub fn this_program() -> PathBuf {
-    std::env::current_exe().expect("a path of this program")
-}
-
-/// CPU time that a process has used so far.
-pub fn cpu(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    // The name, in parentheses, may contain spaces.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
-    let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
-    // User and system time, in hundredths of a second on every Linux.
-    Duration::from_millis((ticks(11) + ticks(12)) * 10)
-}
-
-/// The peak memory of a process, in bytes.
-pub fn peak_memory(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("Linux tells it");
-    let kib: u64 = line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number");
-    kib << 10
 }

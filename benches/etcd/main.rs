@@ -6,29 +6,37 @@
 
 #![allow(unreachable_pub, reason = "a program of several files, no library")]
 
+#[path = "../shared/clock.rs"]
+mod clock;
+#[path = "../shared/process.rs"]
+mod process;
+#[path = "../shared/puts.rs"]
+mod puts;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/server.rs"]
+mod server;
 #[path = "../../tests/support/etcd.rs"]
 mod support;
+#[path = "../shared/tries.rs"]
+mod tries;
 
 mod callgrind;
 mod child;
-mod clock;
 mod cores;
 mod engine;
 mod floor;
 mod load;
 mod recorder;
 mod rows;
-mod server;
 mod spec;
 
 use clap::Parser;
 use report::Row;
-use rows::tries::reason;
 use server::Server;
 use std::path::PathBuf;
 use std::time::Duration;
+use tries::reason;
 
 #[derive(Parser)]
 struct Options {

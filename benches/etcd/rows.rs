@@ -8,7 +8,6 @@ mod latency;
 mod peer;
 mod start;
 mod throughput;
-pub mod tries;
 
 use crate::Bench;
 use crate::child::Child;

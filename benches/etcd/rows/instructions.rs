@@ -3,8 +3,9 @@
 
 use crate::Bench;
 use crate::callgrind::{Callgrind, Counts};
-use crate::child::{Child, cpu, this_program};
+use crate::child::Child;
 use crate::load::{self, Observer};
+use crate::process::{cpu, this_program};
 use crate::report::{self, Row};
 use crate::rows::throughput::new_job;
 use crate::server::Running;

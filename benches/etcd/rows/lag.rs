@@ -2,9 +2,9 @@
 
 use super::{child, each};
 use crate::Bench;
-use crate::child::cpu;
 use crate::clock::Summary;
 use crate::load::{self, Flood};
+use crate::process::cpu;
 use crate::report::{Row, median};
 use crate::spec::{Side, Work};
 use std::time::Duration;

@@ -6,15 +6,15 @@
 
 use super::latency::until_done;
 use super::throughput::{AT_ONCE, Figure, Round, Rounds, burst, stream};
-use super::tries::Tries;
 use super::{child, each, filled};
 use crate::Bench;
-use crate::child::{cpu, peak_memory};
 use crate::clock::Summary;
 use crate::load;
+use crate::process::{cpu, peak_memory};
 use crate::report::Row;
 use crate::server::Running;
 use crate::spec::{Lock, Options, Settings, Side, Work};
+use crate::tries::Tries;
 use std::time::Duration;
 use tokio::time::sleep;
 

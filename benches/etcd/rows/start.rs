@@ -2,7 +2,7 @@
 
 use super::{child, each, filled};
 use crate::Bench;
-use crate::child::{cpu, peak_memory};
+use crate::process::{cpu, peak_memory};
 use crate::report::Row;
 use crate::spec::{Side, Work};
 

@@ -3,9 +3,9 @@
 
 use super::{child, each};
 use crate::Bench;
-use crate::child::cpu;
 use crate::cores::CorePinning;
 use crate::load::{self, Observer};
+use crate::process::cpu;
 use crate::report::Row;
 use crate::server::Counters;
 use crate::spec::{Lock, Side, Work};

@@ -1,6 +1,6 @@
 //! The etcd servers, which have the same flags in every round, and their counters.
 
-use crate::child::cpu;
+use crate::process::cpu;
 use crate::support::EtcdProcess;
 use etcd_client::Client;
 use std::collections::HashMap;

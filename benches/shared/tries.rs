@@ -1,5 +1,7 @@
 //! Rounds that may fail: then the rows say why, and others are still measured.
 
+#![allow(dead_code, unreachable_pub, reason = "every benchmark is a crate of its own and takes a part")]
+
 use crate::report::Row;
 use futures_util::FutureExt;
 use std::any::Any;
