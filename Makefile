@@ -4,7 +4,7 @@ CARGO ?= cargo
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test soak faults faults-table fuzz load check bench bench-full bench-instructions bench-peer bench-picture
+.PHONY: help quickstart test soak faults faults-table fuzz load check bench bench-full bench-fleet bench-instructions bench-peer bench-picture
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -69,6 +69,10 @@ bench: ## every goal, on the etcd in the PATH: target/bench.json; about 20 minut
 	$(BENCH) embedded -- $(JSON)
 	$(BENCH) etcd -- $(JSON) $(ARGS)
 
+bench-fleet: ## one to eight engines as processes, beside one and without owners: target/bench.json; ARGS="costs --server FILE" measures a part, on another server
+	@scripts/setup
+	$(BENCH) fleet -- $(JSON) $(ARGS)
+
 bench-instructions: ## instructions and allocations a firing, by station, beside those that are kept; needs Valgrind; ARGS=--keep keeps them
 	@scripts/setup
 	$(BENCH) etcd -- instructions --rounds 3 $(ARGS)
@@ -82,6 +86,8 @@ bench-full: target/etcd36 ## all benchmarks, also on a current etcd, which needs
 	$(BENCH) memory -- $(JSON)
 	$(BENCH) etcd -- --full $(JSON) $(ARGS)
 	$(BENCH) etcd -- --full --server target/etcd36 $(JSON) $(ARGS)
+	$(BENCH) fleet -- $(JSON)
+	$(BENCH) fleet -- --server target/etcd36 $(JSON)
 
 # The peer's program: build another version of it yourself, and name it. PEER=/path/to/it
 PEER ?= target/peer

@@ -1,5 +1,7 @@
 //! A clock that all processes of this machine share.
 
+#![allow(dead_code, unreachable_pub, reason = "every benchmark is a crate of its own and takes a part")]
+
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

@@ -85,6 +85,7 @@ impl Running {
             puts: sum(["etcd_debugging_mvcc_put_total", "etcd_mvcc_put_total"]),
             deletes: sum(["etcd_debugging_mvcc_delete_total", "etcd_mvcc_delete_total"]),
             entries: sum(["etcd_server_proposals_applied_total", ""]),
+            events: sum(["etcd_debugging_mvcc_events_total", "etcd_mvcc_events_total"]),
             cpu: cpu(self.pid()),
         }
     }
@@ -100,6 +101,8 @@ pub struct Counters {
     pub deletes: f64,
     /// Raft entries applied.
     pub entries: f64,
+    /// Events sent to watches, those that a filter left out not counted.
+    pub events: f64,
     pub cpu: Duration,
 }
 
@@ -111,6 +114,7 @@ impl Counters {
             puts: self.puts - earlier.puts,
             deletes: self.deletes - earlier.deletes,
             entries: self.entries - earlier.entries,
+            events: self.events - earlier.events,
             cpu: self.cpu - earlier.cpu,
         }
     }
