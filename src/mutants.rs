@@ -83,6 +83,10 @@ mutants! {
     StaleView,
     /// What an owner does not see to is tried by others.
     SafetyNet,
+    /// An engine with free slots helps one that is behind.
+    Helping,
+    /// Only one engine helps with an instance.
+    OneHelper,
 }
 
 #[cfg(not(test))]

@@ -138,6 +138,16 @@ impl InstanceRecord {
         self.changes.see(touches);
     }
 
+    /// These values have been seen.
+    pub(crate) fn see_all(&mut self, snapshot: &Snapshot) {
+        self.changes.see_all(snapshot);
+    }
+
+    /// The latest revision of its keys that was ever seen.
+    pub(crate) fn newest(&self) -> Revision {
+        self.changes.newest()
+    }
+
     /// The commit of its firing took effect.
     pub(crate) fn committed(&mut self, own: OwnCommit) {
         self.changes.committed(own);

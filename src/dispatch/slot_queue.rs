@@ -29,7 +29,7 @@ pub(crate) struct QueuePlace(u64);
 pub(crate) struct QueueEntry {
     pub(crate) instance: InstanceId,
     pub(crate) place: QueuePlace,
-    since: Instant,
+    pub(crate) since: Instant,
 }
 
 /// The entries and slots of one lane.
@@ -216,9 +216,12 @@ impl SlotQueue {
         self.limit
     }
 
-    /// Since when the oldest live entry waits that nothing but the lack of a slot keeps.
-    pub(crate) fn oldest(&mut self, valid: impl Fn(&QueueEntry) -> bool) -> Option<Instant> {
-        let mut oldest = None;
+    /// The oldest live entry of each lane that nothing but the lack of a slot keeps.
+    pub(crate) fn first_live(
+        &mut self,
+        valid: impl Fn(&QueueEntry) -> bool,
+        mut each: impl FnMut(&QueueEntry),
+    ) {
         for &lane in &self.waiting {
             let queue = &mut self.lanes[lane];
             while queue.live.front().is_some_and(|entry| !valid(entry)) {
@@ -226,10 +229,9 @@ impl SlotQueue {
                 self.entries -= 1;
             }
             if let Some(first) = queue.live.front().filter(|_| !queue.paused && queue.rate.is_none()) {
-                oldest = Some(oldest.map_or(first.since, |known: Instant| known.min(first.since)));
+                each(first);
             }
         }
-        oldest
     }
 
     /// Something of the lane gets a slot, and is to start.

@@ -6,12 +6,13 @@
 //! | [`transition`] | from one state of an instance to another: the one place where states change |
 //! | [`ending`] | how a firing ends |
 //! | [`local_locks`], [`remote`] | who waits for a lock within the engine; for another engine's lock or mark |
-//! | [`owners`] | which engine is to try what |
+//! | [`owners`], [`helping`] | which engine is to try what; help for one that is behind |
 //! | [`controls`] | pauses, dry runs, rates, intervals |
 //! | [`status`] | what people see of it |
 
 mod controls;
 mod ending;
+mod helping;
 mod local_locks;
 mod owners;
 mod remote;
@@ -249,6 +250,9 @@ impl WorkQueue {
         let mut record = Box::new(InstanceRecord::new((rule, lane), binding, class, now));
         record.orphaned = orphaned;
         record.see(&touches);
+        if self.owners.is_some() {
+            record.see_all(&snapshot);
+        }
         // An instance that was just decided, and can go on at once, needs no second decision.
         let dry = self.controls[lane].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
@@ -325,6 +329,7 @@ impl WorkQueue {
                 break;
             }
         }
+        self.help(now, out);
         self.opens = self.queue.opens(now);
     }
 

@@ -298,7 +298,7 @@ impl EngineBuilder {
     /// true fires once an interval of the [crawl](EngineBuilder::crawl_interval) and not once an engine. This is
     /// advice: the lock alone excludes. An instance whose owner is gone, can't fire it any more, or sees other members
     /// than this engine, is tried by the others. `docs/scaling.md` says when, and what this does not cover: an owner
-    /// that is behind gets no help, and one whose callbacks fail keeps its instances.
+    /// whose callbacks fail keeps its instances, for example.
     ///
     /// Turn it on for all engines of an application, or for none: members compete with those that are none. Leave
     /// it off for a single engine, which saves its keys and a lease, and where engines with the same rules and

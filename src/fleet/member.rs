@@ -9,7 +9,7 @@ use super::rendezvous::fnv;
 use crate::compiled::CompiledRule;
 use crate::compiled::domain::Constraint;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -130,6 +130,16 @@ impl Abilities {
         }
         this
     }
+
+    /// The ids of the rules that only one of the two has, or of which the fingerprints are not the same.
+    pub(crate) fn differing<'a>(&'a self, other: &'a Self) -> Vec<&'a str> {
+        let ids: BTreeSet<&'a Arc<str>> = self.rules.keys().chain(other.rules.keys()).collect();
+        let differs = |id: &&'a Arc<str>| {
+            let [ours, theirs] = [self, other].map(|of| of.rules.get(*id).map(|rule| &rule.fingerprint));
+            ours != theirs
+        };
+        ids.into_iter().filter(differs).map(|id| &**id).collect()
+    }
 }
 
 /// How busy a member is, and whether it sees the fleet as others do.
@@ -138,6 +148,10 @@ pub(crate) struct MemberLoad {
     pub(crate) class: LoadClass,
     /// The [digest](super::view::FleetView::digest) of its view, in hexadecimal.
     pub(crate) view: String,
+    /// By rule with which it is behind: it has taken what a change up to this revision made due, and what changed later
+    /// still waits.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) backlog: BTreeMap<Arc<str>, i64>,
 }
 
 #[cfg(test)]
@@ -154,6 +168,20 @@ mod tests {
         {
             assert_eq!(MemberId::parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn rules_differ_by_id_and_by_fingerprint_and_not_by_what_holds_them_back() {
+        let abilities = |rules: &str| -> Abilities {
+            serde_json::from_str(&format!(r#"{{"engine":"a","version":"0","rules":{{{rules}}}}}"#)).unwrap()
+        };
+        let one = abilities(r#""a":{"fingerprint":"0"},"b":{"fingerprint":"0"},"c":{"fingerprint":"0"}"#);
+        let other = abilities(
+            r#""b":{"fingerprint":"1"},"c":{"fingerprint":"0","unable":"paused"},"d":{"fingerprint":"0"}"#,
+        );
+        assert_eq!(one.differing(&other), ["a", "b", "d"]);
+        assert_eq!(other.differing(&one), ["a", "b", "d"]);
+        assert_eq!(one.differing(&one), [] as [&str; 0]);
     }
 
     #[test]

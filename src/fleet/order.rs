@@ -125,6 +125,20 @@ impl MemberOrder {
         able.max_by_key(|candidate| (!candidate.last, score(key, candidate.member))).map(|owner| owner.member)
     }
 
+    /// Who helps the owner of an instance: the first of those that keep up and are not asked last.
+    pub(crate) fn helper(
+        &self,
+        rule: RuleIndex,
+        compiled: &CompiledRule,
+        binding: &Binding,
+        key: LockKeyHash,
+        keeps_up: impl Fn(MemberId) -> bool,
+    ) -> Option<MemberId> {
+        let able = self.able(rule, compiled, binding);
+        let free = able.filter(|candidate| !candidate.last && keeps_up(candidate.member));
+        free.map(|candidate| score(key, candidate.member)).max().map(|(_, member)| member)
+    }
+
     /// All who are able, in order.
     pub(crate) fn ranked(
         &self,

@@ -1,5 +1,6 @@
 //! All members as one engine sees them: what their keys say.
 
+use super::load::LoadClass;
 use super::member::{Abilities, MemberId, MemberLoad};
 use super::rendezvous::fnv;
 use crate::change::Change;
@@ -99,6 +100,17 @@ impl FleetView {
         self.members.iter().map(|(id, member)| (*id, member))
     }
 
+    /// Members in which something waits, and by rule up to which revision they have come.
+    pub(crate) fn behind(&self) -> impl Iterator<Item = (MemberId, &BTreeMap<Arc<str>, i64>)> {
+        let loads = self.loads.iter().filter(|(_, load)| !load.backlog.is_empty());
+        loads.map(|(member, load)| (*member, &load.backlog))
+    }
+
+    /// Nothing waits long in this member for a slot, as it says.
+    pub(crate) fn keeps_up(&self, member: MemberId) -> bool {
+        self.loads.get(&member).is_none_or(|load| load.class < LoadClass::Behind)
+    }
+
     /// What the member says of its load; of one that says nothing, that it is free and sees nothing.
     pub(crate) fn load(&self, member: MemberId) -> MemberLoad {
         self.loads.get(&member).cloned().unwrap_or_default()
@@ -124,7 +136,6 @@ impl FleetView {
 mod tests {
     use super::*;
     use crate::change::{Deletion, Revision};
-    use crate::fleet::load::LoadClass;
 
     const PREFIX: &str = "/ns/members/";
 

@@ -66,6 +66,7 @@ pub(crate) struct RuleMeters {
     ineffective: Counter,
     slowed: Counter,
     taken_over: Counter,
+    helped: Counter,
     overdue: Counter,
     locks: Family<Counter>,
     locks_lost: Counter,
@@ -175,6 +176,7 @@ impl EngineMeters {
             WorkqueueEvent::Ineffective(lane) => self.lane(lane).ineffective.increment(1),
             WorkqueueEvent::Slowed(lane) => self.lane(lane).slowed.increment(1),
             WorkqueueEvent::TakenOver(lane) => self.lane(lane).taken_over.increment(1),
+            WorkqueueEvent::Helped(lane) => self.lane(lane).helped.increment(1),
             WorkqueueEvent::Overdue(lane) => self.lane(lane).overdue.increment(1),
         }
     }
@@ -298,6 +300,7 @@ impl RuleMeters {
             ineffective: labels.one(&INEFFECTIVE),
             slowed: labels.one(&SLOWED),
             taken_over: labels.one(&TAKEN_OVER),
+            helped: labels.one(&HELPED),
             overdue: labels.one(&OVERDUE),
             locks: labels.each(&LOCKS),
             locks_lost: labels.one(&LOCKS_LOST),

@@ -44,6 +44,8 @@ metrics! {
         "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
     TAKEN_OVER = "taken_over_total", Counter, ["engine", "rule"], [],
         "Instances that this engine took over because the engine that owned them had gone, or could not fire them any more";
+    HELPED = "helped_total", Counter, ["engine", "rule"], [],
+        "Instances that another engine owns which is behind, and that this engine tried while it had free slots";
     OVERDUE = "overdue_total", Counter, ["engine", "rule"], [],
         "Instances that another engine owns and had not seen to for more than three lock TTLs, so that this engine tried them; there should be none";
     LOCKS = "lock_attempts_total", Counter, ["engine", "rule", "result"],

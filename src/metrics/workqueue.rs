@@ -24,6 +24,8 @@ pub(crate) enum WorkqueueEvent {
     Slowed(Lane),
     /// It was another engine's, which is gone or can't any more.
     TakenOver(Lane),
+    /// It is another engine's, which is behind.
+    Helped(Lane),
     /// It was another engine's, which has not seen to it.
     Overdue(Lane),
 }

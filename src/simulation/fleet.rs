@@ -38,11 +38,13 @@ pub(super) enum Scenario {
     Pauses,
     /// A member that does nothing, and that all of them see for ever.
     Phantom,
+    /// One engine is slow, and has few slots: others help.
+    Slow,
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Steady, Self::Joins, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Steady, Self::Joins, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom, Self::Slow];
 
     /// How long a job may wait for its callback.
     fn patience(self) -> Duration {
@@ -54,6 +56,8 @@ impl Scenario {
             // By then another engine has it, or its own goes on.
             Self::Pauses | Self::Joins => 2 * TTL + member,
             Self::Phantom => 7 * TTL + member,
+            // It waits for a second, which is told within another, and then the youngest are taken first.
+            Self::Slow => 5 * SECOND,
         }
     }
 }
@@ -98,12 +102,13 @@ struct Fleet {
 
 /// A job is done by a callback that takes a while. `locked` and `optimistic` jobs go away, `shared` ones have a few
 /// locks among them.
-fn rules(seed: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] {
+fn rules(seed: u64, slowness: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] {
     let rule = |name: &'static str| {
         let (pattern, jobs, process) = (format!("/{name}/:id"), jobs.clone(), process.clone());
         let rng = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
         Rule::new(name).when(key(&pattern).exists()).run(move |firing: Firing| {
-            let work = rng.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).random_range(0..100);
+            let work =
+                rng.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).random_range(0..100) * slowness;
             let id = format!("/{name}/{}", firing.attribute("id").unwrap_or_default());
             let mut delayed = false;
             if let Some(job) = jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_mut(&id) {
@@ -150,9 +155,11 @@ impl Fleet {
     async fn join(&mut self) {
         self.started += 1;
         let (number, start, path, process) = (self.started, self.start, self.etcd.path(), Process::default());
+        let slowness = if self.scenario == Scenario::Slow && number == 1 { 20 } else { 1 };
         let mut builder = Engine::builder_with_channel("sim", path.channel())
             .name(format!("sim-{number}"))
-            .rules(rules(self.seed ^ number, &self.jobs, &process))
+            .rules(rules(self.seed ^ number, slowness, &self.jobs, &process))
+            .concurrency(if slowness > 1 { 1 } else { 8 })
             .owners(true)
             .lock_ttl(TTL)
             .request_timeout(2 * SECOND)
@@ -169,7 +176,11 @@ impl Fleet {
 
     fn ask(&mut self) {
         self.asked += 1;
-        let name = ["locked", "optimistic", "locked", "shared"][self.asked as usize % 4];
+        let mut name = ["locked", "optimistic", "locked", "shared"][self.asked as usize % 4];
+        if self.scenario == Scenario::Slow && name == "shared" {
+            // Nobody can help with what waits for a lock.
+            name = "locked";
+        }
         let key = format!("/{name}/{}", self.asked);
         let delayed = self.scenario == Scenario::Joins && self.asked % 4 < 2;
         let job = Job { asked: Instant::now(), delayed, began: Vec::new() };
@@ -181,7 +192,8 @@ impl Fleet {
         let end = Instant::now() + time;
         while Instant::now() < end {
             self.ask();
-            sleep(Duration::from_millis(self.rng.random_range(100..300))).await;
+            let rest = if self.scenario == Scenario::Slow { 50..150 } else { 100..300 };
+            sleep(Duration::from_millis(self.rng.random_range(rest))).await;
         }
     }
 
@@ -214,7 +226,7 @@ impl Fleet {
 
     async fn trouble(&mut self) {
         match self.scenario {
-            Scenario::Steady => {}
+            Scenario::Steady | Scenario::Slow => {}
             Scenario::Joins => {
                 self.join().await;
                 // It becomes a member, and the others see that.
@@ -264,7 +276,7 @@ impl Fleet {
     }
 
     async fn play(mut self) -> Vec<Violation> {
-        let engines = self.rng.random_range(3..=8);
+        let engines = self.rng.random_range(if self.scenario == Scenario::Slow { 3..=4 } else { 3..=8 });
         for _ in 0..engines {
             self.join().await;
         }
@@ -320,6 +332,7 @@ impl Fleet {
             Scenario::Deaths | Scenario::Upgrade => count / 5,
             Scenario::Pauses | Scenario::Joins => count / 2,
             Scenario::Phantom => count,
+            Scenario::Slow => count / 10,
         };
         if losing > bound {
             self.violate(format!("{losing} attempts for {count} jobs were lost, and {bound} may be"));

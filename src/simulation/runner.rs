@@ -77,6 +77,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::Keeps => Some(Scenario::Joins),
                             Mutant::StaleView => Some(Scenario::Deaths),
                             Mutant::SafetyNet => Some(Scenario::Phantom),
+                            Mutant::Helping | Mutant::OneHelper => Some(Scenario::Slow),
                             _ => None,
                         };
                         if let Some(scenario) = scenario {

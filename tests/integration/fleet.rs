@@ -206,6 +206,36 @@ async fn what_waits_in_an_engine_that_drains_is_taken_over_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_is_behind_is_helped() {
+    const JOBS: usize = 60;
+    let etcd = Etcd::start().await;
+    let log = Log::default();
+    let slow = builder(&etcd, "a").concurrency(1).event_buffer(10_000).rule(jobs(&log, SECOND));
+    let fast = |name| builder(&etcd, name).event_buffer(10_000).rule(jobs(&log, Duration::from_millis(20)));
+    let engines = [start(slow).await, start(fast("b")).await, start(fast("c")).await];
+    are_members(&etcd, 3).await;
+    let mut events: Vec<EventStream> = engines.iter().map(|engine| engine.events()).collect();
+    for job in 0..JOBS {
+        etcd.put(&format!("/jobs/{job}"), "").await;
+    }
+    let began = Instant::now();
+    eventually(60 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
+    let took = began.elapsed();
+    let shares = log.by_engine();
+    // Its share alone would take it some twenty seconds.
+    assert!(took < 8 * SECOND, "{took:?}, {shares:?}");
+    assert_eq!(log.len(), JOBS, "{shares:?}");
+    let mut lost = 0;
+    for events in &mut events {
+        lost += losing(events).await;
+    }
+    assert!(lost <= JOBS / 10, "{lost} attempts were lost");
+    for engine in engines {
+        engine.shutdown(SECOND).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_rule_is_left_to_the_others() {
     let etcd = Etcd::start().await;
     let log = Log::default();

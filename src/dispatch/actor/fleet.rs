@@ -6,7 +6,7 @@ use crate::fleet::member::{Abilities, MemberId, MemberLoad, Unable};
 use crate::fleet::view::FleetView;
 use crate::fleet::watcher::FleetNews;
 use crate::health::status::Status;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 /// For how long trouble lasts before others are told of it, and for how long it must be over.
 const TROUBLE: Duration = Duration::from_secs(2);
@@ -38,6 +38,8 @@ pub(super) struct Announcing {
     missing: Option<Instant>,
     read_refused: bool,
     write_refused: bool,
+    /// Members that have other rules.
+    differing: BTreeSet<MemberId>,
 }
 
 /// A state that is told only when it lasts.
@@ -73,6 +75,7 @@ impl Announcing {
             missing: None,
             read_refused: false,
             write_refused: false,
+            differing: BTreeSet::new(),
         }
     }
 }
@@ -85,6 +88,7 @@ impl Dispatcher {
             return;
         }
         let load = self.work.measure_load(now);
+        let backlog = self.work.backlog(now);
         let depths = self.work.depths(now);
         let Some(announcing) = &mut self.announcing else { return };
         let Membership { status, me, announced, .. } = &announcing.membership;
@@ -126,7 +130,7 @@ impl Dispatcher {
         if announcing.missing.is_some_and(|since| now >= since + MISSING) {
             (announcing.missing, said.missing) = (None, said.missing + 1);
         }
-        said.load = MemberLoad { class: load, view };
+        said.load = MemberLoad { class: load, view, backlog };
         if said.abilities.as_deref() != Some(&abilities) {
             said.abilities = Some(Arc::new(abilities));
         }
@@ -149,17 +153,28 @@ impl Dispatcher {
         }
     }
 
-    fn show_members(&self) {
-        let (Some(view), Some(announcing)) = (self.work.view(), &self.announcing) else { return };
-        let same = |abilities: &Abilities| {
-            let plain = announcing.plain.rules.iter();
-            abilities.rules.len() == announcing.plain.rules.len()
-                && plain.zip(&abilities.rules).all(|((id, ours), (other, theirs))| {
-                    id == other && ours.fingerprint == theirs.fingerprint
-                })
-        };
-        let differs = view.members().filter(|(_, member)| !member.abilities.as_deref().is_some_and(same));
-        self.config.meters.fleet(view.len(), differs.count());
+    fn show_members(&mut self) {
+        let (Some(view), Some(announcing)) = (self.work.view(), &mut self.announcing) else { return };
+        let engine = &*self.config.engine;
+        let mut differing = BTreeSet::new();
+        for (id, member) in view.members() {
+            let rules = match &member.abilities {
+                Some(theirs) => announcing.plain.differing(theirs),
+                None => vec!["what this version can't read"],
+            };
+            if !rules.is_empty() {
+                differing.insert(id);
+                if !announcing.differing.contains(&id) {
+                    let other = view.name(id).map_or("?", |name| &**name);
+                    tracing::warn!(engine, member = %id, other, ?rules, "an engine has other rules than this one");
+                }
+            }
+        }
+        if differing.is_empty() && !announcing.differing.is_empty() {
+            tracing::info!(engine, "all engines have the same rules again");
+        }
+        self.config.meters.fleet(view.len(), differing.len());
+        announcing.differing = differing;
     }
 
     /// Reads the keys of all locks and marks.

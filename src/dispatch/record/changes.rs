@@ -65,6 +65,12 @@ impl KeyChanges {
         self.newest = touches.iter().map(|touch| touch.1).fold(self.newest, Revision::max);
     }
 
+    /// These values have been seen.
+    pub(super) fn see_all(&mut self, snapshot: &Snapshot) {
+        let seen = snapshot.iter().flatten().map(|seen| seen.mod_revision);
+        self.newest = seen.fold(self.newest, Revision::max);
+    }
+
     pub(super) fn newest(&self) -> Revision {
         self.newest
     }

@@ -12,6 +12,7 @@
 //! - Owners say how they see the fleet. What belongs to one that has long seen it in another way, or of which
 //!   nothing is heard, is looked for among the locks and marks, twice, and tried if it is not there.
 
+use super::helping::Helping;
 use super::*;
 use crate::compiled::Binding;
 use crate::fleet::load::{LoadClass, LoadGauge, Measured};
@@ -50,18 +51,18 @@ pub(crate) struct FleetSettings {
 }
 
 pub(super) struct Owners {
-    settings: FleetSettings,
+    pub(super) settings: FleetSettings,
     /// The least lock TTL.
     ttl: Duration,
-    view: FleetView,
+    pub(super) view: FleetView,
     /// The watch of the members is broken.
     broken: bool,
     /// `None`: there is no advice.
-    order: Option<Arc<MemberOrder>>,
+    pub(super) order: Option<Arc<MemberOrder>>,
     /// Orders that were replaced lately, and until when they count.
     former: VecDeque<(Instant, Arc<MemberOrder>)>,
     /// Instances that others own, by owner, from the oldest to the youngest.
-    placed: BTreeMap<MemberId, Waiting>,
+    pub(super) placed: BTreeMap<MemberId, Waiting>,
     /// Of these the owners are to be found anew, and since when.
     stale: VecDeque<(MemberId, Waiting)>,
     stale_since: Option<Instant>,
@@ -75,11 +76,12 @@ pub(super) struct Owners {
     /// The locks and marks that the last look found, and when it was.
     looked: Option<(Instant, HashSet<String>)>,
     load: LoadGauge,
+    pub(super) helping: Helping,
     /// Reused for lock keys.
-    key: String,
+    pub(super) key: String,
 }
 
-type Waiting = BTreeSet<(Instant, InstanceId)>;
+pub(super) type Waiting = BTreeSet<(Instant, InstanceId)>;
 
 impl Owners {
     pub(super) fn new(settings: FleetSettings, rules: &[CompiledRule]) -> Self {
@@ -100,6 +102,7 @@ impl Owners {
             next_look: None,
             looked: None,
             load: LoadGauge::default(),
+            helping: Helping::default(),
             key: String::new(),
         }
     }
@@ -200,7 +203,7 @@ impl Owners {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.stale_since.into_iter().chain(self.next_look).min()
+        self.stale_since.into_iter().chain(self.next_look).chain(self.helping.deadline()).min()
     }
 
     #[cfg(test)]
@@ -234,6 +237,7 @@ impl WorkQueue {
             owners.reorder(Some(Arc::new(order)), now);
         }
         self.plan_look(now);
+        self.plan_help(now);
     }
 
     /// All that the first snapshots made true has been decided.
@@ -258,6 +262,7 @@ impl WorkQueue {
             owners.view = FleetView::default();
             owners.reorder(None, now);
             owners.former.clear();
+            owners.helping = Helping::default();
         }
     }
 
@@ -270,7 +275,11 @@ impl WorkQueue {
     pub(crate) fn measure_load(&mut self, now: Instant) -> LoadClass {
         let (slots, taken) = (self.queue.limit(), self.queue.running());
         let records = &self.records;
-        let oldest = self.queue.oldest(|entry| is_valid(records, entry));
+        let mut oldest: Option<Instant> = None;
+        self.queue.first_live(
+            |entry| is_valid(records, entry),
+            |entry| oldest = oldest.into_iter().chain([entry.since]).min(),
+        );
         let waits = oldest.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         let measured = Measured { slots, taken, waits };
         self.owners.as_mut().map_or(LoadClass::Free, |owners| owners.load.measure(measured, now))

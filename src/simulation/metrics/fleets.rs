@@ -87,3 +87,26 @@ pub(super) async fn an_overdue_instance(stage: &mut Stage) {
          stage_duration_seconds_count{stage=delivery} 1",
     );
 }
+
+/// An owner is behind.
+pub(super) async fn a_help(stage: &mut Stage) {
+    let engine = stage.engine().owners(true).rule(rule(exists()).run(async |firing: Firing| done(&firing)));
+    let _engine = stage.start(engine).await;
+    stage.at(4.3).await;
+    let (key, able) = owner(stage).await;
+    stage.put(&key, &able);
+    stage.at(8.0).await;
+    stage.put("/jobs/1", "");
+    stage.at(8.2).await;
+    stage.begin();
+    let load = key.replace("/able", "/load");
+    stage.put(&load, r#"{"class":"behind","view":"","backlog":{"r":1}}"#);
+    stage.at(8.4).await;
+    stage.expect(
+        "helped",
+        "helped_total 1; request connect 1; watch_events_total 1; mirror_bytes 0; mirror_keys 0;
+         instances 0; evaluations_total{result=false} 1; evaluations_total{result=true} 1; workqueue_adds_total 1;
+         started 1; callbacks_total{outcome=done} 1; closed 1; transactions 2;
+         stage_duration_seconds_count{stage=delivery} 1",
+    );
+}

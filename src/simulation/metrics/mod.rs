@@ -101,6 +101,7 @@ fn every_metric_has_the_value_that_the_scenario_implies() {
         engines::an_end,
         fleets::a_takeover,
         fleets::an_overdue_instance,
+        fleets::a_help,
     );
     for metric in METRICS {
         let series: Vec<&String> = moved.iter().filter(|series| is_of(series, metric)).collect();

@@ -142,6 +142,7 @@ fn engine(endpoint: &str, address: &str) -> Process {
 
 struct Prometheus {
     address: String,
+    began: u64,
     _process: Process,
     _folder: tempfile::TempDir,
 }
@@ -164,7 +165,7 @@ impl Prometheus {
             .stderr(std::fs::File::create(folder.path().join("log")).unwrap())
             .spawn()
             .expect("prometheus is on the PATH (Debian: prometheus)");
-        Self { address, _process: Process(child), _folder: folder }
+        Self { address, began: seconds(), _process: Process(child), _folder: folder }
     }
 
     /// The data of an answer.
@@ -183,10 +184,9 @@ impl Prometheus {
         if answer["status"] == "success" { Ok(answer["data"].clone()) } else { Err(answer.to_string()) }
     }
 
-    /// The series that an expression had in the last two minutes, as far as they are numbers.
+    /// The series that an expression had since the start, as far as they are numbers.
     async fn series(&self, expression: &str) -> Vec<Value> {
-        let now = seconds();
-        let (start, end) = ((now - 120).to_string(), now.to_string());
+        let (start, end) = (self.began.to_string(), seconds().to_string());
         let range = [("query", expression), ("start", &start), ("end", &end), ("step", "1")];
         let data =
             self.get("query_range", &range).await.unwrap_or_else(|error| panic!("{expression}: {error}"));
@@ -356,6 +356,19 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
                     etcd.put(&format!("/switch/{n}"), "off").await;
                 }
             }
+            // A member whose rules are others, one that only seems to be there and does nothing, and one that is
+            // behind.
+            12 => {
+                let members = "/etcd-rules/shop/members/1/";
+                let able = etcd.keys(members).await.into_iter().find(|key| key.ends_with("/able"));
+                let able = etcd.get(&able.expect("there are members")).await.expect("it says what it can do");
+                etcd.put(&format!("{members}0000000000000001/able"), able.clone()).await;
+                etcd.put(&format!("{members}0000000000000003/able"), able).await;
+                let load = r#"{"class":"behind","view":"","backlog":{"job":1}}"#;
+                etcd.put(&format!("{members}0000000000000003/load"), load).await;
+                let other = r#"{"engine":"other","version":"0","rules":{}}"#;
+                etcd.put(&format!("{members}0000000000000002/able"), other).await;
+            }
             15 => {
                 // A lock that nobody works under, under each engine's lease.
                 for lease in etcd.leases().await {
@@ -371,15 +384,6 @@ async fn work_and_faults(etcd: &mut Etcd, proxy: &Proxy) {
                     etcd.put(&format!("/long/{n}"), "").await;
                     etcd.put(&format!("/jobs/slow-burst-{n}"), "").await;
                 }
-            }
-            // A member whose rules are others, and one that only seems to be there and does nothing.
-            30 => {
-                let members = "/etcd-rules/shop/members/1/";
-                let able = etcd.keys(members).await.into_iter().find(|key| key.ends_with("/able"));
-                let able = etcd.get(&able.expect("there are members")).await.expect("it says what it can do");
-                etcd.put(&format!("{members}0000000000000001/able"), able).await;
-                let other = r#"{"engine":"other","version":"0","rules":{}}"#;
-                etcd.put(&format!("{members}0000000000000002/able"), other).await;
             }
             // Crawls get no answer; then the streams break, too.
             26 => proxy.freeze(),

@@ -95,13 +95,17 @@ fn fleet() -> Vec<Panel> {
         ),
         panel(
             View::Lines,
-            "Taken over, and overdue",
+            "Taken over, helped with, and overdue",
             "short",
-            "In the last five minutes: instances that were another engine's which had gone or could not fire them any more, and instances that another engine had not seen to (expected: none).",
+            "In the last five minutes: instances that were another engine's which had gone or could not fire them any more, those of an engine that was behind, and those that another engine had not seen to (expected: none).",
             [
                 (
                     format!("sum by ({BY}) (increase(etcd_rules_taken_over_total{{{ENGINE}}}[5m]))"),
                     "{{engine}} {{instance}} taken over",
+                ),
+                (
+                    format!("sum by ({BY}) (increase(etcd_rules_helped_total{{{ENGINE}}}[5m]))"),
+                    "{{engine}} {{instance}} helped with",
                 ),
                 (
                     format!("sum by ({BY}) (increase(etcd_rules_overdue_total{{{ENGINE}}}[5m]))"),
