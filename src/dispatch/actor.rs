@@ -16,7 +16,7 @@ mod status;
 pub(crate) use controls::ApplyControls;
 pub(crate) use drain::Drain;
 pub(crate) use fleet::Membership;
-pub(crate) use status::{FireNow, GetLanes, GetStatuses, GetTally};
+pub(crate) use status::{FireNow, FleetSize, GetFleet, GetLanes, GetStatuses, GetTally};
 
 use super::guard::Guard;
 use super::messages::{Action, Basis};

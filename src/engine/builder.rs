@@ -174,8 +174,9 @@ impl EngineBuilder {
         self
     }
 
-    /// How many instances may fire at once, from taking the lock to the commit. It is at least 1; the default
-    /// is 128. One of several rules may use half of them, and a rule alone all of them, unless
+    /// How many instances may fire at once in this engine, from taking the lock to the commit. Each engine has slots
+    /// of its own, so that the fleet has as many as all engines together. It is at least 1; the default is 128. One of
+    /// several rules may use half of them, and a rule alone all of them, unless
     /// [`rule_concurrency`](EngineBuilder::rule_concurrency) or [`Rule::concurrency`] says otherwise. Other instances
     /// that are due wait in a queue, each once.
     ///
@@ -210,9 +211,10 @@ impl EngineBuilder {
         self
     }
 
-    /// How often an instance may fire before it is slowed down, whatever becomes of its condition in between. The
-    /// default is [`RateLimit::new(300, Duration::from_secs(60))`](RateLimit::new): five times a second, and 300 times
-    /// more at once. A rule may have [its own](Rule::instance_rate).
+    /// How often an instance may fire in this engine before it is slowed down, whatever becomes of its condition in
+    /// between. Each engine counts for itself. The default is [`RateLimit::new(300,
+    /// Duration::from_secs(60))`](RateLimit::new): five times a second, and 300 times more at once. A rule may have
+    /// [its own](Rule::instance_rate).
     ///
     /// This is about rules that undo each other's work: each makes the other true again, without an end. An instance
     /// that fires more often, and is due again within `per / count` after it has fired, fires after a delay that begins

@@ -69,23 +69,25 @@ impl EngineBuilder {
         self
     }
 
-    /// How many instances of each rule may fire at once, if the rule has no [limit](Rule::concurrency) of its own. It
-    /// is at least 1. The default is half of the [overall limit](EngineBuilder::concurrency), or all of it if there
-    /// is one rule only.
+    /// How many instances of each rule may fire at once in this engine, if the rule has no
+    /// [limit](Rule::concurrency) of its own. It is at least 1. The default is half of the [overall
+    /// limit](EngineBuilder::concurrency), or all of it if there is one rule only.
     pub fn rule_concurrency(mut self, limit: usize) -> Self {
         self.options.rule_concurrency = Some(limit);
         self
     }
 
-    /// How many firings of each rule may start in a period, if the rule has no [rate limit](Rule::rate_limit) of its
-    /// own, which says more. Each rule counts for itself. By default there is none.
+    /// How many firings of each rule may start in this engine in a period, if the rule has no [rate
+    /// limit](Rule::rate_limit) of its own, which says more. Each rule and each engine counts for itself. By default
+    /// there is none.
     pub fn rule_rate_limit(mut self, limit: RateLimit) -> Self {
         self.options.defaults.rate_limit = Some(limit);
         self
     }
 
-    /// The least time between two firings of an instance, if its rule has no [least interval](Rule::min_interval) of
-    /// its own, which says more. More than zero, and at most 365 days. By default there is none.
+    /// The least time between two firings of an instance in this engine, if its rule has no [least
+    /// interval](Rule::min_interval) of its own, which says more. More than zero, and at most 365 days. By default
+    /// there is none.
     pub fn min_interval(mut self, interval: Duration) -> Self {
         self.options.defaults.min_interval = Some(interval);
         self

@@ -3,6 +3,8 @@
 use super::inspector::Inspector;
 use super::supervisor::Command;
 use crate::compiled::{RateLimit, check_interval};
+#[cfg(feature = "http")]
+use crate::dispatch::actor::FleetSize;
 use crate::error::EngineError;
 use crate::events::{EventStream, Events};
 use crate::health::{Health, HealthChanges};
@@ -103,6 +105,12 @@ impl EngineHandle {
     /// within 5 s.
     pub async fn stats(&self) -> Result<Stats, EngineError> {
         self.inspector().await?.stats().await
+    }
+
+    /// How many engines there are.
+    #[cfg(feature = "http")]
+    pub(crate) async fn fleet(&self) -> Result<FleetSize, EngineError> {
+        self.inspector().await?.fleet().await
     }
 
     /// The rules, in the order in which they were added: what they are, and how many of their instances are

@@ -6,7 +6,9 @@ use crate::change::Snapshot;
 use crate::compiled::Binding;
 use crate::compiled::{CompiledRule, Controls, Lane, RuleIndex};
 use crate::condition::Explanation;
-use crate::dispatch::actor::{ApplyControls, Dispatcher, FireNow, GetLanes, GetStatuses, GetTally};
+use crate::dispatch::actor::{
+    ApplyControls, Dispatcher, FireNow, FleetSize, GetFleet, GetLanes, GetStatuses, GetTally,
+};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::stats::LaneStats;
 use crate::dispatch::work_queue::status::{InstanceStatus, LaneStatus};
@@ -71,6 +73,7 @@ impl Inspector {
     pub(crate) async fn stats(&self) -> Result<Stats, EngineError> {
         let index = ask(&self.index, Figures).await?;
         let tally = ask(&self.dispatcher, GetTally).await?;
+        let fleet = self.fleet().await?;
         Ok(Stats {
             keys: index.keys,
             instances: index.instances,
@@ -85,7 +88,14 @@ impl Inspector {
             would_fire: tally.get(StateKind::WouldFire),
             yielded: tally.get(StateKind::Yielded),
             idle: tally.get(StateKind::Idle),
+            members: fleet.members,
+            members_differing: fleet.differing,
         })
+    }
+
+    /// How many engines there are.
+    pub(crate) async fn fleet(&self) -> Result<FleetSize, EngineError> {
+        ask(&self.dispatcher, GetFleet).await
     }
 
     pub(crate) async fn rules(&self) -> Result<Vec<RuleStatus>, EngineError> {

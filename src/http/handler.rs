@@ -55,8 +55,11 @@ pub(super) async fn engines(shared: &HttpState) -> Vec<EngineView> {
         let handle = &engine.handle;
         let mut found = EngineView::new(handle.name(), handle.key_prefix(), handle.health(), engine.reveal);
         if found.live {
-            match within(engine.handle.rules()).await {
-                Ok(rules) => found.rules = rules,
+            match within(async { Ok((handle.rules().await?, handle.fleet().await?)) }).await {
+                Ok((rules, fleet)) => {
+                    found.rules = rules;
+                    (found.members, found.members_differing) = (fleet.members, fleet.differing);
+                }
                 Err(refused) => found.error = Some(refused.message),
             }
         }

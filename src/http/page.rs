@@ -111,6 +111,15 @@ fn engine_section(engine: &EngineView, filter: &str) -> Markup {
         section {
             h2 { (engine.name) " " (pill(engine.health.name())) }
             @if !engine.key_prefix.is_empty() { p { "All keys are below " code { (engine.key_prefix) } "." } }
+            @if engine.members > 0 {
+                p {
+                    "Engines alive, as this one sees them: " (engine.members)
+                    @if engine.members_differing > 0 {
+                        " (" (engine.members_differing) " with other rules than this one)"
+                    }
+                    "."
+                }
+            }
             @if !engine.health.problems().is_empty() {
                 ul.problems {
                     @for problem in engine.health.problems() {
@@ -125,7 +134,7 @@ fn engine_section(engine: &EngineView, filter: &str) -> Markup {
                     thead { tr {
                         th { "rule" } th { "condition" } th.number { "true" }
                         @for state in STATES { th.number { (words(state.name())) } }
-                        th.number title="callbacks started since the engine's last start" { "fired" }
+                        th.number title="callbacks started in this engine since its last start" { "fired" }
                     } }
                     tbody { @for rule in found.iter().take(RULES) { (rule_row(&engine.name, rule)) } }
                 } }

@@ -26,6 +26,10 @@ pub(super) struct EngineView {
     pub(super) reveal: Reveal,
     /// What is before every key in etcd, and is not shown with any.
     pub(super) key_prefix: String,
+    /// Engines that are alive, this one included. 0 unless it is a member.
+    pub(super) members: usize,
+    /// Of them, those that have other rules.
+    pub(super) members_differing: usize,
     /// Why its rules are not known.
     pub(super) error: Option<String>,
     pub(super) rules: Vec<RuleStatus>,
@@ -73,7 +77,18 @@ impl EngineView {
     pub(super) fn new(name: &str, key_prefix: &str, health: Health, reveal: Reveal) -> Self {
         let (live, ready) = (health.is_live(), health.is_ready());
         let (name, key_prefix) = (name.to_owned(), key_prefix.to_owned());
-        Self { name, health, live, ready, reveal, key_prefix, error: None, rules: Vec::new() }
+        Self {
+            name,
+            health,
+            live,
+            ready,
+            reveal,
+            key_prefix,
+            members: 0,
+            members_differing: 0,
+            error: None,
+            rules: Vec::new(),
+        }
     }
 }
 

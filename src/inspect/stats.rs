@@ -37,4 +37,9 @@ pub struct Stats {
     pub yielded: usize,
     /// Instances whose callback has dealt with what was there; some may be about to be looked at again.
     pub idle: usize,
+    /// Engines of the application that are alive, this one included, as it sees them. 0 unless it is a
+    /// [member](crate::EngineBuilder::owners).
+    pub members: usize,
+    /// Of these engines, those whose rules are not this engine's.
+    pub members_differing: usize,
 }

@@ -41,7 +41,7 @@ metrics! {
     INEFFECTIVE = "ineffective_firings_total", Counter, ["engine", "rule"], [],
         "Firings that succeeded and left the condition true, although nobody else changed a key";
     SLOWED = "slowed_firings_total", Counter, ["engine", "rule"], [],
-        "Firings that were put off because their instance fires too often, whatever is true in between: rules may undo each other's work";
+        "Firings that were put off because their instance fires too often in this engine, whatever is true in between: rules may undo each other's work";
     TAKEN_OVER = "taken_over_total", Counter, ["engine", "rule"], [],
         "Instances that this engine took over because the engine that owned them had gone, or could not fire them any more";
     HELPED = "helped_total", Counter, ["engine", "rule"], [],
@@ -72,17 +72,17 @@ metrics! {
     LONGEST_RUNNING = "workqueue_longest_running_processor_seconds", Gauge, ["engine", "rule"], [],
         "The longest time for which an instance has had the slot that it has now";
     SLOTS = "slots", Gauge, ["engine", "rule"], [],
-        "The most slots that the rule may have";
+        "The most slots that the rule may have in this engine; other engines have theirs";
     PAUSED = "rule_paused", Gauge, ["engine", "rule"], [],
         "1 while the rule is paused in this engine, so that nothing of it starts; else 0";
     THROTTLED = "rule_throttled", Gauge, ["engine", "rule"], [],
-        "1 while the rule's rate limit makes instances wait; else 0";
+        "1 while the rule's rate limit makes instances wait in this engine, which counts for itself; else 0";
     DRY_RUN = "rule_dry_run", Gauge, ["engine", "rule"], [],
         "1 while the rule is in a dry run in this engine, so that no callback starts; else 0";
     WOULD_HAVE_FIRED = "would_have_fired_total", Counter, ["engine", "rule"], [],
         "Times that an instance would have fired if its rule had not been in a dry run";
     ENGINE_SLOTS = "engine_slots", Gauge, ["engine"], [],
-        "Slots of all rules together";
+        "Slots of all rules together in this engine; other engines have theirs";
 
     INSTANCES = "instances", Gauge, ["engine", "rule"], [],
         "Rule instances known, true or false";

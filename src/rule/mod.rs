@@ -159,7 +159,7 @@ impl Rule {
     /// How many instances of this rule one engine may fire at once. It is at least 1. The default is [the
     /// engine's](crate::EngineBuilder::rule_concurrency), which is half of its [overall
     /// limit](crate::EngineBuilder::concurrency), or all of it if the engine has no other rule. The overall limit
-    /// applies as well.
+    /// applies as well. Other engines fire as many beside it.
     ///
     /// If the limit is as high as the overall one, one slow rule can take all slots. If it is too low, the
     /// rule's queue grows long.
@@ -168,7 +168,7 @@ impl Rule {
         self
     }
 
-    /// How often an instance may fire before it is slowed down. Default: [the
+    /// How often an instance may fire in one engine before it is slowed down. Default: [the
     /// engine's](crate::EngineBuilder::instance_rate), which says more. To limit the firings of all instances together,
     /// see [`rate_limit`](Rule::rate_limit).
     pub fn instance_rate(mut self, rate: RateLimit) -> Self {
@@ -249,14 +249,16 @@ impl Rule {
     /// callback, and what would fire is counted and listed. It lasts until the dry run [is
     /// ended](crate::EngineHandle::end_dry_run). By default the rule fires.
     ///
+    /// It is a dry run in this engine only: another one that has the rule without it fires.
+    ///
     /// Use it to try a new rule, or a new condition, on the data of a running system.
     pub fn dry_run(mut self) -> Self {
         self.options.controls.dry_run = true;
         self
     }
 
-    /// Starts the rule [paused](crate::EngineHandle::pause): nothing of it fires before it is
-    /// [resumed](crate::EngineHandle::resume). By default it isn't paused.
+    /// Starts the rule [paused](crate::EngineHandle::pause): nothing of it fires in this engine before it is
+    /// [resumed](crate::EngineHandle::resume). Other engines go on. By default it isn't paused.
     pub fn paused(mut self) -> Self {
         self.options.controls.paused = true;
         self

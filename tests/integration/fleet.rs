@@ -5,10 +5,13 @@ use crate::support::{Etcd, assert_nothing_left, eventually};
 use etcd_client::{ConnectOptions, Permission};
 use etcd_rules::events::{EventKind, EventStream, NotLocked};
 use etcd_rules::health::Reason;
+use etcd_rules::http::Endpoint;
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, RunningEngine, key};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -108,6 +111,10 @@ async fn engines_leave_instances_to_their_owners() {
         engines.push(start(builder(&etcd, name).event_buffer(10_000).rule(jobs(&log, Duration::ZERO))).await);
     }
     are_members(&etcd, 3).await;
+    for engine in &engines {
+        let stats = engine.stats().await.unwrap();
+        assert_eq!((stats.members, stats.members_differing), (3, 0));
+    }
     let mut events: Vec<EventStream> = engines.iter().map(|engine| engine.events()).collect();
     for job in 0..JOBS {
         etcd.put(&format!("/jobs/{job}"), "").await;
@@ -312,4 +319,25 @@ async fn an_engine_that_may_not_be_a_member_works_and_says_so() {
     eventually(5 * SECOND, "it fires", async || log.len() == 1).await;
     assert!(running.health().can_fire(), "{}", running.health());
     running.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_how_many_engines_are_alive() {
+    let etcd = Etcd::start().await;
+    let endpoint = Endpoint::builder().address(([127, 0, 0, 1], 0).into()).listen().unwrap();
+    let log = Log::default();
+    let engine = start(builder(&etcd, "a").rule(jobs(&log, Duration::ZERO)).endpoint(&endpoint)).await;
+    let shows = async |text: &str| {
+        let mut stream = TcpStream::connect(endpoint.address()).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.unwrap();
+        page.contains(text)
+    };
+    eventually(20 * SECOND, "itself", async || shows("as this one sees them: 1.").await).await;
+    let other = r#"{"engine":"other","version":"0","rules":{}}"#;
+    etcd.put(&format!("{MEMBERS}00000000000000ff/able"), other).await;
+    let both = "as this one sees them: 2 (1 with other rules than this one).";
+    eventually(20 * SECOND, "and another one", async || shows(both).await).await;
+    engine.shutdown(SECOND).await.unwrap();
 }

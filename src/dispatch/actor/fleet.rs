@@ -177,6 +177,11 @@ impl Dispatcher {
         announcing.differing = differing;
     }
 
+    pub(super) fn fleet_size(&self) -> FleetSize {
+        let differing = self.announcing.as_ref().map_or(0, |announcing| announcing.differing.len());
+        FleetSize { members: self.work.view().map_or(0, FleetView::len), differing }
+    }
+
     /// Reads the keys of all locks and marks.
     pub(super) fn read_locks(&self, ctx: &Context<Self>) {
         let (etcd, namespace, me) = (self.config.etcd.clone(), self.config.namespace.clone(), ctx.address());

@@ -19,6 +19,26 @@ impl Handler<GetTally> for Dispatcher {
     }
 }
 
+/// How many engines there are, as this one sees them. None, if it is no member.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FleetSize {
+    pub(crate) members: usize,
+    /// Of them, those that have other rules.
+    pub(crate) differing: usize,
+}
+
+#[derive(Message)]
+#[rtype(result = "FleetSize")]
+pub(crate) struct GetFleet;
+
+impl Handler<GetFleet> for Dispatcher {
+    type Result = MessageResult<GetFleet>;
+
+    fn handle(&mut self, _: GetFleet, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.fleet_size())
+    }
+}
+
 /// What the true instances of each rule are doing.
 #[derive(Message)]
 #[rtype(result = "ByLane<LaneStatus>")]
