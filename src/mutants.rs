@@ -87,6 +87,8 @@ mutants! {
     Helping,
     /// Only one engine helps with an instance.
     OneHelper,
+    /// The mark of an engine that is gone ends within a lock TTL after its time.
+    MarkEnd,
 }
 
 #[cfg(not(test))]

@@ -13,7 +13,7 @@ use crate::firing::{Effect, Effects, Fence};
 use crate::lock::batch::Class;
 use crate::lock::key_leases::{Forget, KeyLease, LeasePurpose};
 use crate::lock::keys::Keys;
-use crate::lock::shared_leases::LeaseTicket;
+use crate::lock::shared_leases::{KeyLife, LeaseTicket};
 use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
 use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
@@ -25,6 +25,9 @@ use tokio::time::{Instant, timeout_at};
 
 /// How long the end of an optimistic firing, which has no lease, is tried.
 const UNLOCKED_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long the mark of an instance lives that a rule without a lock gave up.
+const GIVEN_UP: Duration = Duration::from_secs(3600);
 
 pub(super) struct CommitTxn {
     pub(super) tools: Arc<Tools>,
@@ -122,7 +125,7 @@ impl CommitTxn {
                 Effect::Put { key, ttl: Some(ttl), .. } => {
                     let reads = self.keys.slots().any(|slot| slot == key);
                     let purpose = if reads { LeasePurpose::Poll } else { LeasePurpose::Data };
-                    let ticket = self.key_lease(purpose, *ttl).await?;
+                    let ticket = self.key_lease(purpose, (*ttl).into()).await?;
                     send_before = Some(send_before.map_or(ticket.send_before, |t| t.min(ticket.send_before)));
                     Some(ticket.lease)
                 }
@@ -245,24 +248,21 @@ impl CommitTxn {
         }
     }
 
-    /// A mark outlives the delay, since this engine removes it when it tries again; if it can't any
+    /// A mark outlives the delay a little, since this engine removes it when it tries again; if it can't any
     /// more, the mark's lease lets the others go on. What was given up stays while the engine lives.
     async fn mark_lease(&self, hold: &Hold) -> Result<LeaseId, Failure> {
-        match (hold.delay, self.guard.lease()) {
-            (None, Some(lease)) => Ok(lease.id),
-            (delay, _) => {
-                // Powers of two, so that marks of like delays share leases.
-                let delay = delay.unwrap_or(Duration::from_secs(3600));
-                let seconds = (delay + Duration::from_secs(2)).as_secs().next_power_of_two();
-                Ok(self.key_lease(LeasePurpose::Mark, Duration::from_secs(seconds)).await?.lease)
-            }
-        }
+        let life = match (hold.delay, self.guard.lease()) {
+            (None, Some(lease)) => return Ok(lease.id),
+            (None, None) => GIVEN_UP.into(),
+            (Some(delay), _) => KeyLife::of_mark(delay, self.tools.rules[self.rule.index()].lock_ttl()),
+        };
+        Ok(self.key_lease(LeasePurpose::Mark, life).await?.lease)
     }
 
-    async fn key_lease(&self, purpose: LeasePurpose, ttl: Duration) -> Result<LeaseTicket, Failure> {
+    async fn key_lease(&self, purpose: LeasePurpose, life: KeyLife) -> Result<LeaseTicket, Failure> {
         let (reply, ticket) = oneshot::channel();
         let stopping = || Failure::new(FailureKind::Unreachable, "lease_grant", "the engine is stopping");
-        self.tools.lease_manager.send(KeyLease { purpose, ttl, reply }).await.map_err(|_| stopping())?;
+        self.tools.lease_manager.send(KeyLease { purpose, life, reply }).await.map_err(|_| stopping())?;
         let limit = Instant::now() + UNLOCKED_LIMIT;
         timeout_at(limit, ticket).await.ok().and_then(Result::ok).unwrap_or_else(|| Err(stopping()))
     }

@@ -42,7 +42,8 @@ impl Outcome {
 
     /// Not done, but no failure: run again in `delay` if the condition still holds then, or sooner if
     /// somebody else changes a key that it reads. A delay below 10 ms counts as 10 ms, one above 365 days as
-    /// 365 days. Other engines keep to it too.
+    /// 365 days. Other engines keep to it too. If this engine is gone by then, another one runs it within a lock TTL
+    /// after the delay, or 3 s if that is more.
     pub fn retry_after(delay: Duration) -> Self {
         Self { effects: Ok(Effects::default()), then: Then::RetryAfter(delay) }
     }

@@ -3,7 +3,7 @@
 
 use super::lease_demand::STEP;
 use super::lease_manager::{LeaseManager, lease_id};
-use super::shared_leases::{LeaseNumber, LeasePlace, LeaseTicket, NewLease, SharedLeases, Sharing};
+use super::shared_leases::{KeyLife, LeaseNumber, LeasePlace, LeaseTicket, NewLease, SharedLeases, Sharing};
 use crate::etcd::{Failure, FailureKind, Grant, LeaseId};
 use crate::runtime::supervised::guarded;
 use actix::prelude::*;
@@ -74,12 +74,12 @@ impl KeyLeases {
     }
 }
 
-/// A lease for a key that is to live for at least this long.
+/// A lease for a key that is to live for so long.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct KeyLease {
     pub(crate) purpose: LeasePurpose,
-    pub(crate) ttl: Duration,
+    pub(crate) life: KeyLife,
     pub(crate) reply: TicketReply,
 }
 
@@ -109,10 +109,10 @@ impl Handler<Forget> for LeaseManager {
 }
 
 impl LeaseManager {
-    fn key_lease(&mut self, KeyLease { purpose, ttl, reply }: KeyLease, ctx: &mut Context<Self>) {
-        let now = Instant::now();
+    fn key_lease(&mut self, KeyLease { purpose, life, reply }: KeyLease, ctx: &mut Context<Self>) {
+        let (now, ttl) = (Instant::now(), life.ttl);
         let leases = self.keys.of(purpose, now);
-        let placed = leases.shared.place(ttl, now);
+        let placed = leases.shared.place(life, now);
         let opens = match placed {
             Some(LeasePlace::Joined(ticket)) => {
                 // The firing that asked may have ended.

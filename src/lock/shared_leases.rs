@@ -117,10 +117,42 @@ pub(crate) fn window(ttl: Duration) -> Duration {
     (ttl / 5).max(SECOND)
 }
 
+/// How long a key is to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyLife {
+    pub(crate) ttl: Duration,
+    /// How much later it may end.
+    pub(crate) window: Duration,
+}
+
+impl From<Duration> for KeyLife {
+    fn from(ttl: Duration) -> Self {
+        Self { ttl, window: window(ttl) }
+    }
+}
+
+/// For so long after its delay a mark stands at most, while the engine that wrote it goes first.
+const LEAD: Duration = Duration::from_secs(2);
+
+impl KeyLife {
+    /// Of the mark of an instance that is to be tried again after this delay. The engine that wrote it removes it then.
+    /// If it can't any more, the mark ends by itself, and the others have until a lock TTL after the delay to start.
+    pub(crate) fn of_mark(delay: Duration, lock_ttl: Duration) -> Self {
+        if is_active(Mutant::MarkEnd) {
+            return Duration::from_secs((delay + LEAD).as_secs().next_power_of_two()).into();
+        }
+        let lead = LEAD.min(lock_ttl / 4);
+        // etcd ends it up to a tick late, and then it is to be told and tried.
+        let most = lock_ttl.saturating_sub(lead + 2 * TICK).max(SECOND);
+        let ttl = delay.saturating_add(lead);
+        Self { ttl, window: window(ttl).min(most) }
+    }
+}
+
 /// The longest TTL of a lease for keys that are to live for this long. A lease has whole seconds. If the last whole
 /// second of the window leaves no time to send the key, it is the next one.
-fn longest(ttl: Duration) -> Duration {
-    let longest = ttl.saturating_add(window(ttl));
+fn longest(KeyLife { ttl, window }: KeyLife) -> Duration {
+    let longest = ttl.saturating_add(window);
     let seconds = Duration::from_secs(longest.as_secs());
     if seconds < ttl.saturating_add(SLACK) { seconds.saturating_add(SECOND) } else { longest }
 }
@@ -143,11 +175,12 @@ impl SharedLeases {
     }
 
     /// Finds a lease for a key that is sent about now. `None`: the TTL is longer than time can be counted.
-    pub(crate) fn place(&mut self, ttl: Duration, now: Instant) -> Option<LeasePlace> {
+    pub(crate) fn place(&mut self, life: impl Into<KeyLife>, now: Instant) -> Option<LeasePlace> {
         self.prune(now);
         self.placed += 1;
-        let longest = longest(ttl);
-        self.demand.count(longest.as_secs(), window(ttl), now);
+        let life = life.into();
+        let (ttl, longest) = (life.ttl, longest(life));
+        self.demand.count(longest.as_secs(), life.window, now);
         let to = now.checked_add(longest.max(self.shortest))?;
         let from = if is_active(Mutant::KeyTtl) { now + MARGIN } else { now + ttl + MARGIN };
         if let Some((end, number)) = self.emptiest(from, to) {

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(4);
-const DELAY: Duration = Duration::from_secs(5);
 const MEMBERS: &str = "/etcd-rules/sim/members/1/";
 
 /// What happens to a fleet.
@@ -40,11 +39,21 @@ pub(super) enum Scenario {
     Phantom,
     /// One engine is slow, and has few slots: others help.
     Slow,
+    /// Engines die while jobs wait that asked them for a long delay.
+    Delays,
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Steady, Self::Joins, Self::Deaths, Self::Upgrade, Self::Pauses, Self::Phantom, Self::Slow];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Steady,
+        Self::Joins,
+        Self::Deaths,
+        Self::Upgrade,
+        Self::Pauses,
+        Self::Phantom,
+        Self::Slow,
+        Self::Delays,
+    ];
 
     /// How long a job may wait for its callback.
     fn patience(self) -> Duration {
@@ -52,13 +61,25 @@ impl Scenario {
         match self {
             Self::Steady | Self::Upgrade => SECOND,
             // The end of the member's key, or of the lock, and a second.
-            Self::Deaths => TTL + member,
+            Self::Deaths | Self::Delays => TTL + member,
             // By then another engine has it, or its own goes on.
             Self::Pauses | Self::Joins => 2 * TTL + member,
             Self::Phantom => 7 * TTL + member,
             // It waits for a second, which is told within another, and then the youngest are taken first.
             Self::Slow => 5 * SECOND,
         }
+    }
+
+    /// What jobs ask for that are to be begun again.
+    fn delay(self) -> Duration {
+        if self == Self::Delays { 40 * SECOND } else { 5 * SECOND }
+    }
+
+    /// By when after its first callback such a job is begun again.
+    fn again(self) -> Duration {
+        // The callback itself takes up to 0.1 s.
+        let late = if self == Self::Delays { TTL + SECOND / 4 } else { self.patience() };
+        self.delay() + late
     }
 }
 
@@ -71,7 +92,7 @@ pub(super) fn run(seed: u64, scenario: Scenario, broken: Option<Mutant>) -> Vec<
 #[derive(Debug)]
 struct Job {
     asked: Instant,
-    /// Its first callback asks for another one after the [`DELAY`].
+    /// Its first callback asks for another one after the delay.
     delayed: bool,
     began: Vec<Instant>,
 }
@@ -102,7 +123,7 @@ struct Fleet {
 
 /// A job is done by a callback that takes a while. `locked` and `optimistic` jobs go away, `shared` ones have a few
 /// locks among them.
-fn rules(seed: u64, slowness: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] {
+fn rules(seed: u64, slowness: u64, delay: Duration, jobs: &Jobs, process: &Process) -> [Rule; 3] {
     let rule = |name: &'static str| {
         let (pattern, jobs, process) = (format!("/{name}/:id"), jobs.clone(), process.clone());
         let rng = Arc::new(Mutex::new(StdRng::seed_from_u64(seed)));
@@ -120,7 +141,7 @@ fn rules(seed: u64, slowness: u64, jobs: &Jobs, process: &Process) -> [Rule; 3] 
                 let working = async {
                     sleep(Duration::from_millis(work)).await;
                     if delayed {
-                        return Ok(Outcome::retry_after(DELAY));
+                        return Ok(Outcome::retry_after(delay));
                     }
                     Ok::<Outcome, Error>(firing.commit().delete(&pattern).into())
                 };
@@ -158,7 +179,7 @@ impl Fleet {
         let slowness = if self.scenario == Scenario::Slow && number == 1 { 20 } else { 1 };
         let mut builder = Engine::builder_with_channel("sim", path.channel())
             .name(format!("sim-{number}"))
-            .rules(rules(self.seed ^ number, slowness, &self.jobs, &process))
+            .rules(rules(self.seed ^ number, slowness, self.scenario.delay(), &self.jobs, &process))
             .concurrency(if slowness > 1 { 1 } else { 8 })
             .owners(true)
             .lock_ttl(TTL)
@@ -177,12 +198,15 @@ impl Fleet {
     fn ask(&mut self) {
         self.asked += 1;
         let mut name = ["locked", "optimistic", "locked", "shared"][self.asked as usize % 4];
-        if self.scenario == Scenario::Slow && name == "shared" {
-            // Nobody can help with what waits for a lock.
+        if matches!(self.scenario, Scenario::Slow | Scenario::Delays) && name == "shared" {
+            // Nobody can help with what waits for a lock, and many jobs are due at once after the delay.
             name = "locked";
         }
         let key = format!("/{name}/{}", self.asked);
-        let delayed = self.scenario == Scenario::Joins && self.asked % 4 < 2;
+        let delayed = match self.scenario {
+            Scenario::Joins => self.asked % 4 < 2,
+            scenario => scenario == Scenario::Delays,
+        };
         let job = Job { asked: Instant::now(), delayed, began: Vec::new() };
         self.jobs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(key.clone(), job);
         self.etcd.write(&Write::Put(&key, ""));
@@ -237,7 +261,7 @@ impl Fleet {
                 self.ask_for(time).await;
                 path.thaw();
             }
-            Scenario::Deaths => {
+            Scenario::Deaths | Scenario::Delays => {
                 let at = self.rng.random_range(0..self.members.len());
                 let member = self.members.remove(at);
                 member.process.end();
@@ -284,19 +308,19 @@ impl Fleet {
         sleep(6 * SECOND).await;
         self.lost_attempts().await;
         let troubles = match self.scenario {
-            Scenario::Deaths => 2,
+            Scenario::Deaths | Scenario::Delays => 2,
             Scenario::Phantom => 1,
             _ => 3,
         };
         // One who takes over after a death may not die before that, or others wait for the end of two leases.
-        let least = if self.scenario == Scenario::Deaths { 6500 } else { 2000 };
+        let least = if matches!(self.scenario, Scenario::Deaths | Scenario::Delays) { 6500 } else { 2000 };
         for _ in 0..troubles {
             let time = Duration::from_millis(self.rng.random_range(least..least + 6000));
             self.ask_for(time).await;
             self.trouble().await;
         }
         self.ask_for(8 * SECOND).await;
-        sleep(self.scenario.patience() + DELAY + 5 * SECOND).await;
+        sleep(self.scenario.patience() + self.scenario.again() + 5 * SECOND).await;
         self.losing += self.lost_attempts().await;
         self.check();
         while !self.members.is_empty() {
@@ -320,7 +344,7 @@ impl Fleet {
                 self.violate(format!("{key} of {at:?} was begun after {late:?}"));
             }
             let again = job.began.get(1).map(|again| again.duration_since(job.began[0]));
-            if job.delayed && again.is_none_or(|again| again > DELAY + self.scenario.patience()) {
+            if job.delayed && again.is_none_or(|again| again > self.scenario.again()) {
                 let at = job.asked.duration_since(self.start);
                 self.violate(format!("{key} of {at:?} was begun again after {again:?}"));
             }
@@ -331,7 +355,7 @@ impl Fleet {
             Scenario::Steady => 0,
             Scenario::Deaths | Scenario::Upgrade => count / 5,
             Scenario::Pauses | Scenario::Joins => count / 2,
-            Scenario::Phantom => count,
+            Scenario::Phantom | Scenario::Delays => count,
             Scenario::Slow => count / 10,
         };
         if losing > bound {

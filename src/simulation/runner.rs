@@ -78,6 +78,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::StaleView => Some(Scenario::Deaths),
                             Mutant::SafetyNet => Some(Scenario::Phantom),
                             Mutant::Helping | Mutant::OneHelper => Some(Scenario::Slow),
+                            Mutant::MarkEnd => Some(Scenario::Delays),
                             _ => None,
                         };
                         if let Some(scenario) = scenario {

@@ -1,7 +1,7 @@
 //! Several engines share the work by advice: each leaves to the others what they own, and takes over what they
 //! can't do.
 
-use crate::support::{Etcd, assert_nothing_left, eventually};
+use crate::support::{Etcd, Proxy, assert_nothing_left, eventually};
 use etcd_client::{ConnectOptions, Permission};
 use etcd_rules::events::{EventKind, EventStream, NotLocked};
 use etcd_rules::health::Reason;
@@ -340,4 +340,40 @@ async fn the_page_shows_how_many_engines_are_alive() {
     let both = "as this one sees them: 2 (1 with other rules than this one).";
     eventually(20 * SECOND, "and another one", async || shows(both).await).await;
     engine.shutdown(SECOND).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delay_of_an_engine_that_is_gone_is_taken_up_within_a_lock_ttl() {
+    const TTL: Duration = Duration::from_secs(3);
+    const DELAY: Duration = Duration::from_secs(12);
+    let etcd = Etcd::start().await;
+    let proxy = Proxy::start(etcd.endpoint());
+    let log = Log::default();
+    let job = || {
+        let log = log.clone();
+        Rule::new("job").when(key("/jobs/:id").exists()).run(move |firing: Firing| {
+            let log = log.clone();
+            async move {
+                log.note(&firing)?;
+                Ok::<Outcome, Error>(Outcome::retry_after(DELAY))
+            }
+        })
+    };
+    let first = Engine::builder("app", [proxy.endpoint()]).name("a").lock_ttl(TTL).owners(true).rule(job());
+    let first = start(first).await;
+    etcd.put("/jobs/1", "").await;
+    eventually(10 * SECOND, "it is marked", async || !etcd.keys("/etcd-rules/app/backoff/").await.is_empty())
+        .await;
+    // For etcd and the other engine it is as if it had been killed.
+    proxy.cut();
+    let second = start(builder(&etcd, "b").rule(job())).await;
+    eventually(30 * SECOND, "the other one has it", async || log.by_engine().contains_key("b")).await;
+    let [began, again] = [0, 1].map(|at| log.0.lock().unwrap()[at].2);
+    let late = again.duration_since(began + DELAY);
+    // The engine that is gone is first, and what etcd takes to notice is not little here.
+    assert!(late <= TTL + SECOND / 2, "{late:?}");
+    proxy.heal();
+    for engine in [first, second] {
+        engine.shutdown(SECOND).await.unwrap();
+    }
 }

@@ -65,6 +65,31 @@ fn the_promise_is_kept_for_every_ttl_and_every_moment() {
 }
 
 #[test]
+fn the_mark_of_an_engine_that_is_gone_ends_within_a_lock_ttl_after_its_delay() {
+    let start = Instant::now();
+    for lock_ttl in [3, 4, 5, 10, 60].map(|seconds| seconds * SECOND) {
+        for millis in (100..400_000).step_by(377) {
+            let delay = Duration::from_millis(millis);
+            let mut leases = SharedLeases::new(Sharing::DATA, start);
+            let life = KeyLife::of_mark(delay, lock_ttl);
+            let Some(LeasePlace::Opens(new)) = leases.place(life, start) else { panic!("no lease fits yet") };
+            let lives = Duration::from_secs(new.seconds);
+            leases.granted(new.number, Grant { id: SEVEN, ttl: lives, sent: start });
+            let least = delay + lock_ttl.min(8 * SECOND) / 4;
+            assert!(lives > least, "{delay:?}, {lock_ttl:?}: this engine is to go first, {lives:?}");
+            assert!(lives + TICK < delay + lock_ttl, "{delay:?}, {lock_ttl:?}: late, {lives:?}");
+            for wait in (0..10_000).step_by(493) {
+                let now = start + Duration::from_millis(wait);
+                if let Some(LeasePlace::Joined(_)) = leases.place(life, now) {
+                    assert!(start + lives > now + least, "{delay:?} after {wait} ms: early");
+                    assert!(start + lives + TICK < now + delay + lock_ttl, "{delay:?} after {wait} ms: late");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lease_has_a_limited_number_of_keys() {
     let now = Instant::now();
     for (sharing, most) in [(Sharing::POLLS, 64), (Sharing::DATA, 1000)] {

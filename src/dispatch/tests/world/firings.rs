@@ -99,8 +99,8 @@ impl World {
         if let (false, Some(Hold { delay: Some(delay), .. })) = (lost, &hold)
             && let Some(revision) = self.etcd.mark_revision(id)
         {
-            let seconds = (*delay + Duration::from_secs(2)).as_secs().next_power_of_two();
-            self.later(Duration::from_secs(seconds), Event::MarkExpires(id, revision));
+            let late = Duration::from_millis(self.rng.random_range(2000..10_000));
+            self.later(*delay + late, Event::MarkExpires(id, revision));
         }
         self.spread();
         if unknown {
