@@ -69,7 +69,7 @@ impl Row {
     pub fn met(&self) -> Option<bool> {
         let goal = self.goal.as_deref().filter(|_| self.not_measured.is_none())?;
         let is = self.ratio.unwrap_or(self.ours);
-        let bound = |text: &str| text.parse::<f64>().unwrap_or_else(|_| panic!("goal `{goal}`"));
+        let bound = |text: &str| text.trim().parse::<f64>().unwrap_or_else(|_| panic!("goal `{goal}`"));
         Some(match (goal.strip_prefix(">="), goal.strip_prefix("<=")) {
             (Some(least), _) => is >= bound(least),
             (_, Some(most)) => is <= bound(most),
