@@ -90,6 +90,7 @@ async fn round(bench: &Bench) -> Round {
         }
     }
     let last_of_waiting = last_of_waiting.expect("something waited in the engine that was killed");
+    assert!(last_of_waiting > gone, "the others helped before they took over: nothing of that was measured");
     Round {
         running: (last_of_ran - killed).as_secs_f64(),
         waiting: last_of_waiting.saturating_duration_since(gone).as_secs_f64(),

@@ -36,7 +36,7 @@ pub async fn rows(bench: &Bench) -> Vec<Row> {
             }
             let name = format!("{CALLBACK} ms callbacks, full slots, {engines} engines{shown} and one");
             let row = bench.row(name, "firings/s", &each(&many, |rate| *rate)).floor(&one);
-            rows.push(if spec.owners && engines > 2 { row.goal(goal) } else { row });
+            rows.push(if spec.owners { row.goal(goal) } else { row });
         }
     }
     rows
