@@ -298,7 +298,11 @@ impl WorkQueue {
             record.state = match (dry, optimistic) {
                 // This is as far as a dry run goes.
                 (true, _) => State::WouldFire,
-                (false, true) => State::Running,
+                (false, true) => {
+                    // As when a lock is won: what is due later is its owner's again.
+                    record.insists = false;
+                    State::Running
+                }
                 (false, false) => State::Locking(AnswerState::Awaited),
             };
             QueueAction::Stay

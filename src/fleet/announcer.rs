@@ -164,7 +164,7 @@ async fn write(
         puts.push(put(MemberKey::Able, json(serde_json::to_vec(&**abilities))?));
     }
     if load {
-        puts.push(put(MemberKey::LoadClass, json(serde_json::to_vec(&wanted.load))?));
+        puts.push(put(MemberKey::Busyness, json(serde_json::to_vec(&wanted.load))?));
     }
     etcd.txn(vec![], puts, vec![]).await?;
     status.fine(PART);

@@ -18,7 +18,7 @@ pub(crate) fn prefix_of_members(namespace: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemberKey {
     Able,
-    LoadClass,
+    Busyness,
 }
 
 impl MemberKey {
@@ -26,7 +26,7 @@ impl MemberKey {
     pub(crate) fn of(self, prefix: &str, member: MemberId) -> String {
         let name = match self {
             Self::Able => "able",
-            Self::LoadClass => "load",
+            Self::Busyness => "load",
         };
         format!("{prefix}{member}/{name}")
     }
@@ -36,7 +36,7 @@ impl MemberKey {
         let (id, name) = std::str::from_utf8(rest).ok()?.split_once('/')?;
         let key = match name {
             "able" => Self::Able,
-            "load" => Self::LoadClass,
+            "load" => Self::Busyness,
             _ => return None,
         };
         Some((MemberId::parse(id)?, key))
@@ -74,10 +74,10 @@ impl FleetView {
             (MemberKey::Able, Change::Delete { .. }) => {
                 Arc::make_mut(&mut self.members).remove(&id);
             }
-            (MemberKey::LoadClass, Change::Put { value, .. }) => {
+            (MemberKey::Busyness, Change::Put { value, .. }) => {
                 self.loads.insert(id, serde_json::from_slice(value.as_bytes()).unwrap_or_default());
             }
-            (MemberKey::LoadClass, Change::Delete { .. }) => {
+            (MemberKey::Busyness, Change::Delete { .. }) => {
                 self.loads.remove(&id);
             }
         }

@@ -170,7 +170,7 @@ impl Dispatcher {
                 }
             }
         }
-        if differing.is_empty() && !announcing.differing.is_empty() {
+        if differing.is_empty() && !announcing.differing.is_empty() && view.len() > 0 {
             tracing::info!(engine, "all engines have the same rules again");
         }
         self.config.meters.fleet(view.len(), differing.len());
@@ -237,6 +237,7 @@ impl Handler<WriteRefused> for Dispatcher {
                 announcing.write_refused = refused;
             }
             this.heed_refusals(now);
+            this.show_members();
         });
     }
 }

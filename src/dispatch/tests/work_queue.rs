@@ -35,7 +35,7 @@ fn returned(then: Then) -> Finish {
 
 impl Bench {
     /// The callback of an instance that has the lock ends, and the firing is closed.
-    fn end(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> Closing {
+    pub(super) fn end(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> Closing {
         let closing = self.work.finished(instance(id), finish, self.now);
         self.turn(|work, now, out| work.closed(instance(id), &outcome, now, out));
         closing

@@ -1,10 +1,10 @@
-//! Help for owners that are behind. Such an owner says how far it has come: up to which change it has taken what
-//! became due. Whatever changed later still waits there. The next able engine that is not behind takes some of that
-//! while it has free slots, from the youngest, because the owner goes on from the oldest. They meet in the middle,
-//! and only there an attempt for a lock may be lost.
+//! Help for owners that are behind. Such an owner says how far it has come: the latest change of all that it has given
+//! a slot. Whatever changed later still waits there. The next able engine that is not behind takes some of that while
+//! it has free slots, from the youngest, because the owner goes on from the oldest. They meet in the middle, and only
+//! there an attempt for a lock may be lost.
 //!
-//! Instances of a shared lock wait for the lock rather than for a slot, and those that are to rest between firings rest
-//! in one engine only: they are not helped with.
+//! Instances of a shared lock wait for the lock rather than for a slot, those of a rule with a rate wait for that, and
+//! those that are to rest between firings rest in one engine only: they are not helped with.
 
 use super::*;
 use crate::change::Revision;
@@ -26,6 +26,8 @@ const CHUNK: usize = 256;
 #[derive(Default)]
 pub(super) struct Helping {
     behind: BTreeMap<(MemberId, Lane), Backlog>,
+    /// The latest change of all that got a slot in this engine.
+    taken: BTreeMap<Lane, Revision>,
     /// When there may be more to help with.
     next: Option<Instant>,
 }
@@ -47,6 +49,12 @@ impl Backlog {
 }
 
 impl Helping {
+    /// Something of the lane gets a slot; its latest change.
+    pub(super) fn took(&mut self, lane: Lane, newest: Revision) {
+        let taken = self.taken.entry(lane).or_insert(newest);
+        *taken = newest.max(*taken);
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.next
     }
@@ -56,12 +64,16 @@ impl WorkQueue {
     /// With which rules this engine is behind, and how far it has come: what changed later still waits.
     pub(crate) fn backlog(&mut self, now: Instant) -> BTreeMap<Arc<str>, i64> {
         let (records, rules) = (&self.records, &self.rules);
+        // What is put back into the queue, such as a retry, is first in it with a change that was long ago.
+        let none = BTreeMap::new();
+        let taken = self.owners.as_ref().map_or(&none, |owners| &owners.helping.taken);
         let mut backlog = BTreeMap::new();
         self.queue.first_live(
             |entry| is_valid(records, entry),
             |entry| {
                 let Some(record) = records.get(&entry.instance) else { return };
-                let from = record.newest();
+                let from =
+                    taken.get(&record.lane).map_or(record.newest(), |taken| record.newest().max(*taken));
                 if now.saturating_duration_since(entry.since) >= BEHIND && from > Revision::NONE {
                     backlog.insert(rules[record.rule.index()].id().clone(), from.get());
                 }

@@ -90,6 +90,9 @@ impl WorkQueue {
         let gets_slot = !had_slot && has_slot;
         if gets_slot {
             self.queue.occupy(lane);
+            if let Some(owners) = &mut self.owners {
+                owners.helping.took(lane, record.newest());
+            }
         }
         if (was(State::is_reserved) || gets_slot) && !is(State::is_reserved) {
             if is(State::fires) {
