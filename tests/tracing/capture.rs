@@ -1,6 +1,6 @@
 //! Keeps what the process records through `tracing`, and finds what is of an engine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, OnceLock};
 use tracing::field::{Field, Visit};
@@ -28,10 +28,10 @@ impl Told {
         self.fields.get(field).map_or("", String::as_str)
     }
 
-    /// Of the engine with this name: the field is its own or the outermost span's.
-    fn is_of(&self, engine: &str) -> bool {
-        let mut all = std::iter::once(&self.fields).chain(self.around.iter().map(|(_, fields)| fields));
-        all.any(|fields| fields.get("engine").is_some_and(|name| name == engine))
+    /// The engines that it is of, each told by a field of its own or of a span around it.
+    fn engines(&self) -> BTreeSet<&str> {
+        let all = std::iter::once(&self.fields).chain(self.around.iter().map(|(_, fields)| fields));
+        all.filter_map(|fields| fields.get("engine").map(String::as_str)).collect()
     }
 
     pub(super) fn path(&self) -> String {
@@ -41,9 +41,10 @@ impl Told {
     }
 }
 
-/// Keeps everything that is told in this process.
+/// Keeps everything that is told of an engine in this process, by the engine's name. The rest, of which the crates
+/// below etcd-rules tell much, is of no test: a look at one engine must not go through it while engines wait to tell.
 #[derive(Clone, Default)]
-pub(super) struct Capture(Arc<Mutex<Vec<Told>>>);
+pub(super) struct Capture(Arc<Mutex<HashMap<String, Vec<Told>>>>);
 
 struct Seen<'a>(&'a mut Fields);
 
@@ -103,7 +104,15 @@ impl Capture {
         is_span: bool,
     ) {
         let (target, level) = (metadata.target().to_owned(), *metadata.level());
-        self.0.lock().unwrap().push(Told { name, target, level, fields, around, is_span });
+        let told = Told { name, target, level, fields, around, is_span };
+        let engines = told.engines();
+        if engines.is_empty() {
+            return;
+        }
+        let mut kept = self.0.lock().unwrap();
+        for engine in engines {
+            kept.entry(engine.to_owned()).or_default().push(told.clone());
+        }
     }
 
     /// The one of this process: engines have threads of their own, so that it must be the global one.
@@ -119,14 +128,19 @@ impl Capture {
 
     /// What was told of an engine with this name, by it or by callbacks.
     pub(super) fn of(&self, engine: &str) -> Vec<Told> {
-        self.0.lock().unwrap().iter().filter(|told| told.is_of(engine)).cloned().collect()
+        self.those(engine, |_| true)
     }
 
     pub(super) fn spans(&self, engine: &str, name: &str) -> Vec<Told> {
-        self.of(engine).into_iter().filter(|told| told.is_span && told.name == name).collect()
+        self.those(engine, |told| told.is_span && told.name == name)
     }
 
     pub(super) fn lines(&self, engine: &str, message: &str) -> Vec<Told> {
-        self.of(engine).into_iter().filter(|told| !told.is_span && told.name == message).collect()
+        self.those(engine, |told| !told.is_span && told.name == message)
+    }
+
+    fn those(&self, engine: &str, wanted: impl Fn(&Told) -> bool) -> Vec<Told> {
+        let kept = self.0.lock().unwrap();
+        kept.get(engine).into_iter().flatten().filter(|told| wanted(told)).cloned().collect()
     }
 }
