@@ -3,7 +3,6 @@
 
 use super::mutex::CrawlMutex;
 use crate::etcd::{EtcdClient, Failure, FailureKind};
-use crate::health::status::Status;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::views::ViewId;
 use crate::index::{ViewPurpose, WatcherIndex};
@@ -50,7 +49,6 @@ pub(crate) struct CrawlerSettings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
-    pub(crate) status: Status,
     /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,
     /// By which part of the interval it may be longer or shorter.
@@ -128,15 +126,10 @@ async fn turn(settings: &mut CrawlerSettings) -> Result<Option<(usize, u64, Dura
     Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
 }
 
-/// The name of the reads of these keys in the engine's health.
-fn part(keys: &KeyScope) -> String {
-    format!("crawl of `{keys}`")
-}
-
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time. What etcd refuses to let be
 /// read is left out.
 async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failure> {
-    let CrawlerSettings { etcd, index, dispatcher, status, .. } = settings;
+    let CrawlerSettings { etcd, index, dispatcher, .. } = settings;
     let refused = |watched: &WatchedKeys| watched.generation.is_refused();
     // By watch: the stream, or that it is refused.
     let streams = || -> Option<Vec<Option<u64>>> {
@@ -167,7 +160,6 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
     let mut throttle = Throttle::beside(settings.rate, expected);
     let mut lost = Vec::new();
     for (&view, watched) in views.iter().zip(all) {
-        let part = part(&watched.keys);
         let page = async |mut found: Vec<_>, _| {
             keys += found.len();
             // In pieces, so that a live change waits for one of them at most.
@@ -182,13 +174,13 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
         };
         let read = reader::read(etcd, &watched.keys, revision, &watched.splits, &mut throttle, page).await;
         match read {
-            Ok(Some(_)) => status.fine(&part),
-            // A watch that is open may stay so, although its prefix can't be read any more.
+            Ok(Some(_)) => {}
+            // Its watch is to find that out too, and says so in the health.
             Err(failure) if failure.kind == FailureKind::Permission => {
-                status.failure(&part, &failure);
                 if watched.splits_up {
                     settings.faults.report(ActorFault::Refused(watched.keys.clone()));
                 }
+                watched.generation.doubt();
                 lost.push(view);
             }
             read => {

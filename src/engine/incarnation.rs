@@ -323,7 +323,6 @@ impl Incarnation {
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),
             namespace: config.namespace.to_string(),
-            status: status.clone(),
             interval: config.options.crawl_interval,
             jitter: config.options.crawl_jitter,
             rate: config.options.crawl_rate,

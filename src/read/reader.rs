@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Where to split a prefix, learned by reading it: shared by a watcher's snapshots and the crawler.
@@ -45,6 +46,7 @@ pub(crate) struct StreamGeneration(Arc<StreamState>);
 struct StreamState {
     number: AtomicU64,
     refused: AtomicBool,
+    doubted: Notify,
 }
 
 impl StreamGeneration {
@@ -72,6 +74,17 @@ impl StreamGeneration {
 
     pub(crate) fn is_refused(&self) -> bool {
         self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// A read of the prefix was refused. etcd checks a watch when it is opened and never again, so that a stream which
+    /// is open may stay so: it is to be opened anew.
+    pub(crate) fn doubt(&self) {
+        self.0.doubted.notify_one();
+    }
+
+    /// Returns once the stream is [doubted](Self::doubt).
+    pub(crate) async fn doubted(&self) {
+        self.0.doubted.notified().await;
     }
 }
 

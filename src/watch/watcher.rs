@@ -369,6 +369,7 @@ async fn stream_to_end(
                     }
                 }
             }
+            () = settings.generation.doubted() => return Ok(Stop::Again),
             () = due(late) => {}
         }
     }

@@ -6,7 +6,6 @@ use etcd_rules::{Channel, Engine, Error, Firing, Outcome, Rule, key};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::body::Body;
 use tonic::codegen::http::Request;
 use tower::ServiceBuilder;
@@ -33,10 +32,7 @@ fn counting(etcd: &Etcd, counts: &Arc<Mutex<Counts>>) -> Channel {
 
 /// What etcd itself has counted: the calls that it began to serve.
 async fn served(etcd: &Etcd) -> Counts {
-    let mut connection = tokio::net::TcpStream::connect(etcd.endpoint()).await.expect("etcd listens");
-    connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
-    let mut metrics = String::new();
-    connection.read_to_string(&mut metrics).await.expect("an answer");
+    let metrics = etcd.metrics().await;
     let lines =
         metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_started_total{grpc_method=\""));
     let counts = lines.filter_map(|line| {

@@ -10,7 +10,6 @@ use etcd_rules::{
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -24,16 +23,6 @@ fn delete_jobs() -> Rule {
     Rule::new("delete")
         .when(key("/jobs/:id").exists())
         .run(|firing: Firing| async move { Ok::<Outcome, Error>(firing.commit().delete("/jobs/:id").into()) })
-}
-
-/// The sum of a figure of the server's own metrics over all lines with this beginning.
-async fn figure(etcd: &Etcd, beginning: &str) -> f64 {
-    let mut stream = tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let lines = text.lines().filter(|line| line.starts_with(beginning));
-    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,12 +71,12 @@ async fn a_batch_size_of_one_sends_every_transaction_alone() {
             etcd.put(&format!("/jobs/{job}"), "").await;
         }
         let sent = r#"grpc_server_handled_total{grpc_code="OK",grpc_method="Txn""#;
-        let before = figure(&etcd, sent).await;
+        let before = etcd.metric(sent).await;
         let builder = engine(&etcd).rule(delete_jobs()).batch_size(size);
         let running = builder.build().unwrap().start().await.unwrap();
         eventually(20 * SECOND, "all are done", async || etcd.keys("/jobs/").await.is_empty()).await;
         running.shutdown(5 * SECOND).await.unwrap();
-        figure(&etcd, sent).await - before
+        etcd.metric(sent).await - before
     };
     let (alone, together) = tokio::join!(requests(1), requests(64));
     assert!(alone >= 400.0, "a lock and a commit each: {alone}");

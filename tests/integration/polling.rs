@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -229,19 +228,9 @@ fn a_namespace_without_the_conditions_attributes_is_a_mistake() {
     }
 }
 
-/// A figure of the server's own metrics.
-async fn figure(etcd: &Etcd, name: &str) -> f64 {
-    let mut stream = tokio::net::TcpStream::connect(etcd.endpoint()).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("etcd has no {name}")).parse().unwrap()
-}
-
 /// How many leases etcd has granted.
 async fn granted(etcd: &Etcd) -> f64 {
-    figure(etcd, "etcd_debugging_lease_granted_total").await
+    etcd.metric("etcd_debugging_lease_granted_total ").await
 }
 
 /// Puts servers that are active, evenly in two seconds.

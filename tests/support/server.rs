@@ -8,6 +8,8 @@ use etcd_client::{
     AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions, ConnectOptions, DeleteOptions,
     GetOptions, Permission, PutOptions, ResponseHeader, Txn, TxnOp,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::etcd::{EtcdProcess, LaunchError, LaunchOptions, Saved};
 
@@ -207,6 +209,23 @@ impl Etcd {
     pub async fn compact(&self, revision: i64) {
         let options = CompactionOptions::new().with_physical();
         self.client.kv_client().compact(revision, Some(options)).await.expect("compaction");
+    }
+
+    /// The server's own metrics, as it shows them without TLS.
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.endpoint()).await.expect("etcd listens");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.expect("a request");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.expect("an answer");
+        text
+    }
+
+    /// The sum of all lines of its [metrics](Self::metrics) that begin so: a name, or one with its first labels, which
+    /// are in alphabetic order. None: 0, as a counter with labels is not there before it counts.
+    pub async fn metric(&self, beginning: &str) -> f64 {
+        let text = self.metrics().await;
+        let lines = text.lines().filter(|line| line.starts_with(beginning));
+        lines.map(|line| line.rsplit(' ').next().expect("a figure").parse::<f64>().expect("a number")).sum()
     }
 
     async fn header(&self) -> Option<ResponseHeader> {
