@@ -247,6 +247,7 @@ mod runtime;
 mod simulation;
 mod time;
 mod trace;
+mod typed_index;
 mod value;
 mod watch;
 mod watch_cell;

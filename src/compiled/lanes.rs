@@ -1,21 +1,15 @@
 //! Lanes: the compiled rules that an expansion makes of one rule share a lane.
 
 use super::CompiledRule;
+use crate::typed_index::typed_index;
 use std::ops::{Index, IndexMut};
 
 /// Which compiled rule, in the order of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct RuleIndex(u32);
+typed_index!(RuleIndex(u32));
 
 impl RuleIndex {
-    pub(crate) const fn new(index: usize) -> Self {
-        Self(index as u32)
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-
     /// Those of so many rules.
     pub(crate) fn all(count: usize) -> impl Iterator<Item = Self> {
         (0..count).map(Self::new)
@@ -25,16 +19,7 @@ impl RuleIndex {
 /// Which rule, as it was written: what all compiled rules with its id share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Lane(u32);
-
-impl Lane {
-    pub(crate) const fn new(index: usize) -> Self {
-        Self(index as u32)
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+typed_index!(Lane(u32));
 
 /// One of something a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub use rate_limit::RateLimit;
 pub use settle::Settle;
 pub(crate) use usage::Use;
 
-use crate::condition::{Compiled, Slot};
+use crate::condition::{Compiled, LeafNumber, Slot};
 use crate::pattern::{Attributes, Pattern, Segment};
 use domain::{Constraint, Domains};
 use smallvec::SmallVec;
@@ -39,7 +39,7 @@ pub(crate) struct GroupKind {
     pub(crate) attributes: SmallVec<[u8; 4]>,
     pub(crate) slots: SmallVec<[Slot; 4]>,
     /// Leaves that read only these slots. Their truth is cached.
-    pub(crate) leaves: Vec<usize>,
+    pub(crate) leaves: Vec<LeafNumber>,
     /// Slots that a leaf compares with slots outside of this kind. Every change of their value counts.
     pub(crate) operands: Vec<Slot>,
 }
@@ -398,7 +398,7 @@ fn group_kinds(
         for kind in &mut kinds {
             let inside = leaf.slots.iter().filter(|slot| kind.slots.contains(slot)).count();
             if inside == leaf.slots.len() {
-                kind.leaves.push(number);
+                kind.leaves.push(LeafNumber::new(number));
             } else if inside > 0 {
                 let operands = leaf.slots.iter().filter(|slot| kind.slots.contains(slot));
                 kind.operands.extend(operands.copied());

@@ -5,6 +5,7 @@ use super::expr::{Condition, Expr};
 use super::leaf::{Leaf, Test};
 use super::tree::{Node, Tree};
 use crate::pattern::{Pattern, PatternError};
+use crate::typed_index::typed_index;
 use smallvec::SmallVec;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,16 +14,7 @@ use thiserror::Error;
 /// The number of a distinct key pattern in a condition. Slots count from 0, in the order of first appearance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot(pub(crate) u8);
-
-impl Slot {
-    pub(crate) const fn new(index: usize) -> Self {
-        Self(index as u8)
-    }
-
-    pub(crate) const fn index(self) -> usize {
-        self.0 as usize
-    }
-}
+typed_index!(Slot(u8));
 
 /// The most distinct patterns that a condition may have. It is etcd's default limit of operations in a
 /// transaction, because one transaction checks them all.
@@ -123,7 +115,7 @@ impl Compiler {
                         self.leaves.push(Leaf { slots, test: test.clone() });
                     }
                 }
-                self.add_above(Node::Leaf(self.leaves.len().saturating_sub(1) as LeafNumber), &[]);
+                self.add_above(Node::Leaf(LeafNumber::new(self.leaves.len().saturating_sub(1))), &[]);
             }
         }
     }

@@ -4,6 +4,7 @@ use super::compile::{Compiled, Slot};
 use super::leaf::{Leaf, Test};
 use super::tree::{Node, Tree};
 use crate::change::Seen;
+use crate::typed_index::typed_index;
 use smallvec::{SmallVec, smallvec};
 
 /// A transaction compares values of up to this many bytes directly, and longer ones by their revision.
@@ -25,7 +26,9 @@ pub(crate) enum Check {
 }
 
 /// The place of a leaf among those of its condition.
-pub(crate) type LeafNumber = u32;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeafNumber(u32);
+typed_index!(LeafNumber(u32));
 
 /// Checks that together prove the truth of a condition: whenever all of them hold, the condition has this
 /// truth. There is at most one check for a slot, so a witness always fits into a transaction. It is empty if
@@ -54,18 +57,18 @@ impl Compiled {
 
     /// The truth, given a function for the truth of each leaf. Leaves that can't change the result are not
     /// asked for.
-    pub(crate) fn truth_by(&self, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
+    pub(crate) fn truth_by(&self, leaf_truth: &mut impl FnMut(LeafNumber) -> bool) -> bool {
         self.node_truth(Tree::ROOT, leaf_truth)
     }
 
-    /// The truth of one leaf, by its index in `leaves`.
-    pub(crate) fn leaf_truth(&self, leaf: usize, seen: &[Option<Seen>]) -> bool {
-        self.leaves[leaf].holds(seen)
+    /// The truth of one leaf, by its place.
+    pub(crate) fn leaf_truth(&self, leaf: LeafNumber, seen: &[Option<Seen>]) -> bool {
+        self.leaves[leaf.index()].holds(seen)
     }
 
     /// The value that a leaf compares its key with. It is empty if the leaf is not a comparison with a value.
     pub(crate) fn literal(&self, leaf: LeafNumber) -> &[u8] {
-        match &self.leaves[leaf as usize].test {
+        match &self.leaves[leaf.index()].test {
             Test::Equals(literal) => literal.as_bytes(),
             _ => &[],
         }
@@ -88,10 +91,10 @@ impl Compiled {
         self.verdict(Tree::ROOT, seen)
     }
 
-    fn node_truth(&self, at: usize, leaf_truth: &mut impl FnMut(usize) -> bool) -> bool {
+    fn node_truth(&self, at: usize, leaf_truth: &mut impl FnMut(LeafNumber) -> bool) -> bool {
         let mut children = self.tree.children(at);
         match self.tree.node(at) {
-            Node::Leaf(leaf) => leaf_truth(leaf as usize),
+            Node::Leaf(leaf) => leaf_truth(leaf),
             Node::All => children.all(|child| self.node_truth(child, leaf_truth)),
             Node::Any => children.any(|child| self.node_truth(child, leaf_truth)),
             Node::Not => !children.any(|child| self.node_truth(child, leaf_truth)),
@@ -100,7 +103,7 @@ impl Compiled {
 
     fn verdict(&self, at: usize, seen: &[Option<Seen>]) -> Evaluation {
         match self.tree.node(at) {
-            Node::Leaf(leaf) => self.leaves[leaf as usize].verdict(leaf, seen),
+            Node::Leaf(leaf) => self.leaves[leaf.index()].verdict(leaf, seen),
             Node::All => self.join(at, true, seen),
             Node::Any => self.join(at, false, seen),
             Node::Not => {

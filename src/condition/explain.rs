@@ -1,7 +1,7 @@
 //! Explains why a condition is true or false, by the truth of each part and what was seen.
 
 use super::compile::{Compiled, ConditionError, Slot};
-use super::evaluate::seen_at;
+use super::evaluate::{LeafNumber, seen_at};
 use super::expr::Condition;
 use super::tree::{Node, Tree};
 use crate::change::{Revision, Seen};
@@ -129,7 +129,7 @@ impl Compiled {
             children,
         };
         match self.tree.node(at) {
-            Node::Leaf(leaf) => self.explain_leaf(leaf as usize, false, seen, key_of),
+            Node::Leaf(leaf) => self.explain_leaf(leaf, false, seen, key_of),
             Node::All => {
                 let children = children();
                 let text = if children.is_empty() { "true" } else { "and" };
@@ -141,7 +141,7 @@ impl Compiled {
                 inner(children.iter().any(|child| child.truth), text, children)
             }
             Node::Not => match self.tree.children(at).next().map(|child| self.tree.node(child)) {
-                Some(Node::Leaf(leaf)) => self.explain_leaf(leaf as usize, true, seen, key_of),
+                Some(Node::Leaf(leaf)) => self.explain_leaf(leaf, true, seen, key_of),
                 _ => {
                     let children = children();
                     inner(!children.iter().any(|child| child.truth), "not", children)
@@ -152,13 +152,13 @@ impl Compiled {
 
     fn explain_leaf(
         &self,
-        leaf: usize,
+        leaf: LeafNumber,
         negated: bool,
         seen: &[Option<Seen>],
         key_of: &impl Fn(Slot) -> String,
     ) -> Explanation {
         let truth = self.leaf_truth(leaf, seen) != negated;
-        let leaf = &self.leaves[leaf];
+        let leaf = &self.leaves[leaf.index()];
         let names: Vec<String> = leaf.slots.iter().map(|slot| key_of(*slot)).collect();
         let text = leaf.test.render(&names, negated);
         let seen = leaf.slots.iter().zip(names).map(|(slot, key)| {

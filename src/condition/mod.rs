@@ -36,7 +36,7 @@ mod tree;
 
 pub use compile::ConditionError;
 pub(crate) use compile::{Compiled, Slot};
-pub(crate) use evaluate::{Check, Evaluation, Witness};
+pub(crate) use evaluate::{Check, Evaluation, LeafNumber, Witness};
 pub use explain::{EvaluateError, Explanation, SeenKey};
 pub use expr::{Condition, Key, all_equal, key};
 pub use number::Number;

@@ -4,7 +4,7 @@
 use super::mutex::CrawlMutex;
 use crate::etcd::{EtcdClient, Failure, FailureKind};
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
-use crate::index::views::ViewId;
+use crate::index::places::ViewId;
 use crate::index::{ViewPurpose, WatcherIndex};
 use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;

@@ -16,6 +16,7 @@ use crate::error::EngineError;
 use crate::index::InstanceId;
 use crate::index::actor::{Figures, GetListed, IndexActor, LookUp};
 use crate::index::listing::Wanted;
+use crate::index::places::InstanceIndex;
 use crate::inspect::{
     Cursor, Instance, InstanceExplanation, InstancePage, InstanceQuery, InstanceState, RuleStatus, StateKind,
     StateSet, Stats,
@@ -115,7 +116,7 @@ impl Inspector {
         let wanted = Arc::new(self.wanted(rule.as_deref(), &attributes)?);
         let mut instances = Vec::new();
         let mut bytes = 0;
-        let mut from = after.map_or(0, |cursor| cursor.0);
+        let mut from = InstanceIndex::new(after.map_or(0, |cursor| cursor.0 as usize));
         loop {
             let (listed, next) =
                 ask(&self.index, GetListed { from, wanted: wanted.clone(), limit: CHUNK }).await?;
@@ -152,7 +153,7 @@ impl Inspector {
     pub(crate) async fn retry_given_up(&self, rule: &str) -> Result<usize, EngineError> {
         let wanted = Arc::new(self.wanted(Some(rule), &Attributes::new())?);
         let states = InstanceQuery::new().state(StateKind::GivenUp).states;
-        let (mut count, mut from) = (0, Some(0));
+        let (mut count, mut from) = (0, Some(InstanceIndex::new(0)));
         while let Some(place) = from {
             let list = GetListed { from: place, wanted: wanted.clone(), limit: CHUNK };
             let (listed, next) = ask(&self.index, list).await?;

@@ -5,7 +5,8 @@ mod queries;
 
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
-use super::views::{Closed, ViewId, ViewPurpose};
+use super::places::ViewId;
+use super::views::{Closed, ViewPurpose};
 use super::{
     DecisionReason, EvaluationOrder, Index, InstanceId, Orders, Reached, Timestamps, WatchState, WatcherIndex,
 };

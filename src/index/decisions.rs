@@ -2,7 +2,7 @@
 
 use super::Index;
 use super::instances::InstanceId;
-use super::mirror::EntryId;
+use super::places::{EntryId, InstanceIndex};
 use crate::change::Seen;
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, RuleIndex};
@@ -41,7 +41,7 @@ pub(crate) struct Decide {
 /// An instance that will be decided at the end of this turn.
 pub(super) struct Dirty {
     /// `None` if it has been decided already.
-    pub(super) instance: Option<u32>,
+    pub(super) instance: Option<InstanceIndex>,
     pub(super) touches: SmallVec<[Touch; 2]>,
     reason: DecisionReason,
 }
@@ -51,7 +51,7 @@ const DIRTY: usize = 65_536;
 
 impl Index {
     /// Marks an instance for a decision.
-    pub(super) fn mark_dirty(&mut self, index: u32, touch: Option<Touch>, reason: DecisionReason) {
+    pub(super) fn mark_dirty(&mut self, index: InstanceIndex, touch: Option<Touch>, reason: DecisionReason) {
         let instance = self.instances.get_mut(index);
         if !self.readable.has(instance.rule) {
             return;
@@ -69,10 +69,10 @@ impl Index {
     }
 
     /// Values of an instance's keys, by slot.
-    fn snapshot(&self, index: u32) -> Snapshot {
+    fn snapshot(&self, index: InstanceIndex) -> Snapshot {
         let instance = self.instances.get(index);
         let rule = &self.rules[instance.rule.index()];
-        let mut snapshot: Snapshot = instance.entries().iter().map(|&id| self.seen(id)).collect();
+        let mut snapshot: Snapshot = instance.entries().map(|id| self.seen(id)).collect();
         for (kind, (group, _)) in instance.groups().enumerate() {
             let group = self.groups.get(group);
             for (&slot, &id) in rule.kinds()[kind].slots.iter().zip(group.entries()) {
@@ -101,7 +101,12 @@ impl Index {
         Some(self.decide(index, touches, reason))
     }
 
-    fn decide(&mut self, index: u32, touches: SmallVec<[Touch; 2]>, reason: DecisionReason) -> Decide {
+    fn decide(
+        &mut self,
+        index: InstanceIndex,
+        touches: SmallVec<[Touch; 2]>,
+        reason: DecisionReason,
+    ) -> Decide {
         self.counters.decided += 1;
         let snapshot = self.snapshot(index);
         let instance = self.instances.get(index);

@@ -6,12 +6,13 @@
 //! key nor a long pause.
 
 use super::Touch;
-use super::mirror::{EntryId, Mirror, NO_ENTRY};
+use super::mirror::Mirror;
+use super::places::{EntryId, GroupIndex, InstanceIndex, MemberIndex};
 use crate::change::Seen;
 use crate::change::Snapshot;
 use crate::compiled::CompiledRule;
 use crate::compiled::{Binding, RuleIndex};
-use crate::condition::Slot;
+use crate::condition::{LeafNumber, Slot};
 use crate::runtime::spare::Spare;
 use crate::value::Value;
 use foldhash::fast::FixedState;
@@ -52,7 +53,7 @@ pub(crate) struct KeyGroup {
     /// By slot of the kind.
     entries: SmallVec<[EntryId; 2]>,
     /// The instances, in no particular order. A group has this one list, however many keys it has.
-    members: Vec<u32>,
+    members: Vec<InstanceIndex>,
     spare: Spare,
     /// The truth of each leaf of the kind. `None` if the leaf's comparison panicked.
     truths: SmallVec<[Option<bool>; 2]>,
@@ -67,9 +68,9 @@ impl KeyGroup {
     }
 
     /// Adds a member and returns its place.
-    pub(crate) fn join(&mut self, instance: u32) -> u32 {
+    pub(crate) fn join(&mut self, instance: InstanceIndex) -> MemberIndex {
         self.members.push(instance);
-        self.members.len() as u32 - 1
+        MemberIndex::new(self.members.len() - 1)
     }
 
     pub(crate) fn set_entry(&mut self, rules: &[CompiledRule], slot: Slot, id: EntryId) {
@@ -121,13 +122,13 @@ impl KeyGroup {
 }
 
 /// A user's comparison may panic. That must not end the index.
-fn leaf_truth(rule: &CompiledRule, leaf: usize, snapshot: &Snapshot) -> Option<bool> {
+fn leaf_truth(rule: &CompiledRule, leaf: LeafNumber, snapshot: &Snapshot) -> Option<bool> {
     catch_unwind(AssertUnwindSafe(|| rule.condition().leaf_truth(leaf, snapshot))).ok()
 }
 
 pub(crate) struct Groups {
     table: Slab<KeyGroup>,
-    by_binding: HashTable<u32>,
+    by_binding: HashTable<GroupIndex>,
     hasher: FixedState,
     spare: Spare,
 }
@@ -142,12 +143,12 @@ impl Groups {
         self.table.len()
     }
 
-    pub(crate) fn get(&self, index: u32) -> &KeyGroup {
-        &self.table[index as usize]
+    pub(crate) fn get(&self, index: GroupIndex) -> &KeyGroup {
+        &self.table[index.index()]
     }
 
-    pub(crate) fn get_mut(&mut self, index: u32) -> &mut KeyGroup {
-        &mut self.table[index as usize]
+    pub(crate) fn get_mut(&mut self, index: GroupIndex) -> &mut KeyGroup {
+        &mut self.table[index.index()]
     }
 
     pub(crate) fn get_or_insert(
@@ -156,11 +157,11 @@ impl Groups {
         rule: RuleIndex,
         kind: u8,
         packed: &[u8],
-    ) -> u32 {
+    ) -> GroupIndex {
         let hash = self.hasher.hash_one((rule, kind, packed));
         let table = &self.table;
         let found = self.by_binding.find(hash, |&index| {
-            let group = &table[index as usize];
+            let group = &table[index.index()];
             group.rule == rule && group.kind == kind && group.binding.bytes() == packed
         });
         if let Some(&index) = found {
@@ -170,29 +171,29 @@ impl Groups {
         let shape = &compiled.kinds()[kind as usize];
         let empty: Snapshot = vec![None; compiled.slots().len()].into();
         let truths = shape.leaves.iter().map(|&leaf| leaf_truth(compiled, leaf, &empty)).collect();
-        let index = self.table.insert(KeyGroup {
+        let index = GroupIndex::new(self.table.insert(KeyGroup {
             rule,
             kind,
             binding: Binding::of(packed),
-            entries: smallvec::smallvec![NO_ENTRY; shape.slots.len()],
+            entries: smallvec::smallvec![EntryId::NONE; shape.slots.len()],
             members: Vec::new(),
             spare: Spare::default(),
             truths,
             operands: smallvec::smallvec![None; shape.operands.len()],
             walk: None,
-        }) as u32;
+        }));
         let (table, hasher) = (&self.table, &self.hasher);
         self.by_binding.insert_unique(hash, index, |&index| {
-            let group = &table[index as usize];
+            let group = &table[index.index()];
             hasher.hash_one((group.rule, group.kind, group.binding.bytes()))
         });
         index
     }
 
     /// Removes a member. Returns the member that was moved to its place, if there is one.
-    pub(crate) fn leave(&mut self, index: u32, at: u32) -> Option<u32> {
+    pub(crate) fn leave(&mut self, index: GroupIndex, at: MemberIndex) -> Option<InstanceIndex> {
         let group = self.get_mut(index);
-        group.members.swap_remove(at as usize);
+        group.members.swap_remove(at.index());
         if group.spare.is_far_too_much(group.members.len(), group.members.capacity()) {
             group.members.shrink_to_fit();
         }
@@ -201,15 +202,15 @@ impl Groups {
         }
         // Walks go from the end to the start. So a walk that is under way may decide the moved member twice,
         // but never misses it.
-        group.members.get(at as usize).copied()
+        group.members.get(at.index()).copied()
     }
 
-    pub(crate) fn remove_if_unused(&mut self, index: u32) {
+    pub(crate) fn remove_if_unused(&mut self, index: GroupIndex) {
         let group = self.get(index);
-        if !group.members.is_empty() || group.entries.iter().any(|&id| id != NO_ENTRY) {
+        if !group.members.is_empty() || group.entries.iter().any(|&id| id != EntryId::NONE) {
             return;
         }
-        let group = self.table.remove(index as usize);
+        let group = self.table.remove(index.index());
         let hash = self.hasher.hash_one((group.rule, group.kind, group.binding.bytes()));
         if let Ok(found) = self.by_binding.find_entry(hash, |&other| other == index) {
             found.remove();
@@ -222,22 +223,22 @@ impl Groups {
             self.table.shrink_to_fit();
             let (table, hasher) = (&self.table, &self.hasher);
             self.by_binding.shrink_to_fit(|&index| {
-                let group = &table[index as usize];
+                let group = &table[index.index()];
                 hasher.hash_one((group.rule, group.kind, group.binding.bytes()))
             });
         }
     }
 
-    pub(crate) fn walk(&self, index: u32) -> Option<Walk> {
-        self.table.get(index as usize)?.walk.clone()
+    pub(crate) fn walk(&self, index: GroupIndex) -> Option<Walk> {
+        self.table.get(index.index())?.walk.clone()
     }
 
-    pub(crate) fn member(&self, index: u32, at: usize) -> Option<u32> {
-        self.get(index).members.get(at).copied()
+    pub(crate) fn member(&self, index: GroupIndex, at: MemberIndex) -> Option<InstanceIndex> {
+        self.get(index).members.get(at.index()).copied()
     }
 
     /// The walk has done everything from `next` on. At 0 it is complete.
-    pub(crate) fn walked_to(&mut self, index: u32, next: usize) {
+    pub(crate) fn walked_to(&mut self, index: GroupIndex, next: usize) {
         let group = self.get_mut(index);
         if next == 0 {
             group.walk = None;

@@ -1,10 +1,11 @@
 //! The table of rule instances: found by rule and binding, addressed by small numbers.
 
-use super::mirror::{EntryId, NO_ENTRY};
+use super::places::{EntryId, GroupIndex, InstanceIndex, MemberIndex};
 use super::table::Table;
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Slot;
 use crate::runtime::spare::Spare;
+use crate::typed_index::TypedIndex;
 use foldhash::fast::FixedState;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -13,6 +14,7 @@ use std::hash::BuildHasher;
 /// Identifies an instance for as long as it exists. When its number is used again, the generation differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct InstanceId {
+    /// Its place, which only [`Instances::resolve`] may take for one: by then another instance may have it.
     pub(crate) index: u32,
     pub(crate) generation: u32,
 }
@@ -38,24 +40,24 @@ impl IndexedInstance {
     }
 
     /// The entry of each slot. Slots that belong to a group stay empty here.
-    pub(crate) fn entries(&self) -> &[EntryId] {
-        &self.links[..usize::from(self.slots)]
+    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = EntryId> + '_ {
+        self.links[..usize::from(self.slots)].iter().map(|&id| place(id))
     }
 
     /// Sets the entry of a slot that belongs to no group.
     pub(crate) fn set_entry(&mut self, slot: Slot, id: EntryId) {
         debug_assert!(slot.index() < usize::from(self.slots), "behind them are groups");
-        self.links[slot.index()] = id;
+        self.links[slot.index()] = link(id);
     }
 
     /// For each group kind, the group and this instance's place among its members.
-    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = (u32, u32)> + '_ {
-        self.links[usize::from(self.slots)..].chunks_exact(2).map(|group| (group[0], group[1]))
+    pub(crate) fn groups(&self) -> impl ExactSizeIterator<Item = (GroupIndex, MemberIndex)> + '_ {
+        self.links[usize::from(self.slots)..].chunks_exact(2).map(|group| (place(group[0]), place(group[1])))
     }
 
     /// Notes the group of the next kind, and the place among its members.
-    pub(crate) fn join(&mut self, group: u32, at: u32) {
-        self.links.extend([group, at]);
+    pub(crate) fn join(&mut self, group: GroupIndex, at: MemberIndex) {
+        self.links.extend([link(group), link(at)]);
     }
 
     /// Its place in the list of dirty instances, if it is dirty.
@@ -71,21 +73,31 @@ impl IndexedInstance {
     /// `always` tells. That is called only if no key implies the instance, because for most instances the
     /// rule then need not be read.
     pub(crate) fn is_orphaned(&self, always: impl FnOnce() -> bool) -> bool {
-        self.entries().iter().all(|&id| id == NO_ENTRY) && !always()
+        self.entries().all(|id| id == EntryId::NONE) && !always()
     }
 
     /// Notes that it was moved to another place among a group's members.
-    pub(crate) fn moved_in(&mut self, group: u32, at: u32) {
+    pub(crate) fn moved_in(&mut self, group: GroupIndex, at: MemberIndex) {
         let groups = self.links[usize::from(self.slots)..].chunks_exact_mut(2);
-        for place in groups.filter(|place| place[0] == group) {
-            place[1] = at;
+        for member in groups.filter(|member| member[0] == link(group)) {
+            member[1] = link(at);
         }
     }
 }
 
+/// What stands for a place in [`IndexedInstance::links`], where places in several tables are.
+fn link(place: impl TypedIndex) -> u32 {
+    place.place() as u32
+}
+
+/// The place that a link stands for.
+fn place<I: TypedIndex>(link: u32) -> I {
+    I::at(link as usize)
+}
+
 pub(crate) struct Instances {
     table: Slab<IndexedInstance>,
-    by_binding: Table,
+    by_binding: Table<InstanceIndex>,
     hasher: FixedState,
     generation: u32,
     /// How many instances each rule has.
@@ -111,29 +123,30 @@ impl Instances {
         self.table.capacity()
     }
 
-    pub(crate) fn at(&self, index: usize) -> Option<u32> {
-        self.table.contains(index).then_some(index as u32)
+    pub(crate) fn at(&self, index: usize) -> Option<InstanceIndex> {
+        self.table.contains(index).then_some(InstanceIndex::new(index))
     }
 
-    pub(crate) fn get(&self, index: u32) -> &IndexedInstance {
-        &self.table[index as usize]
+    pub(crate) fn get(&self, index: InstanceIndex) -> &IndexedInstance {
+        &self.table[index.index()]
     }
 
-    pub(crate) fn get_mut(&mut self, index: u32) -> &mut IndexedInstance {
-        &mut self.table[index as usize]
+    pub(crate) fn get_mut(&mut self, index: InstanceIndex) -> &mut IndexedInstance {
+        &mut self.table[index.index()]
     }
 
-    pub(crate) fn id(&self, index: u32) -> InstanceId {
-        InstanceId { index, generation: self.get(index).generation }
+    pub(crate) fn id(&self, index: InstanceIndex) -> InstanceId {
+        InstanceId { index: index.index() as u32, generation: self.get(index).generation }
     }
 
     /// The index behind an id, if that instance still exists.
-    pub(crate) fn resolve(&self, id: InstanceId) -> Option<u32> {
-        let instance = self.table.get(id.index as usize)?;
-        (instance.generation == id.generation).then_some(id.index)
+    pub(crate) fn resolve(&self, id: InstanceId) -> Option<InstanceIndex> {
+        let index = InstanceIndex::new(id.index as usize);
+        let instance = self.table.get(index.index())?;
+        (instance.generation == id.generation).then_some(index)
     }
 
-    pub(crate) fn find(&self, rule: RuleIndex, binding: &Binding) -> Option<u32> {
+    pub(crate) fn find(&self, rule: RuleIndex, binding: &Binding) -> Option<InstanceIndex> {
         self.find_hashed(self.hash(rule, binding), rule, binding)
     }
 
@@ -147,7 +160,7 @@ impl Instances {
         self.by_binding.touch(hash)
     }
 
-    pub(crate) fn find_hashed(&self, hash: u64, rule: RuleIndex, binding: &Binding) -> Option<u32> {
+    pub(crate) fn find_hashed(&self, hash: u64, rule: RuleIndex, binding: &Binding) -> Option<InstanceIndex> {
         self.by_binding.find(hash, |index| {
             let instance = self.get(index);
             instance.rule == rule && instance.binding == *binding
@@ -155,17 +168,23 @@ impl Instances {
     }
 
     /// Adds an instance that must not exist yet. `hash` is that of [`Instances::hash`].
-    pub(crate) fn insert(&mut self, hash: u64, rule: RuleIndex, binding: Binding, slots: usize) -> u32 {
+    pub(crate) fn insert(
+        &mut self,
+        hash: u64,
+        rule: RuleIndex,
+        binding: Binding,
+        slots: usize,
+    ) -> InstanceIndex {
         self.generation = self.generation.wrapping_add(1);
         self.by_rule[rule.index()] += 1;
-        let index = self.table.insert(IndexedInstance {
+        let index = InstanceIndex::new(self.table.insert(IndexedInstance {
             rule,
             generation: self.generation,
             binding,
             dirty_at: CLEAN,
             slots: slots as u8,
-            links: smallvec::smallvec![NO_ENTRY; slots],
-        }) as u32;
+            links: smallvec::smallvec![link(EntryId::NONE); slots],
+        }));
         self.by_binding.insert(hash, index);
         index
     }
@@ -184,8 +203,8 @@ impl Instances {
         }
     }
 
-    pub(crate) fn remove(&mut self, index: u32) {
-        let instance = self.table.remove(index as usize);
+    pub(crate) fn remove(&mut self, index: InstanceIndex) {
+        let instance = self.table.remove(index.index());
         self.by_rule[instance.rule.index()] -= 1;
         let hash = self.hasher.hash_one((instance.rule, instance.binding.bytes()));
         self.by_binding.remove(hash, index);

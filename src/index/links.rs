@@ -1,6 +1,7 @@
 //! Links between keys and who reads them: instances, and groups of instances.
 
-use super::mirror::{EntryId, NO_ENTRY, Readers, Subscriber};
+use super::mirror::{Readers, Subscriber};
+use super::places::{EntryId, GroupIndex, InstanceIndex};
 use super::{DecisionReason, Index, Matched};
 use crate::change::Revision;
 use crate::compiled::{Binding, RuleIndex};
@@ -75,11 +76,11 @@ impl Index {
         for reader in self.mirror.entry_mut(id).readers.take(key) {
             match reader {
                 Subscriber::Instance(index, slot) => {
-                    self.instances.get_mut(index).set_entry(slot, NO_ENTRY);
+                    self.instances.get_mut(index).set_entry(slot, EntryId::NONE);
                     self.mark_dirty(index, Some((slot, revision)), DecisionReason::Change);
                 }
                 Subscriber::Group(index, slot) => {
-                    self.groups.get_mut(index).set_entry(&self.rules, slot, NO_ENTRY);
+                    self.groups.get_mut(index).set_entry(&self.rules, slot, EntryId::NONE);
                     self.group_changed(index, slot, revision);
                     self.groups.remove_if_unused(index);
                 }
@@ -119,7 +120,7 @@ impl Index {
 
     /// The instance of a rule for a binding. It is made if it is new. `hash` is that of
     /// [`Instances::hash`](super::instances::Instances::hash).
-    pub(super) fn instance(&mut self, hash: u64, rule: RuleIndex, binding: Binding) -> u32 {
+    pub(super) fn instance(&mut self, hash: u64, rule: RuleIndex, binding: Binding) -> InstanceIndex {
         if let Some(index) = self.instances.find_hashed(hash, rule, &binding) {
             return index;
         }
@@ -141,7 +142,7 @@ impl Index {
 
     /// Handles a change of a group's key. The members are decided only if what the key contributes has
     /// changed.
-    fn group_changed(&mut self, index: u32, slot: Slot, revision: Revision) {
+    fn group_changed(&mut self, index: GroupIndex, slot: Slot, revision: Revision) {
         let Self { groups, mirror, rules, .. } = self;
         if groups.get_mut(index).refresh(rules, mirror)
             && self.ready

@@ -1,5 +1,6 @@
 //! Lists instances in pages. Each page takes a bounded time.
 
+use super::places::InstanceIndex;
 use super::{Binding, Index, InstanceId, RuleIndex};
 
 /// The most places of the table that one page looks at.
@@ -23,13 +24,13 @@ impl Index {
     /// instance keeps its place for as long as it exists.
     pub(crate) fn list(
         &self,
-        from: u32,
+        from: InstanceIndex,
         wanted: &Wanted,
         limit: usize,
-    ) -> (Vec<ListedInstance>, Option<u32>) {
+    ) -> (Vec<ListedInstance>, Option<InstanceIndex>) {
         let mut found = Vec::new();
         let end = self.instances.capacity();
-        let mut place = from as usize;
+        let mut place = from.index();
         let stop = end.min(place.saturating_add(PLACES));
         while place < stop && found.len() < limit {
             if let Some(listed) = self.instances.at(place).and_then(|index| self.listed(index, wanted)) {
@@ -37,10 +38,10 @@ impl Index {
             }
             place += 1;
         }
-        (found, (place < end).then_some(place as u32))
+        (found, (place < end).then_some(InstanceIndex::new(place)))
     }
 
-    fn listed(&self, index: u32, wanted: &Wanted) -> Option<ListedInstance> {
+    fn listed(&self, index: InstanceIndex, wanted: &Wanted) -> Option<ListedInstance> {
         let instance = self.instances.get(index);
         let values = wanted.0.get(instance.rule.index())?.as_ref()?;
         let count = self.rules[instance.rule.index()].attributes().len();

@@ -2,6 +2,7 @@
 //! known of a key is refused. So it doesn't matter in which order the watch, crawls, own commits and the
 //! reads of lock transactions arrive.
 
+use super::places::{EntryId, GroupIndex, InstanceIndex, ViewId};
 use super::table::Table;
 use super::watchers::WatcherIndex;
 use crate::change::Revision;
@@ -16,19 +17,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
 
-/// A slot of [`Mirror`]; valid until the entry is removed.
-pub(crate) type EntryId = u32;
-
-/// No entry: the key is absent and has no tombstone.
-pub(crate) const NO_ENTRY: EntryId = u32::MAX;
-
 /// Who reads a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subscriber {
     /// The instance at this index of the instance table reads it as this slot of its rule.
-    Instance(u32, Slot),
+    Instance(InstanceIndex, Slot),
     /// All members of the group at this index read it as this slot of their rule.
-    Group(u32, Slot),
+    Group(GroupIndex, Slot),
 }
 
 #[derive(Debug)]
@@ -50,7 +45,7 @@ pub(crate) enum Readers {
     /// The instance at this index reads it as this slot. Nobody else does. The key exists, and its text follows
     /// from the instance: see [`Forms`](super::forms::Forms). So most keys are stored once, as what their
     /// instance binds.
-    One(u32, Slot),
+    One(InstanceIndex, Slot),
     Listed(Box<ListedKey>),
 }
 
@@ -112,7 +107,7 @@ pub(crate) struct MirrorEntry {
     /// The watcher whose prefix covers the key.
     pub(crate) watcher: WatcherIndex,
     /// The last view (snapshot or crawl) that contained the key.
-    pub(crate) stamp: u32,
+    pub(crate) stamp: ViewId,
     /// Whether the entry is in the list of tombstones. It is listed at most once.
     buried: bool,
 }
@@ -134,7 +129,7 @@ pub(crate) enum Merge {
 
 pub(crate) struct Mirror {
     entries: Slab<MirrorEntry>,
-    by_key: Table,
+    by_key: Table<EntryId>,
     hasher: FixedState,
     /// For each watcher, the entries that became tombstones, ordered by a revision that is at most theirs. A
     /// key that has been put again since is noticed when its entry comes up.
@@ -203,8 +198,13 @@ impl Mirror {
     }
 
     /// The entry of a key. `is_of` tells whether it is the key of an instance's slot.
-    pub(crate) fn find(&self, hash: u64, key: &[u8], is_of: impl Fn(u32, Slot) -> bool) -> Option<EntryId> {
-        self.by_key.find(hash, |id| match &self.entries[id as usize].readers {
+    pub(crate) fn find(
+        &self,
+        hash: u64,
+        key: &[u8],
+        is_of: impl Fn(InstanceIndex, Slot) -> bool,
+    ) -> Option<EntryId> {
+        self.by_key.find(hash, |id| match &self.entries[id.index()].readers {
             Readers::One(index, slot) => is_of(*index, *slot),
             Readers::Listed(listed) => listed.key.as_bytes() == key,
         })
@@ -216,19 +216,19 @@ impl Mirror {
     }
 
     pub(crate) fn entry(&self, id: EntryId) -> &MirrorEntry {
-        &self.entries[id as usize]
+        &self.entries[id.index()]
     }
 
     pub(crate) fn entry_mut(&mut self, id: EntryId) -> &mut MirrorEntry {
-        &mut self.entries[id as usize]
+        &mut self.entries[id.index()]
     }
 
     /// The value and revision behind an entry, if its key exists.
     pub(crate) fn present(&self, id: EntryId) -> Option<(&Value, Revision)> {
-        if id == NO_ENTRY {
+        if id == EntryId::NONE {
             return None;
         }
-        match &self.entries[id as usize].content {
+        match &self.entries[id.index()].content {
             Content::Present { value, revision } => Some((value, *revision)),
             Content::Gone { .. } => None,
         }
@@ -246,7 +246,7 @@ impl Mirror {
     }
 
     pub(crate) fn at(&self, index: usize) -> Option<(EntryId, &MirrorEntry)> {
-        self.entries.get(index).map(|entry| (index as EntryId, entry))
+        self.entries.get(index).map(|entry| (EntryId::new(index), entry))
     }
 
     /// Puts a key that has no entry and is so long. `hash` is that of [`Mirror::hash`].
@@ -265,7 +265,7 @@ impl Mirror {
 
     /// Puts the key of an entry.
     pub(crate) fn put_at(&mut self, id: EntryId, value: Value, revision: Revision) -> Merge {
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.entries[id.index()];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision == *known => Merge::Known,
             Content::Present { revision: known, .. } if revision < *known && !is_active(Mutant::Forward) => {
@@ -299,7 +299,7 @@ impl Mirror {
 
     /// Deletes the key of an entry. It is so long. Its readers must be taken if it is a tombstone now.
     pub(crate) fn delete_at(&mut self, id: EntryId, length: usize, revision: Revision) -> Merge {
-        let entry = &mut self.entries[id as usize];
+        let entry = &mut self.entries[id.index()];
         match &mut entry.content {
             Content::Present { revision: known, .. } if revision <= *known && !is_active(Mutant::Forward) => {
                 Merge::Stale(id)
@@ -321,8 +321,8 @@ impl Mirror {
     }
 
     fn insert(&mut self, hash: u64, readers: Readers, content: Content, watcher: WatcherIndex) -> EntryId {
-        let entry = MirrorEntry { content, readers, watcher, stamp: 0, buried: false };
-        let id = self.entries.insert(entry) as EntryId;
+        let entry = MirrorEntry { content, readers, watcher, stamp: ViewId::NONE, buried: false };
+        let id = EntryId::new(self.entries.insert(entry));
         self.by_key.insert(hash, id);
         id
     }
@@ -342,8 +342,8 @@ impl Mirror {
 
     fn tombstone(&mut self, id: EntryId, revision: Revision) {
         self.gone += 1;
-        self.note_deletion(self.entries[id as usize].watcher, revision);
-        let entry = &mut self.entries[id as usize];
+        self.note_deletion(self.entries[id.index()].watcher, revision);
+        let entry = &mut self.entries[id.index()];
         if !std::mem::replace(&mut entry.buried, true) {
             let watcher = entry.watcher.index();
             if self.tombstones.len() <= watcher {
@@ -366,7 +366,7 @@ impl Mirror {
             && listed <= horizon
         {
             tombstones.pop();
-            let entry = &mut entries[id as usize];
+            let entry = &mut entries[id.index()];
             match entry.content {
                 Content::Present { .. } => entry.buried = false,
                 Content::Gone { revision } if revision > horizon => tombstones.push(Reverse((revision, id))),
@@ -375,7 +375,7 @@ impl Mirror {
                     *gone -= 1;
                     let Readers::Listed(listed) = &entry.readers else { unreachable!("it is a tombstone") };
                     by_key.remove(hasher.hash_one(listed.key.as_bytes()), id);
-                    entries.remove(id as usize);
+                    entries.remove(id.index());
                 }
             }
         }

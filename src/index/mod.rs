@@ -16,6 +16,7 @@ pub(crate) mod listing;
 mod mirror;
 mod orders;
 pub(crate) mod patterns;
+pub(crate) mod places;
 mod readable;
 mod table;
 pub(crate) mod views;
@@ -43,8 +44,9 @@ use foldhash::fast::FixedState;
 use forms::Forms;
 use groups::Groups;
 use instances::Instances;
-use mirror::{EntryId, Merge, Mirror, Readers, Subscriber};
+use mirror::{Merge, Mirror, Readers, Subscriber};
 use patterns::{KeySegments, Patterns};
+use places::{EntryId, GroupIndex, InstanceIndex};
 use readable::Readable;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -84,7 +86,7 @@ pub(crate) struct Index {
     ready: bool,
     readable: Readable,
     dirty: Vec<Dirty>,
-    walks: VecDeque<u32>,
+    walks: VecDeque<GroupIndex>,
     full_walk: Option<FullWalk>,
     counters: Counters,
     /// A buffer that is reused whenever an instance is made.
@@ -125,7 +127,7 @@ impl Index {
             instances: Instances::new(rules.len(), hasher.clone()),
             forms: Forms::new(&rules),
             groups: Groups::new(hasher),
-            views: Views::default(),
+            views: Views::new(),
             positions: vec![Revision::NONE; watchers],
             forgotten: vec![Revision::NONE; watchers],
             ready: false,
@@ -221,7 +223,7 @@ impl Index {
                 touched ^= self.mirror.touch(hash);
                 hashes.push(hash);
             }
-            let mut readers = SmallVec::<[u32; AHEAD]>::new();
+            let mut readers = SmallVec::<[InstanceIndex; AHEAD]>::new();
             for &hash in &hashes {
                 let Some(id) = self.mirror.guess(hash) else { continue };
                 if let Some(Subscriber::Instance(index, _)) = self.mirror.entry(id).readers.first() {

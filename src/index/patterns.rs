@@ -4,6 +4,7 @@
 
 use crate::compiled::Use;
 use crate::pattern::{Pattern, Segment};
+use crate::typed_index::typed_index;
 use foldhash::fast::FixedState;
 use radix_trie::{Trie, TrieCommon};
 use smallvec::SmallVec;
@@ -13,10 +14,20 @@ use std::collections::HashMap;
 /// Segments of a key captured by attributes, left to right.
 pub(crate) type KeySegments<'k> = SmallVec<[&'k str; 8]>;
 
+/// The place of a node among all nodes.
+#[derive(Clone, Copy, PartialEq)]
+struct NodeIndex(u32);
+typed_index!(NodeIndex(u32));
+
+/// The place of a prefix among all prefixes.
+#[derive(Clone, Copy, PartialEq)]
+struct PrefixIndex(u32);
+typed_index!(PrefixIndex(u32));
+
 #[derive(Default)]
 struct Node {
-    literal: HashMap<Box<str>, u32, FixedState>,
-    any: Option<u32>,
+    literal: HashMap<Box<str>, NodeIndex, FixedState>,
+    any: Option<NodeIndex>,
     ends: Vec<Use>,
     rest: Vec<Use>,
 }
@@ -24,18 +35,18 @@ struct Node {
 struct Prefix {
     text: Box<str>,
     /// The longest of the other prefixes that this one begins with.
-    shorter: Option<u32>,
+    shorter: Option<PrefixIndex>,
     /// Whether another prefix begins with this one.
     has_longer: bool,
-    root: u32,
+    root: NodeIndex,
 }
 
 pub(crate) struct Patterns {
-    trie: Trie<String, u32>,
+    trie: Trie<String, PrefixIndex>,
     prefixes: Vec<Prefix>,
     nodes: Vec<Node>,
     /// The prefix that was found last. Keys of one kind often come together.
-    last: Cell<Option<u32>>,
+    last: Cell<Option<PrefixIndex>>,
 }
 
 impl Patterns {
@@ -55,43 +66,43 @@ impl Patterns {
         let prefix = match self.trie.get(text) {
             Some(&prefix) => prefix,
             None => {
-                let prefix = self.prefixes.len() as u32;
+                let prefix = PrefixIndex::new(self.prefixes.len());
                 let root = self.node();
                 self.prefixes.push(Prefix { text: text.into(), shorter: None, has_longer: false, root });
                 self.trie.insert(text.to_owned(), prefix);
                 prefix
             }
         };
-        let mut at = self.prefixes[prefix as usize].root as usize;
+        let mut at = self.prefixes[prefix.index()].root;
         let first = pattern.segments().iter().position(|s| !matches!(s, Segment::Literal(_)));
         let tail = first.map_or(&[][..], |first| &pattern.segments()[first..]);
         for segment in tail {
             at = match segment {
-                Segment::Literal(text) => match self.nodes[at].literal.get(text) {
-                    Some(&next) => next as usize,
+                Segment::Literal(text) => match self.nodes[at.index()].literal.get(text) {
+                    Some(&next) => next,
                     None => {
                         let next = self.node();
-                        self.nodes[at].literal.insert(text.clone(), next);
-                        next as usize
+                        self.nodes[at.index()].literal.insert(text.clone(), next);
+                        next
                     }
                 },
-                Segment::Attribute(_) => match self.nodes[at].any {
-                    Some(next) => next as usize,
+                Segment::Attribute(_) => match self.nodes[at.index()].any {
+                    Some(next) => next,
                     None => {
                         let next = self.node();
-                        self.nodes[at].any = Some(next);
-                        next as usize
+                        self.nodes[at.index()].any = Some(next);
+                        next
                     }
                 },
-                Segment::Rest(_) => return self.nodes[at].rest.push(usage),
+                Segment::Rest(_) => return self.nodes[at.index()].rest.push(usage),
             };
         }
-        self.nodes[at].ends.push(usage);
+        self.nodes[at.index()].ends.push(usage);
     }
 
-    fn node(&mut self) -> u32 {
+    fn node(&mut self) -> NodeIndex {
         self.nodes.push(Node::default());
-        self.nodes.len() as u32 - 1
+        NodeIndex::new(self.nodes.len() - 1)
     }
 
     /// Links every prefix to the longest other one that it begins with.
@@ -102,7 +113,7 @@ impl Patterns {
         }
         for prefix in 0..self.prefixes.len() {
             if let Some(shorter) = self.prefixes[prefix].shorter {
-                self.prefixes[shorter as usize].has_longer = true;
+                self.prefixes[shorter.index()].has_longer = true;
             }
         }
     }
@@ -112,9 +123,9 @@ impl Patterns {
         let mut next = self.longest_prefix(key);
         let mut captures = KeySegments::new();
         while let Some(prefix) = next {
-            let Prefix { text, shorter, root, .. } = &self.prefixes[prefix as usize];
+            let Prefix { text, shorter, root, .. } = &self.prefixes[prefix.index()];
             let tail = &key[text.len()..];
-            let root = &self.nodes[*root as usize];
+            let root = &self.nodes[root.index()];
             if tail.is_empty() {
                 offer(&root.ends, &captures, &mut found);
             } else {
@@ -124,9 +135,9 @@ impl Patterns {
         }
     }
 
-    fn longest_prefix(&self, key: &str) -> Option<u32> {
+    fn longest_prefix(&self, key: &str) -> Option<PrefixIndex> {
         let fits = |prefix: &Prefix| !prefix.has_longer && key.starts_with(&*prefix.text);
-        if let Some(last) = self.last.get().filter(|&last| fits(&self.prefixes[last as usize])) {
+        if let Some(last) = self.last.get().filter(|&last| fits(&self.prefixes[last.index()])) {
             return Some(last);
         }
         let found = lookup(&self.trie, key);
@@ -150,8 +161,8 @@ impl Patterns {
             Some((segment, tail)) => (segment, Some(tail)),
             None => (tail, None),
         };
-        let mut step = |next: u32, captures: &mut KeySegments<'k>| {
-            let next = &self.nodes[next as usize];
+        let mut step = |next: NodeIndex, captures: &mut KeySegments<'k>| {
+            let next = &self.nodes[next.index()];
             match tail {
                 Some(tail) => self.descend(next, tail, captures, found),
                 None => offer(&next.ends, captures, found),
@@ -178,6 +189,6 @@ fn offer<'k>(uses: &[Use], captures: &KeySegments<'k>, found: &mut impl FnMut(&U
 }
 
 /// The longest prefix in the trie that `key` begins with.
-fn lookup(trie: &Trie<String, u32>, key: &str) -> Option<u32> {
+fn lookup(trie: &Trie<String, PrefixIndex>, key: &str) -> Option<PrefixIndex> {
     trie.get_ancestor(key).and_then(|found| found.value().copied())
 }

@@ -1,8 +1,11 @@
-//! Hash tables of small numbers. A number stands for something that is stored, and compared, elsewhere.
+//! Hash tables of small numbers. A number is the place of something that is stored, and compared, elsewhere.
 //!
 //! Half of the hash is kept beside the number. So a table can grow without reading the millions of keys that
 //! its numbers stand for, none of which is in the processor's cache. A lookup that finds nothing mostly reads
 //! one cache line. A table that keeps the tags of its slots separately reads two.
+
+use crate::typed_index::TypedIndex;
+use std::marker::PhantomData;
 
 /// A free slot. It is zero, so that the allocator can return zeroed memory for a new table without a pass
 /// over it.
@@ -16,16 +19,22 @@ const HASH: u64 = 0xffff_ffff_0000_0000;
 
 /// A table with open addressing. The slots are in the order of their hashes as far as possible: if a place is
 /// taken, the next free one is used.
-#[derive(Default)]
-pub(super) struct Table {
+pub(super) struct Table<I> {
     /// The slots. Their number is a power of two, or zero. Each holds half of a hash in its upper half, and
     /// the number plus one in its lower half.
     slots: Vec<u64>,
     taken: usize,
+    places: PhantomData<I>,
 }
 
-impl Table {
-    pub(super) fn find(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<u32> {
+impl<I> Default for Table<I> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), taken: 0, places: PhantomData }
+    }
+}
+
+impl<I: TypedIndex> Table<I> {
+    pub(super) fn find(&self, hash: u64, is: impl Fn(I) -> bool) -> Option<I> {
         self.place(hash, is).map(|at| number(self.slots[at]))
     }
 
@@ -35,11 +44,12 @@ impl Table {
     }
 
     /// Adds a number that is not there yet.
-    pub(super) fn insert(&mut self, hash: u64, number: u32) {
-        debug_assert!(number < u32::MAX, "one more than the number must fit");
+    pub(super) fn insert(&mut self, hash: u64, number: I) {
+        let number = number.place() as u64;
+        debug_assert!(number < u64::from(u32::MAX), "one more than the number must fit");
         self.reserve(1);
         self.taken += 1;
-        self.add(hash & HASH | (u64::from(number) + 1));
+        self.add(hash & HASH | (number + 1));
     }
 
     /// Makes room for `more` numbers.
@@ -68,7 +78,7 @@ impl Table {
         }
     }
 
-    pub(super) fn remove(&mut self, hash: u64, number: u32) {
+    pub(super) fn remove(&mut self, hash: u64, number: I) {
         let Some(mut hole) = self.place(hash, |other| other == number) else { return };
         self.taken -= 1;
         let mask = self.slots.len() - 1;
@@ -90,7 +100,7 @@ impl Table {
     }
 
     /// Where a number lies.
-    fn place(&self, hash: u64, is: impl Fn(u32) -> bool) -> Option<usize> {
+    fn place(&self, hash: u64, is: impl Fn(I) -> bool) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
         let mut at = self.home(hash);
         loop {
@@ -122,8 +132,8 @@ impl Table {
 }
 
 /// The number that a slot holds.
-fn number(slot: u64) -> u32 {
-    (slot as u32).wrapping_sub(1)
+fn number<I: TypedIndex>(slot: u64) -> I {
+    I::at((slot as u32).wrapping_sub(1) as usize)
 }
 
 /// How many of `slots` may be taken. With more, lookups take long to find a free slot.
@@ -134,8 +144,13 @@ fn room(slots: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::typed_index::typed_index;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Number(u32);
+    typed_index!(Number(u32));
 
     proptest! {
         /// Uses few hashes, the highest among them, so that runs of taken slots form and wrap around the end
@@ -151,7 +166,7 @@ mod tests {
             let mut set = BTreeSet::new();
             for (at, low, adds) in steps {
                 // A number always has the same hash.
-                let number = low * HASHES.len() as u32 + at as u32;
+                let number = Number(low * HASHES.len() as u32 + at as u32);
                 if !adds {
                     table.remove(HASHES[at], number);
                     set.remove(&number);
@@ -159,8 +174,8 @@ mod tests {
                     table.insert(HASHES[at], number);
                 }
                 prop_assert_eq!(table.taken, set.len());
-                for number in 0..8 * HASHES.len() as u32 {
-                    let found = table.find(HASHES[number as usize % HASHES.len()], |other| other == number);
+                for number in (0..8 * HASHES.len()).map(Number::new) {
+                    let found = table.find(HASHES[number.index() % HASHES.len()], |other| other == number);
                     prop_assert_eq!(found.is_some(), set.contains(&number));
                 }
             }
@@ -169,13 +184,13 @@ mod tests {
 
     #[test]
     fn numbers_of_one_hash_are_told_apart_and_those_of_many_are_found_again() {
-        let mut table = Table::default();
+        let mut table = Table::<Number>::default();
         let hash = |number: u32| u64::from(number / 2).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (0..100_000).for_each(|number| table.insert(hash(number), number));
-        (0..100_000).step_by(3).for_each(|number| table.remove(hash(number), number));
+        (0..100_000).for_each(|number| table.insert(hash(number), Number(number)));
+        (0..100_000).step_by(3).for_each(|number| table.remove(hash(number), Number(number)));
         for number in 0..100_000 {
-            let found = table.find(hash(number), |other| other == number);
-            assert_eq!(found, (number % 3 != 0).then_some(number));
+            let found = table.find(hash(number), |other| other == Number(number));
+            assert_eq!(found, (number % 3 != 0).then_some(Number(number)));
         }
     }
 }

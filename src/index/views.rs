@@ -10,13 +10,11 @@
 //!
 //! Keys that a view lacks were deleted. A sweep in chunks finds them.
 
-use super::mirror::{Content, EntryId};
+use super::mirror::Content;
+use super::places::{EntryId, ViewId};
 use super::{AHEAD, Index, Matched, WatcherIndex};
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::mutants::{Mutant, is_active};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ViewId(u32);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ViewPurpose {
@@ -65,10 +63,9 @@ struct View {
 /// The most differences that a crawl holds back. Any more are repaired at once.
 const MISMATCHES: usize = 65_536;
 
-#[derive(Default)]
 pub(crate) struct Views {
     open: Vec<View>,
-    last: u32,
+    last: ViewId,
     closed: Vec<Closed>,
     /// Watchers whose first snapshot is complete.
     complete: Vec<WatcherIndex>,
@@ -80,6 +77,16 @@ pub(crate) struct Views {
 pub(crate) type Contradiction = (Revision, Revision, Revision);
 
 impl Views {
+    pub(super) fn new() -> Self {
+        Self {
+            open: Vec::new(),
+            last: ViewId::NONE,
+            closed: Vec::new(),
+            complete: Vec::new(),
+            contradiction: None,
+        }
+    }
+
     /// Whether an open view of an older revision might still show a key that was deleted at `revision`.
     pub(crate) fn any_older(&self, watcher: WatcherIndex, revision: Revision) -> bool {
         self.open.iter().any(|view| view.watcher == watcher && view.revision < revision)
@@ -137,8 +144,8 @@ impl Index {
             return None;
         }
         self.views.open.retain(|view| view.watcher != watcher);
-        self.views.last += 1;
-        let id = ViewId(self.views.last);
+        let id = self.views.last.next();
+        self.views.last = id;
         self.views.open.push(View {
             id,
             watcher,
@@ -223,7 +230,7 @@ impl Index {
         let View { id, purpose, revision: seen_at, .. } = self.views.open[at];
         let Some(watcher) = watcher else { return };
         if let Some(entry) = known {
-            self.mirror.entry_mut(entry).stamp = id.0;
+            self.mirror.entry_mut(entry).stamp = id;
             let known = self.revision_of(entry);
             // The mirror has a change of the key from before the view, and the view does not have it.
             if found.revision < known && known <= seen_at && !is_active(Mutant::Rewind) {
@@ -235,7 +242,7 @@ impl Index {
         }
         if let (ViewPurpose::Snapshot, None) = (purpose, known) {
             if let Some(entry) = self.put_new(hash, found, watcher, matched.take(uses)) {
-                self.mirror.entry_mut(entry).stamp = id.0;
+                self.mirror.entry_mut(entry).stamp = id;
             }
         } else if purpose == ViewPurpose::Snapshot {
             self.repair(id, found);
@@ -251,7 +258,7 @@ impl Index {
         }
     }
 
-    pub(super) fn revision_of(&self, entry: u32) -> Revision {
+    pub(super) fn revision_of(&self, entry: EntryId) -> Revision {
         match self.mirror.entry(entry).content {
             Content::Present { revision, .. } | Content::Gone { revision } => revision,
         }
@@ -264,7 +271,7 @@ impl Index {
         match known {
             // An event has explained it meanwhile.
             Some(entry) if self.revision_of(entry) >= found.revision => {
-                self.mirror.entry_mut(entry).stamp = id.0;
+                self.mirror.entry_mut(entry).stamp = id;
             }
             // It may have been deleted since. The next crawl will tell.
             None if blind => {}
@@ -288,7 +295,7 @@ impl Index {
             }
         };
         if let Some(entry) = entry {
-            self.mirror.entry_mut(entry).stamp = id.0;
+            self.mirror.entry_mut(entry).stamp = id;
         }
     }
 
@@ -331,7 +338,7 @@ impl Index {
                 .filter_map(|index| self.mirror.at(index))
                 .filter(|(_, entry)| {
                     entry.watcher == watcher
-                        && entry.stamp != id.0
+                        && entry.stamp != id
                         && matches!(entry.content, Content::Present { revision: known, .. } if known <= revision)
                 })
                 .map(|(entry, _)| entry)

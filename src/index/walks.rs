@@ -1,6 +1,7 @@
 //! Walks: work that concerns many instances, done in chunks behind live changes.
 
 use super::groups::Walk;
+use super::places::MemberIndex;
 use super::{DecisionReason, Index};
 
 /// A walk over all instances.
@@ -45,7 +46,7 @@ impl Index {
             };
             let step = budget.min(next);
             for at in (next - step..next).rev() {
-                let Some(member) = self.groups.member(index, at) else { continue };
+                let Some(member) = self.groups.member(index, MemberIndex::new(at)) else { continue };
                 self.mark_dirty(member, None, DecisionReason::Change);
                 if let Some(at) = self.instances.get(member).dirty_at() {
                     self.dirty[at].touches.extend(touches.iter().copied());

@@ -9,7 +9,7 @@ use crate::change::{KeyValue, Revision};
 use crate::etcd::{Failure, FailureKind, LastEvent, LiveWatch, Pieces, StreamEvent, WatchMessage};
 use crate::index::ViewPurpose;
 use crate::index::actor::{CloseView, OpenView, ViewPage};
-use crate::index::views::ViewId;
+use crate::index::places::ViewId;
 use crate::read::reader;
 use crate::read::throttle::Throttle;
 use futures_util::future::LocalBoxFuture;

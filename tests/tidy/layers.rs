@@ -34,7 +34,7 @@ pub(crate) type Layer = (&'static str, &'static [&'static str]);
 
 /// The layers from the lowest to the highest. `ARCHITECTURE.md` says what each is for.
 pub(crate) const LAYERS: &[Layer] = &[
-    ("tools", &["cancellation", "embedded", "mutants", "raw_codec", "watch_cell"]),
+    ("tools", &["cancellation", "embedded", "mutants", "raw_codec", "typed_index", "watch_cell"]),
     ("vocabulary", &["change", "limits", "pattern", "time", "value"]),
     ("conditions", &["condition"]),
     ("rules", &["compiled", "firing", "rule", "trace"]),

@@ -20,8 +20,14 @@ fn witnesses_are_few_checks_that_prove_the_truth() {
         ("an equal value", a.equals("1"), &[Some("1")], true, &[ValueIs(Slot(0))]),
         ("an equal value at the limit", a.equals(other), &[Some(other)], true, &[ValueIs(Slot(0))]),
         ("an equal value past the limit", a.equals(long), &[Some(long)], true, &[Unchanged(Slot(0))]),
-        ("another value", a.equals("2"), &[Some("1")], false, &[ValueIsNot(Slot(0), 0)]),
-        ("another value, long", a.equals("2"), &[Some(long)], false, &[ValueIsNot(Slot(0), 0)]),
+        ("another value", a.equals("2"), &[Some("1")], false, &[ValueIsNot(Slot(0), LeafNumber::new(0))]),
+        (
+            "another value, long",
+            a.equals("2"),
+            &[Some(long)],
+            false,
+            &[ValueIsNot(Slot(0), LeafNumber::new(0))],
+        ),
         ("another value than a long one", a.equals(long), &[Some("1")], false, &[ValueIs(Slot(0))]),
         ("no value", a.equals("2"), &[None], false, &[Absent(Slot(0))]),
         ("not equal, negated by the operator", a.not_equals("2"), &[None], true, &[Absent(Slot(0))]),
@@ -124,7 +130,7 @@ fn witnesses_are_few_checks_that_prove_the_truth() {
             a.exists() & a.not_equals("2"),
             &[Some("1")],
             true,
-            &[ValueIsNot(Slot(0), 1)],
+            &[ValueIsNot(Slot(0), LeafNumber::new(1))],
         ),
         (
             "one check for a key: two values it is not",
@@ -171,8 +177,8 @@ fn the_truth_is_found_without_needless_leaves() {
     {
         let mut leaves = Vec::new();
         condition.truth_by(&mut |leaf| {
-            leaves.push(leaf);
-            truths[leaf]
+            leaves.push(leaf.index());
+            truths[leaf.index()]
         });
         assert_eq!(leaves, asked);
     }

@@ -1,6 +1,7 @@
 //! Queries of what the index knows. Each takes a bounded time, so that it doesn't hold up changes.
 
 use super::super::listing::{ListedInstance, Wanted};
+use super::super::places::InstanceIndex;
 use super::super::{Binding, RuleIndex};
 use super::*;
 use crate::change::Snapshot;
@@ -27,9 +28,9 @@ impl Handler<LookUp> for IndexActor {
 
 /// Asks for a page of instances; see [`Index::list`].
 #[derive(Message)]
-#[rtype(result = "(Vec<ListedInstance>, Option<u32>)")]
+#[rtype(result = "(Vec<ListedInstance>, Option<InstanceIndex>)")]
 pub(crate) struct GetListed {
-    pub(crate) from: u32,
+    pub(crate) from: InstanceIndex,
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) limit: usize,
 }

@@ -7,14 +7,14 @@ fn state() -> Condition {
     key("/s/:id/state").exists()
 }
 
-fn crawl(index: &mut Index, revision: i64) -> views::ViewId {
+fn crawl(index: &mut Index, revision: i64) -> places::ViewId {
     index
         .open_view(WatcherIndex::FIRST, Revision::new(revision), ViewPurpose::Crawl)
         .expect("nothing else is under way")
 }
 
 /// Closes the view, compares to the end, and returns the drift.
-fn close(index: &mut Index, view: views::ViewId) -> u64 {
+fn close(index: &mut Index, view: places::ViewId) -> u64 {
     assert!(index.close_view(view));
     while index.has_backlog() {
         index.work(1);

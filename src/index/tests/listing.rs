@@ -12,7 +12,7 @@ fn listed(
     limit: usize,
     mut before: impl FnMut(&mut Index, usize),
 ) -> (Vec<ListedInstance>, usize) {
-    let (mut all, mut from, mut pieces) = (Vec::new(), 0, 0);
+    let (mut all, mut from, mut pieces) = (Vec::new(), InstanceIndex::new(0), 0);
     loop {
         before(index, pieces);
         let (found, next) = index.list(from, wanted, limit);

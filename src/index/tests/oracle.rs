@@ -3,6 +3,7 @@
 
 use super::super::*;
 use crate::change::{Seen, Snapshot};
+use crate::condition::LeafNumber;
 use crate::pattern::Pattern;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -177,7 +178,7 @@ impl Oracle {
         let mut operands = Vec::new();
         for (number, leaf) in rule.condition().leaves.iter().enumerate() {
             if leaf.slots.iter().all(|slot| own.contains(slot)) {
-                truths.push(rule.condition().leaf_truth(number, &snapshot));
+                truths.push(rule.condition().leaf_truth(LeafNumber::new(number), &snapshot));
             } else {
                 let inside = leaf.slots.iter().filter(|slot| own.contains(slot));
                 operands.extend(inside.map(|slot| snapshot[slot.index()].as_ref().map(|s| s.value.clone())));

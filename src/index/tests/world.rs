@@ -5,7 +5,7 @@ mod checks;
 mod views;
 
 use super::super::mirror::Content;
-use super::super::views::ViewId;
+use super::super::places::ViewId;
 use super::super::*;
 use super::oracle::{GroupName, KEYS, NAMESPACE, Oracle, State, Store, change};
 use crate::change::Snapshot;

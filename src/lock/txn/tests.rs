@@ -5,6 +5,7 @@ mod showing;
 
 use super::*;
 use crate::change::Seen;
+use crate::condition::LeafNumber;
 use crate::trace::reveal::Reveal;
 use etcd_client::proto::{PbCompare, PbRangeResponse, PbTargetUnion, PbTxnOpRequest, PbTxnRequest};
 use prost::Message;
@@ -138,7 +139,7 @@ fn the_lock_is_taken_if_it_is_free_nothing_holds_back_and_the_witness_holds() {
         (
             "has another value",
             vec![seen("x", 5)],
-            vec![Check::ValueIsNot(Slot(0), 0)],
+            vec![Check::ValueIsNot(Slot(0), LeafNumber::new(0))],
             None,
             vec!["if value /k0 != y"],
         ),
