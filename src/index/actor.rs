@@ -6,7 +6,7 @@ mod queries;
 pub(crate) use queries::{Figures, GetListed, LookUp};
 
 use super::places::ViewId;
-use super::views::{Closed, ViewPurpose};
+use super::views::{Closed, Contradiction, ViewPurpose};
 use super::{
     DecisionReason, EvaluationOrder, Index, InstanceId, Orders, Reached, Timestamps, WatchState, WatcherIndex,
 };
@@ -309,9 +309,9 @@ impl Handler<ViewPage> for IndexActor {
             let (told, had) = (page.len(), (this.index.keys(), this.index.instances()));
             goes_on = this.index.view_page(view, page);
             this.index.make_room(rest, told, had);
-            if let Some((known, found, at)) = this.index.take_contradiction() {
+            if let Some(Contradiction { changed, found, as_of }) = this.index.take_contradiction() {
                 let reason = format!(
-                    "a key that was changed at revision {known} was last changed at {found}, as of revision {at}"
+                    "a key that was changed at revision {changed} was last changed at {found}, as of revision {as_of}"
                 );
                 this.faults.report(ActorFault::Rewound(reason));
                 goes_on = false;

@@ -72,9 +72,16 @@ pub(crate) struct Views {
     contradiction: Option<Contradiction>,
 }
 
-/// Three revisions that can't belong to one history. A key was changed at the first. But at the third, which
-/// is not earlier than the first, its last change was at the second, which is earlier.
-pub(crate) type Contradiction = (Revision, Revision, Revision);
+/// Revisions of a key that can't belong to one history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Contradiction {
+    /// The key was changed here, as the mirror knows.
+    pub(crate) changed: Revision,
+    /// Its last change as the view has it, which is earlier.
+    pub(crate) found: Revision,
+    /// The revision of the view, which is not earlier than the change.
+    pub(crate) as_of: Revision,
+}
 
 impl Views {
     pub(super) fn new() -> Self {
@@ -234,7 +241,8 @@ impl Index {
             let known = self.revision_of(entry);
             // The mirror has a change of the key from before the view, and the view does not have it.
             if found.revision < known && known <= seen_at && !is_active(Mutant::Rewind) {
-                self.views.contradiction.get_or_insert((known, found.revision, seen_at));
+                let contradiction = Contradiction { changed: known, found: found.revision, as_of: seen_at };
+                self.views.contradiction.get_or_insert(contradiction);
             }
             if known >= found.revision {
                 return;
