@@ -13,7 +13,7 @@ use crate::health::status::{OWN_KEYS, Status};
 use crate::metrics::Meters;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
-use crate::runtime::supervised::{AbortOnDrop, ActorFaults, SupervisedActor, spawn_guarded};
+use crate::runtime::supervised::{ActorFaults, SupervisedActor, spawn_guarded};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
@@ -25,6 +25,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A lease for locks, while it can be relied on.
 #[derive(Clone, Debug)]
@@ -163,8 +164,9 @@ impl Actor for LeaseManager {
                 published,
                 retired: self.retired.clone(),
             };
-            let task = spawn_guarded(faults, Self::NAME, keep.run());
-            self.keeping.push(ctx.spawn(actix::fut::wrap_future(AbortOnDrop(task))));
+            // The task ends with its actor. How it ended is told by the guard.
+            let task = AbortOnDropHandle::new(spawn_guarded(faults, Self::NAME, keep.run()));
+            self.keeping.push(ctx.spawn(actix::fut::wrap_future::<_, Self>(task).map(|_, _, _| ())));
         }
     }
 }
