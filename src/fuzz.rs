@@ -9,7 +9,7 @@
 //! `docs/decisions/0016-attacked-on-stable.md`.
 
 use crate::change::{Change, Deletion, Revision};
-use crate::etcd::{Header, WatchMessage, txn_answers, watch_messages};
+use crate::etcd::{ClusterId, Header, RaftTerm, WatchMessage, txn_answers, watch_messages};
 use crate::pattern::{Attributes, Pattern};
 use crate::read::resume::{Resume, ResumeStep, Start};
 use rand::rngs::StdRng;
@@ -76,8 +76,8 @@ fn watch_step(bytes: &[u8]) {
     for step in bytes.chunks(3) {
         let [what, a, b] = [0, 1, 2].map(|at| i64::from(step.get(at).copied().unwrap_or(0)));
         let header = Header {
-            cluster: if what & 0x40 == 0 { 7 } else { (a as u64) % 3 * 7 },
-            term: if what & 0x80 == 0 { 1 } else { (b as u64) % 3 },
+            cluster: ClusterId::new(if what & 0x40 == 0 { 7 } else { (a as u64) % 3 * 7 }),
+            term: RaftTerm::new(if what & 0x80 == 0 { 1 } else { (b as u64) % 3 }),
             revision: Revision::new(a + b),
         };
         let change = |revision: i64| Change::Delete {

@@ -9,6 +9,7 @@ use super::connection::Connection;
 use super::connector::{Connector, ConnectorSettings};
 use super::credential_source::CredentialSource;
 use super::failure::{Failure, FailureKind, PossibleEffect, Remedy};
+use super::numbers::{ConnectionId, TokenGeneration};
 use super::store::Store;
 use super::token::Token;
 use super::{Target, Timeouts};
@@ -66,9 +67,9 @@ pub(super) struct Wishes {
     /// Somebody waits for a connection.
     pub(super) connection: bool,
     /// The connection whose member is to be left.
-    pub(super) leave: Option<u64>,
+    pub(super) leave: Option<ConnectionId>,
     /// A newer token than this one is needed.
-    pub(super) token: Option<u64>,
+    pub(super) token: Option<TokenGeneration>,
 }
 
 /// How often the connector has answered those who wait, and what.
@@ -211,13 +212,13 @@ impl EtcdClient {
     }
 
     /// Waits until there is a newer token than this.
-    async fn newer_token(&self, stale: u64, deadline: Instant) -> Result<(), Failure> {
+    async fn newer_token(&self, stale: TokenGeneration, deadline: Instant) -> Result<(), Failure> {
         let mut rounds = self.rounds.clone();
         let known = rounds.get().tokens;
         if self.shared.token.generation() > stale {
             return Ok(());
         }
-        self.shared.wish(|wishes| wishes.token = Some(wishes.token.unwrap_or(0).max(stale)));
+        self.shared.wish(|wishes| wishes.token = wishes.token.max(Some(stale)));
         match timeout_at(deadline, rounds.wait_for(|rounds| rounds.tokens > known)).await {
             Err(_) => {
                 Err(Failure::new(FailureKind::Authentication, "authenticate", "no newer token in time"))
@@ -232,7 +233,7 @@ impl EtcdClient {
 
     /// The member at the other end can't do what it is asked for.
     pub(super) fn leave(&self, connection: &Connection) {
-        self.shared.wish(|wishes| wishes.leave = Some(connection.id));
+        self.shared.wish(|wishes| wishes.leave = Some(connection.number));
     }
 
     /// Leaves the member, if that is what a failure calls for.

@@ -1,6 +1,7 @@
 //! One connection. What comes over it is noticed, and the transport never opens it again by itself.
 
 use super::credentials::Credentials;
+use super::numbers::ConnectionId;
 use super::store::Counted;
 use super::token_channel::TokenChannel;
 use super::wire::Wire;
@@ -19,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 /// An open connection to one endpoint, with the client that uses it.
 pub(crate) struct Connection {
-    /// Of all that this link has had.
-    pub(super) id: u64,
+    pub(super) number: ConnectionId,
     pub(super) client: Client,
     /// What the client sends over, for a request that the client does not know.
     pub(super) channel: TokenChannel,

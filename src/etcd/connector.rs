@@ -6,6 +6,7 @@ use super::client::{ClientShared, Rounds};
 use super::credential_source::CredentialSource;
 use super::endpoint_choice::{ConnectStep, EndpointChoice, Need, Spread};
 use super::failure::{Failure, FailureKind, Remedy};
+use super::numbers::{ConnectionId, TokenGeneration};
 use super::offers::Offer;
 use super::store::Store;
 use super::{Target, Timeouts};
@@ -37,8 +38,8 @@ pub(crate) struct Connector {
     pub(super) settings: ConnectorSettings,
     link: EndpointChoice,
     rounds: Rounds,
-    /// Connections so far.
-    pub(super) made: u64,
+    /// The last connection that was made.
+    pub(super) made: ConnectionId,
     /// How often it was doubted that the connections lead to the engine's store.
     doubts: WatchCell<u64>,
     /// Up to which of those the present connection was closed.
@@ -63,7 +64,7 @@ impl Connector {
             source.wakes(settings.shared.wake.clone());
         }
         let doubts = settings.store.doubts();
-        Self { settings, link, rounds: Rounds::default(), made: 0, doubts, doubted: 0 }
+        Self { settings, link, rounds: Rounds::default(), made: ConnectionId::default(), doubts, doubted: 0 }
     }
 
     /// Until the thread ends.
@@ -105,16 +106,16 @@ impl Connector {
                 self.link.report(Need::Missing, None, now);
             }
             Present::None => {}
-            Present::Closed(id) => self.link.report(Need::Missing, Some(id), now),
-            Present::Open(id, silent) => {
+            Present::Closed(number) => self.link.report(Need::Missing, Some(number), now),
+            Present::Open(number, silent) => {
                 if silent && self.is_replaceable() {
-                    self.link.report(Need::Silent, Some(id), now);
+                    self.link.report(Need::Silent, Some(number), now);
                 }
-                if leave == Some(id) && !is_active(Mutant::Leave) {
+                if leave == Some(number) && !is_active(Mutant::Leave) {
                     self.link.report(Need::Left, leave, now);
                 }
                 if self.needs_renewal() {
-                    self.link.report(Need::Renew, Some(id), now);
+                    self.link.report(Need::Renew, Some(number), now);
                 }
                 if wanted {
                     // The connection was lost just before.
@@ -179,13 +180,13 @@ impl Connector {
         matches!(self.settings.target, Target::Endpoints(..)) && !is_active(Mutant::Silence)
     }
 
-    fn take_wish_for_token(&self) -> Option<u64> {
+    fn take_wish_for_token(&self) -> Option<TokenGeneration> {
         // Without a connection there is nobody to ask: the next one is opened first.
         self.settings.shared.present()?;
         self.settings.shared.wishes().token.take()
     }
 
-    async fn renew_token(&mut self, stale: u64) {
+    async fn renew_token(&mut self, stale: TokenGeneration) {
         let Some(connection) = self.settings.shared.present() else { return };
         let start = Instant::now();
         let mut channel = connection.channel.clone();
@@ -216,7 +217,7 @@ impl Connector {
         let failed = renewed.as_ref().err().map(|failure| failure.kind.name());
         self.settings.meters.etcd_request("connect", failed, start.elapsed());
         if renewed.as_ref().is_err_and(|failure| failure.remedy == Remedy::OtherMember) {
-            self.settings.shared.wishes().leave = Some(connection.id);
+            self.settings.shared.wishes().leave = Some(connection.number);
         }
         self.rounds.tokens += 1;
         self.rounds.token_failure = renewed.err();
@@ -224,7 +225,12 @@ impl Connector {
     }
 
     /// The credentials are refused: asks the application for others, and etcd for a token with them.
-    async fn renew_as_told(&self, stale: u64, refusal: Failure, below: Channel) -> Result<(), Failure> {
+    async fn renew_as_told(
+        &self,
+        stale: TokenGeneration,
+        refusal: Failure,
+        below: Channel,
+    ) -> Result<(), Failure> {
         let Some(source) = &self.settings.credentials else { return Err(refusal) };
         let Ok(Offer { first, .. }) = source.offer().await else { return Err(refusal) };
         let Some((name, password)) = first.name_and_password() else { return Err(refusal) };
@@ -269,8 +275,8 @@ impl Connector {
         self.settings.meters.etcd_request("connect", failed, now - start);
         match opened {
             Ok(connection) => {
-                self.made += 1;
-                self.link.opened(endpoint, connection.id, now);
+                self.made = connection.number;
+                self.link.opened(endpoint, connection.number, now);
                 let old = self.settings.shared.replace(Some(Arc::new(connection)));
                 if let Some(old) = old {
                     old.superseded.cancel();
@@ -294,22 +300,22 @@ impl Connector {
 pub(super) enum Present {
     None,
     /// It has ended, and is gone with this answer.
-    Closed(u64),
+    Closed(ConnectionId),
     /// With whether it is silent.
-    Open(u64, bool),
+    Open(ConnectionId, bool),
 }
 
 impl ClientShared {
     fn replace_if_closed(&self) -> Present {
         if let Some(open) = self.present() {
-            return Present::Open(open.id, open.activity.is_silent(Instant::now()));
+            return Present::Open(open.number, open.activity.is_silent(Instant::now()));
         }
         match self.replace(None) {
             None => Present::None,
             Some(closed) => {
                 closed.superseded.cancel();
                 closed.lost.cancel();
-                Present::Closed(closed.id)
+                Present::Closed(closed.number)
             }
         }
     }

@@ -10,6 +10,7 @@
 //! it goes home within [`Spread`]: so that engines which fled from a member do not stay together on the
 //! others.
 
+use super::numbers::ConnectionId;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -58,7 +59,7 @@ pub(super) struct EndpointChoice {
     spread: Spread,
     rng: StdRng,
     /// The endpoint of the present connection, and that connection's number.
-    present: Option<(usize, u64)>,
+    present: Option<(usize, ConnectionId)>,
     need: Option<Need>,
     /// The endpoints that are still to be tried in this round, the next one last.
     round: Vec<usize>,
@@ -88,7 +89,7 @@ impl EndpointChoice {
     }
 
     /// Something is wrong with the connection of this number, or (`None`) there is none.
-    pub(super) fn report(&mut self, need: Need, connection: Option<u64>, now: Instant) {
+    pub(super) fn report(&mut self, need: Need, connection: Option<ConnectionId>, now: Instant) {
         if self.present.map(|(_, number)| number) != connection {
             return;
         }
@@ -168,7 +169,7 @@ impl EndpointChoice {
     }
 
     /// The connection that was tried for is open and checked. Returns why it was needed.
-    pub(super) fn opened(&mut self, endpoint: usize, connection: u64, now: Instant) -> Option<Need> {
+    pub(super) fn opened(&mut self, endpoint: usize, connection: ConnectionId, now: Instant) -> Option<Need> {
         let need = self.need;
         self.end_round();
         self.present = Some((endpoint, connection));
@@ -211,13 +212,17 @@ mod tests {
         EndpointChoice::new(endpoints, home, Spread(10 * MINUTE), StdRng::seed_from_u64(seed))
     }
 
+    const fn number(number: u64) -> Option<ConnectionId> {
+        Some(ConnectionId::new(number))
+    }
+
     /// The endpoints that are tried, of which the ones in `up` answer.
     fn connect(link: &mut EndpointChoice, up: &[usize], number: u64, now: Instant) -> Vec<usize> {
         let mut tried = Vec::new();
         while let ConnectStep::Try { endpoint, .. } = link.next(now) {
             tried.push(endpoint);
             if up.contains(&endpoint) {
-                link.opened(endpoint, number, now);
+                link.opened(endpoint, ConnectionId::new(number), now);
             } else {
                 link.failed(now);
             }
@@ -250,12 +255,12 @@ mod tests {
         connect(&mut link, &[0, 1, 2], 1, now);
         // Four streams on one connection leave at once.
         for _ in 0..4 {
-            link.report(Need::Left, Some(1), now);
+            link.report(Need::Left, number(1), now);
         }
         let tried = connect(&mut link, &[1, 2], 2, now);
         assert_eq!(tried.len(), 1);
         assert_ne!(tried[0], 0);
-        link.report(Need::Left, Some(1), now);
+        link.report(Need::Left, number(1), now);
         assert!(connect(&mut link, &[0, 1, 2], 3, now).is_empty(), "that one was left already");
     }
 
@@ -266,11 +271,11 @@ mod tests {
         link.report(Need::Missing, None, now);
         connect(&mut link, &[0], 1, now);
         let later = now + 10 * SECOND;
-        link.report(Need::Silent, Some(1), later);
+        link.report(Need::Silent, number(1), later);
         assert_eq!(connect(&mut link, &[0], 2, later), [0]);
-        link.report(Need::Silent, Some(2), later + SECOND);
+        link.report(Need::Silent, number(2), later + SECOND);
         assert!(connect(&mut link, &[0], 3, later + SECOND).is_empty(), "not twice in 2 s");
-        link.report(Need::Silent, Some(2), later + 3 * SECOND);
+        link.report(Need::Silent, number(2), later + 3 * SECOND);
         assert_eq!(connect(&mut link, &[0], 3, later + 3 * SECOND), [0]);
     }
 
@@ -281,13 +286,13 @@ mod tests {
         link.report(Need::Missing, None, now);
         connect(&mut link, &[0], 1, now);
         let at = |seconds: u32| now + seconds * SECOND;
-        link.report(Need::Silent, Some(1), at(5));
+        link.report(Need::Silent, number(1), at(5));
         assert!(matches!(link.next(at(5)), ConnectStep::Try { endpoint: 0, need: Need::Silent, last: true }));
         link.spoke(at(7));
         assert_eq!(link.next(at(7)), ConnectStep::Wait(None));
-        link.report(Need::Silent, Some(1), at(16));
+        link.report(Need::Silent, number(1), at(16));
         assert_eq!(link.next(at(16)), ConnectStep::Wait(None));
-        link.report(Need::Silent, Some(1), at(23));
+        link.report(Need::Silent, number(1), at(23));
         assert!(matches!(link.next(at(23)), ConnectStep::Try { .. }));
     }
 
@@ -298,13 +303,13 @@ mod tests {
         link.report(Need::Missing, None, now);
         connect(&mut link, &[0, 1, 2], 1, now);
         let at = |seconds: u32| now + seconds * SECOND;
-        link.report(Need::Renew, Some(1), at(10));
+        link.report(Need::Renew, number(1), at(10));
         assert_eq!(connect(&mut link, &[], 2, at(10)), [0], "they are refused, and it stays");
-        link.report(Need::Renew, Some(1), at(11));
+        link.report(Need::Renew, number(1), at(11));
         assert!(connect(&mut link, &[0, 1, 2], 2, at(11)).is_empty());
-        link.report(Need::Renew, Some(1), at(14));
+        link.report(Need::Renew, number(1), at(14));
         assert_eq!(connect(&mut link, &[0, 1, 2], 2, at(14)), [0]);
-        link.report(Need::Renew, Some(1), at(20));
+        link.report(Need::Renew, number(1), at(20));
         assert!(connect(&mut link, &[0, 1, 2], 3, at(20)).is_empty(), "that connection is gone");
     }
 
@@ -314,7 +319,7 @@ mod tests {
         let mut link = link(1, 0, 1);
         link.report(Need::Missing, None, now);
         connect(&mut link, &[0], 1, now);
-        link.report(Need::Left, Some(1), now);
+        link.report(Need::Left, number(1), now);
         assert_eq!(link.next(now), ConnectStep::Wait(None));
     }
 
@@ -325,7 +330,7 @@ mod tests {
             let mut link = link(3, 0, seed);
             link.report(Need::Missing, None, start);
             connect(&mut link, &[0, 1, 2], 1, start);
-            link.report(Need::Missing, Some(1), start);
+            link.report(Need::Missing, number(1), start);
             let tried = connect(&mut link, &[1, 2], 2, start);
             assert_ne!(tried.last(), Some(&0));
             // The member is away for a while: an attempt to go home fails, and changes nothing.

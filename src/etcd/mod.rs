@@ -19,6 +19,7 @@
 //! | [`watch_call`] | watch streams, read into changes as they come | yes |
 //! | [`wire_format`] | messages, read where they lie | no |
 //! | [`store`] | whose store it is that answers | no |
+//! | [`numbers`] | what etcd and links tell apart by numbers, each of a type of its own | no |
 //! | [`identity`] | the key by which a store refuses what is meant for another | yes |
 //! | [`testimony`] | asks over a new connection whose store it leads to | yes |
 //! | [`key_prefix`] | the prefix that is before every key in etcd, and that nobody else knows of | no |
@@ -35,6 +36,7 @@ mod failure;
 mod identity;
 mod key_prefix;
 mod leases;
+mod numbers;
 mod offers;
 mod opening;
 #[cfg(all(test, feature = "embedded"))]
@@ -62,6 +64,7 @@ pub(crate) use failure::{Failure, FailureKind};
 pub(crate) use identity::Identity;
 pub(crate) use key_prefix::KeyPrefix;
 pub(crate) use leases::{Grant, LeaseId, Renewals};
+pub(crate) use numbers::{ClusterId, RaftTerm};
 pub(crate) use ranges::{LockKey, RangePage};
 pub(crate) use requests::{LastEvent, TxnResponse};
 pub(crate) use store::Store;
@@ -100,15 +103,19 @@ const MAX_RESPONSE: usize = 512 << 20;
 /// Who answered, and where its store stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
-    pub(crate) cluster: u64,
+    pub(crate) cluster: ClusterId,
     pub(crate) revision: Revision,
     /// Of the leader's election.
-    pub(crate) term: u64,
+    pub(crate) term: RaftTerm,
 }
 
 impl Header {
     fn of(header: Option<&etcd_client::proto::PbResponseHeader>) -> Self {
         let header = header.cloned().unwrap_or_default();
-        Self { cluster: header.cluster_id, revision: Revision::new(header.revision), term: header.raft_term }
+        Self {
+            cluster: ClusterId::new(header.cluster_id),
+            revision: Revision::new(header.revision),
+            term: RaftTerm::new(header.raft_term),
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Connector {
             }
         }
         Ok(Some(Connection {
-            id: self.made + 1,
+            number: self.made.next(),
             client,
             channel,
             activity,

@@ -3,6 +3,7 @@
 
 use super::errors::ERRORS;
 use super::failure::{PossibleEffect, Remedy};
+use super::numbers::ConnectionId;
 use super::wire::simulated::dial_by;
 use super::{EtcdClient, LinkSettings, Store, Target, Timeouts};
 use crate::embedded::{EmbeddedEtcd, Fault, RequestKind, RpcError};
@@ -55,8 +56,8 @@ impl Bench {
     }
 
     /// The number of the present connection.
-    async fn connection(&self) -> u64 {
-        self.client.connection("test", Instant::now() + SECOND).await.expect("a connection").id
+    async fn connection(&self) -> ConnectionId {
+        self.client.connection("test", Instant::now() + SECOND).await.expect("a connection").number
     }
 
     fn asked(&self, kind: RequestKind) -> u64 {

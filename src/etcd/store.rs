@@ -14,6 +14,7 @@
 use super::Header;
 use super::identity::{Identity, absent, another};
 use super::key_prefix::KeyPrefix;
+use super::numbers::{ClusterId, RaftTerm};
 use super::requests::{History, LastEvent};
 use crate::change::Revision;
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
@@ -45,7 +46,7 @@ pub(super) enum StoreVerdict {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Before {
     revision: Revision,
-    term: u64,
+    term: RaftTerm,
     /// The identity was known.
     named: bool,
     pub(super) seen: Option<LastEvent>,
@@ -94,28 +95,28 @@ struct Known {
     endpoints: usize,
     /// The engine was told which.
     given: bool,
-    cluster: Option<u64>,
+    cluster: Option<ClusterId>,
     identity: Option<Identity>,
     /// The newest state that a connection began with.
     revision: Revision,
-    term: u64,
+    term: RaftTerm,
     /// The newest change that a watch has brought, or the writing of the identity.
     seen: Option<LastEvent>,
     /// What each endpoint has named.
-    named: BTreeMap<usize, u64>,
+    named: BTreeMap<usize, ClusterId>,
     /// Since when the engine has asked without finding its own.
     since: Option<Instant>,
 }
 
 impl Known {
-    fn new(endpoints: usize, given: Option<u64>) -> Self {
+    fn new(endpoints: usize, given: Option<ClusterId>) -> Self {
         Self {
             endpoints,
             given: given.is_some(),
             cluster: given,
             identity: None,
             revision: Revision::NONE,
-            term: 0,
+            term: RaftTerm::default(),
             seen: None,
             named: BTreeMap::new(),
             since: None,
@@ -135,7 +136,7 @@ impl Known {
     ) -> StoreVerdict {
         let Testimony { header, identity, .. } = told;
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
-        if header.cluster != 0 {
+        if header.cluster.is_told() {
             self.named.insert(endpoint, header.cluster);
             if self.cluster.is_none() {
                 self.cluster = self.decide(waited);
@@ -148,7 +149,7 @@ impl Known {
             }
         }
         let Some(wrong) = self.wrong(told, before) else {
-            if header.cluster != 0 {
+            if header.cluster.is_told() {
                 self.revision = self.revision.max(header.revision);
                 self.term = self.term.max(header.term);
                 self.since = None;
@@ -162,7 +163,7 @@ impl Known {
                 Told::Nothing => StoreVerdict::Ours,
             };
         };
-        let same = header.cluster == 0 || self.cluster == Some(header.cluster);
+        let same = !header.cluster.is_told() || self.cluster == Some(header.cluster);
         // A single member has no other copy that might come back.
         let alone = self.endpoints == 1 && same;
         let own = same || !self.given;
@@ -177,10 +178,10 @@ impl Known {
     fn wrong(&self, told: &Testimony, before: &Before) -> Option<String> {
         let Testimony { header, identity, history } = told;
         if let Some(cluster) =
-            self.cluster.filter(|cluster| header.cluster != 0 && *cluster != header.cluster)
+            self.cluster.filter(|cluster| header.cluster.is_told() && *cluster != header.cluster)
         {
             let found = header.cluster;
-            return Some(format!("wrong store: the cluster's id is {cluster:x} and there it is {found:x}"));
+            return Some(format!("wrong store: the cluster's id is {cluster} and there it is {found}"));
         }
         match (&self.identity, identity) {
             (Some(known), Told::Is(found, _)) if known != found => return Some(another(known, found)),
@@ -190,11 +191,11 @@ impl Known {
             }
             _ => {}
         }
-        if header.cluster != 0 && header.term < before.term {
+        if header.cluster.is_told() && header.term < before.term {
             let (known, found) = (before.term, header.term);
             return Some(format!("wrong store: the raft term was {known} and there it is {found}"));
         }
-        if header.cluster != 0 && header.revision < before.revision {
+        if header.cluster.is_told() && header.revision < before.revision {
             let (known, found) = (before.revision, header.revision);
             return Some(format!("wrong store: the revision was {known} and there it is {found}"));
         }
@@ -222,9 +223,9 @@ impl Known {
     }
 
     /// The cluster that the endpoints agree on.
-    fn decide(&self, waited: Duration) -> Option<u64> {
-        let ids: BTreeSet<u64> = self.named.values().copied().collect();
-        let count = |id: u64| self.named.values().filter(|named| **named == id).count();
+    fn decide(&self, waited: Duration) -> Option<ClusterId> {
+        let ids: BTreeSet<ClusterId> = self.named.values().copied().collect();
+        let count = |id: ClusterId| self.named.values().filter(|named| **named == id).count();
         match ids.iter().find(|id| count(**id) * 2 > self.endpoints) {
             Some(id) => Some(*id),
             None if ids.len() == 1 && waited >= PATIENCE => ids.first().copied(),
@@ -233,7 +234,7 @@ impl Known {
     }
 
     fn all(&self) -> String {
-        let named = self.named.iter().map(|(endpoint, id)| format!("endpoint {endpoint} names {id:x}"));
+        let named = self.named.iter().map(|(endpoint, id)| format!("endpoint {endpoint} names {id}"));
         named.collect::<Vec<_>>().join(", ")
     }
 }
@@ -248,7 +249,7 @@ impl Store {
         offered: u128,
         rewound: impl Fn(String) + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let known = Mutex::new(Known::new(endpoints.len().max(1), given));
+        let known = Mutex::new(Known::new(endpoints.len().max(1), given.map(ClusterId::new)));
         let identity_key: Arc<str> = format!("{namespace}identity").into();
         let offered = Identity::new(identity_key.clone(), format!("{offered:032x}").into_bytes());
         let (doubt, doubts) = watch_cell(0);

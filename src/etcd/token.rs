@@ -8,6 +8,7 @@
 
 use super::errors::is_authentication_off;
 use super::failure::{Failure, FailureKind};
+use super::numbers::TokenGeneration;
 use super::token_channel::Whole;
 use crate::mutants::{Mutant, is_active};
 use crate::time::doubled;
@@ -108,8 +109,8 @@ impl Token {
     }
 
     /// Which token requests have now.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::SeqCst)
+    pub(super) fn generation(&self) -> TokenGeneration {
+        TokenGeneration::new(self.generation.load(Ordering::SeqCst))
     }
 
     /// Whether there are credentials, so that there can be a newer token.
@@ -120,7 +121,7 @@ impl Token {
     /// Puts the token on a request, in place of one that the client has.
     pub(super) fn put_on(&self, request: &mut Request<Body>) {
         const TOKEN: &str = "token";
-        if self.generation() == 0 {
+        if self.generation() == TokenGeneration::NONE {
             return;
         }
         let value = self.value.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
@@ -139,7 +140,7 @@ impl Token {
         let (parts, body) = request.into_parts();
         let question = Question { parts, body: collect(body).await?.0 };
         let answered = match self.is_known(&question) {
-            true => self.renew(0, channel, || {}).await,
+            true => self.renew(TokenGeneration::NONE, channel, || {}).await,
             // Other credentials than the token was given for need another token.
             false => self.try_others(question, channel).await,
         };
@@ -168,7 +169,7 @@ impl Token {
     /// `None`: those are in use already, or nobody has ever asked for a token.
     pub(super) async fn renew_as(
         &self,
-        stale: u64,
+        stale: TokenGeneration,
         name: &str,
         password: &str,
         channel: Channel,
@@ -186,21 +187,21 @@ impl Token {
     /// Asks a question that was not asked before. If it is refused, the one that was answered stays.
     async fn try_others(&self, question: Question, channel: Channel) -> Result<(), Failure> {
         let _asking = self.asking.lock().await;
-        if self.generation() > 0 && self.is_known(&question) {
+        if self.generation() > TokenGeneration::NONE && self.is_known(&question) {
             return Ok(());
         }
         let asked = match timeout(LIMIT, ask(question.clone(), channel)).await {
             Ok(asked) => asked,
             Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
         };
-        if asked.is_ok() || self.generation() == 0 {
+        if asked.is_ok() || self.generation() == TokenGeneration::NONE {
             let mut state = self.state();
             state.question = Some(question);
             // Others deserve attempts of their own.
             state.refusals = 0;
         }
         match asked {
-            Err(failure) if self.generation() > 0 => Err(failure),
+            Err(failure) if self.generation() > TokenGeneration::NONE => Err(failure),
             asked => self.answered(asked),
         }
     }
@@ -209,7 +210,7 @@ impl Token {
     /// which may be a while later.
     pub(super) async fn renew(
         &self,
-        stale: u64,
+        stale: TokenGeneration,
         channel: Channel,
         asks: impl FnOnce(),
     ) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use super::Header;
 use super::client::{EtcdClient, Sending};
 use super::connection::Connection;
 use super::failure::{Failure, FailureKind};
+use super::numbers::WatchId;
 use super::requests::LastEvent;
 use super::store::Store;
 use super::watch_call::{WatchCall, WatchCreateRequest};
@@ -126,7 +127,7 @@ impl LiveWatch {
 struct Watch {
     stream: WatchCall,
     /// The id of the watch itself, known from its first answer; others are heartbeats.
-    id: Option<i64>,
+    id: Option<WatchId>,
     connection: Arc<Connection>,
     /// Told of the newest change.
     store: Arc<Store>,
@@ -174,7 +175,7 @@ impl Watch {
         let response = message.map_err(|error| Failure::of_error("watch", error))?;
         let header = response.header;
         let ours = *self.id.get_or_insert(response.watch_id) == response.watch_id;
-        if !ours && response.watch_id != PROGRESS_OF_ALL {
+        if !ours && response.watch_id != WatchId::WHOLE_STREAM {
             // The answer to a heartbeat. Ending that watch needs no answer.
             if response.created && !response.canceled {
                 let _ = self.stream.cancel(response.watch_id).await;
@@ -182,9 +183,8 @@ impl Watch {
             return Ok(WatchMessage::Alive(header, false));
         }
         if response.canceled {
-            let compacted = response.compact_revision;
             return Ok(WatchMessage::Cancelled {
-                compacted: Revision::new(compacted),
+                compacted: response.compact_revision,
                 reason: response.cancel_reason,
             });
         }
@@ -194,7 +194,7 @@ impl Watch {
         if response.changes.is_empty() {
             // Only the periodic notification of the watch itself is safe on every version:
             // before 3.4.25 and 3.5.8 the answer to a progress request could overtake events.
-            return Ok(WatchMessage::Alive(header, response.watch_id != PROGRESS_OF_ALL));
+            return Ok(WatchMessage::Alive(header, response.watch_id != WatchId::WHOLE_STREAM));
         }
         let mut came = response.changes;
         self.strip(&mut came);
@@ -248,9 +248,6 @@ fn whole_revisions(held: &mut Vec<Change>, came: Vec<Change>, more: bool) -> Vec
     }
     changes
 }
-
-/// The watch id of answers to progress requests, which concern the whole stream.
-const PROGRESS_OF_ALL: i64 = -1;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! Watch streams, read into changes as they come: a key is copied once, and a short value never.
 
 use super::Header;
+use super::numbers::WatchId;
 use super::token_channel::TokenChannel;
 use super::wire_format::{Fields, Unreadable, read_header};
 use crate::change::{Change, Deletion, Revision};
@@ -85,10 +86,10 @@ struct Cancel {
 #[derive(Debug, Default)]
 pub(super) struct WatchResponse {
     pub(super) header: Header,
-    pub(super) watch_id: i64,
+    pub(super) watch_id: WatchId,
     pub(super) created: bool,
     pub(super) canceled: bool,
-    pub(super) compact_revision: i64,
+    pub(super) compact_revision: Revision,
     pub(super) cancel_reason: String,
     /// Another piece follows.
     pub(super) fragment: bool,
@@ -139,8 +140,8 @@ impl WatchCall {
     }
 
     /// Ends one of its watches.
-    pub(super) async fn cancel(&mut self, watch_id: i64) -> Result<(), etcd_client::Error> {
-        let cancel = Some(Cancel { watch_id });
+    pub(super) async fn cancel(&mut self, watch_id: WatchId) -> Result<(), etcd_client::Error> {
+        let cancel = Some(Cancel { watch_id: watch_id.get() });
         self.requests.send(WatchRequest { create: None, cancel }).await.map_err(ended)
     }
 }
@@ -159,10 +160,10 @@ fn response(bytes: &[u8]) -> Result<WatchResponse, Unreadable> {
     for field in Fields(bytes) {
         match field? {
             (HEADER, field) => read_header(field.bytes()?, &mut response.header)?,
-            (WATCH_ID, field) => response.watch_id = field.number()? as i64,
+            (WATCH_ID, field) => response.watch_id = WatchId::new(field.number()? as i64),
             (CREATED, field) => response.created = field.number()? != 0,
             (CANCELED, field) => response.canceled = field.number()? != 0,
-            (COMPACT_REVISION, field) => response.compact_revision = field.number()? as i64,
+            (COMPACT_REVISION, field) => response.compact_revision = Revision::new(field.number()? as i64),
             (CANCEL_REASON, field) => {
                 let reason = str::from_utf8(field.bytes()?).map_err(|_| Unreadable)?;
                 response.cancel_reason = reason.to_owned();

@@ -5,6 +5,7 @@
 //! sent, are refused. No length that is told is trusted: memory is taken only for bytes that are there.
 
 use super::Header;
+use super::numbers::{ClusterId, RaftTerm};
 use crate::change::Revision;
 
 /// The bytes are no message of the kind that they should be.
@@ -53,9 +54,9 @@ pub(super) fn read_header(bytes: &[u8], header: &mut Header) -> Result<(), Unrea
     const RAFT_TERM: u32 = 4;
     for field in Fields(bytes) {
         match field? {
-            (CLUSTER_ID, field) => header.cluster = field.number()?,
+            (CLUSTER_ID, field) => header.cluster = ClusterId::new(field.number()?),
             (REVISION, field) => header.revision = Revision::new(field.number()? as i64),
-            (RAFT_TERM, field) => header.term = field.number()?,
+            (RAFT_TERM, field) => header.term = RaftTerm::new(field.number()?),
             _ => {}
         }
     }

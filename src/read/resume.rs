@@ -1,15 +1,15 @@
 //! From where a watch goes on. No I/O.
 
 use crate::change::{Change, Revision};
-use crate::etcd::{Header, LastEvent, WatchMessage};
+use crate::etcd::{ClusterId, Header, LastEvent, RaftTerm, WatchMessage};
 use crate::mutants::{Mutant, is_active};
 
 /// Where one watcher stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resume {
-    cluster: Option<u64>,
+    cluster: Option<ClusterId>,
     /// The newest election that a linearizable read told of.
-    term: u64,
+    term: RaftTerm,
     /// The newest change that was delivered.
     seen: Option<LastEvent>,
     /// Everything up to here was delivered by a snapshot or by the stream itself.
@@ -65,16 +65,16 @@ impl Resume {
     /// Before a stream is opened: `header` comes from a linearizable read.
     pub(crate) fn start(&mut self, header: Header) -> Start {
         if let Some(cluster) = self.cluster
-            && header.cluster != 0
+            && header.cluster.is_told()
             && cluster != header.cluster
             && !is_active(Mutant::Rewind)
         {
-            return Start::Rewound(format!("the cluster's id was {cluster:x} and is {:x}", header.cluster));
+            return Start::Rewound(format!("the cluster's id was {cluster} and is {}", header.cluster));
         }
-        if header.cluster != 0 && header.term < self.term && !is_active(Mutant::Rewind) {
+        if header.cluster.is_told() && header.term < self.term && !is_active(Mutant::Rewind) {
             return Start::Rewound(format!("the raft term was {} and is {}", self.term, header.term));
         }
-        if header.cluster != 0 {
+        if header.cluster.is_told() {
             self.cluster = Some(header.cluster);
             self.term = header.term;
         }
@@ -139,7 +139,7 @@ impl Resume {
         };
         // 0: a proxy answers for many watches, and does not tell.
         if let (Some(header), Some(cluster)) = (header, self.cluster)
-            && header.cluster != 0
+            && header.cluster.is_told()
             && header.cluster != cluster
         {
             return ResumeStep::Doubt;
@@ -167,7 +167,7 @@ impl Resume {
                 ResumeStep::Deliver(changes, position)
             }
             WatchMessage::Alive(header, complete) => match self.position {
-                Some(position) if complete && header.cluster != 0 && header.revision > position => {
+                Some(position) if complete && header.cluster.is_told() && header.revision > position => {
                     self.position = Some(header.revision);
                     (self.fresh, self.outrun) = (false, 0);
                     ResumeStep::Deliver(Vec::new(), header.revision)
@@ -195,7 +195,7 @@ mod tests {
     use crate::change::Deletion;
 
     fn header(cluster: u64, revision: i64) -> Header {
-        Header { cluster, revision: Revision::new(revision), term: 5 }
+        Header { cluster: ClusterId::new(cluster), revision: Revision::new(revision), term: RaftTerm::new(5) }
     }
 
     fn put(revision: i64) -> Change {
@@ -203,7 +203,12 @@ mod tests {
     }
 
     fn at(position: i64) -> Resume {
-        Resume { cluster: Some(1), term: 5, position: Some(Revision::new(position)), ..Resume::default() }
+        Resume {
+            cluster: Some(ClusterId::new(1)),
+            term: RaftTerm::new(5),
+            position: Some(Revision::new(position)),
+            ..Resume::default()
+        }
     }
 
     #[test]
@@ -297,8 +302,14 @@ mod tests {
         assert_eq!(at(10).heard(WatchMessage::Created(header(2, 90))), ResumeStep::Doubt);
         assert_eq!(at(10).heard(WatchMessage::Created(header(1, 9))), ResumeStep::Alive, "a member may lag");
         assert_eq!(at(10).start(header(1, 10)), Start::Watch(Revision::new(10)));
-        assert!(matches!(at(10).start(Header { term: 4, ..header(1, 90) }), Start::Rewound(_)));
-        assert_eq!(at(10).start(Header { term: 6, ..header(1, 90) }), Start::Watch(Revision::new(10)));
+        assert!(matches!(
+            at(10).start(Header { term: RaftTerm::new(4), ..header(1, 90) }),
+            Start::Rewound(_)
+        ));
+        assert_eq!(
+            at(10).start(Header { term: RaftTerm::new(6), ..header(1, 90) }),
+            Start::Watch(Revision::new(10))
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn header(cluster: u64, revision: i64) -> Header {
-    Header { cluster, revision: Revision::new(revision), term: 5 }
+    Header { cluster: ClusterId::new(cluster), revision: Revision::new(revision), term: RaftTerm::new(5) }
 }
 
 fn identity(value: &str) -> Identity {
@@ -93,7 +93,7 @@ fn another_cluster_is_used_only_when_the_known_one_is_gone_for_10_s() {
 #[test]
 fn an_engine_that_was_told_its_cluster_never_takes_another() {
     let now = Instant::now();
-    let mut known = Known::new(3, Some(1));
+    let mut known = Known::new(3, Some(ClusterId::new(1)));
     assert!(is_foreign(&known.hear(0, header(2, 9), false, now)));
     assert!(is_foreign(&known.hear(0, header(2, 9), false, now + 60 * SECOND)));
     assert_eq!(known.hear(1, header(1, 9), false, now + 60 * SECOND), StoreVerdict::Ours);
@@ -102,10 +102,10 @@ fn an_engine_that_was_told_its_cluster_never_takes_another() {
 #[test]
 fn an_older_state_is_another_store() {
     let now = Instant::now();
-    let mut known = Known::new(3, Some(1));
+    let mut known = Known::new(3, Some(ClusterId::new(1)));
     known.hear(0, header(1, 9), false, now);
     assert!(is_foreign(&known.hear(1, header(1, 8), true, now)));
-    assert!(is_foreign(&known.hear(1, Header { term: 4, ..header(1, 20) }, true, now)));
+    assert!(is_foreign(&known.hear(1, Header { term: RaftTerm::new(4), ..header(1, 20) }, true, now)));
     let mut known = Known::new(1, None);
     known.hear(0, header(1, 9), false, now);
     let verdict = known.hear(0, header(1, 8), false, now);
@@ -115,13 +115,13 @@ fn an_older_state_is_another_store() {
 #[test]
 fn what_came_to_be_known_after_an_endpoint_was_asked_does_not_count() {
     let now = Instant::now();
-    let mut known = Known::new(3, Some(1));
+    let mut known = Known::new(3, Some(ClusterId::new(1)));
     known.hear(0, header(1, 9), false, now);
     let before = known.before();
-    known.hear(1, Header { term: 6, ..header(1, 20) }, true, now);
+    known.hear(1, Header { term: RaftTerm::new(6), ..header(1, 20) }, true, now);
     let verdict = known.judge(2, &told(header(1, 10), "a"), &before, true, &identity("offered"), now);
     assert_eq!(verdict, StoreVerdict::Ours);
-    assert_eq!((known.revision, known.term), (Revision::new(20), 6), "and nothing goes back");
+    assert_eq!((known.revision, known.term), (Revision::new(20), RaftTerm::new(6)), "and nothing goes back");
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn a_store_that_has_no_identity_is_offered_one() {
 #[test]
 fn an_identity_that_was_deleted_by_hand_is_written_again_where_history_is_ours() {
     let now = Instant::now();
-    let mut known = Known::new(3, Some(1));
+    let mut known = Known::new(3, Some(ClusterId::new(1)));
     known.hear(0, header(1, 9), false, now);
     let gone = |history| nameless(header(1, 20), history);
     let verdict = known.hear_all(0, &gone(Some(History::Ours)), true, now);
@@ -171,7 +171,7 @@ fn an_identity_that_was_deleted_by_hand_is_written_again_where_history_is_ours()
 #[test]
 fn a_clone_lacks_what_came_after_it_was_made() {
     let now = Instant::now();
-    let mut known = Known::new(3, Some(1));
+    let mut known = Known::new(3, Some(ClusterId::new(1)));
     known.hear(0, header(1, 9), false, now);
     known.saw(LastEvent { key: b"/a".to_vec(), revision: Revision::new(30), value: None });
     let clone = |history| Testimony { history: Some(history), ..told(header(1, 90), "a") };

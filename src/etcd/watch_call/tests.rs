@@ -1,6 +1,7 @@
 //! Messages must be read as etcd-client reads them, which is the oracle.
 
 use super::*;
+use crate::etcd::ClusterId;
 use etcd_client::proto::{PbEvent, PbKeyValue, PbResponseHeader, PbWatchResponse};
 use proptest::collection::vec;
 use proptest::option;
@@ -87,10 +88,10 @@ proptest! {
 
 fn assert_same(read: WatchResponse, theirs: PbWatchResponse) {
     assert_eq!(read.header, Header::of(theirs.header.as_ref()));
-    assert_eq!(read.watch_id, theirs.watch_id);
+    assert_eq!(read.watch_id.get(), theirs.watch_id);
     assert_eq!((read.created, read.canceled), (theirs.created, theirs.canceled));
     assert_eq!(read.fragment, theirs.fragment);
-    assert_eq!(read.compact_revision, theirs.compact_revision);
+    assert_eq!(read.compact_revision.get(), theirs.compact_revision);
     assert_eq!(read.cancel_reason, theirs.cancel_reason);
     let changes: Vec<Change> = theirs.events.into_iter().map(wanted).collect();
     assert_eq!(read.changes, changes);
@@ -161,7 +162,7 @@ fn parts_of_one_thing_are_put_together_as_by_prost() {
     // A header and an event in two parts, and a key that is told twice.
     let bytes = b"\x0a\x02\x08\x09\x0a\x02\x18\x07\x5a\x0c\x12\x03\x0a\x01k\x12\x05\x0a\x01l\x18\x05";
     let read = response(bytes).expect("it can be read");
-    assert_eq!((read.header.cluster, read.header.revision.get()), (9, 7));
+    assert_eq!((read.header.cluster, read.header.revision.get()), (ClusterId::new(9), 7));
     assert_same(read, PbWatchResponse::decode(&bytes[..]).expect("by prost too"));
 }
 
