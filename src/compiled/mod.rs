@@ -49,7 +49,7 @@ pub(crate) struct CompiledRule {
     /// The condition, with the patterns as they were written.
     condition: Compiled,
     /// The slots of which an optimistic commit expects nothing, although the callback has looked at them.
-    unchecked: Vec<usize>,
+    unchecked: Vec<Slot>,
     /// The condition as text, for people.
     text: Arc<str>,
     /// The patterns with the expanded attributes fixed.
@@ -79,7 +79,7 @@ pub(crate) struct RuleShared {
     /// How many slots are of the condition itself. Those behind them are only shown.
     pub(crate) own: usize,
     /// Those of which an optimistic commit expects nothing.
-    pub(crate) unchecked: Vec<usize>,
+    pub(crate) unchecked: Vec<Slot>,
     pub(crate) text: Arc<str>,
     pub(crate) lock: Option<Pattern>,
     pub(crate) delay: Option<(Slot, Duration)>,
@@ -140,13 +140,13 @@ impl CompiledRule {
     }
 
     /// Whether an optimistic commit expects nothing of a slot that the callback has looked at.
-    pub(crate) fn is_unchecked(&self, slot: usize) -> bool {
+    pub(crate) fn is_unchecked(&self, slot: Slot) -> bool {
         self.unchecked.contains(&slot)
     }
 
     /// The slot of a pattern, as it was written in the condition or for what is shown.
-    pub(crate) fn slot(&self, written: &str) -> Option<usize> {
-        self.condition.slots.iter().position(|slot| slot.as_str() == written)
+    pub(crate) fn slot(&self, written: &str) -> Option<Slot> {
+        self.condition.slots.iter().position(|slot| slot.as_str() == written).map(Slot::new)
     }
 
     /// The attributes that keys bind, in the order of a [`Binding`]. Expanded attributes are not among them.
@@ -343,8 +343,8 @@ impl CompiledRule {
 
     /// The constraint of the attribute that follows a slot's literal prefix, if one does and it is
     /// constrained.
-    pub(crate) fn constraint_behind(&self, slot: usize) -> Option<&Constraint> {
-        let pattern = &self.slots[slot];
+    pub(crate) fn constraint_behind(&self, slot: Slot) -> Option<&Constraint> {
+        let pattern = &self.slots[slot.index()];
         let first = pattern.segments().iter().find_map(|segment| match segment {
             Segment::Literal(_) => None,
             Segment::Attribute(at) | Segment::Rest(at) => Some(&pattern.attributes()[*at]),

@@ -1,6 +1,7 @@
 //! What to watch: the fewest ranges of keys that cover all patterns.
 
 use crate::compiled::CompiledRule;
+use crate::condition::Slot;
 use crate::pattern::KeyScope;
 use std::cmp::Reverse;
 
@@ -33,14 +34,15 @@ pub(crate) fn covering(ranges: impl Iterator<Item = KeyScope>, max: usize) -> Ve
 
 /// What to watch for these rules. Constraints narrow it, by as many characters as lead to at most `max` watches.
 pub(crate) fn watched(rules: &[CompiledRule], max: usize) -> Vec<KeyScope> {
-    let slots = || rules.iter().flat_map(|rule| (0..rule.slots().len()).map(move |slot| (rule, slot)));
+    let slots_of = |rule: &CompiledRule| (0..rule.slots().len()).map(Slot::new);
+    let slots = || rules.iter().flat_map(|rule| slots_of(rule).map(move |slot| (rule, slot)));
     let constrained = || slots().filter_map(|(rule, slot)| rule.constraint_behind(slot));
     // Prefixes are narrowed not at all, or by the prefix of the constraint and this many characters.
     let deepest = constrained().map(|constraint| constraint.len() + 1).max().unwrap_or(0);
     for depth in (0..=deepest).rev() {
         let mut ranges = Vec::new();
         let narrowed = slots().try_for_each(|(rule, slot)| {
-            let pattern = &rule.slots()[slot];
+            let pattern = &rule.slots()[slot.index()];
             match rule.constraint_behind(slot).filter(|_| depth > 0) {
                 None => ranges.push(pattern.scope()),
                 Some(constraint) => {

@@ -2,6 +2,7 @@
 
 use super::{Firing, FiringError, Outcome, Then};
 use crate::change::Revision;
+use crate::condition::Slot;
 use crate::time::LONGEST;
 use crate::value::Value;
 use serde::Serialize;
@@ -314,7 +315,7 @@ impl Commit {
         let Effects { changes, expectations } = effects;
         let is_changed = |key: &str| changes.iter().any(|effect| effect.changes(key));
         let mut changes_shown = false;
-        for slot in 0..firing.0.snapshot.len() {
+        for slot in (0..firing.0.snapshot.len()).map(Slot::new) {
             let unchanged = firing.as_shown(slot);
             let is_changed = is_changed(&unchanged.key);
             changes_shown |= is_changed;

@@ -266,7 +266,7 @@ impl Firing {
     /// [`FiringError::NotShown`] if the pattern is none of the rule's.
     pub fn value(&self, pattern: &str) -> Result<&Value, FiringError> {
         let slot = self.shown_slot(pattern)?;
-        let seen = self.0.snapshot[slot].as_ref();
+        let seen = self.0.snapshot[slot.index()].as_ref();
         seen.map(|seen| &seen.value).ok_or_else(|| FiringError::WasAbsent { key: self.key(slot) })
     }
 
@@ -276,33 +276,37 @@ impl Firing {
     /// [`FiringError::NotShown`] if the pattern is none of the rule's.
     pub fn value_opt(&self, pattern: &str) -> Result<Option<&Value>, FiringError> {
         let slot = self.shown_slot(pattern)?;
-        Ok(self.0.snapshot[slot].as_ref().map(|seen| &seen.value))
+        Ok(self.0.snapshot[slot.index()].as_ref().map(|seen| &seen.value))
     }
 
-    fn shown_slot(&self, pattern: &str) -> Result<usize, FiringError> {
+    fn shown_slot(&self, pattern: &str) -> Result<Slot, FiringError> {
         let slot = self.compiled().slot(pattern).ok_or_else(|| FiringError::NotShown(pattern.to_owned()))?;
         if let Some(unlocked) = &self.0.unlocked {
-            unlocked.looked_at[slot].store(true, Ordering::Relaxed);
+            unlocked.looked_at[slot.index()].store(true, Ordering::Relaxed);
         }
         Ok(slot)
     }
 
     /// Without a lock: whether the callback has looked at the value of this slot.
-    fn has_looked_at(&self, slot: usize) -> bool {
-        self.0.unlocked.as_ref().is_some_and(|unlocked| unlocked.looked_at[slot].load(Ordering::Relaxed))
+    fn has_looked_at(&self, slot: Slot) -> bool {
+        self.0
+            .unlocked
+            .as_ref()
+            .is_some_and(|unlocked| unlocked.looked_at[slot.index()].load(Ordering::Relaxed))
     }
 
     /// The key of a slot as it was shown.
-    fn as_shown(&self, slot: usize) -> Expectation {
-        let revision = self.0.snapshot[slot].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
+    fn as_shown(&self, slot: Slot) -> Expectation {
+        let revision =
+            self.0.snapshot[slot.index()].as_ref().map_or(Revision::NONE, |seen| seen.mod_revision);
         Expectation { key: self.key(slot), is: Expected::At(revision) }
     }
 
     /// Without a lock: what the truth of the condition rests on in this slot, if anything.
-    fn proof_of(&self, slot: usize) -> Option<Expected> {
+    fn proof_of(&self, slot: Slot) -> Option<Expected> {
         let witness = &self.0.unlocked.as_ref()?.witness;
-        let check = witness.iter().find(|check| check.slot().index() == slot)?;
-        let seen = self.0.snapshot[slot].as_ref();
+        let check = witness.iter().find(|check| check.slot() == slot)?;
+        let seen = self.0.snapshot[slot.index()].as_ref();
         Some(match (check, seen) {
             (Check::Absent(_), _) | (_, None) => Expected::At(Revision::NONE),
             (Check::Exists(_), _) => Expected::There,
@@ -314,8 +318,8 @@ impl Firing {
         })
     }
 
-    fn key(&self, slot: usize) -> String {
-        self.compiled().key(Slot::new(slot), &self.0.binding)
+    fn key(&self, slot: Slot) -> String {
+        self.compiled().key(slot, &self.0.binding)
     }
 
     /// The key that a pattern means for this instance.

@@ -2,7 +2,7 @@
 
 use super::Rule;
 use crate::compiled::RuleError;
-use crate::condition::Compiled;
+use crate::condition::{Compiled, Slot};
 use crate::pattern::Pattern;
 use std::fmt;
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub(super) fn add_shown(
     shown: Vec<Shown>,
     bound: &[Arc<str>],
     errors: &mut Vec<RuleError>,
-) -> Vec<usize> {
+) -> Vec<Slot> {
     let mut unchecked = Vec::new();
     let mut slots = condition.slots.to_vec();
     for Shown { pattern: written, checked } in shown {
@@ -92,7 +92,7 @@ pub(super) fn add_shown(
             errors.push(RuleError::ShownTwice(written));
         } else {
             if !checked {
-                unchecked.push(slots.len());
+                unchecked.push(Slot::new(slots.len()));
             }
             slots.push(pattern);
         }
