@@ -218,3 +218,102 @@ pub enum ConfigError {
         reason: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::condition::{ConditionError, EvaluateError};
+    use crate::events::Lagged;
+    use crate::firing::{EtcdError, error_text};
+    use crate::inspect::StateKind;
+    use crate::pattern::{Attributes, Pattern, PatternError};
+    #[cfg(feature = "virtual-time")]
+    use crate::testing::NotUntil;
+    use crate::testing::{NotFired, NotTried, WhyNotFired};
+    use std::error::Error as StdError;
+    use std::sync::Arc;
+
+    fn pattern() -> PatternError {
+        Pattern::parse("/a//b").expect_err("there is nothing between two slashes")
+    }
+
+    fn format() -> FormatError {
+        Pattern::parse("/a/:id").expect("a pattern").format(&Attributes::new()).expect_err("it has no id")
+    }
+
+    fn json() -> Arc<serde_json::Error> {
+        Arc::new(serde_json::from_str::<u8>("{").expect_err("it is no number"))
+    }
+
+    fn of_etcd(is_engines: bool) -> EtcdError {
+        let refused = etcd_client::Error::GRpcStatus(tonic::Status::permission_denied("no"));
+        let request = is_engines.then_some("get");
+        EtcdError::new(ErrorKind::PermissionDenied, request, "no".into(), Some(Arc::new(refused)))
+    }
+
+    /// Every public error type, and of an enum every variant that holds another error.
+    fn all() -> Vec<Box<dyn StdError>> {
+        let condition = || ConditionError::from(pattern());
+        let rule = || RuleError::from(condition());
+        let config = || ConfigError::Rule { rule: "r".into(), error: rule() };
+        let build = || BuildError { errors: vec![config(), config()] };
+        let setup = || EngineError::Setup { what: "a thread".into(), source: "no memory".into() };
+        let attribute =
+            Attributes::from([("id", "x")]).deserialize::<std::collections::HashMap<String, u8>>();
+        let attribute = attribute.expect_err("it is no number");
+        let (rule_id, attributes) = ("r".to_owned(), Attributes::new());
+        let (reason, lagged) = (WhyNotFired::Lagged(Lagged(3)), Lagged(3));
+        vec![
+            Box::new(Error::from(build())),
+            Box::new(Error::from(setup())),
+            Box::new(Error::from(FiringError::from(of_etcd(true)))),
+            Box::new(build()),
+            Box::new(config()),
+            Box::new(setup()),
+            Box::new(EngineError::from(format())),
+            Box::new(EngineError::Rule { rule: "r".into(), source: rule() }),
+            Box::new(of_etcd(true)),
+            Box::new(of_etcd(false)),
+            Box::new(FiringError::from(of_etcd(false))),
+            Box::new(FiringError::from(pattern())),
+            Box::new(FiringError::from(format())),
+            Box::new(FiringError::from(attribute.clone())),
+            Box::new(FiringError::Json { key: "/a".into(), source: json() }),
+            Box::new(FiringError::IntoJson { key: "/a".into(), source: json() }),
+            Box::new(rule()),
+            Box::new(RuleError::Lock(pattern())),
+            Box::new(RuleError::Shown(pattern())),
+            Box::new(condition()),
+            Box::new(EvaluateError::Condition(vec![condition(), condition()])),
+            Box::new(EvaluateError::from(format())),
+            Box::new(pattern().kind()),
+            Box::new(pattern()),
+            Box::new(format()),
+            Box::new(attribute),
+            Box::new("new".parse::<StateKind>().expect_err("no state has this name")),
+            Box::new(lagged),
+            Box::new(NotTried::from(setup())),
+            Box::new(NotFired { rule: rule_id, attributes, reason, seen: Vec::new(), others: Vec::new() }),
+            #[cfg(feature = "virtual-time")]
+            Box::new(NotUntil { key: "/a".into(), within: Duration::from_secs(1), seen: Vec::new() }),
+        ]
+    }
+
+    /// Whoever shows an error with its sources, as `anyhow` does, shows each of them once.
+    #[test]
+    fn no_error_has_the_text_of_its_source_in_its_own() {
+        let mut sources = 0;
+        for error in all() {
+            let Some(source) = error.source() else { continue };
+            sources += 1;
+            let (own, of_source) = (error.to_string(), source.to_string());
+            assert!(
+                !own.contains(&of_source),
+                "`{own}` tells `{of_source}`, which its source tells: {error:?}"
+            );
+            let whole = error_text(&*error);
+            assert!(whole.contains(&of_source), "{whole}");
+        }
+        assert_eq!(sources, 10, "of those above");
+    }
+}

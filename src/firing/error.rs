@@ -43,7 +43,7 @@ pub enum FiringError {
     #[error(transparent)]
     Attribute(#[from] AttributeError),
     /// [`Firing::json`](crate::Firing::json) and the like: the key's value is not the JSON that was expected.
-    #[error("the value of `{key}` is not the JSON that was expected: {source}")]
+    #[error("the value of `{key}` is not the JSON that was expected")]
     Json {
         /// The key.
         key: String,
@@ -51,7 +51,7 @@ pub enum FiringError {
         source: Arc<serde_json::Error>,
     },
     /// Commit: what was to be put can't be written as JSON.
-    #[error("the value for `{key}` can't be written as JSON: {source}")]
+    #[error("the value for `{key}` can't be written as JSON")]
     IntoJson {
         /// The key.
         key: String,
