@@ -289,17 +289,17 @@ mod tests {
             let activity = activity.clone();
             tokio::spawn(async move { activity.silent_or_closed().await })
         };
-        let told = watching(&activity);
+        let watched = watching(&activity);
         tokio::time::sleep(5 * SECOND).await;
         activity.sent(Instant::now(), 3 * SECOND);
         tokio::time::sleep(SECOND).await;
         activity.sent(Instant::now(), SECOND / 2);
-        told.await.unwrap();
+        watched.await.unwrap();
         assert_eq!(start.elapsed().as_millis() / 100, 65, "by the request with less patience");
         activity.heard();
-        let told = watching(&activity);
+        let watched = watching(&activity);
         tokio::time::sleep(SECOND).await;
         activity.close();
-        told.await.unwrap();
+        watched.await.unwrap();
     }
 }

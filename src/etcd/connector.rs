@@ -71,7 +71,7 @@ impl Connector {
     pub(crate) async fn run(mut self) {
         loop {
             let now = Instant::now();
-            self.look(now);
+            self.report_events(now);
             if let Some(stale) = self.take_wish_for_token() {
                 self.renew_token(stale).await;
                 continue;
@@ -84,7 +84,7 @@ impl Connector {
     }
 
     /// Tells the link what has happened.
-    fn look(&mut self, now: Instant) {
+    fn report_events(&mut self, now: Instant) {
         let doubts = self.doubts.get();
         if doubts > self.doubted {
             self.doubted = doubts;

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Is told what is wrong, or that nothing is.
-type Told = dyn Fn(Option<&str>) + Send + Sync;
+type ReportTrouble = dyn Fn(Option<&str>) + Send + Sync;
 
 /// The application's function.
 pub(crate) type LoadCredentials =
@@ -42,7 +42,7 @@ pub(crate) struct CredentialSource {
     runtime: Handle,
     limit: Duration,
     /// Told what is wrong whenever that may have changed.
-    told: Box<Told>,
+    report: Box<ReportTrouble>,
     /// Held by the one who asks.
     loading: Arc<tokio::sync::Mutex<()>>,
     /// Held by the one who tries what nobody has tried.
@@ -57,13 +57,13 @@ impl CredentialSource {
         option: CredentialsOption,
         runtime: Handle,
         limit: Duration,
-        told: impl Fn(Option<&str>) + Send + Sync + 'static,
+        report: impl Fn(Option<&str>) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             option,
             runtime,
             limit,
-            told: Box::new(told),
+            report: Box::new(report),
             loading: Arc::default(),
             turn: tokio::sync::Mutex::default(),
             wakes: Mutex::default(),
@@ -86,7 +86,7 @@ impl CredentialSource {
             change(&mut offers);
             offers.trouble().map(str::to_owned)
         };
-        (self.told)(trouble.as_deref());
+        (self.report)(trouble.as_deref());
         let wakes = self.wakes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         wakes.iter().for_each(|wake| wake.notify_one());
     }

@@ -25,14 +25,14 @@ pub(crate) struct KnownError {
     pub(crate) remedy: Remedy,
     pub(crate) effect: PossibleEffect,
     /// What a callback is told, if the kind does not say it.
-    told: Option<ErrorKind>,
+    reported: Option<ErrorKind>,
 }
 
 impl KnownError {
     /// It says that a request has too much in it, so that it is given up for good.
     #[cfg(test)]
     pub(crate) fn is_of_size(&self) -> bool {
-        self.told == Some(ErrorKind::TooLarge)
+        self.reported == Some(ErrorKind::TooLarge)
     }
 }
 
@@ -41,7 +41,7 @@ impl KnownError {
 pub(super) struct Meaning {
     pub(super) kind: FailureKind,
     /// As a callback is told it.
-    pub(super) told: ErrorKind,
+    pub(super) reported: ErrorKind,
     pub(super) remedy: Remedy,
     pub(super) effect: PossibleEffect,
 }
@@ -49,7 +49,7 @@ pub(super) struct Meaning {
 impl Meaning {
     /// Of a kind, if nothing else is known.
     pub(super) fn of(kind: FailureKind) -> Self {
-        let (told, remedy, effect) = match kind {
+        let (reported, remedy, effect) = match kind {
             FailureKind::Unreachable => {
                 (ErrorKind::Unreachable, Remedy::OtherMember, PossibleEffect::Unknown)
             }
@@ -65,21 +65,21 @@ impl Meaning {
             FailureKind::Compacted => (ErrorKind::Compacted, Remedy::GiveUp, PossibleEffect::No),
             FailureKind::Rejected => (ErrorKind::Refused, Remedy::GiveUp, PossibleEffect::No),
         };
-        Self { kind, told, remedy, effect }
+        Self { kind, reported, remedy, effect }
     }
 }
 
 macro_rules! errors {
-    (@told) => { None };
-    (@told $told:ident) => { Some(ErrorKind::$told) };
-    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident $(, $told:ident)?;)*) => {
+    (@reported) => { None };
+    (@reported $reported:ident) => { Some(ErrorKind::$reported) };
+    ($($code:ident $message:literal => $kind:ident, $remedy:ident, $effect:ident $(, $reported:ident)?;)*) => {
         pub(crate) const ERRORS: &[KnownError] = &[$(KnownError {
             code: Code::$code,
             message: $message,
             kind: FailureKind::$kind,
             remedy: Remedy::$remedy,
             effect: PossibleEffect::$effect,
-            told: errors!(@told $($told)?),
+            reported: errors!(@reported $($reported)?),
         },)*];
     };
 }
@@ -176,8 +176,8 @@ fn find(message: &str) -> Option<&'static KnownError> {
 pub(super) fn classify(code: Code, message: &str) -> Meaning {
     if let Some(error) = find(message) {
         let KnownError { kind, remedy, effect, .. } = *error;
-        let told = error.told.unwrap_or(Meaning::of(kind).told);
-        return Meaning { kind, told, remedy, effect };
+        let reported = error.reported.unwrap_or(Meaning::of(kind).reported);
+        return Meaning { kind, reported, remedy, effect };
     }
     let of = Meaning::of;
     match code {
@@ -185,14 +185,14 @@ pub(super) fn classify(code: Code, message: &str) -> Meaning {
         Code::PermissionDenied => of(FailureKind::Permission),
         // Of gRPC itself, on either side: a message that is larger than a limit.
         Code::ResourceExhausted | Code::OutOfRange => {
-            Meaning { told: ErrorKind::TooLarge, ..of(FailureKind::Rejected) }
+            Meaning { reported: ErrorKind::TooLarge, ..of(FailureKind::Rejected) }
         }
         Code::InvalidArgument
         | Code::NotFound
         | Code::AlreadyExists
         | Code::FailedPrecondition
         | Code::Unimplemented => of(FailureKind::Rejected),
-        Code::DeadlineExceeded => Meaning { told: ErrorKind::TimedOut, ..of(FailureKind::Unreachable) },
+        Code::DeadlineExceeded => Meaning { reported: ErrorKind::TimedOut, ..of(FailureKind::Unreachable) },
         // Refused, cut, or a server that words its trouble in a new way.
         _ => of(FailureKind::Unreachable),
     }

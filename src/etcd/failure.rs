@@ -80,7 +80,7 @@ pub(crate) type ErrorSource = Arc<dyn Error + Send + Sync>;
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     /// As a callback is told it, which is finer than what the engine acts by.
-    pub(crate) told: ErrorKind,
+    pub(crate) reported: ErrorKind,
     pub(crate) request: &'static str,
     pub(crate) message: String,
     pub(crate) remedy: Remedy,
@@ -107,8 +107,8 @@ impl Failure {
     }
 
     fn meaning(meaning: Meaning, request: &'static str, message: impl Into<String>) -> Self {
-        let Meaning { kind, told, remedy, effect } = meaning;
-        Self { kind, told, request, message: message.into(), remedy, effect, cause: None }
+        let Meaning { kind, reported, remedy, effect } = meaning;
+        Self { kind, reported, request, message: message.into(), remedy, effect, cause: None }
     }
 
     /// The request may have taken effect all the same.
@@ -119,7 +119,7 @@ impl Failure {
     /// It is too large for the server, so that sending it again never helps.
     pub(crate) fn is_too_large(&self) -> bool {
         self.kind == FailureKind::Rejected
-            && self.told == ErrorKind::TooLarge
+            && self.reported == ErrorKind::TooLarge
             && speaks_of_size(&self.message)
     }
 
@@ -127,7 +127,7 @@ impl Failure {
     pub(crate) fn too_large(request: &'static str, bytes: usize, most: usize) -> Self {
         let message =
             format!("{TOO_MANY_BYTES} in a request: {bytes}, and the most is {most} (max_request_bytes)");
-        Self { told: ErrorKind::TooLarge, ..Self::new(FailureKind::Rejected, request, message) }
+        Self { reported: ErrorKind::TooLarge, ..Self::new(FailureKind::Rejected, request, message) }
     }
 
     /// It had no effect, and another member may take it.
@@ -145,7 +145,7 @@ impl Failure {
                 Self::new(FailureKind::LeaseGone, request, error.to_string())
             }
             etcd_client::Error::IoError(below) if below.kind() == io::ErrorKind::TimedOut => {
-                Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, error.to_string()) }
+                Self { reported: ErrorKind::TimedOut, ..Self::unreachable(request, error.to_string()) }
             }
             _ => Self::unreachable(request, error.to_string()),
         };
@@ -156,7 +156,9 @@ impl Failure {
         let message = format!("{} ({:?})", status.message(), status.code());
         match below(status) {
             Some(Below::Over) => Self::not_sent(request, message),
-            Some(Below::Late) => Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, message) },
+            Some(Below::Late) => {
+                Self { reported: ErrorKind::TimedOut, ..Self::unreachable(request, message) }
+            }
             None => Self::meaning(classify(status.code(), status.message()), request, message),
         }
     }
@@ -177,7 +179,7 @@ impl Failure {
 
     pub(super) fn timed_out(request: &'static str, limit: Duration) -> Self {
         let message = format!("no answer within {limit:?}");
-        Self { told: ErrorKind::TimedOut, ..Self::unreachable(request, message) }
+        Self { reported: ErrorKind::TimedOut, ..Self::unreachable(request, message) }
     }
 
     /// It was not sent, because it would have reached another store, or another store has refused it.

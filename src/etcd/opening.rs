@@ -7,7 +7,7 @@ use crate::etcd::endpoint_choice::Need;
 use crate::etcd::failure::{Failure, Remedy};
 use crate::etcd::offers::Offer;
 use crate::etcd::store::{Before, StoreVerdict, Testimony};
-use crate::etcd::testimony::{ask, name};
+use crate::etcd::testimony::{name, read_testimony};
 use crate::etcd::token_channel::{TokenChannel, TokenChannelBuilder};
 use crate::etcd::{Target, Timeouts};
 use etcd_client::{Client, ConnectOptions};
@@ -26,7 +26,7 @@ struct Reached {
     channel: TokenChannel,
     activity: Arc<Activity>,
     credentials: Option<Arc<Credentials>>,
-    told: Testimony,
+    testimony: Testimony,
     /// What was known before it was asked.
     before: Before,
 }
@@ -40,12 +40,12 @@ impl Connector {
         last: bool,
     ) -> Result<Option<Connection>, Failure> {
         let Some(reached) = self.reach(endpoint, need, last).await? else { return Ok(None) };
-        let Reached { client, channel, activity, credentials, told, before } = reached;
+        let Reached { client, channel, activity, credentials, testimony, before } = reached;
         let store = &self.settings.store;
-        let mut verdict = store.judge(endpoint, &told, &before, Instant::now());
+        let mut verdict = store.judge(endpoint, &testimony, &before, Instant::now());
         if matches!(verdict, StoreVerdict::Undecided(_)) {
             self.ask_others(endpoint).await;
-            verdict = store.judge(endpoint, &told, &before, Instant::now());
+            verdict = store.judge(endpoint, &testimony, &before, Instant::now());
         }
         match verdict {
             StoreVerdict::Ours => {}
@@ -80,8 +80,8 @@ impl Connector {
         for endpoint in (0..endpoints.len()).filter(|endpoint| *endpoint != but) {
             // One that can't be reached names none.
             let reached = Box::pin(self.reach(endpoint, Need::Missing, false)).await;
-            let Ok(Some(Reached { told, before, .. })) = reached else { continue };
-            let verdict = self.settings.store.judge(endpoint, &told, &before, Instant::now());
+            let Ok(Some(Reached { testimony, before, .. })) = reached else { continue };
+            let verdict = self.settings.store.judge(endpoint, &testimony, &before, Instant::now());
             if !matches!(verdict, StoreVerdict::Undecided(_)) {
                 return;
             }
@@ -169,8 +169,8 @@ impl Connector {
         // The other endpoints of the round are tried too.
         let limit = if last { timeouts.request } else { timeouts.connect.min(timeouts.request) };
         let before = store.before();
-        let told = self.check(&client, &channel, &before, limit).await?;
-        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), told, before })
+        let testimony = self.check(&client, &channel, &before, limit).await?;
+        Ok(Reached { client, channel, activity, credentials: credentials.cloned(), testimony, before })
     }
 
     async fn check(
@@ -184,12 +184,12 @@ impl Connector {
         let ConnectorSettings { store, shared, .. } = &self.settings;
         loop {
             let token = shared.token.generation();
-            let asked = match timeout(limit, Box::pin(ask(client, store, before))).await {
+            let asked = match timeout(limit, Box::pin(read_testimony(client, store, before))).await {
                 Ok(asked) => asked,
                 Err(_) => Err(Failure::timed_out(REQUEST, limit)),
             };
             match asked {
-                Ok(told) => return Ok(told),
+                Ok(testimony) => return Ok(testimony),
                 Err(failure) if failure.remedy == Remedy::Authenticate && shared.token.can_be_renewed() => {
                     let mut channel = channel.clone();
                     let over = |_| Failure::not_sent(REQUEST, "the connection ended");

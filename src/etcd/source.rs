@@ -10,31 +10,32 @@ use futures_util::future::BoxFuture;
 
 impl Source for EtcdClient {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<(Value, Revision)>, FiringError>> {
-        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(told)?) })
+        Box::pin(async move { Ok(EtcdClient::get(self, key).await.map_err(etcd_error)?) })
     }
 
     fn range<'a>(&'a self, read: RangeRead<'a>) -> BoxFuture<'a, Result<ListingPage, FiringError>> {
         Box::pin(async move {
-            let super::RangePage { keys, count, revision } = self.read_range(read).await.map_err(told)?;
+            let super::RangePage { keys, count, revision } =
+                self.read_range(read).await.map_err(etcd_error)?;
             Ok(ListingPage { keys, count, revision })
         })
     }
 
     fn client(&self) -> BoxFuture<'_, Result<Client, FiringError>> {
-        Box::pin(async move { Ok(EtcdClient::client(self).await.map_err(told)?) })
+        Box::pin(async move { Ok(EtcdClient::client(self).await.map_err(etcd_error)?) })
     }
 }
 
 /// What a callback is told of a failed request.
-fn told(Failure { told, request, message, cause, .. }: Failure) -> EtcdError {
-    EtcdError::new(told, Some(request), message, cause)
+fn etcd_error(Failure { reported, request, message, cause, .. }: Failure) -> EtcdError {
+    EtcdError::new(reported, Some(request), message, cause)
 }
 
 /// For requests that a callback makes with its own client.
 impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
-        let Failure { told, message, cause, .. } = Failure::of_error("client", error);
-        EtcdError::new(told, None, message, cause)
+        let Failure { reported, message, cause, .. } = Failure::of_error("client", error);
+        EtcdError::new(reported, None, message, cause)
     }
 }
 
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn a_request_of_the_engine_that_timed_out_says_so() {
         let failure = Failure::timed_out("get", std::time::Duration::from_secs(5));
-        let error = FiringError::from(told(failure));
+        let error = FiringError::from(etcd_error(failure));
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         assert_eq!(error.to_string(), "etcd get: no answer within 5s");
         let FiringError::Etcd(error) = error else { panic!("{error:?}") };
@@ -108,7 +109,7 @@ mod tests {
         let status = Status::new(Code::PermissionDenied, "etcdserver: permission denied");
         let failure = Failure::of_error("get", etcd_client::Error::GRpcStatus(status));
         assert_eq!(failure.to_string(), "etcd get: etcdserver: permission denied (PermissionDenied)");
-        let error = Error::from(told(failure));
+        let error = Error::from(etcd_error(failure));
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         // The text does not repeat what the source says.
         assert_eq!(error.to_string(), "etcd get: permission denied");

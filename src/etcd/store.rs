@@ -56,14 +56,14 @@ pub(super) struct Before {
 #[derive(Clone, Debug)]
 pub(super) struct Testimony {
     pub(super) header: Header,
-    pub(super) identity: Told,
+    pub(super) identity: IdentityAnswer,
     /// Whether it has the newest change that was seen before; `None`: it was not asked, or does not tell.
     pub(super) history: Option<History>,
 }
 
 /// What an endpoint tells of the identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum IdentityAnswer {
     /// Nothing: the engine may not read it.
     Nothing,
     Absent,
@@ -128,13 +128,13 @@ impl Known {
     fn judge(
         &mut self,
         endpoint: usize,
-        told: &Testimony,
+        testimony: &Testimony,
         before: &Before,
         open: bool,
         offered: &Identity,
         now: Instant,
     ) -> StoreVerdict {
-        let Testimony { header, identity, .. } = told;
+        let Testimony { header, identity, .. } = testimony;
         let waited = now.saturating_duration_since(*self.since.get_or_insert(now));
         if header.cluster.is_told() {
             self.named.insert(endpoint, header.cluster);
@@ -148,19 +148,21 @@ impl Known {
                 ));
             }
         }
-        let Some(wrong) = self.wrong(told, before) else {
+        let Some(wrong) = self.wrong(testimony, before) else {
             if header.cluster.is_told() {
                 self.revision = self.revision.max(header.revision);
                 self.term = self.term.max(header.term);
                 self.since = None;
             }
             return match identity {
-                Told::Is(identity, revision) => {
+                IdentityAnswer::Is(identity, revision) => {
                     self.learn(identity, *revision);
                     StoreVerdict::Ours
                 }
-                Told::Absent => StoreVerdict::Nameless(self.identity.as_ref().unwrap_or(offered).clone()),
-                Told::Nothing => StoreVerdict::Ours,
+                IdentityAnswer::Absent => {
+                    StoreVerdict::Nameless(self.identity.as_ref().unwrap_or(offered).clone())
+                }
+                IdentityAnswer::Nothing => StoreVerdict::Ours,
             };
         };
         let same = !header.cluster.is_told() || self.cluster == Some(header.cluster);
@@ -175,8 +177,8 @@ impl Known {
     }
 
     /// Why it is not the known store.
-    fn wrong(&self, told: &Testimony, before: &Before) -> Option<String> {
-        let Testimony { header, identity, history } = told;
+    fn wrong(&self, testimony: &Testimony, before: &Before) -> Option<String> {
+        let Testimony { header, identity, history } = testimony;
         if let Some(cluster) =
             self.cluster.filter(|cluster| header.cluster.is_told() && *cluster != header.cluster)
         {
@@ -184,9 +186,11 @@ impl Known {
             return Some(format!("wrong store: the cluster's id is {cluster} and there it is {found}"));
         }
         match (&self.identity, identity) {
-            (Some(known), Told::Is(found, _)) if known != found => return Some(another(known, found)),
+            (Some(known), IdentityAnswer::Is(found, _)) if known != found => {
+                return Some(another(known, found));
+            }
             // One that was deleted by hand is missed in its own store only.
-            (Some(known), Told::Absent) if before.named && *history != Some(History::Ours) => {
+            (Some(known), IdentityAnswer::Absent) if before.named && *history != Some(History::Ours) => {
                 return Some(absent(known));
             }
             _ => {}
@@ -316,12 +320,12 @@ impl Store {
     pub(super) fn judge(
         &self,
         endpoint: usize,
-        told: &Testimony,
+        testimony: &Testimony,
         before: &Before,
         now: Instant,
     ) -> StoreVerdict {
         let open = self.open.load(Ordering::SeqCst) > 0;
-        let mut verdict = self.known().judge(endpoint, told, before, open, &self.offered, now);
+        let mut verdict = self.known().judge(endpoint, testimony, before, open, &self.offered, now);
         if let StoreVerdict::Undecided(text) | StoreVerdict::Foreign(text) | StoreVerdict::Rewound(text) =
             &mut verdict
         {

@@ -4,7 +4,7 @@ use super::Header;
 use super::failure::{Failure, FailureKind};
 use super::identity::{Identity, create};
 use super::requests::{History, LastEvent, kv_of_reads, read_at};
-use super::store::{Before, Store, Testimony, Told};
+use super::store::{Before, IdentityAnswer, Store, Testimony};
 use crate::change::Revision;
 use etcd_client::Client;
 
@@ -16,7 +16,11 @@ fn failed(error: etcd_client::Error) -> Failure {
 }
 
 /// Reads the identity, linearizably, and the newest change that was seen.
-pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Result<Testimony, Failure> {
+pub(super) async fn read_testimony(
+    client: &Client,
+    store: &Store,
+    before: &Before,
+) -> Result<Testimony, Failure> {
     let key = store.identity_key();
     let mut kv = kv_of_reads(client);
     let reading = async { kv.get(store.prefix().key(&**key), None).await.map_err(failed) };
@@ -32,14 +36,18 @@ pub(super) async fn ask(client: &Client, store: &Store, before: &Before) -> Resu
         Ok(answer) => answer.0,
         // Who may not read that is answered all the same.
         Err(Failure { kind: FailureKind::Permission, .. }) => {
-            return Ok(Testimony { header: Header::default(), identity: Told::Nothing, history: None });
+            return Ok(Testimony {
+                header: Header::default(),
+                identity: IdentityAnswer::Nothing,
+                history: None,
+            });
         }
         Err(failure) => return Err(failure),
     };
     let header = Header::of(read.header.as_ref());
     let identity = match read.kvs.into_iter().next() {
-        Some(kv) => Told::Is(Identity::new(key.clone(), kv.value), Revision::new(kv.mod_revision)),
-        None => Told::Absent,
+        Some(kv) => IdentityAnswer::Is(Identity::new(key.clone(), kv.value), Revision::new(kv.mod_revision)),
+        None => IdentityAnswer::Absent,
     };
     Ok(Testimony { header, identity, history: history? })
 }

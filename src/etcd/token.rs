@@ -190,7 +190,7 @@ impl Token {
         if self.generation() > TokenGeneration::NONE && self.is_known(&question) {
             return Ok(());
         }
-        let asked = match timeout(LIMIT, ask(question.clone(), channel)).await {
+        let asked = match timeout(LIMIT, request_token(question.clone(), channel)).await {
             Ok(asked) => asked,
             Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
         };
@@ -233,7 +233,7 @@ impl Token {
             }
         }
         asks();
-        let asked = match timeout(LIMIT, ask(question, channel)).await {
+        let asked = match timeout(LIMIT, request_token(question, channel)).await {
             Ok(asked) => asked,
             Err(_) => Err(Failure::timed_out(REQUEST, LIMIT)),
         };
@@ -273,7 +273,7 @@ fn code_of(failure: &Failure) -> Code {
 }
 
 /// `None`: authentication is off, and no token is needed.
-async fn ask(
+async fn request_token(
     Question { parts, body }: Question,
     mut channel: Channel,
 ) -> Result<Option<HeaderValue>, Failure> {

@@ -49,8 +49,8 @@ impl OwnConnection {
         if let Some(channel) = self.channel.get() {
             return Ok(channel.clone());
         }
-        let told = self.endpoints.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).try_recv();
-        let Ok(Change::Insert(_, endpoint)) = told else {
+        let changes = self.endpoints.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).try_recv();
+        let Ok(Change::Insert(_, endpoint)) = changes else {
             return self.channel.get().cloned().ok_or_else(|| ConnectionOver.into());
         };
         let stream = self.stream.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
@@ -110,9 +110,9 @@ impl TokenChannelBuilder {
     /// Over this connection. Returns the channel too, for what the client does not know.
     pub(super) fn over(stream: Wire, activity: Arc<Activity>, token: Arc<Token>) -> (Self, TokenChannel) {
         // The client was given one endpoint.
-        let (endpoints, told) = mpsc::channel(1);
+        let (endpoints, changes) = mpsc::channel(1);
         let own = OwnConnection {
-            endpoints: Mutex::new(told),
+            endpoints: Mutex::new(changes),
             stream: Mutex::new(Some(Listened::new(stream, activity))),
             channel: OnceLock::new(),
         };

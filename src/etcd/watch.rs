@@ -262,15 +262,15 @@ mod tests {
             how: Deletion::Delivered,
         };
         let mut held = Vec::new();
-        let mut told = |came: &[i64], more| -> Vec<i64> {
+        let mut delivered = |came: &[i64], more| -> Vec<i64> {
             let came = came.iter().copied().map(change).collect();
             let changes = whole_revisions(&mut held, came, more);
             changes.iter().map(|change| change.revision().get()).collect()
         };
-        assert_eq!(told(&[1, 2, 2], true), [1]);
-        assert_eq!(told(&[2, 2], true), [0; 0], "it may still go on");
-        assert_eq!(told(&[2, 3], true), [2, 2, 2, 2, 2]);
-        assert_eq!(told(&[4], false), [3, 4]);
-        assert_eq!(told(&[5, 5], false), [5, 5]);
+        assert_eq!(delivered(&[1, 2, 2], true), [1]);
+        assert_eq!(delivered(&[2, 2], true), [0; 0], "it may still go on");
+        assert_eq!(delivered(&[2, 3], true), [2, 2, 2, 2, 2]);
+        assert_eq!(delivered(&[4], false), [3, 4]);
+        assert_eq!(delivered(&[5, 5], false), [5, 5]);
     }
 }

@@ -260,7 +260,7 @@ impl Handler<Feedback> for IndexActor {
             // second decision for them.
             let mut orders = Vec::with_capacity(feedback.asks.len());
             for (instance, number) in feedback.asks {
-                orders.push(match this.index.ask(instance, DecisionReason::Ask(number)) {
+                orders.push(match this.index.request_decision(instance, DecisionReason::Ask(number)) {
                     Some(decide) => EvaluationOrder::Decide(decide),
                     None => EvaluationOrder::Gone(instance, number),
                 });
@@ -306,9 +306,9 @@ impl Handler<ViewPage> for IndexActor {
     fn handle(&mut self, ViewPage(view, page, rest): ViewPage, ctx: &mut Self::Context) -> Self::Result {
         let mut goes_on = false;
         guarded(self, ctx, |this, ctx| {
-            let (told, had) = (page.len(), (this.index.keys(), this.index.instances()));
+            let (read, had) = (page.len(), (this.index.keys(), this.index.instances()));
             goes_on = this.index.view_page(view, page);
-            this.index.make_room(rest, told, had);
+            this.index.make_room(rest, read, had);
             if let Some(Contradiction { changed, found, as_of }) = this.index.take_contradiction() {
                 let reason = format!(
                     "a key that was changed at revision {changed} was last changed at {found}, as of revision {as_of}"

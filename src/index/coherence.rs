@@ -43,7 +43,7 @@ impl Coherence {
     }
 
     /// The watch has told all up to this revision, and no snapshot is under way.
-    pub(super) fn told(&mut self, watcher: WatcherIndex, revision: Revision) {
+    pub(super) fn delivered(&mut self, watcher: WatcherIndex, revision: Revision) {
         if self.from[watcher.index()].is_some_and(|from| revision >= from) {
             let complete = &mut self.complete[watcher.index()];
             *complete = revision.max(*complete);
@@ -129,11 +129,11 @@ impl Index {
                     watcher.map_or(Revision::NONE, |watcher| revisions[watcher.index()])
                 };
                 let complete = of_watcher(&self.coherence.complete);
-                let told = match seen {
+                let changed = match seen {
                     Some(seen) => Some(seen.mod_revision),
                     None => self.entry_of(&key()).map(|id| self.revision_of(id)),
                 };
-                match told {
+                match changed {
                     Some(from) => (from, complete.max(from)),
                     // It may have been deleted as late as any. If the mirror is not complete, it may not even be
                     // absent: nobody has told of it yet.

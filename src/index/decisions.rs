@@ -84,7 +84,7 @@ impl Index {
 
     /// Requests a decision on an instance. `None` if it does not exist any more, or can't be decided because keys of
     /// its rule can't be read. If a change has made a decision due anyway, this is that decision.
-    pub(crate) fn ask(&mut self, id: InstanceId, reason: DecisionReason) -> Option<Decide> {
+    pub(crate) fn request_decision(&mut self, id: InstanceId, reason: DecisionReason) -> Option<Decide> {
         let index = self.instances.resolve(id)?;
         if !self.readable.has(self.instances.get(index).rule) {
             return None;

@@ -193,7 +193,7 @@ impl Index {
         }
         // What a snapshot has yet to bring may be older.
         if !self.views.has_snapshot(watcher) {
-            self.coherence.told(watcher, revision);
+            self.coherence.delivered(watcher, revision);
         }
     }
 
@@ -281,7 +281,7 @@ impl Index {
                         self.unlink(id, key, known.next());
                     }
                     (Merge::Deleted(id), ..) => self.unlink(id, key, revision),
-                    (merge, ..) => self.settle(merge, revision),
+                    (merge, ..) => self.apply_merge(merge, revision),
                 }
             }
         }
@@ -289,7 +289,7 @@ impl Index {
 
     fn put_known(&mut self, id: EntryId, value: Value, revision: Revision) {
         let merge = self.mirror.put_at(id, value, revision);
-        self.settle(merge, revision);
+        self.apply_merge(merge, revision);
     }
 
     /// Puts a key that has no entry, if a pattern matches it. `uses` is the result of [`Index::match_new`].
@@ -342,7 +342,7 @@ impl Index {
         self.ranges.iter().position(|range| range.contains(key)).map(WatcherIndex::new)
     }
 
-    fn settle(&mut self, merge: Merge, revision: Revision) {
+    fn apply_merge(&mut self, merge: Merge, revision: Revision) {
         match merge {
             Merge::Created(id) => self.link(id, revision),
             Merge::Changed(id) => self.touch(id, revision),

@@ -25,7 +25,7 @@ pub(crate) enum ViewPurpose {
 }
 
 /// What is known of a key that a view contains.
-struct Look {
+struct ViewedKey {
     hash: u64,
     entry: Option<EntryId>,
     /// The watcher that covers it, if a pattern may match it.
@@ -111,10 +111,10 @@ impl Views {
 
     /// The revision of a snapshot whose pages are all in.
     pub(crate) fn told_by_snapshot(&self, watcher: WatcherIndex) -> Option<Revision> {
-        let told = |view: &&View| {
+        let is_whole = |view: &&View| {
             view.watcher == watcher && view.purpose == ViewPurpose::Snapshot && view.sweep.is_some()
         };
-        self.open.iter().find(told).map(|view| view.revision)
+        self.open.iter().find(is_whole).map(|view| view.revision)
     }
 
     /// Whether the watcher's first snapshot is complete.
@@ -174,23 +174,23 @@ impl Index {
     pub(crate) fn view_page(&mut self, id: ViewId, page: Vec<KeyValue>) -> bool {
         let Some(at) = self.views.open.iter().position(|view| view.id == id) else { return false };
         let mut page = page.into_iter();
-        let (mut looks, mut uses) = (Vec::new(), Vec::new());
+        let (mut viewed_keys, mut uses) = (Vec::new(), Vec::new());
         while !page.as_slice().is_empty() {
-            self.look_ahead(at, page.as_slice(), &mut looks, &mut uses);
+            self.look_ahead(at, page.as_slice(), &mut viewed_keys, &mut uses);
             let mut uses = uses.drain(..);
-            for (look, found) in looks.drain(..).zip(&mut page) {
-                self.view_key(at, look, found, &mut uses);
+            for (viewed, found) in viewed_keys.drain(..).zip(&mut page) {
+                self.view_key(at, viewed, found, &mut uses);
             }
         }
         true
     }
 
     /// Makes room for `rest` more keys, if they are so many that the tables would grow again and again. It
-    /// expects patterns to match the same share of them as of the last `told` keys, before which the index
+    /// expects patterns to match the same share of them as of the last `read` keys, before which the index
     /// had the given numbers of keys and instances.
-    pub(crate) fn make_room(&mut self, rest: usize, told: usize, (keys, instances): (usize, usize)) {
+    pub(crate) fn make_room(&mut self, rest: usize, read: usize, (keys, instances): (usize, usize)) {
         if rest > self.mirror.keys() {
-            let share = |now: usize, had: usize| rest.min(now.saturating_sub(had) * rest / told.max(1));
+            let share = |now: usize, had: usize| rest.min(now.saturating_sub(had) * rest / read.max(1));
             self.mirror.reserve(share(self.keys(), keys));
             self.instances.reserve(share(self.instances(), instances));
         }
@@ -198,27 +198,33 @@ impl Index {
 
     /// Looks up the first keys of a page, and matches those that have no entry. The lookups don't depend on
     /// each other, so their waits for memory overlap; see [`Index::apply_all`].
-    fn look_ahead(&mut self, at: usize, page: &[KeyValue], looks: &mut Vec<Look>, uses: &mut Vec<Matched>) {
+    fn look_ahead(
+        &mut self,
+        at: usize,
+        page: &[KeyValue],
+        viewed_keys: &mut Vec<ViewedKey>,
+        uses: &mut Vec<Matched>,
+    ) {
         let snapshot = self.views.open[at].purpose == ViewPurpose::Snapshot;
         let mut touched = 0;
         for KeyValue { key, .. } in page.iter().take(AHEAD) {
             let hash = self.mirror.hash(key);
             touched ^= self.mirror.touch(hash);
-            looks.push(Look { hash, entry: None, watcher: None, uses: 0 });
+            viewed_keys.push(ViewedKey { hash, entry: None, watcher: None, uses: 0 });
         }
-        for (look, KeyValue { key, .. }) in looks.iter_mut().zip(page) {
-            look.entry = self.entry_hashed(look.hash, key);
+        for (viewed, KeyValue { key, .. }) in viewed_keys.iter_mut().zip(page) {
+            viewed.entry = self.entry_hashed(viewed.hash, key);
             let Some((key, watcher)) = self.wanted(key) else { continue };
             // Another watcher may have a part of the prefix.
             if watcher != self.views.open[at].watcher {
                 continue;
             }
-            look.watcher = Some(watcher);
-            if snapshot && look.entry.is_none() {
+            viewed.watcher = Some(watcher);
+            if snapshot && viewed.entry.is_none() {
                 self.counters.matched += 1;
                 let before = uses.len();
                 self.add_uses(key, uses);
-                look.uses = uses.len() - before;
+                viewed.uses = uses.len() - before;
             }
         }
         for matched in uses {
@@ -230,7 +236,7 @@ impl Index {
     fn view_key(
         &mut self,
         at: usize,
-        Look { hash, entry: known, watcher, uses }: Look,
+        ViewedKey { hash, entry: known, watcher, uses }: ViewedKey,
         found: KeyValue,
         matched: &mut impl Iterator<Item = Matched>,
     ) {
@@ -376,7 +382,7 @@ impl Index {
                 drift = 0;
                 self.coherence.snapshot_ends(watcher, read_at);
                 self.advance(watcher, revision);
-                self.coherence.told(watcher, self.position(watcher));
+                self.coherence.delivered(watcher, self.position(watcher));
                 // Keys that were deleted before may never have been known.
                 self.forget(watcher, read_at);
                 if !self.views.complete.contains(&watcher) {

@@ -97,6 +97,11 @@ const RENAMES: &[Rename] = &[
     (&["Held"], "Gate", &["benches"]),
     (&["Noted"], "BenchRecorder", &["benches"]),
     (&["Apart"], "CorePinning", &["benches"]),
+    (&["told"], "what it is: testimony, reported, delivered", &["src/etcd", "src/index"]),
+    (&["Told"], "IdentityAnswer, or ReportTrouble for a function", &["src/etcd"]),
+    (&["ask"], "read_testimony, request_token, request_decision", &["src/etcd", "src/index"]),
+    (&["look", "Look"], "report_events, ViewedKey, observe", &["src/etcd", "src/index"]),
+    (&["settle"], "apply_merge", &["src/index/mod.rs"]),
     (&["Mistake"], "ConfigError", EVERYWHERE),
     (&["Missed"], "Lagged", &["src/events"]),
 ];

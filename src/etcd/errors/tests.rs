@@ -62,7 +62,7 @@ fn the_table_has_every_error_that_the_client_library_lists_and_no_other() {
 fn an_error_under_two_codes_means_the_same() {
     for error in ERRORS {
         for other in ERRORS.iter().filter(|other| other.message == error.message) {
-            let meaning = |error: &KnownError| (error.kind, error.remedy, error.effect, error.told);
+            let meaning = |error: &KnownError| (error.kind, error.remedy, error.effect, error.reported);
             assert_eq!(meaning(error), meaning(other), "{}", error.message);
         }
     }
@@ -71,7 +71,7 @@ fn an_error_under_two_codes_means_the_same() {
 #[test]
 fn what_only_a_code_tells_is_judged_by_it() {
     use ErrorKind::*;
-    for (code, told) in [
+    for (code, reported) in [
         (Code::Unauthenticated, Unauthenticated),
         (Code::PermissionDenied, PermissionDenied),
         (Code::ResourceExhausted, TooLarge),
@@ -89,7 +89,7 @@ fn what_only_a_code_tells_is_judged_by_it() {
         (Code::Cancelled, Unreachable),
         (Code::DataLoss, Unreachable),
     ] {
-        assert_eq!(classify(code, "in words of its own").told, told, "{code:?}");
+        assert_eq!(classify(code, "in words of its own").reported, reported, "{code:?}");
     }
 }
 
@@ -133,7 +133,7 @@ async fn every_error_comes_over_a_connection_as_it_is_in_the_table() {
         etcd.faults().inject(refusal());
         let refused = client.kv_client().get("/a", None).await.expect_err("it is refused");
         let failure = Failure::of_error("get", refused);
-        let Meaning { kind, told, remedy, effect } = classify(error.code, error.message);
+        let Meaning { kind, reported, remedy, effect } = classify(error.code, error.message);
         assert_eq!(
             (failure.kind, failure.remedy, failure.effect),
             (kind, remedy, effect),
@@ -151,7 +151,7 @@ async fn every_error_comes_over_a_connection_as_it_is_in_the_table() {
         etcd.faults().inject(refusal());
         let refused = client.kv_client().get("/a", None).await.expect_err("it is refused");
         let shown = EtcdError::from(refused);
-        assert_eq!(shown.kind(), told, "{}", error.message);
+        assert_eq!(shown.kind(), reported, "{}", error.message);
         assert_eq!(status(shown.source()), said, "{}", error.message);
     }
 }

@@ -13,12 +13,12 @@ fn identity(value: &str) -> Identity {
 }
 
 /// What an endpoint of a store with this identity tells.
-fn told(header: Header, value: &str) -> Testimony {
-    Testimony { header, identity: Told::Is(identity(value), Revision::new(1)), history: None }
+fn testimony(header: Header, value: &str) -> Testimony {
+    Testimony { header, identity: IdentityAnswer::Is(identity(value), Revision::new(1)), history: None }
 }
 
 fn nameless(header: Header, history: Option<History>) -> Testimony {
-    Testimony { header, identity: Told::Absent, history }
+    Testimony { header, identity: IdentityAnswer::Absent, history }
 }
 
 fn is_foreign(verdict: &StoreVerdict) -> bool {
@@ -34,12 +34,12 @@ impl Known {
 
     /// Judges an endpoint of a store whose identity is `a`.
     fn hear(&mut self, endpoint: usize, header: Header, open: bool, now: Instant) -> StoreVerdict {
-        self.hear_all(endpoint, &told(header, "a"), open, now)
+        self.hear_all(endpoint, &testimony(header, "a"), open, now)
     }
 
-    fn hear_all(&mut self, endpoint: usize, told: &Testimony, open: bool, now: Instant) -> StoreVerdict {
+    fn hear_all(&mut self, endpoint: usize, testimony: &Testimony, open: bool, now: Instant) -> StoreVerdict {
         let before = self.before();
-        self.judge(endpoint, told, &before, open, &identity("offered"), now)
+        self.judge(endpoint, testimony, &before, open, &identity("offered"), now)
     }
 }
 
@@ -60,7 +60,7 @@ fn without_a_majority_every_id_is_named_with_its_endpoints() {
         Store::new(vec!["a:1".into(), "b:2".into()], None, (Default::default(), "/etcd-rules/x/"), 1, |_| {});
     let now = Instant::now();
     let judge = |endpoint, cluster, now| {
-        store.judge(endpoint, &told(header(cluster, 1), "a"), &Before::default(), now)
+        store.judge(endpoint, &testimony(header(cluster, 1), "a"), &Before::default(), now)
     };
     judge(0, 0xaa, now);
     let StoreVerdict::Undecided(text) = judge(1, 0xbb, now) else { panic!("it is undecided") };
@@ -119,7 +119,7 @@ fn what_came_to_be_known_after_an_endpoint_was_asked_does_not_count() {
     known.hear(0, header(1, 9), false, now);
     let before = known.before();
     known.hear(1, Header { term: RaftTerm::new(6), ..header(1, 20) }, true, now);
-    let verdict = known.judge(2, &told(header(1, 10), "a"), &before, true, &identity("offered"), now);
+    let verdict = known.judge(2, &testimony(header(1, 10), "a"), &before, true, &identity("offered"), now);
     assert_eq!(verdict, StoreVerdict::Ours);
     assert_eq!((known.revision, known.term), (Revision::new(20), RaftTerm::new(6)), "and nothing goes back");
 }
@@ -130,15 +130,15 @@ fn another_identity_is_another_store() {
     let mut known = Known::new(3, None);
     known.hear(0, header(1, 9), false, now);
     known.hear(1, header(1, 9), false, now);
-    let verdict = known.hear_all(2, &told(header(1, 90), "b"), true, now);
+    let verdict = known.hear_all(2, &testimony(header(1, 90), "b"), true, now);
     let StoreVerdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
     assert!(text.contains("was a and there it is b"), "{text}");
     // Nor is one that does not tell its id.
-    assert!(is_foreign(&known.hear_all(2, &told(header(0, 0), "b"), true, now)));
+    assert!(is_foreign(&known.hear_all(2, &testimony(header(0, 0), "b"), true, now)));
     assert!(is_foreign(&known.hear_all(2, &nameless(header(1, 90), None), true, now)));
     let later = now + 20 * SECOND;
-    known.hear_all(2, &told(header(1, 90), "b"), false, now);
-    let verdict = known.hear_all(2, &told(header(1, 90), "b"), false, later);
+    known.hear_all(2, &testimony(header(1, 90), "b"), false, now);
+    let verdict = known.hear_all(2, &testimony(header(1, 90), "b"), false, later);
     assert!(matches!(verdict, StoreVerdict::Rewound(_)), "it is all that there is: {verdict:?}");
 }
 
@@ -174,7 +174,7 @@ fn a_clone_lacks_what_came_after_it_was_made() {
     let mut known = Known::new(3, Some(ClusterId::new(1)));
     known.hear(0, header(1, 9), false, now);
     known.saw(LastEvent { key: b"/a".to_vec(), revision: Revision::new(30), value: None });
-    let clone = |history| Testimony { history: Some(history), ..told(header(1, 90), "a") };
+    let clone = |history| Testimony { history: Some(history), ..testimony(header(1, 90), "a") };
     let verdict = known.hear_all(1, &clone(History::Other), true, now);
     let StoreVerdict::Foreign(text) = verdict else { panic!("{verdict:?}") };
     assert!(text.contains("revision 30"), "{text}");

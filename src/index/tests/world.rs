@@ -192,8 +192,8 @@ impl World {
                 self.untold.push(keys.into_iter().map(read).collect());
             }
             Step::Tell { which } if !self.untold.is_empty() => {
-                let told = self.untold.remove(which % self.untold.len());
-                told.into_iter().for_each(|change| self.apply(change));
+                let changes = self.untold.remove(which % self.untold.len());
+                changes.into_iter().for_each(|change| self.apply(change));
             }
             Step::Tell { .. } => {}
             Step::Work { budget } => self.work(budget),
@@ -224,7 +224,7 @@ impl World {
             Step::Close { watcher } => self.close(watcher % self.watchers.len()),
             Step::Cancel { watcher } => self.cancel(watcher % self.watchers.len()),
             Step::Release { which } => self.release(which),
-            Step::Ask { which } => self.ask(which),
+            Step::Ask { which } => self.request_decision(which),
             Step::DecideAll => self.decide_all(),
         }
         self.drain();
@@ -235,10 +235,10 @@ impl World {
         self.store.write(writes);
         if own {
             let revision = self.store.revision;
-            let told = |(key, value): (&usize, &Option<&str>)| {
+            let write = |(key, value): (&usize, &Option<&str>)| {
                 change(*key, value.map(Value::from), revision, Deletion::Committed)
             };
-            self.untold.push(writes.iter().map(told).collect());
+            self.untold.push(writes.iter().map(write).collect());
         }
     }
 
@@ -277,8 +277,8 @@ impl World {
     }
 
     /// Tells the index one change, and notes which decisions must follow and which may.
-    fn apply(&mut self, told: Change) {
-        let key = number(&told);
+    fn apply(&mut self, change: Change) {
+        let key = number(&change);
         let before = self.mirror.clone();
         let entry = self.index.entry_of(KEYS[key]);
         let known = entry.map(|entry| match self.index.mirror.entry(entry).content {
@@ -287,15 +287,15 @@ impl World {
         });
         let walks = self.index.walks.len();
         let members = self.groups_with_members();
-        let (revision, is_put) = (told.revision(), matches!(told, Change::Put { .. }));
-        let read = matches!(told, Change::Delete { how: Deletion::SeenAbsent, .. });
+        let (revision, is_put) = (change.revision(), matches!(change, Change::Put { .. }));
+        let read = matches!(change, Change::Delete { how: Deletion::SeenAbsent, .. });
         // A key that a read found deleted may have been deleted right after it was put.
         let told_at = match known {
             Some((true, known)) if read && known < revision => known.next(),
             _ => revision,
         };
-        self.index.apply_all(vec![told]);
-        self.look(key);
+        self.index.apply_all(vec![change]);
+        self.observe(key);
         let changed = before[key] != self.mirror[key];
         let groups_changed = self.note(key, &before, |name| members.contains(name).then_some(told_at));
         let stale = known.is_some_and(
@@ -365,7 +365,7 @@ impl World {
         assert!(clean, "all is drained");
         assert_eq!(self.index.release(followed.id), orphaned);
         if orphaned {
-            assert!(self.index.ask(followed.id, DecisionReason::Ask(1)).is_none());
+            assert!(self.index.request_decision(followed.id, DecisionReason::Ask(1)).is_none());
             assert!(!self.index.release(followed.id));
             self.followed.remove(&number);
             self.expected.remove(&number);
@@ -373,10 +373,10 @@ impl World {
         }
     }
 
-    fn ask(&mut self, which: usize) {
+    fn request_decision(&mut self, which: usize) {
         let all: Vec<InstanceId> = self.followed.values().map(|followed| followed.id).collect();
         let Some(&id) = all.get(which % all.len().max(1)) else { return };
-        let decide = self.index.ask(id, DecisionReason::Ask(9)).expect("it exists");
+        let decide = self.index.request_decision(id, DecisionReason::Ask(9)).expect("it exists");
         assert_eq!((decide.instance, decide.reason), (id, DecisionReason::Ask(9)));
         self.check_decide(&decide);
     }
@@ -424,10 +424,10 @@ impl World {
                 None => {}
             }
         }
-        for told in [told_first, !told_first] {
-            if told {
-                let told = std::mem::take(&mut self.untold);
-                told.into_iter().flatten().for_each(|change| self.apply(change));
+        for is_told in [told_first, !told_first] {
+            if is_told {
+                let changes = std::mem::take(&mut self.untold);
+                changes.into_iter().flatten().for_each(|change| self.apply(change));
             } else {
                 for at in 0..self.watchers.len() {
                     while self.deliver(at, true, false) {}

@@ -34,7 +34,7 @@ impl World {
     }
 
     /// Looks at one key of the mirror. Its revision must never go back.
-    pub(super) fn look(&mut self, key: usize) {
+    pub(super) fn observe(&mut self, key: usize) {
         let Some(entry) = self.index.entry_of(KEYS[key]) else {
             self.mirror[key] = None;
             return;
@@ -60,7 +60,7 @@ impl World {
     /// Looks at every key after a step that may have changed any.
     pub(super) fn look_all(&mut self) {
         let before = self.mirror.clone();
-        (0..KEYS.len()).for_each(|key| self.look(key));
+        (0..KEYS.len()).for_each(|key| self.observe(key));
         for key in (0..KEYS.len()).filter(|key| before[*key] != self.mirror[*key]).collect::<Vec<_>>() {
             self.note(key, &before, |_| None);
         }
@@ -92,12 +92,12 @@ impl World {
     /// A decision that comes from the walk of a group must report what changed.
     pub(super) fn check_walk(&self, decide: &Decide, all: bool) {
         let model = &self.oracle.instances[self.oracle.numbers[&(decide.rule, decide.binding.clone())]];
-        let told = |name: &GroupName| {
+        let walked = |name: &GroupName| {
             let changed = self.changed_groups.get(name)?;
             Some(changed.iter().all(|(slot, revision)| decide.touches.contains(&(*slot, *revision))))
         };
-        let told: Vec<bool> = model.groups.iter().filter_map(told).collect();
-        assert!(all || told.contains(&true), "{decide:?} because of {:?}", self.changed_groups);
+        let walked: Vec<bool> = model.groups.iter().filter_map(walked).collect();
+        assert!(all || walked.contains(&true), "{decide:?} because of {:?}", self.changed_groups);
     }
 
     pub(super) fn take(&mut self) -> Vec<Decide> {
