@@ -114,8 +114,9 @@ impl RpcError {
     }
 }
 
-impl From<RpcError> for Status {
-    fn from(refusal: RpcError) -> Self {
-        Status::new(Code::from_i32(refusal.code), refusal.message)
+impl RpcError {
+    /// What a server answers with it. It is no conversion, so that tonic is no part of what users see of this type.
+    pub(super) fn status(self) -> Status {
+        Status::new(Code::from_i32(self.code), self.message)
     }
 }

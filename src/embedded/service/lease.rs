@@ -113,14 +113,17 @@ impl Renewals {
         let member = *member;
         let answering = async {
             match requests.message().await {
-                Ok(Some(request)) => Some(renew(shared, member, request.id, *leader_required).await),
+                Ok(Some(request)) => {
+                    let renewed = renew(shared, member, request.id, *leader_required).await;
+                    Some(renewed.map_err(RpcError::status))
+                }
                 Ok(None) | Err(_) => None,
             }
         };
         tokio::select! {
             biased;
-            () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
-            () = leader_lost(shared, member, *leader_required) => Some(Err(RpcError::NO_LEADER.into())),
+            () = cut.cancelled() => Some(Err(RpcError::STOPPED.status())),
+            () = leader_lost(shared, member, *leader_required) => Some(Err(RpcError::NO_LEADER.status())),
             answer = answering => answer,
         }
     }
@@ -143,7 +146,7 @@ async fn renew(
     member: usize,
     id: i64,
     leader_required: bool,
-) -> Result<PbLeaseKeepAliveResponse, Status> {
+) -> Result<PbLeaseKeepAliveResponse, RpcError> {
     let action = shared.arrive(RequestKind::LeaseKeepAlive);
     shared.wait_until_thawed().await;
     shared.wait_for_leader(member, leader_required).await?;

@@ -64,7 +64,7 @@ impl Service {
         let action = self.0.arrive(on);
         self.0.wait_until_thawed().await;
         if required || leader == Leader::Needed {
-            self.0.wait_for_leader(self.1, required).await?;
+            self.0.wait_for_leader(self.1, required).await.map_err(RpcError::status)?;
         }
         let Self(shared, member) = self.clone();
         let apply = move || {
@@ -72,11 +72,11 @@ impl Service {
                 inner.on_behalf(member, token.as_deref(), now, |inner| apply(inner, &request, now))
             })
         };
-        let answer = apply_fault(action, apply).await?;
+        let answer = apply_fault(action, apply).await.map_err(RpcError::status)?;
         self.0.wait_until_thawed().await;
         // The leader answers for what it keeps alone.
         if leader == Leader::Needed && on != RequestKind::LeaseTimeToLive {
-            self.0.wait_until_applied(self.1).await?;
+            self.0.wait_until_applied(self.1).await.map_err(RpcError::status)?;
         }
         Ok(Response::new(answer))
     }

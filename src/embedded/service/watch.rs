@@ -104,10 +104,10 @@ impl Service {
         let action = self.0.arrive(RequestKind::Watch);
         self.0.wait_until_thawed().await;
         if leader_required {
-            self.0.wait_for_leader(self.1, true).await?;
+            self.0.wait_for_leader(self.1, true).await.map_err(RpcError::status)?;
         }
         match action {
-            Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.into()),
+            Some(Action::Fail(refusal) | Action::FailAfter(refusal)) => return Err(refusal.status()),
             Some(Action::Lose | Action::LoseAnswer) => pending().await,
             Some(Action::Delay(delay) | Action::DelayRegardless(delay) | Action::DelayAnswer(delay)) => {
                 sleep(delay).await
@@ -164,14 +164,14 @@ impl WatchStream {
             return None;
         }
         if let Some(refusal) = self.end {
-            return Some(Err(refusal.into()));
+            return Some(Err(refusal.status()));
         }
         let (cut, shared, required) = (self.cut.clone(), self.shared.clone(), self.leader_required);
         tokio::select! {
             biased;
-            () = cut.cancelled() => Some(Err(RpcError::STOPPED.into())),
-            () = leader_lost(&shared, self.member, required) => Some(Err(RpcError::NO_LEADER.into())),
-            response = self.respond() => response.transpose().map(|r| r.map_err(Status::from)),
+            () = cut.cancelled() => Some(Err(RpcError::STOPPED.status())),
+            () = leader_lost(&shared, self.member, required) => Some(Err(RpcError::NO_LEADER.status())),
+            response = self.respond() => response.transpose().map(|r| r.map_err(RpcError::status)),
         }
     }
 
