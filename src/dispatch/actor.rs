@@ -18,7 +18,6 @@ pub(crate) use drain::Drain;
 pub(crate) use fleet::Membership;
 pub(crate) use status::{FireNow, FleetSize, GetFleet, GetLanes, GetStatuses, GetTally};
 
-use super::guard::Guard;
 use super::messages::{Action, Basis};
 use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_tell};
 use super::tools::Tools;
@@ -44,7 +43,7 @@ use crate::runtime::supervised::{ActorFaults, SupervisedActor, guarded, spawn_gu
 use crate::trace::lines::Line;
 use crate::trace::{Telemetry, spans};
 use crate::watch_cell::WatchCellSender;
-use active::{ActiveFiring, ActiveFirings, Stage};
+use active::{ActiveFiring, ActiveFirings};
 use actix::prelude::*;
 use callback::RunsEnded;
 use fleet::Announcing;
@@ -237,10 +236,10 @@ impl Dispatcher {
                     return;
                 }
                 let span = self.span(instance, &snapshot);
-                let guard = Guard::Optimistic { supersedes_backoff };
-                let stage = Stage::Guarded { guard, keys: self.tools.keys(rule, &binding) };
+                let keys = self.tools.keys(rule, &binding);
                 let nonce = Nonce(self.rng.next_u64());
-                self.firings.insert(instance, ActiveFiring::new(nonce, span, stage));
+                let firing = ActiveFiring::optimistic(nonce, span, keys, supersedes_backoff);
+                self.firings.insert(instance, firing);
                 self.start(instance, snapshot, witness);
             }
         }

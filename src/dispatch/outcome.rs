@@ -146,6 +146,11 @@ impl CommitOutcome {
         EventKind::Closed { outcome: finish.outcome(), result, took }
     }
 
+    /// Whether something went wrong, and not only somebody else was first.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, CommitOutcome::Refused(_) | CommitOutcome::TooLarge(_) | CommitOutcome::Failed(_))
+    }
+
     /// What the index is to be told.
     pub(crate) fn into_changes(self) -> Vec<Change> {
         match self {

@@ -6,11 +6,14 @@ use super::super::acquire::AcquireTxn;
 use super::super::commit::CommitTxn;
 use super::super::guard::Guard;
 use super::super::messages::Finish;
+use super::super::outcome::CommitOutcome;
 use super::super::run::{StuckDetector, UNLOCKED_GRACE};
 use crate::cancellation::FiringCancellation;
-use crate::firing::Fence;
+use crate::change::Revision;
+use crate::firing::{Fence, Then};
 use crate::index::InstanceId;
 use crate::lock::keys::Keys;
+use crate::lock::lease_manager::LockLease;
 use crate::lock::txn::Nonce;
 use crate::lock::txn_sender::Awaited;
 use foldhash::fast::FixedState;
@@ -19,29 +22,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Span;
 
-/// A firing from its lock to its end.
-pub(super) struct ActiveFiring {
+/// A firing from its lock to its end. Its stage changes by the methods of this type alone. Each of them is refused, and
+/// changes nothing, at a stage that it does not lead from.
+///
+/// Its steps don't look into its transactions `L` and `C`.
+pub(super) struct ActiveFiring<L = AcquireTxn, C = CommitTxn> {
     pub(super) nonce: Nonce,
-    /// When its callback began, which is when its lock was won.
-    pub(super) began: Instant,
     pub(super) span: Span,
+    /// When its callback began, which is when its lock was won.
+    began: Instant,
     /// Told to end.
     cancelled: bool,
-    pub(super) stage: Stage,
+    stage: Stage<L, C>,
 }
 
 /// How far it is.
 #[derive(Default)]
-pub(super) enum Stage {
+enum Stage<L, C> {
     /// The transaction that takes its lock is out.
-    Locking(Sent<AcquireTxn>),
+    Locking(Sent<L>),
     /// Others are excluded. Its callback is about to run, or to be given up.
     Guarded { guard: Guard, keys: Keys },
     /// Its callback runs. The token tells that to end.
     Running { guard: Guard, keys: Keys, token: FiringCancellation, detector: StuckDetector },
     /// The transaction that ends it is out. `finish`: how the callback ended, if it was run.
-    Committing { guard: Guard, finish: Option<Finish>, txn: Sent<CommitTxn> },
-    /// Between two of these states, within one turn only.
+    Committing { guard: Guard, finish: Option<Finish>, txn: Sent<C> },
+    /// For as long as [`ActiveFiring::step`] has the stage in its hands.
     #[default]
     Between,
 }
@@ -57,8 +63,8 @@ pub(super) enum Sent<T> {
 }
 
 impl<T> Sent<T> {
-    /// The transaction, if its answer comes back in a message, which is there or is no longer waited for.
-    pub(super) fn take(&mut self) -> Option<(Box<T>, Span)> {
+    /// The transaction, if its answer comes back in a message. Whoever takes it goes on with it.
+    fn take(&mut self) -> Option<(Box<T>, Span)> {
         match std::mem::take(self) {
             Sent::Awaited(txn, span) => Some((txn, span)),
             Sent::WithTask => None,
@@ -70,6 +76,12 @@ impl<T> Sent<T> {
     }
 }
 
+/// The transaction whose answer is there, or is no longer waited for; with the span of the wait.
+pub(super) enum AwaitedTxn<L, C> {
+    Acquire(Box<L>, Span),
+    Commit(Box<C>, Span),
+}
+
 /// What a run of its callback needs to know of a firing.
 pub(super) struct RunOf {
     pub(super) fence: Option<Fence>,
@@ -77,31 +89,127 @@ pub(super) struct RunOf {
     pub(super) grace: Duration,
 }
 
-impl ActiveFiring {
-    pub(super) fn new(nonce: Nonce, span: Span, stage: Stage) -> Self {
-        Self { nonce, began: Instant::now(), span, cancelled: false, stage }
+impl<L, C> ActiveFiring<L, C> {
+    /// It begins with its lock.
+    pub(super) fn with_lock(nonce: Nonce, span: Span, txn: Sent<L>) -> Self {
+        Self::new(nonce, span, Stage::Locking(txn))
+    }
+
+    /// It needs no lock. Its mark, if there is one at this revision, is replaced when it ends.
+    pub(super) fn optimistic(
+        nonce: Nonce,
+        span: Span,
+        keys: Keys,
+        supersedes_backoff: Option<Revision>,
+    ) -> Self {
+        let guard = Guard::Optimistic { supersedes_backoff };
+        Self::new(nonce, span, Stage::Guarded { guard, keys })
+    }
+
+    fn new(nonce: Nonce, span: Span, stage: Stage<L, C>) -> Self {
+        Self { nonce, span, began: Instant::now(), cancelled: false, stage }
+    }
+
+    /// Leads from one stage to the next, unless the step is refused: then the stage comes back as it was, with nothing.
+    fn step<T>(&mut self, to: impl FnOnce(Stage<L, C>) -> (Stage<L, C>, Option<T>)) -> Option<T> {
+        let (stage, done) = to(std::mem::take(&mut self.stage));
+        self.stage = stage;
+        done
+    }
+
+    /// Its transaction was answered, or the answer is no longer waited for: whoever is given the transaction goes on
+    /// with it.
+    pub(super) fn answer(&mut self) -> Option<AwaitedTxn<L, C>> {
+        match &mut self.stage {
+            Stage::Locking(sent) => sent.take().map(|(txn, span)| AwaitedTxn::Acquire(txn, span)),
+            Stage::Committing { txn: sent, .. } => {
+                sent.take().map(|(txn, span)| AwaitedTxn::Commit(txn, span))
+            }
+            Stage::Guarded { .. } | Stage::Running { .. } | Stage::Between => None,
+        }
+    }
+
+    /// The transaction that takes its lock was answered, and is to be sent again. False if it is not to be.
+    pub(super) fn lock_again(&mut self, txn: Box<L>, span: Span) -> bool {
+        self.step(|stage| match stage {
+            Stage::Locking(Sent::WithTask) => (Stage::Locking(Sent::Awaited(txn, span)), Some(())),
+            other => (other, None),
+        })
+        .is_some()
+    }
+
+    /// Its lock is taken. True if its callback may run.
+    pub(super) fn won(&mut self, fence: Fence, lease: LockLease, keys: Keys) -> bool {
+        let guard = Guard::Lock { fence, lease };
+        self.step(|stage| match stage {
+            Stage::Locking(Sent::WithTask) => (Stage::Guarded { guard, keys }, Some(())),
+            other => (other, None),
+        })
+        .is_some()
     }
 
     /// Others are excluded: the callback is run now. `limit`: its time.
     pub(super) fn run(&mut self, limit: Duration, now: Instant) -> Option<RunOf> {
-        let (guard, keys) = match std::mem::take(&mut self.stage) {
-            Stage::Guarded { guard, keys } => (guard, keys),
-            other => {
-                self.stage = other;
-                return None;
+        let cancelled = self.cancelled;
+        let run = self.step(|stage| {
+            let (guard, keys) = match stage {
+                Stage::Guarded { guard, keys } => (guard, keys),
+                other => return (other, None),
+            };
+            // Also the loss of the lock's lease tells it to end.
+            let token = FiringCancellation::new(guard.lease().map(|lease| lease.lost.clone()));
+            // It was told to end while its transaction was out: the callback must be told too.
+            if cancelled {
+                token.cancel();
             }
-        };
-        // Also the loss of the lock's lease tells it to end.
-        let token = FiringCancellation::new(guard.lease().map(|lease| lease.lost.clone()));
-        // It was told to end while its transaction was out: the callback must be told too.
-        if self.cancelled {
-            token.cancel();
-        }
+            let run = RunOf { fence: guard.fence(), token: token.clone(), grace: guard.grace() };
+            let detector = StuckDetector::new(now, limit, run.grace);
+            (Stage::Running { guard, keys, token, detector }, Some(run))
+        })?;
         self.began = now;
-        let run = RunOf { fence: guard.fence(), token: token.clone(), grace: guard.grace() };
-        let detector = StuckDetector::new(now, limit, run.grace);
-        self.stage = Stage::Running { guard, keys, token, detector };
         Some(run)
+    }
+
+    /// It is to be ended in etcd, with the transaction that is made of its guard and of its keys. An earlier
+    /// transaction that was refused has taken the keys with it. `finish`: how its callback ended, if it was run and
+    /// has ended just now.
+    pub(super) fn begin_commit<T>(
+        &mut self,
+        finish: Option<Finish>,
+        txn: impl FnOnce(&Guard, Option<Keys>) -> (Sent<C>, T),
+    ) -> Option<T> {
+        self.step(|stage| {
+            let (guard, keys, finish) = match stage {
+                Stage::Guarded { guard, keys } | Stage::Running { guard, keys, .. } => {
+                    (guard, Some(keys), finish)
+                }
+                Stage::Committing { guard, finish, txn: Sent::WithTask } => (guard, None, finish),
+                other => return (other, None),
+            };
+            let (txn, made) = txn(&guard, keys);
+            (Stage::Committing { guard, finish, txn }, Some(made))
+        })
+    }
+
+    /// The transaction that was to end it has this outcome, which may be another end than that of its callback.
+    pub(super) fn commit_ended(&mut self, outcome: &CommitOutcome) -> Option<&Guard> {
+        let Stage::Committing { guard, finish, txn: Sent::WithTask } = &mut self.stage else { return None };
+        match outcome {
+            CommitOutcome::Refused(error) => *finish = Some(Finish::Failed(error.clone())),
+            CommitOutcome::TooLarge(error) => {
+                *finish = Some(Finish::Returned(Then::GiveUp(error.clone())));
+            }
+            _ => {}
+        }
+        Some(guard)
+    }
+
+    /// How its callback ended, or its commit in its place. It is known from the commit on, if the callback was run.
+    pub(super) fn finish(&self) -> Option<&Finish> {
+        match &self.stage {
+            Stage::Committing { finish, .. } => finish.as_ref(),
+            _ => None,
+        }
     }
 
     /// Tells it to end.
@@ -112,13 +220,40 @@ impl ActiveFiring {
         }
     }
 
-    pub(super) fn guard(&self) -> Option<&Guard> {
+    /// The lock of this revision is gone: the callback that runs under it is told to end.
+    pub(super) fn lost_lock(&mut self, created: Revision) {
+        if let Stage::Running { guard: Guard::Lock { fence, .. }, .. } = &self.stage
+            && fence.create_revision == created
+        {
+            self.cancel();
+        }
+    }
+
+    /// The keys and the revision of the lock that its callback runs under, if it has had that since then or for longer,
+    /// and was not told to end.
+    pub(super) fn held_since(&self, then: Instant) -> Option<(&Keys, Revision)> {
+        match &self.stage {
+            Stage::Running { guard: Guard::Lock { fence, .. }, keys, token, .. } => {
+                let held = self.began <= then && !token.is_cancelled();
+                held.then_some((keys, fence.create_revision))
+            }
+            _ => None,
+        }
+    }
+
+    /// What excludes others, once they are excluded.
+    fn guard(&self) -> Option<&Guard> {
         match &self.stage {
             Stage::Guarded { guard, .. } | Stage::Running { guard, .. } | Stage::Committing { guard, .. } => {
                 Some(guard)
             }
             Stage::Locking(_) | Stage::Between => None,
         }
+    }
+
+    /// Others are excluded, and nobody takes the lock any more.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.guard().is_some()
     }
 
     /// How long its callback may go on after it was told to end.
@@ -131,6 +266,14 @@ impl ActiveFiring {
         match &mut self.stage {
             Stage::Running { token, detector, .. } => detector.has_got_stuck(token.is_cancelled(), now),
             _ => false,
+        }
+    }
+
+    /// Whether its callback has got stuck. `None`: it does not run.
+    pub(super) fn is_stuck(&self) -> Option<bool> {
+        match &self.stage {
+            Stage::Running { detector, .. } => Some(detector.is_stuck()),
+            _ => None,
         }
     }
 
@@ -195,38 +338,4 @@ impl ActiveFirings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_callback_hears_that_it_was_told_to_end_also_if_that_was_before_it_began() {
-        let guard = || Guard::Optimistic { supersedes_backoff: None };
-        let firing = || {
-            let stage = Stage::Guarded { guard: guard(), keys: Keys::default() };
-            ActiveFiring::new(Nonce(1), Span::none(), stage)
-        };
-        let mut before = firing();
-        before.cancel();
-        let run = before.run(Duration::MAX, Instant::now()).expect("it may run");
-        assert!(run.token.is_cancelled());
-        let mut after = firing();
-        let run = after.run(Duration::MAX, Instant::now()).expect("it may run");
-        assert!(!run.token.is_cancelled());
-        after.cancel();
-        assert!(run.token.is_cancelled());
-        assert!(after.run(Duration::MAX, Instant::now()).is_none(), "it runs");
-    }
-
-    #[test]
-    fn an_answer_to_an_earlier_attempt_is_not_for_a_later_one_of_the_same_instance() {
-        let instance = InstanceId { index: 1, generation: 1 };
-        let mut firings = ActiveFirings::new(FixedState::with_seed(1));
-        let of = |nonce| ActiveFiring::new(Nonce(nonce), Span::none(), Stage::Locking(Sent::WithTask));
-        firings.insert(instance, of(1));
-        firings.remove(instance);
-        firings.insert(instance, of(2));
-        let found = [1, 2].map(|nonce| firings.awaited(Awaited { instance, nonce: Nonce(nonce) }).is_some());
-        assert_eq!(found, [false, true]);
-        assert_eq!(firings.nonces().collect::<Vec<_>>(), [Nonce(2)]);
-    }
-}
+mod tests;

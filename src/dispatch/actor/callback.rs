@@ -133,8 +133,7 @@ impl Dispatcher {
     fn run_ended(&mut self, ended: RunEnded, now: Instant, ctx: &mut Context<Self>) {
         let RunEnded { instance, nonce, finish, effects } = ended;
         let Some(firing) = self.firings.awaited(Awaited { instance, nonce }) else { return };
-        let Stage::Running { detector, .. } = &firing.stage else { return };
-        let stuck = detector.is_stuck();
+        let Some(stuck) = firing.is_stuck() else { return };
         spans::outcome(&firing.span, finish.result(), finish.is_failure());
         let Some(record) = self.work.record(instance) else { return };
         let took = now - record.entered;

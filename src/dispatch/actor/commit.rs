@@ -8,7 +8,7 @@ use super::super::work_queue::AfterCommit;
 use super::active::Sent;
 use super::*;
 use crate::etcd::Failure;
-use crate::firing::{Effects, Then};
+use crate::firing::Effects;
 use crate::lock::txn::free_orphan;
 use crate::lock::txn_sender::Awaited;
 use crate::runtime::retry::Retry;
@@ -24,43 +24,39 @@ impl Dispatcher {
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
         let Some(firing) = self.firings.get_mut(instance) else { return };
+        if !firing.is_guarded() {
+            return;
+        }
         let (finish, effects) = ended.map(|(finish, effects)| (Some(finish), effects)).unwrap_or_default();
-        let (guard, keys, finish) = match std::mem::take(&mut firing.stage) {
-            Stage::Guarded { guard, keys } | Stage::Running { guard, keys, .. } => {
-                (guard, Some(keys), finish)
-            }
-            // Its transaction was refused: there is another way.
-            Stage::Committing { guard, finish, .. } => (guard, None, finish),
-            other @ (Stage::Locking(_) | Stage::Between) => {
-                firing.stage = other;
-                return;
-            }
-        };
         let (effects, hold) = match closing {
             Closing::Commit(hold) => (effects, hold),
             Closing::Unlock(hold) => (Effects::default(), hold),
             Closing::Nothing => return self.firings.remove(instance),
         };
         let (nonce, committing) = (firing.nonce, spans::commit(&firing.span));
-        let txn = Box::new(CommitTxn {
-            tools: self.tools.clone(),
-            rule,
-            keys: keys.unwrap_or_else(|| self.tools.keys(rule, &binding)),
-            guard: guard.clone(),
-            effects,
-            hold,
-            retry: Retry::seeded(self.rng.next_u64()),
-            began: Instant::now(),
-            used: Vec::new(),
-            send_before: None,
+        let mut task = None;
+        let request = firing.begin_commit(finish, |guard, keys| {
+            let txn = Box::new(CommitTxn {
+                tools: self.tools.clone(),
+                rule,
+                keys: keys.unwrap_or_else(|| self.tools.keys(rule, &binding)),
+                guard: guard.clone(),
+                effects,
+                hold,
+                retry: Retry::seeded(self.rng.next_u64()),
+                began: Instant::now(),
+                used: Vec::new(),
+                send_before: None,
+            });
+            match txn.begin() {
+                Some(request) => (Sent::Awaited(txn, committing), Some(request)),
+                None => {
+                    task = Some((txn, committing));
+                    (Sent::WithTask, None)
+                }
+            }
         });
-        let begun = txn.begin();
-        let (sent, task) = match &begun {
-            Some(_) => (Sent::Awaited(txn, committing), None),
-            None => (Sent::WithTask, Some((txn, committing))),
-        };
-        firing.stage = Stage::Committing { guard, finish, txn: sent };
-        if let Some(request) = begun {
+        if let Some(request) = request.flatten() {
             self.submit(Awaited { instance, nonce }, rule, Class::Ending, request);
         }
         if let Some((txn, committing)) = task {
@@ -105,33 +101,22 @@ impl Dispatcher {
         let meters = self.config.meters.rule(rule);
         meters.ended(outcome.result(), took);
         if let Some(firing) = self.firings.get_mut(instance)
-            && let Stage::Committing { guard, finish, .. } = &mut firing.stage
+            && let Some(guard) = firing.commit_ended(&outcome)
         {
             if guard.is_lost() || matches!(outcome, CommitOutcome::FenceLost) {
                 meters.lock_lost();
             }
-            match &outcome {
-                CommitOutcome::Committed { .. } => {}
-                CommitOutcome::Refused(error) => {
-                    spans::outcome(&firing.span, outcome.result(), true);
-                    *finish = Some(Finish::Failed(error.clone()));
-                }
-                CommitOutcome::TooLarge(error) => {
-                    spans::outcome(&firing.span, outcome.result(), true);
-                    *finish = Some(Finish::Returned(Then::GiveUp(error.clone())));
-                }
-                CommitOutcome::Failed(_) => spans::outcome(&firing.span, outcome.result(), true),
-                _ => spans::outcome(&firing.span, outcome.result(), false),
+            let fence = guard.fence();
+            if !matches!(outcome, CommitOutcome::Committed { .. }) {
+                spans::outcome(&firing.span, outcome.result(), outcome.is_failure());
             }
-            if let (CommitOutcome::Unexpected { .. }, Some(fence)) = (&outcome, guard.fence()) {
+            if let (CommitOutcome::Unexpected { .. }, Some(fence)) = (&outcome, fence) {
                 // The lock is still ours.
                 let keys = self.tools.keys(rule, &record.binding);
                 self.send(rule, free_orphan(keys.lock(), fence.create_revision));
             }
         }
-        if let Some(ActiveFiring { stage: Stage::Committing { finish: Some(finish), .. }, .. }) =
-            self.firings.get(instance)
-        {
+        if let Some(finish) = self.firings.get(instance).and_then(ActiveFiring::finish) {
             self.notify_event(instance, || outcome.event(finish, took));
         }
         if let CommitOutcome::Refused(error) = &outcome {

@@ -6,7 +6,7 @@
 use super::super::acquire::AcquireStep;
 use super::super::outcome::{CommitOutcome, LockOutcome};
 use super::super::tools::OUT_OF_TIME;
-use super::active::Sent;
+use super::active::AwaitedTxn;
 use super::commit::record_in;
 use super::*;
 use crate::change::Snapshot;
@@ -59,36 +59,31 @@ impl Dispatcher {
         out: &mut Vec<Action>,
     ) -> Option<Snapshot> {
         let instance = awaited.instance;
-        match &mut self.firings.awaited(awaited)?.stage {
-            Stage::Locking(sent) => {
-                let (mut txn, locking) = sent.take()?;
-                match txn.answered(answer) {
-                    AcquireStep::Unknown => self.go_on_locking(instance, txn, locking, me.clone()),
-                    AcquireStep::GoOn(request) => {
-                        let rule = txn.rule;
-                        *sent = Sent::Awaited(txn, locking);
+        let firing = self.firings.awaited(awaited)?;
+        match firing.answer()? {
+            AwaitedTxn::Acquire(mut txn, locking) => match txn.answered(answer) {
+                AcquireStep::Unknown => self.go_on_locking(instance, txn, locking, me.clone()),
+                AcquireStep::GoOn(request) => {
+                    let rule = txn.rule;
+                    if firing.lock_again(txn, locking) {
                         self.submit(awaited, rule, Class::Lock, request);
                     }
-                    AcquireStep::Ended(outcome) => {
-                        locking.record("result", outcome.result());
-                        return self.lock_ended(instance, outcome, now, out).then_some(txn.snapshot);
-                    }
                 }
-            }
-            Stage::Committing { txn: sent, .. } => {
-                let (mut txn, committing) = sent.take()?;
-                match txn.answered(answer) {
-                    Err(failure) => {
-                        self.go_on_committing(instance, txn, Some(failure), committing, me.clone());
-                    }
-                    Ok(outcome) => {
-                        record_in(&committing, &outcome);
-                        drop(committing);
-                        self.commit_ended(instance, outcome, now - txn.began, now, out);
-                    }
+                AcquireStep::Ended(outcome) => {
+                    locking.record("result", outcome.result());
+                    return self.lock_ended(instance, outcome, now, out).then_some(txn.snapshot);
                 }
-            }
-            Stage::Guarded { .. } | Stage::Running { .. } | Stage::Between => {}
+            },
+            AwaitedTxn::Commit(mut txn, committing) => match txn.answered(answer) {
+                Err(failure) => {
+                    self.go_on_committing(instance, txn, Some(failure), committing, me.clone());
+                }
+                Ok(outcome) => {
+                    record_in(&committing, &outcome);
+                    drop(committing);
+                    self.commit_ended(instance, outcome, now - txn.began, now, out);
+                }
+            },
         }
         None
     }
@@ -97,20 +92,18 @@ impl Dispatcher {
     pub(super) fn give_up(&mut self, ctx: &mut Context<Self>) {
         self.turn(ctx, |this, now, out| {
             for instance in this.firings.awaiting_answers() {
-                match this.firings.get_mut(instance).map(|firing| &mut firing.stage) {
-                    Some(Stage::Locking(sent)) => {
-                        let Some((_, locking)) = sent.take() else { continue };
+                match this.firings.get_mut(instance).and_then(ActiveFiring::answer) {
+                    Some(AwaitedTxn::Acquire(_, locking)) => {
                         let outcome = LockOutcome::Failed(OUT_OF_TIME.into());
                         locking.record("result", outcome.result());
                         this.lock_ended(instance, outcome, now, out);
                     }
-                    Some(Stage::Committing { txn: sent, .. }) => {
-                        let Some((txn, committing)) = sent.take() else { continue };
+                    Some(AwaitedTxn::Commit(txn, committing)) => {
                         let outcome = CommitOutcome::Failed(OUT_OF_TIME.into());
                         record_in(&committing, &outcome);
                         this.commit_ended(instance, outcome, now - txn.began, now, out);
                     }
-                    _ => {}
+                    None => {}
                 }
             }
         });

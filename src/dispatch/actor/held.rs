@@ -2,7 +2,6 @@
 //! for longer than a second are read, all of them together, and whoever has lost its lock is told to end. Short
 //! firings cost nothing, and no lock is watched.
 
-use super::super::guard::Guard;
 use super::*;
 use crate::etcd::Failure;
 use crate::lock::txn_sender::Awaited;
@@ -83,27 +82,12 @@ impl ActiveFirings {
     fn held_since(&self, then: Option<Instant>) -> Vec<HeldLock> {
         let Some(then) = then else { return Vec::new() };
         let held = |(instance, firing): (InstanceId, &ActiveFiring)| {
-            let Stage::Running { guard: Guard::Lock { fence, .. }, keys, token, .. } = &firing.stage else {
-                return None;
-            };
-            let firing_of = Awaited { instance, nonce: firing.nonce };
-            let lock =
-                HeldLock { firing: firing_of, key: keys.lock().to_owned(), created: fence.create_revision };
-            (firing.began <= then && !token.is_cancelled()).then_some(lock)
+            let (keys, created) = firing.held_since(then)?;
+            let firing = Awaited { instance, nonce: firing.nonce };
+            Some(HeldLock { firing, key: keys.lock().to_owned(), created })
         };
         let mut held: Vec<HeldLock> = self.iter().filter_map(held).collect();
         held.sort_unstable_by_key(|lock| lock.firing.instance);
         held
-    }
-}
-
-impl ActiveFiring {
-    /// The lock of this revision is gone: the callback that runs under it is told to end.
-    fn lost_lock(&mut self, created: Revision) {
-        if let Stage::Running { guard: Guard::Lock { fence, .. }, .. } = &self.stage
-            && fence.create_revision == created
-        {
-            self.cancel();
-        }
     }
 }

@@ -55,7 +55,7 @@ impl Dispatcher {
                 Sent::WithTask
             }
         };
-        self.firings.insert(instance, ActiveFiring::new(nonce, span, Stage::Locking(sent)));
+        self.firings.insert(instance, ActiveFiring::with_lock(nonce, span, sent));
     }
 
     /// Goes on where one answer did not tell the outcome.
@@ -109,11 +109,9 @@ impl Dispatcher {
             LockOutcome::Won { fence, lease, keys, read } => {
                 // The mirror is not to be behind what the callback is shown.
                 self.outbox.changes.extend(read.into_iter().flat_map(|read| read.changes));
-                if let Some(firing) = self.firings.get_mut(instance) {
-                    firing.span.record("fencing_token", fence.create_revision.get());
-                    firing.stage = Stage::Guarded { guard: Guard::Lock { fence, lease }, keys };
-                }
-                return true;
+                let Some(firing) = self.firings.get_mut(instance) else { return false };
+                firing.span.record("fencing_token", fence.create_revision.get());
+                return firing.won(fence, lease, keys);
             }
             LockOutcome::Untrue { changes, .. } => self.outbox.changes.extend(changes),
             LockOutcome::TooLarge(error) => self.log_too_large(instance, rule, &error),
