@@ -1,6 +1,7 @@
 //! Events of a running engine, for tests and for an application's own observers. The buffer is bounded: a
 //! slow receiver misses the oldest events, and learns how many it missed.
 
+use crate::firing::FiringOutcome;
 use crate::inspect::InstanceState;
 use crate::pattern::Attributes;
 use crate::time::seconds;
@@ -108,27 +109,6 @@ pub enum NotLocked {
     Failed(String),
 }
 
-/// How a callback ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FiringOutcome {
-    /// It succeeded.
-    Done,
-    /// It asked to be run again after this time.
-    RetryAfter(#[serde(with = "seconds")] Duration),
-    /// It gave up, for this reason.
-    GaveUp(String),
-    /// It returned this error, or its commit has this mistake.
-    Failed(String),
-    /// It panicked with this text.
-    Panicked(String),
-    /// Its time limit was over.
-    TimedOut,
-    /// It was cancelled: its lock was lost, or the engine ended.
-    Cancelled,
-}
-
 impl EventKind {
     /// The names of all kinds.
     pub const NAMES: [&'static str; 6] = ["state", "locked", "not_locked", "started", "ended", "closed"];
@@ -142,25 +122,6 @@ impl EventKind {
             EventKind::Started { .. } => "started",
             EventKind::Ended { .. } => "ended",
             EventKind::Closed { .. } => "closed",
-        }
-    }
-}
-
-impl FiringOutcome {
-    /// The names of all outcomes.
-    pub const NAMES: [&'static str; 7] =
-        ["done", "retry_after", "gave_up", "error", "panic", "timeout", "cancelled"];
-
-    /// The outcome as a word, as in the metric `etcd_rules_callbacks_total`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            FiringOutcome::Done => "done",
-            FiringOutcome::RetryAfter(_) => "retry_after",
-            FiringOutcome::GaveUp(_) => "gave_up",
-            FiringOutcome::Failed(_) => "error",
-            FiringOutcome::Panicked(_) => "panic",
-            FiringOutcome::TimedOut => "timeout",
-            FiringOutcome::Cancelled => "cancelled",
         }
     }
 }

@@ -3,8 +3,7 @@
 use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Witness;
-use crate::events::FiringOutcome;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::index::InstanceId;
 use crate::inspect::InstanceState;
 use crate::lock::txn::{InstanceMark, MarkKind};
@@ -78,79 +77,24 @@ impl FoundMark {
     }
 }
 
-/// How the callback ended.
+/// How a callback ended, for the decision about its instance: beside what all are told of it, whether it was an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Finish {
-    Returned(Then),
-    Failed(String),
-    Panicked(String),
-    TimedOut,
-    /// It failed so, after a read of it had failed for the link to etcd: that is no attempt.
-    OfLink(Box<Finish>),
-    /// It was told to end, because its lock may be lost or the engine stops.
-    Cancelled,
+pub(crate) struct CallbackEnd {
+    pub(crate) outcome: FiringOutcome,
+    /// It failed after a read of it had failed for the link to etcd: that is no attempt.
+    pub(crate) of_link: bool,
 }
 
-impl Finish {
-    /// With other words of the callback.
-    pub(crate) fn map_text(self, map: impl FnOnce(&str) -> String) -> Self {
-        match self {
-            Finish::Returned(Then::GiveUp(reason)) => Finish::Returned(Then::GiveUp(map(&reason))),
-            Finish::Failed(error) => Finish::Failed(map(&error)),
-            Finish::Panicked(text) => Finish::Panicked(map(&text)),
-            Finish::OfLink(failed) => Finish::OfLink(Box::new(failed.map_text(map))),
-            other => other,
-        }
-    }
-
-    /// A word for it.
-    pub(crate) fn result(&self) -> &'static str {
-        match self {
-            Finish::Returned(Then::Done) => "done",
-            Finish::Returned(Then::RetryAfter(_)) => "retry_after",
-            Finish::Returned(Then::GiveUp(_)) => "gave_up",
-            Finish::Failed(_) => "error",
-            Finish::Panicked(_) => "panic",
-            Finish::TimedOut => "timeout",
-            Finish::OfLink(failed) => failed.result(),
-            Finish::Cancelled => "cancelled",
-        }
-    }
-
-    /// For those who listen.
-    pub(crate) fn outcome(&self) -> FiringOutcome {
-        match self.clone() {
-            Finish::Returned(Then::Done) => FiringOutcome::Done,
-            Finish::Returned(Then::RetryAfter(delay)) => FiringOutcome::RetryAfter(delay),
-            Finish::Returned(Then::GiveUp(reason)) => FiringOutcome::GaveUp(reason),
-            Finish::Failed(error) => FiringOutcome::Failed(error),
-            Finish::Panicked(text) => FiringOutcome::Panicked(text),
-            Finish::TimedOut => FiringOutcome::TimedOut,
-            Finish::OfLink(failed) => failed.outcome(),
-            Finish::Cancelled => FiringOutcome::Cancelled,
-        }
-    }
-
-    /// Whether the callback failed.
-    pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut | Finish::OfLink(_))
-    }
-
-    /// What the callback's error or panic says.
-    pub(crate) fn error(&self) -> Option<&str> {
-        match self {
-            Finish::Failed(text) | Finish::Panicked(text) => Some(text),
-            Finish::OfLink(failed) => failed.error(),
-            _ => None,
-        }
+impl CallbackEnd {
+    /// It has to do with the callback alone.
+    pub(crate) fn of(outcome: FiringOutcome) -> Self {
+        Self { outcome, of_link: false }
     }
 
     /// The same end, when a read of the callback had failed for the link to etcd.
     pub(crate) fn after_link_errors(self) -> Self {
-        match self {
-            failed @ (Finish::Failed(_) | Finish::Panicked(_)) => Finish::OfLink(Box::new(failed)),
-            other => other,
-        }
+        let of_link = matches!(self.outcome, FiringOutcome::Failed(_) | FiringOutcome::Panicked(_));
+        Self { of_link, ..self }
     }
 }
 

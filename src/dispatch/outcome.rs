@@ -1,11 +1,11 @@
 //! How an attempt to take a lock came out, and how the transaction that ends a firing did: each is made by its
 //! transaction, and is the same for whoever decides, counts, or is told of it.
 
-use super::messages::{Finish, FoundMark};
+use super::messages::FoundMark;
 use crate::change::{Change, Revision};
 use crate::condition::Slot;
 use crate::events::{CommitResult, EventKind, NotLocked};
-use crate::firing::Fence;
+use crate::firing::{Fence, FiringOutcome};
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
 use crate::lock::txn::{Holder, ReadKeys};
@@ -132,7 +132,7 @@ impl CommitOutcome {
     }
 
     /// For those who listen.
-    pub(crate) fn event(&self, finish: &Finish, took: Duration) -> EventKind {
+    pub(crate) fn event(&self, callback: &FiringOutcome, took: Duration) -> EventKind {
         let result = match self {
             CommitOutcome::Committed { revision, .. } => CommitResult::Committed { revision: revision.get() },
             CommitOutcome::FenceLost => CommitResult::FenceLost,
@@ -143,7 +143,7 @@ impl CommitOutcome {
             CommitOutcome::Unknown => CommitResult::Unknown,
             CommitOutcome::Failed(error) => CommitResult::Failed(error.clone()),
         };
-        EventKind::Closed { outcome: finish.outcome(), result, took }
+        EventKind::Closed { outcome: callback.clone(), result, took }
     }
 
     /// Whether something went wrong, and not only somebody else was first.

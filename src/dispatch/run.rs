@@ -1,10 +1,10 @@
 //! Runs one callback on the application's runtime, within its time limit, until it has really ended.
 
 use super::latency::TriggerLatency;
-use super::messages::Finish;
+use super::messages::CallbackEnd;
 use crate::compiled::RuleIndex;
 use crate::dispatch::running::Registered;
-use crate::firing::{BoxError, Effects, Firing, Outcome, Parts, error_text};
+use crate::firing::{BoxError, Effects, Firing, FiringOutcome, Outcome, Parts, error_text};
 use crate::index::InstanceId;
 use crate::lock::txn::Nonce;
 use crate::metrics::Meters;
@@ -49,24 +49,24 @@ pub(crate) struct CallbackTelemetry {
 /// Runs it to its end. A callback that blocks its thread can't be dropped, so that its end is waited for.
 ///
 /// No future is moved after it was made. One that is moved into another takes its room twice, and every move copies it.
-pub(crate) async fn run(run: Run) -> (Finish, Option<Effects>) {
+pub(crate) async fn run(run: Run) -> (CallbackEnd, Option<Effects>) {
     let Run { telemetry, parts, limit, grace, registered, span, latency } = run;
     let rule = parts.rule;
     let seen = Firing::new(parts);
     let running = to_its_end(&seen, limit, grace, registered, &latency, &telemetry.meters);
-    let Ran(finish, effects) = running.instrument(span.clone()).await;
-    let finish = if seen.has_link_errors() { finish.after_link_errors() } else { finish };
+    let Ran(outcome, effects) = running.instrument(span.clone()).await;
     // Once, so that all who tell of it tell the same.
-    let finish = finish.map_text(|text| seen.shown(text));
+    let end = CallbackEnd::of(outcome.map_text(|text| seen.shown(text)));
+    let end = if seen.has_link_errors() { end.after_link_errors() } else { end };
+    let outcome = &end.outcome;
     let CallbackTelemetry { engine, telemetry, meters } = &*telemetry;
-    meters.rule(rule).finished(finish.result());
-    spans::outcome(&span, finish.result(), finish.is_failure());
-    if finish.is_failure()
+    meters.rule(rule).finished(outcome.name());
+    spans::outcome(&span, outcome.name(), outcome.is_failure());
+    if outcome.is_failure()
         && let Some(suppressed) = telemetry.lines.pass(Line::CallbackFailed, rule, Instant::now())
     {
         let instance = telemetry.reveal.instance(seen.attributes());
-        let (attempt, outcome) = (seen.attempt(), finish.result());
-        let error = finish.error();
+        let (attempt, error, outcome) = (seen.attempt(), outcome.error(), outcome.name());
         let (engine, rule) = (&**engine, seen.rule());
         let instance = instance.as_deref();
         tracing::warn!(
@@ -74,7 +74,7 @@ pub(crate) async fn run(run: Run) -> (Finish, Option<Effects>) {
             "callback failed; it will be tried again"
         );
     }
-    (finish, effects)
+    (end, effects)
 }
 
 /// Runs the callback until it has ended, or is dropped because it did not although it was told to.
@@ -91,7 +91,7 @@ async fn to_its_end(
     let cancelled = firing.token();
     // It was told to end before it began: nothing of it may run, not even up to its first wait.
     if cancelled.is_cancelled() {
-        return Ran(Finish::Cancelled, None);
+        return Ran(FiringOutcome::Cancelled, None);
     }
     let _running = Running::start(latency, meters, firing.rule_index());
     // The closure itself may panic too, before it has made a future.
@@ -106,18 +106,18 @@ async fn to_its_end(
         () = async { cancelled.cancelled().await } => {}
         () = async { match end { Some(end) => sleep_until(end).await, None => std::future::pending().await } } => {
             cancelled.cancel();
-            return Ran(Finish::TimedOut, None);
+            return Ran(FiringOutcome::TimedOut, None);
         }
     }
     // It was told to end. A callback that ends by itself now may have done its work.
     let ended = timeout(grace, callback).await;
-    ended.map_or(Ran(Finish::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
+    ended.map_or(Ran(FiringOutcome::Cancelled, None), |ended| ended.map_or_else(Ran::panicked, Ran::returned))
 }
 
 /// Runs it to its end, and tells the dispatcher.
 pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
-    let (finish, effects) = self::run(run).await;
-    end.tell(finish, effects);
+    let (how, effects) = self::run(run).await;
+    end.tell(how, effects);
 }
 
 /// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down,
@@ -132,17 +132,18 @@ pub(crate) struct EndReporter {
 }
 
 impl EndReporter {
-    fn tell(&mut self, finish: Finish, effects: Option<Effects>) {
+    fn tell(&mut self, end: CallbackEnd, effects: Option<Effects>) {
         self.reported = true;
-        self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, finish, effects });
+        self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, end, effects });
     }
 }
 
 impl Drop for EndReporter {
     fn drop(&mut self) {
         if !self.reported {
-            self.telemetry.meters.rule(self.rule).finished(Finish::Cancelled.result());
-            self.tell(Finish::Cancelled, None);
+            let end = CallbackEnd::of(FiringOutcome::Cancelled);
+            self.telemetry.meters.rule(self.rule).finished(end.outcome.name());
+            self.tell(end, None);
         }
     }
 }
@@ -151,7 +152,7 @@ impl Drop for EndReporter {
 pub(crate) struct RunEnded {
     pub(crate) instance: InstanceId,
     pub(crate) nonce: Nonce,
-    pub(crate) finish: Finish,
+    pub(crate) end: CallbackEnd,
     pub(crate) effects: Option<Effects>,
 }
 
@@ -266,19 +267,19 @@ impl Drop for Running<'_> {
 }
 
 /// How a callback ended, and what it wants to commit.
-struct Ran(Finish, Option<Effects>);
+struct Ran(FiringOutcome, Option<Effects>);
 
 impl Ran {
     fn returned(result: Result<Outcome, BoxError>) -> Self {
         match result {
-            Ok(Outcome { effects: Ok(effects), then }) => Self(Finish::Returned(then), Some(effects)),
-            Ok(Outcome { effects: Err(error), .. }) => Self(Finish::Failed(error_text(&error)), None),
-            Err(error) => Self(Finish::Failed(error_text(&*error)), None),
+            Ok(Outcome { effects: Ok(effects), then }) => Self(then, Some(effects)),
+            Ok(Outcome { effects: Err(error), .. }) => Self(FiringOutcome::Failed(error_text(&error)), None),
+            Err(error) => Self(FiringOutcome::Failed(error_text(&*error)), None),
         }
     }
 
     fn panicked(panic: Box<dyn Any + Send>) -> Self {
-        Self(Finish::Panicked(panic_text(&*panic).to_owned()), None)
+        Self(FiringOutcome::Panicked(panic_text(&*panic).to_owned()), None)
     }
 }
 

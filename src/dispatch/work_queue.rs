@@ -24,7 +24,7 @@ pub(crate) use owners::FleetSettings;
 
 use super::instance_rate::InstanceRates;
 use super::interval::Interval;
-use super::messages::{Action, Basis, Closing, Finish, FoundMark, Hold};
+use super::messages::{Action, Basis, CallbackEnd, Closing, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
     AnswerState, EndTxn, FiringEnd, InstanceRecord, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
@@ -35,7 +35,7 @@ use super::stats::{LaneStats, WorkqueueStats};
 use crate::change::Revision;
 use crate::compiled::{ByLane, CompiledRule, Controls, Lane, Lanes, RuleIndex, lanes};
 use crate::evaluate::{Decided, Verdict};
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::index::Timestamps;
 use crate::index::{DecisionReason, InstanceId, Touch};
 use crate::inspect::{InstanceState, StateCounts};

@@ -1,6 +1,6 @@
 //! The effects with which a firing ends, collected by the callback.
 
-use super::{Firing, FiringError, Outcome, Then};
+use super::{Firing, FiringError, FiringOutcome, Outcome};
 use crate::change::Revision;
 use crate::condition::Slot;
 use crate::time::LONGEST;
@@ -224,13 +224,13 @@ impl Commit {
     /// Commits, and the callback is to run again in `delay` if the condition still holds then; see
     /// [`Outcome::retry_after`].
     pub fn retry_after(self, delay: Duration) -> Outcome {
-        self.finish(Then::RetryAfter(delay))
+        self.finish(FiringOutcome::RetryAfter(delay))
     }
 
     /// Commits, and the instance is left alone until somebody else changes a key that it reads; see
     /// [`Outcome::give_up`].
     pub fn give_up(self, reason: impl Into<String>) -> Outcome {
-        self.finish(Then::GiveUp(reason.into()))
+        self.finish(FiringOutcome::GaveUp(reason.into()))
     }
 
     fn change(&mut self, pattern: &str, effect: impl FnOnce(String) -> Result<Effect, FiringError>) {
@@ -266,7 +266,7 @@ impl Commit {
         self.error.get_or_insert(error);
     }
 
-    fn finish(mut self, then: Then) -> Outcome {
+    fn finish(mut self, then: FiringOutcome) -> Outcome {
         let error = self.error.take().map_or_else(|| self.check(), Err);
         Outcome { effects: error.map(|()| self.effects), then }
     }
@@ -304,7 +304,7 @@ impl Commit {
                 effects.changes.push(Effect::Put { key, value: Value::default(), ttl: Some(interval) });
             }
         }
-        Self { firing, effects, error: None }.finish(Then::Done)
+        Self { firing, effects, error: None }.finish(FiringOutcome::Done)
     }
 
     /// An optimistic commit expects of the keys shown those unchanged that it changes, so that it can't take effect
@@ -345,6 +345,6 @@ pub(super) fn literal(key: String) -> Result<String, FiringError> {
 
 impl From<Commit> for Outcome {
     fn from(commit: Commit) -> Self {
-        commit.finish(Then::Done)
+        commit.finish(FiringOutcome::Done)
     }
 }

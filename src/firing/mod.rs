@@ -24,8 +24,7 @@ pub use kind::ErrorKind;
 pub use layer::Next;
 pub(crate) use layer::{Layer, layer, layered};
 pub use listing::{Entry, Listing};
-pub use outcome::Outcome;
-pub(crate) use outcome::Then;
+pub use outcome::{FiringOutcome, Outcome};
 pub(crate) use source::{ListingPage, RangeRead, Source};
 
 use link_errors::LinkErrors;
@@ -427,7 +426,9 @@ impl Firing {
     /// transaction.
     pub(crate) fn complete(&self, outcome: Outcome) -> Outcome {
         match outcome {
-            Outcome { effects: Ok(effects), then: Then::Done } if self.compiled().delay().is_some() => {
+            Outcome { effects: Ok(effects), then: FiringOutcome::Done }
+                if self.compiled().delay().is_some() =>
+            {
                 Commit::with_delay(self.clone(), effects)
             }
             other => other,

@@ -5,7 +5,8 @@
 
 use super::query::Parameters;
 use super::view::EventView;
-use crate::events::{Event, EventKind, EventStream, FiringOutcome, Lagged};
+use crate::events::{Event, EventKind, EventStream, Lagged};
+use crate::firing::FiringOutcome;
 use crate::pattern::Attributes;
 use crate::trace::reveal::Reveal;
 use futures_core::Stream;

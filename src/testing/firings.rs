@@ -1,6 +1,7 @@
 //! Awaits firings of a running engine, in tests.
 
-use crate::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, Lagged};
+use crate::events::{CommitResult, Event, EventKind, EventStream, Lagged};
+use crate::firing::FiringOutcome;
 use crate::pattern::Attributes;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,7 +32,7 @@ const KEPT: usize = 100_000;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use etcd_rules::embedded::EmbeddedEtcd;
 /// use etcd_rules::testing::Firings;
-/// use etcd_rules::events::FiringOutcome;
+/// use etcd_rules::firing::FiringOutcome;
 /// use etcd_rules::{Engine, Error, Firing, Outcome, Rule, key};
 ///
 /// async fn greet(firing: Firing) -> Result<Outcome, Error> {
@@ -133,7 +134,7 @@ impl Firings {
     ///
     /// ```no_run
     /// # async fn example(mut firings: etcd_rules::testing::Firings) -> Result<(), etcd_rules::testing::NotFired> {
-    /// use etcd_rules::events::FiringOutcome;
+    /// use etcd_rules::firing::FiringOutcome;
     /// let failed = |outcome: &FiringOutcome| matches!(outcome, FiringOutcome::Failed(_) | FiringOutcome::TimedOut);
     /// firings.matching("build", [("id", "7")], |fired| failed(&fired.outcome)).await?;
     /// # Ok(())

@@ -15,7 +15,7 @@
 //!
 //! ```
 //! use etcd_rules::testing::Trial;
-//! use etcd_rules::events::FiringOutcome;
+//! use etcd_rules::firing::FiringOutcome;
 //! use etcd_rules::firing::Effect;
 //! use etcd_rules::{Error, Firing, Outcome, Rule, key};
 //! use std::time::Duration;

@@ -4,13 +4,13 @@ use crate::cancellation::FiringCancellation;
 use crate::change::{KeyValue, Revision, Seen};
 use crate::condition::Explanation;
 use crate::dispatch::latency::TriggerLatency;
-use crate::dispatch::messages::Finish;
+use crate::dispatch::messages::CallbackEnd;
 use crate::dispatch::run::{self, CallbackTelemetry, Run, UNLOCKED_GRACE};
 use crate::dispatch::running::RunningCallbacks;
 use crate::engine::Engine;
 use crate::engine::offline::{OfflineInstance, OfflineLookUp};
 use crate::error::{BuildError, EngineError};
-use crate::events::FiringOutcome;
+use crate::firing::FiringOutcome;
 use crate::firing::{
     Effect, Effects, Expectation, Expected, Fence, FiringError, ListingPage, Parts, RangeRead, Source,
     Surroundings,
@@ -60,7 +60,7 @@ const LATER: Revision = Revision::new(4);
 ///
 /// ```
 /// use etcd_rules::testing::{NotTried, Trial};
-/// use etcd_rules::events::FiringOutcome;
+/// use etcd_rules::firing::FiringOutcome;
 /// use etcd_rules::{BoxError, Engine, Firing, Outcome, Rule, key};
 ///
 /// async fn build(firing: Firing) -> Result<Outcome, BoxError> {
@@ -390,13 +390,13 @@ async fn run_in(
         std::future::pending().await
     };
     let running = tokio::spawn(run::run(run));
-    let (finish, effects) = tokio::select! {
+    let (end, effects) = tokio::select! {
         biased;
         // An error means that the runtime is shutting down.
-        ran = running => ran.unwrap_or((Finish::Cancelled, None)),
+        ran = running => ran.unwrap_or((CallbackEnd::of(FiringOutcome::Cancelled), None)),
         never = cancelling => never,
     };
-    (finish.outcome(), effects.unwrap_or_default())
+    (end.outcome, effects.unwrap_or_default())
 }
 
 /// The keys of a trial, as its callback reads them.

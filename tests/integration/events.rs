@@ -1,7 +1,8 @@
 //! The events of a running engine, on a live etcd.
 
 use crate::support::{Etcd, eventually};
-use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, NotLocked};
+use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, NotLocked};
+use etcd_rules::firing::FiringOutcome;
 use etcd_rules::inspect::{InstanceState, WaitReason};
 use etcd_rules::{Backoff, BoxError, ConfigError, Engine, EngineBuilder, Firing, Outcome, Rule, key};
 use std::sync::Arc;

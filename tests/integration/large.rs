@@ -2,7 +2,8 @@
 //! commits. It is given up once, with the reason, and nothing else waits for it.
 
 use crate::support::{Etcd, assert_nothing_left, eventually};
-use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, FiringOutcome, NotLocked};
+use etcd_rules::events::{CommitResult, Event, EventKind, EventStream, NotLocked};
+use etcd_rules::firing::FiringOutcome;
 use etcd_rules::inspect::InstanceState;
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, RunningEngine, key};
 use std::collections::BTreeMap;

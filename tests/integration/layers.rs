@@ -1,7 +1,7 @@
 //! Layers around callbacks, and what an engine has for all of its rules.
 
 use crate::support::{Etcd, eventually};
-use etcd_rules::events::FiringOutcome;
+use etcd_rules::firing::FiringOutcome;
 use etcd_rules::firing::Next;
 use etcd_rules::testing::Trial;
 use etcd_rules::{

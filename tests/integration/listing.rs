@@ -1,7 +1,8 @@
 //! What a callback reads itself, what its commit expects of that, and prefixes that it deletes.
 
 use crate::support::{Etcd, assert_nothing_left, eventually};
-use etcd_rules::events::{CommitResult, EventKind, FiringOutcome};
+use etcd_rules::events::{CommitResult, EventKind};
+use etcd_rules::firing::FiringOutcome;
 use etcd_rules::firing::{Effect, Entry, Expect, Listing};
 use etcd_rules::testing::{Firings, Trial};
 use etcd_rules::{BoxError, Commit, Engine, Error, ErrorKind, Firing, FiringError, Outcome, Rule, key};

@@ -1,8 +1,9 @@
 //! The testing kit: callbacks tried without an etcd, and firings of running engines awaited.
 
 use crate::support::{Etcd, eventually};
-use etcd_rules::events::{Event, EventKind, FiringOutcome};
+use etcd_rules::events::{Event, EventKind};
 use etcd_rules::firing::Effect;
+use etcd_rules::firing::FiringOutcome;
 use etcd_rules::testing::{Firings, NotFired, NotTried, Trial, Tried, WhyNotFired};
 use etcd_rules::{
     Backoff, BoxError, Engine, EngineBuilder, EngineError, Error, ErrorKind, Firing, FiringError, Outcome,

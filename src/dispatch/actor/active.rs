@@ -5,12 +5,11 @@
 use super::super::acquire::AcquireTxn;
 use super::super::commit::CommitTxn;
 use super::super::guard::Guard;
-use super::super::messages::Finish;
 use super::super::outcome::CommitOutcome;
 use super::super::run::{StuckDetector, UNLOCKED_GRACE};
 use crate::cancellation::FiringCancellation;
 use crate::change::Revision;
-use crate::firing::{Fence, Then};
+use crate::firing::{Fence, FiringOutcome};
 use crate::index::InstanceId;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
@@ -45,8 +44,8 @@ enum Stage<L, C> {
     Guarded { guard: Guard, keys: Keys },
     /// Its callback runs. The token tells that to end.
     Running { guard: Guard, keys: Keys, token: FiringCancellation, detector: StuckDetector },
-    /// The transaction that ends it is out. `finish`: how the callback ended, if it was run.
-    Committing { guard: Guard, finish: Option<Finish>, txn: Sent<C> },
+    /// The transaction that ends it is out. `callback`: how the callback ended, if it was run.
+    Committing { guard: Guard, callback: Option<FiringOutcome>, txn: Sent<C> },
     /// For as long as [`ActiveFiring::step`] has the stage in its hands.
     #[default]
     Between,
@@ -171,33 +170,33 @@ impl<L, C> ActiveFiring<L, C> {
     }
 
     /// It is to be ended in etcd, with the transaction that is made of its guard and of its keys. An earlier
-    /// transaction that was refused has taken the keys with it. `finish`: how its callback ended, if it was run and
+    /// transaction that was refused has taken the keys with it. `callback`: how its callback ended, if it was run and
     /// has ended just now.
     pub(super) fn begin_commit<T>(
         &mut self,
-        finish: Option<Finish>,
+        callback: Option<FiringOutcome>,
         txn: impl FnOnce(&Guard, Option<Keys>) -> (Sent<C>, T),
     ) -> Option<T> {
         self.step(|stage| {
-            let (guard, keys, finish) = match stage {
+            let (guard, keys, callback) = match stage {
                 Stage::Guarded { guard, keys } | Stage::Running { guard, keys, .. } => {
-                    (guard, Some(keys), finish)
+                    (guard, Some(keys), callback)
                 }
-                Stage::Committing { guard, finish, txn: Sent::WithTask } => (guard, None, finish),
+                Stage::Committing { guard, callback, txn: Sent::WithTask } => (guard, None, callback),
                 other => return (other, None),
             };
             let (txn, made) = txn(&guard, keys);
-            (Stage::Committing { guard, finish, txn }, Some(made))
+            (Stage::Committing { guard, callback, txn }, Some(made))
         })
     }
 
     /// The transaction that was to end it has this outcome, which may be another end than that of its callback.
     pub(super) fn commit_ended(&mut self, outcome: &CommitOutcome) -> Option<&Guard> {
-        let Stage::Committing { guard, finish, txn: Sent::WithTask } = &mut self.stage else { return None };
+        let Stage::Committing { guard, callback, txn: Sent::WithTask } = &mut self.stage else { return None };
         match outcome {
-            CommitOutcome::Refused(error) => *finish = Some(Finish::Failed(error.clone())),
+            CommitOutcome::Refused(error) => *callback = Some(FiringOutcome::Failed(error.clone())),
             CommitOutcome::TooLarge(error) => {
-                *finish = Some(Finish::Returned(Then::GiveUp(error.clone())));
+                *callback = Some(FiringOutcome::GaveUp(error.clone()));
             }
             _ => {}
         }
@@ -205,9 +204,9 @@ impl<L, C> ActiveFiring<L, C> {
     }
 
     /// How its callback ended, or its commit in its place. It is known from the commit on, if the callback was run.
-    pub(super) fn finish(&self) -> Option<&Finish> {
+    pub(super) fn callback(&self) -> Option<&FiringOutcome> {
         match &self.stage {
-            Stage::Committing { finish, .. } => finish.as_ref(),
+            Stage::Committing { callback, .. } => callback.as_ref(),
             _ => None,
         }
     }

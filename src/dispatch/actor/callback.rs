@@ -131,17 +131,18 @@ impl Dispatcher {
     }
 
     fn run_ended(&mut self, ended: RunEnded, now: Instant, ctx: &mut Context<Self>) {
-        let RunEnded { instance, nonce, finish, effects } = ended;
+        let RunEnded { instance, nonce, end, effects } = ended;
         let Some(firing) = self.firings.awaited(Awaited { instance, nonce }) else { return };
         let Some(stuck) = firing.is_stuck() else { return };
-        spans::outcome(&firing.span, finish.result(), finish.is_failure());
+        let outcome = &end.outcome;
+        spans::outcome(&firing.span, outcome.name(), outcome.is_failure());
         let Some(record) = self.work.record(instance) else { return };
         let took = now - record.entered;
         if stuck {
             self.config.meters.rule(record.rule).stuck(-1.0);
         }
-        let closing = self.work.finished(instance, &finish, now);
-        self.notify_event(instance, || EventKind::Ended { outcome: finish.outcome(), took });
-        self.close(instance, closing, Some((finish, effects.unwrap_or_default())), ctx);
+        let closing = self.work.finished(instance, &end, now);
+        self.notify_event(instance, || EventKind::Ended { outcome: outcome.clone(), took });
+        self.close(instance, closing, Some((end.outcome, effects.unwrap_or_default())), ctx);
     }
 }

@@ -1,14 +1,14 @@
 //! The last step of a firing: its commit, and the end of its lock.
 
 use super::super::commit::CommitTxn;
-use super::super::messages::{Closing, Finish};
+use super::super::messages::Closing;
 use super::super::outcome::CommitOutcome;
 use super::super::tools::OUT_OF_TIME;
 use super::super::work_queue::AfterCommit;
 use super::active::Sent;
 use super::*;
 use crate::etcd::Failure;
-use crate::firing::Effects;
+use crate::firing::{Effects, FiringOutcome};
 use crate::lock::txn::free_orphan;
 use crate::lock::txn_sender::Awaited;
 use crate::runtime::retry::Retry;
@@ -19,7 +19,7 @@ impl Dispatcher {
         &mut self,
         instance: InstanceId,
         closing: Closing,
-        ended: Option<(Finish, Effects)>,
+        ended: Option<(FiringOutcome, Effects)>,
         ctx: &mut Context<Self>,
     ) {
         let Some((rule, binding)) = self.identity(instance) else { return };
@@ -27,7 +27,8 @@ impl Dispatcher {
         if !firing.is_guarded() {
             return;
         }
-        let (finish, effects) = ended.map(|(finish, effects)| (Some(finish), effects)).unwrap_or_default();
+        let (callback, effects) =
+            ended.map(|(outcome, effects)| (Some(outcome), effects)).unwrap_or_default();
         let (effects, hold) = match closing {
             Closing::Commit(hold) => (effects, hold),
             Closing::Unlock(hold) => (Effects::default(), hold),
@@ -35,7 +36,7 @@ impl Dispatcher {
         };
         let (nonce, committing) = (firing.nonce, spans::commit(&firing.span));
         let mut task = None;
-        let request = firing.begin_commit(finish, |guard, keys| {
+        let request = firing.begin_commit(callback, |guard, keys| {
             let txn = Box::new(CommitTxn {
                 tools: self.tools.clone(),
                 rule,
@@ -116,8 +117,8 @@ impl Dispatcher {
                 self.send(rule, free_orphan(keys.lock(), fence.create_revision));
             }
         }
-        if let Some(finish) = self.firings.get(instance).and_then(ActiveFiring::finish) {
-            self.notify_event(instance, || outcome.event(finish, took));
+        if let Some(callback) = self.firings.get(instance).and_then(ActiveFiring::callback) {
+            self.notify_event(instance, || outcome.event(callback, took));
         }
         if let CommitOutcome::Refused(error) = &outcome {
             self.log_refused(instance, rule, error);

@@ -29,13 +29,13 @@ fn ended() -> (Arc<AtomicUsize>, EndedRuns, impl Fn(u64) -> EndReporter) {
 fn the_dispatcher_is_called_once_for_all_ends_since_it_looked() {
     let (calls, ended, end_of) = ended();
     for nonce in 1..=3 {
-        end_of(nonce).tell(Finish::TimedOut, None);
+        end_of(nonce).tell(CallbackEnd::of(FiringOutcome::TimedOut), None);
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
-    let told: Vec<(Nonce, Finish)> = ended.take().into_iter().map(|end| (end.nonce, end.finish)).collect();
-    assert_eq!(told, [1, 2, 3].map(|nonce| (Nonce(nonce), Finish::TimedOut)));
+    let told: Vec<(Nonce, CallbackEnd)> = ended.take().into_iter().map(|end| (end.nonce, end.end)).collect();
+    assert_eq!(told, [1, 2, 3].map(|nonce| (Nonce(nonce), CallbackEnd::of(FiringOutcome::TimedOut))));
     assert!(ended.take().is_empty());
-    end_of(4).tell(Finish::TimedOut, None);
+    end_of(4).tell(CallbackEnd::of(FiringOutcome::TimedOut), None);
     assert_eq!(calls.load(Ordering::SeqCst), 2, "it has looked since");
 }
 
@@ -43,7 +43,7 @@ fn the_dispatcher_is_called_once_for_all_ends_since_it_looked() {
 fn what_was_told_is_not_told_again_when_it_is_dropped() {
     let (_, ended, end_of) = ended();
     let mut end = end_of(1);
-    end.tell(Finish::TimedOut, None);
+    end.tell(CallbackEnd::of(FiringOutcome::TimedOut), None);
     drop(end);
     assert_eq!(ended.take().len(), 1);
 }

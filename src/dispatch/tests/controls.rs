@@ -1,11 +1,11 @@
 //! What is held back.
 
-use super::super::messages::{Closing, Finish};
+use super::super::messages::{CallbackEnd, Closing};
 use super::super::record::Wait;
 use super::super::slot_queue::WorkClass;
 use super::*;
 use crate::compiled::{Controls, RateLimit};
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::inspect::{InstanceState, QueuedFor, WaitReason};
 use crate::metrics::WorkqueueEvent;
 
@@ -80,7 +80,7 @@ fn what_runs_ends_as_it_would_and_what_fires_again_waits() {
     b.decide(1, true, &[5, 0], &[]).locked(1, won()).pause(0);
     assert_eq!(b.state(1), Some(State::Running));
     b.decide(1, true, &[7, 0], &[touch(0, 7)]);
-    let closing = b.work.finished(instance(1), &Finish::Returned(Then::Done), b.now);
+    let closing = b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), b.now);
     assert_eq!(closing, Closing::Commit(None), "with its effects");
     b.closed(1).answer(1, true, &[7, 0]).advance(Duration::from_secs(1));
     assert_eq!(b.state(1), QUEUED);
@@ -173,7 +173,7 @@ impl Bench {
 
     /// What the callback of a firing does not matter for: it ends, and its condition is false.
     fn done(&mut self, id: u32) -> &mut Self {
-        self.work.finished(instance(id), &Finish::Returned(Then::Done), self.now);
+        self.work.finished(instance(id), &CallbackEnd::of(FiringOutcome::Done), self.now);
         self.closed(id).answer(id, false, &[5, 9])
     }
 }
@@ -291,7 +291,7 @@ fn an_instance_rests_between_two_firings_also_if_it_was_false_meanwhile() {
 fn whatever_makes_it_due_again_waits_for_the_interval_and_a_longer_delay_goes_on() {
     let mut b = Bench::new([rule("a")], 8);
     b.rest(0, 1000).decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &Finish::Failed("no".into()), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Failed("no".into())), b.now);
     b.closed(1).answer(1, true, &[5, 0]);
     assert!(matches!(b.state(1), Some(State::Waiting(_, Wait::Backoff))), "{:?}", b.state(1));
     b.advance(2 * BASE);
@@ -299,7 +299,7 @@ fn whatever_makes_it_due_again_waits_for_the_interval_and_a_longer_delay_goes_on
     let put_off = b.work.take_events().filter(|note| matches!(note, WorkqueueEvent::PutOff(_))).count();
     assert_eq!(put_off, 1, "it is put off by the failure, and by nothing else");
     b.advance(ms(800)).answer(1, true, &[5, 0]).locked(1, won());
-    b.work.finished(instance(1), &Finish::Returned(Then::RetryAfter(ms(5000))), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::RetryAfter(ms(5000))), b.now);
     b.closed(1).answer(1, true, &[5, 0]).advance(ms(5000));
     assert!(matches!(b.state(1), Some(State::Checking(_))), "{:?}", b.state(1));
     // A lock that is not won is no firing.
@@ -414,7 +414,7 @@ fn a_lock_that_is_won_after_a_dry_run_began_is_given_back_and_what_runs_ends_as_
     assert!(matches!(b.wanted()[..], [Action::Close(_, Closing::Unlock(None))]));
     b.closed(1).answer(1, true, &[5, 0]).answer(1, true, &[5, 0]);
     assert_eq!((b.state(1), b.would_have_fired(), b.lane(0).fired), (WOULD, 1, 1));
-    let closing = b.work.finished(instance(2), &Finish::Returned(Then::Done), b.now);
+    let closing = b.work.finished(instance(2), &CallbackEnd::of(FiringOutcome::Done), b.now);
     assert_eq!(closing, Closing::Commit(None), "with its effects");
     b.closed(2).answer(2, true, &[5, 0]);
     assert_eq!(b.state(2), Some(State::Idle));
@@ -437,7 +437,7 @@ fn a_dry_run_keeps_to_limits_and_keeps_no_lock_from_others() {
 fn what_had_failed_does_not_count_as_failing_while_nothing_is_tried() {
     let mut b = Bench::new([rule("a")], 8);
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &Finish::Failed("no".into()), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Failed("no".into())), b.now);
     b.closed(1).answer(1, true, &[5, 0]);
     assert_eq!(b.work.depths(b.now)[Lane::new(0)].failing, 1);
     b.rehearse(0, true).advance(2 * BASE).answer(1, true, &[5, 0]);

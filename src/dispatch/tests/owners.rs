@@ -2,11 +2,11 @@
 
 mod helping;
 
-use super::super::messages::Finish;
+use super::super::messages::CallbackEnd;
 use super::super::work_queue::FleetSettings;
 use super::*;
 use crate::change::Change;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::fleet::load::LoadClass;
 use crate::fleet::member::{Abilities, MemberId, MemberLoad, Unable};
 use crate::fleet::view::{FleetView, MemberKey};
@@ -210,7 +210,7 @@ fn what_it_has_dealt_with_falls_to_its_owner_at_the_next_crawl() {
     for id in ids() {
         b.locked(id, won());
         let now = b.now;
-        b.work.finished(instance(id), &Finish::Returned(Then::Done), now);
+        b.work.finished(instance(id), &CallbackEnd::of(FiringOutcome::Done), now);
         let closed = committed(10, &[], false);
         b.turn(|work, now, out| work.closed(instance(id), &closed, now, out));
         b.answer(id, true, &[5, 0]);
@@ -241,8 +241,10 @@ fn it_fires_what_another_owns_if_somebody_asks_for_that() {
 #[test]
 fn what_it_has_begun_with_it_goes_on_with() {
     let delay = Duration::from_secs(40);
-    let ends: [(Finish, Duration); 2] =
-        [(Finish::Returned(Then::RetryAfter(delay)), delay), (Finish::Failed("no".into()), ms(120))];
+    let ends: [(CallbackEnd, Duration); 2] = [
+        (CallbackEnd::of(FiringOutcome::RetryAfter(delay)), delay),
+        (CallbackEnd::of(FiringOutcome::Failed("no".into())), ms(120)),
+    ];
     for (finish, delay) in ends {
         let mut b = bench(&[ME]);
         b.decide_all();

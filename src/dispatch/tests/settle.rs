@@ -1,10 +1,10 @@
 //! What becomes true may have to wait a little, in case it does not last.
 
-use super::super::messages::Finish;
+use super::super::messages::CallbackEnd;
 use super::super::record::Wait;
 use super::*;
 use crate::compiled::Settle;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::time::Jitter;
 
 fn bench(delay: u64, jitter: u64) -> Bench {
@@ -45,7 +45,7 @@ fn an_idle_instance_that_somebody_changes_waits_too_but_a_crawl_does_not() {
     b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, won());
     let now = b.now;
-    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), now);
     let closed = committed(10, &[0], false);
     b.turn(|work, now, out| work.closed(instance(1), &closed, now, out));
     b.answer(1, true, &[10, 0]).advance(ms(1000));
@@ -79,7 +79,7 @@ fn what_has_settled_still_rests_after_its_last_firing() {
     b.decide(1, true, &[5, 0], &[touch(0, 5)]).advance(ms(100)).answer(1, true, &[5, 0]);
     b.locked(1, won());
     let now = b.now;
-    b.work.finished(instance(1), &Finish::Returned(Then::Done), now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), now);
     let closed = committed(10, &[], false);
     b.turn(|work, now, out| work.closed(instance(1), &closed, now, out)).answer(1, false, &[0, 0]);
     b.decide(1, true, &[11, 0], &[touch(0, 11)]);

@@ -1,8 +1,8 @@
 //! What people see of instances: every state in words, and counts that keep up.
 
-use super::super::messages::{Closing, Finish};
+use super::super::messages::{CallbackEnd, Closing};
 use super::*;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::inspect::{InstanceState, Phase, QueuedFor, StateKind, WaitReason};
 use crate::lock::txn::{Holder, Nonce};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -21,7 +21,7 @@ impl Bench {
     }
 
     /// The callback ends, its firing is closed, and the instance is still true.
-    fn ends(&mut self, finish: Finish, marked: bool) {
+    fn ends(&mut self, finish: CallbackEnd, marked: bool) {
         let now = self.now;
         let closing = self.work.finished(instance(1), &finish, now);
         assert_ne!(closing, Closing::Nothing);
@@ -48,7 +48,7 @@ fn a_firing_is_seen_in_all_its_steps() {
     b.runs();
     b.decide(2, true, &[6, 0], &[]);
     assert_eq!(b.seen(2), Some(InstanceState::Queued(QueuedFor::Slot)));
-    b.ends(Finish::Returned(Then::Done), false);
+    b.ends(CallbackEnd::of(FiringOutcome::Done), false);
     assert_eq!(b.seen(1), Some(InstanceState::Idle));
     assert_eq!(b.seen(2), Some(InstanceState::Running(Phase::Deciding)));
     assert_eq!(b.seen(3), None, "nobody knows it");
@@ -59,10 +59,10 @@ fn a_firing_is_seen_in_all_its_steps() {
 #[test]
 fn one_that_waits_says_for_how_long_and_after_which_error() {
     for (finish, reason, error, failures) in [
-        (Finish::Failed("no".into()), WaitReason::Backoff, Some("no"), 1),
-        (Finish::Panicked("oh".into()), WaitReason::Backoff, Some("panicked: oh"), 1),
-        (Finish::TimedOut, WaitReason::Backoff, Some("the time limit was over"), 1),
-        (Finish::Returned(Then::RetryAfter(ms(120))), WaitReason::RetryAfter, None, 0),
+        (CallbackEnd::of(FiringOutcome::Failed("no".into())), WaitReason::Backoff, Some("no"), 1),
+        (CallbackEnd::of(FiringOutcome::Panicked("oh".into())), WaitReason::Backoff, Some("panicked: oh"), 1),
+        (CallbackEnd::of(FiringOutcome::TimedOut), WaitReason::Backoff, Some("the time limit was over"), 1),
+        (CallbackEnd::of(FiringOutcome::RetryAfter(ms(120))), WaitReason::RetryAfter, None, 0),
     ] {
         let mut b = bench();
         b.runs();
@@ -84,9 +84,9 @@ fn one_that_waits_says_for_how_long_and_after_which_error() {
 fn a_success_ends_what_went_wrong_before() {
     let mut b = bench();
     b.runs();
-    b.ends(Finish::Failed("no".into()), true);
+    b.ends(CallbackEnd::of(FiringOutcome::Failed("no".into())), true);
     b.advance(ms(200)).answer(1, true, &[5, 0]).locked(1, won());
-    b.ends(Finish::Returned(Then::Done), false);
+    b.ends(CallbackEnd::of(FiringOutcome::Done), false);
     let look = b.work.status(instance(1), b.now).expect("it is known");
     assert_eq!((look.state, look.failures, look.last_error), (InstanceState::Idle, 0, None));
 }
@@ -138,7 +138,7 @@ fn what_another_engine_has_or_holds_back_is_told_with_its_name() {
 fn a_give_up_of_its_own_has_its_reason() {
     let mut b = bench();
     b.runs();
-    b.ends(Finish::Returned(Then::GiveUp("no use".into())), true);
+    b.ends(CallbackEnd::of(FiringOutcome::GaveUp("no use".into())), true);
     let expected = InstanceState::GivenUp { engine: None, reason: "no use".into() };
     assert_eq!(b.seen(1), Some(expected));
 }

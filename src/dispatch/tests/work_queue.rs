@@ -3,12 +3,12 @@
 mod local_locks;
 mod releases;
 
-use super::super::messages::{Closing, Finish, Hold};
+use super::super::messages::{CallbackEnd, Closing, Hold};
 use super::super::record::Wait;
 use super::super::slot_queue::WorkClass;
 use super::super::work_queue::AfterCommit;
 use super::*;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 
 const LOCK: &str = "/ns/lock/x";
 const MARK: &str = "/ns/backoff/x";
@@ -29,20 +29,16 @@ fn closed(revision: i64, marked: bool) -> CommitOutcome {
     committed(revision, &[0], marked)
 }
 
-fn returned(then: Then) -> Finish {
-    Finish::Returned(then)
-}
-
 impl Bench {
     /// The callback of an instance that has the lock ends, and the firing is closed.
-    pub(super) fn end(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> Closing {
+    pub(super) fn end(&mut self, id: u32, finish: &CallbackEnd, outcome: CommitOutcome) -> Closing {
         let closing = self.work.finished(instance(id), finish, self.now);
         self.turn(|work, now, out| work.closed(instance(id), &outcome, now, out));
         closing
     }
 
     /// Fires a new instance, which stays true.
-    fn fire(&mut self, id: u32, finish: &Finish, outcome: CommitOutcome) -> &mut Self {
+    fn fire(&mut self, id: u32, finish: &CallbackEnd, outcome: CommitOutcome) -> &mut Self {
         self.decide(id, true, &[5, 0], &[]).locked(id, won());
         self.end(id, finish, outcome);
         self.answer(id, true, &[10, 0])
@@ -106,7 +102,11 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
     for attempt in 1..=6 {
-        let closing = b.end(1, &Finish::Failed("no".into()), closed(10 * i64::from(attempt), true));
+        let closing = b.end(
+            1,
+            &CallbackEnd::of(FiringOutcome::Failed("no".into())),
+            closed(10 * i64::from(attempt), true),
+        );
         let Closing::Unlock(Some(Hold { attempt: told, delay: Some(delay), .. })) = closing else {
             panic!("{closing:?}")
         };
@@ -118,12 +118,12 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
         assert_eq!(b.locking(), [(1, Some(10 * i64::from(attempt)))], "its own mark is replaced");
         b.locked(1, won());
     }
-    b.end(1, &Finish::TimedOut, closed(70, true));
+    b.end(1, &CallbackEnd::of(FiringOutcome::TimedOut), closed(70, true));
     b.answer(1, true, &[5, 0]).decide(1, true, &[71, 0], &[touch(0, 71)]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Backoff)));
     assert_eq!(b.work.leftovers(), 1, "the timer that was cut short is gone");
     b.advance(BASE).answer(1, true, &[71, 0]).locked(1, won());
-    b.end(1, &returned(Then::Done), closed(80, false));
+    b.end(1, &CallbackEnd::of(FiringOutcome::Done), closed(80, false));
     b.answer(1, true, &[80, 0]);
     assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(0), "success resets attempts");
     assert!(b.is_quiet());
@@ -132,10 +132,13 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
 #[test]
 fn a_callback_that_failed_for_the_link_is_tried_again_soon_and_that_is_no_attempt() {
     let mut b = bench();
-    b.fire(1, &Finish::Failed("no".into()), closed(10, true));
+    b.fire(1, &CallbackEnd::of(FiringOutcome::Failed("no".into())), closed(10, true));
     b.advance(ms(120)).answer(1, true, &[10, 0]).locked(1, won());
     for time in 1..=8 {
-        for failed in [Finish::Failed("no".into()), Finish::Panicked("no".into())] {
+        for failed in [
+            CallbackEnd::of(FiringOutcome::Failed("no".into())),
+            CallbackEnd::of(FiringOutcome::Panicked("no".into())),
+        ] {
             let closing = b.end(1, &failed.after_link_errors(), closed(10 + 10 * time, false));
             assert_eq!(closing, Closing::Unlock(None), "no mark holds it back");
             b.answer(1, true, &[10, 0]);
@@ -146,7 +149,11 @@ fn a_callback_that_failed_for_the_link_is_tried_again_soon_and_that_is_no_attemp
             assert_eq!(b.work.record(instance(1)).map(|r| r.failures), Some(1));
         }
     }
-    for other in [Finish::TimedOut, Finish::Cancelled, returned(Then::Done)] {
+    for other in [
+        CallbackEnd::of(FiringOutcome::TimedOut),
+        CallbackEnd::of(FiringOutcome::Cancelled),
+        CallbackEnd::of(FiringOutcome::Done),
+    ] {
         assert_eq!(other.clone().after_link_errors(), other);
     }
 }
@@ -154,9 +161,9 @@ fn a_callback_that_failed_for_the_link_is_tried_again_soon_and_that_is_no_attemp
 #[test]
 fn retry_after_is_no_failure_even_after_failures() {
     let mut b = bench();
-    b.fire(1, &Finish::Failed("no".into()), closed(10, true));
+    b.fire(1, &CallbackEnd::of(FiringOutcome::Failed("no".into())), closed(10, true));
     b.advance(ms(120)).answer(1, true, &[10, 0]).locked(1, won());
-    let closing = b.end(1, &returned(Then::RetryAfter(ms(500))), closed(20, true));
+    let closing = b.end(1, &CallbackEnd::of(FiringOutcome::RetryAfter(ms(500))), closed(20, true));
     let hold = Hold { attempt: 0, delay: Some(ms(500)), error: String::new() };
     assert_eq!(closing, Closing::Commit(Some(hold)));
     b.answer(1, true, &[20, 0]);
@@ -173,7 +180,7 @@ fn a_wait_of_any_length_can_be_asked_for() {
     {
         let mut b = bench();
         b.decide(1, true, &[5, 0], &[]).locked(1, won());
-        let closing = b.end(1, &returned(Then::RetryAfter(asked)), closed(10, true));
+        let closing = b.end(1, &CallbackEnd::of(FiringOutcome::RetryAfter(asked)), closed(10, true));
         let Closing::Commit(Some(Hold { delay, .. })) = closing else { panic!("{closing:?}") };
         assert_eq!(delay, Some(waits));
         b.answer(1, true, &[5, 0]);
@@ -183,7 +190,11 @@ fn a_wait_of_any_length_can_be_asked_for() {
 
 #[test]
 fn the_mark_of_an_instance_that_turned_false_is_removed() {
-    for finish in [returned(Then::RetryAfter(ms(50))), returned(Then::GiveUp("x".into())), Finish::TimedOut] {
+    for finish in [
+        CallbackEnd::of(FiringOutcome::RetryAfter(ms(50))),
+        CallbackEnd::of(FiringOutcome::GaveUp("x".into())),
+        CallbackEnd::of(FiringOutcome::TimedOut),
+    ] {
         let mut b = bench();
         b.fire(1, &finish, closed(10, true));
         b.wanted();
@@ -244,7 +255,7 @@ fn an_instance_whose_lock_is_too_large_is_given_up_until_a_key_changes() {
 fn a_commit_that_is_too_large_is_given_up_with_a_mark_that_is_small() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), b.now);
     let too_large = || CommitOutcome::TooLarge("too large".into());
     let hold = Hold { attempt: 0, delay: None, error: "too large".into() };
     assert_eq!(tried_after(&mut b, 1, too_large()), Closing::Unlock(Some(hold)));
@@ -257,7 +268,7 @@ fn a_commit_that_is_too_large_is_given_up_with_a_mark_that_is_small() {
 fn a_commit_that_is_too_large_even_with_nothing_but_a_mark_ends_with_the_unlock() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), b.now);
     let too_large = || CommitOutcome::TooLarge("too large".into());
     assert!(matches!(tried_after(&mut b, 1, too_large()), Closing::Unlock(Some(_))));
     assert_eq!(tried_after(&mut b, 1, too_large()), Closing::Unlock(None));
@@ -286,7 +297,7 @@ fn tried_after(b: &mut Bench, id: u32, refused: CommitOutcome) -> Closing {
 fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &returned(Then::Done), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Done), b.now);
     assert!(matches!(tried_next(&mut b, 1), Closing::Unlock(Some(Hold { attempt: 1, .. }))));
     assert_eq!(tried_next(&mut b, 1), Closing::Unlock(None));
     let refused = CommitOutcome::Refused("permission denied".into());
@@ -299,7 +310,7 @@ fn a_refused_end_is_tried_with_less_each_time_and_then_left() {
 fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.work.finished(instance(1), &Finish::Panicked("x".into()), b.now);
+    b.work.finished(instance(1), &CallbackEnd::of(FiringOutcome::Panicked("x".into())), b.now);
     assert_eq!(tried_next(&mut b, 1), Closing::Unlock(None));
     b.turn(|work, now, out| work.closed(instance(1), &closed(10, false), now, out));
     b.answer(1, true, &[5, 0]);
@@ -324,7 +335,7 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
         b.decide(id, truth, &[10, 0], &seen);
         b.wanted();
         let outcome = committed(10, &closed_slots, false);
-        b.end(id, &returned(Then::Done), outcome);
+        b.end(id, &CallbackEnd::of(FiringOutcome::Done), outcome);
         let asks = b.wanted().iter().filter(|action| matches!(action, Action::Ask(..))).count();
         match settled {
             Some(state) => assert_eq!((b.state(id), asks), (state, 0), "{id}"),
@@ -380,14 +391,18 @@ fn an_instance_of_an_optimistic_rule_takes_its_lock_after_eight_refusals_in_a_ro
     b.decide(1, true, &[5, 0], &[]);
     for refusal in 1..=8 {
         assert_eq!((runs(&mut b), b.locking()), (1, vec![]), "{refusal}");
-        b.end(1, &returned(Then::Done), CommitOutcome::Unexpected { changes: vec![], mark_gone: false });
+        b.end(
+            1,
+            &CallbackEnd::of(FiringOutcome::Done),
+            CommitOutcome::Unexpected { changes: vec![], mark_gone: false },
+        );
         let now = b.now;
         b.answer(1, true, &[5 + refusal, 0]).answer(1, true, &[5 + refusal, 0]);
         assert_eq!(b.now, now, "at once");
     }
     assert_eq!((runs(&mut b), b.locking()), (0, vec![(1, None)]));
     b.locked(1, won());
-    b.end(1, &returned(Then::Done), closed(20, false));
+    b.end(1, &CallbackEnd::of(FiringOutcome::Done), closed(20, false));
     b.answer(1, false, &[0, 20]).decide(1, true, &[30, 0], &[]);
     assert_eq!((runs(&mut b), b.locking()), (1, vec![]), "it began anew");
 }
@@ -397,11 +412,11 @@ fn an_optimistic_rule_runs_without_a_lock_and_is_held_back_by_marks() {
     let mut b = Bench::new([rule("r").optimistic()], 8);
     b.decide(1, true, &[5, 0], &[]).decide(2, true, &[5, 0], &[]);
     assert_eq!(b.wanted().iter().filter(|action| matches!(action, Action::Run { .. })).count(), 2);
-    b.end(1, &returned(Then::Done), CommitOutcome::FenceLost);
+    b.end(1, &CallbackEnd::of(FiringOutcome::Done), CommitOutcome::FenceLost);
     b.answer(1, true, &[5, 0]);
     assert_eq!(b.state(1), Some(State::Waiting(b.now + BASE, Wait::Trouble)));
     let outcome = CommitOutcome::Marked(found_mark(MARK.into(), 9, (4, true), 9));
-    b.end(2, &returned(Then::Done), outcome);
+    b.end(2, &CallbackEnd::of(FiringOutcome::Done), outcome);
     assert!(matches!(b.state(2), Some(State::GivenUp(Some(_)))));
     assert_eq!(b.work.running(), 0);
     b.decide(2, true, &[10, 0], &[touch(0, 10)]).advance(BASE).answer(2, true, &[10, 0]);
@@ -419,7 +434,7 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
     };
     b.turn(|work, now, out| work.decided(broken(DecisionReason::Change), now, out));
     assert_eq!(b.state(1), None);
-    b.fire(1, &returned(Then::Done), closed(10, false));
+    b.fire(1, &CallbackEnd::of(FiringOutcome::Done), closed(10, false));
     b.turn(|work, now, out| work.decided(broken(DecisionReason::Change), now, out));
     assert_eq!(b.state(1), None);
     assert!(b.is_quiet());
@@ -429,7 +444,7 @@ fn a_comparison_that_panics_leaves_its_instance_alone() {
 fn an_instance_that_the_index_has_forgotten_is_forgotten() {
     let mut b = bench();
     b.decide(1, true, &[5, 0], &[]).locked(1, won());
-    b.end(1, &returned(Then::Done), closed(10, false));
+    b.end(1, &CallbackEnd::of(FiringOutcome::Done), closed(10, false));
     let number =
         b.wanted().iter().find_map(|a| if let Action::Ask(_, number) = a { Some(*number) } else { None });
     let gone = Decided {

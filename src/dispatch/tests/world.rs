@@ -7,11 +7,11 @@ mod invariants;
 mod properties;
 mod spins;
 
-use super::super::messages::{Closing, Finish, Hold};
+use super::super::messages::{CallbackEnd, Closing, Hold};
 use super::*;
 use crate::compiled::{Controls, RateLimit};
 use crate::condition::Slot;
-use crate::firing::Then;
+use crate::firing::FiringOutcome;
 use crate::inspect::InstanceState;
 use etcd::{Etcd, Keys, LockAnswer};
 use rand::RngExt;
@@ -83,7 +83,7 @@ enum Op {
 struct Run {
     given: Snapshot,
     supersedes_backoff: Option<Revision>,
-    finish: Finish,
+    finish: CallbackEnd,
     effects: Vec<(Slot, bool)>,
     fence: Option<Revision>,
 }
@@ -92,7 +92,7 @@ struct Run {
 /// writes slot 0 beside the commit.
 #[derive(Clone)]
 struct Habit {
-    finish: Finish,
+    finish: CallbackEnd,
     effects: Vec<(Slot, bool)>,
     writes: Option<Duration>,
 }

@@ -12,24 +12,29 @@ pub(crate) enum AfterCommit {
 
 impl WorkQueue {
     /// The callback has ended: how its firing is to be closed.
-    pub(crate) fn finished(&mut self, id: InstanceId, finish: &Finish, now: Instant) -> Closing {
+    pub(crate) fn finished(&mut self, id: InstanceId, callback: &CallbackEnd, now: Instant) -> Closing {
         let Some(record) = self.records.get_mut(&id) else { return Closing::Nothing };
-        let (end, tried, closing) = match finish {
-            Finish::Returned(Then::Done) => (FiringEnd::Done, EndTxn::Commit, Closing::Commit(None)),
-            Finish::Returned(Then::RetryAfter(delay)) => {
+        let CallbackEnd { outcome, of_link } = callback;
+        let (end, tried, closing) = match outcome {
+            _ if *of_link => {
+                record.last_error = outcome.error().map(Into::into);
+                (FiringEnd::OfLink, EndTxn::Unlock, Closing::Unlock(None))
+            }
+            FiringOutcome::Done => (FiringEnd::Done, EndTxn::Commit, Closing::Commit(None)),
+            FiringOutcome::RetryAfter(delay) => {
                 let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
                 let hold = Hold { attempt: 0, delay: Some(delay), error: String::new() };
                 (FiringEnd::RetryAfter(delay), EndTxn::Commit, Closing::Commit(Some(hold)))
             }
-            Finish::Returned(Then::GiveUp(reason)) => {
+            FiringOutcome::GaveUp(reason) => {
                 record.last_error = Some(reason.as_str().into());
                 let hold = Hold { attempt: record.failures, delay: None, error: reason.clone() };
                 (FiringEnd::GaveUp, EndTxn::Commit, Closing::Commit(Some(hold)))
             }
-            Finish::Failed(_) | Finish::Panicked(_) | Finish::TimedOut => {
-                let error = match finish {
-                    Finish::Failed(error) => error.clone(),
-                    Finish::Panicked(text) => format!("panicked: {text}"),
+            FiringOutcome::Failed(_) | FiringOutcome::Panicked(_) | FiringOutcome::TimedOut => {
+                let error = match outcome {
+                    FiringOutcome::Failed(error) => error.clone(),
+                    FiringOutcome::Panicked(text) => format!("panicked: {text}"),
                     _ => "the time limit was over".into(),
                 };
                 let backoff = self.rules[record.rule.index()].backoff();
@@ -39,11 +44,7 @@ impl WorkQueue {
                 let hold = Hold { attempt: record.failures, delay: Some(delay), error };
                 (FiringEnd::Failed(delay), EndTxn::Mark, Closing::Unlock(Some(hold)))
             }
-            Finish::OfLink(failed) => {
-                record.last_error = failed.error().map(Into::into);
-                (FiringEnd::OfLink, EndTxn::Unlock, Closing::Unlock(None))
-            }
-            Finish::Cancelled => (FiringEnd::Interrupted, EndTxn::Unlock, Closing::Unlock(None)),
+            FiringOutcome::Cancelled => (FiringEnd::Interrupted, EndTxn::Unlock, Closing::Unlock(None)),
         };
         self.commits(id, end, tried, now);
         closing
@@ -85,7 +86,8 @@ impl WorkQueue {
             // etcd refused the transaction itself, so the firing has failed. The next transaction contains
             // less.
             (CommitOutcome::Refused(error), EndTxn::Commit) => {
-                let closing = self.finished(id, &Finish::Failed(error.clone()), now);
+                let failed = CallbackEnd::of(FiringOutcome::Failed(error.clone()));
+                let closing = self.finished(id, &failed, now);
                 out.push(Action::Close(id, closing));
                 return AfterCommit::GoesOn;
             }

@@ -68,7 +68,7 @@ impl At {
             assert!(firing.run(Duration::MAX, Instant::now()).is_some());
         }
         if matches!(self, At::CommittingAwaited | At::CommittingTaken) {
-            let done = Some(Finish::Returned(Then::Done));
+            let done = Some(FiringOutcome::Done);
             assert!(firing.begin_commit(done, |_, _| (sent(), ())).is_some());
         }
         if self == At::CommittingTaken {
@@ -172,7 +172,7 @@ fn what_is_asked_of_a_firing_depends_on_its_stage() {
             "{at:?}"
         );
         let committing = matches!(at, At::CommittingAwaited | At::CommittingTaken);
-        assert_eq!(firing.finish().is_some(), committing, "{at:?}");
+        assert_eq!(firing.callback().is_some(), committing, "{at:?}");
         assert_eq!(
             firing.awaits_answer(),
             matches!(at, At::LockingAwaited | At::CommittingAwaited),
@@ -189,27 +189,28 @@ fn what_is_asked_of_a_firing_depends_on_its_stage() {
 #[test]
 fn only_the_first_commit_has_the_keys_and_the_end_of_the_callback_stays() {
     let mut firing = At::Running.firing();
-    let first = firing.begin_commit(Some(Finish::TimedOut), |_, keys| (Sent::WithTask, keys.is_some()));
+    let first =
+        firing.begin_commit(Some(FiringOutcome::TimedOut), |_, keys| (Sent::WithTask, keys.is_some()));
     assert_eq!(first, Some(true));
     let next = firing.begin_commit(None, |_, keys| (Sent::WithTask, keys.is_some()));
     assert_eq!(next, Some(false));
-    assert_eq!(firing.finish(), Some(&Finish::TimedOut));
+    assert_eq!(firing.callback(), Some(&FiringOutcome::TimedOut));
 }
 
 #[test]
 fn a_commit_that_etcd_refuses_takes_the_place_of_how_the_callback_ended() {
     let cases = [
-        (CommitOutcome::Unknown, Finish::TimedOut),
-        (CommitOutcome::FenceLost, Finish::TimedOut),
-        (CommitOutcome::Failed("f".into()), Finish::TimedOut),
-        (CommitOutcome::Refused("r".into()), Finish::Failed("r".into())),
-        (CommitOutcome::TooLarge("l".into()), Finish::Returned(Then::GiveUp("l".into()))),
+        (CommitOutcome::Unknown, FiringOutcome::TimedOut),
+        (CommitOutcome::FenceLost, FiringOutcome::TimedOut),
+        (CommitOutcome::Failed("f".into()), FiringOutcome::TimedOut),
+        (CommitOutcome::Refused("r".into()), FiringOutcome::Failed("r".into())),
+        (CommitOutcome::TooLarge("l".into()), FiringOutcome::GaveUp("l".into())),
     ];
     for (outcome, expected) in cases {
         let mut firing = At::Running.firing();
-        firing.begin_commit(Some(Finish::TimedOut), |_, _| (Sent::WithTask, ()));
+        firing.begin_commit(Some(FiringOutcome::TimedOut), |_, _| (Sent::WithTask, ()));
         assert!(firing.commit_ended(&outcome).is_some());
-        assert_eq!(firing.finish(), Some(&expected), "{outcome:?}");
+        assert_eq!(firing.callback(), Some(&expected), "{outcome:?}");
     }
 }
 

@@ -41,7 +41,7 @@ fn of_one_that_is_behind_the_youngest_are_taken_while_slots_are_free() {
         b.answer(*id, true, &[5, 0]);
         b.locked(*id, won());
         let now = b.now;
-        b.work.finished(instance(*id), &Finish::Returned(Then::Done), now);
+        b.work.finished(instance(*id), &CallbackEnd::of(FiringOutcome::Done), now);
         let closed = committed(100, &[], false);
         b.turn(|work, now, out| work.closed(instance(*id), &closed, now, out));
         b.answer(*id, true, &[5, 0]);
@@ -109,7 +109,7 @@ fn an_optimistic_instance_that_was_helped_with_is_its_owners_again() {
     confirm(&mut now);
     b.see(now).answer(id, true, &[5, 0]);
     assert_eq!(b.state(id), Some(State::Running));
-    b.end(id, &Finish::Returned(Then::Done), committed(100, &[], false));
+    b.end(id, &CallbackEnd::of(FiringOutcome::Done), committed(100, &[], false));
     // What stays true after its firing waits for a while.
     b.answer(id, true, &[5, 0])
         .decide(id, true, &[200, 0], &[touch(0, 200)])
@@ -124,10 +124,10 @@ fn what_is_put_back_into_the_queue_is_not_how_far_it_has_come() {
     b.decide(1, true, &[7, 0], &[touch(0, 7)]).locked(1, won());
     b.decide(2, true, &[8, 0], &[touch(0, 8)]).decide(3, true, &[9, 0], &[touch(0, 9)]);
     // The first fails, and is put back behind the others while the second gets the slot.
-    b.end(1, &Finish::Failed("no".into()), committed(20, &[], true));
+    b.end(1, &CallbackEnd::of(FiringOutcome::Failed("no".into())), committed(20, &[], true));
     b.answer(1, true, &[7, 0]).answer(2, true, &[8, 0]).locked(2, won());
     b.advance(Duration::from_secs(2));
-    b.end(2, &Finish::Returned(Then::Done), committed(30, &[], false));
+    b.end(2, &CallbackEnd::of(FiringOutcome::Done), committed(30, &[], false));
     b.answer(2, true, &[8, 0]).answer(3, true, &[9, 0]).locked(3, won());
     b.advance(Duration::from_secs(2));
     let now = b.now;

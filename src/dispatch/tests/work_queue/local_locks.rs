@@ -15,13 +15,13 @@ fn what_shares_a_lock_takes_turns_in_the_order_of_asking() {
     b.locked(1, LockOutcome::Failed("no lease".into()));
     b.answer(3, true, &[5, 0]).locked(3, won());
     // Handed over, not yet looked at, and false: the next one gets it.
-    b.end(3, &returned(Then::Done), closed(10, false));
+    b.end(3, &CallbackEnd::of(FiringOutcome::Done), closed(10, false));
     assert!(matches!(b.state(4), Some(State::Checking(_))));
     b.answer(4, false, &[0, 0]);
     b.answer(2, true, &[5, 0]).answer(3, true, &[10, 0]);
     assert_eq!(b.locking(), [(3, None), (2, None)]);
     b.locked(2, won());
-    b.end(2, &returned(Then::Done), closed(11, false));
+    b.end(2, &CallbackEnd::of(FiringOutcome::Done), closed(11, false));
     b.answer(2, true, &[5, 0]).decide(1, false, &[0, 0], &[]);
     assert!(b.is_quiet());
 }

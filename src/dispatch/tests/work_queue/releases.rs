@@ -82,7 +82,7 @@ fn giving_up_is_not_undone_by_a_release_that_comes_late() {
     b.decide(1, true, &[5, 0], &[]).locked(1, held(10));
     // A crawl finds the lock free before its release is told.
     b.crawl(1, &[5, 0]).answer(1, true, &[5, 0]).locked(1, won());
-    b.end(1, &returned(Then::GiveUp("enough".into())), closed(20, true));
+    b.end(1, &CallbackEnd::of(FiringOutcome::GaveUp("enough".into())), closed(20, true));
     b.answer(1, true, &[5, 0]).released(LOCK, 15).released(LOCK, 20).advance(Duration::from_secs(1));
     assert_eq!(b.state(1), Some(State::GivenUp(None)));
     b.wanted();
@@ -106,7 +106,7 @@ fn a_change_that_came_before_the_answer_overrules_the_mark() {
 #[test]
 fn a_mark_of_a_success_elsewhere_resets_the_attempts() {
     let mut b = bench();
-    b.fire(1, &Finish::TimedOut, closed(10, true));
+    b.fire(1, &CallbackEnd::of(FiringOutcome::TimedOut), closed(10, true));
     for (outcome, failures) in
         [(marked(20, 7, false), 7), (marked(30, 2, false), 7), (marked(40, 0, false), 0)]
     {
@@ -190,7 +190,7 @@ fn a_shared_lock_that_another_engine_has_is_tried_once_a_release() {
     }
     // The next one takes its turn when it is over.
     b.locked(1, won());
-    b.end(1, &returned(Then::Done), closed(40, false));
+    b.end(1, &CallbackEnd::of(FiringOutcome::Done), closed(40, false));
     b.answer(1, false, &[0, 0]).answer(2, true, &[5, 0]);
     assert_eq!(b.locking(), [(2, None)]);
 }

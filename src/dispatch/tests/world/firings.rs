@@ -20,7 +20,7 @@ impl World {
         self.completed[at] = false;
         self.dirty[at] = !self.etcd.keys[at].matches(&given);
         let mut effects = Vec::new();
-        let mut finish = Finish::Returned(Then::Done);
+        let mut finish = CallbackEnd::of(FiringOutcome::Done);
         if let Some(habit) = self.habit.clone() {
             (finish, effects) = (habit.finish, habit.effects);
             if let Some(delay) = habit.writes {
@@ -28,13 +28,13 @@ impl World {
             }
         } else if !self.calm {
             finish = match self.rng.random_range(0..15) {
-                0 => Finish::Failed("no".into()),
-                1 => Finish::Panicked("no".into()),
-                2 => Finish::TimedOut,
-                3 => Finish::Cancelled,
-                4 => Finish::Returned(Then::RetryAfter(ms(self.rng.random_range(0..300)))),
-                5 => Finish::Returned(Then::GiveUp("no".into())),
-                6 => Finish::Failed("no".into()).after_link_errors(),
+                0 => CallbackEnd::of(FiringOutcome::Failed("no".into())),
+                1 => CallbackEnd::of(FiringOutcome::Panicked("no".into())),
+                2 => CallbackEnd::of(FiringOutcome::TimedOut),
+                3 => CallbackEnd::of(FiringOutcome::Cancelled),
+                4 => CallbackEnd::of(FiringOutcome::RetryAfter(ms(self.rng.random_range(0..300)))),
+                5 => CallbackEnd::of(FiringOutcome::GaveUp("no".into())),
+                6 => CallbackEnd::of(FiringOutcome::Failed("no".into())).after_link_errors(),
                 _ => finish,
             };
             match self.rng.random_range(0..4) {
@@ -66,8 +66,13 @@ impl World {
         let Controls { paused, dry_run, .. } = self.controls[rule_of(id) as usize];
         if won && (paused || dry_run) {
             // Its end is all that is left of it.
-            let run =
-                Run { given, supersedes_backoff, finish: Finish::Cancelled, effects: Vec::new(), fence };
+            let run = Run {
+                given,
+                supersedes_backoff,
+                finish: CallbackEnd::of(FiringOutcome::Cancelled),
+                effects: Vec::new(),
+                fence,
+            };
             self.runs.insert(id, run);
             return self.turn(|work, now, out| work.locked(instance(id), &outcome, now, out));
         }
@@ -127,7 +132,8 @@ impl World {
         self.turn(|work, now, out| after = work.closed(instance(id), &outcome, now, out));
         match after {
             AfterCommit::Over => {
-                let returned = matches!(run.finish, Finish::Returned(_));
+                let returned =
+                    !run.finish.outcome.is_failure() && run.finish.outcome != FiringOutcome::Cancelled;
                 self.completed[id as usize] = returned && matches!(outcome, CommitOutcome::Committed { .. });
             }
             // It is tried with less.

@@ -3,7 +3,7 @@
 use super::*;
 
 /// How often an instance of this rule fires in a minute, and how many actions that takes.
-fn minute(rule: u32, finish: Finish, effects: &[(Slot, bool)], writes: Option<u64>) -> (u32, u64) {
+fn minute(rule: u32, finish: CallbackEnd, effects: &[(Slot, bool)], writes: Option<u64>) -> (u32, u64) {
     let mut world = World::new(1);
     world.calm = true;
     world.habit = Some(Habit { finish, effects: effects.to_vec(), writes: writes.map(ms) });
@@ -14,10 +14,10 @@ fn minute(rule: u32, finish: Finish, effects: &[(Slot, bool)], writes: Option<u6
 
 #[test]
 fn nothing_spins() {
-    let done = || Finish::Returned(Then::Done);
-    let later = |delay| Finish::Returned(Then::RetryAfter(delay));
-    let give_up = || Finish::Returned(Then::GiveUp("enough".into()));
-    let failed = || Finish::Failed("no".into());
+    let done = || CallbackEnd::of(FiringOutcome::Done);
+    let later = |delay| CallbackEnd::of(FiringOutcome::RetryAfter(delay));
+    let give_up = || CallbackEnd::of(FiringOutcome::GaveUp("enough".into()));
+    let failed = || CallbackEnd::of(FiringOutcome::Failed("no".into()));
     let rewrites: &[(Slot, bool)] = &[(Slot(0), true)];
     let hour = Duration::from_secs(3600);
     let slowed = 14..=20;
