@@ -10,7 +10,7 @@ use crate::etcd::{Failure, FailureKind, LeaseId};
 use crate::lock::batch::Class;
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
-use crate::lock::txn::{Holder, Locked, Locking, Reply, Request, Showing, free_attempt};
+use crate::lock::txn::{Holder, LockReply, Locking, Reply, Request, Showing, free_attempt};
 use crate::lock::txn_sender::submit;
 use crate::mutants::{Mutant, is_active};
 use crate::runtime::retry::Retry;
@@ -144,39 +144,39 @@ impl AcquireTxn {
         AcquireStep::Ended(LockOutcome::Failed(failure.to_string()))
     }
 
-    fn came_out(&mut self, locked: Locked, lease: LockLease) -> AcquireStep {
+    fn came_out(&mut self, locked: LockReply, lease: LockLease) -> AcquireStep {
         let keys = std::mem::take(&mut self.keys);
         AcquireStep::Ended(match locked {
-            Locked::Won(fence, read) => {
+            LockReply::Won(fence, read) => {
                 if let Some(read) = &read {
                     self.snapshot = read.snapshot();
                 }
                 LockOutcome::Won { fence, lease, keys, read }
             }
             // However often the keys change, this one is refused only if the condition holds no more.
-            Locked::Changed => {
+            LockReply::Changed => {
                 self.tools.meters.rule(self.rule).locked(CHANGED);
                 self.keys = keys;
                 self.showing = Showing::Read;
                 return AcquireStep::GoOn(self.request(lease.id));
             }
-            Locked::Outdated => {
+            LockReply::Outdated => {
                 self.keys = keys;
                 self.free(lease);
                 LockOutcome::Failed("an answer was lost, and the condition holds no more".into())
             }
-            Locked::Held { create_revision, lease: under, holder, at } => {
+            LockReply::Held { create_revision, lease: under, holder, at } => {
                 let key = keys.lock().to_owned();
                 LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
             }
-            Locked::Marked { revision, mark, at } => LockOutcome::Marked(FoundMark::new(
+            LockReply::Marked { revision, mark, at } => LockOutcome::Marked(FoundMark::new(
                 keys.mark().to_owned(),
                 revision,
                 mark,
                 at,
                 self.tools.reveal,
             )),
-            Locked::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
+            LockReply::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
         })
     }
 

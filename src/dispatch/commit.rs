@@ -14,7 +14,7 @@ use crate::lock::batch::Class;
 use crate::lock::key_leases::{Forget, KeyLease, LeasePurpose};
 use crate::lock::keys::Keys;
 use crate::lock::shared_leases::{KeyLife, LeaseTicket};
-use crate::lock::txn::{Ended, Ending, InstanceMark, Marking, Reply, Request};
+use crate::lock::txn::{EndReply, Ending, InstanceMark, Marking, Reply, Request};
 use crate::lock::txn_sender::submit;
 use crate::runtime::retry::Retry;
 use smallvec::SmallVec;
@@ -165,12 +165,12 @@ impl CommitTxn {
     }
 
     /// `None`: the lock is gone.
-    fn end(&mut self, ended: Ended) -> Option<CommitOutcome> {
+    fn end(&mut self, ended: EndReply) -> Option<CommitOutcome> {
         Some(match ended {
-            Ended::Committed { revision } => self.closed(revision),
-            Ended::FenceLost => return None,
-            Ended::Unexpected { changes, mark_gone } => CommitOutcome::Unexpected { changes, mark_gone },
-            Ended::Marked { revision, mark, at } => {
+            EndReply::Committed { revision } => self.closed(revision),
+            EndReply::FenceLost => return None,
+            EndReply::Unexpected { changes, mark_gone } => CommitOutcome::Unexpected { changes, mark_gone },
+            EndReply::Marked { revision, mark, at } => {
                 let key = self.keys.mark().to_owned();
                 CommitOutcome::Marked(FoundMark::new(key, revision, mark, at, self.tools.reveal))
             }

@@ -30,7 +30,7 @@ mod state;
 mod waiting;
 
 pub(crate) use state::{
-    AnswerState, EndTxn, FiringEnd, OwnCommit, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
+    AfterFiring, AnswerState, EndTxn, OwnCommit, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
     State, Wait,
 };
 pub(crate) use waiting::SLOWEST;
@@ -319,8 +319,8 @@ impl InstanceRecord {
     }
 
     /// The transaction that was to end the firing has this outcome. How the firing ended with it.
-    pub(crate) fn closed(&mut self, outcome: &CommitOutcome) -> FiringEnd {
-        let State::Committing { end, .. } = self.state else { return FiringEnd::Interrupted };
+    pub(crate) fn closed(&mut self, outcome: &CommitOutcome) -> AfterFiring {
+        let State::Committing { end, .. } = self.state else { return AfterFiring::Interrupted };
         match outcome {
             CommitOutcome::Committed { revision, slots, marked, .. } => {
                 self.mark = marked.then_some(SeenMark { revision: *revision, mine: true, outdated: false });
@@ -344,13 +344,13 @@ impl InstanceRecord {
         }
         // It fires again in any case.
         self.changes.assume_foreign();
-        FiringEnd::Interrupted
+        AfterFiring::Interrupted
     }
 
     /// The firing is over, and the instance was decided with what it changed.
     pub(crate) fn settled(
         &mut self,
-        end: FiringEnd,
+        end: AfterFiring,
         truth: bool,
         touches: &[Touch],
         base: Duration,
@@ -367,29 +367,29 @@ impl InstanceRecord {
             self.ineffective = self.ineffective.saturating_add(1);
         }
         match end {
-            FiringEnd::Done | FiringEnd::GaveUp if self.orphaned && !foreign => QueueAction::Drop,
-            FiringEnd::Done if foreign => self.fire_again(WorkClass::Live, base, None, now),
-            FiringEnd::Done => {
+            AfterFiring::Done | AfterFiring::GaveUp if self.orphaned && !foreign => QueueAction::Drop,
+            AfterFiring::Done if foreign => self.fire_again(WorkClass::Live, base, None, now),
+            AfterFiring::Done => {
                 self.state = State::Idle;
                 QueueAction::Stay
             }
-            FiringEnd::RetryAfter(delay) if foreign => {
+            AfterFiring::RetryAfter(delay) if foreign => {
                 self.fire_again(WorkClass::Live, base, now.checked_add(delay), now)
             }
-            FiringEnd::RetryAfter(delay) => self.wait(delay, Wait::RetryAfter, now),
-            FiringEnd::GaveUp if foreign => self.wait(base, Wait::Backoff, now),
-            FiringEnd::GaveUp => {
+            AfterFiring::RetryAfter(delay) => self.wait(delay, Wait::RetryAfter, now),
+            AfterFiring::GaveUp if foreign => self.wait(base, Wait::Backoff, now),
+            AfterFiring::GaveUp => {
                 self.state = State::GivenUp(None);
                 QueueAction::Stay
             }
-            FiringEnd::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
-            FiringEnd::Failed(delay) => self.wait(delay, Wait::Backoff, now),
-            FiringEnd::NotRun => self.enqueue(WorkClass::Live, now),
-            FiringEnd::OfLink => {
+            AfterFiring::Failed(delay) if foreign => self.wait(delay.min(base), Wait::Backoff, now),
+            AfterFiring::Failed(delay) => self.wait(delay, Wait::Backoff, now),
+            AfterFiring::NotRun => self.enqueue(WorkClass::Live, now),
+            AfterFiring::OfLink => {
                 self.latency = TriggerLatency::new(now);
                 self.wait(LINK_PAUSE, Wait::Trouble, now)
             }
-            FiringEnd::Interrupted => {
+            AfterFiring::Interrupted => {
                 self.latency = TriggerLatency::new(now);
                 self.trouble(base, now)
             }

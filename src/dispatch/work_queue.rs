@@ -27,8 +27,8 @@ use super::interval::Interval;
 use super::messages::{Action, Basis, CallbackEnd, Closing, FoundMark, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
-    AnswerState, EndTxn, FiringEnd, InstanceRecord, QueueAction, Remote, RemoteHolder, RemoteKind, SeenMark,
-    State, Wait,
+    AfterFiring, AnswerState, EndTxn, InstanceRecord, QueueAction, Remote, RemoteHolder, RemoteKind,
+    SeenMark, State, Wait,
 };
 use super::slot_queue::{QueueEntry, SlotQueue, WorkClass};
 use super::stats::{LaneStats, WorkqueueStats};

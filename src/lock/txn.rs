@@ -129,12 +129,12 @@ impl Locking<'_> {
     }
 
     /// Reads the answer.
-    pub(crate) fn read(&self, reply: Reply) -> Locked {
+    pub(crate) fn read(&self, reply: Reply) -> LockReply {
         let revision = reply.revision;
         if reply.succeeded {
             let fence = Fence { create_revision: revision };
             let writes = 1 + usize::from(self.supersedes_backoff.is_some());
-            return Locked::Won(fence, self.shown(reply.responses.into_iter().skip(writes), revision));
+            return LockReply::Won(fence, self.shown(reply.responses.into_iter().skip(writes), revision));
         }
         let mut responses = reply.responses.into_iter();
         let lock = responses.next().and_then(only_key);
@@ -147,25 +147,27 @@ impl Locking<'_> {
                 let fence = Fence { create_revision };
                 // An earlier request took it, whose answer is lost.
                 return match self.showing {
-                    Showing::Read if !self.is_proven_by(responses.clone()) => Locked::Outdated,
-                    _ => Locked::Won(fence, self.shown(responses, revision)),
+                    Showing::Read if !self.is_proven_by(responses.clone()) => LockReply::Outdated,
+                    _ => LockReply::Won(fence, self.shown(responses, revision)),
                 };
             }
-            return Locked::Held { create_revision, lease: under, holder, at: revision };
+            return LockReply::Held { create_revision, lease: under, holder, at: revision };
         }
         match mark {
-            Some(kv) if Some(Revision::new(kv.mod_revision)) != self.supersedes_backoff => Locked::Marked {
-                revision: Revision::new(kv.mod_revision),
-                mark: serde_json::from_slice(&kv.value).ok(),
-                at: revision,
-            },
+            Some(kv) if Some(Revision::new(kv.mod_revision)) != self.supersedes_backoff => {
+                LockReply::Marked {
+                    revision: Revision::new(kv.mod_revision),
+                    mark: serde_json::from_slice(&kv.value).ok(),
+                    at: revision,
+                }
+            }
             mark => {
                 let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
                 if self.showing == Showing::IfUnchanged && !mark_gone && self.is_proven_by(responses.clone())
                 {
-                    return Locked::Changed;
+                    return LockReply::Changed;
                 }
-                Locked::Untrue { changes: self.changes(responses, revision), mark_gone }
+                LockReply::Untrue { changes: self.changes(responses, revision), mark_gone }
             }
         }
     }
@@ -173,7 +175,7 @@ impl Locking<'_> {
 
 /// How an attempt to take a lock ended.
 #[derive(Debug)]
-pub(crate) enum Locked {
+pub(crate) enum LockReply {
     /// The lock is ours, and the condition held when it was taken. With what the transaction has read, if it did.
     Won(Fence, Option<ReadKeys>),
     /// The lock is free and the condition holds, but a key that was to be shown has changed.
@@ -328,19 +330,19 @@ impl Ending<'_> {
         Request { txn, footprint }
     }
 
-    pub(crate) fn read(&self, reply: Reply) -> Ended {
+    pub(crate) fn read(&self, reply: Reply) -> EndReply {
         let revision = reply.revision;
         if reply.succeeded {
-            return Ended::Committed { revision };
+            return EndReply::Committed { revision };
         }
         let mut found = reply.responses.into_iter().map(only_key);
         let first = found.next().flatten();
         let mark_absent = first.is_none();
         match (self.fence, first) {
             (Some(fence), Some(lock)) if Revision::new(lock.create_revision) == fence.create_revision => {}
-            (Some(_), _) => return Ended::FenceLost,
+            (Some(_), _) => return EndReply::FenceLost,
             (None, Some(mark)) if Some(Revision::new(mark.mod_revision)) != self.supersedes_backoff => {
-                return Ended::Marked {
+                return EndReply::Marked {
                     revision: Revision::new(mark.mod_revision),
                     mark: serde_json::from_slice(&mark.value).ok(),
                     at: revision,
@@ -351,13 +353,13 @@ impl Ending<'_> {
         let mark_gone = self.fence.is_none() && self.supersedes_backoff.is_some() && mark_absent;
         let expected = self.effects.expectations.iter().filter(|expected| expected.is.end().is_none());
         let changes = expected.zip(found).map(|(e, kv)| as_change(&e.key, kv, revision)).collect();
-        Ended::Unexpected { changes, mark_gone }
+        EndReply::Unexpected { changes, mark_gone }
     }
 }
 
 /// How the transaction that ends a firing went.
 #[derive(Debug)]
-pub(crate) enum Ended {
+pub(crate) enum EndReply {
     Committed {
         revision: Revision,
     },

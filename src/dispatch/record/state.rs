@@ -25,9 +25,9 @@ pub(crate) enum State {
     /// Has a slot; the callback runs.
     Running,
     /// Has a slot; the transaction that ends the firing is out.
-    Committing { end: FiringEnd, tried: EndTxn, answer: AnswerState },
+    Committing { end: AfterFiring, tried: EndTxn, answer: AnswerState },
     /// The firing is over; decided again with what it changed.
-    Settling { asked: u64, end: FiringEnd },
+    Settling { asked: u64, end: AfterFiring },
     /// True, and the callback has dealt with what was there.
     Idle,
     /// True; not before this time.
@@ -52,7 +52,7 @@ impl State {
     pub(crate) fn is_begun(&self) -> bool {
         match self {
             State::Waiting(_, why) => !matches!(why, Wait::Settle | Wait::Ineffective),
-            State::Settling { end, .. } => *end != FiringEnd::Done,
+            State::Settling { end, .. } => *end != AfterFiring::Done,
             _ => self.is_queued() || self.holds_slot(),
         }
     }
@@ -186,7 +186,7 @@ pub(crate) enum Wait {
 
 /// How a firing ended, remembered until it is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FiringEnd {
+pub(crate) enum AfterFiring {
     Done,
     RetryAfter(Duration),
     GaveUp,
@@ -200,9 +200,9 @@ pub(crate) enum FiringEnd {
     NotRun,
 }
 
-impl FiringEnd {
+impl AfterFiring {
     pub(crate) fn is_success(self) -> bool {
-        matches!(self, FiringEnd::Done | FiringEnd::RetryAfter(_))
+        matches!(self, AfterFiring::Done | AfterFiring::RetryAfter(_))
     }
 }
 

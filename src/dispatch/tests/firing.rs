@@ -1,6 +1,6 @@
 //! What a firing leaves behind: the exact meaning of "fires again", "slowed down" and "given up".
 
-use super::super::record::{EndTxn, FiringEnd, OwnCommit, QueueAction, SeenMark, Wait};
+use super::super::record::{AfterFiring, EndTxn, OwnCommit, QueueAction, SeenMark, Wait};
 use super::*;
 
 const GIVEN: [i64; 2] = [5, 0];
@@ -27,7 +27,7 @@ enum Event {
 }
 use Event::{Committed, Seen};
 
-fn after(events: Vec<Event>, end: FiringEnd, settling: &[Touch], now: Instant) -> (State, QueueAction) {
+fn after(events: Vec<Event>, end: AfterFiring, settling: &[Touch], now: Instant) -> (State, QueueAction) {
     let mut record = running(now);
     for event in events {
         match event {
@@ -133,7 +133,7 @@ fn only_somebody_elses_later_change_makes_it_fire_again() {
         ),
         ("its commit's revision is not known", vec![Seen(vec![touch(0, 10)])], vec![], true),
     ] {
-        let (state, next) = after(events, FiringEnd::Done, &settling, now);
+        let (state, next) = after(events, AfterFiring::Done, &settling, now);
         let again = State::Waiting(now + BASE, Wait::Ineffective);
         let expected = if fires_again {
             (again, QueueAction::WakeAt(now + BASE))
@@ -153,7 +153,7 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let touches: Vec<Touch> = (0..100).map(|slot| touch(slot, 10)).collect();
     record.decided(true, &touches, false, BASE, now);
     record.committed(OwnCommit { revision: Revision::new(10), slots: (0..100).map(Slot).collect() });
-    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), QueueAction::Stay);
+    assert_eq!(record.settled(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -164,7 +164,7 @@ fn what_changed_before_the_values_were_taken_is_no_change() {
     record.state = State::Checking(1);
     record.decided(true, &[touch(0, 8), touch(0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
-    assert_eq!(record.settled(FiringEnd::Done, true, &[], BASE, now), QueueAction::Stay);
+    assert_eq!(record.settled(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -174,29 +174,34 @@ fn every_end_leads_on() {
     let waiting = |delay, why| (State::Waiting(now + delay, why), QueueAction::WakeAt(now + delay));
     let long = Duration::from_secs(7);
     for (name, end, foreign, expected) in [
-        ("done", FiringEnd::Done, false, (State::Idle, QueueAction::Stay)),
-        ("done, and a change", FiringEnd::Done, true, waiting(BASE, Wait::Ineffective)),
-        ("retry later", FiringEnd::RetryAfter(long), false, waiting(long, Wait::RetryAfter)),
-        ("retry later, and a change", FiringEnd::RetryAfter(long), true, waiting(BASE, Wait::Ineffective)),
-        ("retry soon, and a change", FiringEnd::RetryAfter(ms(30)), true, waiting(ms(30), Wait::Ineffective)),
+        ("done", AfterFiring::Done, false, (State::Idle, QueueAction::Stay)),
+        ("done, and a change", AfterFiring::Done, true, waiting(BASE, Wait::Ineffective)),
+        ("retry later", AfterFiring::RetryAfter(long), false, waiting(long, Wait::RetryAfter)),
+        ("retry later, and a change", AfterFiring::RetryAfter(long), true, waiting(BASE, Wait::Ineffective)),
+        (
+            "retry soon, and a change",
+            AfterFiring::RetryAfter(ms(30)),
+            true,
+            waiting(ms(30), Wait::Ineffective),
+        ),
         (
             "retry never",
-            FiringEnd::RetryAfter(Duration::MAX),
+            AfterFiring::RetryAfter(Duration::MAX),
             false,
             waiting(crate::time::LONGEST, Wait::RetryAfter),
         ),
-        ("given up", FiringEnd::GaveUp, false, (State::GivenUp(None), QueueAction::Stay)),
-        ("given up, and a change", FiringEnd::GaveUp, true, waiting(BASE, Wait::Backoff)),
-        ("failed", FiringEnd::Failed(long), false, waiting(long, Wait::Backoff)),
-        ("failed, and a change", FiringEnd::Failed(long), true, waiting(BASE, Wait::Backoff)),
+        ("given up", AfterFiring::GaveUp, false, (State::GivenUp(None), QueueAction::Stay)),
+        ("given up, and a change", AfterFiring::GaveUp, true, waiting(BASE, Wait::Backoff)),
+        ("failed", AfterFiring::Failed(long), false, waiting(long, Wait::Backoff)),
+        ("failed, and a change", AfterFiring::Failed(long), true, waiting(BASE, Wait::Backoff)),
         (
             "failed, a change, and the delay is short",
-            FiringEnd::Failed(ms(80)),
+            AfterFiring::Failed(ms(80)),
             true,
             waiting(ms(80), Wait::Backoff),
         ),
-        ("interrupted", FiringEnd::Interrupted, false, waiting(BASE, Wait::Trouble)),
-        ("interrupted, and a change", FiringEnd::Interrupted, true, waiting(BASE, Wait::Trouble)),
+        ("interrupted", AfterFiring::Interrupted, false, waiting(BASE, Wait::Trouble)),
+        ("interrupted, and a change", AfterFiring::Interrupted, true, waiting(BASE, Wait::Trouble)),
     ] {
         let touches: &[Touch] = if foreign { &[touch(1, 12)] } else { &[] };
         assert_eq!(after(vec![], end, touches, now), expected, "{name}");
@@ -211,13 +216,13 @@ fn every_end_leads_on() {
 fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
     let now = Instant::now();
     for (name, end, foreign, dropped) in [
-        ("done", FiringEnd::Done, false, true),
-        ("given up", FiringEnd::GaveUp, false, true),
-        ("done, but a key changed", FiringEnd::Done, true, false),
-        ("given up, but a key changed", FiringEnd::GaveUp, true, false),
-        ("to be run again", FiringEnd::RetryAfter(ms(10)), false, false),
-        ("failed", FiringEnd::Failed(ms(10)), false, false),
-        ("interrupted", FiringEnd::Interrupted, false, false),
+        ("done", AfterFiring::Done, false, true),
+        ("given up", AfterFiring::GaveUp, false, true),
+        ("done, but a key changed", AfterFiring::Done, true, false),
+        ("given up, but a key changed", AfterFiring::GaveUp, true, false),
+        ("to be run again", AfterFiring::RetryAfter(ms(10)), false, false),
+        ("failed", AfterFiring::Failed(ms(10)), false, false),
+        ("interrupted", AfterFiring::Interrupted, false, false),
     ] {
         let mut record = running(now);
         record.orphaned = true;
@@ -227,7 +232,7 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
 }
 
 /// Fires once more at `now`, and is done although it is still true; `foreign`: and a key changed.
-fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant) -> QueueAction {
+fn fire(record: &mut InstanceRecord, end: AfterFiring, foreign: bool, now: Instant) -> QueueAction {
     record.give(&snapshot(&GIVEN));
     let touches: &[Touch] = if foreign { &[touch(0, 12)] } else { &[] };
     record.settled(end, true, touches, BASE, now)
@@ -235,7 +240,7 @@ fn fire(record: &mut InstanceRecord, end: FiringEnd, foreign: bool, now: Instant
 
 #[test]
 fn what_stays_true_is_slowed_down_more_and_more() {
-    for end in [FiringEnd::Done, FiringEnd::RetryAfter(Duration::from_secs(60))] {
+    for end in [AfterFiring::Done, AfterFiring::RetryAfter(Duration::from_secs(60))] {
         let mut now = Instant::now();
         let mut record = running(now);
         for expected in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
@@ -253,7 +258,7 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
     let now = Instant::now();
     let mut record = running(now);
     for _ in 0..3 {
-        fire(&mut record, FiringEnd::Done, false, now);
+        fire(&mut record, AfterFiring::Done, false, now);
     }
     // Slowed down to one in 400 ms by now.
     for (name, wait, expected, ineffective) in [
@@ -265,7 +270,7 @@ fn a_change_after_a_long_time_fires_at_once_and_the_slowing_starts_anew() {
     ] {
         let mut record = running(now);
         for _ in 0..3 {
-            fire(&mut record, FiringEnd::Done, false, now);
+            fire(&mut record, AfterFiring::Done, false, now);
         }
         assert_eq!(record.decided(true, &[touch(0, 12)], false, BASE, now + ms(wait)), expected, "{name}");
         assert_eq!(record.ineffective, ineffective, "{name}");
@@ -278,19 +283,19 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
     let mut record = running(now);
     let hour = Duration::from_secs(3600);
     for expected in [100, 200, 400] {
-        fire(&mut record, FiringEnd::RetryAfter(hour), false, now);
+        fire(&mut record, AfterFiring::RetryAfter(hour), false, now);
         let next = record.decided(true, &[touch(0, 12)], false, BASE, now + ms(1));
         assert_eq!(next, QueueAction::WakeAt(now + ms(expected)));
         now += ms(expected);
         record.due(now);
     }
-    fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
+    fire(&mut record, AfterFiring::RetryAfter(ms(600)), false, now);
     assert_eq!(
         record.decided(true, &[touch(0, 12)], false, BASE, now),
         QueueAction::WakeAt(now + ms(600)),
         "never later than asked"
     );
-    fire(&mut record, FiringEnd::RetryAfter(ms(600)), false, now);
+    fire(&mut record, AfterFiring::RetryAfter(ms(600)), false, now);
     now += ms(600);
     record.due(now);
     assert_eq!(record.ineffective, 0, "it ran when it wanted to");
@@ -300,7 +305,7 @@ fn a_change_during_retry_after_is_slowed_down_only_if_it_comes_again_and_again()
 fn a_crawl_fires_what_is_idle_again_but_not_more_often_than_a_change_would() {
     let now = Instant::now();
     let mut record = running(now);
-    fire(&mut record, FiringEnd::Done, false, now);
+    fire(&mut record, AfterFiring::Done, false, now);
     assert_eq!(record.decided(true, &[], true, BASE, now + ms(10)), QueueAction::WakeAt(now + BASE));
     assert_eq!(record.due(now + BASE), QueueAction::Enqueue(WorkClass::Live));
 }
@@ -328,9 +333,9 @@ fn an_unfinished_firing_is_interrupted_whatever_it_returned() {
     ] {
         let mut record = running(now);
         record.state =
-            State::Committing { end: FiringEnd::Done, tried: EndTxn::Unlock, answer: AnswerState::Awaited };
+            State::Committing { end: AfterFiring::Done, tried: EndTxn::Unlock, answer: AnswerState::Awaited };
         let end = record.closed(&outcome);
-        assert_eq!(end, FiringEnd::Interrupted, "{outcome:?}");
+        assert_eq!(end, AfterFiring::Interrupted, "{outcome:?}");
         assert_eq!(record.settled(end, true, &[], BASE, now), QueueAction::WakeAt(now + BASE), "{outcome:?}");
         assert_eq!(record.state, State::Waiting(now + BASE, Wait::Trouble), "{outcome:?}");
     }

@@ -1,6 +1,6 @@
 //! The transition table of an instance: what a decision, a timer, a release mean in each state.
 
-use super::super::record::{EndTxn, FiringEnd, OwnCommit, QueueAction, Remote, RemoteKind, SeenMark, Wait};
+use super::super::record::{AfterFiring, EndTxn, OwnCommit, QueueAction, Remote, RemoteKind, SeenMark, Wait};
 use super::*;
 use crate::lock::txn::MarkKind;
 
@@ -15,8 +15,8 @@ const FOREIGN: Touch = touch(1, 12);
 const OLD: Touch = touch(0, 5);
 
 const COMMITTING: State =
-    State::Committing { end: FiringEnd::Done, tried: EndTxn::Commit, answer: AnswerState::Awaited };
-const SETTLING: State = State::Settling { asked: 1, end: FiringEnd::Done };
+    State::Committing { end: AfterFiring::Done, tried: EndTxn::Commit, answer: AnswerState::Awaited };
+const SETTLING: State = State::Settling { asked: 1, end: AfterFiring::Done };
 
 fn remote() -> Remote {
     Remote { key: "theirs".into(), kind: RemoteKind::Mark, at: Revision::new(20), holder: None }

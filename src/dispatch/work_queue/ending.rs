@@ -18,18 +18,18 @@ impl WorkQueue {
         let (end, tried, closing) = match outcome {
             _ if *of_link => {
                 record.last_error = outcome.error().map(Into::into);
-                (FiringEnd::OfLink, EndTxn::Unlock, Closing::Unlock(None))
+                (AfterFiring::OfLink, EndTxn::Unlock, Closing::Unlock(None))
             }
-            FiringOutcome::Done => (FiringEnd::Done, EndTxn::Commit, Closing::Commit(None)),
+            FiringOutcome::Done => (AfterFiring::Done, EndTxn::Commit, Closing::Commit(None)),
             FiringOutcome::RetryAfter(delay) => {
                 let delay = (*delay).clamp(RETRY_AFTER_MIN, LONGEST);
                 let hold = Hold { attempt: 0, delay: Some(delay), error: String::new() };
-                (FiringEnd::RetryAfter(delay), EndTxn::Commit, Closing::Commit(Some(hold)))
+                (AfterFiring::RetryAfter(delay), EndTxn::Commit, Closing::Commit(Some(hold)))
             }
             FiringOutcome::GaveUp(reason) => {
                 record.last_error = Some(reason.as_str().into());
                 let hold = Hold { attempt: record.failures, delay: None, error: reason.clone() };
-                (FiringEnd::GaveUp, EndTxn::Commit, Closing::Commit(Some(hold)))
+                (AfterFiring::GaveUp, EndTxn::Commit, Closing::Commit(Some(hold)))
             }
             FiringOutcome::Failed(_) | FiringOutcome::Panicked(_) | FiringOutcome::TimedOut => {
                 let error = match outcome {
@@ -42,9 +42,9 @@ impl WorkQueue {
                 record.last_error = Some(error.as_str().into());
                 let delay = backoff.delay(record.failures, &mut self.rng).min(LONGEST);
                 let hold = Hold { attempt: record.failures, delay: Some(delay), error };
-                (FiringEnd::Failed(delay), EndTxn::Mark, Closing::Unlock(Some(hold)))
+                (AfterFiring::Failed(delay), EndTxn::Mark, Closing::Unlock(Some(hold)))
             }
-            FiringOutcome::Cancelled => (FiringEnd::Interrupted, EndTxn::Unlock, Closing::Unlock(None)),
+            FiringOutcome::Cancelled => (AfterFiring::Interrupted, EndTxn::Unlock, Closing::Unlock(None)),
         };
         self.commits(id, end, tried, now);
         closing
@@ -52,11 +52,11 @@ impl WorkQueue {
 
     /// The lock is taken, but the callback is not to run any more: ends the firing without it.
     pub(super) fn give_up_lock(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
-        self.commits(id, FiringEnd::NotRun, EndTxn::Unlock, now);
+        self.commits(id, AfterFiring::NotRun, EndTxn::Unlock, now);
         out.push(Action::Close(id, Closing::Unlock(None)));
     }
 
-    fn commits(&mut self, id: InstanceId, end: FiringEnd, tried: EndTxn, now: Instant) {
+    fn commits(&mut self, id: InstanceId, end: AfterFiring, tried: EndTxn, now: Instant) {
         let mut effects = Vec::new();
         self.transition(id, now, &mut effects, |record, _| {
             record.state = State::Committing { end, tried, answer: AnswerState::Awaited };
@@ -95,7 +95,7 @@ impl WorkQueue {
             (CommitOutcome::TooLarge(error), EndTxn::Commit) => {
                 record.last_error = Some(error.as_str().into());
                 let hold = Hold { attempt: record.failures, delay: None, error: error.clone() };
-                self.commits(id, FiringEnd::GaveUp, EndTxn::Mark, now);
+                self.commits(id, AfterFiring::GaveUp, EndTxn::Mark, now);
                 out.push(Action::Close(id, Closing::Unlock(Some(hold))));
                 return AfterCommit::GoesOn;
             }
@@ -117,7 +117,7 @@ impl WorkQueue {
             && matches!(outcome, CommitOutcome::Unexpected { mark_gone: false, .. })
             && record.refused_as_changed()
         {
-            end = FiringEnd::NotRun;
+            end = AfterFiring::NotRun;
         }
         if record.has_seen_own() {
             let truth = record.truth();
@@ -138,7 +138,7 @@ impl WorkQueue {
     pub(super) fn settle_down(
         &mut self,
         id: InstanceId,
-        end: FiringEnd,
+        end: AfterFiring,
         truth: bool,
         touches: &[Touch],
         now: Instant,

@@ -285,18 +285,20 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
     ] {
         let text = locking(&[seen("x", 5), None], &[Check::Exists(Slot(0))], supersedes_backoff, |locking| {
             match locking.read(refused(found)) {
-                Locked::Won(fence, None) => format!("won {}", fence.create_revision),
-                other @ (Locked::Won(..) | Locked::Changed | Locked::Outdated) => panic!("{name}: {other:?}"),
-                Locked::Held { create_revision, lease, holder, at } => {
+                LockReply::Won(fence, None) => format!("won {}", fence.create_revision),
+                other @ (LockReply::Won(..) | LockReply::Changed | LockReply::Outdated) => {
+                    panic!("{name}: {other:?}")
+                }
+                LockReply::Held { create_revision, lease, holder, at } => {
                     assert_eq!(at.get(), 50, "{name}");
                     let nonce = holder.map(|holder| holder.nonce.0);
                     format!("held {create_revision} by {}, nonce {nonce:?}", lease.get())
                 }
-                Locked::Marked { revision, mark, at } => {
+                LockReply::Marked { revision, mark, at } => {
                     assert_eq!(at.get(), 50, "{name}");
                     format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
                 }
-                Locked::Untrue { changes, mark_gone } => {
+                LockReply::Untrue { changes, mark_gone } => {
                     let gone = if mark_gone { ", mark gone" } else { "" };
                     format!("untrue{gone} {}", told(&changes))
                 }
@@ -324,7 +326,7 @@ fn told(changes: &[Change]) -> String {
 fn a_lock_that_was_taken_has_the_revision_of_the_request_it_travelled_in() {
     let reply = Reply { revision: Revision::new(41), succeeded: true, responses: vec![] };
     let locked = locking(&[None], &[Check::Absent(Slot(0))], None, |locking| locking.read(reply));
-    let Locked::Won(fence, None) = locked else { panic!("{locked:?}") };
+    let LockReply::Won(fence, None) = locked else { panic!("{locked:?}") };
     assert_eq!(fence, Fence { create_revision: Revision::new(41) });
 }
 

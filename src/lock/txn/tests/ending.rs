@@ -229,13 +229,13 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
             marking: None,
         };
         let text = match ending.read(reply) {
-            Ended::Committed { revision } => format!("committed {revision}"),
-            Ended::FenceLost => "fence lost".into(),
-            Ended::Marked { revision, mark, at } => {
+            EndReply::Committed { revision } => format!("committed {revision}"),
+            EndReply::FenceLost => "fence lost".into(),
+            EndReply::Marked { revision, mark, at } => {
                 assert_eq!(at.get(), 50, "{name}");
                 format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
             }
-            Ended::Unexpected { changes, mark_gone } => {
+            EndReply::Unexpected { changes, mark_gone } => {
                 format!("unexpected{} {}", if mark_gone { ", mark gone" } else { "" }, told(&changes))
             }
         };

@@ -62,9 +62,9 @@ fn a_refusal_that_only_a_shown_key_caused_is_told_from_one_of_the_condition() {
     ] {
         showing(Showing::IfUnchanged, mark, |locking| {
             let told = match locking.read(refused(found)) {
-                Locked::Changed => "changed",
-                Locked::Untrue { .. } => "untrue",
-                Locked::Marked { .. } => "marked",
+                LockReply::Changed => "changed",
+                LockReply::Untrue { .. } => "untrue",
+                LockReply::Marked { .. } => "marked",
                 other => panic!("{name}: {other:?}"),
             };
             assert_eq!(told, expected, "{name}");
@@ -84,7 +84,7 @@ fn what_was_read_with_the_lock_is_shown() {
     for (mark, writes) in [(None, 1), (Some(8), 2)] {
         let reply = took(writes, vec![key(0, "go", 9), key(1, "b", 11)]);
         let locked = showing(Showing::Read, mark, |locking| locking.read(reply));
-        let Locked::Won(fence, Some(read)) = locked else { panic!("{locked:?}") };
+        let LockReply::Won(fence, Some(read)) = locked else { panic!("{locked:?}") };
         assert_eq!((fence.create_revision.get(), read.at.get()), (50, 50));
         assert_eq!(told(&read.changes), "/k0 go at 9, /k1 b at 11");
         assert_eq!(*read.snapshot(), [seen("go", 9), seen("b", 11)]);
@@ -95,8 +95,8 @@ fn what_was_read_with_the_lock_is_shown() {
         let found = vec![lock(1), None, key(0, value, 9), None];
         showing(Showing::Read, None, |locking| locking.read(refused(found)))
     };
-    let Locked::Won(fence, Some(read)) = again("go") else { panic!("{:?}", again("go")) };
+    let LockReply::Won(fence, Some(read)) = again("go") else { panic!("{:?}", again("go")) };
     assert_eq!((fence.create_revision.get(), read.at.get()), (20, 50));
     assert_eq!(told(&read.changes), "/k0 go at 9, /k1 absent at 50");
-    assert!(matches!(again("stop"), Locked::Outdated), "what it took the lock on can't be shown any more");
+    assert!(matches!(again("stop"), LockReply::Outdated), "what it took the lock on can't be shown any more");
 }
