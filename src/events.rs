@@ -291,7 +291,7 @@ impl Events {
     }
 
     /// Sends an event. It is only made if somebody listens.
-    pub(crate) fn tell(&self, event: impl FnOnce() -> Event) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event) {
         if !self.has_listeners() {
             return;
         }
@@ -329,9 +329,9 @@ mod tests {
     #[test]
     fn without_listeners_no_event_is_made() {
         let events = Events::new(4);
-        events.tell(|| panic!("nobody listens"));
+        events.emit(|| panic!("nobody listens"));
         drop(events.subscribe());
-        events.tell(|| panic!("nobody listens any more"));
+        events.emit(|| panic!("nobody listens any more"));
     }
 
     #[test]
@@ -339,11 +339,11 @@ mod tests {
         let events = Events::new(4);
         let (mut slow, mut quick) = (events.subscribe(), events.subscribe());
         for attempt in 0..6 {
-            events.tell(|| event(attempt));
+            events.emit(|| event(attempt));
             assert_eq!(attempts(&mut quick), [Ok(attempt)]);
         }
         assert_eq!(attempts(&mut slow), [Err(Lagged(2)), Ok(2), Ok(3), Ok(4), Ok(5)]);
-        events.tell(|| event(6));
+        events.emit(|| event(6));
         assert_eq!(attempts(&mut slow), [Ok(6)]);
     }
 
@@ -351,12 +351,12 @@ mod tests {
     async fn a_stream_ends_with_the_engine_after_what_is_left() {
         let events = Events::new(4);
         let mut stream = events.subscribe();
-        events.tell(|| event(1));
+        events.emit(|| event(1));
         events.close();
         assert!(matches!(stream.recv().await, Some(Ok(_))));
         assert_eq!(stream.recv().await, None);
         assert_eq!(events.subscribe().recv().await, None);
-        events.tell(|| event(2));
+        events.emit(|| event(2));
     }
 
     #[tokio::test]
@@ -365,10 +365,10 @@ mod tests {
         let stream = events.subscribe().map(|event| event.map(|event| event.kind.clone()));
         let mut stream = std::pin::pin!(stream);
         assert!(stream.next().now_or_never().is_none());
-        (0..5).for_each(|attempt| events.tell(|| event(attempt)));
+        (0..5).for_each(|attempt| events.emit(|| event(attempt)));
         events.close();
-        let told: Vec<_> = stream.collect().await;
+        let received: Vec<_> = stream.collect().await;
         let started = |attempt| Ok(EventKind::Started { attempt });
-        assert_eq!(told, [Err(Lagged(3)), started(3), started(4)]);
+        assert_eq!(received, [Err(Lagged(3)), started(3), started(4)]);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct CrawlMutex {
 }
 
 /// The mutex while this engine has it.
-pub(super) struct Held {
+pub(super) struct HeldMutex {
     lease: LockLease,
     key: String,
 }
@@ -34,7 +34,7 @@ pub(super) struct Held {
 impl CrawlMutex {
     /// Waits for as long as other engines are before this one. It goes on after a failure, as its key may stand
     /// in the way of others.
-    pub(super) async fn acquire(&mut self, etcd: &EtcdClient, rng: &mut StdRng) -> Held {
+    pub(super) async fn acquire(&mut self, etcd: &EtcdClient, rng: &mut StdRng) -> HeldMutex {
         self.retry.reset();
         loop {
             let alive = |lease: &Option<LockLease>| lease.as_ref().is_some_and(|l| !l.lost.is_cancelled());
@@ -46,7 +46,7 @@ impl CrawlMutex {
             // No other engine has this lease.
             let key = format!("{}{:016x}", self.prefix, lease.id.get());
             match self.line_up(etcd, &lease, &key).await {
-                Ok(first) if first.as_deref() == Some(key.as_bytes()) => return Held { lease, key },
+                Ok(first) if first.as_deref() == Some(key.as_bytes()) => return HeldMutex { lease, key },
                 Ok(_) => {
                     self.retry.reset();
                     sleep(Duration::from_millis(rng.random_range(500..1500))).await;
@@ -85,7 +85,7 @@ impl CrawlMutex {
     }
 
     /// Gives it back, however long etcd takes to answer: others wait for it.
-    pub(super) async fn release(&mut self, etcd: &EtcdClient, Held { lease, key }: Held) {
+    pub(super) async fn release(&mut self, etcd: &EtcdClient, HeldMutex { lease, key }: HeldMutex) {
         self.retry.reset();
         while !lease.lost.is_cancelled() {
             match etcd.txn(vec![], vec![TxnOp::delete(key.as_str(), None)], vec![]).await {

@@ -19,7 +19,7 @@ pub(crate) use fleet::Membership;
 pub(crate) use status::{FireNow, FleetSize, GetFleet, GetLanes, GetStatuses, GetTally};
 
 use super::messages::{Action, Basis};
-use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_tell};
+use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_report};
 use super::tools::Tools;
 use super::work_queue::{FleetSettings, WorkQueue};
 use crate::change::Revision;
@@ -219,7 +219,7 @@ impl Dispatcher {
             Action::Notify { rule, binding, state } => {
                 self.notify_of(rule, &binding, || EventKind::State(state))
             }
-            Action::TellSlowed { rule, binding, cause } => self.tell_slowed(rule, &binding, cause),
+            Action::WarnSlowed { rule, binding, cause } => self.warn_slowed(rule, &binding, cause),
             Action::ReadLocks => self.read_locks(ctx),
             Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
             Action::Release(instance) => self.outbox.releases.push(instance),
@@ -247,7 +247,7 @@ impl Dispatcher {
 
     /// Tells those who listen what happened to an instance.
     fn notify_of(&self, rule: RuleIndex, binding: &Binding, kind: impl FnOnce() -> EventKind) {
-        self.config.events.tell(|| {
+        self.config.events.emit(|| {
             let rule = &self.config.rules[rule.index()];
             let (id, attributes) = (rule.id().clone(), rule.attributes_of(binding));
             Event { at: Instant::now(), rule: id, attributes, kind: kind() }
@@ -322,7 +322,7 @@ impl Dispatcher {
         let process = self.config.env.process.clone();
         // In a box: tokio moves what it spawns several times.
         let boxed = move |(run, end): (Run, EndReporter)| -> BoxFuture<'static, ()> {
-            let running = run_and_tell(run, end);
+            let running = run_and_report(run, end);
             #[cfg(any(test, feature = "virtual-time"))]
             if let Some(process) = process.clone() {
                 return Box::pin(async move { process.host(running).await.unwrap_or_default() });

@@ -25,7 +25,7 @@ pub(crate) enum Action {
     /// Close a firing in another way than was tried.
     Close(InstanceId, Closing),
     /// Say that an instance fires too often. `cause`: the rule whose commit made it due, if it was one of this engine.
-    TellSlowed { rule: RuleIndex, binding: Binding, cause: Option<RuleIndex> },
+    WarnSlowed { rule: RuleIndex, binding: Binding, cause: Option<RuleIndex> },
     /// The index may forget the instance if no key implies it.
     Release(InstanceId),
     /// Read the keys of all locks and marks.

@@ -8,13 +8,13 @@
 //!                   ^   ^             │ false      │ held        (slot held from Checking to Committing)
 //!                   │   │ due         v            v                     │
 //!                   │ Waiting      (gone)        Held ── released ─┐     v
-//!                   │   ^                                          │  Settling ── false ──> (gone)
+//!                   │   ^                                          │ AwaitingOwnEvent ── false ──> (gone)
 //!                   └───┼──────────────────────────────────────────┘     │ still true
 //!                       └── failed, retry later, ineffective ────────────┤
 //!                             Idle (done) or GivenUp  <──────────────────┘
 //! ```
 //!
-//! Settling waits for a decision from a view that contains the commit; if the watch has told of the commit
+//! AwaitingOwnEvent waits for a decision from a view that contains the commit; if the watch has told of the commit
 //! before its answer came, there was one already, and it goes on at once.
 //!
 //! An instance that is to be queued is Yielded instead if another engine owns it; it comes back when that engine is
@@ -269,7 +269,7 @@ impl InstanceRecord {
             | State::Locking(_)
             | State::Running
             | State::Committing { .. }
-            | State::Settling { .. } => {
+            | State::AwaitingOwnEvent { .. } => {
                 self.changes.remember(touches);
                 self.truth = truth;
                 QueueAction::Stay
@@ -348,7 +348,7 @@ impl InstanceRecord {
     }
 
     /// The firing is over, and the instance was decided with what it changed.
-    pub(crate) fn settled(
+    pub(crate) fn after_firing(
         &mut self,
         end: AfterFiring,
         truth: bool,

@@ -115,9 +115,9 @@ async fn to_its_end(
 }
 
 /// Runs it to its end, and tells the dispatcher.
-pub(crate) async fn run_and_tell(run: Run, mut end: EndReporter) {
+pub(crate) async fn run_and_report(run: Run, mut end: EndReporter) {
     let (how, effects) = self::run(run).await;
-    end.tell(how, effects);
+    end.report(how, effects);
 }
 
 /// Tells the dispatcher how a run ended. If it is dropped before, the application's runtime is shutting down,
@@ -132,7 +132,7 @@ pub(crate) struct EndReporter {
 }
 
 impl EndReporter {
-    fn tell(&mut self, end: CallbackEnd, effects: Option<Effects>) {
+    fn report(&mut self, end: CallbackEnd, effects: Option<Effects>) {
         self.reported = true;
         self.ended.push(RunEnded { instance: self.instance, nonce: self.nonce, end, effects });
     }
@@ -143,7 +143,7 @@ impl Drop for EndReporter {
         if !self.reported {
             let end = CallbackEnd::of(FiringOutcome::Cancelled);
             self.telemetry.meters.rule(self.rule).finished(end.outcome.name());
-            self.tell(end, None);
+            self.report(end, None);
         }
     }
 }

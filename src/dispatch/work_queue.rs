@@ -200,20 +200,20 @@ impl WorkQueue {
                     }
                 }
             }
-            (State::Settling { asked, end }, DecisionReason::Ask(number)) if *asked == number => {
+            (State::AwaitingOwnEvent { asked, end }, DecisionReason::Ask(number)) if *asked == number => {
                 let end = *end;
-                self.settle_down(id, end, truth, &decided.touches, now, out);
+                self.decided_after_firing(id, end, truth, &decided.touches, now, out);
             }
             (state, reason) => {
                 let crawl = reason == DecisionReason::Crawl;
                 let touches = &decided.touches;
-                let settle = if matches!(state, State::Idle | State::WouldFire) {
-                    self.settle(decided.rule)
+                let delay = if matches!(state, State::Idle | State::WouldFire) {
+                    self.settle_delay(decided.rule)
                 } else {
                     None
                 };
                 self.transition(id, now, out, |record, now| {
-                    match (record.decided(truth, touches, crawl, base, now), settle) {
+                    match (record.decided(truth, touches, crawl, base, now), delay) {
                         (QueueAction::Enqueue(WorkClass::Live), Some(delay)) => {
                             record.wait(delay, Wait::Settle, now)
                         }
@@ -256,7 +256,7 @@ impl WorkQueue {
         // An instance that was just decided, and can go on at once, needs no second decision.
         let dry = self.controls[lane].dry_run;
         let at_once = !self.stopping && !dry && self.queue.is_empty(lane) && self.queue.has_slot(lane, now);
-        let next = match self.settle(rule).filter(|_| !crawled) {
+        let next = match self.settle_delay(rule).filter(|_| !crawled) {
             Some(delay) => record.wait(delay, Wait::Settle, now),
             None if at_once => QueueAction::GoOn,
             None => QueueAction::Enqueue(class),
@@ -447,7 +447,7 @@ impl WorkQueue {
     }
 
     /// How long an instance of the rule that became true waits, if at all.
-    fn settle(&mut self, rule: RuleIndex) -> Option<Duration> {
+    fn settle_delay(&mut self, rule: RuleIndex) -> Option<Duration> {
         Some(self.rules[rule.index()].settle().draw(&mut self.rng)).filter(|wait| !wait.is_zero())
     }
 

@@ -55,7 +55,7 @@ impl Evaluator {
 
 impl Evaluator {
     /// Logs a comparison that panicked.
-    fn tell(&self, decided: &Decided) {
+    fn log_panic(&self, decided: &Decided) {
         let Verdict::Failed(error) = &decided.verdict else { return };
         if let Some(suppressed) =
             self.telemetry.lines.pass(Line::ComparisonPanicked, decided.rule, Instant::now())
@@ -102,7 +102,7 @@ impl Handler<Orders> for Evaluator {
             let mut decisions = Vec::with_capacity(orders.len());
             decide_all(&this.rules, orders, |decided| decisions.push(decided));
             for decided in &decisions {
-                this.tell(decided);
+                this.log_panic(decided);
                 // Of an instance that is gone nothing was evaluated.
                 if decided.snapshot.len() == this.rules[decided.rule.index()].slots().len() {
                     this.meters.rule(decided.rule).evaluated(decided.verdict.result());

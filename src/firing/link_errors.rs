@@ -23,7 +23,7 @@ impl LinkErrors {
         &self,
         reading: impl Future<Output = Result<T, FiringError>>,
     ) -> Result<T, FiringError> {
-        let mut pending = Pending { errors: self, since: Instant::now(), answered: false };
+        let mut pending = PendingRead { errors: self, since: Instant::now(), answered: false };
         let answer = reading.await;
         pending.answered = true;
         if answer.as_ref().is_err_and(|error| is_of_link(error.kind())) {
@@ -34,13 +34,13 @@ impl LinkErrors {
 }
 
 /// A read that has no answer yet.
-struct Pending<'a> {
+struct PendingRead<'a> {
     errors: &'a LinkErrors,
     since: Instant,
     answered: bool,
 }
 
-impl Drop for Pending<'_> {
+impl Drop for PendingRead<'_> {
     fn drop(&mut self) {
         if !self.answered && self.since.elapsed() >= PATIENCE {
             self.errors.0.store(true, Ordering::Relaxed);

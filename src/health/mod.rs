@@ -257,8 +257,8 @@ mod tests {
             (Health::Stopped, false, false, false),
             (Health::Failed { reason: "a panic".into() }, false, false, false),
         ] {
-            let told = (health.is_live(), health.can_fire(), health.is_ready());
-            assert_eq!(told, (live, can_fire, ready), "{health}");
+            let answers = (health.is_live(), health.can_fire(), health.is_ready());
+            assert_eq!(answers, (live, can_fire, ready), "{health}");
             assert!(Health::NAMES.contains(&health.name()), "{health}");
         }
     }

@@ -20,7 +20,7 @@ pub(crate) struct Status(Arc<Shared>);
 
 struct Shared {
     /// All that the first snapshots made true has been decided.
-    settled: AtomicBool,
+    snapshots_decided: AtomicBool,
     engine: Arc<str>,
     meters: Meters,
     state: Mutex<State>,
@@ -85,8 +85,9 @@ impl Status {
     pub(crate) fn new(engine: Arc<str>, meters: Meters) -> Self {
         let health = Health::Starting { problems: Vec::new() };
         record(&meters, &health);
-        let (settled, state, health) = (AtomicBool::new(false), Mutex::default(), watch::channel(health).0);
-        Self(Arc::new(Shared { settled, engine, meters, state, health }))
+        let (snapshots_decided, state, health) =
+            (AtomicBool::new(false), Mutex::default(), watch::channel(health).0);
+        Self(Arc::new(Shared { snapshots_decided, engine, meters, state, health }))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Health> {
@@ -129,12 +130,12 @@ impl Status {
     }
 
     /// All that the first snapshots made true has been decided.
-    pub(crate) fn index_settled(&self) {
-        self.0.settled.store(true, Ordering::Relaxed);
+    pub(crate) fn snapshots_decided(&self) {
+        self.0.snapshots_decided.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn is_settled(&self) -> bool {
-        self.0.settled.load(Ordering::Relaxed)
+    pub(crate) fn has_decided_snapshots(&self) -> bool {
+        self.0.snapshots_decided.load(Ordering::Relaxed)
     }
 
     /// Whether something keeps the engine from doing its work in time.
@@ -195,7 +196,7 @@ impl Status {
     }
 
     fn begin_again(&self, draining: bool) {
-        self.0.settled.store(false, Ordering::Relaxed);
+        self.0.snapshots_decided.store(false, Ordering::Relaxed);
         self.change(|state| {
             state.draining = draining;
             state.index_ready = false;
@@ -245,15 +246,15 @@ impl Status {
     /// than once an interval, only the state at its end is logged.
     pub(crate) async fn announce(&self) {
         let (mut health, mut ended) = (self.subscribe(), self.subscribe());
-        let mut told = (Health::NAMES[0], BTreeSet::new());
+        let mut logged = (Health::NAMES[0], BTreeSet::new());
         let mut quiet_until = Instant::now();
         loop {
             let now = health.borrow_and_update().clone();
             let reasons: BTreeSet<Reason> = now.problems().iter().map(|problem| problem.reason).collect();
-            let tell = (now.name(), reasons);
-            if tell != told {
+            let current = (now.name(), reasons);
+            if current != logged {
                 announce(&self.0.engine, &now);
-                told = tell;
+                logged = current;
                 quiet_until = Instant::now() + LOG_INTERVAL;
             }
             if !now.is_live() || health.changed().await.is_err() {

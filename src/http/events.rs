@@ -221,8 +221,8 @@ mod tests {
         assert_eq!(next(&mut body).await.unwrap(), ":\n\n");
         assert_eq!(began.elapsed(), SIGN_OF_LIFE);
         assert_eq!(reading.since(), Instant::now());
-        events.tell(|| closed("b", "secret", FiringOutcome::Done));
-        events.tell(|| closed("a", "secret", FiringOutcome::Done));
+        events.emit(|| closed("b", "secret", FiringOutcome::Done));
+        events.emit(|| closed("a", "secret", FiringOutcome::Done));
         let text = next(&mut body).await.unwrap();
         assert!(text.starts_with("event: closed\ndata: {") && text.ends_with("}\n\n"), "{text}");
         assert!(!text.contains("secret") && text.contains(HIDDEN), "{text}");
@@ -230,7 +230,7 @@ mod tests {
             serde_json::from_str(text.trim().rsplit_once("data: ").unwrap().1).unwrap();
         assert_eq!(json["kind"]["detail"]["outcome"]["kind"], "done");
         for _ in 0..5 {
-            events.tell(|| closed("a", "x", FiringOutcome::Done));
+            events.emit(|| closed("a", "x", FiringOutcome::Done));
         }
         assert_eq!(next(&mut body).await.unwrap(), "event: lagged\ndata: {\"missed\":3}\n\n");
         events.close();

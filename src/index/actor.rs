@@ -112,7 +112,7 @@ impl IndexActor {
             }
             self.status.index_ready();
             if !self.index.has_backlog() {
-                self.status.index_settled();
+                self.status.snapshots_decided();
             }
         }
         self.show();

@@ -88,7 +88,7 @@ pub(super) enum PlanStep {
     /// A rule is paused in the engine for a while.
     Pause(usize, Kind, Duration),
     /// This many changes, all at once, of keys that nobody watches.
-    Elsewhere(usize),
+    UnwatchedKeys(usize),
     /// Something happens to one of several members.
     Member(members::Step),
     /// Something happens to users and tokens.
@@ -108,14 +108,16 @@ impl PlanStep {
             | PlanStep::NoSpace(_)
             | PlanStep::ExpireLease(_)
             | PlanStep::Save => false,
-            PlanStep::Pause(..) | PlanStep::Elsewhere(_) | PlanStep::User(_) | PlanStep::Remove(_) => false,
+            PlanStep::Pause(..) | PlanStep::UnwatchedKeys(_) | PlanStep::User(_) | PlanStep::Remove(_) => {
+                false
+            }
             _ => true,
         }
     }
 
     /// Whether afterwards an engine can't notice that the store is older than its memory.
     pub(super) fn outgrows(&self) -> bool {
-        matches!(self, PlanStep::Elsewhere(_))
+        matches!(self, PlanStep::UnwatchedKeys(_))
     }
 
     /// Whether afterwards a lock may be lost before its lease ends by the holder's clock.
@@ -161,7 +163,7 @@ pub(super) enum Trouble {
     Stalls,
     Panics,
     Pauses,
-    Elsewhere,
+    UnwatchedKeys,
     Members,
     Tokens,
     Errors,
@@ -182,7 +184,7 @@ const TROUBLES: [Trouble; 18] = [
     Trouble::Stalls,
     Trouble::Panics,
     Trouble::Pauses,
-    Trouble::Elsewhere,
+    Trouble::UnwatchedKeys,
     Trouble::Members,
     Trouble::Tokens,
     Trouble::Errors,
@@ -265,7 +267,7 @@ impl Plan {
             if restored && rng.random_bool(0.5) {
                 let before = rng.random_range(0..4);
                 let written = (0..before).map(|_| writer.write(rng, &kinds)).collect::<Vec<_>>();
-                let elsewhere = PlanStep::Elsewhere(rng.random_range(0..60));
+                let elsewhere = PlanStep::UnwatchedKeys(rng.random_range(0..60));
                 steps.extend(written.into_iter().chain([elsewhere]).map(|act| (Duration::ZERO, act)));
                 // Only a crawl can find changes that no event reveals.
                 options.crawl_interval = options.crawl_interval.min(5 * SECOND);
@@ -397,7 +399,7 @@ fn act(trouble: Trouble, rng: &mut StdRng, engines: usize, kinds: &[Kind]) -> Pl
             PlanStep::Poison(engine, pick(rng, &parts))
         }
         Trouble::Pauses => PlanStep::Pause(engine, pick(rng, kinds), between(rng, 10, 4000)),
-        Trouble::Elsewhere => PlanStep::Elsewhere(rng.random_range(1..300)),
+        Trouble::UnwatchedKeys => PlanStep::UnwatchedKeys(rng.random_range(1..300)),
         Trouble::Members => PlanStep::Member(members::choose(rng)),
         Trouble::Tokens => PlanStep::User(users::choose(rng)),
         Trouble::Errors => PlanStep::Inject(errors::choose(rng)),

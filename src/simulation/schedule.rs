@@ -416,7 +416,7 @@ impl Schedule {
                     self.in_a_while(time, later);
                 }
             }
-            PlanStep::Elsewhere(changes) => {
+            PlanStep::UnwatchedKeys(changes) => {
                 for change in 0..changes {
                     self.etcd.write(&Write::Put("/elsewhere", &change.to_string()));
                 }

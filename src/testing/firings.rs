@@ -277,10 +277,10 @@ mod tests {
     use super::*;
     use crate::events::Events;
 
-    fn tell(events: &Events, id: &str, outcome: FiringOutcome, result: CommitResult) {
+    fn emit(events: &Events, id: &str, outcome: FiringOutcome, result: CommitResult) {
         let kind = EventKind::Closed { outcome, result, took: Duration::ZERO };
         let attributes = Attributes::from([("id", id)]);
-        events.tell(|| Event { at: Instant::now(), rule: "r".into(), attributes, kind });
+        events.emit(|| Event { at: Instant::now(), rule: "r".into(), attributes, kind });
     }
 
     fn committed(revision: i64) -> CommitResult {
@@ -292,8 +292,8 @@ mod tests {
         let events = Events::new(16);
         let mut firings = Firings::new(events.subscribe());
         for revision in 1..=4 {
-            tell(&events, "7", FiringOutcome::Done, committed(revision));
-            tell(&events, "8", FiringOutcome::Done, committed(10 * revision));
+            emit(&events, "7", FiringOutcome::Done, committed(revision));
+            emit(&events, "8", FiringOutcome::Done, committed(10 * revision));
         }
         let mut next = async |id| firings.next("r", [("id", id)]).await.map(|fired| fired.result);
         assert_eq!(next("7").await, Ok(committed(1)));
@@ -309,9 +309,9 @@ mod tests {
     async fn done_is_only_what_was_committed() {
         let events = Events::new(16);
         let mut firings = Firings::new(events.subscribe());
-        tell(&events, "7", FiringOutcome::Done, CommitResult::FenceLost);
-        tell(&events, "7", FiringOutcome::GaveUp("no".into()), committed(1));
-        tell(&events, "7", FiringOutcome::Done, committed(2));
+        emit(&events, "7", FiringOutcome::Done, CommitResult::FenceLost);
+        emit(&events, "7", FiringOutcome::GaveUp("no".into()), committed(1));
+        emit(&events, "7", FiringOutcome::Done, committed(2));
         let done = firings.done("r", [("id", "7")]).await.map(|fired| fired.result);
         assert_eq!(done, Ok(committed(2)));
     }
@@ -320,13 +320,13 @@ mod tests {
     async fn what_was_cleared_is_forgotten_received_or_not() {
         let events = Events::new(4);
         let mut firings = Firings::new(events.subscribe()).within(Duration::from_secs(5));
-        tell(&events, "7", FiringOutcome::Done, committed(1));
+        emit(&events, "7", FiringOutcome::Done, committed(1));
         assert_eq!(firings.clear(), Ok(()));
-        tell(&events, "7", FiringOutcome::Done, committed(2));
+        emit(&events, "7", FiringOutcome::Done, committed(2));
         assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(2)));
-        (0..6).for_each(|_| tell(&events, "7", FiringOutcome::Done, committed(3)));
+        (0..6).for_each(|_| emit(&events, "7", FiringOutcome::Done, committed(3)));
         assert_eq!(firings.clear(), Err(Lagged(2)), "something was cleared that nobody saw");
-        tell(&events, "7", FiringOutcome::Done, committed(4));
+        emit(&events, "7", FiringOutcome::Done, committed(4));
         assert_eq!(firings.next("r", [("id", "7")]).await.map(|fired| fired.result), Ok(committed(4)));
     }
 
@@ -334,8 +334,8 @@ mod tests {
     async fn what_is_kept_for_later_has_a_bound_and_an_instance_is_none_of_the_others() {
         let events = Events::new(2 * KEPT);
         let mut firings = Firings::new(events.subscribe()).within(Duration::ZERO);
-        tell(&events, "7", FiringOutcome::Done, committed(1));
-        (0..KEPT).for_each(|_| tell(&events, "8", FiringOutcome::TimedOut, committed(2)));
+        emit(&events, "7", FiringOutcome::Done, committed(1));
+        (0..KEPT).for_each(|_| emit(&events, "8", FiringOutcome::TimedOut, committed(2)));
         // With no time to wait, events that are there already are still received.
         let mut of_eight = firings.done("r", [("id", "8")]).await;
         while firings.kept.len() < KEPT {

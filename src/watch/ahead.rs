@@ -18,7 +18,7 @@ pub(super) const LARGE: usize = 64 << 10;
 
 /// What is handed on at once.
 #[derive(Debug, PartialEq)]
-pub(super) struct Part {
+pub(super) struct ChangeBatch {
     pub(super) changes: Vec<Change>,
     /// Up to where the changes are complete.
     pub(super) position: Revision,
@@ -52,7 +52,7 @@ impl Ahead {
     }
 
     /// Takes what is to be handed on next. [`left`](Self::left) tells when it is.
-    pub(super) fn take(&mut self) -> Option<Part> {
+    pub(super) fn take(&mut self) -> Option<ChangeBatch> {
         let position = self.position?;
         let arrived = self.arrived?;
         let (whole, bytes) = if self.bytes <= PART { (self.changes.len(), self.bytes) } else { self.part() };
@@ -61,13 +61,18 @@ impl Ahead {
             self.position = None;
             self.arrived = None;
             self.bytes = 0;
-            return Some(Part { changes: std::mem::take(&mut self.changes), position, arrived, bytes });
+            return Some(ChangeBatch {
+                changes: std::mem::take(&mut self.changes),
+                position,
+                arrived,
+                bytes,
+            });
         }
         self.bytes -= bytes;
         let rest = self.changes.split_off(whole);
         let changes = std::mem::replace(&mut self.changes, rest);
         let position = changes.last().map_or(position, Change::revision);
-        Some(Part { changes, position, arrived, bytes })
+        Some(ChangeBatch { changes, position, arrived, bytes })
     }
 
     /// How many of the changes fit into a part, at least those of a revision, and their bytes.
@@ -121,7 +126,8 @@ mod tests {
     /// The revisions of each part, and where it ends.
     fn parts(ahead: &mut Ahead) -> Vec<(Vec<i64>, i64)> {
         let parts = std::iter::from_fn(|| ahead.take());
-        let revisions = |part: &Part| part.changes.iter().map(|change| change.revision().get()).collect();
+        let revisions =
+            |part: &ChangeBatch| part.changes.iter().map(|change| change.revision().get()).collect();
         parts.map(|part| (revisions(&part), part.position.get())).collect()
     }
 

@@ -1,7 +1,7 @@
 //! The watcher: a task that takes the snapshot, holds the stream, and hands batches to the index. It only
 //! decodes and forwards: a watch that falls behind is caught up slowly by etcd.
 
-use super::ahead::{Ahead, LARGE, Part};
+use super::ahead::{Ahead, ChangeBatch, LARGE};
 use super::beside::{Beside, Progress, newest};
 use super::lag::{Lag, LagChange};
 use super::progress::{Furthest, WatchProgress};
@@ -411,7 +411,7 @@ impl HandingOn {
     /// Begins to hand on what there is, unless that is under way.
     fn begin(&mut self, settings: &WatcherSettings) {
         if self.delivering.is_none()
-            && let Some(Part { changes, position, arrived, .. }) = self.ahead.take()
+            && let Some(ChangeBatch { changes, position, arrived, .. }) = self.ahead.take()
         {
             let batch = WatchBatch { watcher: settings.number, changes, position, arrived };
             self.delivering = Some((Box::pin(settings.index.send(batch)), arrived));

@@ -62,7 +62,7 @@ impl Dispatcher {
     }
 
     /// Says that an instance fires too often, and which rule makes it true again and again.
-    pub(super) fn tell_slowed(&self, rule: RuleIndex, binding: &Binding, cause: Option<RuleIndex>) {
+    pub(super) fn warn_slowed(&self, rule: RuleIndex, binding: &Binding, cause: Option<RuleIndex>) {
         let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
         if let Some(suppressed) = telemetry.lines.pass(Line::InstanceSlowed, rule, Instant::now()) {
             let compiled = &rules[rule.index()];

@@ -92,7 +92,7 @@ impl Dispatcher {
         let depths = self.work.depths(now);
         let Some(announcing) = &mut self.announcing else { return };
         let Membership { status, me, announced, .. } = &announcing.membership;
-        if !status.is_settled() {
+        if !status.has_decided_snapshots() {
             // Said all the same, as a sign of life.
             announced.set(announcing.said.clone());
             return;

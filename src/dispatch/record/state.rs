@@ -27,7 +27,7 @@ pub(crate) enum State {
     /// Has a slot; the transaction that ends the firing is out.
     Committing { end: AfterFiring, tried: EndTxn, answer: AnswerState },
     /// The firing is over; decided again with what it changed.
-    Settling { asked: u64, end: AfterFiring },
+    AwaitingOwnEvent { asked: u64, end: AfterFiring },
     /// True, and the callback has dealt with what was there.
     Idle,
     /// True; not before this time.
@@ -52,7 +52,7 @@ impl State {
     pub(crate) fn is_begun(&self) -> bool {
         match self {
             State::Waiting(_, why) => !matches!(why, Wait::Settle | Wait::Ineffective),
-            State::Settling { end, .. } => *end != AfterFiring::Done,
+            State::AwaitingOwnEvent { end, .. } => *end != AfterFiring::Done,
             _ => self.is_queued() || self.holds_slot(),
         }
     }
@@ -120,7 +120,7 @@ impl State {
             State::GivenUp(_) => StateKind::GivenUp,
             State::WouldFire => StateKind::WouldFire,
             State::Yielded { .. } => StateKind::Yielded,
-            State::Idle | State::Settling { .. } => StateKind::Idle,
+            State::Idle | State::AwaitingOwnEvent { .. } => StateKind::Idle,
         }
     }
 }

@@ -369,10 +369,10 @@ fn in_a_dry_run_everything_but_lock_and_callback_is_done() {
     assert_eq!((b.state(1), b.state(2), b.state(3)), (WOULD, WOULD, Some(LOCKING)));
     assert_eq!(b.work.running(), 1, "they need no slot");
     assert_eq!((b.would_have_fired(), b.lane(0).fired, b.lane(1).fired), (1, 0, 0));
-    let told = b.actions.iter().filter(|action| {
+    let notified = b.actions.iter().filter(|action| {
         matches!(action, Action::Notify { rule, state: InstanceState::WouldFire, .. } if rule.index() < 2)
     });
-    assert_eq!(told.count(), 2);
+    assert_eq!(notified.count(), 2);
     assert!(!b.actions.iter().any(|action| matches!(action, Action::Run { .. })));
     assert_eq!(b.locks(), [3]);
     let noted = b.work.take_events().filter(|note| *note == WorkqueueEvent::WouldHaveFired(LANE)).count();

@@ -35,7 +35,7 @@ fn after(events: Vec<Event>, end: AfterFiring, settling: &[Touch], now: Instant)
             Committed(slots) => record.committed(own(&slots)),
         }
     }
-    let next = record.settled(end, true, settling, BASE, now);
+    let next = record.after_firing(end, true, settling, BASE, now);
     (record.state, next)
 }
 
@@ -153,7 +153,7 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
     let touches: Vec<Touch> = (0..100).map(|slot| touch(slot, 10)).collect();
     record.decided(true, &touches, false, BASE, now);
     record.committed(OwnCommit { revision: Revision::new(10), slots: (0..100).map(Slot).collect() });
-    assert_eq!(record.settled(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
+    assert_eq!(record.after_firing(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -164,7 +164,7 @@ fn what_changed_before_the_values_were_taken_is_no_change() {
     record.state = State::Checking(1);
     record.decided(true, &[touch(0, 8), touch(0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
-    assert_eq!(record.settled(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
+    assert_eq!(record.after_firing(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);
     assert_eq!(record.state, State::Idle);
 }
 
@@ -208,7 +208,7 @@ fn every_end_leads_on() {
         // False: forgotten, however it ended; attempts start anew.
         let mut record = running(now);
         record.mark = Some(SeenMark { revision: Revision::new(10), mine: true, outdated: false });
-        assert_eq!(record.settled(end, false, touches, BASE, now), QueueAction::Drop, "{name}, false");
+        assert_eq!(record.after_firing(end, false, touches, BASE, now), QueueAction::Drop, "{name}, false");
     }
 }
 
@@ -227,7 +227,11 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
         let mut record = running(now);
         record.orphaned = true;
         let touches: &[Touch] = if foreign { &[touch(1, 12)] } else { &[] };
-        assert_eq!(record.settled(end, true, touches, BASE, now) == QueueAction::Drop, dropped, "{name}");
+        assert_eq!(
+            record.after_firing(end, true, touches, BASE, now) == QueueAction::Drop,
+            dropped,
+            "{name}"
+        );
     }
 }
 
@@ -235,7 +239,7 @@ fn an_instance_that_no_key_implies_ends_when_it_is_dealt_with() {
 fn fire(record: &mut InstanceRecord, end: AfterFiring, foreign: bool, now: Instant) -> QueueAction {
     record.give(&snapshot(&GIVEN));
     let touches: &[Touch] = if foreign { &[touch(0, 12)] } else { &[] };
-    record.settled(end, true, touches, BASE, now)
+    record.after_firing(end, true, touches, BASE, now)
 }
 
 #[test]
@@ -336,7 +340,11 @@ fn an_unfinished_firing_is_interrupted_whatever_it_returned() {
             State::Committing { end: AfterFiring::Done, tried: EndTxn::Unlock, answer: AnswerState::Awaited };
         let end = record.closed(&outcome);
         assert_eq!(end, AfterFiring::Interrupted, "{outcome:?}");
-        assert_eq!(record.settled(end, true, &[], BASE, now), QueueAction::WakeAt(now + BASE), "{outcome:?}");
+        assert_eq!(
+            record.after_firing(end, true, &[], BASE, now),
+            QueueAction::WakeAt(now + BASE),
+            "{outcome:?}"
+        );
         assert_eq!(record.state, State::Waiting(now + BASE, Wait::Trouble), "{outcome:?}");
     }
 }

@@ -16,7 +16,7 @@ const OLD: Touch = touch(0, 5);
 
 const COMMITTING: State =
     State::Committing { end: AfterFiring::Done, tried: EndTxn::Commit, answer: AnswerState::Awaited };
-const SETTLING: State = State::Settling { asked: 1, end: AfterFiring::Done };
+const AWAITING_OWN_EVENT: State = State::AwaitingOwnEvent { asked: 1, end: AfterFiring::Done };
 
 fn remote() -> Remote {
     Remote { key: "theirs".into(), kind: RemoteKind::Mark, at: Revision::new(20), holder: None }
@@ -206,7 +206,7 @@ fn every_state_answers_every_input() {
         ("locking", LOCKING),
         ("running", State::Running),
         ("committing", COMMITTING),
-        ("settling", SETTLING),
+        ("settling", AWAITING_OWN_EVENT),
     ] {
         for input in [yes(), foreign(), own(), no(), crawled(), Crawled(false, vec![]), Due, Released] {
             rows.push(row(name, state.clone(), input, stay(state.clone())));

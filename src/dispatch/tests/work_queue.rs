@@ -107,10 +107,10 @@ fn a_failed_firing_holds_all_engines_back_and_a_change_cuts_the_wait() {
             &CallbackEnd::of(FiringOutcome::Failed("no".into())),
             closed(10 * i64::from(attempt), true),
         );
-        let Closing::Unlock(Some(Hold { attempt: told, delay: Some(delay), .. })) = closing else {
+        let Closing::Unlock(Some(Hold { attempt: written, delay: Some(delay), .. })) = closing else {
             panic!("{closing:?}")
         };
-        assert_eq!(told, attempt);
+        assert_eq!(written, attempt);
         b.answer(1, true, &[5, 0]);
         assert_eq!(b.state(1), Some(State::Waiting(b.now + delay, Wait::Backoff)));
         b.locking();
@@ -340,7 +340,11 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
         match settled {
             Some(state) => assert_eq!((b.state(id), asks), (state, 0), "{id}"),
             None => {
-                assert!(matches!(b.state(id), Some(State::Settling { .. })), "{id}: {:?}", b.state(id));
+                assert!(
+                    matches!(b.state(id), Some(State::AwaitingOwnEvent { .. })),
+                    "{id}: {:?}",
+                    b.state(id)
+                );
                 assert_eq!(asks, 1, "{id}");
             }
         }

@@ -275,7 +275,7 @@ impl World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Ask(instance, number) => self.send("feedback", Event::Asked(instance.index, number)),
-            Action::Release(_) | Action::TellSlowed { .. } => {}
+            Action::Release(_) | Action::WarnSlowed { .. } => {}
             Action::ReadLocks => panic!("there are no other members"),
             Action::Notify { .. } => panic!("notified already"),
             Action::Close(instance, closing) => self.send("end", Event::EndSent(instance.index, closing)),

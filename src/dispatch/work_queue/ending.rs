@@ -121,13 +121,13 @@ impl WorkQueue {
         }
         if record.has_seen_own() {
             let truth = record.truth();
-            self.settle_down(id, end, truth, &[], now, out);
+            self.decided_after_firing(id, end, truth, &[], now, out);
             return AfterCommit::Over;
         }
         self.asked += 1;
         let asked = self.asked;
         self.transition(id, now, out, |record, _| {
-            record.state = State::Settling { asked, end };
+            record.state = State::AwaitingOwnEvent { asked, end };
             QueueAction::Stay
         });
         out.push(Action::Ask(id, asked));
@@ -135,7 +135,7 @@ impl WorkQueue {
     }
 
     /// The instance was decided again, from a view that contains what its firing did.
-    pub(super) fn settle_down(
+    pub(super) fn decided_after_firing(
         &mut self,
         id: InstanceId,
         end: AfterFiring,
@@ -148,7 +148,7 @@ impl WorkQueue {
         let base = self.base(record.rule);
         let mut idle = None;
         self.transition(id, now, out, |record, now| {
-            let next = record.settled(end, truth, touches, base, now);
+            let next = record.after_firing(end, truth, touches, base, now);
             idle = matches!(record.state, State::Idle).then_some(record.lane);
             next
         });

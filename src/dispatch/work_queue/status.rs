@@ -49,7 +49,7 @@ impl WorkQueue {
             | State::Locking(_)
             | State::Running
             | State::Committing { .. }
-            | State::Settling { .. } => false,
+            | State::AwaitingOwnEvent { .. } => false,
         };
         if between {
             let (rule, binding) = (record.rule, record.binding.clone());
@@ -91,7 +91,7 @@ fn state(record: &InstanceRecord, now: Instant) -> InstanceState {
         State::Locking(_) => InstanceState::Running(Phase::Locking),
         State::Running => InstanceState::Running(Phase::Callback),
         State::Committing { .. } => InstanceState::Running(Phase::Committing),
-        State::Settling { .. } | State::Idle => InstanceState::Idle,
+        State::AwaitingOwnEvent { .. } | State::Idle => InstanceState::Idle,
         State::WouldFire => InstanceState::WouldFire,
         State::Yielded { .. } => InstanceState::Yielded { engine: None },
         State::Waiting(until, why) => {

@@ -70,7 +70,7 @@ impl WorkQueue {
             if matches!(before, Some(State::Waiting(_, Wait::TooOften))) {
                 let (rule, binding) = (record.rule, record.binding.clone());
                 let cause = self.rates.cause(rule, &binding);
-                out.push(Action::TellSlowed { rule, binding, cause });
+                out.push(Action::WarnSlowed { rule, binding, cause });
                 self.stats.event(WorkqueueEvent::Slowed(lane));
             } else if let Some(until) = self.rates.due(record.rule, &record.binding, now) {
                 next = record.slow_down(until);

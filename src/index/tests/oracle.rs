@@ -35,10 +35,10 @@ pub(super) const KEYS: [&str; 21] = [
 pub(super) const NAMESPACE: &str = "/s/etcd/";
 
 /// What a key holds at some revision: value and modification revision.
-pub(super) type Held = Option<(Value, Revision)>;
+pub(super) type KeyContent = Option<(Value, Revision)>;
 
 /// By number of the key.
-pub(super) type State = Vec<Held>;
+pub(super) type State = Vec<KeyContent>;
 
 /// All instances of a rule with the same values for a kind's attributes.
 pub(super) type GroupName = (RuleIndex, u8, Binding);
@@ -65,7 +65,7 @@ impl InstanceModel {
     }
 }
 
-fn seen(held: &Held) -> Option<Seen> {
+fn seen(held: &KeyContent) -> Option<Seen> {
     held.as_ref().map(|(value, mod_revision)| Seen { value: value.clone(), mod_revision: *mod_revision })
 }
 
@@ -234,7 +234,7 @@ impl Store {
         Revision::new(self.revision.get() - revisions)
     }
 
-    pub(super) fn at(&self, key: usize, revision: Revision) -> Held {
+    pub(super) fn at(&self, key: usize, revision: Revision) -> KeyContent {
         let (at, value) = self.history[key].range(..=revision).next_back()?;
         Some((value.clone()?, *at))
     }

@@ -9,7 +9,7 @@ use prost::Message;
 
 /// One part of a transaction.
 #[derive(Clone, Debug)]
-enum Part {
+enum Operation {
     Compare(String, Sign, With),
     CompareAll(String, String, Sign, With),
     DeleteAll(String, String),
@@ -38,7 +38,7 @@ fn number() -> impl Strategy<Value = i64> {
     prop_oneof![Just(0), 1..300_i64, any::<i64>()]
 }
 
-fn part() -> impl Strategy<Value = Part> {
+fn part() -> impl Strategy<Value = Operation> {
     let sign = || prop_oneof![Just(Sign::Equal), Just(Sign::Greater), Just(Sign::Less), Just(Sign::NotEqual)];
     let with = || {
         prop_oneof![
@@ -50,13 +50,13 @@ fn part() -> impl Strategy<Value = Part> {
     // A lease of 0 means none, and etcd-client leaves it out.
     let lease = proptest::option::of(number().prop_filter("a lease", |lease| *lease != 0));
     prop_oneof![
-        (text(), sign(), with()).prop_map(|(key, sign, with)| Part::Compare(key, sign, with)),
+        (text(), sign(), with()).prop_map(|(key, sign, with)| Operation::Compare(key, sign, with)),
         (text(), text(), sign(), with())
-            .prop_map(|(key, end, sign, with)| Part::CompareAll(key, end, sign, with)),
-        (text(), text()).prop_map(|(key, end)| Part::DeleteAll(key, end)),
-        (text(), bytes(), lease).prop_map(|(key, value, lease)| Part::Put(key, value, lease)),
-        text().prop_map(Part::Delete),
-        text().prop_map(Part::Get),
+            .prop_map(|(key, end, sign, with)| Operation::CompareAll(key, end, sign, with)),
+        (text(), text()).prop_map(|(key, end)| Operation::DeleteAll(key, end)),
+        (text(), bytes(), lease).prop_map(|(key, value, lease)| Operation::Put(key, value, lease)),
+        text().prop_map(Operation::Delete),
+        text().prop_map(Operation::Get),
     ]
 }
 
@@ -68,18 +68,18 @@ fn target(with: &With) -> CompareTarget<'_> {
     }
 }
 
-fn ours(parts: &[Part]) -> EncodedTxn {
+fn ours(parts: &[Operation]) -> EncodedTxn {
     let mut txn = EncodedTxn::default();
     for part in parts {
         match part {
-            Part::Compare(key, sign, with) => txn.compare(key, *sign, target(with)),
-            Part::CompareAll(key, end, sign, with) => {
+            Operation::Compare(key, sign, with) => txn.compare(key, *sign, target(with)),
+            Operation::CompareAll(key, end, sign, with) => {
                 txn.compare_all(key, end.as_bytes(), *sign, target(with));
             }
-            Part::DeleteAll(key, end) => txn.then_delete_all(key, end.as_bytes()),
-            Part::Put(key, value, lease) => txn.then_put(key, value, lease.map(LeaseId::new)),
-            Part::Delete(key) => txn.then_delete(key),
-            Part::Get(key) => txn.else_get(key),
+            Operation::DeleteAll(key, end) => txn.then_delete_all(key, end.as_bytes()),
+            Operation::Put(key, value, lease) => txn.then_put(key, value, lease.map(LeaseId::new)),
+            Operation::Delete(key) => txn.then_delete(key),
+            Operation::Get(key) => txn.else_get(key),
         }
     }
     txn
@@ -99,23 +99,23 @@ fn their_compare(key: String, sign: Sign, with: With) -> Compare {
     }
 }
 
-fn theirs(parts: &[Part]) -> Txn {
+fn theirs(parts: &[Operation]) -> Txn {
     let (mut when, mut then, mut or_else) = (vec![], vec![], vec![]);
     for part in parts.iter().cloned() {
         match part {
-            Part::Compare(key, sign, with) => when.push(their_compare(key, sign, with)),
-            Part::CompareAll(key, end, sign, with) => {
+            Operation::Compare(key, sign, with) => when.push(their_compare(key, sign, with)),
+            Operation::CompareAll(key, end, sign, with) => {
                 when.push(their_compare(key, sign, with).with_range(end))
             }
-            Part::DeleteAll(key, end) => {
+            Operation::DeleteAll(key, end) => {
                 then.push(TxnOp::delete(key, Some(DeleteOptions::new().with_range(end))));
             }
-            Part::Put(key, value, lease) => {
+            Operation::Put(key, value, lease) => {
                 let options = lease.map(|lease| PutOptions::new().with_lease(lease));
                 then.push(TxnOp::put(key, value, options));
             }
-            Part::Delete(key) => then.push(TxnOp::delete(key, None)),
-            Part::Get(key) => or_else.push(TxnOp::get(key, None)),
+            Operation::Delete(key) => then.push(TxnOp::delete(key, None)),
+            Operation::Get(key) => or_else.push(TxnOp::get(key, None)),
         }
     }
     Txn::new().when(when).and_then(then).or_else(or_else)
@@ -130,9 +130,9 @@ fn identity() -> impl Strategy<Value = Identity> {
 }
 
 /// The parts by which an outer transaction compares the identity.
-fn guarded(identity: &Identity) -> [Part; 2] {
+fn guarded(identity: &Identity) -> [Operation; 2] {
     let key = || identity.key().to_owned();
-    [Part::Compare(key(), Sign::Equal, With::Value(identity.value().to_vec())), Part::Get(key())]
+    [Operation::Compare(key(), Sign::Equal, With::Value(identity.value().to_vec())), Operation::Get(key())]
 }
 
 proptest! {
@@ -140,7 +140,7 @@ proptest! {
     fn a_transaction_is_what_etcd_client_would_send(parts in vec(part(), 0..12), identity in identity()) {
         let guard = guard(&identity);
         let body = alone(&ours(&parts), &guard);
-        let all: Vec<Part> = parts.iter().cloned().chain(guarded(&identity)).collect();
+        let all: Vec<Operation> = parts.iter().cloned().chain(guarded(&identity)).collect();
         prop_assert_eq!(decode(&body), PbTxnRequest::from(theirs(&all)));
         prop_assert_eq!(body.len(), ours(&parts).len() + guard.len());
     }

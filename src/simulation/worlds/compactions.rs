@@ -76,7 +76,7 @@ impl Plan {
                 (3 * SECOND, PlanStep::CompactAt(compaction)),
                 (Duration::ZERO, PlanStep::BlockPath(0, MS * rng.random_range(300..3000))),
                 (MS * 100, PlanStep::Delete(key)),
-                (15 * SECOND, PlanStep::Elsewhere(1)),
+                (15 * SECOND, PlanStep::UnwatchedKeys(1)),
             ]);
         }
         plan
@@ -85,7 +85,9 @@ impl Plan {
     /// Nothing goes wrong but what [`Plan::deletions_are_compacted`] does.
     fn only_compacts_deletions(&self) -> bool {
         let fits = |step: &PlanStep| match step {
-            PlanStep::CompactAt(Step::Before(..)) | PlanStep::BlockPath(..) | PlanStep::Elsewhere(_) => true,
+            PlanStep::CompactAt(Step::Before(..)) | PlanStep::BlockPath(..) | PlanStep::UnwatchedKeys(_) => {
+                true
+            }
             PlanStep::Put(key, _) | PlanStep::Delete(key) => key.starts_with("/gone/"),
             _ => false,
         };

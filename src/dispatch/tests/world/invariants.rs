@@ -84,7 +84,7 @@ impl World {
                 Some(look) => {
                     let record = self.work.record(instance(id)).map(|record| record.state.clone());
                     if look.state.kind() != StateKind::Running
-                        && !matches!(record, Some(State::Settling { .. }))
+                        && !matches!(record, Some(State::AwaitingOwnEvent { .. }))
                     {
                         assert_eq!(
                             notified.map(InstanceState::kind),

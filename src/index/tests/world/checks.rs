@@ -2,7 +2,7 @@
 
 use super::super::super::mirror::Content;
 use super::super::super::*;
-use super::super::oracle::{GroupName, Held, KEYS, State};
+use super::super::oracle::{GroupName, KEYS, KeyContent, State};
 use super::{Followed, World};
 use std::collections::{BTreeSet, HashSet};
 
@@ -39,7 +39,7 @@ impl World {
             self.mirror[key] = None;
             return;
         };
-        let held: Held = match &self.index.mirror.entry(entry).content {
+        let held: KeyContent = match &self.index.mirror.entry(entry).content {
             Content::Present { value, revision } => Some((value.clone(), *revision)),
             Content::Gone { .. } => None,
         };
@@ -169,7 +169,7 @@ impl World {
     }
 
     pub(super) fn check_end(&mut self) {
-        let wanted = |(key, held): (usize, Held)| if self.oracle.wants(key) { held } else { None };
+        let wanted = |(key, held): (usize, KeyContent)| if self.oracle.wants(key) { held } else { None };
         let store: State = self.store.state().into_iter().enumerate().map(wanted).collect();
         assert_eq!(self.mirror, store);
         let held = || store.iter().enumerate().filter_map(|(key, held)| Some((KEYS[key], held.as_ref()?)));
