@@ -3,7 +3,9 @@
 
 mod active;
 mod callback;
+mod channels;
 mod commit;
+mod config;
 mod controls;
 mod drain;
 mod firing;
@@ -13,105 +15,61 @@ mod lock;
 mod releases;
 mod status;
 
+pub(crate) use config::{CallbackHost, DispatchLimits, DispatcherConfig, EtcdHandles, KeySpace, Reports};
 pub(crate) use controls::ApplyControls;
 pub(crate) use drain::Drain;
 pub(crate) use fleet::Membership;
 pub(crate) use status::{FireNow, FleetSize, GetFleet, GetLanes, GetStatuses, GetTally};
 
 use super::messages::{Action, Basis};
-use super::run::{CallbackTelemetry, EndReporter, EndedRuns, Run, run_and_report};
+use super::run::{EndReporter, EndedRuns, Run, run_and_report};
 use super::tools::Tools;
 use super::work_queue::{FleetSettings, WorkQueue};
 use crate::change::Revision;
 use crate::compiled::Binding;
 use crate::compiled::{CompiledRule, RuleIndex};
-use crate::dispatch::controls::RuleControls;
-use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::EtcdClient;
 use crate::evaluate::Decisions;
-use crate::events::{Event, EventKind, Events};
-use crate::firing::{Callback, Surroundings};
+use crate::events::{Event, EventKind};
 use crate::index::InstanceId;
-use crate::index::actor::{Feedback, IndexActor};
+use crate::index::actor::IndexActor;
 use crate::lock::batch::Class;
-use crate::lock::lease_manager::{LeaseManager, LockLeases};
 use crate::lock::txn::{Nonce, Request, clear_mark};
-use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, TxnSender, submit};
-use crate::metrics::Meters;
-use crate::runtime::env::{Env, RandomStream};
+use crate::lock::txn_sender::{AnswerTo, Submissions, Submit, submit};
+use crate::runtime::env::RandomStream;
 use crate::runtime::supervised::{ActorFaults, SupervisedActor, guarded, spawn_guarded, tell, tell_soon};
 use crate::trace::lines::Line;
-use crate::trace::{Telemetry, spans};
+use crate::trace::spans;
 use crate::watch_cell::WatchCellSender;
 use active::{ActiveFiring, ActiveFirings};
 use actix::prelude::*;
 use callback::RunsEnded;
+use channels::{CallbackStarts, FeedbackChannel, RequestChannel, Shutdown, WatchedReleases};
 use fleet::Announcing;
 use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
-
-/// What a dispatcher is made of.
-pub(crate) struct DispatcherConfig {
-    pub(crate) engine: Arc<str>,
-    pub(crate) meters: Meters,
-    pub(crate) env: Env,
-    pub(crate) rules: Arc<[CompiledRule]>,
-    pub(crate) callbacks: Arc<[Callback]>,
-    pub(crate) namespace: Arc<str>,
-    /// Before every key in etcd.
-    pub(crate) key_prefix: Arc<str>,
-    pub(crate) reserved: Arc<[String]>,
-    pub(crate) max_txn_ops: usize,
-    pub(crate) limit: usize,
-    pub(crate) starvation_limit: Duration,
-    pub(crate) etcd: Arc<EtcdClient>,
-    pub(crate) requests: Addr<TxnSender>,
-    pub(crate) lease_manager: Addr<LeaseManager>,
-    pub(crate) leases: LockLeases,
-    pub(crate) runtime: Handle,
-    pub(crate) running: RunningCallbacks,
-    pub(crate) controls: RuleControls,
-    pub(crate) events: Events,
-    pub(crate) telemetry: Telemetry,
-    pub(crate) faults: ActorFaults,
-    /// `None`: every engine tries everything.
-    pub(crate) membership: Option<Membership>,
-}
 
 pub(crate) struct Dispatcher {
     config: DispatcherConfig,
     tools: Arc<Tools>,
-    around: Arc<Surroundings>,
-    callback_telemetry: Arc<CallbackTelemetry>,
+    rng: StdRng,
     work: WorkQueue,
-    index: Option<Addr<IndexActor>>,
-    /// What goes back to the index, bounded by the number of instances that are not idle.
-    outbox: Feedback,
-    outbox_waits: bool,
-    /// What goes to etcd, and to the application's runtime, at the end of the turn.
-    submissions: Vec<Submit>,
-    submit_to: Recipient<Submissions>,
-    starting: Vec<(Run, EndReporter)>,
-    ended: EndedRuns,
     firings: ActiveFirings,
+    callbacks: CallbackStarts,
+    feedback: FeedbackChannel,
+    requests: RequestChannel,
     timer: Option<(Instant, SpawnHandle)>,
     /// The locks of callbacks are being read.
     looking_at_locks: bool,
-    draining: Option<oneshot::Sender<usize>>,
-    /// At the end of a shutdown: what etcd has not answered by then is waited for no more.
-    out_of_time: CancellationToken,
-    releases: WatchCellSender<Option<Revision>>,
-    releases_after: Option<Revision>,
+    releases: WatchedReleases,
+    shutdown: Shutdown,
     announcing: Option<Announcing>,
-    rng: StdRng,
 }
 
 /// How often what there is goes to the metrics.
@@ -124,65 +82,30 @@ impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
     pub(crate) fn new(mut config: DispatcherConfig, releases: WatchCellSender<Option<Revision>>) -> Self {
         let membership = config.membership.take();
-        let DispatcherConfig { env, rules, limit, starvation_limit, .. } = &config;
+        let DispatcherConfig { engine, env, rules, limits, etcd, .. } = &config;
         let mut work = WorkQueue::new(
             rules.clone(),
-            *limit,
-            *starvation_limit,
+            limits.concurrency,
+            limits.starvation_limit,
             env.rng(RandomStream::WorkQueue),
             env.hasher(),
         );
         let announcing = membership.map(|membership| {
             work.share(FleetSettings { me: membership.me, interval: membership.interval });
-            Announcing::new(membership, &config.engine, rules)
+            Announcing::new(membership, engine, rules)
         });
-        let tools = Tools {
-            engine: config.engine.clone(),
-            env: env.clone(),
-            meters: config.meters.clone(),
-            rules: rules.clone(),
-            namespace: config.namespace.clone(),
-            etcd: config.etcd.clone(),
-            requests: config.requests.clone(),
-            lease_manager: config.lease_manager.clone(),
-            reveal: config.telemetry.reveal,
-        };
-        let around = Surroundings {
-            engine: config.engine.clone(),
-            key_prefix: config.key_prefix.clone(),
-            rules: rules.clone(),
-            callbacks: config.callbacks.clone(),
-            source: config.etcd.clone(),
-            reserved: config.reserved.clone(),
-            max_txn_ops: config.max_txn_ops,
-            reveal: config.telemetry.reveal,
-        };
-        let callback_telemetry = CallbackTelemetry {
-            engine: config.engine.clone(),
-            telemetry: config.telemetry.clone(),
-            meters: config.meters.clone(),
-        };
         Self {
-            tools: Arc::new(tools),
-            around: Arc::new(around),
-            callback_telemetry: Arc::new(callback_telemetry),
+            tools: Arc::new(config.tools()),
             rng: env.rng(RandomStream::Dispatcher),
             work,
-            index: None,
-            outbox: Feedback::default(),
-            outbox_waits: false,
-            submissions: Vec::new(),
-            submit_to: config.requests.clone().recipient(),
-            starting: Vec::new(),
-            // Nothing runs before the actor has started.
-            ended: EndedRuns::new(|| {}),
             firings: ActiveFirings::new(env.hasher()),
+            callbacks: CallbackStarts::new(config.surroundings(), config.callback_telemetry()),
+            feedback: FeedbackChannel::default(),
+            requests: RequestChannel::new(&etcd.requests),
             timer: None,
             looking_at_locks: false,
-            draining: None,
-            out_of_time: CancellationToken::new(),
-            releases,
-            releases_after: None,
+            releases: WatchedReleases { watcher: releases, after: None },
+            shutdown: Shutdown::default(),
             announcing,
             config,
         }
@@ -193,20 +116,20 @@ impl Dispatcher {
         guarded(self, ctx, |this, ctx| {
             let now = Instant::now();
             let mut actions = Vec::new();
-            this.work.observe(this.config.events.has_listeners());
+            this.work.observe(this.config.reports.events.has_listeners());
             this.take_ended(now, ctx);
             happened(this, now, &mut actions);
             this.work.fill(now, &mut actions);
             for action in actions {
                 this.carry_out(action, ctx);
             }
-            this.work.take_events().for_each(|event| this.config.meters.workqueue_event(event));
+            this.work.take_events().for_each(|event| this.config.reports.meters.workqueue_event(event));
             this.watch_releases(now);
             this.flush_answers(ctx);
             this.set_timer(ctx);
             this.flush();
             if this.work.running() == 0
-                && let Some(drained) = this.draining.take()
+                && let Some(drained) = this.shutdown.draining.take()
             {
                 // The caller may have stopped waiting.
                 let _ = drained.send(0);
@@ -221,8 +144,8 @@ impl Dispatcher {
             }
             Action::WarnSlowed { rule, binding, cause } => self.warn_slowed(rule, &binding, cause),
             Action::ReadLocks => self.read_locks(ctx),
-            Action::Ask(instance, number) => self.outbox.asks.push((instance, number)),
-            Action::Release(instance) => self.outbox.releases.push(instance),
+            Action::Ask(instance, number) => self.feedback.outbox.asks.push((instance, number)),
+            Action::Release(instance) => self.feedback.outbox.releases.push(instance),
             Action::Close(instance, closing) => self.close(instance, closing, None, ctx),
             Action::ClearMark { rule, binding, revision } => {
                 self.send(rule, clear_mark(self.tools.keys(rule, &binding).mark(), revision));
@@ -247,7 +170,7 @@ impl Dispatcher {
 
     /// Tells those who listen what happened to an instance.
     fn notify_of(&self, rule: RuleIndex, binding: &Binding, kind: impl FnOnce() -> EventKind) {
-        self.config.events.emit(|| {
+        self.config.reports.events.emit(|| {
             let rule = &self.config.rules[rule.index()];
             let (id, attributes) = (rule.id().clone(), rule.attributes_of(binding));
             Event { at: Instant::now(), rule: id, attributes, kind: kind() }
@@ -273,7 +196,7 @@ impl Dispatcher {
         binding: &Binding,
         ctx: &mut Context<Self>,
     ) -> bool {
-        let running = self.config.running.is_running(rule, binding);
+        let running = self.config.callbacks.running.is_running(rule, binding);
         if running {
             let mut actions = Vec::new();
             self.work.postpone(id, STILL_RUNNING, Instant::now(), &mut actions);
@@ -286,8 +209,8 @@ impl Dispatcher {
 
     /// Sends a transaction whose answer nobody needs: what it would remove ends with a lease anyway.
     fn send(&self, rule: RuleIndex, request: Request) {
-        let requests = self.config.requests.clone();
-        spawn_guarded(&self.config.faults, Self::NAME, async move {
+        let requests = self.config.etcd.requests.clone();
+        spawn_guarded(&self.config.reports.faults, Self::NAME, async move {
             if let Some(Err(failure)) = submit(&requests, rule, Class::Ending, request, None).await {
                 tracing::debug!(%failure, "key left to its lease");
             }
@@ -296,15 +219,16 @@ impl Dispatcher {
 
     /// Hands the outbox to the index, as soon as it has room.
     fn flush_answers(&mut self, ctx: &mut Context<Self>) {
-        if self.outbox_waits || self.outbox.is_empty() {
+        let FeedbackChannel { index, outbox, waits } = &mut self.feedback;
+        if *waits || outbox.is_empty() {
             return;
         }
-        let Some(index) = &self.index else { return };
-        if let Err(SendError::Full(feedback)) = index.try_send(std::mem::take(&mut self.outbox)) {
-            self.outbox_waits = true;
+        let Some(index) = index else { return };
+        if let Err(SendError::Full(feedback)) = index.try_send(std::mem::take(outbox)) {
+            *waits = true;
             let sending = actix::fut::wrap_future::<_, Self>(index.send(feedback));
             ctx.spawn(sending.map(|_, this, ctx| {
-                this.outbox_waits = false;
+                this.feedback.waits = false;
                 guarded(this, ctx, |this, ctx| this.flush_answers(ctx));
             }));
         }
@@ -313,9 +237,10 @@ impl Dispatcher {
     /// Sends what the turn has produced, one message to each receiver: every message, and every task that is
     /// started on another thread, has its price.
     fn flush(&mut self) {
-        if !self.submissions.is_empty() {
+        let RequestChannel { sender, submissions } = &mut self.requests;
+        if !submissions.is_empty() {
             // Bounded by the firing slots.
-            tell_soon(&self.submit_to, Submissions(std::mem::take(&mut self.submissions)));
+            tell_soon(sender, Submissions(std::mem::take(submissions)));
         }
         // Callbacks stall and end with the engine's process, if it has one within this one.
         #[cfg(any(test, feature = "virtual-time"))]
@@ -329,12 +254,13 @@ impl Dispatcher {
             }
             Box::pin(running)
         };
-        match self.starting.len() {
+        let (starting, runtime) = (&mut self.callbacks.starting, &self.config.callbacks.runtime);
+        match starting.len() {
             0 => {}
-            1 => drop(self.starting.pop().map(|starting| self.config.runtime.spawn(boxed(starting)))),
+            1 => drop(starting.pop().map(|starting| runtime.spawn(boxed(starting)))),
             _ => {
-                let starting = std::mem::take(&mut self.starting);
-                self.config.runtime.spawn(async move {
+                let starting = std::mem::take(starting);
+                runtime.spawn(async move {
                     starting.into_iter().map(boxed).for_each(|run| drop(tokio::spawn(run)));
                 });
             }
@@ -366,12 +292,12 @@ impl Actor for Dispatcher {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         let me = ctx.address().recipient();
-        self.ended = EndedRuns::new(move || {
+        self.callbacks.ended = EndedRuns::new(move || {
             // Full: the messages in the mailbox make turns, and each turn looks. Closed: the engine is
             // stopping or restarting.
             let _ = me.try_send(RunsEnded);
         });
-        tell_soon(&self.config.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));
+        tell_soon(&self.config.etcd.requests.clone().recipient(), AnswerTo(ctx.address().recipient()));
         ctx.run_interval(TALLY, |this, ctx| {
             let now = Instant::now();
             guarded(this, ctx, |this, ctx| this.take_ended(now, ctx));
@@ -379,7 +305,7 @@ impl Actor for Dispatcher {
             this.find_stuck(now);
             this.look_at_locks(now, ctx);
             this.announce(now);
-            this.config.meters.workqueue_depths(&this.work.depths(now), now);
+            this.config.reports.meters.workqueue_depths(&this.work.depths(now), now);
         });
     }
 }
@@ -388,7 +314,7 @@ impl SupervisedActor for Dispatcher {
     const NAME: &'static str = "dispatcher";
 
     fn faults(&self) -> &ActorFaults {
-        &self.config.faults
+        &self.config.reports.faults
     }
 }
 
@@ -401,7 +327,7 @@ impl Handler<Attach> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, Attach(index): Attach, ctx: &mut Self::Context) {
-        self.index = Some(index);
+        self.feedback.index = Some(index);
         self.turn(ctx, |this, now, out| this.apply_controls(now, out));
     }
 }

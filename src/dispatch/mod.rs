@@ -9,7 +9,7 @@
 //! | [`interval`], [`instance_rate`] | the least time between two firings of an instance; slowing down those that fire too often | no |
 //! | [`latency`], [`stats`] | the stages behind an instance; what all of them are doing, counted by lane | no |
 //! | [`work_queue`] | all instances together: from what happened to what is to be done; below it the one transition from state to state, the locks within the engine, waiting for other engines, and ends | no |
-//! | [`actor`] | carries messages between `work_queue` and the world; below it the firings under way, their steps, releases, and the end | yes |
+//! | [`actor`] | carries messages between `work_queue` and the world; below it what it is made of, what goes out of it, the firings under way, their steps, releases, and the end | yes |
 //! | [`acquire`], [`commit`] | the transactions of one firing: what the first answer means, and how to go on until the outcome is known | yes |
 //! | [`evidence`] | whether a commit took effect whose answer was lost, when its lock is gone | yes |
 //! | [`guard`], [`tools`] | what excludes others while an instance fires; what the steps of all firings use | no |

@@ -6,7 +6,10 @@ use super::inspector::Inspector;
 use crate::compiled::CompiledRule;
 use crate::crawl::crawler::{CrawlerSettings, WatchedKeys, start_crawler};
 use crate::crawl::mutex::CrawlMutex;
-use crate::dispatch::actor::{Attach, Dispatcher, DispatcherConfig, Drain, Membership};
+use crate::dispatch::actor::{
+    Attach, CallbackHost, DispatchLimits, Dispatcher, DispatcherConfig, Drain, EtcdHandles, KeySpace,
+    Membership, Reports,
+};
 use crate::dispatch::controls::RuleControls;
 use crate::dispatch::running::RunningCallbacks;
 use crate::etcd::{Connector, CredentialSource, EtcdClient, LinkSettings, Store, Target, Token};
@@ -184,26 +187,36 @@ impl Incarnation {
         let (announced, wanted) = watch_cell(Announcement::default());
         let dispatcher = DispatcherConfig {
             engine: engine.clone(),
-            meters: meters.clone(),
             env: env.clone(),
             rules: config.rules.clone(),
-            callbacks: config.callbacks.clone(),
-            namespace: config.namespace.clone(),
-            key_prefix: config.key_prefix.text(),
-            reserved: config.reserved().into(),
-            max_txn_ops: config.options.max_txn_ops,
-            limit: config.options.concurrency,
-            starvation_limit: config.options.starvation_limit,
-            etcd: request_etcd,
-            requests,
-            lease_manager: lease_manager.clone(),
-            leases: leases.clone(),
-            runtime: runtime.clone(),
-            running: running.clone(),
+            keys: KeySpace {
+                namespace: config.namespace.clone(),
+                key_prefix: config.key_prefix.text(),
+                reserved: config.reserved().into(),
+            },
+            limits: DispatchLimits {
+                concurrency: config.options.concurrency,
+                starvation_limit: config.options.starvation_limit,
+                max_txn_ops: config.options.max_txn_ops,
+            },
+            etcd: EtcdHandles {
+                client: request_etcd,
+                requests,
+                lease_manager: lease_manager.clone(),
+                leases: leases.clone(),
+            },
+            callbacks: CallbackHost {
+                by_rule: config.callbacks.clone(),
+                runtime: runtime.clone(),
+                running: running.clone(),
+            },
             controls: controls.clone(),
-            events: config.events.clone(),
-            telemetry: telemetry.clone(),
-            faults: faults.clone(),
+            reports: Reports {
+                events: config.events.clone(),
+                meters: meters.clone(),
+                telemetry: telemetry.clone(),
+                faults: faults.clone(),
+            },
             membership: member_lease.is_some().then(|| Membership {
                 me,
                 status: status.clone(),

@@ -31,13 +31,13 @@ impl Dispatcher {
     pub(super) fn start(&mut self, instance: InstanceId, snapshot: Snapshot, witness: Witness) {
         let Some(record) = self.work.record(instance) else { return };
         let Some(firing) = self.firings.get_mut(instance) else { return };
-        let DispatcherConfig { rules, running, .. } = &self.config;
+        let DispatcherConfig { rules, callbacks: CallbackHost { running, .. }, .. } = &self.config;
         let rule = record.rule;
         let limit = rules[rule.index()].time_limit();
         let Some(RunOf { fence, token, grace }) = firing.run(limit, Instant::now()) else { return };
         let attempt = record.failures + 1;
         let parts = Parts {
-            around: self.around.clone(),
+            around: self.callbacks.around.clone(),
             rule,
             binding: record.binding.clone(),
             snapshot,
@@ -48,7 +48,7 @@ impl Dispatcher {
             cancelled: token.clone(),
         };
         let run = Run {
-            telemetry: self.callback_telemetry.clone(),
+            telemetry: self.callbacks.telemetry.clone(),
             parts,
             limit,
             grace,
@@ -56,14 +56,14 @@ impl Dispatcher {
             registered: running.register(rule, record.binding.clone(), token.own().clone()),
             span: spans::callback(&firing.span),
         };
-        let end = self.ended.end_of(instance, firing.nonce, self.callback_telemetry.clone(), rule);
-        self.starting.push((run, end));
+        let end = self.callbacks.ended.end_of(instance, firing.nonce, self.callbacks.telemetry.clone(), rule);
+        self.callbacks.starting.push((run, end));
         self.notify_event(instance, || EventKind::Started { attempt });
     }
 
     /// Says that an instance fires too often, and which rule makes it true again and again.
     pub(super) fn warn_slowed(&self, rule: RuleIndex, binding: &Binding, cause: Option<RuleIndex>) {
-        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let DispatcherConfig { engine, rules, reports: Reports { telemetry, .. }, .. } = &self.config;
         if let Some(suppressed) = telemetry.lines.pass(Line::InstanceSlowed, rule, Instant::now()) {
             let compiled = &rules[rule.index()];
             let instance = telemetry.reveal.instance(&compiled.attributes_of(binding));
@@ -82,7 +82,7 @@ impl Dispatcher {
 
     /// Finds callbacks that go on although they were told to end, and says so.
     pub(super) fn find_stuck(&mut self, now: Instant) {
-        let DispatcherConfig { engine, rules, telemetry, meters, .. } = &self.config;
+        let DispatcherConfig { engine, rules, reports: Reports { telemetry, meters, .. }, .. } = &self.config;
         for (instance, firing) in self.firings.iter_mut() {
             if !firing.has_got_stuck(now) {
                 continue;
@@ -120,7 +120,7 @@ impl Handler<RunsEnded> for Dispatcher {
 impl Dispatcher {
     /// Ends the firings of all callbacks that have ended.
     pub(super) fn take_ended(&mut self, now: Instant, ctx: &mut Context<Self>) {
-        let ended = self.ended.take();
+        let ended = self.callbacks.ended.take();
         if ended.is_empty() {
             return;
         }
@@ -139,7 +139,7 @@ impl Dispatcher {
         let Some(record) = self.work.record(instance) else { return };
         let took = now - record.entered;
         if stuck {
-            self.config.meters.rule(record.rule).stuck(-1.0);
+            self.config.reports.meters.rule(record.rule).stuck(-1.0);
         }
         let closing = self.work.finished(instance, &end, now);
         self.notify_event(instance, || EventKind::Ended { outcome: outcome.clone(), took });

@@ -73,8 +73,8 @@ impl Dispatcher {
         committing: Span,
         me: Addr<Self>,
     ) {
-        let out_of_time = self.out_of_time.clone();
-        spawn_guarded(&self.config.faults, Self::NAME, async move {
+        let out_of_time = self.shutdown.out_of_time.clone();
+        spawn_guarded(&self.config.reports.faults, Self::NAME, async move {
             let began = txn.began;
             let outcome = tokio::select! {
                 biased;
@@ -99,7 +99,7 @@ impl Dispatcher {
     ) {
         let Some(record) = self.work.record(instance) else { return self.firings.remove(instance) };
         let rule = record.rule;
-        let meters = self.config.meters.rule(rule);
+        let meters = self.config.reports.meters.rule(rule);
         meters.ended(outcome.result(), took);
         if let Some(firing) = self.firings.get_mut(instance)
             && let Some(guard) = firing.commit_ended(&outcome)
@@ -129,12 +129,12 @@ impl Dispatcher {
         if self.work.closed(instance, &outcome, now, out) == AfterCommit::Over {
             self.firings.remove(instance);
         }
-        self.outbox.changes.extend(outcome.into_changes());
+        self.feedback.outbox.changes.extend(outcome.into_changes());
     }
 
     /// Says that etcd refused a commit, which counts as a failure of the callback.
     fn log_refused(&self, instance: InstanceId, rule: RuleIndex, error: &str) {
-        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let DispatcherConfig { engine, rules, reports: Reports { telemetry, .. }, .. } = &self.config;
         let (Some(record), Some(firing)) = (self.work.record(instance), self.firings.get(instance)) else {
             return;
         };

@@ -19,7 +19,7 @@ impl Handler<Drain> for Dispatcher {
     fn handle(&mut self, Drain { deadline }: Drain, ctx: &mut Self::Context) -> Self::Result {
         self.announce_drain();
         let (drained, done) = oneshot::channel();
-        self.draining = Some(drained);
+        self.shutdown.draining = Some(drained);
         self.work.stop();
         let sleeping = actix::fut::wrap_future::<_, Self>(tokio::time::sleep_until(deadline));
         ctx.spawn(sleeping.then(|(), this, ctx| {
@@ -33,12 +33,12 @@ impl Handler<Drain> for Dispatcher {
             // leases, and the locks under them, end with the engine.
             let answers = actix::fut::wrap_future::<_, Self>(tokio::time::sleep(graces + ANSWERS));
             ctx.spawn(answers.map(|(), this, ctx| {
-                this.out_of_time.cancel();
+                this.shutdown.out_of_time.cancel();
                 this.give_up(ctx);
             }));
             let limit = graces + 2 * ANSWERS;
             actix::fut::wrap_future::<_, Self>(tokio::time::sleep(limit)).map(|(), this, _| {
-                if let Some(drained) = this.draining.take() {
+                if let Some(drained) = this.shutdown.draining.take() {
                     // The caller may have stopped waiting.
                     let _ = drained.send(this.work.running());
                 }

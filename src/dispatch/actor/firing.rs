@@ -21,7 +21,7 @@ impl Dispatcher {
     /// Has a transaction sent, whose answer comes back to the firing.
     pub(super) fn submit(&mut self, awaited: Awaited, rule: RuleIndex, class: Class, request: Request) {
         let asker = Asker::Firing(awaited);
-        self.submissions.push(Submit { rule, class, request, asker, send_before: None });
+        self.requests.submissions.push(Submit { rule, class, request, asker, send_before: None });
     }
 
     /// The span of a firing that begins with these values.
@@ -30,7 +30,7 @@ impl Dispatcher {
         if LevelFilter::current() < Level::INFO {
             return Span::none();
         }
-        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let DispatcherConfig { engine, rules, reports: Reports { telemetry, .. }, .. } = &self.config;
         let Some(record) = self.work.record(instance) else { return Span::none() };
         let rule = &rules[record.rule.index()];
         let beginning = FiringStart {

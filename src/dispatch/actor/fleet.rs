@@ -173,7 +173,7 @@ impl Dispatcher {
         if differing.is_empty() && !announcing.differing.is_empty() && view.len() > 0 {
             tracing::info!(engine, "all engines have the same rules again");
         }
-        self.config.meters.fleet(view.len(), differing.len());
+        self.config.reports.meters.fleet(view.len(), differing.len());
         announcing.differing = differing;
     }
 
@@ -184,8 +184,9 @@ impl Dispatcher {
 
     /// Reads the keys of all locks and marks.
     pub(super) fn read_locks(&self, ctx: &Context<Self>) {
-        let (etcd, namespace, me) = (self.config.etcd.clone(), self.config.namespace.clone(), ctx.address());
-        spawn_guarded(&self.config.faults, Self::NAME, async move {
+        let (etcd, namespace, me) =
+            (self.config.etcd.client.clone(), self.config.keys.namespace.clone(), ctx.address());
+        spawn_guarded(&self.config.reports.faults, Self::NAME, async move {
             let mut found = HashSet::new();
             for kind in ["lock/", "backoff/"] {
                 match etcd.keys(&format!("{namespace}{kind}")).await {

@@ -37,9 +37,9 @@ impl Dispatcher {
         }
         self.looking_at_locks = true;
         // The identity of the store is compared too.
-        let at_once = self.config.max_txn_ops.saturating_sub(1).clamp(1, AT_ONCE);
-        let (etcd, me) = (self.config.etcd.clone(), ctx.address());
-        spawn_guarded(&self.config.faults, Self::NAME, async move {
+        let at_once = self.config.limits.max_txn_ops.saturating_sub(1).clamp(1, AT_ONCE);
+        let (etcd, me) = (self.config.etcd.client.clone(), ctx.address());
+        spawn_guarded(&self.config.reports.faults, Self::NAME, async move {
             let mut gone = Vec::new();
             for held in held.chunks(at_once) {
                 match missing(&etcd, held).await {

@@ -27,8 +27,8 @@ impl Dispatcher {
         let nonce = Nonce(self.rng.next_u64());
         let span = self.span(instance, &snapshot);
         let locking = spans::lock(&span);
-        let DispatcherConfig { engine, env, rules, leases, .. } = &self.config;
-        let Some(lease) = leases.get(&rules[rule.index()].lock_ttl()) else { return };
+        let DispatcherConfig { engine, env, rules, etcd, .. } = &self.config;
+        let Some(lease) = etcd.leases.get(&rules[rule.index()].lock_ttl()) else { return };
         let keys = self.tools.keys(rule, &binding);
         let since = env.unix_millis();
         let mut txn = Box::new(AcquireTxn {
@@ -66,8 +66,8 @@ impl Dispatcher {
         locking: Span,
         me: Addr<Self>,
     ) {
-        let out_of_time = self.out_of_time.clone();
-        spawn_guarded(&self.config.faults, Self::NAME, async move {
+        let out_of_time = self.shutdown.out_of_time.clone();
+        spawn_guarded(&self.config.reports.faults, Self::NAME, async move {
             let (outcome, txn) = txn.run(out_of_time).instrument(locking.clone()).await;
             locking.record("result", outcome.result());
             drop(locking);
@@ -89,7 +89,7 @@ impl Dispatcher {
             return false;
         };
         let (rule, took) = (record.rule, now - record.entered);
-        self.config.meters.rule(rule).locked(outcome.result());
+        self.config.reports.meters.rule(rule).locked(outcome.result());
         self.notify_event(instance, || outcome.event(took));
         if let LockOutcome::Held { key, create_revision, holder: Some(holder), ours: true, .. } = &outcome
             && !self.firings.nonces().any(|nonce| nonce == holder.nonce)
@@ -97,7 +97,7 @@ impl Dispatcher {
         {
             // The lock is left over from an attempt whose answer never came.
             self.log_orphan(rule, Some(self.config.rules[rule.index()].id()), key, *create_revision);
-            self.config.meters.orphan();
+            self.config.reports.meters.orphan();
             self.send(rule, free_orphan(key, *create_revision));
             self.fails_to_lock(instance, outcome.result(), false);
             outcome = LockOutcome::Failed("an orphaned lock of this engine".into());
@@ -108,12 +108,12 @@ impl Dispatcher {
         match outcome {
             LockOutcome::Won { fence, lease, keys, read } => {
                 // The mirror is not to be behind what the callback is shown.
-                self.outbox.changes.extend(read.into_iter().flat_map(|read| read.changes));
+                self.feedback.outbox.changes.extend(read.into_iter().flat_map(|read| read.changes));
                 let Some(firing) = self.firings.get_mut(instance) else { return false };
                 firing.span.record("fencing_token", fence.create_revision.get());
                 return firing.won(fence, lease, keys);
             }
-            LockOutcome::Untrue { changes, .. } => self.outbox.changes.extend(changes),
+            LockOutcome::Untrue { changes, .. } => self.feedback.outbox.changes.extend(changes),
             LockOutcome::TooLarge(error) => self.log_too_large(instance, rule, &error),
             LockOutcome::Held { .. } | LockOutcome::Marked(_) | LockOutcome::Failed(_) => {}
         }
@@ -122,7 +122,7 @@ impl Dispatcher {
 
     /// Says that an instance is given up, because a transaction of it is larger than what etcd takes.
     pub(super) fn log_too_large(&self, instance: InstanceId, rule: RuleIndex, error: &str) {
-        let DispatcherConfig { engine, rules, telemetry, .. } = &self.config;
+        let DispatcherConfig { engine, rules, reports: Reports { telemetry, .. }, .. } = &self.config;
         let Some(record) = self.work.record(instance) else { return };
         if let Some(suppressed) = telemetry.lines.pass(Line::TooLarge, rule, Instant::now()) {
             let (engine, rule) = (&**engine, &rules[rule.index()]);
@@ -148,7 +148,7 @@ impl Dispatcher {
 
     /// Says that a lock of this engine is freed under which no firing works.
     pub(super) fn log_orphan(&self, rule: RuleIndex, id: Option<&str>, key: &str, revision: Revision) {
-        let DispatcherConfig { engine, telemetry, .. } = &self.config;
+        let DispatcherConfig { engine, reports: Reports { telemetry, .. }, .. } = &self.config;
         if let Some(suppressed) = telemetry.lines.pass(Line::OrphanFreed, rule, Instant::now()) {
             let key = (telemetry.reveal >= Reveal::Keys).then_some(key);
             tracing::info!(

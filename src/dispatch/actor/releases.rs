@@ -11,9 +11,9 @@ impl Dispatcher {
     /// Has what is released watched from where it is needed, or not at all.
     pub(super) fn watch_releases(&mut self, now: Instant) {
         let after = self.work.releases_after(now);
-        if after != self.releases_after {
-            self.releases_after = after;
-            self.releases.set(after);
+        if after != self.releases.after {
+            self.releases.after = after;
+            self.releases.watcher.set(after);
         }
     }
 }
@@ -39,7 +39,7 @@ impl Handler<LocksSeen> for Dispatcher {
 
     fn handle(&mut self, LocksSeen(locks): LocksSeen, ctx: &mut Self::Context) {
         guarded(self, ctx, |this, _| {
-            let leases = this.config.leases.values();
+            let leases = this.config.etcd.leases.values();
             let ours: Vec<LeaseId> = leases.filter_map(|l| l.get().map(|lease| lease.id)).collect();
             let active: HashSet<Nonce> = this.firings.nonces().collect();
             for lock in locks {
@@ -47,7 +47,7 @@ impl Handler<LocksSeen> for Dispatcher {
                 let busy = holder.is_some_and(|holder| active.contains(&holder.nonce));
                 if ours.contains(&lock.lease) && !busy && !is_active(Mutant::Orphans) {
                     this.log_orphan(RuleIndex::default(), None, &lock.key, lock.create_revision);
-                    this.config.meters.orphan();
+                    this.config.reports.meters.orphan();
                     this.send(RuleIndex::default(), free_orphan(&lock.key, lock.create_revision));
                 }
             }
