@@ -13,7 +13,9 @@
 //! | [`observer`](self) | what an HTTP endpoint holds of it (feature `http`) |
 //! | [`supervisor`] | starts, restarts and ends the actors |
 //! | [`incarnation`] | all actors of one start, wired together |
+//! | [`actor_factory`] | what each of these actors is made of |
 
+mod actor_factory;
 mod build;
 pub(crate) mod builder;
 mod check;
