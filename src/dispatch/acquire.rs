@@ -43,7 +43,7 @@ pub(super) struct AcquireTxn {
     pub(super) retry: Retry,
 }
 
-/// What an answer to the transaction means.
+/// What an answer means for the attempt, which may not be over with it.
 pub(super) enum AcquireStep {
     Ended(LockOutcome),
     /// It is to be sent again at once, in another form.

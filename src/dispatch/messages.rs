@@ -77,7 +77,7 @@ impl FoundMark {
     }
 }
 
-/// How a callback ended, for the decision about its instance: beside what all are told of it, whether it was an attempt.
+/// How a callback ended, for the decision about its instance: what all are told of it, and whether it was an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CallbackEnd {
     pub(crate) outcome: FiringOutcome,

@@ -15,7 +15,8 @@ use std::time::Duration;
 /// A word for an attempt to take the lock that is followed by another one at once, which reads what is shown.
 pub(crate) const CHANGED: &str = "changed";
 
-/// How an attempt to take the lock ended.
+/// How an attempt to take the lock ended, whatever transactions it took. It has what the dispatcher goes on with; its
+/// public word is [`NotLocked`].
 #[derive(Debug)]
 pub(crate) enum LockOutcome {
     Won {
@@ -89,7 +90,8 @@ impl LockOutcome {
     }
 }
 
-/// How the transaction that ends a firing went.
+/// How the commit of a firing ended, whatever transactions it took. It has what the record and the index learn of it;
+/// its public word is [`CommitResult`].
 #[derive(Debug)]
 pub(crate) enum CommitOutcome {
     /// It took effect at `revision`, changing these slots of the instance; `marked`: and left a mark.

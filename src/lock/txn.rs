@@ -173,7 +173,8 @@ impl Locking<'_> {
     }
 }
 
-/// How an attempt to take a lock ended.
+/// What the reply to one transaction that takes a lock says. The outcome of an attempt is another type, because an
+/// attempt may go on after a reply, or end without one.
 #[derive(Debug)]
 pub(crate) enum LockReply {
     /// The lock is ours, and the condition held when it was taken. With what the transaction has read, if it did.
@@ -357,7 +358,8 @@ impl Ending<'_> {
     }
 }
 
-/// How the transaction that ends a firing went.
+/// What the reply to one transaction that ends a firing says. The outcome of a commit is another type, because a commit
+/// may go on after a reply, or its effects may be found in etcd without one.
 #[derive(Debug)]
 pub(crate) enum EndReply {
     Committed {

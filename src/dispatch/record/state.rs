@@ -184,7 +184,8 @@ pub(crate) enum Wait {
     TooOften,
 }
 
-/// How a firing ended, remembered until it is settled.
+/// What follows from a firing for its instance, remembered until that is decided again. How the callback ended does not
+/// tell it: the delay is drawn here, and a firing can end without its callback or its commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AfterFiring {
     Done,
