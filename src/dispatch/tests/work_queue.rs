@@ -321,7 +321,7 @@ fn a_callback_that_failed_counts_once_also_if_its_mark_is_refused() {
 #[test]
 fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
     let mut b = Bench::new([rule("r")], 8);
-    for (id, truth, seen, closed_slots, settled) in [
+    for (id, truth, seen, closed_slots, expected) in [
         (1, false, vec![touch(0, 10)], vec![0], Some(None)),
         (2, true, vec![touch(0, 10)], vec![0], Some(Some(State::Idle))),
         (3, true, vec![touch(1, 10), touch(0, 10)], vec![0, 1], Some(Some(State::Idle))),
@@ -337,7 +337,7 @@ fn what_is_decided_with_the_commit_before_its_answer_needs_no_other_decision() {
         let outcome = committed(10, &closed_slots, false);
         b.end(id, &CallbackEnd::of(FiringOutcome::Done), outcome);
         let asks = b.wanted().iter().filter(|action| matches!(action, Action::Ask(..))).count();
-        match settled {
+        match expected {
             Some(state) => assert_eq!((b.state(id), asks), (state, 0), "{id}"),
             None => {
                 assert!(

@@ -1,3 +1,5 @@
+//! Tests of a firing under way: every step at every stage.
+
 use super::*;
 use crate::cancellation::Cancellation;
 use crate::etcd::LeaseId;
