@@ -56,6 +56,9 @@ pub(super) struct Activity {
     /// Whoever watches over it sleeps until a request is sent.
     idle: AtomicBool,
     busy: Notify,
+    /// Whoever has found it silent sleeps until something comes.
+    given_up: AtomicBool,
+    spoke: Notify,
 }
 
 impl Activity {
@@ -66,6 +69,8 @@ impl Activity {
             closed: AtomicBool::new(false),
             idle: AtomicBool::new(false),
             busy: Notify::new(),
+            given_up: AtomicBool::new(false),
+            spoke: Notify::new(),
         }
     }
 
@@ -83,6 +88,9 @@ impl Activity {
     /// Something came.
     pub(super) fn heard(&self) {
         self.due.store(0, Ordering::SeqCst);
+        if self.given_up.load(Ordering::SeqCst) && self.given_up.swap(false, Ordering::SeqCst) {
+            self.spoke.notify_one();
+        }
     }
 
     /// The connection has ended.
@@ -137,11 +145,16 @@ impl Activity {
         }
     }
 
-    /// Waits until something has come over a connection that was silent.
+    /// Waits until something has come over a connection that was silent; for ever if it has ended. One may wait at a
+    /// time.
     pub(super) async fn spoken(&self) {
-        const LOOK: Duration = Duration::from_millis(20);
-        while self.is_closed() || self.is_silent(Instant::now()) {
-            tokio::time::sleep(LOOK).await;
+        loop {
+            // Before the look: what comes after that wakes.
+            self.given_up.store(true, Ordering::SeqCst);
+            if !self.is_closed() && !self.is_silent(Instant::now()) {
+                return self.given_up.store(false, Ordering::SeqCst);
+            }
+            self.spoke.notified().await;
         }
     }
 }
@@ -301,5 +314,35 @@ mod tests {
         tokio::time::sleep(SECOND).await;
         activity.close();
         watched.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_sign_of_life_is_woken_by_it() {
+        let start = Instant::now();
+        let activity = Arc::new(Activity::new(start));
+        activity.spoken().await;
+        assert_eq!(start.elapsed(), Duration::ZERO, "it is not silent");
+        let waiting = |activity: &Arc<Activity>| {
+            let activity = activity.clone();
+            tokio::spawn(async move {
+                activity.spoken().await;
+                Instant::now()
+            })
+        };
+        for _ in 0..2 {
+            activity.sent(Instant::now(), SECOND);
+            tokio::time::sleep(SECOND).await;
+            let told = waiting(&activity);
+            tokio::time::sleep(5 * SECOND).await;
+            assert!(!told.is_finished());
+            activity.heard();
+            assert_eq!(told.await.unwrap(), Instant::now(), "at once");
+        }
+        activity.close();
+        let told = waiting(&activity);
+        tokio::time::sleep(5 * SECOND).await;
+        activity.heard();
+        tokio::time::sleep(SECOND).await;
+        assert!(!told.is_finished(), "it has ended");
     }
 }
