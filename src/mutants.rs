@@ -87,6 +87,8 @@ mutants! {
     Helping,
     /// Only one engine helps with an instance.
     OneHelper,
+    /// A crawl reads what was not checked for longest. The mutant reads the first keys every time.
+    CrawlParts,
     /// The mark of an engine that is gone ends within a lock TTL after its time.
     MarkEnd,
 }

@@ -1,11 +1,14 @@
-//! The crawler: a task that from time to time reads everything at one revision, has the index compare it,
-//! has every instance decided again, and looks for locks that nobody works under.
+//! The crawler: a task that from time to time reads everything at one revision, or a share of it if other engines do
+//! so too, and has the index compare it. Then it has every instance decided again, and looks for locks that nobody
+//! works under.
 
 use super::mutex::CrawlMutex;
+use super::parts::{CrawlParts, Picked};
+use crate::change::Revision;
 use crate::etcd::{EtcdClient, Failure, FailureKind};
+use crate::index::ViewPurpose;
 use crate::index::actor::{CancelView, CloseView, DecideAll, IndexActor, OpenView, ViewPage};
 use crate::index::places::ViewId;
-use crate::index::{ViewPurpose, WatcherIndex};
 use crate::lock::lock_watcher::LocksSeen;
 use crate::metrics::Meters;
 use crate::pattern::KeyScope;
@@ -13,8 +16,10 @@ use crate::read::reader::{self, SharedSplitPoints, StreamGeneration};
 use crate::read::throttle::Throttle;
 use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
 use crate::time::Jitter;
+use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use rand::rngs::StdRng;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -49,6 +54,8 @@ pub(crate) struct CrawlerSettings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) dispatcher: Recipient<LocksSeen>,
     pub(crate) namespace: String,
+    /// How many engines share the work, once that is known.
+    pub(crate) members: WatchCell<Option<usize>>,
     /// Between the end of a crawl and the start of the next.
     pub(crate) interval: Duration,
     /// By which part of the interval it may be longer or shorter.
@@ -70,12 +77,15 @@ pub(crate) fn start_crawler(settings: CrawlerSettings) {
 }
 
 async fn run(mut settings: CrawlerSettings) {
+    let mut parts = CrawlParts::new(settings.watched.iter().map(|watched| watched.keys.range()));
     let mut failing = false;
     loop {
         let CrawlerSettings { interval, jitter, .. } = settings;
         sleep(jitter.lengthen(interval, &mut settings.rng)).await;
-        let crawled = turn(&mut settings).await;
+        let crawled = turn(&mut settings, &mut parts).await;
         let engine = &*settings.engine;
+        let looked = look_again(&settings).await;
+        let crawled = crawled.and_then(|crawled| looked.map(|()| crawled));
         let failed_before = std::mem::replace(&mut failing, crawled.is_err());
         match crawled {
             Ok(Some((keys, drift, took))) => {
@@ -112,13 +122,16 @@ async fn cancel(index: &Addr<IndexActor>, views: Vec<ViewId>) {
 }
 
 /// One crawl, when it is this engine's turn, and how long it took; `None` as [`crawl`].
-async fn turn(settings: &mut CrawlerSettings) -> Result<Option<(usize, u64, Duration)>, Failure> {
+async fn turn(
+    settings: &mut CrawlerSettings,
+    parts: &mut CrawlParts,
+) -> Result<Option<(usize, u64, Duration)>, Failure> {
     let held = match &mut settings.mutex {
         None => None,
         Some(mutex) => Some(mutex.acquire(&settings.etcd, &mut settings.rng).await),
     };
     let started = Instant::now();
-    let crawled = crawl(settings).await;
+    let crawled = crawl(settings, parts).await;
     let took = started.elapsed();
     if let (Some(mutex), Some(held)) = (&mut settings.mutex, held) {
         mutex.release(&settings.etcd, held).await;
@@ -126,10 +139,24 @@ async fn turn(settings: &mut CrawlerSettings) -> Result<Option<(usize, u64, Dura
     Ok(crawled?.map(|(keys, drift)| (keys, drift, took)))
 }
 
+/// Has every instance decided again, and looks for locks that nobody works under: once an interval, whatever was read.
+async fn look_again(settings: &CrawlerSettings) -> Result<(), Failure> {
+    let CrawlerSettings { etcd, index, dispatcher, namespace, .. } = settings;
+    let locks = match etcd.locks(&format!("{namespace}lock/")).await {
+        // Then there are none of this engine's.
+        Err(failure) if failure.kind == FailureKind::Permission => Vec::new(),
+        locks => locks?,
+    };
+    // Closed: the engine is restarting, and these with it.
+    let _ = index.send(DecideAll).await;
+    let _ = dispatcher.send(LocksSeen(locks)).await;
+    Ok(())
+}
+
 /// One crawl; `None` if a resync took its place, or a watch did not follow all the time. What etcd refuses to let be
 /// read is left out.
-async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failure> {
-    let CrawlerSettings { etcd, index, dispatcher, .. } = settings;
+async fn crawl(settings: &CrawlerSettings, parts: &mut CrawlParts) -> Result<Option<(usize, u64)>, Failure> {
+    let CrawlerSettings { etcd, index, .. } = settings;
     let refused = |watched: &WatchedKeys| watched.generation.is_refused();
     // By watch: the stream, or that it is refused.
     let streams = || -> Option<Vec<Option<u64>>> {
@@ -138,16 +165,17 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
         settings.watched.iter().map(stream).collect()
     };
     let Some(followed) = streams() else { return Ok(None) };
+    let members = settings.members.get().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+    let known =
+        settings.watched.iter().map(|watched| (!refused(watched)).then(|| watched.splits.stretches()));
+    let picked = parts.pick(members, &known.collect::<Vec<_>>());
     // One revision for all keys.
     let revision = etcd.header(&KeyScope::Prefix(settings.namespace.clone())).await?.revision;
     // All views before the first key is read, so that what is deleted meanwhile is remembered.
     let mut views = Vec::new();
-    let all = WatcherIndex::all(settings.watched.len()).zip(&settings.watched);
-    let open_to_us = all.filter(|(_, watched)| !refused(watched));
-    let (watchers, all): (Vec<WatcherIndex>, Vec<&WatchedKeys>) = open_to_us.unzip();
-    for watcher in watchers {
-        let open = OpenView { watcher, revision, purpose: ViewPurpose::Crawl };
-        match index.send(open).await {
+    for Picked { watcher, ranges, .. } in &picked {
+        let (watcher, within) = (*watcher, ranges.clone());
+        match index.send(OpenView { watcher, revision, purpose: ViewPurpose::Crawl, within }).await {
             Ok(Some(view)) => views.push(view),
             _ => {
                 cancel(index, views).await;
@@ -156,25 +184,12 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
         }
     }
     let mut keys = 0;
-    let expected = all.iter().map(|watched| watched.splits.keys()).sum();
-    let mut throttle = Throttle::beside(settings.rate, expected);
+    let mut throttle = Throttle::beside(settings.rate, picked.iter().map(|picked| picked.keys).sum());
     let mut lost = Vec::new();
-    for (&view, watched) in views.iter().zip(all) {
-        let page = async |mut found: Vec<_>, _| {
-            keys += found.len();
-            // In pieces, so that a live change waits for one of them at most.
-            while !found.is_empty() {
-                let rest = found.split_off(found.len().min(PIECE));
-                let piece = std::mem::replace(&mut found, rest);
-                if !index.send(ViewPage(view, piece, 0)).await.unwrap_or(false) {
-                    return false;
-                }
-            }
-            true
-        };
-        let read = reader::read(etcd, &watched.keys, revision, &watched.splits, &mut throttle, page).await;
-        match read {
-            Ok(Some(_)) => {}
+    for (&view, picked) in views.iter().zip(&picked) {
+        let watched = &settings.watched[picked.watcher.index()];
+        match read(settings, watched, picked, revision, view, &mut throttle, &mut keys).await {
+            Ok(true) => {}
             // Its watch is to find that out too, and says so in the health.
             Err(failure) if failure.kind == FailureKind::Permission => {
                 if watched.splits_up {
@@ -189,8 +204,7 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
             }
         }
     }
-    views.retain(|view| !lost.contains(view));
-    cancel(index, lost).await;
+    cancel(index, lost.clone()).await;
     sleep(SETTLE).await;
     // A watch that was interrupted has yet to deliver what explains the differences: they are no drift.
     if streams().as_ref() != Some(&followed) {
@@ -198,19 +212,49 @@ async fn crawl(settings: &CrawlerSettings) -> Result<Option<(usize, u64)>, Failu
         return Ok(None);
     }
     let mut drift = 0;
-    for view in views {
+    for (view, picked) in views.into_iter().zip(&picked).filter(|(view, _)| !lost.contains(view)) {
         let (done, closed) = oneshot::channel();
         let sent = index.send(CloseView(view, revision, done)).await;
         match timeout(COMPARE, closed).await {
-            Ok(Ok(closed)) if sent.is_ok() => drift += closed.drift,
+            Ok(Ok(closed)) if sent.is_ok() => {
+                drift += closed.drift;
+                parts.checked(picked);
+            }
             _ => return Ok(None),
         }
     }
-    let locks = match etcd.locks(&format!("{}lock/", settings.namespace)).await {
-        // Then there are none of this engine's.
-        Err(failure) if failure.kind == FailureKind::Permission => Vec::new(),
-        locks => locks?,
-    };
-    let told = index.send(DecideAll).await.is_ok() && dispatcher.send(LocksSeen(locks)).await.is_ok();
-    Ok(told.then_some((keys, drift)))
+    Ok(Some((keys, drift)))
+}
+
+/// Has the index compare what was picked of a watcher's keys, and counts them. False if the view has ended meanwhile.
+async fn read(
+    settings: &CrawlerSettings,
+    watched: &WatchedKeys,
+    picked: &Picked,
+    revision: Revision,
+    view: ViewId,
+    throttle: &mut Throttle,
+    keys: &mut usize,
+) -> Result<bool, Failure> {
+    let CrawlerSettings { etcd, index, .. } = settings;
+    let whole = picked.ranges.is_empty().then_some(None);
+    for within in whole.into_iter().chain(picked.ranges.iter().map(Some)) {
+        let page = async |mut found: Vec<_>, _| {
+            *keys += found.len();
+            // In pieces, so that a live change waits for one of them at most.
+            while !found.is_empty() {
+                let rest = found.split_off(found.len().min(PIECE));
+                let piece = std::mem::replace(&mut found, rest);
+                if !index.send(ViewPage(view, piece, 0)).await.unwrap_or(false) {
+                    return false;
+                }
+            }
+            true
+        };
+        let range = (&watched.keys, within);
+        if reader::read(etcd, range, revision, &watched.splits, throttle, page).await?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

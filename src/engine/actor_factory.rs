@@ -274,11 +274,13 @@ impl<'a> ActorFactory<'a> {
         &self,
         etcd: &Arc<EtcdClient>,
         dispatcher: &Addr<Dispatcher>,
+        count: WatchCellSender<Option<usize>>,
     ) -> (FleetWatcherSettings, Retry) {
         let settings = FleetWatcherSettings {
             etcd: etcd.clone(),
             prefix: prefix_of_members(&self.config.namespace),
             dispatcher: dispatcher.clone().recipient(),
+            count,
             status: self.status.clone(),
             silence: self.config.options.watch_silence,
             faults: self.faults.clone(),
@@ -298,12 +300,13 @@ impl<'a> ActorFactory<'a> {
         watched.iter().map(watch_of).collect()
     }
 
-    /// One for each of these watches.
+    /// One for each of these watches. `members`: how many engines share the work, once that is known.
     pub(super) fn watchers(
         &self,
         etcd: &Arc<EtcdClient>,
         index: &Addr<IndexActor>,
         watched: &[WatchedKeys],
+        members: &WatchCell<Option<usize>>,
     ) -> Vec<(WatcherSettings, Retry)> {
         let Self { config, .. } = self;
         let progress = WatchProgress::new(watched.len(), Instant::now());
@@ -319,6 +322,7 @@ impl<'a> ActorFactory<'a> {
                     index: index.clone(),
                     status: self.status.clone(),
                     splits: splits.clone(),
+                    members: members.clone(),
                     generation: generation.clone(),
                     splits_up: *splits_up,
                     silence: config.options.watch_silence,
@@ -356,6 +360,7 @@ impl<'a> ActorFactory<'a> {
         dispatcher: &Addr<Dispatcher>,
         leases: &LockLeases,
         watched: Vec<WatchedKeys>,
+        members: WatchCell<Option<usize>>,
     ) -> CrawlerSettings {
         let Self { config, env, .. } = self;
         let EngineOptions { lock_ttl, crawl_mutex, .. } = config.options;
@@ -373,6 +378,7 @@ impl<'a> ActorFactory<'a> {
             index: index.clone(),
             dispatcher: dispatcher.clone().recipient(),
             namespace: config.namespace.to_string(),
+            members,
             interval: config.options.crawl_interval,
             jitter: config.options.crawl_jitter,
             rate: config.options.crawl_rate,

@@ -247,6 +247,10 @@ impl EngineBuilder {
     /// [jitter](EngineBuilder::crawl_jitter). More than zero; default: 5 minutes. A crawl reads all watched
     /// keys, repairs what the watch may have missed (expected: nothing) and fires again what is still true.
     ///
+    /// Engines that [share the work](EngineBuilder::owners) read a share of the keys each, so that all of them together
+    /// read about as much an interval as one would. Each has read everything within as many intervals as there are
+    /// engines, and one more: at most nine.
+    ///
     /// A shorter interval means more load on etcd, and instances that stay true fire more often. With a
     /// longer one they wait longer, and a fault of the watch would stay unnoticed for longer.
     pub fn crawl_interval(mut self, interval: Duration) -> Self {

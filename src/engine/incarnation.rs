@@ -120,17 +120,18 @@ impl Incarnation {
 
         let watch = ActorThread::start("etcd-rules-watch", placement)?;
         connect(&watch, watch_connector, &faults).await.ok_or_else(ended)?;
+        let (count, members) = watch_cell((!is_member).then_some(1));
         if is_member {
             // Before the snapshots, so that the members are known when those are decided.
-            let (watcher, retry) = factory.fleet_watcher(&watch_etcd, &dispatcher);
+            let (watcher, retry) = factory.fleet_watcher(&watch_etcd, &dispatcher, count);
             watch.run(move || start_fleet_watcher(watcher, retry)).await.ok_or_else(ended)?;
         }
         let watched = factory.watched();
-        for (watcher, retry) in factory.watchers(&watch_etcd, &index, &watched) {
+        for (watcher, retry) in factory.watchers(&watch_etcd, &index, &watched, &members) {
             watch.run(move || start_watcher(watcher, retry)).await.ok_or_else(ended)?;
         }
         let (lock_watcher, retry) = factory.lock_watcher(&watch_etcd, &dispatcher, after);
-        let crawler = factory.crawler(&watch_etcd, &index, &dispatcher, &leases, watched);
+        let crawler = factory.crawler(&watch_etcd, &index, &dispatcher, &leases, watched, members);
         let start = move || {
             start_lock_watcher(lock_watcher, retry);
             start_crawler(crawler);

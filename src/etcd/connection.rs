@@ -332,17 +332,17 @@ mod tests {
         for _ in 0..2 {
             activity.sent(Instant::now(), SECOND);
             tokio::time::sleep(SECOND).await;
-            let told = waiting(&activity);
+            let woken = waiting(&activity);
             tokio::time::sleep(5 * SECOND).await;
-            assert!(!told.is_finished());
+            assert!(!woken.is_finished());
             activity.heard();
-            assert_eq!(told.await.unwrap(), Instant::now(), "at once");
+            assert_eq!(woken.await.unwrap(), Instant::now(), "at once");
         }
         activity.close();
-        let told = waiting(&activity);
+        let woken = waiting(&activity);
         tokio::time::sleep(5 * SECOND).await;
         activity.heard();
         tokio::time::sleep(SECOND).await;
-        assert!(!told.is_finished(), "it has ended");
+        assert!(!woken.is_finished(), "it has ended");
     }
 }

@@ -9,6 +9,7 @@ use crate::read::resume::{Resume, ResumeStep, Start};
 use crate::read::start::start;
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{ActorFaults, spawn_guarded};
+use crate::watch_cell::WatchCellSender;
 use actix::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,19 @@ pub(crate) struct FleetWatcherSettings {
     /// All keys of members begin with it.
     pub(crate) prefix: String,
     pub(crate) dispatcher: Recipient<FleetNews>,
+    /// How many members there are, once that is known.
+    pub(crate) count: WatchCellSender<Option<usize>>,
     pub(crate) status: Status,
     pub(crate) silence: Duration,
     pub(crate) faults: ActorFaults,
+}
+
+impl FleetWatcherSettings {
+    /// False: the dispatcher is gone.
+    async fn tell(&self, view: &FleetView) -> bool {
+        self.count.set(Some(view.len()));
+        self.dispatcher.send(FleetNews::Members(view.clone())).await.is_ok()
+    }
 }
 
 /// Its name among the parts of the engine.
@@ -93,7 +104,7 @@ async fn follow(
     view: &mut FleetView,
     retry: &mut Retry,
 ) -> Result<bool, Failure> {
-    let FleetWatcherSettings { etcd, prefix, dispatcher, status, silence, .. } = settings;
+    let FleetWatcherSettings { etcd, prefix, status, silence, .. } = settings;
     let members = KeyScope::Prefix(prefix.clone());
     let from = match start(etcd, &members, resume).await? {
         Start::Watch(from) => from,
@@ -101,7 +112,7 @@ async fn follow(
             let (read, revision) = read(etcd, prefix).await?;
             *view = read;
             resume.snapshot(revision, None);
-            if dispatcher.send(FleetNews::Members(view.clone())).await.is_err() {
+            if !settings.tell(view).await {
                 return Ok(false);
             }
             revision.next()
@@ -115,7 +126,7 @@ async fn follow(
     let mut stream = LiveWatch::open(etcd, &members, from, false, *silence, Pieces::Whole).await?;
     status.fine(PART);
     // What was said of a broken watch is over.
-    if dispatcher.send(FleetNews::Members(view.clone())).await.is_err() {
+    if !settings.tell(view).await {
         return Ok(false);
     }
     loop {
@@ -125,7 +136,7 @@ async fn follow(
             ResumeStep::Deliver(changes, _) => {
                 retry.reset();
                 changes.into_iter().for_each(|change| view.apply(prefix, change));
-                if dispatcher.send(FleetNews::Members(view.clone())).await.is_err() {
+                if !settings.tell(view).await {
                     return Ok(false);
                 }
             }

@@ -13,6 +13,7 @@ use super::{
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
 use crate::metrics::Meters;
+use crate::pattern::KeyRange;
 use crate::read::throttle::RestPeriods;
 use crate::runtime::supervised::{ActorFault, ActorFaults, SupervisedActor, forward, guarded};
 use actix::prelude::*;
@@ -273,13 +274,14 @@ impl Handler<Feedback> for IndexActor {
     }
 }
 
-/// Begins a comparison with the mirror; see [`Index::open_view`].
+/// Begins a comparison with the mirror; see [`Index::open_view_within`].
 #[derive(Message)]
 #[rtype(result = "Option<ViewId>")]
 pub(crate) struct OpenView {
     pub(crate) watcher: WatcherIndex,
     pub(crate) revision: Revision,
     pub(crate) purpose: ViewPurpose,
+    pub(crate) within: Vec<KeyRange>,
 }
 
 impl Handler<OpenView> for IndexActor {
@@ -288,7 +290,8 @@ impl Handler<OpenView> for IndexActor {
     fn handle(&mut self, view: OpenView, ctx: &mut Self::Context) -> Self::Result {
         let mut opened = None;
         guarded(self, ctx, |this, _| {
-            opened = this.index.open_view(view.watcher, view.revision, view.purpose);
+            let OpenView { watcher, revision, purpose, within } = view;
+            opened = this.index.open_view_within(watcher, revision, purpose, within);
         });
         opened
     }

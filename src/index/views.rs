@@ -8,13 +8,15 @@
 //! A crawl runs beside a live watch, and the event that explains a difference may still be on its way. So
 //! differences are held until the crawl closes the view. Those that are still unexplained then are drift.
 //!
-//! Keys that a view lacks were deleted. A sweep in chunks finds them.
+//! Keys that a view lacks were deleted. A sweep in chunks finds them. A crawl may compare only some ranges of the keys:
+//! then the sweep passes over the others.
 
 use super::mirror::Content;
 use super::places::{EntryId, ViewId};
 use super::{AHEAD, Index, Matched, WatcherIndex};
 use crate::change::{Change, Deletion, KeyValue, Revision};
 use crate::mutants::{Mutant, is_active};
+use crate::pattern::KeyRange;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ViewPurpose {
@@ -49,6 +51,8 @@ struct View {
     watcher: WatcherIndex,
     revision: Revision,
     purpose: ViewPurpose,
+    /// Only these ranges are compared; empty: the whole prefix.
+    within: Vec<KeyRange>,
     mismatches: Vec<KeyValue>,
     /// Keys were deleted after the view's revision, and their tombstones were collected before it was opened.
     /// So a key in the view that the mirror lacks may have been deleted since.
@@ -58,6 +62,18 @@ struct View {
     /// Once all pages are in: the next entry that the sweep looks at.
     sweep: Option<usize>,
     drift: u64,
+}
+
+impl View {
+    /// Whether a key is one of those that are compared.
+    fn has(&self, key: impl FnOnce() -> String) -> bool {
+        if self.within.is_empty() {
+            return true;
+        }
+        let key = key().into_bytes();
+        let at = self.within.partition_point(|range| range.start <= key);
+        at > 0 && self.within[at - 1].has(&key)
+    }
 }
 
 /// The most differences that a crawl holds back. Any more are repaired at once.
@@ -145,6 +161,17 @@ impl Index {
         revision: Revision,
         purpose: ViewPurpose,
     ) -> Option<ViewId> {
+        self.open_view_within(watcher, revision, purpose, Vec::new())
+    }
+
+    /// The same for these ranges alone, ascending and apart from each other, unless there are none.
+    pub(crate) fn open_view_within(
+        &mut self,
+        watcher: WatcherIndex,
+        revision: Revision,
+        purpose: ViewPurpose,
+        within: Vec<KeyRange>,
+    ) -> Option<ViewId> {
         if purpose == ViewPurpose::Crawl
             && (!self.views.is_complete(watcher) || self.views.has_snapshot(watcher))
         {
@@ -158,6 +185,7 @@ impl Index {
             watcher,
             revision,
             purpose,
+            within,
             mismatches: Vec::new(),
             blind: self.forgotten[watcher.index()] > revision,
             read_at: revision,
@@ -356,6 +384,7 @@ impl Index {
                         && matches!(entry.content, Content::Present { revision: known, .. } if known <= revision)
                 })
                 .map(|(entry, _)| entry)
+                .filter(|&entry| self.views.open[at].has(|| self.key_of(entry)))
                 .collect();
             if is_active(Mutant::Deletions) {
                 missing.clear();

@@ -1,6 +1,6 @@
 //! Which keys are read and watched together: all that begin with a prefix, or a single one.
 
-use super::prefix_end;
+use super::{KeyRange, prefix_end};
 use std::fmt;
 
 /// All keys with a prefix, or one key. Of both etcd is asked in such a way that permission for exactly these keys is
@@ -31,6 +31,14 @@ impl KeyScope {
         match self {
             KeyScope::Prefix(_) => self.contains(other.text()),
             KeyScope::Key(_) => self == other,
+        }
+    }
+
+    /// The keys that it may have, as a range.
+    pub(crate) fn range(&self) -> KeyRange {
+        match self {
+            KeyScope::Prefix(_) => KeyRange { start: self.first_key(), end: self.end() },
+            KeyScope::Key(key) => KeyRange::of_key(key),
         }
     }
 

@@ -16,7 +16,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::pattern::{KeyScope, UNBOUNDED};
+use crate::pattern::{KeyRange, KeyScope, UNBOUNDED};
 use std::collections::BTreeMap;
 
 /// A range between split points may return this many pages at once: keys were added since they were learned, or
@@ -67,12 +67,15 @@ pub(crate) struct RangePlan {
 }
 
 impl RangePlan {
-    /// Plans to read all keys of a range, about `page` at a time.
+    /// Plans to read all keys of a scope, or those within a range of it, about `page` at a time.
     ///
     /// `splits` are the split points an earlier read learned, ascending. They may be stale or none at all;
     /// those outside the range or out of order are passed over.
-    pub(crate) fn new(range: &KeyScope, page: usize, splits: &[Vec<u8>]) -> Self {
-        Self::between(range.first_key(), range.end(), page, splits)
+    pub(crate) fn new(scope: &KeyScope, within: Option<&KeyRange>, page: usize, splits: &[Vec<u8>]) -> Self {
+        match within {
+            None => Self::between(scope.first_key(), scope.end(), page, splits),
+            Some(KeyRange { start, end }) => Self::between(start.clone(), end.clone(), page, splits),
+        }
     }
 
     fn between(start: Vec<u8>, end: Vec<u8>, page: usize, splits: &[Vec<u8>]) -> Self {
@@ -166,8 +169,16 @@ impl RangePlan {
 pub(crate) struct SplitPoints(Vec<(Vec<u8>, usize)>);
 
 impl SplitPoints {
-    pub(crate) fn keys(&self) -> usize {
-        self.0.iter().map(|(_, keys)| keys).sum()
+    /// What was learned of a range takes the place of what was known of it.
+    pub(crate) fn replace(&mut self, range: &KeyRange, SplitPoints(learned): SplitPoints) {
+        let from = self.0.partition_point(|(first, _)| *first < range.start);
+        let known = self.0[from..].iter().take_while(|(first, _)| range.has(first)).count();
+        self.0.splice(from..from + known, learned);
+    }
+
+    /// The stretches themselves, ascending.
+    pub(crate) fn stretches(&self) -> &[(Vec<u8>, usize)] {
+        &self.0
     }
 
     /// The split points for a read, ascending: about every `page`-th key.

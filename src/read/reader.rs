@@ -4,7 +4,7 @@ use super::ranges::{RangePlan, RangeRequest, SplitPoints};
 use super::throttle::Throttle;
 use crate::change::{KeyValue, Revision};
 use crate::etcd::{EtcdClient, Failure, FailureKind, RangePage};
-use crate::pattern::KeyScope;
+use crate::pattern::{KeyRange, KeyScope};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::collections::VecDeque;
@@ -18,18 +18,21 @@ use tokio::time::Instant;
 pub(crate) struct SharedSplitPoints(Arc<Mutex<SplitPoints>>);
 
 impl SharedSplitPoints {
-    /// About how many keys there were.
-    pub(crate) fn keys(&self) -> usize {
-        self.lock().keys()
-    }
-
     /// For pages of so many keys.
     fn points(&self, page: usize) -> Vec<Vec<u8>> {
         self.lock().points(page)
     }
 
-    fn set(&self, learned: SplitPoints) {
-        *self.lock() = learned;
+    /// Where the keys are, as far as is known.
+    pub(crate) fn stretches(&self) -> Vec<(Vec<u8>, usize)> {
+        self.lock().stretches().to_vec()
+    }
+
+    fn set(&self, within: Option<&KeyRange>, learned: SplitPoints) {
+        match within {
+            None => *self.lock() = learned,
+            Some(range) => self.lock().replace(range, learned),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, SplitPoints> {
@@ -91,15 +94,15 @@ impl StreamGeneration {
 /// Pages that wait to be taken in at most, while others are on their way.
 const AHEAD: usize = 2;
 
-/// Hands every key of the range, as of `revision`, to `page`, each once, in no order, with how many more the range
-/// has that was asked for: of a first read's first page, how many there are in all. With the revision 0, each range is
-/// read as it is then, and each key is still handed on once. While a page is taken in, the next ones are on their way,
-/// unless there is time.
+/// Hands every key of the scope, or of a range of it, as of `revision`, to `page`, each once, in no order, with how
+/// many more the range has that was asked for: of a first read's first page, how many there are in all. With the
+/// revision 0, each range is read as it is then, and each key is still handed on once. While a page is taken in, the
+/// next ones are on their way, unless there is time.
 ///
 /// Returns the store's newest revision that an answer told of; `None` as soon as `page` is false.
 pub(crate) async fn read(
     etcd: &EtcdClient,
-    range: &KeyScope,
+    (scope, within): (&KeyScope, Option<&KeyRange>),
     revision: Revision,
     splits: &SharedSplitPoints,
     throttle: &mut Throttle,
@@ -107,7 +110,7 @@ pub(crate) async fn read(
 ) -> Result<Option<Revision>, Failure> {
     let mut newest = Revision::NONE;
     let (size, parallel) = throttle.shape();
-    let mut plan = RangePlan::new(range, size, &splits.points(size));
+    let mut plan = RangePlan::new(scope, within, size, &splits.points(size));
     let mut out = FuturesUnordered::new();
     let mut heard: VecDeque<(Vec<KeyValue>, usize)> = VecDeque::new();
     loop {
@@ -150,7 +153,7 @@ pub(crate) async fn read(
         }
         throttle.wait(got, begun.elapsed()).await;
     }
-    splits.set(plan.learned());
+    splits.set(within, plan.learned());
     Ok(Some(newest))
 }
 

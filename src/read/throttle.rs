@@ -1,4 +1,5 @@
-//! How fast a prefix is read: at full speed when somebody waits for it, or beside live work.
+//! How fast a prefix is read: at full speed when somebody waits for it, at half of it by an engine that joins others at
+//! their work, or beside live work.
 //!
 //! A crawl has hours, and live work has not. So a crawl asks for small pages, one at a time, and rests after each for
 //! much longer than the page took: it uses a small part of etcd and of the engine, whatever the two can do, and
@@ -9,6 +10,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 /// Keys asked for at once, and requests under way at once, when somebody waits.
 const FAST: (usize, usize) = (4096, 4);
+
+/// The same when an engine joins others: their changes wait behind such a page.
+const JOINING: (usize, usize) = (1024, 2);
 
 /// Keys asked for at once beside live work: few, since a change waits behind a page of them, in etcd and here. A range
 /// that has grown may return several pages' worth.
@@ -51,6 +55,8 @@ impl RestPeriods {
 pub(crate) enum Throttle {
     /// As fast as it goes: somebody waits.
     Fast,
+    /// Others do the work meanwhile: with rests as long as the pages took.
+    Joining { owed: Duration },
     /// Beside live work, with a rest after each page.
     Beside(RestPeriods),
     /// So many keys in a second at most, from the start.
@@ -58,6 +64,10 @@ pub(crate) enum Throttle {
 }
 
 impl Throttle {
+    pub(crate) fn joining() -> Self {
+        Self::Joining { owed: Duration::ZERO }
+    }
+
     /// Beside live work; `keys`: about how many there are.
     pub(crate) fn beside(rate: Option<u32>, keys: usize) -> Self {
         match rate {
@@ -76,6 +86,7 @@ impl Throttle {
     pub(super) fn shape(&self) -> (usize, usize) {
         match self {
             Self::Fast => FAST,
+            Self::Joining { .. } => JOINING,
             Self::Beside(_) => (BESIDE, 1),
             Self::Rate { rate, .. } => (BESIDE.min(*rate as usize / 4).max(1), 1),
         }
@@ -85,6 +96,12 @@ impl Throttle {
     pub(super) async fn wait(&mut self, keys: usize, took: Duration) {
         match self {
             Self::Fast => {}
+            Self::Joining { owed } => {
+                *owed += took;
+                if *owed >= SHORTEST {
+                    sleep(std::mem::take(owed)).await;
+                }
+            }
             Self::Beside(rests) => {
                 if let Some(rest) = rests.after(took) {
                     sleep(rest).await;
@@ -120,6 +137,17 @@ mod tests {
     fn all_rests_of_a_crawl_are_bounded() {
         let mut rests = RestPeriods::new(3000);
         assert_eq!(rests.after(Duration::from_secs(5)), Some(10 * MS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_joins_others_rests_as_long_as_it_works() {
+        let start = Instant::now();
+        let mut throttle = Throttle::joining();
+        for took in [3, 2, 10] {
+            throttle.wait(1024, took * MS).await;
+        }
+        assert_eq!(start.elapsed(), 15 * MS, "rests alone, as nothing else takes time here");
+        assert!(!throttle.reads_ahead());
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,13 +3,13 @@
 
 use super::checker::Violation;
 use crate::embedded::record::Write;
-use crate::embedded::{EmbeddedEtcd, NetworkPath};
+use crate::embedded::{EmbeddedEtcd, Fault, NetworkPath, RequestKind};
 use crate::engine::RunningEngine;
 use crate::events::{EventKind, EventStream, NotLocked};
 use crate::mutants::{self, Mutant};
 use crate::runtime::process::Process;
 use crate::testing::virtual_time;
-use crate::{Engine, Error, Firing, Outcome, Rule, key};
+use crate::{Engine, Error, Firing, Jitter, Outcome, Rule, key};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -20,6 +20,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(4);
+/// Of the scenario of drift: between two crawls, and the keys that no rule is true for.
+const CRAWLS: Duration = Duration::from_secs(10);
+const KEPT: u32 = 3000;
+
 const MEMBERS: &str = "/etcd-rules/sim/members/1/";
 
 /// What happens to a fleet.
@@ -41,10 +45,13 @@ pub(super) enum Scenario {
     Slow,
     /// Engines die while jobs wait that asked them for a long delay.
     Delays,
+    /// etcd breaks its promise: engines are not told of changes. Their crawls, of which each reads a share, are to find
+    /// that out, while engines come and go.
+    Drift,
 }
 
 impl Scenario {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Steady,
         Self::Joins,
         Self::Deaths,
@@ -53,13 +60,14 @@ impl Scenario {
         Self::Phantom,
         Self::Slow,
         Self::Delays,
+        Self::Drift,
     ];
 
     /// How long a job may wait for its callback.
     fn patience(self) -> Duration {
         let member = Duration::from_millis(1500);
         match self {
-            Self::Steady | Self::Upgrade => SECOND,
+            Self::Steady | Self::Upgrade | Self::Drift => SECOND,
             // The end of the member's key, or of the lock, and a second.
             Self::Deaths | Self::Delays => TTL + member,
             // By then another engine has it, or its own goes on.
@@ -118,6 +126,8 @@ struct Fleet {
     members: Vec<Member>,
     started: u64,
     losing: usize,
+    /// Changes that one engine each was not told of.
+    lost: u64,
     violations: Vec<Violation>,
 }
 
@@ -169,6 +179,7 @@ impl Fleet {
             members: Vec::new(),
             started: 0,
             losing: 0,
+            lost: 0,
             violations: Vec::new(),
         }
     }
@@ -187,6 +198,12 @@ impl Fleet {
             .watch_silence(SECOND)
             .lag_limit(SECOND)
             .event_buffer(100_000);
+        if self.scenario == Scenario::Drift {
+            let kept = Rule::new("kept").when(key("/kept/:id").equals("never"));
+            let kept =
+                kept.run(|firing: Firing| async move { Ok::<_, Error>(firing.commit().delete("/kept/:id")) });
+            builder = builder.rule(kept).crawl_interval(CRAWLS).crawl_jitter(Jitter::NONE);
+        }
         builder.env = virtual_time::env(self.seed, number, 0, start);
         let engine = builder.build().expect("a sound configuration");
         let started = virtual_time::start(engine, &process, |_| std::future::pending()).await;
@@ -238,6 +255,10 @@ impl Fleet {
 
     async fn leave(&mut self) {
         let at = self.rng.random_range(0..self.members.len());
+        self.shut_down(at).await;
+    }
+
+    async fn shut_down(&mut self, at: usize) {
         let member = self.members.remove(at);
         let engine = member.engine;
         let ended = spawn_local(async move { engine.shutdown(10 * SECOND).await }).await;
@@ -288,6 +309,15 @@ impl Fleet {
                     path.thaw();
                 }
             }
+            Scenario::Drift => {
+                // Nothing else is told meanwhile.
+                sleep(5 * SECOND).await;
+                let kept = format!("/kept/{:05}", self.rng.random_range(0..KEPT));
+                self.etcd.faults().inject(Fault::on(RequestKind::WatchResponse).lose());
+                self.etcd.write(&Write::Put(&kept, "changed"));
+                self.lost += 1;
+                sleep(SECOND).await;
+            }
             Scenario::Phantom => {
                 let mut client = self.etcd.client().await.expect("a client");
                 let options = etcd_client::GetOptions::new().with_prefix();
@@ -300,7 +330,17 @@ impl Fleet {
     }
 
     async fn play(mut self) -> Vec<Violation> {
-        let engines = self.rng.random_range(if self.scenario == Scenario::Slow { 3..=4 } else { 3..=8 });
+        if self.scenario == Scenario::Drift {
+            for id in 0..KEPT {
+                self.etcd.write(&Write::Put(&format!("/kept/{id:05}"), ""));
+            }
+        }
+        let engines = self.rng.random_range(match self.scenario {
+            Scenario::Slow => 3..=4,
+            // Each has all keys in memory.
+            Scenario::Drift => 3..=5,
+            _ => 3..=8,
+        });
         for _ in 0..engines {
             self.join().await;
         }
@@ -320,6 +360,7 @@ impl Fleet {
             self.trouble().await;
         }
         self.ask_for(8 * SECOND).await;
+        self.look_for_drift().await;
         sleep(self.scenario.patience() + self.scenario.again() + 5 * SECOND).await;
         self.losing += self.lost_attempts().await;
         self.check();
@@ -327,6 +368,28 @@ impl Fleet {
             self.leave().await;
         }
         self.violations
+    }
+
+    /// Every engine has read everything within nine intervals, however many there are meanwhile. A crawl itself takes
+    /// up to 3 s.
+    async fn look_for_drift(&mut self) {
+        if self.scenario != Scenario::Drift {
+            return;
+        }
+        for _ in 0..9 {
+            self.join().await;
+            sleep(CRAWLS / 2).await;
+            let newest = self.members.len() - 1;
+            self.shut_down(newest).await;
+            sleep(CRAWLS / 2 + 3 * SECOND).await;
+        }
+        let mut drift = 0;
+        for member in &self.members {
+            drift += member.engine.stats().await.expect("it lives").drift;
+        }
+        if drift != self.lost {
+            self.violate(format!("{drift} differences were found of {}", self.lost));
+        }
     }
 
     fn violate(&mut self, text: String) {
@@ -353,7 +416,7 @@ impl Fleet {
         let bound = match scenario {
             // One for a release of the shared lock, which is one at a time.
             Scenario::Steady => 0,
-            Scenario::Deaths | Scenario::Upgrade => count / 5,
+            Scenario::Deaths | Scenario::Upgrade | Scenario::Drift => count / 5,
             Scenario::Pauses | Scenario::Joins => count / 2,
             Scenario::Phantom | Scenario::Delays => count,
             Scenario::Slow => count / 10,

@@ -79,6 +79,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::SafetyNet => Some(Scenario::Phantom),
                             Mutant::Helping | Mutant::OneHelper => Some(Scenario::Slow),
                             Mutant::MarkEnd => Some(Scenario::Delays),
+                            Mutant::CrawlParts => Some(Scenario::Drift),
                             _ => None,
                         };
                         if let Some(scenario) = scenario {

@@ -81,7 +81,8 @@ impl Beside {
         // Not what the stream told, which may come from a proxy or from a member that is behind. What it told before
         // this is of no account: the ranges will have it.
         let revision = etcd.header(keys).await?.revision;
-        let open = OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot };
+        let open =
+            OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot, within: Vec::new() };
         let Ok(Some(view)) = index.send(open).await else { return Ok(None) };
         let (etcd, range, splits, index) = (etcd.clone(), keys.clone(), splits.clone(), index.clone());
         let reading = async move {
@@ -92,7 +93,8 @@ impl Beside {
                 found = newest(found.take(), &keys);
                 index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
             };
-            let read_at = reader::read(&etcd, &range, NEWEST, &splits, &mut Throttle::Fast, page).await?;
+            let read_at =
+                reader::read(&etcd, (&range, None), NEWEST, &splits, &mut Throttle::Fast, page).await?;
             Ok(read_at.map(|read_at| RangesRead { newest: found, read_at: read_at.max(revision) }))
         };
         let beside = Self { view, started: Instant::now(), stage: Stage::Reading(Box::pin(reading)) };

@@ -21,12 +21,13 @@ use crate::read::start::start;
 use crate::read::throttle::Throttle;
 use crate::runtime::retry::Retry;
 use crate::runtime::supervised::{ActorFault, ActorFaults, spawn_guarded};
+use crate::watch_cell::WatchCell;
 use actix::prelude::*;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 /// How often the metrics are told how far the watches are behind.
 const SHOW: Duration = Duration::from_secs(1);
@@ -42,6 +43,8 @@ pub(crate) struct WatcherSettings {
     pub(crate) index: Addr<IndexActor>,
     pub(crate) status: Status,
     pub(crate) splits: SharedSplitPoints,
+    /// How many engines share the work, once that is known.
+    pub(crate) members: WatchCell<Option<usize>>,
     pub(crate) generation: StreamGeneration,
     /// A stream that was silent for so long is asked for a sign of life, and given up after as long again.
     pub(crate) silence: Duration,
@@ -175,8 +178,8 @@ enum Stop {
 
 /// From a look at the cluster, through a snapshot if one is needed, along the stream to its end.
 async fn follow(settings: &WatcherSettings, watch: &mut Watch) -> Result<Stop, Failure> {
-    let Watch { resume, lag, pieces, .. } = &mut *watch;
-    let pieces = *pieces;
+    let Watch { resume, lag, pieces, state, .. } = &mut *watch;
+    let (pieces, joins) = (*pieces, *state == WatchState::Starting);
     let open = async |from| {
         LiveWatch::open(&settings.etcd, &settings.keys, from, false, settings.silence, pieces).await
     };
@@ -184,7 +187,7 @@ async fn follow(settings: &WatcherSettings, watch: &mut Watch) -> Result<Stop, F
         Start::Rewound(reason) => return Ok(Stop::Rewound(reason)),
         Start::Watch(from) => (open(from).await?, None),
         Start::Snapshot(revision) => {
-            let read = late(settings, lag, snapshot(settings, revision)).await?;
+            let read = late(settings, lag, snapshot(settings, revision, joins)).await?;
             let SnapshotRead::Complete(newest) = read else {
                 return Ok(Stop::IndexGone);
             };
@@ -241,10 +244,30 @@ enum SnapshotRead {
     IndexGone,
 }
 
+/// How long the first snapshot waits to hear whether others do the work meanwhile.
+const MEMBERS: Duration = Duration::from_secs(1);
+
+/// Beside others that do the work meanwhile, the first snapshot takes its time.
+async fn pace(settings: &WatcherSettings, joins: bool) -> Throttle {
+    if !joins {
+        return Throttle::Fast;
+    }
+    let mut members = settings.members.clone();
+    let known = timeout(MEMBERS, members.wait_for(Option::is_some)).await;
+    match known.ok().flatten().flatten() {
+        Some(members) if members > 1 => Throttle::joining(),
+        _ => Throttle::Fast,
+    }
+}
+
 /// Has the index compare the prefix at one revision.
-async fn snapshot(settings: &WatcherSettings, revision: Revision) -> Result<SnapshotRead, Failure> {
+async fn snapshot(
+    settings: &WatcherSettings,
+    revision: Revision,
+    joins: bool,
+) -> Result<SnapshotRead, Failure> {
     let WatcherSettings { index, number, .. } = settings;
-    let open = OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot };
+    let open = OpenView { watcher: *number, revision, purpose: ViewPurpose::Snapshot, within: Vec::new() };
     let Ok(Some(view)) = index.send(open).await else { return Ok(SnapshotRead::IndexGone) };
     let started = Instant::now();
     let mut latest: Option<LastEvent> = None;
@@ -252,8 +275,9 @@ async fn snapshot(settings: &WatcherSettings, revision: Revision) -> Result<Snap
         latest = newest(latest.take(), &keys);
         index.send(ViewPage(view, keys, rest)).await.unwrap_or(false)
     };
-    let throttle = &mut Throttle::Fast;
-    let read = reader::read(&settings.etcd, &settings.keys, revision, &settings.splits, throttle, page);
+    let throttle = &mut pace(settings, joins).await;
+    let read =
+        reader::read(&settings.etcd, (&settings.keys, None), revision, &settings.splits, throttle, page);
     if read.await?.is_none() {
         return Ok(SnapshotRead::IndexGone);
     }

@@ -8,6 +8,7 @@ use etcd_rules::health::Reason;
 use etcd_rules::http::Endpoint;
 use etcd_rules::{Engine, EngineBuilder, Error, Firing, Outcome, Rule, RunningEngine, key};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +48,67 @@ impl Log {
 
     fn clear(&self) {
         self.0.lock().unwrap().clear();
+    }
+}
+
+/// A rule that is never true, and counts how often it is decided: at the start, and by each crawl.
+fn counts_crawls(crawls: &Arc<AtomicUsize>) -> Rule {
+    let crawls = crawls.clone();
+    let never = key("/never").compare("never", move |_| {
+        crawls.fetch_add(1, Ordering::SeqCst);
+        false
+    });
+    Rule::new("never").when(never).run(|_: Firing| async { Ok::<(), Error>(()) })
+}
+
+/// Each compares all keys with its memory in time, and reads a share of them an interval.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_all_engines_read_at_crawls_is_about_what_one_would() {
+    const KEYS: usize = 20_000;
+    const ENGINES: usize = 4;
+    let etcd = Etcd::start().await;
+    etcd.put_all((0..KEYS).map(|id| format!("/kept/{id:05}"))).await;
+    let mut engines = Vec::new();
+    let mut bytes = Vec::new();
+    for wanted in [1, ENGINES] {
+        while engines.len() < wanted {
+            let crawls = Arc::new(AtomicUsize::new(0));
+            let kept = Rule::new("kept").when(key("/kept/:id").equals("never"));
+            let kept = kept.run(|_: Firing| async { Ok::<(), Error>(()) });
+            let builder = Engine::builder("app", [etcd.endpoint()]).name(format!("e{}", engines.len()));
+            let builder = builder
+                .owners(true)
+                .rules([kept, counts_crawls(&crawls)])
+                .crawl_interval(SECOND)
+                .crawl_rate(20_000);
+            let engine = builder.build().unwrap().start().await.unwrap();
+            engine.ready().await;
+            engines.push((engine, crawls));
+        }
+        let crawls = || engines.iter().map(|(_, crawls)| crawls.load(Ordering::SeqCst)).collect::<Vec<_>>();
+        let after = async |count: usize| {
+            let before = crawls();
+            let enough = || crawls().iter().zip(&before).all(|(now, before)| *now >= before + count);
+            eventually(120 * SECOND, "crawls", async || enough()).await;
+            before
+        };
+        for (engine, _) in &engines {
+            let all = async || engine.stats().await.is_ok_and(|stats| stats.members == wanted);
+            eventually(20 * SECOND, "all are members", all).await;
+        }
+        // Those that began before they were.
+        after(2).await;
+        let sent = async || etcd.metric("etcd_network_client_grpc_sent_bytes_total").await;
+        let before = sent().await;
+        let begun = after(4).await;
+        let made = crawls().iter().zip(begun).map(|(now, begun)| now - begun).sum::<usize>();
+        bytes.push((sent().await - before) / (made as f64 / wanted as f64));
+    }
+    println!("bytes an interval with 1 and {ENGINES} engines: {bytes:?}");
+    assert!(bytes[1] <= 1.5 * bytes[0], "bytes an interval with 1 and {ENGINES} engines: {bytes:?}");
+    for (engine, _) in engines {
+        assert_eq!(engine.stats().await.unwrap().drift, 0);
+        engine.shutdown(5 * SECOND).await.unwrap();
     }
 }
 

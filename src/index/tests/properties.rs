@@ -72,6 +72,7 @@ fn writes() -> impl Strategy<Value = BTreeMap<usize, Option<&'static str>>> {
 fn step() -> impl Strategy<Value = Step> {
     let watcher = || 0..3usize;
     let which = || 0..64usize;
+    let bounds = || prop::collection::btree_set(key_number(), 2..6);
     let back = || prop_oneof![2 => Just(0), 1 => 0..8i64];
     prop_oneof![
         12 => (writes(), prop::bool::weighted(0.4)).prop_map(|(writes, own)| Step::Write { writes, own }),
@@ -83,7 +84,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop_oneof![1..4usize, Just(1024)].prop_map(|budget| Step::Work { budget }),
         2 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenSnapshot { watcher, back }),
         2 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenMoving { watcher, back }),
-        3 => (watcher(), back()).prop_map(|(watcher, back)| Step::OpenCrawl { watcher, back }),
+        3 => (watcher(), back(), prop_oneof![Just(BTreeSet::new()), bounds()])
+            .prop_map(|(watcher, back, bounds)| Step::OpenCrawl { watcher, back, bounds }),
         5 => (watcher(), 1..6usize).prop_map(|(watcher, count)| Step::Page { watcher, count }),
         4 => watcher().prop_map(|watcher| Step::Close { watcher }),
         1 => watcher().prop_map(|watcher| Step::Cancel { watcher }),

@@ -9,6 +9,7 @@ use super::super::places::ViewId;
 use super::super::*;
 use super::oracle::{GroupName, KEYS, NAMESPACE, Oracle, State, Store, change};
 use crate::change::Snapshot;
+use crate::pattern::KeyRange;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -57,6 +58,8 @@ pub(super) enum Step {
     OpenCrawl {
         watcher: usize,
         back: i64,
+        /// Between every two of these keys; none: everything.
+        bounds: BTreeSet<usize>,
     },
     Page {
         watcher: usize,
@@ -216,9 +219,14 @@ impl World {
                     view.pages.clear();
                 }
             }
-            Step::OpenCrawl { watcher, back } => {
+            Step::OpenCrawl { watcher, back, bounds } => {
                 let revision = self.store.back(back).max(Revision::new(1));
-                self.open(watcher % self.watchers.len(), ViewPurpose::Crawl, revision);
+                self.open_within(
+                    watcher % self.watchers.len(),
+                    ViewPurpose::Crawl,
+                    revision,
+                    ranges(&bounds),
+                );
             }
             Step::Page { watcher, count } => self.page(watcher % self.watchers.len(), count),
             Step::Close { watcher } => self.close(watcher % self.watchers.len()),
@@ -448,16 +456,31 @@ impl World {
         let differ = |key: &usize| self.oracle.wants(*key) && self.mirror[*key] != store[*key];
         let expected = (0..KEYS.len()).filter(differ).count() as u64;
         let (before, counted) = (self.drift, self.index.counters().drift);
+        // In two parts, which have every key once between them.
+        let (first, last) = (KeyRange::of_prefix("").start, KeyRange::of_prefix("").end);
+        let middle = KEYS[budget % KEYS.len()].as_bytes().to_vec();
         for at in 0..self.watchers.len() {
-            self.open(at, ViewPurpose::Crawl, self.store.revision);
-            self.page(at, 2);
-            self.close(at);
-            self.drain();
-            self.work_off(budget);
+            let parts = [(first.clone(), middle.clone()), (middle.clone(), last.clone())];
+            for (start, end) in parts {
+                let within = vec![KeyRange { start, end }];
+                self.open_within(at, ViewPurpose::Crawl, self.store.revision, within);
+                self.page(at, 2);
+                self.close(at);
+                self.drain();
+                self.work_off(budget);
+            }
         }
         assert_eq!(self.drift - before, expected, "drift");
         assert_eq!(self.index.counters().drift - counted, expected);
     }
+}
+
+/// From the first of these keys to the second, and so on.
+fn ranges(bounds: &BTreeSet<usize>) -> Vec<KeyRange> {
+    let mut keys: Vec<&[u8]> = bounds.iter().map(|at| KEYS[*at].as_bytes()).collect();
+    keys.sort();
+    let range = |pair: &[&[u8]]| KeyRange { start: pair[0].to_vec(), end: pair[1].to_vec() };
+    keys.chunks_exact(2).map(range).collect()
 }
 
 fn number(change: &Change) -> usize {

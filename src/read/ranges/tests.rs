@@ -37,7 +37,8 @@ fn plan_of(prefix: &[u8], page: usize, splits: &[Vec<u8>]) -> RangePlan {
 
 #[test]
 fn a_single_key_is_one_request_without_an_end() {
-    let mut plan = RangePlan::new(&KeyScope::Key("/k".to_owned()), 10, &[b"/k".to_vec(), b"/k0".to_vec()]);
+    let mut plan =
+        RangePlan::new(&KeyScope::Key("/k".to_owned()), None, 10, &[b"/k".to_vec(), b"/k0".to_vec()]);
     let request = plan.next().unwrap();
     assert_eq!(request, RangeRequest { start: b"/k".to_vec(), end: Vec::new(), limit: 10 });
     plan.answered(&request, [&b"/k"[..]].into_iter(), 1);

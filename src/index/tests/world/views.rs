@@ -3,14 +3,26 @@
 use super::super::super::*;
 use super::super::oracle::KEYS;
 use super::{ViewModel, Watcher, World};
+use crate::pattern::KeyRange;
 
 impl World {
     pub(super) fn open(&mut self, at: usize, purpose: ViewPurpose, revision: Revision) {
+        self.open_within(at, purpose, revision, Vec::new());
+    }
+
+    /// Of these ranges alone, if there are any.
+    pub(super) fn open_within(
+        &mut self,
+        at: usize,
+        purpose: ViewPurpose,
+        revision: Revision,
+        within: Vec<KeyRange>,
+    ) {
         let snapshot = |view: &ViewModel| view.purpose == ViewPurpose::Snapshot;
         let watcher = &self.watchers[at];
         let refused = purpose == ViewPurpose::Crawl
             && (!watcher.complete || watcher.view.as_ref().is_some_and(snapshot));
-        let opened = self.index.open_view(WatcherIndex::new(at), revision, purpose);
+        let opened = self.index.open_view_within(WatcherIndex::new(at), revision, purpose, within.clone());
         assert_eq!(opened.is_none(), refused);
         let Some(id) = opened else { return };
         let watcher = &mut self.watchers[at];
@@ -21,7 +33,9 @@ impl World {
             let (value, revision) = self.store.at(key, revision)?;
             Some(KeyValue { key: KEYS[key].into(), value, revision })
         };
-        let covered = (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix));
+        let is_read = |key: &str| within.is_empty() || within.iter().any(|range| range.has(key.as_bytes()));
+        let covered =
+            (0..KEYS.len()).filter(|key| KEYS[*key].starts_with(watcher.prefix) && is_read(KEYS[*key]));
         let pages = covered.filter_map(found).collect();
         watcher.view =
             Some(ViewModel { id, purpose, revision, pages, moving: None, closed: false, settled: false });
