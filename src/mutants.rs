@@ -47,6 +47,8 @@ mutants! {
     Backoff,
     /// Engines that wait for a lock try again when it is released.
     WakeUps,
+    /// When a store lacks what was seen, connections that were let in before are asked again.
+    SecondLook,
     /// When the store went back, everything in memory is discarded.
     Rewind,
     /// A commit without a lock takes effect only if the keys are as they were shown.

@@ -42,7 +42,7 @@ pub(crate) struct Connector {
     pub(super) made: ConnectionId,
     /// How often it was doubted that the connections lead to the engine's store.
     doubts: WatchCell<u64>,
-    /// Up to which of those the present connection was closed.
+    /// Up to which of those the present connection was asked where it leads.
     doubted: u64,
 }
 
@@ -70,6 +70,9 @@ impl Connector {
     /// Until the thread ends.
     pub(crate) async fn run(mut self) {
         loop {
+            if self.doubts.get() > self.doubted {
+                self.look_again().await;
+            }
             let now = Instant::now();
             self.report_events(now);
             if let Some(stale) = self.take_wish_for_token() {
@@ -83,16 +86,24 @@ impl Connector {
         }
     }
 
+    /// Asks where the present connection leads, and closes it unless that is the engine's store.
+    async fn look_again(&mut self) {
+        self.doubted = self.doubts.get();
+        let (Some(connection), Some(endpoint)) = (self.settings.shared.present(), self.link.present()) else {
+            return;
+        };
+        let is_right = tokio::select! {
+            biased;
+            is_right = self.leads_home(endpoint, &connection) => is_right,
+            () = connection.activity.silent_or_closed() => false,
+        };
+        if !is_right {
+            connection.activity.close();
+        }
+    }
+
     /// Tells the link what has happened.
     fn report_events(&mut self, now: Instant) {
-        let doubts = self.doubts.get();
-        if doubts > self.doubted {
-            self.doubted = doubts;
-            // The next one is asked where it leads.
-            if let Some(connection) = self.settings.shared.present() {
-                connection.activity.close();
-            }
-        }
         let (wanted, leave) = {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())

@@ -193,6 +193,11 @@ impl EndpointChoice {
         true
     }
 
+    /// Where the present connection leads.
+    pub(super) fn present(&self) -> Option<usize> {
+        self.present.map(|(endpoint, _)| endpoint)
+    }
+
     /// When the present connection may be replaced for its silence or its credentials.
     pub(super) fn not_before(&self) -> Option<Instant> {
         self.not_before

@@ -135,7 +135,7 @@ impl EtcdClient {
     }
 
     /// Looks at the answer to a transaction that compared the identity. Where it is another one the connection is
-    /// closed, and so are those of the engine's other links, so that each of them asks anew who is there.
+    /// closed, and the engine's other links ask anew where theirs lead.
     pub(super) fn check_identity(
         &self,
         identity: &Identity,

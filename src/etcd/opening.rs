@@ -6,10 +6,12 @@ use crate::etcd::credentials::Credentials;
 use crate::etcd::endpoint_choice::Need;
 use crate::etcd::failure::{Failure, Remedy};
 use crate::etcd::offers::Offer;
+use crate::etcd::requests::History;
 use crate::etcd::store::{Before, StoreVerdict, Testimony};
 use crate::etcd::testimony::{name, read_testimony};
 use crate::etcd::token_channel::{TokenChannel, TokenChannelBuilder};
 use crate::etcd::{Target, Timeouts};
+use crate::mutants::{Mutant, is_active};
 use etcd_client::{Client, ConnectOptions};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +49,7 @@ impl Connector {
             self.ask_others(endpoint).await;
             verdict = store.judge(endpoint, &testimony, &before, Instant::now());
         }
+        let lacks = testimony.history == Some(History::Other);
         match verdict {
             StoreVerdict::Ours => {}
             StoreVerdict::Nameless(identity) => {
@@ -55,8 +58,9 @@ impl Connector {
                 naming.await.map_err(|_| Failure::timed_out("connect", limit))??;
             }
             StoreVerdict::Undecided(text) | StoreVerdict::Foreign(text) | StoreVerdict::Rewound(text) => {
-                if !self.is_replaceable() {
-                    // The channel connects again by itself, so that the other links have come to this store too.
+                // A connection that was let in before that was seen may lead there too. And a channel that the
+                // application gave connects again by itself, so that the other links have come to this store.
+                if lacks && !is_active(Mutant::SecondLook) || !self.is_replaceable() {
                     store.doubt();
                 }
                 return Err(Failure::wrong_store("connect", text));
@@ -72,6 +76,18 @@ impl Connector {
             credentials,
             _counted: store.count(),
         }))
+    }
+
+    /// Whether an open connection leads to the engine's store, by what is known now.
+    pub(super) async fn leads_home(&self, endpoint: usize, connection: &Connection) -> bool {
+        let ConnectorSettings { store, timeouts, .. } = &self.settings;
+        let before = store.before();
+        let Connection { client, channel, .. } = connection;
+        let Ok(testimony) = self.check(client, channel, &before, timeouts.request).await else {
+            return false;
+        };
+        let verdict = store.judge(endpoint, &testimony, &before, Instant::now());
+        matches!(verdict, StoreVerdict::Ours | StoreVerdict::Nameless(_))
     }
 
     /// Asks the other endpoints which cluster they are of, until that is decided.

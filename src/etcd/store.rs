@@ -5,6 +5,8 @@
 //!   start. Where the others don't answer at all, one that is named alone for [`PATIENCE`] will do.
 //! - An endpoint that names another one is left before anything is written there. So is one under the same id that
 //!   tells of an older state, has another [identity](super::identity), or lacks a change that was seen.
+//! - An endpoint may be let in before a change is read that it lacks, from a stream of the old store. So when one turns
+//!   out to lack what was seen, all open connections are asked again.
 //! - If no endpoint has told of the known store for [`PATIENCE`], and no connection to it is open, the engine starts
 //!   again with what there is. One that was told which cluster to use never takes another.
 //! - An id of 0 means that it was not told.
@@ -82,7 +84,7 @@ pub(crate) struct Store {
     known: Mutex<Known>,
     /// Connections to the engine's cluster.
     open: AtomicUsize,
-    /// How often a request has met another store over a connection that had been found to be right.
+    /// How often it was doubted that the connections lead to the engine's store.
     doubts: WatchCell<u64>,
     doubt: WatchCellSender<u64>,
     /// Called when the engine is to start again.
@@ -339,7 +341,7 @@ impl Store {
         verdict
     }
 
-    /// A connection that was found to be right leads to another store: all links look anew where theirs lead.
+    /// A connection that was found to be right may lead to another store: all links look anew where theirs lead.
     pub(super) fn doubt(&self) {
         // Nobody else counts meanwhile.
         let _known = self.known();

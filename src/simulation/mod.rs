@@ -105,6 +105,14 @@ fn a_fleet_shares_the_work_and_takes_over_what_is_left() {
 }
 
 #[test]
+fn an_engine_that_slept_through_a_restore_goes_on_in_the_restored_store() {
+    for seed in 0..40 {
+        let violations = schedule::run_plan(Plan::restored_behind_a_stall(seed), None).violations;
+        assert_eq!(violations, [], "seed {seed}");
+    }
+}
+
+#[test]
 fn changes_while_a_callback_runs_are_not_lost() {
     for seed in 0..40 {
         let violations = schedule::run_plan(Plan::hasty(seed), None).violations;

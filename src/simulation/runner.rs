@@ -95,6 +95,7 @@ pub(super) fn break_all(patience: u64) -> Vec<Noticed> {
                             Mutant::Silence => Plan::one_member_after_the_other(seed, &[StandsStill]),
                             Mutant::Leave => Plan::one_member_after_the_other(seed, &[Isolated]),
                             Mutant::Reads => Plan::one_member_after_the_other(seed, &[Lags]),
+                            Mutant::SecondLook => Plan::restored_behind_a_stall(seed),
                             Mutant::LockLook => Plan::removes(seed, false),
                             Mutant::LeaseWatch => Plan::removes(seed, true),
                             Mutant::Evidence => Plan::removes_in_doubt(seed),

@@ -5,6 +5,7 @@ pub(super) mod compactions;
 pub(super) mod errors;
 pub(super) mod members;
 pub(super) mod removed;
+pub(super) mod restored;
 pub(super) mod users;
 
 use super::checker::Violation;
