@@ -45,7 +45,6 @@ impl<T> WatchCellSender<T> {
     }
 
     /// A new reader. For it, the current value counts as seen.
-    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "for the server in memory"))]
     pub(crate) fn subscribe(&self) -> WatchCell<T> {
         let seen = self.0.lock().version;
         WatchCell { shared: self.0.clone(), seen }

@@ -6,6 +6,7 @@ use super::lease_manager::{LeaseManager, lease_id};
 use super::shared_leases::{KeyLife, LeaseNumber, LeasePlace, LeaseTicket, NewLease, SharedLeases, Sharing};
 use crate::etcd::{Failure, FailureKind, Grant, LeaseId};
 use crate::runtime::supervised::guarded;
+use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -45,11 +46,19 @@ struct Leases {
 }
 
 /// All leases that keys share.
-#[derive(Default)]
 pub(super) struct KeyLeases {
     by_purpose: BTreeMap<LeasePurpose, Leases>,
     /// Leases of marks: they go with the engine.
     marks: Vec<LeaseId>,
+    /// How many are being granted.
+    granting: WatchCellSender<usize>,
+}
+
+impl Default for KeyLeases {
+    fn default() -> Self {
+        let (granting, _) = watch_cell(0);
+        Self { by_purpose: BTreeMap::new(), marks: Vec::new(), granting }
+    }
 }
 
 /// Leases of marks that are remembered for the end.
@@ -65,6 +74,15 @@ impl KeyLeases {
             waiting: BTreeMap::new(),
             ahead: false,
         })
+    }
+
+    /// How many are being granted.
+    pub(super) fn granting(&self) -> WatchCell<usize> {
+        self.granting.subscribe()
+    }
+
+    fn add_granting(&self, change: isize) {
+        self.granting.set(self.granting().get().saturating_add_signed(change));
     }
 
     /// The leases that nobody needs when the engine ends: those of marks, and those that no key has joined.
@@ -166,9 +184,21 @@ impl LeaseManager {
     ) {
         let etcd = self.settings.etcd.clone();
         let id = lease_id(&mut self.settings.rng);
+        self.keys.add_granting(1);
         let granting = async move { etcd.grant(id, Duration::from_secs(seconds)).await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
-            guarded(this, ctx, |this, _| this.granted(purpose, number, grant));
+            guarded(this, ctx, |this, _| {
+                // Nobody will need it, or nobody knows of it.
+                let is_left = match &grant {
+                    Ok(_) => this.ending.is_cancelled(),
+                    Err(failure) => failure.is_ambiguous(),
+                };
+                if is_left {
+                    this.retired.add(id);
+                }
+                this.granted(purpose, number, grant);
+                this.keys.add_granting(-1);
+            });
         }));
     }
 

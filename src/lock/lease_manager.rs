@@ -7,7 +7,7 @@ use super::lease::Lifetime;
 use super::sentinel::{FORMAT, SentinelPut, SentinelWatch, Sentinels};
 use crate::cancellation::Cancellation;
 use crate::change::Revision;
-use crate::etcd::{EtcdClient, Failure, FailureKind, LeaseId, Renewals};
+use crate::etcd::{EtcdClient, Failure, FailureKind, Grant, LeaseId, Renewals};
 use crate::health::Reason;
 use crate::health::status::{OWN_KEYS, Status};
 use crate::metrics::Meters;
@@ -17,6 +17,7 @@ use crate::runtime::supervised::{ActorFaults, SupervisedActor, spawn_guarded};
 use crate::watch_cell::{WatchCell, WatchCellSender, watch_cell};
 use actix::prelude::*;
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,7 +25,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A lease for locks, while it can be relied on.
@@ -60,15 +62,17 @@ pub(crate) struct LeaseManager {
     member: Option<WatchCell<Option<LockLease>>>,
     /// Leases that keys share.
     pub(super) keys: KeyLeases,
-    retired: Retired,
+    pub(super) retired: Retired,
     /// What renews and replaces the leases of locks.
-    keeping: Vec<SpawnHandle>,
+    keeping: Vec<AbortOnDropHandle<()>>,
+    /// Nothing is kept any more.
+    pub(super) ending: CancellationToken,
 }
 
-/// Leases of locks that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have
-/// them, and the locks and give-ups under them: they, too, go with the engine.
+/// Leases that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have them, and
+/// the locks and give-ups under them: they, too, go with the engine.
 #[derive(Clone, Default)]
-struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
+pub(super) struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
 
 impl Retired {
     /// Leases end by themselves; only the latest can still be alive.
@@ -78,7 +82,7 @@ impl Retired {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn add(&self, lease: LeaseId) {
+    pub(super) fn add(&self, lease: LeaseId) {
         let mut leases = self.lock();
         if leases.len() >= Self::LIMIT {
             leases.pop_front();
@@ -122,6 +126,7 @@ impl LeaseManager {
             keys: KeyLeases::default(),
             retired: Retired::default(),
             keeping: Vec::new(),
+            ending: CancellationToken::new(),
         };
         (this, readers)
     }
@@ -165,8 +170,8 @@ impl Actor for LeaseManager {
                 retired: self.retired.clone(),
             };
             // The task ends with its actor. How it ended is told by the guard.
-            let task = AbortOnDropHandle::new(spawn_guarded(faults, Self::NAME, keep.run()));
-            self.keeping.push(ctx.spawn(actix::fut::wrap_future::<_, Self>(task).map(|_, _, _| ())));
+            let keeping = keep.run(self.ending.clone());
+            self.keeping.push(AbortOnDropHandle::new(spawn_guarded(faults, Self::NAME, keeping)));
         }
     }
 }
@@ -195,112 +200,121 @@ struct Keep {
 }
 
 impl Keep {
-    async fn run(mut self) {
+    /// Until nothing is to be kept any more.
+    async fn run(mut self, ending: CancellationToken) {
+        let mut retry = self.retry.fork();
+        while !ending.is_cancelled() {
+            let id = lease_id(&mut self.rng);
+            self.retired.add(id);
+            // Also when the engine ends: a lease that is granted after it was revoked would stay.
+            let grant = self.etcd.grant(id, self.ttl).await;
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => return,
+                () = self.keep(&mut retry, id, grant) => {}
+            }
+        }
+    }
+
+    /// Uses a lease for as long as it can be relied on.
+    async fn keep(&self, retry: &mut Retry, id: LeaseId, grant: Result<Grant, Failure>) {
         let part = match self.kept {
             Kept::Locks => format!("lease of {:?}", self.ttl),
             Kept::Member => "lease of membership".to_owned(),
         };
         let locks = format!("locks under the lease of {:?}", self.ttl);
-        let mut retry = self.retry.fork();
-        loop {
-            let id = lease_id(&mut self.rng);
-            let grant = match self.etcd.grant(id, self.ttl).await {
-                Ok(grant) => grant,
-                Err(failure) => {
-                    if failure.is_ambiguous() {
-                        self.retired.add(id);
-                    }
-                    self.status.failure(&part, &failure);
-                    if self.kept == Kept::Locks {
-                        self.status.own_keys_settled();
-                    }
-                    retry.wait().await;
-                    continue;
+        let grant = match grant {
+            Ok(grant) => grant,
+            Err(failure) => {
+                if !failure.is_ambiguous() {
+                    self.retired.remove(id);
                 }
-            };
-            self.status.fine(&part);
-            let life = Lifetime::new(grant.sent, grant.ttl);
-            // From now on, and not from when the sentinel is there: a slow server may take long to answer.
-            let mut renewing = pin!(self.renew(grant.id, life));
-            let there = match self.kept {
-                Kept::Member => None,
-                Kept::Locks => {
-                    let placed = tokio::select! {
-                        biased;
-                        placed = self.place_sentinel(grant.id) => placed,
-                        failure = &mut renewing => {
-                            self.status.failure(&part, &failure);
-                            None
-                        }
-                    };
-                    if placed.is_none() {
-                        retry.wait().await;
-                        continue;
-                    }
-                    self.status.fine(&locks);
-                    placed
+                self.status.failure(&part, &failure);
+                if self.kept == Kept::Locks {
+                    self.status.own_keys_settled();
                 }
-            };
-            retry.reset();
-            let lost = Cancellation::new();
-            // Also when this future is dropped: nothing is renewed then.
-            let told = lost.clone().drop_guard();
-            let lease = LockLease { id: grant.id, lost: lost.clone(), grace: life.grace() };
-            self.published.set(Some(lease));
-            let gone = || {
-                Failure::new(FailureKind::LeaseGone, "lease_renew", "etcd does not know the lease any more")
-            };
-            let sentinel = async {
-                // That the keys of a member are gone is seen where the members are followed.
-                let Some(there) = there else { return std::future::pending().await };
-                let watch = SentinelWatch {
-                    sentinels: &self.sentinels,
-                    etcd: &self.etcd,
-                    lease: grant.id,
-                    there,
-                    silence: self.silence,
-                    retry: retry.fork(),
+                return retry.wait().await;
+            }
+        };
+        self.status.fine(&part);
+        let life = Lifetime::new(grant.sent, grant.ttl);
+        // From now on, and not from when the sentinel is there: a slow server may take long to answer.
+        let mut renewing = pin!(self.renew(id, life));
+        let there = match self.kept {
+            Kept::Member => None,
+            Kept::Locks => {
+                let placed = tokio::select! {
+                    biased;
+                    placed = self.place_sentinel(id) => placed,
+                    failure = &mut renewing => {
+                        self.status.failure(&part, &failure);
+                        None
+                    }
                 };
-                watch.gone().await
-            };
-            let failure = tokio::select! {
-                biased;
-                // Who used it was told that it does not exist. Should it exist after all, it goes with the engine.
-                () = lost.cancelled() => {
-                    self.retired.add(grant.id);
-                    gone()
+                if placed.is_none() {
+                    return retry.wait().await;
                 }
-                failure = &mut renewing => failure,
-                // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
-                () = sentinel => {
-                    self.retired.add(grant.id);
-                    gone()
-                }
+                self.status.fine(&locks);
+                placed
+            }
+        };
+        retry.reset();
+        let lost = Cancellation::new();
+        // Also when this future is dropped: nothing is renewed then.
+        let told = lost.clone().drop_guard();
+        let lease = LockLease { id, lost: lost.clone(), grace: life.grace() };
+        self.retired.remove(id);
+        self.published.set(Some(lease));
+        let gone =
+            || Failure::new(FailureKind::LeaseGone, "lease_renew", "etcd does not know the lease any more");
+        let sentinel = async {
+            // That the keys of a member are gone is seen where the members are followed.
+            let Some(there) = there else { return std::future::pending().await };
+            let watch = SentinelWatch {
+                sentinels: &self.sentinels,
+                etcd: &self.etcd,
+                lease: id,
+                there,
+                silence: self.silence,
+                retry: retry.fork(),
             };
-            if failure.kind != FailureKind::LeaseGone {
-                self.retired.add(grant.id);
+            watch.gone().await
+        };
+        let failure = tokio::select! {
+            biased;
+            // Who used it was told that it does not exist. Should it exist after all, it goes with the engine.
+            () = lost.cancelled() => {
+                self.retired.add(id);
+                gone()
             }
-            if self.kept == Kept::Locks && is_active(Mutant::LeaseLoss) {
-                told.disarm();
-                continue;
+            failure = &mut renewing => failure,
+            // Revoked; or somebody deleted the sentinel alone, and the lease goes with the engine.
+            () = sentinel => {
+                self.retired.add(id);
+                gone()
             }
-            self.published.set(None);
-            lost.cancel();
-            if self.kept == Kept::Member {
-                // Nothing runs under it: other engines take over what this one would have begun.
-                continue;
-            }
-            self.meters.lease_lost();
-            // Until there is a new one, whatever keeps etcd from granting it.
-            self.status.problem(&locks, Reason::LeaseLost, format!("the lease was lost: {failure}"));
+        };
+        if failure.kind != FailureKind::LeaseGone {
+            self.retired.add(id);
         }
+        if self.kept == Kept::Locks && is_active(Mutant::LeaseLoss) {
+            told.disarm();
+            return;
+        }
+        self.published.set(None);
+        lost.cancel();
+        if self.kept == Kept::Member {
+            // Nothing runs under it: other engines take over what this one would have begun.
+            return;
+        }
+        self.meters.lease_lost();
+        // Until there is a new one, whatever keeps etcd from granting it.
+        self.status.problem(&locks, Reason::LeaseLost, format!("the lease was lost: {failure}"));
     }
 
     /// Puts the sentinel of a new lease; the revision at which it is there. `None`: the lease is of no use, since
     /// nothing may be done under it.
     async fn place_sentinel(&self, lease: LeaseId) -> Option<Revision> {
-        // If the engine ends meanwhile.
-        self.retired.add(lease);
         let placed = self.sentinels.put(&self.etcd, lease).await;
         let is_answered = match &placed {
             Ok(SentinelPut::At(_)) => {
@@ -324,8 +338,7 @@ impl Keep {
             Ok(SentinelPut::At(revision)) => Some(revision),
             _ => None,
         };
-        // Once it is published, it is revoked as such.
-        if there.is_some() || is_answered && self.etcd.revoke(lease, None).await.is_ok() {
+        if there.is_none() && is_answered && self.etcd.revoke(lease, None).await.is_ok() {
             self.retired.remove(lease);
         }
         there
@@ -453,29 +466,38 @@ pub(crate) struct Revoke {
 impl Handler<Revoke> for LeaseManager {
     type Result = ResponseFuture<()>;
 
-    fn handle(&mut self, Revoke { limit }: Revoke, ctx: &mut Self::Context) -> Self::Result {
-        let kept = self.readers.values().chain(&self.member);
-        let locks = kept.filter_map(|lease| lease.get().map(|lease| lease.id));
-        let mut ids: Vec<LeaseId> = locks.chain(self.keys.end()).collect();
-        ids.extend(self.retired.lock().drain(..));
-        if is_active(Mutant::Revoke) {
-            ids.clear();
-        }
+    fn handle(&mut self, Revoke { limit }: Revoke, _: &mut Self::Context) -> Self::Result {
         // Or a lease that is found to be gone would be replaced, and the new one left behind.
-        self.keeping.drain(..).for_each(|keeping| {
-            ctx.cancel_future(keeping);
-        });
-        let etcd = self.settings.etcd.clone();
+        self.ending.cancel();
+        let keeping = std::mem::take(&mut self.keeping);
+        let mut granting = self.keys.granting();
+        let kept = self.readers.values().chain(&self.member);
+        let kept = kept.filter_map(|lease| lease.get().map(|lease| lease.id));
+        let ids: Vec<LeaseId> = kept.chain(self.keys.end()).collect();
+        let (etcd, retired) = (self.settings.etcd.clone(), self.retired.clone());
         Box::pin(async move {
-            let revoking = ids.into_iter().map(|id| {
-                let etcd = etcd.clone();
-                async move {
-                    if let Err(failure) = etcd.revoke(id, Some(limit)).await {
-                        tracing::debug!(%failure, "lease not revoked; it ends by itself");
-                    }
-                }
-            });
-            futures_util::stream::iter(revoking).buffer_unordered(16).collect::<()>().await;
+            if is_active(Mutant::Revoke) {
+                return;
+            }
+            let later = async {
+                let _ = join_all(keeping).await;
+                granting.wait_for(|granting| *granting == 0).await;
+                let ids: Vec<LeaseId> = retired.lock().drain(..).collect();
+                revoke(&etcd, ids, limit).await;
+            };
+            let (_, in_time) = tokio::join!(revoke(&etcd, ids, limit), timeout(limit, later));
+            if in_time.is_err() {
+                tracing::debug!("leases that were being granted are not revoked; they end by themselves");
+            }
         })
     }
+}
+
+async fn revoke(etcd: &EtcdClient, leases: Vec<LeaseId>, limit: Duration) {
+    let revoking = leases.into_iter().map(|lease| async move {
+        if let Err(failure) = etcd.revoke(lease, Some(limit)).await {
+            tracing::debug!(%failure, "lease not revoked; it ends by itself");
+        }
+    });
+    futures_util::stream::iter(revoking).buffer_unordered(16).collect::<()>().await;
 }

@@ -227,3 +227,18 @@ async fn a_commit_that_took_effect_without_an_answer_is_found_with_its_revision(
     assert_eq!((revision, runs.load(Ordering::SeqCst)), (done, 1));
     running.shutdown(SECOND).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_is_granted_while_the_engine_ends_goes_with_it() {
+    let (etcd, _client, running, _, _events) = embedded(SECOND).await;
+    let faults = etcd.faults();
+    let [lease] = faults.leases()[..] else { panic!("one lease") };
+    let granted = faults.seen(RequestKind::LeaseGrant);
+    faults.inject(Fault::on(RequestKind::LeaseGrant).delay_regardless(SECOND / 2));
+    faults.expire_lease(lease);
+    let asked = async || faults.seen(RequestKind::LeaseGrant) > granted;
+    eventually(10 * SECOND, "it asks for another", asked).await;
+    running.shutdown(SECOND).await.unwrap();
+    sleep(SECOND).await;
+    assert!(faults.leases().is_empty(), "{:?}", faults.leases());
+}
