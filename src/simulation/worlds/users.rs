@@ -113,7 +113,8 @@ pub(in super::super) fn check(plan: &Plan, events: &[(Duration, Event)]) -> Vec<
             Event::Ended { run, how: how @ (How::Cancelled | How::Dropped | How::ReadFailed) } if spared => {
                 violate(*at, format!("run {run} ended as {how:?} although nothing but tokens ended"));
             }
-            Event::Started(_) => started.push(*at),
+            // Also one that starts again with another store.
+            Event::Health(_, health) if health == "starting" => started.push(*at),
             Event::Server(Done::Arrived(RequestKind::Authenticate, _)) => {
                 asked.push(*at);
                 let recent = |all: &[Duration]| all.iter().filter(|one| **one + SECOND > *at).count();
