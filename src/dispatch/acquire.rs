@@ -1,6 +1,5 @@
 //! Takes the lock of one instance, sending the transaction until its outcome is known.
 
-use super::messages::FoundMark;
 use super::outcome::{CHANGED, LockOutcome};
 use super::tools::{OUT_OF_TIME, Tools};
 use crate::change::{Revision, Snapshot};
@@ -169,13 +168,7 @@ impl AcquireTxn {
                 let key = keys.lock().to_owned();
                 LockOutcome::Held { key, create_revision, holder, ours: under == lease.id, at }
             }
-            LockReply::Marked { revision, mark, at } => LockOutcome::Marked(FoundMark::new(
-                keys.mark().to_owned(),
-                revision,
-                mark,
-                at,
-                self.tools.reveal,
-            )),
+            LockReply::Marked(found) => LockOutcome::Marked(found.told_by(self.tools.reveal)),
             LockReply::Untrue { changes, mark_gone } => LockOutcome::Untrue { changes, mark_gone },
         })
     }

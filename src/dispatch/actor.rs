@@ -75,8 +75,9 @@ pub(crate) struct Dispatcher {
 /// How often what there is goes to the metrics.
 const TALLY: Duration = Duration::from_secs(1);
 
-/// While another run of the same instance, from before a restart, has not ended.
-const STILL_RUNNING: Duration = Duration::from_millis(100);
+/// How long an instance waits at most, before it is looked at again, while another run of it, from before a restart, has
+/// not ended.
+const STILL_RUNNING: Duration = Duration::from_secs(60);
 
 impl Dispatcher {
     /// `releases` is told after which revision what is released is to be watched.
@@ -203,6 +204,11 @@ impl Dispatcher {
             for action in actions {
                 self.carry_out(action, ctx);
             }
+            let (callbacks, binding) = (self.config.callbacks.running.clone(), binding.clone());
+            let ended = async move { callbacks.ended(rule, &binding).await };
+            ctx.spawn(actix::fut::wrap_future::<_, Self>(ended).map(move |(), this, ctx| {
+                this.turn(ctx, |this, now, out| this.work.resume(id, now, out));
+            }));
         }
         running
     }

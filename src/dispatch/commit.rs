@@ -2,7 +2,7 @@
 
 use super::evidence::{self, ChangedKey, Evidence};
 use super::guard::Guard;
-use super::messages::{FoundMark, Hold};
+use super::messages::Hold;
 use super::outcome::CommitOutcome;
 use super::tools::Tools;
 use crate::change::{Change, Deletion, Revision};
@@ -170,10 +170,7 @@ impl CommitTxn {
             EndReply::Committed { revision } => self.closed(revision),
             EndReply::FenceLost => return None,
             EndReply::Unexpected { changes, mark_gone } => CommitOutcome::Unexpected { changes, mark_gone },
-            EndReply::Marked { revision, mark, at } => {
-                let key = self.keys.mark().to_owned();
-                CommitOutcome::Marked(FoundMark::new(key, revision, mark, at, self.tools.reveal))
-            }
+            EndReply::Marked(found) => CommitOutcome::Marked(found.told_by(self.tools.reveal)),
         })
     }
 

@@ -4,11 +4,8 @@ use crate::change::{Revision, Snapshot};
 use crate::compiled::{Binding, RuleIndex};
 use crate::condition::Witness;
 use crate::firing::FiringOutcome;
-use crate::index::InstanceId;
+use crate::index::{InstanceId, QuestionId};
 use crate::inspect::InstanceState;
-use crate::lock::txn::{InstanceMark, MarkKind};
-use crate::trace::hide::HIDDEN;
-use crate::trace::reveal::Reveal;
 use std::time::Duration;
 
 /// What must be done.
@@ -16,8 +13,8 @@ use std::time::Duration;
 pub(crate) enum Action {
     /// Notify those who listen that the instance came into this state.
     Notify { rule: RuleIndex, binding: Binding, state: InstanceState },
-    /// Have the instance decided again; the number comes back with the answer.
-    Ask(InstanceId, u64),
+    /// Have the instance decided again; the question comes back with the answer.
+    Ask(InstanceId, QuestionId),
     /// Take its lock, verifying the witness.
     Lock { instance: InstanceId, basis: Basis, supersedes_backoff: Option<Revision> },
     /// Run the callback of an optimistic rule, without a lock.
@@ -41,40 +38,6 @@ pub(crate) struct Basis {
     pub(crate) witness: Witness,
     /// The values are known to have been there together at some revision.
     pub(crate) coherent: bool,
-}
-
-/// A mark that holds an instance back, as of the store's revision `at`.
-#[derive(Debug)]
-pub(crate) struct FoundMark {
-    pub(crate) key: String,
-    pub(crate) revision: Revision,
-    /// `None`: it can't be read.
-    pub(crate) mark: Option<InstanceMark>,
-    pub(crate) at: Revision,
-}
-
-impl FoundMark {
-    /// If the engine that wrote the mark may tell more than this one, what the mark says is hidden.
-    pub(crate) fn new(
-        key: String,
-        revision: Revision,
-        mut mark: Option<InstanceMark>,
-        at: Revision,
-        reveal: Reveal,
-    ) -> Self {
-        if let Some(mark) = &mut mark
-            && mark.reveal > reveal
-            && !mark.error.is_empty()
-        {
-            mark.error = HIDDEN.to_owned();
-        }
-        Self { key, revision, mark, at }
-    }
-
-    /// What can't be read counts as one that says nothing of failures.
-    pub(crate) fn kind(&self) -> MarkKind {
-        self.mark.as_ref().map_or(MarkKind::RetryAfter, InstanceMark::kind)
-    }
 }
 
 /// How a callback ended, for the decision about its instance: what all are told of it, and whether it was an attempt.

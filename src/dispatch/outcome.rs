@@ -1,14 +1,13 @@
 //! How an attempt to take a lock came out, and how the transaction that ends a firing did: each is made by its
 //! transaction, and is the same for whoever decides, counts, or is told of it.
 
-use super::messages::FoundMark;
 use crate::change::{Change, Revision};
 use crate::condition::Slot;
 use crate::events::{CommitResult, EventKind, NotLocked};
 use crate::firing::{Fence, FiringOutcome};
 use crate::lock::keys::Keys;
 use crate::lock::lease_manager::LockLease;
-use crate::lock::txn::{Holder, ReadKeys};
+use crate::lock::txn::{FoundMark, Holder, ReadKeys};
 use smallvec::SmallVec;
 use std::time::Duration;
 

@@ -21,8 +21,8 @@ struct Running {
     /// What tells each to end.
     tokens: DashMap<Key, Cancellation, FixedState>,
     count: AtomicUsize,
-    /// The last one has ended.
-    emptied: Notify,
+    /// One has ended.
+    ended: Notify,
 }
 
 /// Takes the callback off the list when it is dropped, which is when the callback has really ended.
@@ -35,7 +35,7 @@ impl RunningCallbacks {
     pub(crate) fn new(hasher: FixedState) -> Self {
         // The number is the same on every machine, so that the order is too in which all are told to end.
         let tokens = DashMap::with_hasher_and_shard_amount(hasher, SHARDS);
-        Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), emptied: Notify::new() }))
+        Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), ended: Notify::new() }))
     }
 
     pub(crate) fn register(&self, rule: RuleIndex, binding: Binding, token: Cancellation) -> Registered {
@@ -58,16 +58,25 @@ impl RunningCallbacks {
         self.0.tokens.iter().for_each(|token| token.cancel());
     }
 
+    /// When this one runs no more.
+    pub(crate) async fn ended(&self, rule: RuleIndex, binding: &Binding) {
+        self.wait_until(|| !self.is_running(rule, binding)).await;
+    }
+
     /// When none is left.
     pub(crate) async fn all_ended(&self) {
+        self.wait_until(|| self.len() == 0).await;
+    }
+
+    async fn wait_until(&self, is_so: impl Fn() -> bool) {
         loop {
-            let mut emptied = std::pin::pin!(self.0.emptied.notified());
+            let mut ended = std::pin::pin!(self.0.ended.notified());
             // From here on a wake-up is kept, also one before the wait begins.
-            emptied.as_mut().enable();
-            if self.len() == 0 {
+            ended.as_mut().enable();
+            if is_so() {
                 return;
             }
-            emptied.await;
+            ended.await;
         }
     }
 }
@@ -76,9 +85,8 @@ impl Drop for Registered {
     fn drop(&mut self) {
         let running = &self.callbacks.0;
         running.tokens.remove(&self.key);
-        if running.count.fetch_sub(1, Ordering::SeqCst) == 1 {
-            running.emptied.notify_waiters();
-        }
+        running.count.fetch_sub(1, Ordering::SeqCst);
+        running.ended.notify_waiters();
     }
 }
 
@@ -93,7 +101,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_all_of_them_is_woken_when_the_last_one_ends() {
+    async fn who_waits_is_woken_by_the_end() {
         let callbacks = RunningCallbacks::new(FixedState::with_seed(1));
         callbacks.all_ended().await;
         let register = |value| {
@@ -105,6 +113,11 @@ mod tests {
         callbacks.cancel_all();
         assert!(one.is_cancelled() && other.is_cancelled());
         let started = Instant::now();
+        let waiting = callbacks.clone();
+        let first_ended = tokio::spawn(async move {
+            waiting.ended(RuleIndex::default(), &binding("1")).await;
+            started.elapsed()
+        });
         tokio::spawn(async move {
             sleep(Duration::from_secs(1)).await;
             drop(first);
@@ -116,5 +129,10 @@ mod tests {
         assert!(ended.is_ok(), "nobody wakes it");
         assert_eq!((started.elapsed(), callbacks.len()), (Duration::from_secs(2), 0));
         assert!(!callbacks.is_running(RuleIndex::default(), &binding("1")));
+        assert_eq!(
+            first_ended.await.unwrap(),
+            Duration::from_secs(1),
+            "who waits for one is woken when that ends"
+        );
     }
 }

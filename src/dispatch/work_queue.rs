@@ -24,7 +24,7 @@ pub(crate) use owners::FleetSettings;
 
 use super::instance_rate::InstanceRates;
 use super::interval::Interval;
-use super::messages::{Action, Basis, CallbackEnd, Closing, FoundMark, Hold};
+use super::messages::{Action, Basis, CallbackEnd, Closing, Hold};
 use super::outcome::{CommitOutcome, LockOutcome};
 use super::record::{
     AfterFiring, AnswerState, EndTxn, InstanceRecord, QueueAction, Remote, RemoteHolder, RemoteKind,
@@ -36,8 +36,7 @@ use crate::change::Revision;
 use crate::compiled::{ByLane, CompiledRule, Controls, Lane, Lanes, RuleIndex, lanes};
 use crate::evaluate::{Decided, Verdict};
 use crate::firing::FiringOutcome;
-use crate::index::Timestamps;
-use crate::index::{DecisionReason, InstanceId, Touch};
+use crate::index::{DecisionReason, InstanceId, QuestionId, Timestamps, Touch};
 use crate::inspect::{InstanceState, StateCounts};
 use crate::lock::txn::MarkKind;
 use crate::metrics::{WorkqueueDepth, WorkqueueEvent};
@@ -73,7 +72,7 @@ pub(crate) struct WorkQueue {
     local_locks: LocalLocks,
     releases: RemoteReleases,
     /// The number of the last question.
-    asked: u64,
+    asked: QuestionId,
     stopping: bool,
     /// When a rate lets something start next.
     opens: Option<Instant>,
@@ -108,7 +107,7 @@ impl WorkQueue {
             timers: BTreeSet::new(),
             local_locks: LocalLocks::new(hasher.clone()),
             releases: RemoteReleases::new(hasher.clone()),
-            asked: 0,
+            asked: QuestionId::default(),
             stopping: false,
             opens: None,
             controls: limits.map(|_| Controls::default()),
@@ -361,7 +360,7 @@ impl WorkQueue {
         out: &mut Vec<Action>,
         also: impl FnOnce(&mut InstanceRecord),
     ) {
-        self.asked += 1;
+        self.asked = self.asked.next();
         let asked = self.asked;
         self.transition(id, now, out, |record, _| {
             also(record);
@@ -454,6 +453,14 @@ impl WorkQueue {
     /// Why an instance can't be run now although it has a slot: waits a little.
     pub(crate) fn postpone(&mut self, id: InstanceId, delay: Duration, now: Instant, out: &mut Vec<Action>) {
         self.transition(id, now, out, |record, now| record.wait(delay, Wait::Trouble, now));
+    }
+
+    /// What an instance was [postponed](Self::postpone) for is over.
+    pub(crate) fn resume(&mut self, id: InstanceId, now: Instant, out: &mut Vec<Action>) {
+        let waits = |record: &InstanceRecord| matches!(record.state, State::Waiting(_, Wait::Trouble));
+        if self.records.get(&id).is_some_and(|record| waits(record)) {
+            self.postpone(id, Duration::ZERO, now, out);
+        }
     }
 
     fn base(&self, rule: RuleIndex) -> Duration {

@@ -8,7 +8,8 @@ pub(crate) use queries::{Figures, GetListed, LookUp};
 use super::places::ViewId;
 use super::views::{Closed, Contradiction, ViewPurpose};
 use super::{
-    DecisionReason, EvaluationOrder, Index, InstanceId, Orders, Reached, Timestamps, WatchState, WatcherIndex,
+    DecisionReason, EvaluationOrder, Index, InstanceId, Orders, QuestionId, Reached, Timestamps, WatchState,
+    WatcherIndex,
 };
 use crate::change::{Change, KeyValue, Revision};
 use crate::health::status::Status;
@@ -237,7 +238,7 @@ impl Handler<WatchIs> for IndexActor {
 pub(crate) struct Feedback {
     /// The engine's own commits, and values that a lock transaction returned.
     pub(crate) changes: Vec<Change>,
-    pub(crate) asks: Vec<(InstanceId, u64)>,
+    pub(crate) asks: Vec<(InstanceId, QuestionId)>,
     pub(crate) releases: Vec<InstanceId>,
 }
 

@@ -12,6 +12,21 @@ use smallvec::SmallVec;
 /// A key that changed, as a slot of the rule, and the revision of the change.
 pub(crate) type Touch = (Slot, Revision);
 
+/// Which question of the dispatcher it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct QuestionId(u64);
+
+impl QuestionId {
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Why an instance is to be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DecisionReason {
@@ -19,8 +34,8 @@ pub(crate) enum DecisionReason {
     Change,
     /// A crawl looks at every instance.
     Crawl,
-    /// The dispatcher asked. The number is returned with the answer.
-    Ask(u64),
+    /// The dispatcher asked. The question is named with the answer.
+    Ask(QuestionId),
 }
 
 /// An instance to decide, with the values of its keys.

@@ -26,7 +26,7 @@ mod watchers;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use decisions::{Decide, DecisionReason, Touch};
+pub(crate) use decisions::{Decide, DecisionReason, QuestionId, Touch};
 pub(crate) use instances::InstanceId;
 pub(crate) use orders::{EvaluationOrder, Orders, Reached, Timestamps};
 pub(crate) use readable::WatchState;

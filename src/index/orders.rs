@@ -1,6 +1,6 @@
 //! The messages from the index to evaluators.
 
-use super::decisions::Decide;
+use super::decisions::{Decide, QuestionId};
 use super::instances::InstanceId;
 use actix::Message;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub(crate) enum EvaluationOrder {
     Decide(Decide),
     /// The instance that was asked for does not exist any more.
-    Gone(InstanceId, u64),
+    Gone(InstanceId, QuestionId),
 }
 
 impl EvaluationOrder {

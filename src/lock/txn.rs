@@ -7,7 +7,7 @@ mod showing;
 mod values;
 
 pub(crate) use showing::{ReadKeys, Showing};
-pub(crate) use values::{Holder, InstanceMark, MarkKind, Nonce};
+pub(crate) use values::{FoundMark, Holder, InstanceMark, MarkKind, Nonce};
 
 use super::batch::{Footprint, KeyHash};
 use super::encode::{CompareTarget, EncodedTxn, Sign};
@@ -155,11 +155,7 @@ impl Locking<'_> {
         }
         match mark {
             Some(kv) if Some(Revision::new(kv.mod_revision)) != self.supersedes_backoff => {
-                LockReply::Marked {
-                    revision: Revision::new(kv.mod_revision),
-                    mark: serde_json::from_slice(&kv.value).ok(),
-                    at: revision,
-                }
+                LockReply::Marked(FoundMark::read(self.keys.mark(), &kv, revision))
             }
             mark => {
                 let mark_gone = self.supersedes_backoff.is_some() && mark.is_none();
@@ -187,7 +183,7 @@ pub(crate) enum LockReply {
     /// Somebody else holds the lock. It was seen at the store's revision `at`.
     Held { create_revision: Revision, lease: LeaseId, holder: Option<Holder>, at: Revision },
     /// The instance is held back after a failure.
-    Marked { revision: Revision, mark: Option<InstanceMark>, at: Revision },
+    Marked(FoundMark),
     /// The lock is free, but the condition does not hold as it was seen; what the keys hold now.
     Untrue { changes: Vec<Change>, mark_gone: bool },
 }
@@ -343,11 +339,7 @@ impl Ending<'_> {
             (Some(fence), Some(lock)) if Revision::new(lock.create_revision) == fence.create_revision => {}
             (Some(_), _) => return EndReply::FenceLost,
             (None, Some(mark)) if Some(Revision::new(mark.mod_revision)) != self.supersedes_backoff => {
-                return EndReply::Marked {
-                    revision: Revision::new(mark.mod_revision),
-                    mark: serde_json::from_slice(&mark.value).ok(),
-                    at: revision,
-                };
+                return EndReply::Marked(FoundMark::read(self.keys.mark(), &mark, revision));
             }
             (None, _) => {}
         }
@@ -368,11 +360,7 @@ pub(crate) enum EndReply {
     /// The lock is not this firing's any more, so nothing took effect.
     FenceLost,
     /// Another engine holds the instance of an optimistic rule back, so nothing took effect.
-    Marked {
-        revision: Revision,
-        mark: Option<InstanceMark>,
-        at: Revision,
-    },
+    Marked(FoundMark),
     /// An expectation failed, so nothing took effect. The lock is still this firing's.
     Unexpected {
         changes: Vec<Change>,

@@ -4,6 +4,7 @@ use crate::change::Revision;
 use crate::condition::Slot;
 use crate::dispatch::slot_queue::{QueuePlace, WorkClass};
 use crate::fleet::member::MemberId;
+use crate::index::QuestionId;
 use crate::inspect::StateKind;
 use crate::lock::txn::{Holder, InstanceMark};
 use smallvec::SmallVec;
@@ -19,7 +20,7 @@ pub(crate) enum State {
     /// True; another instance of this engine has its lock.
     Parked,
     /// Has a slot; decided again with fresh values. The number comes back with the answer.
-    Checking(u64),
+    Checking(QuestionId),
     /// Has a slot; the transaction that takes the lock is out.
     Locking(AnswerState),
     /// Has a slot; the callback runs.
@@ -27,7 +28,7 @@ pub(crate) enum State {
     /// Has a slot; the transaction that ends the firing is out.
     Committing { end: AfterFiring, tried: EndTxn, answer: AnswerState },
     /// The firing is over; decided again with what it changed.
-    AwaitingOwnEvent { asked: u64, end: AfterFiring },
+    AwaitingOwnEvent { asked: QuestionId, end: AfterFiring },
     /// True, and the callback has dealt with what was there.
     Idle,
     /// True; not before this time.

@@ -161,7 +161,7 @@ fn a_commit_of_many_keys_is_its_own_as_a_whole() {
 fn what_changed_before_the_values_were_taken_is_no_change() {
     let now = Instant::now();
     let mut record = running(now);
-    record.state = State::Checking(1);
+    record.state = State::Checking(QuestionId::new(1));
     record.decided(true, &[touch(0, 8), touch(0, 9)], false, BASE, now);
     record.give(&snapshot(&[9, 0]));
     assert_eq!(record.after_firing(AfterFiring::Done, true, &[], BASE, now), QueueAction::Stay);

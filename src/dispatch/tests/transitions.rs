@@ -16,7 +16,8 @@ const OLD: Touch = touch(0, 5);
 
 const COMMITTING: State =
     State::Committing { end: AfterFiring::Done, tried: EndTxn::Commit, answer: AnswerState::Awaited };
-const AWAITING_OWN_EVENT: State = State::AwaitingOwnEvent { asked: 1, end: AfterFiring::Done };
+const AWAITING_OWN_EVENT: State =
+    State::AwaitingOwnEvent { asked: QuestionId::new(1), end: AfterFiring::Done };
 
 fn remote() -> Remote {
     Remote { key: "theirs".into(), kind: RemoteKind::Mark, at: Revision::new(20), holder: None }
@@ -202,7 +203,7 @@ fn every_state_answers_every_input() {
         ),
     ];
     for (name, state) in [
-        ("checking", State::Checking(1)),
+        ("checking", State::Checking(QuestionId::new(1))),
         ("locking", LOCKING),
         ("running", State::Running),
         ("committing", COMMITTING),

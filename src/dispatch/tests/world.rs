@@ -32,7 +32,7 @@ enum Event {
     Watch(u32, Slot, Revision, bool),
     /// The dispatcher's feedback reaches the index: what it learned, then what it asks.
     Learned(u32, Vec<(Slot, Revision, bool)>),
-    Asked(u32, u64),
+    Asked(u32, QuestionId),
     Decided(Box<Decided>),
     LockSent(u32, Snapshot, Option<Revision>),
     LockBack(u32, LockAnswer, Snapshot),

@@ -124,7 +124,7 @@ impl WorkQueue {
             self.decided_after_firing(id, end, truth, &[], now, out);
             return AfterCommit::Over;
         }
-        self.asked += 1;
+        self.asked = self.asked.next();
         let asked = self.asked;
         self.transition(id, now, out, |record, _| {
             record.state = State::AwaitingOwnEvent { asked, end };

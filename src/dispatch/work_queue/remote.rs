@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dispatch::record::{AnswerState, Remote, RemoteHolder, RemoteKind};
+use crate::lock::txn::FoundMark;
 
 /// How long the watch of what is released stays open when nobody waits any more: the next may come soon.
 const IDLE: Duration = Duration::from_secs(10);

@@ -287,7 +287,9 @@ fn an_instance_outlives_its_keys_until_it_is_released() {
     assert!(!index.release(id), "its key is back");
     deliver(&mut index, [delete("/s/1/state", 104, Deletion::Delivered)]);
     drain(&mut index);
-    assert!(index.release(id) && index.request_decision(id, DecisionReason::Ask(1)).is_none());
+    assert!(
+        index.release(id) && index.request_decision(id, DecisionReason::Ask(QuestionId::new(1))).is_none()
+    );
     deliver(&mut index, [put("/s/1/state", "", 105)]);
     assert_ne!(drain(&mut index)[0].instance, id, "another generation");
 }
@@ -298,19 +300,21 @@ fn an_answer_is_also_the_decision_that_a_change_makes_due() {
     deliver(&mut index, [put("/s/1/state", "a", 101), put("/s/2/state", "b", 102)]);
     let ids: Vec<InstanceId> = drain(&mut index).iter().map(|decide| decide.instance).collect();
     deliver(&mut index, [put("/s/1/state", "c", 103), put("/s/2/state", "d", 104)]);
-    let answer = index.request_decision(ids[0], DecisionReason::Ask(7)).unwrap();
-    assert_eq!(answer.reason, DecisionReason::Ask(7));
+    let answer = index.request_decision(ids[0], DecisionReason::Ask(QuestionId::new(7))).unwrap();
+    assert_eq!(answer.reason, DecisionReason::Ask(QuestionId::new(7)));
     assert_eq!(&answer.touches[..], [touch(0, 103)]);
     assert_eq!(answer.snapshot[0].as_ref().unwrap().value, "c");
     let others = drain(&mut index);
     assert_eq!(bindings(&index, &others), ["2"], "the other is due as before");
-    let again = index.request_decision(ids[0], DecisionReason::Ask(8)).unwrap();
+    let again = index.request_decision(ids[0], DecisionReason::Ask(QuestionId::new(8))).unwrap();
     assert!(again.touches.is_empty());
     // A crawl needs a decision of its own on every instance.
     index.decide_all(DecisionReason::Crawl);
     deliver(&mut index, [put("/s/1/state", "e", 105)]);
     index.work(10);
-    assert!(index.request_decision(ids[0], DecisionReason::Ask(9)).unwrap().touches.is_empty());
+    assert!(
+        index.request_decision(ids[0], DecisionReason::Ask(QuestionId::new(9))).unwrap().touches.is_empty()
+    );
     let crawled = drain(&mut index);
     assert!(crawled.iter().any(|decide| decide.instance == ids[0] && decide.reason == DecisionReason::Crawl));
     assert!(crawled.iter().all(|decide| decide.instance != ids[0] || decide.touches[..] == [touch(0, 105)]));

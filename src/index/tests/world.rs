@@ -373,7 +373,9 @@ impl World {
         assert!(clean, "all is drained");
         assert_eq!(self.index.release(followed.id), orphaned);
         if orphaned {
-            assert!(self.index.request_decision(followed.id, DecisionReason::Ask(1)).is_none());
+            assert!(
+                self.index.request_decision(followed.id, DecisionReason::Ask(QuestionId::new(1))).is_none()
+            );
             assert!(!self.index.release(followed.id));
             self.followed.remove(&number);
             self.expected.remove(&number);
@@ -384,8 +386,9 @@ impl World {
     fn request_decision(&mut self, which: usize) {
         let all: Vec<InstanceId> = self.followed.values().map(|followed| followed.id).collect();
         let Some(&id) = all.get(which % all.len().max(1)) else { return };
-        let decide = self.index.request_decision(id, DecisionReason::Ask(9)).expect("it exists");
-        assert_eq!((decide.instance, decide.reason), (id, DecisionReason::Ask(9)));
+        let decide =
+            self.index.request_decision(id, DecisionReason::Ask(QuestionId::new(9))).expect("it exists");
+        assert_eq!((decide.instance, decide.reason), (id, DecisionReason::Ask(QuestionId::new(9))));
         self.check_decide(&decide);
     }
 

@@ -294,7 +294,7 @@ fn the_answer_to_a_lock_tells_who_has_it_or_what_has_changed() {
                     let nonce = holder.map(|holder| holder.nonce.0);
                     format!("held {create_revision} by {}, nonce {nonce:?}", lease.get())
                 }
-                LockReply::Marked { revision, mark, at } => {
+                LockReply::Marked(FoundMark { revision, mark, at, .. }) => {
                     assert_eq!(at.get(), 50, "{name}");
                     format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
                 }

@@ -1,7 +1,10 @@
 //! The values of locks and marks, as JSON.
 
+use crate::change::Revision;
 use crate::compiled::Beginning;
+use crate::trace::hide::HIDDEN;
 use crate::trace::reveal::Reveal;
+use etcd_client::proto::PbKeyValue;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -95,6 +98,39 @@ impl InstanceMark {
             (false, 0) => MarkKind::RetryAfter,
             (false, _) => MarkKind::Backoff,
         }
+    }
+}
+
+/// A mark that holds an instance back, as of the store's revision `at`.
+#[derive(Debug)]
+pub(crate) struct FoundMark {
+    pub(crate) key: String,
+    pub(crate) revision: Revision,
+    /// `None`: it can't be read.
+    pub(crate) mark: Option<InstanceMark>,
+    pub(crate) at: Revision,
+}
+
+impl FoundMark {
+    pub(super) fn read(key: &str, kv: &PbKeyValue, at: Revision) -> Self {
+        let mark = serde_json::from_slice(&kv.value).ok();
+        Self { key: key.to_owned(), revision: Revision::new(kv.mod_revision), mark, at }
+    }
+
+    /// If the engine that wrote the mark may tell more than this one, what the mark says is hidden.
+    pub(crate) fn told_by(mut self, reveal: Reveal) -> Self {
+        if let Some(mark) = &mut self.mark
+            && mark.reveal > reveal
+            && !mark.error.is_empty()
+        {
+            mark.error = HIDDEN.to_owned();
+        }
+        self
+    }
+
+    /// What can't be read counts as one that says nothing of failures.
+    pub(crate) fn kind(&self) -> MarkKind {
+        self.mark.as_ref().map_or(MarkKind::RetryAfter, InstanceMark::kind)
     }
 }
 

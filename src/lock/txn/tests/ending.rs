@@ -231,7 +231,7 @@ fn the_answer_to_an_end_tells_what_became_of_it() {
         let text = match ending.read(reply) {
             EndReply::Committed { revision } => format!("committed {revision}"),
             EndReply::FenceLost => "fence lost".into(),
-            EndReply::Marked { revision, mark, at } => {
+            EndReply::Marked(FoundMark { revision, mark, at, .. }) => {
                 assert_eq!(at.get(), 50, "{name}");
                 format!("marked {revision} {:?}", mark.map(|mark| (mark.attempt, mark.gave_up)))
             }

@@ -64,7 +64,7 @@ fn a_refusal_that_only_a_shown_key_caused_is_told_from_one_of_the_condition() {
             let told = match locking.read(refused(found)) {
                 LockReply::Changed => "changed",
                 LockReply::Untrue { .. } => "untrue",
-                LockReply::Marked { .. } => "marked",
+                LockReply::Marked(_) => "marked",
                 other => panic!("{name}: {other:?}"),
             };
             assert_eq!(told, expected, "{name}");
