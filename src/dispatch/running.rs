@@ -21,8 +21,25 @@ struct Running {
     /// What tells each to end.
     tokens: DashMap<Key, Cancellation, FixedState>,
     count: AtomicUsize,
-    /// One has ended.
+    /// One has ended, and somebody waits for that.
     ended: Notify,
+    waiting: AtomicUsize,
+}
+
+/// Counts somebody who waits until it is dropped.
+struct Waiting<'a>(&'a Running);
+
+impl<'a> Waiting<'a> {
+    fn count(running: &'a Running) -> Self {
+        running.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(running)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Takes the callback off the list when it is dropped, which is when the callback has really ended.
@@ -35,7 +52,12 @@ impl RunningCallbacks {
     pub(crate) fn new(hasher: FixedState) -> Self {
         // The number is the same on every machine, so that the order is too in which all are told to end.
         let tokens = DashMap::with_hasher_and_shard_amount(hasher, SHARDS);
-        Self(Arc::new(Running { tokens, count: AtomicUsize::new(0), ended: Notify::new() }))
+        Self(Arc::new(Running {
+            tokens,
+            count: AtomicUsize::new(0),
+            ended: Notify::new(),
+            waiting: AtomicUsize::new(0),
+        }))
     }
 
     pub(crate) fn register(&self, rule: RuleIndex, binding: Binding, token: Cancellation) -> Registered {
@@ -69,6 +91,7 @@ impl RunningCallbacks {
     }
 
     async fn wait_until(&self, is_so: impl Fn() -> bool) {
+        let _counted = Waiting::count(&self.0);
         loop {
             let mut ended = std::pin::pin!(self.0.ended.notified());
             // From here on a wake-up is kept, also one before the wait begins.
@@ -86,7 +109,10 @@ impl Drop for Registered {
         let running = &self.callbacks.0;
         running.tokens.remove(&self.key);
         running.count.fetch_sub(1, Ordering::SeqCst);
-        running.ended.notify_waiters();
+        // Nearly always nobody waits, and then this takes no lock.
+        if running.waiting.load(Ordering::SeqCst) > 0 {
+            running.ended.notify_waiters();
+        }
     }
 }
 
