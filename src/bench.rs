@@ -43,9 +43,16 @@ impl Decider {
                 value,
                 revision: self.revision,
             };
-            // Any view can take any key, because the watcher of a key is known by its prefix.
-            let page = keys.by_ref().take(PAGE).map(found).collect();
-            self.index.view_page(views[0], page);
+            // A view passes over the keys of other watchers.
+            let mut pages: Vec<Vec<KeyValue>> = views.iter().map(|_| Vec::new()).collect();
+            for (key, value) in keys.by_ref().take(PAGE) {
+                if let Some(watcher) = self.index.watcher_of(&key) {
+                    pages[watcher.index()].push(found((key, value)));
+                }
+            }
+            for (view, page) in views.iter().zip(pages) {
+                self.index.view_page(*view, page);
+            }
         }
         for view in views {
             self.index.close_view(view);
@@ -89,5 +96,25 @@ impl Decider {
 
     pub fn instances(&self) -> usize {
         self.index.instances()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, Firing, Outcome, Rule, key};
+
+    #[test]
+    fn keys_of_several_watchers_are_all_taken_in() {
+        let rule = |number: usize| {
+            let condition = key(format!("/kind-{number}/:id")).equals("x");
+            let nothing = |_: Firing| async { Ok::<Outcome, Error>(Outcome::done()) };
+            Rule::new(format!("rule-{number}")).when(condition).run(nothing)
+        };
+        let engine = Engine::builder("bench", ["127.0.0.1:1"]).rules((0..3).map(rule)).build().unwrap();
+        let mut decider = Decider::new(&engine);
+        assert_eq!(decider.index.watchers(), 3);
+        let keys = (0..30).map(|n| (format!("/kind-{}/{n}", n % 3), Value::from("x")));
+        assert_eq!((decider.snapshot(keys), decider.keys(), decider.instances()), (30, 30, 30));
     }
 }

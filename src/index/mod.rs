@@ -338,7 +338,7 @@ impl Index {
     }
 
     /// The watcher that covers a key. Of two ranges that have it, the smaller one comes first.
-    fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
+    pub(crate) fn watcher_of(&self, key: &str) -> Option<WatcherIndex> {
         self.ranges.iter().position(|range| range.contains(key)).map(WatcherIndex::new)
     }
 
