@@ -7,6 +7,7 @@ use crate::compiled::CompiledRule;
 use crate::evaluate::{Verdict, decide_all};
 use crate::index::{Decide, EvaluationOrder, Index, ViewPurpose, WatcherIndex};
 use crate::value::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The index of an engine and its evaluator, without actors.
@@ -17,8 +18,8 @@ pub struct Decider {
     orders: Vec<Decide>,
 }
 
-/// Changes, decoded as the watch hands them on.
-pub struct Changes(Vec<Change>);
+/// Changes, decoded as the watches hand them on, and the watchers that bring them.
+pub struct Changes(Vec<Change>, BTreeSet<usize>);
 
 impl Decider {
     /// Uses the rules of an engine, which isn't started.
@@ -67,16 +68,22 @@ impl Decider {
 
     /// Makes puts of these keys, each at a revision of its own.
     pub fn puts(&mut self, keys: impl IntoIterator<Item = (String, Value)>) -> Changes {
+        let mut watchers = BTreeSet::new();
         let put = |(key, value): (String, Value)| {
             self.revision = self.revision.next();
+            watchers.extend(self.index.watcher_of(&key).map(WatcherIndex::index));
             Change::Put { key: key.into_bytes(), value, revision: self.revision }
         };
-        Changes(keys.into_iter().map(put).collect())
+        let changes = keys.into_iter().map(put).collect();
+        Changes(changes, watchers)
     }
 
     /// Merges changes, and decides the instances that they concern. Returns how many are true.
-    pub fn decide(&mut self, Changes(changes): Changes) -> usize {
+    pub fn decide(&mut self, Changes(changes, watchers): Changes) -> usize {
         self.index.apply_all(changes);
+        for watcher in watchers {
+            self.index.advance(WatcherIndex::new(watcher), self.revision);
+        }
         self.drain()
     }
 
@@ -116,5 +123,7 @@ mod tests {
         assert_eq!(decider.index.watchers(), 3);
         let keys = (0..30).map(|n| (format!("/kind-{}/{n}", n % 3), Value::from("x")));
         assert_eq!((decider.snapshot(keys), decider.keys(), decider.instances()), (30, 30, 30));
+        let changes = decider.puts([("/kind-1/1".to_owned(), Value::from("x"))]);
+        assert_eq!(decider.decide(changes), 1);
     }
 }
