@@ -49,6 +49,7 @@ use fleet::Announcing;
 use futures_util::future::BoxFuture;
 use rand::Rng;
 use rand::rngs::StdRng;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -65,6 +66,8 @@ pub(crate) struct Dispatcher {
     feedback: FeedbackChannel,
     requests: RequestChannel,
     timer: Option<(Instant, SpawnHandle)>,
+    /// Instances whose callbacks of before a restart are waited for.
+    outlived: BTreeSet<InstanceId>,
     /// The locks of callbacks are being read.
     looking_at_locks: bool,
     releases: WatchedReleases,
@@ -104,6 +107,7 @@ impl Dispatcher {
             feedback: FeedbackChannel::default(),
             requests: RequestChannel::new(&etcd.requests),
             timer: None,
+            outlived: BTreeSet::new(),
             looking_at_locks: false,
             releases: WatchedReleases { watcher: releases, after: None },
             shutdown: Shutdown::default(),
@@ -204,9 +208,13 @@ impl Dispatcher {
             for action in actions {
                 self.carry_out(action, ctx);
             }
+            if !self.outlived.insert(id) {
+                return running;
+            }
             let (callbacks, binding) = (self.config.callbacks.running.clone(), binding.clone());
             let ended = async move { callbacks.ended(rule, &binding).await };
             ctx.spawn(actix::fut::wrap_future::<_, Self>(ended).map(move |(), this, ctx| {
+                this.outlived.remove(&id);
                 this.turn(ctx, |this, now, out| this.work.resume(id, now, out));
             }));
         }

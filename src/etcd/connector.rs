@@ -19,6 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
+/// When a connection is asked again where it leads, if it has not answered.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 pub(super) struct ConnectorSettings {
     pub(super) target: Target,
     pub(super) timeouts: Timeouts,
@@ -42,8 +45,10 @@ pub(crate) struct Connector {
     pub(super) made: ConnectionId,
     /// How often it was doubted that the connections lead to the engine's store.
     doubts: WatchCell<u64>,
-    /// Up to which of those the present connection was asked where it leads.
+    /// Up to which of those it is planned to look.
     doubted: u64,
+    /// When the present connection is to be asked where it leads.
+    look_at: Option<Instant>,
 }
 
 impl Connector {
@@ -64,15 +69,20 @@ impl Connector {
             source.wakes(settings.shared.wake.clone());
         }
         let doubts = settings.store.doubts();
-        Self { settings, link, rounds: Rounds::default(), made: ConnectionId::default(), doubts, doubted: 0 }
+        Self {
+            settings,
+            link,
+            rounds: Rounds::default(),
+            made: ConnectionId::default(),
+            doubts,
+            doubted: 0,
+            look_at: None,
+        }
     }
 
     /// Until the thread ends.
     pub(crate) async fn run(mut self) {
         loop {
-            if self.doubts.get() > self.doubted {
-                self.look_again().await;
-            }
             let now = Instant::now();
             self.report_events(now);
             if let Some(stale) = self.take_wish_for_token() {
@@ -81,29 +91,48 @@ impl Connector {
             }
             match self.link.next(now) {
                 ConnectStep::Try { endpoint, need, last } => self.attempt(endpoint, need, last).await,
+                // What is to be replaced is replaced first: that asks too.
+                ConnectStep::Wait(_) if self.look_at.is_some_and(|at| at <= now) => self.look_again().await,
                 ConnectStep::Wait(until) => self.wait(until).await,
             }
         }
     }
 
-    /// Asks where the present connection leads, and closes it unless that is the engine's store.
+    /// Asks where the present connection leads, and closes it if that is another store. Without an answer it stays: a
+    /// member in trouble is no other store. It is asked again later.
     async fn look_again(&mut self) {
-        self.doubted = self.doubts.get();
+        self.look_at = None;
         let (Some(connection), Some(endpoint)) = (self.settings.shared.present(), self.link.present()) else {
             return;
         };
-        let is_right = tokio::select! {
-            biased;
-            is_right = self.leads_home(endpoint, &connection) => is_right,
-            () = connection.activity.silent_or_closed() => false,
+        connection.activity.sent(Instant::now(), self.settings.timeouts.request);
+        let silent = async {
+            match self.is_replaceable() {
+                true => connection.activity.silent_or_closed().await,
+                false => std::future::pending().await,
+            }
         };
-        if !is_right {
-            connection.activity.close();
+        let leads_home = tokio::select! {
+            biased;
+            answer = self.leads_home(endpoint, &connection) => answer,
+            // Somebody wants something of the link.
+            () = self.settings.shared.wake.notified() => None,
+            () = silent => None,
+        };
+        match leads_home {
+            Some(true) => {}
+            Some(false) => connection.activity.close(),
+            None => self.look_at = Some(Instant::now() + LOOK_AGAIN),
         }
     }
 
     /// Tells the link what has happened.
     fn report_events(&mut self, now: Instant) {
+        let doubts = self.doubts.get();
+        if doubts > self.doubted {
+            self.doubted = doubts;
+            self.look_at = Some(now);
+        }
         let (wanted, leave) = {
             let mut wishes = self.settings.shared.wishes();
             (std::mem::take(&mut wishes.connection), wishes.leave.take())
@@ -156,7 +185,7 @@ impl Connector {
     async fn wait(&self, until: Option<Instant>) {
         let retry = self.settings.credentials.as_ref().and_then(|source| source.retry_at());
         let renew = self.link.not_before().filter(|_| self.needs_renewal());
-        let until = [until, retry, renew].into_iter().flatten().min();
+        let until = [until, retry, renew, self.look_at].into_iter().flatten().min();
         let present = self.settings.shared.present();
         let silent = async {
             match &present {

@@ -78,16 +78,14 @@ impl Connector {
         }))
     }
 
-    /// Whether an open connection leads to the engine's store, by what is known now.
-    pub(super) async fn leads_home(&self, endpoint: usize, connection: &Connection) -> bool {
+    /// Whether an open connection leads to the engine's store, by what is known now. `None`: it does not answer.
+    pub(super) async fn leads_home(&self, endpoint: usize, connection: &Connection) -> Option<bool> {
         let ConnectorSettings { store, timeouts, .. } = &self.settings;
         let before = store.before();
         let Connection { client, channel, .. } = connection;
-        let Ok(testimony) = self.check(client, channel, &before, timeouts.request).await else {
-            return false;
-        };
+        let testimony = self.check(client, channel, &before, timeouts.request).await.ok()?;
         let verdict = store.judge(endpoint, &testimony, &before, Instant::now());
-        matches!(verdict, StoreVerdict::Ours | StoreVerdict::Nameless(_))
+        Some(matches!(verdict, StoreVerdict::Ours | StoreVerdict::Nameless(_)))
     }
 
     /// Asks the other endpoints which cluster they are of, until that is decided.

@@ -164,9 +164,9 @@ impl LeaseManager {
 
     /// Grants leases ahead, again and again for as long as many keys come.
     fn grant_ahead(&mut self, purpose: LeasePurpose, ctx: &mut Context<Self>) {
-        let now = Instant::now();
+        let (now, is_ending) = (Instant::now(), self.ending.is_cancelled());
         let leases = self.keys.of(purpose, now);
-        leases.ahead = leases.shared.is_busy(now);
+        leases.ahead = leases.shared.is_busy(now) && !is_ending;
         if !leases.ahead {
             return;
         }
@@ -188,22 +188,19 @@ impl LeaseManager {
         let granting = async move { etcd.grant(id, Duration::from_secs(seconds)).await };
         ctx.spawn(actix::fut::wrap_future::<_, Self>(granting).map(move |grant, this, ctx| {
             guarded(this, ctx, |this, _| {
-                // Nobody will need it, or nobody knows of it.
-                let is_left = match &grant {
-                    Ok(_) => this.ending.is_cancelled(),
-                    Err(failure) => failure.is_ambiguous(),
-                };
-                if is_left {
+                let granted = grant.is_ok();
+                let taken = this.granted(purpose, number, grant);
+                // Nobody will need it.
+                if granted && !taken && this.ending.is_cancelled() {
                     this.retired.add(id);
                 }
-                this.granted(purpose, number, grant);
                 this.keys.add_granting(-1);
             });
         }));
     }
 
-    /// Gives the new lease to all who waited for it, as far as it reaches.
-    fn granted(&mut self, purpose: LeasePurpose, number: LeaseNumber, grant: Result<Grant, Failure>) {
+    /// Gives the new lease to all who waited for it, as far as it reaches. Whether somebody has it.
+    fn granted(&mut self, purpose: LeasePurpose, number: LeaseNumber, grant: Result<Grant, Failure>) -> bool {
         let now = Instant::now();
         if let Ok(grant) = &grant {
             self.settings.meters.key_lease();
@@ -219,14 +216,17 @@ impl LeaseManager {
             Ok(grant) => leases.shared.granted(number, *grant),
             Err(_) => leases.shared.failed(number),
         }
+        let mut taken = false;
         for (ttl, reply) in leases.waiting.remove(&number).unwrap_or_default() {
             let ticket = grant.clone().and_then(|_| {
                 let message = "the lease came too late, or is shorter than it was asked for";
                 let late = || Failure::new(FailureKind::Unreachable, "lease_grant", message);
                 leases.shared.ticket(number, ttl, now).ok_or_else(late)
             });
+            let is_ticket = ticket.is_ok();
             // The firing that asked may have ended.
-            let _ = reply.send(ticket);
+            taken |= reply.send(ticket).is_ok() && is_ticket;
         }
+        taken
     }
 }

@@ -72,18 +72,25 @@ pub(crate) struct LeaseManager {
 /// Leases that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have them, and
 /// the locks and give-ups under them: they, too, go with the engine.
 #[derive(Clone, Default)]
-pub(super) struct Retired(Arc<Mutex<VecDeque<LeaseId>>>);
+pub(super) struct Retired(Arc<Mutex<RetiredLeases>>);
+
+#[derive(Default)]
+struct RetiredLeases {
+    leases: VecDeque<LeaseId>,
+    /// They are being granted.
+    granting: Vec<LeaseId>,
+}
 
 impl Retired {
     /// Leases end by themselves; only the latest can still be alive.
     const LIMIT: usize = 64;
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<LeaseId>> {
+    fn lock(&self) -> MutexGuard<'_, RetiredLeases> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn add(&self, lease: LeaseId) {
-        let mut leases = self.lock();
+        let leases = &mut self.lock().leases;
         if leases.len() >= Self::LIMIT {
             leases.pop_front();
         }
@@ -91,9 +98,32 @@ impl Retired {
     }
 
     fn remove(&self, lease: LeaseId) {
-        self.lock().retain(|other| *other != lease);
+        self.lock().leases.retain(|other| *other != lease);
+    }
+
+    fn grants(&self, lease: LeaseId) {
+        self.lock().granting.push(lease);
+    }
+
+    /// The grant has been answered, or not in time. The lease, if there may be one, is not in use yet.
+    fn granted(&self, lease: LeaseId, grant: &Result<Grant, Failure>) {
+        self.lock().granting.retain(|other| *other != lease);
+        if !grant.as_ref().is_err_and(|failure| !failure.is_ambiguous()) {
+            self.add(lease);
+        }
+    }
+
+    fn take(&self) -> Vec<LeaseId> {
+        self.lock().leases.drain(..).collect()
+    }
+
+    fn take_granting(&self) -> Vec<LeaseId> {
+        std::mem::take(&mut self.lock().granting)
     }
 }
+
+/// How long grants that are under way are waited for when the engine ends.
+const GRANTED: Duration = Duration::from_secs(1);
 
 /// What a lease is for that is kept for as long as the engine lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,9 +235,10 @@ impl Keep {
         let mut retry = self.retry.fork();
         while !ending.is_cancelled() {
             let id = lease_id(&mut self.rng);
-            self.retired.add(id);
+            self.retired.grants(id);
             // Also when the engine ends: a lease that is granted after it was revoked would stay.
             let grant = self.etcd.grant(id, self.ttl).await;
+            self.retired.granted(id, &grant);
             tokio::select! {
                 biased;
                 () = ending.cancelled() => return,
@@ -226,9 +257,6 @@ impl Keep {
         let grant = match grant {
             Ok(grant) => grant,
             Err(failure) => {
-                if !failure.is_ambiguous() {
-                    self.retired.remove(id);
-                }
                 self.status.failure(&part, &failure);
                 if self.kept == Kept::Locks {
                     self.status.own_keys_settled();
@@ -473,22 +501,25 @@ impl Handler<Revoke> for LeaseManager {
         let mut granting = self.keys.granting();
         let kept = self.readers.values().chain(&self.member);
         let kept = kept.filter_map(|lease| lease.get().map(|lease| lease.id));
-        let ids: Vec<LeaseId> = kept.chain(self.keys.end()).collect();
+        let ids: Vec<LeaseId> = kept.chain(self.keys.end()).chain(self.retired.take()).collect();
         let (etcd, retired) = (self.settings.etcd.clone(), self.retired.clone());
         Box::pin(async move {
             if is_active(Mutant::Revoke) {
                 return;
             }
             let later = async {
-                let _ = join_all(keeping).await;
-                granting.wait_for(|granting| *granting == 0).await;
-                let ids: Vec<LeaseId> = retired.lock().drain(..).collect();
+                let granted = async {
+                    let _ = join_all(keeping).await;
+                    granting.wait_for(|granting| *granting == 0).await;
+                };
+                if timeout(limit.min(GRANTED), granted).await.is_err() {
+                    tracing::debug!("leases that are being granted may stay; they end by themselves");
+                }
+                let mut ids = retired.take();
+                ids.extend(retired.take_granting());
                 revoke(&etcd, ids, limit).await;
             };
-            let (_, in_time) = tokio::join!(revoke(&etcd, ids, limit), timeout(limit, later));
-            if in_time.is_err() {
-                tracing::debug!("leases that were being granted are not revoked; they end by themselves");
-            }
+            tokio::join!(revoke(&etcd, ids, limit), later);
         })
     }
 }
