@@ -78,7 +78,7 @@ pub(crate) struct Dispatcher {
 /// How often what there is goes to the metrics.
 const TALLY: Duration = Duration::from_secs(1);
 
-/// How long an instance waits at most, before it is looked at again, while another run of it, from before a restart, has
+/// How long an instance waits at most until it is looked at again, while another run of it, from before a restart, has
 /// not ended.
 const STILL_RUNNING: Duration = Duration::from_secs(60);
 

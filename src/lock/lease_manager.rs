@@ -4,6 +4,7 @@
 
 use super::key_leases::KeyLeases;
 use super::lease::Lifetime;
+use super::retired::RetiredLeases;
 use super::sentinel::{FORMAT, SentinelPut, SentinelWatch, Sentinels};
 use crate::cancellation::Cancellation;
 use crate::change::Revision;
@@ -21,9 +22,9 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -62,64 +63,11 @@ pub(crate) struct LeaseManager {
     member: Option<WatchCell<Option<LockLease>>>,
     /// Leases that keys share.
     pub(super) keys: KeyLeases,
-    pub(super) retired: Retired,
+    pub(super) retired: RetiredLeases,
     /// What renews and replaces the leases of locks.
     keeping: Vec<AbortOnDropHandle<()>>,
     /// Nothing is kept any more.
     pub(super) ending: CancellationToken,
-}
-
-/// Leases that can't be relied on any more, or not yet, or whose grant was not answered. Etcd may still have them, and
-/// the locks and give-ups under them: they, too, go with the engine.
-#[derive(Clone, Default)]
-pub(super) struct Retired(Arc<Mutex<RetiredLeases>>);
-
-#[derive(Default)]
-struct RetiredLeases {
-    leases: VecDeque<LeaseId>,
-    /// They are being granted.
-    granting: Vec<LeaseId>,
-}
-
-impl Retired {
-    /// Leases end by themselves; only the latest can still be alive.
-    const LIMIT: usize = 64;
-
-    fn lock(&self) -> MutexGuard<'_, RetiredLeases> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    pub(super) fn add(&self, lease: LeaseId) {
-        let leases = &mut self.lock().leases;
-        if leases.len() >= Self::LIMIT {
-            leases.pop_front();
-        }
-        leases.push_back(lease);
-    }
-
-    fn remove(&self, lease: LeaseId) {
-        self.lock().leases.retain(|other| *other != lease);
-    }
-
-    fn grants(&self, lease: LeaseId) {
-        self.lock().granting.push(lease);
-    }
-
-    /// The grant has been answered, or not in time. The lease, if there may be one, is not in use yet.
-    fn granted(&self, lease: LeaseId, grant: &Result<Grant, Failure>) {
-        self.lock().granting.retain(|other| *other != lease);
-        if !grant.as_ref().is_err_and(|failure| !failure.is_ambiguous()) {
-            self.add(lease);
-        }
-    }
-
-    fn take(&self) -> Vec<LeaseId> {
-        self.lock().leases.drain(..).collect()
-    }
-
-    fn take_granting(&self) -> Vec<LeaseId> {
-        std::mem::take(&mut self.lock().granting)
-    }
 }
 
 /// How long grants that are under way are waited for when the engine ends.
@@ -154,7 +102,7 @@ impl LeaseManager {
             readers: readers.clone(),
             member: None,
             keys: KeyLeases::default(),
-            retired: Retired::default(),
+            retired: RetiredLeases::default(),
             keeping: Vec::new(),
             ending: CancellationToken::new(),
         };
@@ -226,7 +174,7 @@ struct Keep {
     kept: Kept,
     ttl: Duration,
     published: WatchCellSender<Option<LockLease>>,
-    retired: Retired,
+    retired: RetiredLeases,
 }
 
 impl Keep {

@@ -9,6 +9,7 @@
 //! | [`lease`] | how long a lease can be relied on | no |
 //! | [`shared_leases`] | which keys share a lease | no |
 //! | [`lease_demand`] | which shared leases are granted ahead | no |
+//! | [`retired`] | leases that nobody uses, to be revoked at the end | no |
 //! | [`txn_sender`] | the actor that sends transactions, several in a request | yes |
 //! | [`sentinel`] | a key under each lock lease, which tells the form of all keys | yes |
 //! | [`lease_manager`] | the actor that grants and renews leases | yes |
@@ -23,6 +24,7 @@ pub(crate) mod lease;
 mod lease_demand;
 pub(crate) mod lease_manager;
 pub(crate) mod lock_watcher;
+mod retired;
 pub(crate) mod sentinel;
 pub(crate) mod shared_leases;
 pub(crate) mod txn;
